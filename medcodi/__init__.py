@@ -1,0 +1,26 @@
+"""MedCoDi: any-to-any generation of chest examinations (frontal X-ray, lateral X-ray, report)."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medcodi.generation import Generation, generate
+    from medcodi.model import MedCoDi
+
+__version__ = "0.1.0"
+__all__ = ["Generation", "MedCoDi", "__version__", "generate"]
+
+# Loaded on first use, so that `import medcodi` and `medcodi --help` do not wait for torch.
+_HOMES = {"generate": "medcodi.generation", "Generation": "medcodi.generation", "MedCoDi": "medcodi.model"}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'medcodi' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

@@ -1,0 +1,188 @@
+"""Frozen dataclasses <-> YAML: values are checked at the door, by name, with the nearest right spelling."""
+
+from __future__ import annotations
+
+import dataclasses
+import functools
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, TypeVar, dataclass_transform, get_type_hints
+
+import yaml
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic.dataclasses import dataclass as pydantic_dataclass
+
+from medcodi.errors import ConfigError, MedCoDiError, did_you_mean
+
+T = TypeVar("T")
+
+
+@dataclass_transform(frozen_default=True, kw_only_default=True)
+def config(cls: type[T]) -> type[T]:
+    """Class decorator: a frozen, keyword-only dataclass; its fields are validated and unknown keys refused.
+
+    Building one with a value that cannot be raises the refusal that the class raised, else a :class:`ConfigError`.
+    """
+    rules = ConfigDict(extra="forbid", validate_default=False)
+    built: Any = pydantic_dataclass(frozen=True, kw_only=True, config=rules)(cls)
+    validate = built.__init__
+
+    @functools.wraps(validate)
+    def __init__(self: Any, *args: Any, **values: Any) -> None:
+        try:
+            validate(self, *args, **values)
+        except ValidationError as error:
+            raise _refusal(built, error, source=cls.__name__) from None
+
+    built.__init__ = __init__
+    return built
+
+
+def _refusal(cls: Any, error: ValidationError, *, source: str) -> MedCoDiError:
+    """What a user may see of a failed validation: every problem, by the name of its key, with the mends."""
+    items = error.errors()
+    causes = [item.get("ctx", {}).get("error") for item in items]
+    if len(items) == 1 and isinstance(causes[0], MedCoDiError) and not items[0]["loc"]:
+        return causes[0]
+    problems, mends = [], []
+    for item, cause in zip(items, causes, strict=True):
+        key = ".".join(str(part) for part in item["loc"])
+        if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
+            known = _known_keys(cls, item["loc"])
+            problems.append(f"unknown key {key!r}")
+            mends.append(did_you_mean(str(item["loc"][-1]), known) if known else f"remove {key}")
+        elif item["type"] in ("missing", "missing_keyword_only_argument"):
+            problems.append(f"missing key {key!r}")
+            mends.append(f"add {key}")
+        elif cause is not None:  # raised by the class itself, whose message names the value
+            problems.append(f"{key}: {cause}" if key else str(cause))
+            mends.append(f"correct {key}" if key else "correct the values named")
+        else:
+            problems.append(f"{key} = {item['input']!r}: {item['msg']}")
+            mends.append(f"correct {key}")
+    return ConfigError(f"{source}: " + "; ".join(problems), mend="; ".join(dict.fromkeys(mends)))
+
+
+def _known_keys(cls: Any, location: Sequence[str | int]) -> list[str]:
+    """Field names of the dataclass that the last element of ``location`` should have been a field of."""
+    current = cls
+    for key in location[:-1]:
+        fields = _field_types(current)
+        if str(key) in fields:  # else an index, or a key of a mapping: the dataclass sought stays the same
+            current = _dataclass_in(fields[str(key)])
+    return list(_field_types(current))
+
+
+def _field_types(cls: Any) -> dict[str, Any]:
+    if not dataclasses.is_dataclass(cls):
+        return {}
+    try:
+        hints = get_type_hints(cls)
+    except NameError:  # a class made inside a function: its names are out of reach
+        hints = {}
+    return {field.name: hints.get(field.name) for field in dataclasses.fields(cls)}
+
+
+def _dataclass_in(annotation: Any) -> Any:
+    """The first dataclass within ``Inner | None``, ``dict[str, Inner]``, ``tuple[Inner, ...]``; None without one."""
+    if dataclasses.is_dataclass(annotation):
+        return annotation
+    inside = (_dataclass_in(argument) for argument in getattr(annotation, "__args__", ()))
+    return next((found for found in inside if found is not None), None)
+
+
+def from_dict(cls: type[T], values: dict[str, Any], *, source: str = "configuration") -> T:
+    """Build a config from plain values.
+
+    Args:
+        cls: A class made by :func:`config`.
+        values: Nested dictionaries, as YAML gives them.
+        source: Where the values come from, for the message.
+
+    Raises:
+        ConfigError: Naming every key that is unknown, of a wrong type, or impossible.
+    """
+    try:
+        return TypeAdapter(cls).validate_python(values)
+    except ValidationError as error:
+        raise _refusal(cls, error, source=source) from None
+
+
+def to_dict(value: Any) -> dict[str, Any]:
+    """Plain values of a config, ready for YAML or JSON; ``from_dict`` reads them back to an equal config."""
+    return TypeAdapter(type(value)).dump_python(value, mode="json")
+
+
+def read_yaml(path: str | Path) -> dict[str, Any]:
+    """A YAML file as a dictionary.
+
+    Raises:
+        ConfigError: If the file is missing, is not YAML, or does not hold keys.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise ConfigError(
+            f"no configuration file at {path}",
+            expected="a YAML file",
+            mend="check the path; ready ones lie in configs/",
+        )
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}", mend="correct the file") from None
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path} holds a {type(values).__name__}", expected="keys and values")
+    return values
+
+
+def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """A copy of ``values`` with dotted overrides such as ``"optimizer.lr=1e-4"`` applied; values are read as YAML.
+
+    Raises:
+        ConfigError: If an override has no ``=``, holds no YAML, or goes below a plain value.
+    """
+    result = _deep_copy(values)
+    for override in overrides:
+        key, equals, text = override.partition("=")
+        if not equals or not key:
+            raise ConfigError(f"override {override!r} cannot be read", expected="key=value, such as optimizer.lr=1e-4")
+        node = result
+        *parents, last = key.lstrip("-").split(".")
+        for parent in parents:
+            node = node.setdefault(parent, {})
+            if not isinstance(node, dict):
+                raise ConfigError(
+                    f"override {override!r} goes below {parent!r}, which holds {node!r}",
+                    expected="a group of keys there",
+                )
+        try:
+            node[last] = yaml.safe_load(text)
+        except yaml.YAMLError:
+            raise ConfigError(
+                f"override {override!r}: {text!r} is not YAML", expected="a value such as 3, 1e-4, true, word or [1, 2]"
+            ) from None
+    return result
+
+
+def _deep_copy(values: Any) -> Any:
+    return {key: _deep_copy(value) for key, value in values.items()} if isinstance(values, dict) else values
+
+
+def load(
+    cls: type[T], path: str | Path, overrides: Sequence[str] = (), resolve: Callable[[dict], dict] | None = None
+) -> T:
+    """Read a YAML file, apply dotted overrides, and build the config.
+
+    Args:
+        cls: A class made by :func:`config`.
+        path: The YAML file.
+        overrides: ``key=value`` strings.
+        resolve: Called on the plain values before validation (e.g. to read a model file named in them).
+    """
+    values = apply_overrides(read_yaml(path), overrides)
+    return from_dict(cls, resolve(values) if resolve else values, source=str(path))
+
+
+def to_yaml(value: Any) -> str:
+    """The config as YAML text, keys in declaration order."""
+    return yaml.safe_dump(to_dict(value), sort_keys=False, allow_unicode=True)

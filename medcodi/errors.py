@@ -1,0 +1,94 @@
+"""What a user may see when something is wrong: one sentence each for what failed, what was expected and the mend."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class MedCoDiError(ValueError):
+    """A refusal meant for the user. Exit code 2 on the command line."""
+
+    def __init__(self, failed: str, *, expected: str = "", mend: str = "") -> None:
+        """Compose the message.
+
+        Args:
+            failed: What failed, with the value that was seen.
+            expected: What was expected instead.
+            mend: What the user can do now.
+        """
+        self.failed, self.expected, self.mend = failed, expected, mend
+        parts = [failed.rstrip(".") + "."]
+        if expected:
+            parts.append(f"Expected {expected.rstrip('.')}.")
+        if mend:
+            parts.append(f"Mend: {mend.rstrip('.')}.")
+        super().__init__(" ".join(parts))
+
+
+class ConfigError(MedCoDiError):
+    """A configuration key, type or value that cannot be used."""
+
+
+class DataError(MedCoDiError):
+    """A study, image, report, table or dataset that cannot be used."""
+
+
+class PromptError(MedCoDiError):
+    """A generation request that cannot be carried out: prompts, targets, weights, sampler."""
+
+
+class CheckpointError(MedCoDiError):
+    """A checkpoint that cannot be read, or does not fit."""
+
+
+class TrainingError(MedCoDiError):
+    """A training run that cannot start or go on."""
+
+
+class MissingExtraError(MedCoDiError, ImportError):
+    """An optional dependency is not installed."""
+
+    def __init__(self, package: str, *, extra: str, needed_for: str) -> None:
+        super().__init__(
+            f"the package {package!r} is not installed",
+            expected=f"it for {needed_for}",
+            mend=f"pip install 'medcodi[{extra}]'",
+        )
+
+
+def did_you_mean(value: str, options: Iterable[str]) -> str:
+    """A mend naming the nearest right spelling.
+
+    Args:
+        value: What the user wrote.
+        options: Everything that would have been right.
+
+    Returns:
+        ``"did you mean 'x'? Known: a, b"``, or only the known ones where none is near.
+    """
+    known = sorted(options)
+    near = difflib.get_close_matches(value.lower(), [option.lower() for option in known], n=1, cutoff=0.5)
+    listing = "known: " + ", ".join(known)
+    if not near:
+        return listing
+    original = next(option for option in known if option.lower() == near[0])
+    return f"did you mean {original!r}? {listing}"
+
+
+def one_of(kind: str, value: str, options: Iterable[str], error: type[MedCoDiError] = MedCoDiError) -> str:
+    """Return ``value`` if it is one of ``options``; else refuse with the nearest spelling.
+
+    Args:
+        kind: What the value is, in words: ``"target"``, ``"sampler"``.
+        value: What the user wrote.
+        options: Everything that would be right.
+        error: Class of the refusal.
+
+    Raises:
+        MedCoDiError: Of class ``error``, if ``value`` is not among ``options``.
+    """
+    options = list(options)
+    if value in options:
+        return value
+    raise error(f"unknown {kind} {value!r}", expected=f"a known {kind}", mend=did_you_mean(str(value), options))

@@ -1,0 +1,145 @@
+"""One examination of one patient, and what may be asked of it: studies, findings, directions."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from itertools import combinations
+from typing import Any
+
+import numpy as np
+
+from medcodi.errors import DataError, PromptError
+from medcodi.modality import MODALITIES, in_table_order, modality
+
+# CheXpert's fourteen names, in CheXpert's order (Irvin et al., 2019, Table 1).
+CHEXPERT_LABELS = (
+    "No Finding",
+    "Enlarged Cardiomediastinum",
+    "Cardiomegaly",
+    "Lung Opacity",
+    "Lung Lesion",
+    "Edema",
+    "Consolidation",
+    "Pneumonia",
+    "Atelectasis",
+    "Pneumothorax",
+    "Pleural Effusion",
+    "Pleural Other",
+    "Fracture",
+    "Support Devices",
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finding:
+    """One finding of a study, as truth (phantom) or as read from a report (labeler)."""
+
+    label: str  # one of CHEXPERT_LABELS
+    side: str | None = None  # "left", "right", "bilateral"; None where it has no side
+    location: str | None = None  # "upper", "middle", "lower" lobe or zone
+    size: str | None = None  # "small", "moderate", "large"
+    state: str = "positive"  # "positive", "negative", "uncertain"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """One examination: at most one image per view, a report, labels, metadata.
+
+    Attributes:
+        study_id: Unique in its dataset.
+        patient_id: Studies of one patient share it; splits keep them together.
+        contents: Modality name -> image (float32 ``[H, W]`` in [0, 1], bone bright) or text. What is absent has no key.
+        labels: CheXpert name -> 1 present, 0 absent, -1 uncertain. Unknown labels have no key.
+        findings: Exact truth where it is known (the phantom), else empty.
+        metadata: Whatever else the source told (sex, age, view position, licence ...).
+    """
+
+    study_id: str
+    patient_id: str
+    contents: Mapping[str, np.ndarray | str] = field(default_factory=dict)
+    labels: Mapping[str, float] = field(default_factory=dict)
+    findings: tuple[Finding, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for name, value in self.contents.items():
+            is_text = isinstance(value, str)
+            if is_text != (modality(name).kind == "text"):
+                raise DataError(
+                    f"study {self.study_id!r}: {name} holds a {type(value).__name__}",
+                    expected="an image array for image modalities, a str for text",
+                )
+        unknown = set(self.labels) - set(CHEXPERT_LABELS)
+        if unknown:
+            raise DataError(
+                f"study {self.study_id!r}: unknown labels {sorted(unknown)}", expected="CheXpert's fourteen names"
+            )
+
+    @property
+    def images(self) -> dict[str, np.ndarray]:
+        """The image modalities present, float32 ``[H, W]`` in [0, 1]."""
+        return {name: value for name, value in self.contents.items() if not isinstance(value, str)}
+
+    @property
+    def report(self) -> str | None:
+        """The first text modality present, or None."""
+        return next((value for value in self.contents.values() if isinstance(value, str)), None)
+
+
+@dataclass(frozen=True, order=True)
+class Direction:
+    """Prompts -> targets, e.g. ``frontal+report->lateral``. Disjoint; targets non-empty; no prompts: unconditional."""
+
+    prompts: tuple[str, ...]
+    targets: tuple[str, ...]
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "prompts", in_table_order(self.prompts))
+        object.__setattr__(self, "targets", in_table_order(self.targets))
+        both = set(self.prompts) & set(self.targets)
+        if both:
+            raise PromptError(
+                f"{', '.join(sorted(both))} is both prompt and target in '{self}'",
+                expected="prompts and targets without a common modality",
+                mend="leave it out of the targets, or out of the prompts",
+            )
+        if not self.targets:
+            raise PromptError(
+                f"'{self}' has no targets",
+                expected="at least one of " + ", ".join(MODALITIES),
+                mend="name a target, or give fewer prompts",
+            )
+
+    def __str__(self) -> str:
+        return "+".join(self.prompts) + "->" + "+".join(self.targets)
+
+    @classmethod
+    def parse(cls, text: str) -> Direction:
+        """Read ``"frontal+report->lateral"`` (``→`` works too; nothing before the arrow: unconditional).
+
+        Raises:
+            PromptError: If there is no arrow, or a modality is unknown, doubled on both sides, or no target is left.
+        """
+        before, arrow, after = text.replace("→", "->").replace(" ", "").partition("->")
+        if not arrow:
+            raise PromptError(
+                f"'{text}' is not a direction", expected="prompts->targets such as frontal+report->lateral"
+            )
+        return cls(tuple(filter(None, before.split("+"))), tuple(filter(None, after.split("+"))))
+
+
+def _subsets(items: Iterable[str]) -> list[tuple[str, ...]]:
+    items = list(items)
+    return [subset for size in range(1, len(items) + 1) for subset in combinations(items, size)]
+
+
+def all_directions(modalities: Iterable[str] = tuple(MODALITIES)) -> list[Direction]:
+    """Every direction with a prompt and a target: 12 of them for 3 modalities, single targets first."""
+    modalities = in_table_order(modalities)
+    found = [
+        Direction(prompts, targets)
+        for targets in _subsets(modalities)
+        for prompts in _subsets(name for name in modalities if name not in targets)
+    ]
+    return sorted(found, key=lambda direction: (len(direction.targets), len(direction.prompts)))
