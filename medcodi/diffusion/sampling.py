@@ -1,0 +1,112 @@
+"""Sampling several targets together, on the samplers of ``diffusers``: all targets share t."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+import torch
+from torch import Tensor
+
+from medcodi.diffusion.guidance import Denoise, Latents
+from medcodi.errors import PromptError, one_of
+from medcodi.randomness import Key, keyed_normal, torch_generator
+
+
+@dataclass(frozen=True)
+class Sampler:
+    """A ``diffusers`` scheduler and the settings that make it the sampler of this name."""
+
+    scheduler: str
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    step_settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+_TRAILING = {"timestep_spacing": "trailing"}
+
+SAMPLERS: dict[str, Sampler] = {
+    "ddim": Sampler("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True, **_TRAILING}),
+    "ddim-stochastic": Sampler("DDIMScheduler", {"clip_sample": False, **_TRAILING}, {"eta": 1.0}),
+    "ddpm": Sampler("DDPMScheduler", {"clip_sample": False, **_TRAILING}),
+    "dpm++": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2, **_TRAILING}),
+    "sde-dpm++": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **_TRAILING}),
+    "unipc": Sampler("UniPCMultistepScheduler", {"solver_order": 2, **_TRAILING}),
+    "deis": Sampler("DEISMultistepScheduler", _TRAILING),
+}
+
+
+def build_scheduler(name: str, schedule: Mapping[str, Any], num_inference_steps: int) -> Any:
+    """A fresh scheduler of that name, on the model's noise schedule.
+
+    Args:
+        name: A key of ``SAMPLERS``.
+        schedule: ``num_train_timesteps``, ``beta_start``, ``beta_end``, ``beta_schedule``, ``prediction_type``.
+        num_inference_steps: Denoiser evaluations; 1 to ``num_train_timesteps``.
+
+    Raises:
+        PromptError: If the sampler is unknown or the number of steps cannot be.
+    """
+    sampler = SAMPLERS[one_of("sampler", name, SAMPLERS, PromptError)]
+    limit = schedule["num_train_timesteps"]
+    if not 1 <= num_inference_steps <= limit:
+        raise PromptError(
+            f"num_inference_steps is {num_inference_steps}",
+            expected=f"a number from 1 to {limit}",
+            mend="20 to 50 steps serve most uses",
+        )
+    scheduler = getattr(diffusers, sampler.scheduler)(**{**schedule, **sampler.settings})
+    scheduler.set_timesteps(num_inference_steps)
+    return scheduler
+
+
+def sample_jointly(
+    denoise: Denoise,
+    latent_shapes: Mapping[str, Sequence[int]],
+    seeds: Sequence[Key],
+    *,
+    sampler: str,
+    schedule: Mapping[str, Any],
+    num_inference_steps: int,
+    device: torch.device | str = "cpu",
+    on_step: Callable[[int, int], None] | None = None,
+) -> Latents:
+    """Denoise all targets together from noise.
+
+    Every sample has its own streams of noise, keyed by (seed, target), so it does not depend on the batch around it.
+
+    Args:
+        denoise: Latents ``[B, ...]`` of every target and timesteps ``[B]`` -> predictions.
+        latent_shapes: Target -> shape of one latent.
+        seeds: One key for each sample.
+        sampler: A key of ``SAMPLERS``.
+        schedule: The model's noise schedule, see :func:`build_scheduler`.
+        num_inference_steps: Denoiser evaluations.
+        device: Where the latents live.
+        on_step: Called with (steps done, steps in all).
+
+    Returns:
+        Target -> clean latents ``[B, *shape]``.
+    """
+    schedulers = {target: build_scheduler(sampler, schedule, num_inference_steps) for target in latent_shapes}
+    generators = {target: [torch_generator("sampler", seed, target) for seed in seeds] for target in latent_shapes}
+    latents = {
+        target: keyed_normal([("start", seed, target) for seed in seeds], shape, device) * schedulers[target].init_noise_sigma
+        for target, shape in latent_shapes.items()
+    }
+    timesteps = next(iter(schedulers.values())).timesteps
+    extra = SAMPLERS[sampler].step_settings
+    for index, t in enumerate(timesteps):
+        inputs = {target: schedulers[target].scale_model_input(z, t) for target, z in latents.items()}
+        predictions = denoise(inputs, torch.full((len(seeds),), int(t), dtype=torch.long, device=device))
+        for target, scheduler in schedulers.items():
+            step = scheduler.step(predictions[target], t, latents[target], generator=generators[target], **extra) if _takes_generator(scheduler) else scheduler.step(predictions[target], t, latents[target])
+            latents[target] = step.prev_sample
+        if on_step is not None:
+            on_step(index + 1, len(timesteps))
+    return latents
+
+
+def _takes_generator(scheduler: Any) -> bool:
+    return "generator" in scheduler.step.__code__.co_varnames[: scheduler.step.__code__.co_argcount]

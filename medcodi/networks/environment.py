@@ -1,0 +1,47 @@
+"""Environment encoders V_m: a noisy latent at t -> one unit vector in the space where denoisers exchange information."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from medcodi.config import config
+from medcodi.networks.unet import Layers, TimeEmbedding
+
+
+@config
+class EnvironmentConfig:
+    """Size of the environment encoders; the defaults are MedCoDi-M's."""
+
+    dim: int = 1280
+    base_channels: int = 160
+    multipliers: tuple[int, ...] = (2, 4, 8)
+
+
+class EnvironmentEncoder(nn.Module):
+    """V_m of one modality, from the layers of its denoiser; it does not see the prompts.
+
+    Stem, then a residual block per level with a step down between, then norm, projection and mean over positions.
+    """
+
+    def __init__(self, layers: Layers, config: EnvironmentConfig) -> None:
+        super().__init__()
+        time_dim = 4 * config.base_channels
+        self.time = TimeEmbedding(config.base_channels)
+        self.stem = layers.stem(config.base_channels)
+        self.residuals, self.downs = nn.ModuleList(), nn.ModuleList()
+        current = config.base_channels
+        for level, multiplier in enumerate(config.multipliers):
+            width = config.base_channels * multiplier
+            self.downs.append(layers.down(current) if level else nn.Identity())
+            self.residuals.append(layers.residual(current, width, time_dim))
+            current = width
+        self.pool = layers.pool(current, config.dim)
+
+    def forward(self, z: Tensor, t: Tensor) -> Tensor:
+        """``z`` ``[B, *latent_shape]``, ``t`` ``[B]`` -> unit vectors ``[B, dim]``."""
+        time = self.time(t)
+        h = self.stem(z)
+        for down, residual in zip(self.downs, self.residuals, strict=True):
+            h = residual(down(h), time)
+        return F.normalize(self.pool(h), dim=-1)

@@ -1,0 +1,104 @@
+"""Images <-> latents: a KL autoencoder (``diffusers.AutoencoderKL``) on images in [0, 1]."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from diffusers import AutoencoderKL
+from pydantic import model_validator
+from torch import Tensor
+
+from medcodi.config import config
+from medcodi.errors import ConfigError
+from medcodi.networks.autoencoder import Autoencoder
+
+
+@config
+class ImageAutoencoderConfig:
+    """Size of the image autoencoder. The published one: 3, (128, 256, 512, 512), 2, 4, 32 groups."""
+
+    in_channels: Literal[1, 3] = 1  # 3: the grey image is repeated
+    channels: tuple[int, ...] = (16, 32, 64, 128)  # of each level; each but the first halves the side
+    layers_per_block: int = 1
+    latent_channels: int = 4
+    norm_num_groups: int = 8
+    mid_attention: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageAutoencoderConfig:
+        if not self.channels or min(self.channels) < 1 or self.layers_per_block < 1 or self.latent_channels < 1:
+            raise ValueError("channels, layers_per_block and latent_channels must be positive")
+        if any(width % self.norm_num_groups for width in self.channels):
+            raise ValueError(f"channels {self.channels} must all be multiples of norm_num_groups = {self.norm_num_groups}")
+        return self
+
+    @property
+    def factor(self) -> int:
+        """How many pixels on a side become one latent."""
+        return 2 ** (len(self.channels) - 1)
+
+    def build(self, image_size: int) -> ImageAutoencoder:
+        """The autoencoder, untrained, for images of ``image_size`` pixels on a side.
+
+        Raises:
+            ConfigError: If the size is not a multiple of :attr:`factor`.
+        """
+        if image_size < self.factor or image_size % self.factor:
+            raise ConfigError(
+                f"image_size = {image_size} does not fit an image autoencoder with {len(self.channels)} levels",
+                expected=f"a multiple of {self.factor}",
+                mend="change image_size, or the number of image_autoencoder.channels",
+            )
+        return ImageAutoencoder(self, image_size)
+
+
+class ImageAutoencoder(Autoencoder):
+    """Image ``[B, 1, H, W]`` in [0, 1] <-> latent ``[B, C, H / f, W / f]``; convolutional, so any size divisible by f goes in."""
+
+    def __init__(self, config: ImageAutoencoderConfig, image_size: int) -> None:
+        side = image_size // config.factor
+        super().__init__((config.latent_channels, side, side))
+        self.config = config
+        levels = len(config.channels)
+        self.net = AutoencoderKL(
+            in_channels=config.in_channels,
+            out_channels=config.in_channels,
+            down_block_types=("DownEncoderBlock2D",) * levels,
+            up_block_types=("UpDecoderBlock2D",) * levels,
+            block_out_channels=config.channels,
+            layers_per_block=config.layers_per_block,
+            latent_channels=config.latent_channels,
+            norm_num_groups=config.norm_num_groups,
+            sample_size=image_size,
+            mid_block_add_attention=config.mid_attention,
+        )
+
+    def encode(self, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the posterior of the unscaled latent.
+
+        Args:
+            values: float32 ``[B, 1, H, W]`` in [0, 1].
+
+        Returns:
+            Two float32 tensors ``[B, C, H / f, W / f]``; the log-variance lies in [-30, 20].
+        """
+        x = (2.0 * values - 1.0).to(self.net.dtype).expand(-1, self.config.in_channels, -1, -1)
+        posterior = self.net.encode(x).latent_dist
+        return posterior.mean.float(), posterior.logvar.float()
+
+    def decode_unclamped(self, z: Tensor) -> Tensor:
+        """What the network paints from an unscaled latent: ``[B, in_channels, H, W]``, about [-1, 1], with gradient."""
+        return self.net.decode(z.to(self.net.dtype)).sample.float()
+
+    def decode(self, latent: Tensor) -> Tensor:
+        """Images from scaled latents.
+
+        Args:
+            latent: ``[B, C, h, w]``.
+
+        Returns:
+            float32 ``[B, 1, h * f, w * f]`` in [0, 1].
+        """
+        image = self.decode_unclamped(self.unscaled(latent)).mean(dim=1, keepdim=True)
+        return torch.clamp(0.5 * image + 0.5, 0.0, 1.0)

@@ -1,0 +1,288 @@
+"""Prompts -> the shared latent space: one image tower for every view and one text tower (``open_clip``)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from medcodi.config import config
+from medcodi.errors import ConfigError, PromptError
+from medcodi.modality import Kind
+from medcodi.networks.tokenizer import ReportTokenizer
+
+MAX_LOGIT_SCALE = math.log(100.0)  # CLIP (Radford et al., 2021, section 2.5)
+_ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
+
+
+@config
+class ImageTowerConfig:
+    """Size of the image tower. CLIP ViT-L/14: 224, 14, 1024, 24, 16, patch stem, quick_gelu."""
+
+    image_size: int | None = None  # images of other sizes are resized to it; None: the model's
+    patch_size: int = 16
+    width: int = 192
+    layers: int = 4
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    stem: Literal["patch", "conv"] = "patch"  # conv: stride-2 convolutions to the same grid; learns faster from little
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+
+    @model_validator(mode="after")
+    def _check(self) -> ImageTowerConfig:
+        if self.patch_size < 1:
+            raise ValueError(f"patch_size = {self.patch_size} must be positive")
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} must be a multiple of heads = {self.heads}")
+        if self.stem == "conv" and (self.patch_size & (self.patch_size - 1) or self.width % self.patch_size):
+            raise ValueError(f"stem = 'conv' needs a patch_size that is a power of 2 and divides width, not {self.patch_size}")
+        if min(self.std) <= 0:
+            raise ValueError(f"std = {self.std} must be positive")
+        return self
+
+
+@config
+class TextTowerConfig:
+    """Size of the text tower. CLIP ViT-L/14: 77, 768, 12, 12, causal, quick_gelu."""
+
+    context_length: int = 128  # tokens, with beginning and end; longer reports are cut
+    width: int = 192
+    layers: int = 4
+    heads: int = 4
+    mlp_ratio: float = 4.0
+    causal: bool = True
+    activation: Literal["gelu", "quick_gelu"] = "gelu"
+
+    @model_validator(mode="after")
+    def _check(self) -> TextTowerConfig:
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} must be a multiple of heads = {self.heads}")
+        if self.context_length < 2:
+            raise ValueError(f"context_length = {self.context_length} must be at least 2")
+        return self
+
+
+@config
+class PromptEncodersConfig:
+    """Size of the shared space and of both towers."""
+
+    embed_dim: int = 256  # D
+    image: ImageTowerConfig = ImageTowerConfig()
+    text: TextTowerConfig = TextTowerConfig()
+
+    def build(self, tokenizer: ReportTokenizer, image_size: int) -> PromptEncoders:
+        """Both towers, untrained; the text tower's vocabulary is the tokenizer's.
+
+        Args:
+            tokenizer: Turns reports into the text tower's ids.
+            image_size: Pixels on a side of the model's images; the image tower's own size, if it names one, wins.
+
+        Raises:
+            ConfigError: If the size cannot be cut into patches.
+        """
+        size = self.image.image_size or image_size
+        if size < self.image.patch_size or size % self.image.patch_size:
+            raise ConfigError(
+                f"image_size = {size} cannot be cut into patches of {self.image.patch_size}",
+                expected=f"a multiple of {self.image.patch_size}",
+                mend="change image_size, or prompt_encoders.image.patch_size",
+            )
+        return PromptEncoders(self, tokenizer, size)
+
+
+@dataclass(frozen=True)
+class PromptEncoding:
+    """Encoded prompts of one modality.
+
+    Attributes:
+        pooled: float32 ``[B, D]``, L2 norm 1.
+        tokens: ``[B, L, D]``, in the unit of the pooled one: divided by the norm that pooling took away.
+        mask: bool ``[B, L]``, True where there is a token.
+    """
+
+    pooled: Tensor
+    tokens: Tensor
+    mask: Tensor
+
+    def __len__(self) -> int:
+        return len(self.pooled)
+
+    def to(self, device: torch.device | str) -> PromptEncoding:
+        """The same on a device."""
+        return PromptEncoding(self.pooled.to(device), self.tokens.to(device), self.mask.to(device))
+
+    def rows(self, index: Tensor | slice) -> PromptEncoding:
+        """The chosen rows."""
+        return PromptEncoding(self.pooled[index], self.tokens[index], self.mask[index])
+
+    def expand(self, batch: int) -> PromptEncoding:
+        """One row, ``batch`` times, without copying."""
+        assert len(self) == 1, len(self)
+        return PromptEncoding(
+            self.pooled.expand(batch, -1), self.tokens.expand(batch, -1, -1), self.mask.expand(batch, -1)
+        )
+
+    def padded(self, length: int) -> PromptEncoding:
+        """The same with L = ``length``; what is added is masked."""
+        more = length - self.tokens.shape[1]
+        return PromptEncoding(self.pooled, F.pad(self.tokens, (0, 0, 0, more)), F.pad(self.mask, (0, more)))
+
+    def where(self, keep: Tensor, other: PromptEncoding) -> PromptEncoding:
+        """Rows of this one where ``keep`` (bool ``[B]``) is True, of ``other`` elsewhere."""
+        length = max(self.tokens.shape[1], other.tokens.shape[1])
+        ours, theirs = self.padded(length), other.padded(length)
+        return PromptEncoding(
+            torch.where(keep[:, None], ours.pooled, theirs.pooled),
+            torch.where(keep[:, None, None], ours.tokens, theirs.tokens),
+            torch.where(keep[:, None], ours.mask, theirs.mask),
+        )
+
+    @staticmethod
+    def concatenate(encodings: Sequence[PromptEncoding]) -> PromptEncoding:
+        """All rows, one encoding after the other."""
+        length = max(encoding.tokens.shape[1] for encoding in encodings)
+        padded = [encoding.padded(length) for encoding in encodings]
+        return PromptEncoding(*(torch.cat([getattr(part, name) for part in padded]) for name in ("pooled", "tokens", "mask")))
+
+
+def _conv_stem(width: int, patch_size: int) -> nn.Sequential:
+    """Stride-2 convolutions ``[B, 3, H, W] -> [B, width, H / p, W / p]`` (Xiao et al., 2021, arXiv 2106.14881)."""
+    layers: list[nn.Module] = []
+    channels, num_halvings = 3, patch_size.bit_length() - 1
+    for level in range(num_halvings):
+        wider = width >> (num_halvings - 1 - level)
+        layers += [nn.Conv2d(channels, wider, 3, stride=2, padding=1, bias=False), nn.GroupNorm(1, wider), nn.GELU()]
+        channels = wider
+    return nn.Sequential(*layers, nn.Conv2d(channels, width, 1))
+
+
+class PromptEncoders(nn.Module):
+    """The image tower, the text tower, and the temperature they are compared at.
+
+    Attributes:
+        embed_dim: D.
+        logit_scale: Scalar parameter, the logarithm of the inverse temperature; use :meth:`clamped_logit_scale`.
+    """
+
+    mean: Tensor
+    std: Tensor
+
+    def __init__(self, config: PromptEncodersConfig, tokenizer: ReportTokenizer, image_size: int) -> None:
+        super().__init__()
+        self.config, self.tokenizer, self.embed_dim = config, tokenizer, config.embed_dim
+        self.image_size = image_size  # of the image tower
+        image, text = config.image, config.text
+        self.image_tower = VisionTransformer(
+            image_size=image_size,
+            patch_size=image.patch_size,
+            width=image.width,
+            layers=image.layers,
+            heads=image.heads,
+            mlp_ratio=image.mlp_ratio,
+            output_dim=config.embed_dim,
+            act_layer=_ACTIVATIONS[image.activation],
+            output_tokens=True,
+        )
+        if image.stem == "conv":
+            self.image_tower.conv1 = _conv_stem(image.width, image.patch_size)
+        self.text_tower = TextTransformer(
+            context_length=text.context_length,
+            vocab_size=tokenizer.vocab_size,
+            width=text.width,
+            layers=text.layers,
+            heads=text.heads,
+            mlp_ratio=text.mlp_ratio,
+            output_dim=config.embed_dim,
+            no_causal_mask=not text.causal,
+            act_layer=_ACTIVATIONS[text.activation],
+        )
+        self.register_buffer("mean", torch.tensor(image.mean).view(1, 3, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(image.std).view(1, 3, 1, 1), persistent=False)
+        self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
+
+    def encode(self, kind: Kind, values: Tensor | Sequence[str]) -> PromptEncoding:
+        """Encode prompts of one kind.
+
+        Args:
+            kind: ``"image"`` or ``"text"``.
+            values: float32 ``[B, 1, H, W]`` in [0, 1], or B texts.
+
+        Returns:
+            The encoding. Image tokens: the class token, then the patches row by row. Text tokens: beginning to end.
+
+        Raises:
+            PromptError: If the values are not of that kind.
+        """
+        if kind == "image" and isinstance(values, Tensor) and values.ndim == 4 and values.shape[1] == 1:
+            return self._encode_images(values)
+        if kind == "text" and not isinstance(values, (str, Tensor)):
+            return self._encode_texts(list(values))
+        seen = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
+        raise PromptError(f"{seen} as {kind} prompts", expected="a tensor [B, 1, H, W] of images or a list of texts")
+
+    def max_tokens(self, kind: Kind) -> int:
+        """The most tokens a prompt of that kind can have."""
+        grid = self.image_size // self.config.image.patch_size
+        return {"image": grid * grid + 1, "text": self.config.text.context_length}[kind]
+
+    def null(self, kind: Kind, batch: int) -> PromptEncoding:
+        """The null prompt, ``batch`` times: the all-zero image, the empty report."""
+        size = self.image_size
+        empty = torch.zeros(1, 1, size, size, device=self.logit_scale.device) if kind == "image" else [""]
+        return self.encode(kind, empty).expand(batch)
+
+    def clamped_logit_scale(self) -> Tensor:
+        """The logarithm of the inverse temperature, in [0, ln 100].
+
+        The gradient passes the clamp as if it were not there, so a value outside can come back.
+        """
+        raw = self.logit_scale.float()
+        return raw + (raw.clamp(0.0, MAX_LOGIT_SCALE) - raw).detach()
+
+    @torch.no_grad()
+    def clamp_logit_scale_(self) -> None:
+        """Clamp the parameter itself to [0, ln 100]."""
+        self.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
+
+    def _encode_images(self, images: Tensor) -> PromptEncoding:
+        size = self.image_size
+        if images.shape[-2:] != (size, size):
+            images = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True).clamp(0.0, 1.0)
+        x = ((images - self.mean) / self.std).to(self.image_tower.proj.dtype)  # [B, 3, S, S]
+        pooled, patches = self.image_tower(x)
+        tokens = torch.cat([pooled.unsqueeze(1), patches @ self.image_tower.proj], dim=1)
+        return _encoding(pooled, tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
+
+    def _encode_texts(self, texts: list[str]) -> PromptEncoding:
+        tower, device = self.text_tower, self.logit_scale.device
+        ids, mask = (part.to(device) for part in self.tokenizer.encode(texts, self.config.text.context_length))
+        length = ids.shape[1]
+        x = tower.token_embedding(ids) + tower.positional_embedding[:length]
+        x = tower.ln_final(tower.transformer(x, attn_mask=self._attention_mask(mask, x.dtype)))
+        tokens = x @ tower.text_projection  # [B, L, D]
+        pooled = tokens[torch.arange(len(ids), device=device), mask.sum(1) - 1]  # at the end token
+        return _encoding(pooled, tokens, mask)
+
+    def _attention_mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
+        """What is added to the attention logits: causal ``[L, L]``, or padding ``[B * heads, L, L]``."""
+        length = mask.shape[1]
+        if self.config.text.causal:
+            return self.text_tower.attn_mask[:length, :length].to(dtype)
+        shut = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)
+        return shut[:, None, :].expand(-1, length, -1).repeat_interleave(self.config.text.heads, dim=0)
+
+
+def _encoding(pooled: Tensor, tokens: Tensor, mask: Tensor) -> PromptEncoding:
+    """Divide by the norm of the pooled vector (Versatile Diffusion does the same, arXiv 2211.08332)."""
+    norm = pooled.float().norm(dim=-1, keepdim=True).clamp(min=1e-8)  # [B, 1]
+    tokens = (tokens.float() / norm.unsqueeze(1)) * mask.unsqueeze(-1)
+    return PromptEncoding(pooled.float() / norm, tokens, mask)

@@ -1,0 +1,265 @@
+"""Reports <-> latents: a BERT encoder and a GPT-2 decoder around one vector (Optimus, Li et al., 2020, arXiv 2004.04092)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2Model
+
+from medcodi.config import config
+from medcodi.errors import PromptError
+from medcodi.networks.autoencoder import Autoencoder, draw, kl_to_standard_normal
+from medcodi.networks.tokenizer import ReportTokenizer
+
+INITIAL_LOGVAR = -3.0  # a posterior that is narrow from the start: the decoder finds z worth listening to
+
+
+@config
+class ReportAutoencoderConfig:
+    """Size of the report autoencoder. Optimus: 768, 768, 12, 12, 12, positions 512 and 1024, no posterior bias."""
+
+    latent_dim: int = 128
+    width: int = 256  # of encoder and decoder
+    encoder_layers: int = 3
+    decoder_layers: int = 3
+    heads: int = 4
+    max_length: int = 128  # tokens of a report, with beginning and end; longer ones are cut
+    encoder_positions: int | None = None  # None: max_length
+    decoder_positions: int | None = None  # None: max_length + 1, the memory counts as position 0
+    pooling: Literal["first", "mean"] = "first"  # which of the encoder's tokens the posterior is read from
+    posterior_bias: bool = True
+
+    @model_validator(mode="after")
+    def _check(self) -> ReportAutoencoderConfig:
+        if min(self.latent_dim, self.width, self.encoder_layers, self.decoder_layers, self.heads) < 1:
+            raise ValueError("latent_dim, width, layers and heads must be positive")
+        if self.width % self.heads:
+            raise ValueError(f"width = {self.width} must be a multiple of heads = {self.heads}")
+        if self.max_length < 2 or self.max_length > min(self.positions[0], self.positions[1] - 1):
+            raise ValueError(f"max_length = {self.max_length} must be at least 2 and fit encoder_positions and decoder_positions - 1")
+        return self
+
+    @property
+    def positions(self) -> tuple[int, int]:
+        """Number of positions of the encoder and of the decoder."""
+        return self.encoder_positions or self.max_length, self.decoder_positions or self.max_length + 1
+
+    @property
+    def latent_shape(self) -> tuple[int]:
+        """Shape of one latent."""
+        return (self.latent_dim,)
+
+    def build(self, tokenizer: ReportTokenizer, decoder_tokenizer: ReportTokenizer | None = None) -> ReportAutoencoder:
+        """The autoencoder, untrained; the decoder speaks the encoder's tokens unless it has its own tokenizer."""
+        return ReportAutoencoder(self, tokenizer, decoder_tokenizer or tokenizer)
+
+
+@dataclass(frozen=True)
+class ReportLoss:
+    """What one reconstruction costs, row by row.
+
+    Attributes:
+        loss: ``[B]`` cross-entropy plus weighted KL, nats per token.
+        ce: ``[B]`` cross-entropy, nats per token.
+        kl: ``[B]`` KL of the posterior to N(0, 1), nats, without weight or free bits.
+        accuracy: ``[B]`` share of next tokens guessed right.
+    """
+
+    loss: Tensor
+    ce: Tensor
+    kl: Tensor
+    accuracy: Tensor
+
+
+class ReportAutoencoder(Autoencoder):
+    """Text <-> vector ``[B, d]``."""
+
+    def __init__(self, config: ReportAutoencoderConfig, tokenizer: ReportTokenizer, decoder_tokenizer: ReportTokenizer) -> None:
+        super().__init__(config.latent_shape)
+        self.config = config
+        self.tokenizer, self.decoder_tokenizer = tokenizer, decoder_tokenizer
+        encoder_positions, decoder_positions = config.positions
+        self.encoder = BertModel(
+            BertConfig(
+                vocab_size=tokenizer.vocab_size,
+                hidden_size=config.width,
+                num_hidden_layers=config.encoder_layers,
+                num_attention_heads=config.heads,
+                intermediate_size=4 * config.width,
+                max_position_embeddings=encoder_positions,
+                hidden_dropout_prob=0.0,
+                attention_probs_dropout_prob=0.0,
+                pad_token_id=tokenizer.pad_id,
+                attn_implementation="sdpa",
+            )
+        )
+        self.to_posterior = nn.Linear(config.width, 2 * config.latent_dim, bias=config.posterior_bias)
+        self.decoder = GPT2Model(
+            GPT2Config(
+                vocab_size=decoder_tokenizer.vocab_size,
+                n_embd=config.width,
+                n_layer=config.decoder_layers,
+                n_head=config.heads,
+                n_positions=decoder_positions,
+                resid_pdrop=0.0,
+                embd_pdrop=0.0,
+                attn_pdrop=0.0,
+                bos_token_id=decoder_tokenizer.bos_id,
+                eos_token_id=decoder_tokenizer.eos_id,
+                attn_implementation="sdpa",
+            )
+        )
+        self.to_memory = nn.Linear(config.latent_dim, config.decoder_layers * config.width, bias=False)
+        self.to_embedding = nn.Linear(config.latent_dim, config.width, bias=False)
+        if config.posterior_bias:
+            with torch.no_grad():
+                self.to_posterior.bias.copy_(torch.tensor([0.0, INITIAL_LOGVAR]).repeat_interleave(config.latent_dim))
+
+    @property
+    def _device(self) -> torch.device:
+        return self.to_posterior.weight.device
+
+    def encode(self, values: Sequence[str]) -> tuple[Tensor, Tensor]:
+        """Mean and log-variance of the posterior of the unscaled latent: two float32 tensors ``[B, d]``."""
+        ids, mask = self.tokenizer.encode(values, self.config.max_length)
+        return self.encode_ids(ids.to(self._device), mask.to(self._device))
+
+    def encode_ids(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+        """As :meth:`encode`, from int64 ids ``[B, L]`` and their mask ``[B, L]``, True where there is a token."""
+        hidden = self.encoder(input_ids=ids, attention_mask=mask.long()).last_hidden_state  # [B, L, W]
+        if self.config.pooling == "mean":
+            weights = mask.unsqueeze(-1).to(hidden)
+            pooled = (hidden * weights).sum(1) / weights.sum(1)
+        else:
+            pooled = hidden[:, 0]
+        pooled = torch.tanh(self.encoder.pooler.dense(pooled))
+        mean, logvar = self.to_posterior(pooled).float().chunk(2, dim=-1)
+        return mean, logvar
+
+    def _memory(self, z: Tensor) -> DynamicCache:
+        """A key/value cache that holds z: one vector per layer, the same as key and as value."""
+        config = self.config
+        slots = self.to_memory(z).view(len(z), config.decoder_layers, config.heads, 1, config.width // config.heads)
+        cache = DynamicCache()
+        for layer in range(config.decoder_layers):
+            cache.update(slots[:, layer], slots[:, layer], layer)
+        return cache
+
+    def _next_logits(self, bias: Tensor, ids: Tensor, cache: DynamicCache) -> Tensor:
+        """Logits ``[B, L, vocabulary]`` after each of the ids, which follow what the cache holds and join it."""
+        embedded = self.decoder.wte(ids) + bias.unsqueeze(1)
+        hidden = self.decoder(inputs_embeds=embedded, past_key_values=cache, use_cache=True).last_hidden_state
+        return F.linear(hidden, self.decoder.wte.weight)  # tied
+
+    def logits(self, z: Tensor, ids: Tensor) -> Tensor:
+        """Next-token logits with the true text as input.
+
+        Args:
+            z: Unscaled latents ``[B, d]``.
+            ids: int64 ``[B, L]``, beginning token first. Padding stands at the end, where no token listens to it.
+
+        Returns:
+            ``[B, L, vocabulary]``.
+        """
+        z = z.to(self.to_memory.weight.dtype)
+        return self._next_logits(self.to_embedding(z), ids, self._memory(z))
+
+    def reconstruction_loss(
+        self,
+        texts: Sequence[str],
+        noise: Tensor | None = None,
+        *,
+        beta: float = 0.0,
+        free_bits: float = 0.0,
+        dropped: Tensor | None = None,
+    ) -> ReportLoss:
+        """The negative evidence lower bound of each text, per token.
+
+        Args:
+            texts: B reports.
+            noise: Standard normal ``[B, d]`` that samples the posterior; None takes its mean.
+            beta: Weight of the KL.
+            free_bits: Nats per latent dimension below which the KL costs nothing (Kingma et al., 2016).
+            dropped: bool ``[B, max_length]``, True where the decoder does not get to see its input token.
+
+        Returns:
+            Every part of the loss, row by row.
+        """
+        mean, logvar = self.encode(texts)
+        kl = kl_to_standard_normal(mean, logvar)  # [B, d]
+        ids, mask = (part.to(self._device) for part in self.decoder_tokenizer.encode(texts, self.config.max_length))
+        inputs, targets, known = ids[:, :-1], ids[:, 1:], mask[:, 1:]
+        if dropped is not None:
+            hidden = dropped[:, : inputs.shape[1]].to(self._device) & (inputs != self.decoder_tokenizer.bos_id)
+            inputs = inputs.masked_fill(hidden, self.decoder_tokenizer.pad_id)
+        logits = self.logits(draw(mean, logvar, noise), inputs).float()
+        num_tokens = known.sum(1).clamp(min=1)
+        ce = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").masked_fill(~known, 0.0).sum(1) / num_tokens
+        accuracy = ((logits.argmax(-1) == targets) & known).sum(1) / num_tokens
+        loss = ce + beta * kl.clamp(min=free_bits).sum(1) / num_tokens
+        return ReportLoss(loss=loss, ce=ce, kl=kl.sum(1), accuracy=accuracy)
+
+    def decode(
+        self,
+        latent: Tensor,
+        sample: bool = False,
+        temperature: float = 1.0,
+        generators: Sequence[torch.Generator] | None = None,
+    ) -> list[str]:
+        """Reports from scaled latents, all rows at once.
+
+        Args:
+            latent: ``[B, d]``.
+            sample: Draw each token from the softmax instead of taking the likeliest one.
+            temperature: Divides the logits before the softmax; only with ``sample``.
+            generators: One CPU generator per row; needed with ``sample``, so that a row depends on its own seed only.
+
+        Raises:
+            PromptError: If ``sample`` lacks a generator for each row, or the temperature is not positive.
+        """
+        if sample and (generators is None or len(generators) != len(latent)):
+            seen = 0 if generators is None else len(generators)
+            raise PromptError(f"{seen} generators for {len(latent)} sampled reports", expected="one seeded generator per report")
+        if not (math.isfinite(temperature) and temperature > 0):
+            raise PromptError(f"temperature {temperature}", expected="a positive number", mend="for the likeliest report leave sampling off")
+        ids = self.generate_ids(self.unscaled(latent), temperature, generators if sample else None)
+        return self.decoder_tokenizer.decode(ids)
+
+    @torch.no_grad()
+    def generate_ids(self, z: Tensor, temperature: float = 1.0, generators: Sequence[torch.Generator] | None = None) -> Tensor:
+        """Token ids from unscaled latents ``[B, d]``: int64 ``[B, L]``, beginning token first, padding after the end token."""
+        tokens = self.decoder_tokenizer
+        z = z.to(self.to_memory.weight)
+        bias, cache = self.to_embedding(z), self._memory(z)
+        last = torch.full((len(z), 1), tokens.bos_id, dtype=torch.long, device=z.device)
+        ended = torch.zeros(len(z), dtype=torch.bool)
+        rows = [last.cpu()]
+        while len(rows) < self.config.max_length and not ended.all():
+            logits = self._next_logits(bias, last, cache)[:, -1].float()  # [B, vocabulary]
+            if generators is None:
+                chosen = logits.argmax(-1).cpu()
+            else:
+                chosen = _draw_tokens(torch.softmax(logits / temperature, -1), generators, ended)
+            chosen = chosen.masked_fill(ended, tokens.pad_id)
+            ended |= chosen == tokens.eos_id
+            rows.append(chosen.unsqueeze(1))
+            last = chosen.unsqueeze(1).to(z.device)
+        return torch.cat(rows, dim=1)
+
+
+def _draw_tokens(probabilities: Tensor, generators: Sequence[torch.Generator], ended: Tensor) -> Tensor:
+    """One token per row by inversion, each row with its own generator: int64 ``[B]`` on the CPU."""
+    cumulative = probabilities.cpu().double().cumsum(-1)
+    chosen = torch.zeros(len(generators), dtype=torch.long)
+    for row, generator in enumerate(generators):
+        if not ended[row]:
+            level = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[row, -1]
+            chosen[row] = torch.searchsorted(cumulative[row], level, right=True).clamp(max=cumulative.shape[1] - 1)
+    return chosen

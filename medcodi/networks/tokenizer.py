@@ -1,0 +1,157 @@
+"""Reports <-> token ids: byte-level BPE, so that no text is unknown and every text comes back as it went in."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch import Tensor
+
+from medcodi.errors import CheckpointError, ConfigError, MedCoDiError
+
+# (padding, beginning, end) as ours and the well-known pretrained tokenizers call them.
+SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
+_KNOWN_SPECIALS = (
+    SPECIAL_TOKENS,
+    ("[PAD]", "[CLS]", "[SEP]"),  # BERT
+    ("<PAD>", "<BOS>", "<EOS>"),  # Optimus' GPT-2
+    ("<|endoftext|>", "<|startoftext|>", "<|endoftext|>"),  # CLIP
+)
+SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
+
+
+class ReportTokenizer:
+    """Text <-> ids, with a beginning and an end token around every text.
+
+    Attributes:
+        pad_id: Id that fills rows up; where it stands, the mask is False.
+        bos_id: Id of the beginning token.
+        eos_id: Id of the end token.
+        vocab_size: Number of ids.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, *, lowercase: bool = False) -> None:
+        """Wrap a tokenizer of the ``tokenizers`` library.
+
+        Args:
+            tokenizer: Ours, or a pretrained one whose special tokens are named in one of the known ways.
+            lowercase: Lower-case texts before encoding (Optimus does).
+
+        Raises:
+            MedCoDiError: If it has none of the known sets of special tokens.
+        """
+        for specials in _KNOWN_SPECIALS:
+            ids = [tokenizer.token_to_id(token) for token in specials]
+            if None not in ids:
+                break
+        else:
+            raise MedCoDiError(
+                "the tokenizer has no padding, beginning and end tokens",
+                expected="one of " + ", ".join("/".join(specials) for specials in _KNOWN_SPECIALS),
+            )
+        self.pad_id, self.bos_id, self.eos_id = ids
+        self.vocab_size = tokenizer.get_vocab_size()
+        self.lowercase = lowercase
+        tokenizer.no_padding()
+        tokenizer.no_truncation()
+        tokenizer.encode_special_tokens = True  # "<eos>" written in a report is text, not an order
+        self._tokenizer = tokenizer
+
+    @classmethod
+    def train(cls, texts: Iterable[str], vocab_size: int) -> ReportTokenizer:
+        """Learn merges from a corpus; equal texts in equal order give an equal tokenizer.
+
+        Args:
+            texts: The reports to learn from.
+            vocab_size: Largest number of ids; fewer come out where the corpus is small.
+
+        Raises:
+            ConfigError: If ``vocab_size`` has no room for the 256 bytes and the special tokens.
+        """
+        if vocab_size < SMALLEST_VOCABULARY:
+            raise ConfigError(
+                f"vocab_size = {vocab_size} is too small",
+                expected=f"at least {SMALLEST_VOCABULARY}: 256 bytes and {len(SPECIAL_TOKENS)} special tokens",
+            )
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+        tokenizer.decoder = decoders.ByteLevel()
+        trainer = trainers.BpeTrainer(
+            vocab_size=vocab_size,
+            min_frequency=2,
+            special_tokens=list(SPECIAL_TOKENS),
+            initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+            show_progress=False,
+        )
+        tokenizer.train_from_iterator(texts, trainer=trainer)
+        return cls(tokenizer)
+
+    @classmethod
+    def load(cls, path: str | Path, *, lowercase: bool = False) -> ReportTokenizer:
+        """Read a ``tokenizer.json``, or the one in a folder: ours or a pretrained one.
+
+        Raises:
+            CheckpointError: If the file is missing or is no tokenizer.
+        """
+        path = Path(path)
+        file = path / "tokenizer.json" if path.is_dir() else path
+        if not file.is_file():
+            raise CheckpointError(f"no tokenizer at {file}", expected="a tokenizer.json", mend="check the path")
+        try:
+            return cls(Tokenizer.from_file(str(file)), lowercase=lowercase)
+        except MedCoDiError:
+            raise
+        except Exception as error:  # the library raises bare Exceptions
+            raise CheckpointError(
+                f"{file} cannot be read as a tokenizer: {error}", expected="a tokenizer.json of the tokenizers library"
+            ) from None
+
+    def save(self, path: str | Path) -> None:
+        """Write ``tokenizer.json``: at ``path``, or into it if it is a folder."""
+        path = Path(path)
+        self._tokenizer.save(str(path / "tokenizer.json" if path.is_dir() else path))
+
+    def encode(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
+        """Texts to ids; each row is beginning, text (cut if it is too long), end, padding.
+
+        Args:
+            texts: B texts; the empty one is two tokens long.
+            max_length: Largest row length, special tokens included.
+
+        Returns:
+            ids: int64 ``[B, L]``, where L is the length of the longest row.
+            mask: bool ``[B, L]``, True where there is a token.
+        """
+        assert max_length >= 2, max_length
+        rows = self._tokenizer.encode_batch(
+            [text.lower() if self.lowercase else text for text in texts], add_special_tokens=False
+        )
+        pieces = [[self.bos_id, *row.ids[: max_length - 2], self.eos_id] for row in rows]
+        longest = max(map(len, pieces), default=0)
+        ids = torch.full((len(pieces), longest), self.pad_id, dtype=torch.long)
+        mask = torch.zeros(len(pieces), longest, dtype=torch.bool)
+        for row, piece in enumerate(pieces):
+            ids[row, : len(piece)] = torch.tensor(piece)
+            mask[row, : len(piece)] = True
+        return ids, mask
+
+    def decode(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
+        """Ids to texts: what stands before the first end token, special tokens left out.
+
+        Args:
+            ids: int64 ``[B, L]``, or rows of any length.
+        """
+        rows = ids.tolist() if isinstance(ids, Tensor) else [list(row) for row in ids]
+        special = {self.pad_id, self.bos_id, self.eos_id}
+        bodies = []
+        for row in rows:
+            start = 1 if row and row[0] == self.bos_id else 0
+            end = row.index(self.eos_id, start) if self.eos_id in row[start:] else len(row)
+            bodies.append([token for token in row[start:end] if token not in special])
+        return self._tokenizer.decode_batch(bodies, skip_special_tokens=False)
+
+    def to_str(self) -> str:
+        """The content of ``tokenizer.json``; equal tokenizers give equal text."""
+        return self._tokenizer.to_str()

@@ -1,0 +1,71 @@
+"""The image autoencoder: shapes, ranges, scale, refusals."""
+
+import pytest
+import torch
+
+from medcodi.config import from_dict
+from medcodi.errors import CheckpointError, ConfigError
+from medcodi.networks.autoencoder import draw, kl_to_standard_normal
+from medcodi.networks.image_autoencoder import ImageAutoencoder, ImageAutoencoderConfig
+
+SMALL = {"channels": (8, 16, 16), "norm_num_groups": 4, "latent_channels": 3}
+
+
+def small(**changes) -> ImageAutoencoder:
+    torch.manual_seed(0)
+    return from_dict(ImageAutoencoderConfig, {**SMALL, **changes}).build(32).eval()
+
+
+@pytest.mark.parametrize("in_channels", [1, 3])
+@torch.no_grad()
+def test_shapes_and_ranges(in_channels: int) -> None:
+    autoencoder = small(in_channels=in_channels)
+    x = torch.rand(2, 1, 32, 32)
+    mean, logvar = autoencoder.encode(x)
+    assert mean.shape == logvar.shape == (2, *autoencoder.latent_shape) == (2, 3, 8, 8)
+    image = autoencoder.decode(autoencoder.latent(x) * 100)
+    assert image.shape == x.shape and image.min() >= 0 and image.max() <= 1
+    assert autoencoder.decode_unclamped(mean).shape == (2, in_channels, 32, 32)
+
+
+@torch.no_grad()
+def test_other_sizes_go_through() -> None:
+    autoencoder = small()
+    assert autoencoder.decode(autoencoder.latent(torch.rand(1, 1, 16, 24))).shape == (1, 1, 16, 24)
+
+
+@torch.no_grad()
+def test_scale_and_shift_undo_themselves_and_are_saved() -> None:
+    autoencoder, x = small(), torch.rand(2, 1, 32, 32)
+    mean, before = autoencoder.encode(x)[0], autoencoder.decode(autoencoder.latent(x))
+    autoencoder.set_scale(2.5, torch.tensor([0.1, 0.2, 0.3]))
+    expected = (mean - torch.tensor([0.1, 0.2, 0.3]).view(1, 3, 1, 1)) * 2.5
+    assert torch.allclose(autoencoder.latent(x), expected)
+    assert torch.allclose(autoencoder.decode(autoencoder.latent(x)), before, atol=1e-5)
+    again = small()
+    again.load_state_dict(autoencoder.state_dict())
+    assert float(again.scale) == 2.5 and torch.equal(again.shift, autoencoder.shift)
+
+
+@torch.no_grad()
+def test_noise_samples_the_posterior() -> None:
+    autoencoder, x = small(), torch.rand(1, 1, 32, 32)
+    mean, logvar = autoencoder.encode(x)
+    noise = torch.randn(mean.shape, generator=torch.Generator().manual_seed(0))
+    assert torch.allclose(autoencoder.latent(x, noise), mean + (logvar / 2).exp() * noise)
+    assert torch.equal(draw(mean, logvar, None), mean)
+
+
+def test_kl_by_hand() -> None:
+    mean, logvar = torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])
+    assert torch.allclose(kl_to_standard_normal(mean, logvar), torch.tensor([0.0, 0.5, 0.5 * (2.718281828 - 2.0)]))
+
+
+def test_refusals() -> None:
+    with pytest.raises(ConfigError, match="norm_num_groups = 32"):
+        small(norm_num_groups=32)
+    with pytest.raises(ConfigError, match="image_size = 30.*multiple of 4"):
+        from_dict(ImageAutoencoderConfig, SMALL).build(30)
+    for value in (0.0, -1.0, float("nan")):
+        with pytest.raises(CheckpointError, match="latent scale"):
+            small().set_scale(value)
