@@ -1,0 +1,1 @@
+"""Studies in: sources, images, reports, preparation, and the batches that training reads."""

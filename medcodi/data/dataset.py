@@ -1,0 +1,155 @@
+"""Prepared studies on disk: a memory-mapped Arrow table per split, one row per study."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Protocol, runtime_checkable
+
+import numpy as np
+
+from medcodi.errors import DataError, did_you_mean
+from medcodi.modality import MODALITIES
+from medcodi.study import CHEXPERT_LABELS, Finding, Study
+
+INFO_FILE = "dataset_info.json"
+FORMAT = "medcodi-studies/1"
+
+
+@runtime_checkable
+class StudyDataset(Protocol):
+    """Studies by index, all images of one size."""
+
+    name: str
+    image_size: int
+    fingerprint: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Study: ...
+
+
+def row_from_study(study: Study, split: str) -> dict[str, Any]:
+    """One table row: images as little-endian uint16 bytes, texts as they are, absent modalities None.
+
+    Args:
+        study: Its images already square and of the dataset's size.
+        split: ``train``, ``val`` or ``test``.
+    """
+    from medcodi.data.images import to_uint16
+
+    row: dict[str, Any] = {"study_id": study.study_id, "patient_id": study.patient_id, "split": split}
+    for name in MODALITIES:
+        value = study.contents.get(name)
+        row[name] = value if value is None or isinstance(value, str) else to_uint16(value).astype("<u2").tobytes()
+    row["labels"] = np.array([study.labels.get(label, np.nan) for label in CHEXPERT_LABELS], dtype=np.float32)
+    row["findings"] = json.dumps([asdict(finding) for finding in study.findings])
+    row["metadata"] = json.dumps(dict(study.metadata), sort_keys=True, default=str)
+    return row
+
+
+def study_from_row(row: Any, image_size: int) -> Study:
+    """The study of a one-row Arrow table written by :func:`row_from_study`."""
+    from medcodi.data.images import from_uint16
+
+    contents: dict[str, np.ndarray | str] = {}
+    for name, modality in MODALITIES.items():
+        scalar = row.column(name)[0] if name in row.column_names else None
+        if scalar is None or not scalar.is_valid:
+            continue
+        if modality.kind == "text":
+            contents[name] = scalar.as_py()
+        else:
+            pixels = np.frombuffer(scalar.as_buffer(), dtype="<u2").reshape(image_size, image_size)
+            contents[name] = from_uint16(pixels)
+    labels = np.asarray(row.column("labels")[0].as_py(), dtype=np.float32)
+    return Study(
+        study_id=row.column("study_id")[0].as_py(),
+        patient_id=row.column("patient_id")[0].as_py(),
+        contents=contents,
+        labels={name: float(value) for name, value in zip(CHEXPERT_LABELS, labels, strict=True) if not np.isnan(value)},
+        findings=tuple(Finding(**finding) for finding in json.loads(row.column("findings")[0].as_py())),
+        metadata=json.loads(row.column("metadata")[0].as_py()),
+    )
+
+
+class ArrowStudies:
+    """One split of a prepared folder; rows stay on disk until asked for. Satisfies :class:`StudyDataset`."""
+
+    def __init__(self, folder: Path, split: str, info: dict[str, Any]) -> None:
+        from datasets import load_from_disk
+
+        self.name = f"{info['name']}/{split}"
+        self.split = split
+        self.image_size = int(info["image_size"])
+        self.fingerprint = f"{info['fingerprint']}/{split}"
+        self._rows = load_from_disk(str(folder / split), keep_in_memory=False).with_format("arrow")
+
+    def __len__(self) -> int:
+        return len(self._rows)
+
+    def __getitem__(self, index: int) -> Study:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"study {index} of {len(self)}")
+        return study_from_row(self._rows[int(index) % len(self)], self.image_size)
+
+
+class FirstStudies:
+    """The first studies of another dataset. Satisfies :class:`StudyDataset`."""
+
+    def __init__(self, dataset: StudyDataset, num_studies: int) -> None:
+        if num_studies > len(dataset):
+            raise DataError(
+                f"{dataset.name} holds {len(dataset)} studies, num_studies is {num_studies}",
+                expected="no more than there are",
+                mend=f"num_studies={len(dataset)}, or leave it out",
+            )
+        self.name = dataset.name
+        self.image_size = dataset.image_size
+        self.fingerprint = f"{dataset.fingerprint}[:{num_studies}]"
+        self._dataset, self._num_studies = dataset, num_studies
+
+    def __len__(self) -> int:
+        return self._num_studies
+
+    def __getitem__(self, index: int) -> Study:
+        if not -len(self) <= index < len(self):
+            raise IndexError(f"study {index} of {len(self)}")
+        return self._dataset[int(index) % len(self)]
+
+
+def read_info(path: str | Path) -> dict[str, Any]:
+    """What ``data prepare`` wrote down about a prepared folder.
+
+    Raises:
+        DataError: If the folder is missing or was not made by ``medcodi data prepare``.
+    """
+    folder = Path(path)
+    mend = "make one with 'medcodi data prepare', and give its output folder"
+    if not folder.is_dir():
+        raise DataError(f"no dataset folder at {folder}", expected="a prepared folder", mend=mend)
+    try:
+        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        info = {}
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise DataError(f"{folder} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", mend=mend)
+    return info
+
+
+def open_dataset(path: str | Path, split: str) -> ArrowStudies:
+    """Open one split of a folder made by ``medcodi data prepare``, memory-mapped.
+
+    Raises:
+        DataError: If there is no such folder or split, or the files cannot be read.
+    """
+    folder, info = Path(path), read_info(path)
+    sizes = {name: int(count) for name, count in info["counts"]["split"].items() if count}
+    if split not in sizes:
+        found = ", ".join(f"{name} ({count})" for name, count in sizes.items()) or "none"
+        raise DataError(f"{folder} has no studies in split {split!r}", expected=f"one of: {found}", mend=did_you_mean(split, sizes))
+    try:
+        return ArrowStudies(folder, split, info)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(f"{folder / split} cannot be read: {error}", expected="the files as written", mend="prepare the dataset again") from error

@@ -1,0 +1,284 @@
+"""Batches of studies: the same global batches for any number of ranks, from any step, in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from medcodi.config import config
+from medcodi.data.dataset import FirstStudies, StudyDataset, open_dataset
+from medcodi.errors import ConfigError, DataError, one_of
+from medcodi.modality import MODALITIES
+from medcodi.randomness import numpy_generator
+from medcodi.study import CHEXPERT_LABELS, Study
+
+SPLITS = ("train", "val", "test")
+_PHANTOMS_PER_SPLIT = 10_000_000  # each split of the phantom counts from its own multiple of this: never a common study
+
+
+@dataclass(frozen=True)
+class Batch:
+    """A batch of B studies.
+
+    Attributes:
+        contents: Modality -> float32 ``[B, 1, H, W]`` in [0, 1] (zeros where absent), or B strings ("" where absent).
+        present: Modality -> bool ``[B]``, True where the study holds it.
+        labels: float32 ``[B, 14]`` in ``CHEXPERT_LABELS`` order: 1 present, 0 absent, -1 uncertain, NaN unknown.
+        study_ids: B identifiers.
+        patient_ids: B identifiers.
+        samples: Index of each study in its dataset: the key of its randomness.
+    """
+
+    contents: dict[str, Tensor | list[str]]
+    present: dict[str, Tensor]
+    labels: Tensor
+    study_ids: list[str] = field(default_factory=list)
+    patient_ids: list[str] = field(default_factory=list)
+    samples: tuple[int, ...] = ()
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def to(self, device: torch.device | str) -> Batch:
+        """The same batch with its tensors on ``device``."""
+        return replace(
+            self,
+            contents={name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.contents.items()},
+            present={name: mask.to(device) for name, mask in self.present.items()},
+            labels=self.labels.to(device),
+        )
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Rows ``start`` to ``stop`` as a batch of their own; tensors share memory with this one."""
+        part = slice(start, stop)
+        return Batch(
+            contents={name: value[part] for name, value in self.contents.items()},
+            present={name: mask[part] for name, mask in self.present.items()},
+            labels=self.labels[part],
+            study_ids=self.study_ids[part],
+            patient_ids=self.patient_ids[part],
+            samples=self.samples[part],
+        )
+
+
+def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -> Batch:
+    """Put studies into one batch; absent modalities become zeros or "" and are marked absent.
+
+    Args:
+        studies: B studies.
+        samples: Index of each in its dataset.
+        image_size: H = W of every image.
+
+    Raises:
+        DataError: If an image is not ``[image_size, image_size]``.
+    """
+    contents: dict[str, Tensor | list[str]] = {}
+    present = {name: torch.tensor([name in study.contents for study in studies], dtype=torch.bool) for name in MODALITIES}
+    for name, row in MODALITIES.items():
+        if row.kind == "text":
+            contents[name] = [str(study.contents.get(name, "")) for study in studies]
+        else:
+            contents[name] = _stack_images(studies, name, image_size)
+    labels = [[study.labels.get(label, np.nan) for label in CHEXPERT_LABELS] for study in studies]
+    return Batch(
+        contents=contents,
+        present=present,
+        labels=torch.tensor(labels, dtype=torch.float32).reshape(len(studies), len(CHEXPERT_LABELS)),
+        study_ids=[study.study_id for study in studies],
+        patient_ids=[study.patient_id for study in studies],
+        samples=tuple(int(sample) for sample in samples),
+    )
+
+
+def _stack_images(studies: Sequence[Study], name: str, size: int) -> Tensor:
+    stack = torch.zeros(len(studies), 1, size, size)
+    for row, study in enumerate(studies):
+        image = study.images.get(name)
+        if image is None:
+            continue
+        if image.shape != (size, size):
+            raise DataError(
+                f"study {study.study_id!r}: its {name} image is {'×'.join(map(str, image.shape))}",
+                expected=f"{size}×{size} pixels",
+                mend="prepare the dataset at this image size, or train at the dataset's",
+            )
+        stack[row, 0] = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
+    return stack
+
+
+@dataclass(frozen=True)
+class StepBatches:
+    """What one rank sees in one optimiser step: its micro-batches, in order."""
+
+    step: int
+    micro: tuple[Batch, ...]
+
+
+class GlobalBatches:
+    """The global batch of step s is a function of (seed, s) only; rank r of w takes the r-th of w contiguous slices.
+
+    Positions run through one seeded permutation of the dataset per epoch, without a break between epochs, so every
+    study is seen once an epoch whatever the batch size, and a batch may straddle two epochs.
+    """
+
+    def __init__(
+        self,
+        dataset: StudyDataset,
+        *,
+        batch_size: int,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+        accumulation: int = 1,
+        num_workers: int = 0,
+        prefetch: int = 2,
+    ) -> None:
+        """Describe the batches; nothing is read yet.
+
+        Args:
+            dataset: The studies.
+            batch_size: Studies in one global batch: all ranks, all micro-batches.
+            seed: Key of the order.
+            rank: This process.
+            world_size: Number of processes.
+            accumulation: Micro-batches a rank splits its slice into.
+            num_workers: Processes that read ahead; 0 reads in this one.
+            prefetch: Steps each of these keeps ready: at most ``num_workers * prefetch`` steps are in memory.
+
+        Raises:
+            ConfigError: If ``batch_size`` does not divide evenly, or the numbers are impossible.
+            DataError: If the dataset is empty.
+        """
+        if min(batch_size, world_size, accumulation, prefetch) < 1 or num_workers < 0 or not 0 <= rank < world_size:
+            raise ConfigError(
+                f"batches of {batch_size} for rank {rank} of {world_size}, {accumulation} micro-batches, {num_workers} workers",
+                expected="positive numbers and a rank below the number of ranks",
+            )
+        if batch_size % (world_size * accumulation):
+            raise ConfigError(
+                f"a global batch of {batch_size} does not divide among {world_size} ranks × {accumulation} micro-batches",
+                expected=f"a multiple of {world_size * accumulation}",
+                mend=f"batch_size={-(-batch_size // (world_size * accumulation)) * world_size * accumulation}",
+            )
+        if len(dataset) == 0:
+            raise DataError(f"dataset {dataset.name!r} holds no studies", expected="at least one", mend="choose another split")
+        self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
+        self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
+        self.num_workers, self.prefetch = num_workers, prefetch
+
+    @property
+    def steps_per_epoch(self) -> float:
+        """Optimiser steps in which every study is seen once (not rounded)."""
+        return len(self.dataset) / self.batch_size
+
+    def samples(self, step: int) -> tuple[int, ...]:
+        """Dataset indices of the global batch of ``step``, counted from 0."""
+        size = len(self.dataset)
+        positions = range(step * self.batch_size, (step + 1) * self.batch_size)
+        return tuple(int(_permutation(size, self.seed, position // size)[position % size]) for position in positions)
+
+    def batches(self, step: int) -> StepBatches:
+        """Read what this rank sees in ``step``."""
+        share = self.batch_size // self.world_size
+        mine = self.samples(step)[self.rank * share : (self.rank + 1) * share]
+        size = share // self.accumulation
+        parts = [mine[start : start + size] for start in range(0, share, size)]
+        return StepBatches(step, tuple(self._read(part) for part in parts))
+
+    def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[StepBatches]:
+        """The steps from ``start_step`` (included) to ``stop_step`` (excluded; None: for ever), read ahead by workers."""
+        stop_step = 2**62 if stop_step is None else stop_step
+        steps = range(start_step, max(start_step, stop_step))
+        if self.num_workers == 0:
+            yield from (self.batches(step) for step in steps)
+            return
+        loader = DataLoader(
+            _Steps(self),
+            batch_size=None,
+            sampler=steps,
+            num_workers=self.num_workers,
+            prefetch_factor=self.prefetch,
+            generator=torch.Generator().manual_seed(self.seed),  # or it would draw from the global one
+        )
+        yield from loader
+
+    def _read(self, samples: tuple[int, ...]) -> Batch:
+        read_batch = getattr(self.dataset, "read_batch", None)  # a dataset of encoded studies makes its own batches
+        if read_batch is not None:
+            return read_batch(samples)
+        return collate([self.dataset[sample] for sample in samples], samples, self.dataset.image_size)
+
+
+class _Steps(Dataset[StepBatches]):
+    """Steps as a map-style dataset, so that torch's workers can read them."""
+
+    def __init__(self, source: GlobalBatches) -> None:
+        self.source = source
+
+    def __getitem__(self, index: int) -> StepBatches:
+        return self.source.batches(index)
+
+
+@lru_cache(maxsize=4)
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return numpy_generator("order", seed, epoch).permutation(size)
+
+
+@config
+class DataConfig:
+    """Which studies: a prepared folder (``path``) or a generator (``source: phantom``), and which split of them.
+
+    Attributes:
+        path: A folder made by ``medcodi data prepare``.
+        source: ``"phantom"``: generated on the fly.
+        split: ``train``, ``val`` or ``test``; the phantom's are disjoint by construction.
+        num_studies: The first so many; None: all of a prepared split (the phantom needs a number).
+        image_size: Pixels a side; must be the prepared folder's.
+        seed: Of the phantom.
+    """
+
+    path: str | None = None
+    source: str | None = None
+    split: str = "train"
+    num_studies: int | None = None
+    image_size: int = 128
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if (self.path is None) == (self.source is None):
+            raise ValueError(f"path={self.path!r} and source={self.source!r}: give one of them")
+        if self.source is not None:
+            one_of("source", self.source, ["phantom"], ConfigError)
+            if self.num_studies is None:
+                raise ValueError("source: phantom needs num_studies, for it has no end")
+        one_of("split", self.split, SPLITS, ConfigError)
+        if self.num_studies is not None and self.num_studies < 1:
+            raise ValueError(f"num_studies is {self.num_studies}, must be at least 1")
+        if self.image_size < 16:
+            raise ValueError(f"image_size is {self.image_size}, must be at least 16")
+
+    def build(self) -> StudyDataset:
+        """Open the studies.
+
+        Raises:
+            DataError: If there is no such dataset or split, it is of another image size, or has fewer studies.
+        """
+        if self.path is None:
+            from medcodi.data.sources.phantom import PhantomDataset
+
+            offset = SPLITS.index(self.split) * _PHANTOMS_PER_SPLIT
+            return PhantomDataset(self.num_studies or 0, seed=self.seed, image_size=self.image_size, offset=offset)
+        dataset = open_dataset(self.path, self.split)
+        if dataset.image_size != self.image_size:
+            raise DataError(
+                f"{self.path} was prepared at {dataset.image_size} pixels, image_size is {self.image_size}",
+                expected="the same size",
+                mend=f"set image_size={dataset.image_size}, or prepare it again at {self.image_size}",
+            )
+        return dataset if self.num_studies is None else FirstStudies(dataset, self.num_studies)

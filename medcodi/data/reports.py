@@ -1,0 +1,127 @@
+"""Reports in: marks of de-identification, whitespace and section headings brought to one form."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+from medcodi.data.refusals import Refused
+
+MAX_REPORT_WORDS = 1000
+
+# What de-identification leaves behind: MIMIC's ___ and [** ... **], Open-i's XXXX. A hyphen that hung on it goes too.
+_MARK = re.compile(r"-?(?:\[\*\*.*?\*\*\]|_{2,}|X{3,}|x{4,})-?", re.DOTALL)
+_X_RAY = re.compile(r"\b([Xx])-(?:X{3,}|_{2,})")  # the one removed word that can be known
+_TIDY = (
+    (re.compile(r"\(\s*[,;.\-\s]*\)|\[\s*[,;.\-\s]*\]|\*\*\]|\[\*\*"), " "),  # brackets with nothing left in them
+    (re.compile(r"\s+([.,;:!?)])"), r"\1"),
+    (re.compile(r"([(])\s+"), r"\1"),
+    (re.compile(r"[,;:](?=[.,;])"), ""),
+    (re.compile(r"\.(?:\s*\.)+"), "."),
+    (re.compile(r"(?m)^[.,;\s]+"), ""),
+)
+
+# Heading as written -> section. Upper case anywhere, any case at the start of a line.
+_HEADINGS = {
+    "FINDINGS": "findings",
+    "FINDING": "findings",
+    "IMPRESSION": "impression",
+    "IMPRESSIONS": "impression",
+    "CONCLUSION": "impression",
+    "CONCLUSIONS": "impression",
+    "INDICATION": "indication",
+    "HISTORY": "indication",
+    "CLINICAL HISTORY": "indication",
+    "REASON FOR EXAM": "indication",
+    "REASON FOR EXAMINATION": "indication",
+    "COMPARISON": "comparison",
+    "COMPARISONS": "comparison",
+    "TECHNIQUE": "technique",
+    "EXAMINATION": "technique",
+    "EXAM": "technique",
+}
+_NAMES = "|".join(sorted((re.escape(name) for name in _HEADINGS), key=len, reverse=True))
+_HEADING = re.compile(rf"(?:(?:^|(?<=\n))[ \t]*(?i:({_NAMES}))|(?<![A-Za-z])({_NAMES}))[ \t]*:")
+
+
+def normalise_report(text: str) -> str:
+    """Bring a report to the one form that the models see.
+
+    De-identification marks are removed, whitespace is collapsed, each known section starts on a line of its own as
+    ``HEADING: text``. Doing it twice changes nothing.
+
+    Args:
+        text: The report as the source holds it.
+
+    Returns:
+        The normal form, 1 to 1000 words.
+
+    Raises:
+        Refused: If nothing is left, or there are more than 1000 words.
+    """
+    if not isinstance(text, str):
+        raise Refused(f"a report of type {type(text).__name__}", reason="report: not text", expected="text")
+    previous, current = None, unicodedata.normalize("NFC", text).replace("\x00", " ")
+    while previous != current:  # a removal can bring a mark together again; each pass only ever shortens or settles
+        previous, current = current, _one_pass(current)
+    if not re.search(r"\w", current):
+        raise Refused(
+            "the report is empty" if not text.strip() else f"the report {text.strip()[:40]!r} is empty once de-identification marks are removed",
+            reason="report: empty",
+            expected="at least one word",
+            mend="leave the report out: an absent modality needs no stand-in",
+        )
+    words = len(current.split())
+    if words > MAX_REPORT_WORDS:
+        raise Refused(
+            f"the report has {words:,} words ({current[:40]!r} ...)",
+            reason="report: too long",
+            expected=f"at most {MAX_REPORT_WORDS:,}",
+            mend="give the findings and the impression only",
+        )
+    return current
+
+
+def _one_pass(text: str) -> str:
+    text = _X_RAY.sub(r"\1-ray", text)
+    text = _MARK.sub(" ", text)
+    lines = []
+    for name, body in _split(text):
+        body = " ".join(body.split())
+        for pattern, replacement in _TIDY:
+            body = pattern.sub(replacement, body)
+        body = " ".join(body.split())
+        if name and re.search(r"\w", body):
+            lines.append(f"{name}: {body}")
+        elif body and not name:
+            lines.append(body)
+    return "\n".join(lines)
+
+
+def _split(text: str) -> list[tuple[str, str]]:
+    """(heading in upper case or "", text below it), in order."""
+    matches = list(_HEADING.finditer(text))
+    starts = [match.start() for match in matches] + [len(text)]
+    parts = [("", text[: starts[0]])]
+    for match, stop in zip(matches, starts[1:], strict=True):
+        parts.append(((match.group(1) or match.group(2)).upper(), text[match.end() : stop]))
+    return parts
+
+
+def sections(text: str) -> dict[str, str]:
+    """Sections of a report: ``findings``, ``impression``, ``indication``, ``comparison``, ``technique``.
+
+    Text before the first heading stands under ``""``. Sections of the same name are joined.
+    """
+    found: dict[str, str] = {}
+    for heading, body in _split(text):
+        name, body = _HEADINGS.get(heading, ""), body.strip()
+        if body:
+            found[name] = f"{found[name]} {body}" if name in found else body
+    return found
+
+
+def compose_report(findings: str = "", impression: str = "") -> str:
+    """One report of its two sections, either of which may be missing: ``FINDINGS: ...`` and ``IMPRESSION: ...``."""
+    parts = (("FINDINGS", findings.strip()), ("IMPRESSION", impression.strip()))
+    return "\n".join(f"{heading}: {body}" for heading, body in parts if body)

@@ -1,0 +1,112 @@
+"""The thorax phantom: chest examinations computed from one 3-D body each, with exact truth; nothing to download."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from scipy import ndimage
+
+from medcodi.data.sources.phantom import grammar, lines
+from medcodi.data.sources.phantom.body import draw_body
+from medcodi.data.sources.phantom.film import draw_exposure, expose
+from medcodi.data.sources.phantom.findings import draw_findings, labels_of
+from medcodi.data.sources.phantom.volume import HALF_DEPTH, build
+from medcodi.errors import DataError
+from medcodi.randomness import numpy_generator
+from medcodi.study import Finding, Study
+
+VERSION = "1"
+MIN_SIZE, MAX_SIZE = 32, 1024
+
+
+def phantom_findings(seed: int, index: int) -> tuple[Finding, ...]:
+    """The exact truth of one study."""
+    return draw_findings(numpy_generator("phantom findings", seed, index))
+
+
+def phantom_report(seed: int, index: int) -> str:
+    """The report of one study, without computing its films."""
+    return grammar.report(numpy_generator("phantom report", seed, index), phantom_findings(seed, index))
+
+
+def phantom_study(seed: int, index: int, size: int = 128) -> Study:
+    """One examination, a pure function of (seed, index); the film size changes the sampling only.
+
+    Args:
+        seed: Of the population.
+        index: Of the study; each is another patient.
+        size: Pixels a side, 32 to 1024.
+
+    Returns:
+        Frontal and lateral (float32 ``[size, size]`` in [0, 1], bone bright), report, all fourteen labels, exact findings.
+
+    Raises:
+        DataError: If the size cannot be.
+    """
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise DataError(f"a phantom of {size} pixels", expected=f"{MIN_SIZE} to {MAX_SIZE} pixels a side")
+    findings = phantom_findings(seed, index)
+    rng = numpy_generator("phantom body", seed, index)
+    size_of = {finding.label: finding.size for finding in findings}
+    growth = {None: 0.0, "small": 0.16, "moderate": 0.30, "large": 0.46}[size_of.get("Cardiomegaly")]
+    raised = {finding.side or "": 0.10 for finding in findings if finding.label == "Atelectasis"}
+    body = draw_body(rng, cardiomegaly=growth, raised=raised)
+    thorax = build(body, findings, rng)
+    tubes = [*lines.ribs(body), *lines.spine(body), *lines.vessels(body, thorax), *lines.devices(body, findings, rng)]
+    films = {}
+    letter_side = -1
+    for view, axis, axes in (("frontal", 1, (0, 2)), ("lateral", 2, (1, 2))):
+        exposure = draw_exposure(rng, "R" if view == "frontal" else "L", letter_side)
+        depth = 2 * HALF_DEPTH / thorax.mu.shape[1] if axis == 1 else 2 / thorax.mu.shape[2]
+        shift = np.array(body.shift) * (1, 1, 1)
+        coarse = thorax.mu.sum(axis=axis) * depth  # [NZ, NX] or [NZ, NY]
+        path = _resample(coarse, axes[0], size, shift, 1.0)
+        path += lines.project([*tubes, *lines.arms(body, view)], axes, size, shift, 1.0)
+        films[view] = expose(np.clip(path, 0, None), exposure, numpy_generator("phantom grain", seed, index, view))
+    name = f"phantom-{seed}-{index:07d}"
+    return Study(
+        study_id=name,
+        patient_id=name,
+        contents={**films, "report": phantom_report(seed, index)},
+        labels=labels_of(findings),
+        findings=findings,
+        metadata={"sex": body.sex, "age": body.age, "source": "phantom", "seed": seed, "index": index},
+    )
+
+
+def _resample(coarse: np.ndarray, across: int, size: int, shift: np.ndarray, magnify: float) -> np.ndarray:
+    """The coarse projection at film resolution, cubic: ``[size, size]``."""
+    film = ((np.arange(size) + 0.5) / size * 2 - 1) / magnify
+    half = 1.0 if across == 0 else HALF_DEPTH
+    columns = ((film + shift[across]) / half + 1) / 2 * coarse.shape[1] - 0.5
+    rows = ((film + shift[2]) + 1) / 2 * coarse.shape[0] - 0.5
+    inside = (columns > -0.5) & (columns < coarse.shape[1] - 0.5)
+    smooth = ndimage.spline_filter(coarse, order=3, output=np.float32)
+    grid = np.meshgrid(rows, columns, indexing="ij")
+    found = ndimage.map_coordinates(smooth, grid, order=3, mode="nearest", prefilter=False)
+    return np.where(inside[None], found, 0.0)
+
+
+class PhantomDataset:
+    """Phantom studies computed as they are asked for; satisfies ``StudyDataset``."""
+
+    def __init__(self, num_studies: int, seed: int = 0, image_size: int = 128, offset: int = 0) -> None:
+        self.num_studies, self.seed, self.image_size, self.offset = num_studies, seed, image_size, offset
+        self.name = f"phantom-{seed}"
+
+    @property
+    def fingerprint(self) -> str:
+        """Changes with whatever changes a study."""
+        return hashlib.sha256(repr((VERSION, self.num_studies, self.seed, self.image_size, self.offset)).encode()).hexdigest()
+
+    def __len__(self) -> int:
+        return self.num_studies
+
+    def __getitem__(self, index: int) -> Study:
+        if not 0 <= index < self.num_studies:
+            raise IndexError(index)
+        return phantom_study(self.seed, self.offset + index, self.image_size)
+
+
+__all__ = ["PhantomDataset", "phantom_findings", "phantom_report", "phantom_study"]

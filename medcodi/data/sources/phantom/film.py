@@ -1,0 +1,92 @@
+"""From line integrals to a film: Beer-Lambert, scatter, quantum noise, exposure, the marker letter."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+from scipy import ndimage
+
+OPTICAL_THICKNESS = 3.0  # of the reference path; the automatic exposure control brings every film near it
+REFERENCE_PERCENTILE = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class Exposure:
+    """How one film was taken."""
+
+    gain: float
+    contrast: float
+    scatter: float
+    noise: float
+    marker: str
+    marker_at: tuple[float, float]
+    collimation: tuple[float, float, float, float]
+
+
+def draw_exposure(rng: np.random.Generator, marker: str, side: int) -> Exposure:
+    """Draw how a film is taken; the marker stands near an upper corner, left of film for side -1."""
+    return Exposure(
+        gain=float(rng.normal(0, 0.035)),
+        contrast=float(rng.normal(1.0, 0.05)),
+        scatter=float(rng.uniform(0.03, 0.07)),
+        noise=float(rng.uniform(0.010, 0.022)),
+        marker=marker,
+        marker_at=(0.5 + side * float(rng.uniform(0.40, 0.44)), float(rng.uniform(0.05, 0.10))),
+        collimation=tuple(float(v) for v in np.maximum(rng.normal(-0.01, 0.015, 4), 0)),  # type: ignore[arg-type]
+    )
+
+
+def expose(path: np.ndarray, exposure: Exposure, rng: np.random.Generator) -> np.ndarray:
+    """Line integrals -> film.
+
+    Args:
+        path: Attenuation integrated along the rays ``[S, S]``, in units of tissue half-films.
+        exposure: How it is taken.
+        rng: Quantum noise.
+
+    Returns:
+        float32 ``[S, S]`` in [0, 1], bone bright.
+    """
+    size = path.shape[0]
+    body = path[path > 0.2]
+    reference = float(np.percentile(body, REFERENCE_PERCENTILE)) if body.size else 1.0
+    primary = np.exp(-OPTICAL_THICKNESS * path / max(reference, 0.3))
+    scatter = ndimage.gaussian_filter(primary, 0.06 * size, mode="nearest", truncate=2.5)
+    light = primary + exposure.scatter * scatter + 0.004
+    grain = rng.standard_normal((size, size)).astype(np.float32)
+    light = light * (1 + exposure.noise * np.sqrt(size / 128) * (0.35 / np.sqrt(light + 0.02)).clip(0.3, 1.6) * grain)
+    density = -np.log(np.clip(light, 1e-4, None))
+    grey = (density - 0.25) / 3.9 + exposure.gain
+    grey = 0.5 + (grey - 0.5) * exposure.contrast
+    film = np.clip(grey, 0, 1)
+    film = film * film * (3 - 2 * film) * 0.55 + film * 0.45  # gentle shoulder and toe
+    return _collimate(_mark(film.astype(np.float32), exposure), exposure)
+
+
+def _mark(film: np.ndarray, exposure: Exposure) -> np.ndarray:
+    size = film.shape[0]
+    scale = 4
+    font = ImageFont.load_default(size=max(6.0, 0.055 * size * scale))
+    picture = Image.new("L", (size * scale // 8, size * scale // 8))
+    ImageDraw.Draw(picture).text((picture.width // 2, picture.height // 2), exposure.marker, fill=255, font=font, anchor="mm")
+    small = np.asarray(picture.resize((size // 8, size // 8), Image.Resampling.BOX), np.float32) / 255
+    y = int(np.clip(exposure.marker_at[1] * size - small.shape[0] / 2, 0, size - small.shape[0]))
+    x = int(np.clip(exposure.marker_at[0] * size - small.shape[1] / 2, 0, size - small.shape[1]))
+    film[y : y + small.shape[0], x : x + small.shape[1]] += small * (0.92 - film[y : y + small.shape[0], x : x + small.shape[1]])
+    return film
+
+
+def _collimate(film: np.ndarray, exposure: Exposure) -> np.ndarray:
+    size = film.shape[0]
+    top, bottom, left, right = (round(v * size) for v in exposure.collimation)
+    if top:
+        film[:top] = 0.02
+    if bottom:
+        film[-bottom:] = 0.02
+    if left:
+        film[:, :left] = 0.02
+    if right:
+        film[:, -right:] = 0.02
+    return film
