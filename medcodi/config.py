@@ -28,13 +28,13 @@ def config(cls: type[T]) -> type[T]:
     validate = built.__init__
 
     @functools.wraps(validate)
-    def __init__(self: Any, *args: Any, **values: Any) -> None:
+    def init(self: Any, *args: Any, **values: Any) -> None:
         try:
             validate(self, *args, **values)
         except ValidationError as error:
             raise _refusal(built, error, source=cls.__name__) from None
 
-    built.__init__ = __init__
+    built.__init__ = init
     return built
 
 

@@ -15,6 +15,8 @@ from medcodi.study import CHEXPERT_LABELS, Finding, Study
 
 INFO_FILE = "dataset_info.json"
 FORMAT = "medcodi-studies/1"
+SPLITS = ("train", "val", "test")
+PHANTOMS_PER_SPLIT = 10_000_000  # each split of the phantom counts from its own multiple of this: never a common study
 
 
 @runtime_checkable
@@ -78,13 +80,14 @@ class ArrowStudies:
     """One split of a prepared folder; rows stay on disk until asked for. Satisfies :class:`StudyDataset`."""
 
     def __init__(self, folder: Path, split: str, info: dict[str, Any]) -> None:
-        from datasets import load_from_disk
+        from datasets import Dataset, concatenate_datasets
 
         self.name = f"{info['name']}/{split}"
         self.split = split
         self.image_size = int(info["image_size"])
         self.fingerprint = f"{info['fingerprint']}/{split}"
-        self._rows = load_from_disk(str(folder / split), keep_in_memory=False).with_format("arrow")
+        files = sorted((folder / split).glob("*.arrow"))
+        self._rows = concatenate_datasets([Dataset.from_file(str(file)) for file in files]).with_format("arrow")
 
     def __len__(self) -> int:
         return len(self._rows)

@@ -1,4 +1,4 @@
-"""DICOM radiographs in: stored values -> modality LUT -> VOI LUT or window -> bone bright, and the view from the tags."""
+"""DICOM radiographs in: stored values, modality LUT, VOI LUT or window, bone bright; and the view from the tags."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medcodi.data.dicom_pixels import display_from_stored, stored_pixels
 from medcodi.data.images import check_file, check_image
 from medcodi.data.refusals import Refused
 from medcodi.errors import MissingExtraError
@@ -18,15 +19,16 @@ from medcodi.modality import modality_of_view
 if TYPE_CHECKING:
     from pydicom import Dataset
 
-_RADIOGRAPHS = ("CR", "DX", "RG", "RF", "OT", "")  # DICOM Modality of projection radiographs; often left empty by exports
+# DICOM Modality of projection radiographs; exports often leave it empty.
+_RADIOGRAPHS = ("CR", "DX", "RG", "RF", "OT", "")
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
 _DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription", "StudyDescription")
 # Patient Orientation, first value: where image rows run to. Upright views only (columns run to the feet or the head).
 _VIEW_OF_ROW_DIRECTION = {"L": "PA", "R": "AP", "A": "LL", "P": "RL"}
 _HEADER_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "Modality", "ViewPosition",
-    "ViewCodeSequence", "PatientOrientation", "Manufacturer", "NumberOfFrames", "SamplesPerPixel", "PhotometricInterpretation",
-    "Rows", "Columns", *_DESCRIPTIONS,
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "Modality",
+    "ViewPosition", "ViewCodeSequence", "PatientOrientation", "Manufacturer", "NumberOfFrames", "SamplesPerPixel",
+    "PhotometricInterpretation", "Rows", "Columns", *_DESCRIPTIONS,
 ]  # fmt: skip
 
 
@@ -72,8 +74,8 @@ def read_header(path: str | Path) -> DicomHeader:
 def read_dicom(path: str | Path) -> DicomImage:
     """Read a radiograph; compressed transfer syntaxes are decoded by pylibjpeg's plugins.
 
-    Stored values pass the modality LUT (or rescale), then the first VOI LUT or window (DICOM PS3.3 C.11.1, C.11.2); without
-    one, their own range is used. MONOCHROME1 is inverted. All bits stored are kept.
+    Stored values pass the modality LUT (or rescale), then the first VOI LUT or window (DICOM PS3.3 C.11.1, C.11.2);
+    without one, their own range is used. MONOCHROME1 is inverted. All bits stored are kept.
 
     Raises:
         Refused: If the file is missing, corrupt, holds no pixels, several frames or colour, or is no radiograph.
@@ -83,8 +85,14 @@ def read_dicom(path: str | Path) -> DicomImage:
     dataset = _read(path)
     _check_kind(dataset, str(path))
     if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
-        raise Refused(f"{path} holds no pixels", reason="no pixels", expected="a DICOM file with Pixel Data", mend="export the image itself, not a report or a presentation state")
-    image = check_image(_display_values(dataset, _pixels(dataset, str(path))), str(path))
+        raise Refused(
+            f"{path} holds no pixels",
+            reason="no pixels",
+            expected="a DICOM file with Pixel Data",
+            mend="export the image itself, not a report or a presentation state",
+        )
+    image = display_from_stored(dataset, stored_pixels(dataset, str(path)), str(path))
+    check_image(image, str(path))
     return DicomImage(image=image, header=_header(dataset, path))
 
 
@@ -100,117 +108,43 @@ def _read(path: Path, header_only: bool = False) -> Dataset:
             return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
         return pydicom.dcmread(path)
     except InvalidDicomError:
-        raise Refused(f"{path} is not a DICOM file (no DICM mark at byte 128)", reason="unreadable", expected="a DICOM file") from None
+        raise Refused(
+            f"{path} is not a DICOM file (no DICM mark at byte 128)", reason="unreadable", expected="a DICOM file"
+        ) from None
     except Exception as error:  # pydicom's parser lets many kinds through on broken files
-        raise Refused(f"{path} is corrupt ({type(error).__name__}: {error})", reason="corrupt", expected="a whole DICOM file", mend="export it again") from error
+        raise Refused(
+            f"{path} is corrupt ({type(error).__name__}: {error})",
+            reason="corrupt",
+            expected="a whole DICOM file",
+            mend="export it again",
+        ) from error
 
 
 def _check_kind(dataset: Dataset, where: str) -> None:
     kind = str(dataset.get("Modality") or "").upper()
     if kind not in _RADIOGRAPHS:
-        raise Refused(f"{where} is of DICOM modality {kind!r}", reason="not a radiograph", expected="CR or DX", mend="leave it out")
+        raise Refused(
+            f"{where} is of DICOM modality {kind!r}",
+            reason="not a radiograph",
+            expected="CR or DX",
+            mend="leave it out",
+        )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
-        raise Refused(f"{where} holds {frames} frames", reason="multi-frame", expected="one image", mend="export the frame you mean")
+        raise Refused(
+            f"{where} holds {frames} frames",
+            reason="multi-frame",
+            expected="one image",
+            mend="export the frame you mean",
+        )
     colour = str(dataset.get("PhotometricInterpretation") or _GRAY[1])
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or colour not in _GRAY:
-        raise Refused(f"{where} is in colour ({colour})", reason="colour", expected=" or ".join(_GRAY), mend="leave it out: radiographs are gray")
-
-
-def _pixels(dataset: Dataset, where: str) -> np.ndarray:
-    """Stored values ``[H, W]``, integer (or float where the file holds floats)."""
-    syntax = dataset.file_meta.get("TransferSyntaxUID", "unknown") if hasattr(dataset, "file_meta") else "unknown"
-    try:
-        plain = _uncompressed(dataset)
-        return dataset.pixel_array if plain is None else plain
-    except (RuntimeError, NotImplementedError) as error:  # pydicom: no decoder for this transfer syntax
-        name = getattr(syntax, "name", str(syntax))
-        if "missing dependencies" in str(error) or "plugin" in str(error) and "missing" in str(error):
-            raise MissingExtraError("pylibjpeg", extra="dicom", needed_for=f"{name}, the compression of {where}") from error
-        raise Refused(f"{where}: its pixels cannot be decoded ({name}: {str(error).splitlines()[0]})", reason="corrupt", expected="whole pixel data", mend="export it again") from error
-    except Exception as error:  # decoders are foreign code: whatever they raise on broken data
-        raise Refused(f"{where}: its pixels are corrupt ({type(error).__name__}: {error})", reason="corrupt", expected="whole pixel data", mend="export it again") from error
-
-
-def _uncompressed(dataset: Dataset) -> np.ndarray | None:
-    """Plain little-endian pixels without a copy, or None where pydicom's decoders are needed."""
-    allocated = int(dataset.get("BitsAllocated") or 0)
-    if allocated not in (8, 16) or "PixelData" not in dataset or dataset.file_meta.TransferSyntaxUID not in (
-        "1.2.840.10008.1.2", "1.2.840.10008.1.2.1",
-    ):  # fmt: skip
-        return None
-    kind = "i" if int(dataset.get("PixelRepresentation") or 0) else "u"
-    shape = (int(dataset.Rows), int(dataset.Columns))
-    length = shape[0] * shape[1] * allocated // 8
-    if len(dataset.PixelData) < length:
-        raise ValueError(f"{len(dataset.PixelData):,} bytes of pixels where {length:,} are due")
-    return np.frombuffer(dataset.PixelData, dtype=f"<{kind}{allocated // 8}", count=shape[0] * shape[1]).reshape(shape)
-
-
-def _display_values(dataset: Dataset, pixels: np.ndarray) -> np.ndarray:
-    """Stored values -> float32 in [0, 1], bone bright: one look-up, since at most 65,536 stored values exist."""
-    if pixels.ndim != 2:
-        raise Refused(f"pixels of shape {list(pixels.shape)}", reason="bad shape", expected="one gray image [H, W]")
-    if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2:
-        return _transfer(dataset, pixels, pixels).astype(np.float32)
-    unsigned = np.dtype(f"u{pixels.dtype.itemsize}")
-    every_value = np.arange(2 ** (8 * pixels.dtype.itemsize), dtype=unsigned).view(pixels.dtype.newbyteorder("="))
-    table = _transfer(dataset, every_value, pixels).astype(np.float32)
-    return np.take(table, np.ascontiguousarray(pixels).view(unsigned.newbyteorder("<")))
-
-
-def _transfer(dataset: Dataset, values: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """The whole gray-scale transformation, applied to ``values``; ``pixels`` gives the range where no window does."""
-    from pydicom.pixels import apply_modality_lut, apply_voi
-
-    modality_values = apply_modality_lut(values, dataset)
-    if dataset.get("VOILUTSequence"):
-        item = dataset.VOILUTSequence[0]
-        low, high = float(np.min(item.LUTData)), float(np.max(item.LUTData))  # descriptors often misstate the bits
-        shown = _between(np.asarray(apply_voi(modality_values, dataset), dtype=np.float64), low, high)
-    elif _window(dataset) is not None:
-        shown = _apply_window(modality_values, dataset)
-    else:
-        ends = apply_modality_lut(np.array([pixels.min(), pixels.max()]).astype(pixels.dtype), dataset)
-        shown = _between(modality_values, float(ends.min()), float(ends.max()))
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
-        shown = 1.0 - shown
-    padding = dataset.get("PixelPaddingValue")
-    return shown if padding is None or not isinstance(padding, int) else np.where(values == padding, 0.0, shown)
-
-
-def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:
-    return np.clip((np.asarray(values, dtype=np.float64) - low) / max(high - low, 1e-12), 0.0, 1.0)
-
-
-def _window(dataset: Dataset) -> tuple[float, float] | None:
-    """Centre and width of the first window, or None."""
-
-    def first(keyword: str) -> float | None:
-        value = dataset.get(keyword)
-        if value is None or value == "":
-            return None
-        return float(value) if isinstance(value, int | float | str) else float(value[0])
-
-    try:
-        centre, width = first("WindowCenter"), first("WindowWidth")
-    except (TypeError, ValueError, IndexError):
-        return None
-    return None if centre is None or width is None or width <= 0 else (centre, width)
-
-
-def _apply_window(values: np.ndarray, dataset: Dataset) -> np.ndarray:
-    """DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3, onto [0, 1]."""
-    window = _window(dataset)
-    assert window is not None
-    centre, width = window
-    values = np.asarray(values, dtype=np.float64)
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
-    if function == "SIGMOID":
-        return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700.0, 700.0)))
-    if function == "LINEAR_EXACT" or width <= 1:
-        return np.clip((values - centre) / width + 0.5, 0.0, 1.0)
-    return np.clip((values - (centre - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)
+        raise Refused(
+            f"{where} is in colour ({colour})",
+            reason="colour",
+            expected=" or ".join(_GRAY),
+            mend="leave it out: radiographs are gray",
+        )
 
 
 def _header(dataset: Dataset, path: Path) -> DicomHeader:
@@ -249,7 +183,9 @@ def _view(dataset: Dataset) -> tuple[str | None, str]:
     orientation = [str(value).upper() for value in dataset.get("PatientOrientation") or []]
     if len(orientation) == 2:
         seen.append("\\".join(orientation))
-        if orientation[1][:1] in ("F", "H") and (found := modality_of_view(_VIEW_OF_ROW_DIRECTION.get(orientation[0][:1], ""))):
+        if orientation[1][:1] in ("F", "H") and (
+            found := modality_of_view(_VIEW_OF_ROW_DIRECTION.get(orientation[0][:1], ""))
+        ):
             return found, seen[-1]
     return None, "; ".join(seen) or "no view in the tags"
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,9 @@ def read_image(value: Any, *, where: str | None = None) -> np.ndarray:
     """Read one image, whatever holds it.
 
     Args:
-        value: A path (PNG, JPEG, TIFF, BMP, DICOM: told by content), a PIL image, an array or a tensor: uint8, uint16,
-            bool, or float in [0, 1]; ``[H, W]``, ``[1, H, W]``, ``[H, W, C]`` or ``[C, H, W]`` with C of 1, 3 or 4.
-            Colour becomes luminance, alpha is dropped.
+        value: A path (PNG, JPEG, TIFF, BMP, DICOM: told by content), a PIL image, an array or a tensor: uint8,
+            uint16, bool, or float in [0, 1]; ``[H, W]``, ``[1, H, W]``, ``[H, W, C]`` or ``[C, H, W]`` with C of 1, 3
+            or 4. Colour becomes luminance, alpha is dropped.
         where: Name for messages; the path by default.
 
     Returns:
@@ -36,15 +38,21 @@ def read_image(value: Any, *, where: str | None = None) -> np.ndarray:
         image = _read_file(Path(value), where)
     elif isinstance(value, Image.Image):
         where = where or "the PIL image"
-        image = _array_from_pil(value, where)
+        with _reading(where):
+            image = _array_from_pil(value, where)
     elif hasattr(value, "detach"):  # a torch.Tensor, without importing torch here
         where = where or "the tensor"
-        image = _gray_from_array(value.detach().cpu().float().numpy() if "float" in str(value.dtype) else value.detach().cpu().numpy(), where)
+        value = value.detach().cpu()
+        image = _gray_from_array((value.float() if "float" in str(value.dtype) else value).numpy(), where)
     elif isinstance(value, np.ndarray):
         where = where or "the array"
         image = _gray_from_array(value, where)
     else:
-        raise Refused(f"a {type(value).__name__} is not an image", reason="not an image", expected="a path, a PIL image, an array or a tensor")
+        raise Refused(
+            f"a {type(value).__name__} is not an image",
+            reason="not an image",
+            expected="a path, a PIL image, an array or a tensor",
+        )
     return check_image(image, where)
 
 
@@ -56,7 +64,12 @@ def check_image(image: np.ndarray, where: str) -> np.ndarray:
     """
     height, width = image.shape
     if min(height, width) < MIN_SIDE:
-        raise Refused(f"{where} is {width}×{height} pixels", reason="too small", expected=f"at least {MIN_SIDE} on each side", mend="give the original image")
+        raise Refused(
+            f"{where} is {width}×{height} pixels",
+            reason="too small",
+            expected=f"at least {MIN_SIDE} on each side",
+            mend="give the original image",
+        )
     low, high = float(image.min()), float(image.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise Refused(f"{where} holds NaN or infinity", reason="not finite", expected="finite numbers in [0, 1]")
@@ -84,37 +97,77 @@ def _read_file(path: Path, where: str) -> np.ndarray:
         from medcodi.data.dicom import read_dicom
 
         return read_dicom(path).image
+    with _reading(where), Image.open(path) as picture:
+        return _array_from_pil(picture, where)
+
+
+@contextmanager
+def _reading(where: str) -> Iterator[None]:
+    """Turn what Pillow raises, which differs by format, into refusals."""
     try:
-        with Image.open(path) as picture:
-            return _array_from_pil(picture, where)
+        yield
+    except Refused:
+        raise
     except UnidentifiedImageError:
-        raise Refused(f"{where} is not an image that can be read", reason="unreadable", expected=_FORMATS, mend="convert it to PNG") from None
+        raise Refused(
+            f"{where} is not an image that can be read",
+            reason="unreadable",
+            expected=_FORMATS,
+            mend="convert it to PNG",
+        ) from None
     except Image.DecompressionBombError as error:
-        raise Refused(f"{where} is too large: {error}", reason="too large", expected="a radiograph, up to 10,000 pixels a side") from None
+        raise Refused(
+            f"{where} is too large: {error}", reason="too large", expected="a radiograph, up to 10,000 pixels a side"
+        ) from None
     except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken data, by format
-        if isinstance(error, Refused):
-            raise
-        raise Refused(f"{where} is corrupt or cut short ({error})", reason="corrupt", expected="a whole image file", mend="copy or download it again") from None
+        raise Refused(
+            f"{where} is corrupt or cut short ({error})",
+            reason="corrupt",
+            expected="a whole image file",
+            mend="copy or download it again",
+        ) from None
 
 
 def check_file(path: Path, where: str) -> None:
     """Refuse a path without a file, or with an empty one."""
-    if not path.is_file():
-        raise Refused(f"no image file at {where}", reason="missing file", expected="the path of an image", mend="check the path (relative to the image root)")
+    try:
+        is_file = path.is_file()
+    except OSError:  # longer than a file name may be: a report given for an image
+        is_file = False
+    if not is_file:
+        shown = where if len(where) <= 200 else where[:60] + " ..."
+        raise Refused(
+            f"no image file at {shown}",
+            reason="missing file",
+            expected="the path of an image",
+            mend="check the path (relative to the image root)",
+        )
     if path.stat().st_size == 0:
-        raise Refused(f"{where} is empty (0 bytes)", reason="empty file", expected=_FORMATS, mend="copy or download it again")
+        raise Refused(
+            f"{where} is empty (0 bytes)", reason="empty file", expected=_FORMATS, mend="copy or download it again"
+        )
 
 
 def _array_from_pil(picture: Image.Image, where: str) -> np.ndarray:
-    if getattr(picture, "n_frames", 1) > 1:
-        raise Refused(f"{where} holds {picture.n_frames} frames", reason="multi-frame", expected="one image", mend="save the frame you mean")  # pyright: ignore
+    frames = getattr(picture, "n_frames", 1)
+    if frames > 1:
+        raise Refused(
+            f"{where} holds {frames} frames",
+            reason="multi-frame",
+            expected="one image",
+            mend="save the frame you mean",
+        )
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
         return _gray_from_array(np.asarray(picture), where)
     if picture.mode.startswith("I"):
         pixels = np.asarray(picture)
         if pixels.min() < 0 or pixels.max() > _MAX_16:
-            raise Refused(f"{where} holds values from {pixels.min()} to {pixels.max()}", reason="bad values", expected="8 or 16 bit, unsigned")
+            raise Refused(
+                f"{where} holds values from {pixels.min()} to {pixels.max()}",
+                reason="bad values",
+                expected="8 or 16 bit, unsigned",
+            )
         return from_uint16(pixels.astype(np.uint16))
     if picture.mode not in ("L", "RGB"):
         picture = picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")
@@ -143,10 +196,22 @@ def _unit_from_array(pixels: np.ndarray, where: str) -> np.ndarray:
     if pixels.dtype == np.bool_:
         return pixels.astype(np.float32)
     if not np.issubdtype(pixels.dtype, np.floating):
-        raise Refused(f"{where} is of type {pixels.dtype}", reason="bad values", expected="uint8, uint16, or float in [0, 1]", mend="convert it first")
+        raise Refused(
+            f"{where} is of type {pixels.dtype}",
+            reason="bad values",
+            expected="uint8, uint16, or float in [0, 1]",
+            mend="convert it first",
+        )
     low, high = float(pixels.min()), float(pixels.max())
+    if not (np.isfinite(low) and np.isfinite(high)):
+        raise Refused(f"{where} holds NaN or infinity", reason="not finite", expected="finite numbers in [0, 1]")
     if not (low >= -1e-3 and high <= 1 + 1e-3):
-        raise Refused(f"{where} holds values from {low:.4g} to {high:.4g}", reason="bad values", expected="float in [0, 1]", mend="scale it, black 0 and white 1")
+        raise Refused(
+            f"{where} holds values from {low:.4g} to {high:.4g}",
+            reason="bad values",
+            expected="float in [0, 1]",
+            mend="scale it, black 0 and white 1",
+        )
     return np.clip(pixels.astype(np.float32), 0.0, 1.0)
 
 
@@ -174,19 +239,19 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
 
 
 def _resize(image: np.ndarray, height: int, width: int) -> np.ndarray:
-    # A box reduction by a whole number first, leaving at least 3 pixels per pixel to the antialiased filter: three times
-    # as fast at 2k, and within 0.002 of the direct way (measured on radiographs, benchmarks/prepare.py).
+    # A box reduction by a whole number first, leaving at least 3 pixels per pixel to the antialiased filter: three
+    # times as fast at 2k, and within 0.002 of the direct way (measured on radiographs, benchmarks/prepare.py).
     resized = Image.fromarray(image).resize((width, height), Image.Resampling.BICUBIC, reducing_gap=3.0)
     return np.asarray(resized)
 
 
 def to_uint16(image: np.ndarray) -> np.ndarray:
-    """float ``[...]`` in [0, 1] -> uint16, rounded; :func:`from_uint16` reads it back within 1/131070."""
+    """To uint16 from float ``[...]`` in [0, 1], rounded; :func:`from_uint16` reads it back within 1/131070."""
     return np.rint(np.clip(image, 0.0, 1.0) * np.float32(_MAX_16)).astype(np.uint16)
 
 
 def from_uint16(pixels: np.ndarray) -> np.ndarray:
-    """uint16 ``[...]`` -> float32 in [0, 1]."""
+    """From uint16 ``[...]`` to float32 in [0, 1]."""
     return pixels.astype(np.float32) / np.float32(_MAX_16)
 
 

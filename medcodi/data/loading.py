@@ -12,14 +12,11 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medcodi.config import config
-from medcodi.data.dataset import FirstStudies, StudyDataset, open_dataset
+from medcodi.data.dataset import PHANTOMS_PER_SPLIT, SPLITS, FirstStudies, StudyDataset, open_dataset
 from medcodi.errors import ConfigError, DataError, one_of
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
 from medcodi.study import CHEXPERT_LABELS, Study
-
-SPLITS = ("train", "val", "test")
-_PHANTOMS_PER_SPLIT = 10_000_000  # each split of the phantom counts from its own multiple of this: never a common study
 
 
 @dataclass(frozen=True)
@@ -49,7 +46,9 @@ class Batch:
         """The same batch with its tensors on ``device``."""
         return replace(
             self,
-            contents={name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.contents.items()},
+            contents={
+                name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.contents.items()
+            },
             present={name: mask.to(device) for name, mask in self.present.items()},
             labels=self.labels.to(device),
         )
@@ -79,7 +78,9 @@ def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -
         DataError: If an image is not ``[image_size, image_size]``.
     """
     contents: dict[str, Tensor | list[str]] = {}
-    present = {name: torch.tensor([name in study.contents for study in studies], dtype=torch.bool) for name in MODALITIES}
+    present = {
+        name: torch.tensor([name in study.contents for study in studies], dtype=torch.bool) for name in MODALITIES
+    }
     for name, row in MODALITIES.items():
         if row.kind == "text":
             contents[name] = [str(study.contents.get(name, "")) for study in studies]
@@ -167,7 +168,9 @@ class GlobalBatches:
                 mend=f"batch_size={-(-batch_size // (world_size * accumulation)) * world_size * accumulation}",
             )
         if len(dataset) == 0:
-            raise DataError(f"dataset {dataset.name!r} holds no studies", expected="at least one", mend="choose another split")
+            raise DataError(
+                f"dataset {dataset.name!r} holds no studies", expected="at least one", mend="choose another split"
+            )
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
         self.num_workers, self.prefetch = num_workers, prefetch
@@ -257,6 +260,8 @@ class DataConfig:
             one_of("source", self.source, ["phantom"], ConfigError)
             if self.num_studies is None:
                 raise ValueError("source: phantom needs num_studies, for it has no end")
+            if self.num_studies > PHANTOMS_PER_SPLIT:  # or the splits would run into each other
+                raise ValueError(f"num_studies is {self.num_studies:,}, must be at most {PHANTOMS_PER_SPLIT:,}")
         one_of("split", self.split, SPLITS, ConfigError)
         if self.num_studies is not None and self.num_studies < 1:
             raise ValueError(f"num_studies is {self.num_studies}, must be at least 1")
@@ -272,7 +277,7 @@ class DataConfig:
         if self.path is None:
             from medcodi.data.sources.phantom import PhantomDataset
 
-            offset = SPLITS.index(self.split) * _PHANTOMS_PER_SPLIT
+            offset = SPLITS.index(self.split) * PHANTOMS_PER_SPLIT
             return PhantomDataset(self.num_studies or 0, seed=self.seed, image_size=self.image_size, offset=offset)
         dataset = open_dataset(self.path, self.split)
         if dataset.image_size != self.image_size:

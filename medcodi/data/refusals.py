@@ -5,7 +5,7 @@ from __future__ import annotations
 from medcodi.errors import DataError
 
 
-class Refused(DataError):
+class Refused(DataError):  # noqa: N818 -- the ledger counts what was refused, not errors
     """One image, report or study that cannot be used."""
 
     def __init__(self, failed: str, *, reason: str = "unusable", expected: str = "", mend: str = "") -> None:

@@ -66,7 +66,9 @@ def normalise_report(text: str) -> str:
         previous, current = current, _one_pass(current)
     if not re.search(r"\w", current):
         raise Refused(
-            "the report is empty" if not text.strip() else f"the report {text.strip()[:40]!r} is empty once de-identification marks are removed",
+            "the report is empty"
+            if not text.strip()
+            else f"the report {text.strip()[:40]!r} is empty once de-identification marks are removed",
             reason="report: empty",
             expected="at least one word",
             mend="leave the report out: an absent modality needs no stand-in",

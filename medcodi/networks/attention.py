@@ -98,7 +98,9 @@ class AttentionBlock(nn.Module):
 
     def forward(self, x: Tensor, context: Context) -> Tensor:
         """``x`` ``[B, C, H, W]`` -> the same shape."""
-        h = self.proj_in(self.norm(x).flatten(2).transpose(1, 2))  # [B, HW, C]
+        # On a channels-last map that needs no gradient itself, GroupNorm's CPU backward ends the process (torch 2.12).
+        h = self.norm(x.contiguous())
+        h = self.proj_in(h.flatten(2).transpose(1, 2))  # [B, HW, C]
         h = h + self.self_attention(self.norm1(h))
         one_key = context.tokens.shape[1] == 1
         h = h + self.cross_attention(h if one_key else self.norm2(h), context.tokens, context.log_weight)

@@ -70,10 +70,14 @@ class Autoencoder(nn.Module):
         """
         if not (math.isfinite(float(value)) and float(value) > 0):
             raise CheckpointError(
-                f"latent scale {float(value)}", expected="a positive number", mend="train the autoencoder: its latents do not vary"
+                f"latent scale {float(value)}",
+                expected="a positive number",
+                mend="train the autoencoder: its latents do not vary",
             )
         self.scale.fill_(float(value))
-        self.shift.copy_(torch.as_tensor(shift, dtype=self.shift.dtype).reshape(-1, *self.shift.shape[1:]).expand_as(self.shift))
+        self.shift.copy_(
+            torch.as_tensor(shift, dtype=self.shift.dtype).reshape(-1, *self.shift.shape[1:]).expand_as(self.shift)
+        )
 
 
 def draw(mean: Tensor, logvar: Tensor, noise: Tensor | None) -> Tensor:

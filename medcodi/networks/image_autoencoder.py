@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
 
 import torch
-from diffusers import AutoencoderKL
+from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from pydantic import model_validator
 from torch import Tensor
 
@@ -30,7 +30,9 @@ class ImageAutoencoderConfig:
         if not self.channels or min(self.channels) < 1 or self.layers_per_block < 1 or self.latent_channels < 1:
             raise ValueError("channels, layers_per_block and latent_channels must be positive")
         if any(width % self.norm_num_groups for width in self.channels):
-            raise ValueError(f"channels {self.channels} must all be multiples of norm_num_groups = {self.norm_num_groups}")
+            raise ValueError(
+                f"channels {self.channels} must all be multiples of norm_num_groups = {self.norm_num_groups}"
+            )
         return self
 
     @property
@@ -54,14 +56,15 @@ class ImageAutoencoderConfig:
 
 
 class ImageAutoencoder(Autoencoder):
-    """Image ``[B, 1, H, W]`` in [0, 1] <-> latent ``[B, C, H / f, W / f]``; convolutional, so any size divisible by f goes in."""
+    """Image ``[B, 1, H, W]`` in [0, 1] <-> latent ``[B, C, H / f, W / f]``, for any H and W divisible by f."""
 
     def __init__(self, config: ImageAutoencoderConfig, image_size: int) -> None:
         side = image_size // config.factor
         super().__init__((config.latent_channels, side, side))
         self.config = config
         levels = len(config.channels)
-        self.net = AutoencoderKL(
+        network: Any = AutoencoderKL  # its annotations name 1-tuples
+        self.net: Any = network(
             in_channels=config.in_channels,
             out_channels=config.in_channels,
             down_block_types=("DownEncoderBlock2D",) * levels,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -44,7 +44,9 @@ class ImageTowerConfig:
         if self.width % self.heads:
             raise ValueError(f"width = {self.width} must be a multiple of heads = {self.heads}")
         if self.stem == "conv" and (self.patch_size & (self.patch_size - 1) or self.width % self.patch_size):
-            raise ValueError(f"stem = 'conv' needs a patch_size that is a power of 2 and divides width, not {self.patch_size}")
+            raise ValueError(
+                f"stem = 'conv' needs a patch_size that is a power of 2 and divides width, not {self.patch_size}"
+            )
         if min(self.std) <= 0:
             raise ValueError(f"std = {self.std} must be positive")
         return self
@@ -151,7 +153,9 @@ class PromptEncoding:
         """All rows, one encoding after the other."""
         length = max(encoding.tokens.shape[1] for encoding in encodings)
         padded = [encoding.padded(length) for encoding in encodings]
-        return PromptEncoding(*(torch.cat([getattr(part, name) for part in padded]) for name in ("pooled", "tokens", "mask")))
+        return PromptEncoding(
+            *(torch.cat([getattr(part, name) for part in padded]) for name in ("pooled", "tokens", "mask"))
+        )
 
 
 def _conv_stem(width: int, patch_size: int) -> nn.Sequential:
@@ -181,7 +185,7 @@ class PromptEncoders(nn.Module):
         self.config, self.tokenizer, self.embed_dim = config, tokenizer, config.embed_dim
         self.image_size = image_size  # of the image tower
         image, text = config.image, config.text
-        self.image_tower = VisionTransformer(
+        self.image_tower: Any = VisionTransformer(
             image_size=image_size,
             patch_size=image.patch_size,
             width=image.width,
@@ -194,7 +198,7 @@ class PromptEncoders(nn.Module):
         )
         if image.stem == "conv":
             self.image_tower.conv1 = _conv_stem(image.width, image.patch_size)
-        self.text_tower = TextTransformer(
+        self.text_tower: Any = TextTransformer(
             context_length=text.context_length,
             vocab_size=tokenizer.vocab_size,
             width=text.width,

@@ -1,11 +1,11 @@
-"""Reports <-> latents: a BERT encoder and a GPT-2 decoder around one vector (Optimus, Li et al., 2020, arXiv 2004.04092)."""
+"""Reports <-> latents: a BERT encoder and a GPT-2 decoder around one vector (Optimus, arXiv 2004.04092)."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -43,7 +43,9 @@ class ReportAutoencoderConfig:
         if self.width % self.heads:
             raise ValueError(f"width = {self.width} must be a multiple of heads = {self.heads}")
         if self.max_length < 2 or self.max_length > min(self.positions[0], self.positions[1] - 1):
-            raise ValueError(f"max_length = {self.max_length} must be at least 2 and fit encoder_positions and decoder_positions - 1")
+            raise ValueError(
+                f"max_length = {self.max_length} must be at least 2 and fit encoder_positions and decoder_positions - 1"
+            )
         return self
 
     @property
@@ -81,12 +83,14 @@ class ReportLoss:
 class ReportAutoencoder(Autoencoder):
     """Text <-> vector ``[B, d]``."""
 
-    def __init__(self, config: ReportAutoencoderConfig, tokenizer: ReportTokenizer, decoder_tokenizer: ReportTokenizer) -> None:
+    def __init__(
+        self, config: ReportAutoencoderConfig, tokenizer: ReportTokenizer, decoder_tokenizer: ReportTokenizer
+    ) -> None:
         super().__init__(config.latent_shape)
         self.config = config
         self.tokenizer, self.decoder_tokenizer = tokenizer, decoder_tokenizer
         encoder_positions, decoder_positions = config.positions
-        self.encoder = BertModel(
+        self.encoder: Any = BertModel(
             BertConfig(
                 vocab_size=tokenizer.vocab_size,
                 hidden_size=config.width,
@@ -97,11 +101,11 @@ class ReportAutoencoder(Autoencoder):
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
                 pad_token_id=tokenizer.pad_id,
-                attn_implementation="sdpa",
+                attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
             )
         )
         self.to_posterior = nn.Linear(config.width, 2 * config.latent_dim, bias=config.posterior_bias)
-        self.decoder = GPT2Model(
+        self.decoder: Any = GPT2Model(
             GPT2Config(
                 vocab_size=decoder_tokenizer.vocab_size,
                 n_embd=config.width,
@@ -113,7 +117,7 @@ class ReportAutoencoder(Autoencoder):
                 attn_pdrop=0.0,
                 bos_token_id=decoder_tokenizer.bos_id,
                 eos_token_id=decoder_tokenizer.eos_id,
-                attn_implementation="sdpa",
+                attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
             )
         )
         self.to_memory = nn.Linear(config.latent_dim, config.decoder_layers * config.width, bias=False)
@@ -201,7 +205,10 @@ class ReportAutoencoder(Autoencoder):
             inputs = inputs.masked_fill(hidden, self.decoder_tokenizer.pad_id)
         logits = self.logits(draw(mean, logvar, noise), inputs).float()
         num_tokens = known.sum(1).clamp(min=1)
-        ce = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").masked_fill(~known, 0.0).sum(1) / num_tokens
+        ce = (
+            F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").masked_fill(~known, 0.0).sum(1)
+            / num_tokens
+        )
         accuracy = ((logits.argmax(-1) == targets) & known).sum(1) / num_tokens
         loss = ce + beta * kl.clamp(min=free_bits).sum(1) / num_tokens
         return ReportLoss(loss=loss, ce=ce, kl=kl.sum(1), accuracy=accuracy)
@@ -226,15 +233,23 @@ class ReportAutoencoder(Autoencoder):
         """
         if sample and (generators is None or len(generators) != len(latent)):
             seen = 0 if generators is None else len(generators)
-            raise PromptError(f"{seen} generators for {len(latent)} sampled reports", expected="one seeded generator per report")
+            raise PromptError(
+                f"{seen} generators for {len(latent)} sampled reports", expected="one seeded generator per report"
+            )
         if not (math.isfinite(temperature) and temperature > 0):
-            raise PromptError(f"temperature {temperature}", expected="a positive number", mend="for the likeliest report leave sampling off")
+            raise PromptError(
+                f"temperature {temperature}",
+                expected="a positive number",
+                mend="for the likeliest report leave sampling off",
+            )
         ids = self.generate_ids(self.unscaled(latent), temperature, generators if sample else None)
         return self.decoder_tokenizer.decode(ids)
 
     @torch.no_grad()
-    def generate_ids(self, z: Tensor, temperature: float = 1.0, generators: Sequence[torch.Generator] | None = None) -> Tensor:
-        """Token ids from unscaled latents ``[B, d]``: int64 ``[B, L]``, beginning token first, padding after the end token."""
+    def generate_ids(
+        self, z: Tensor, temperature: float = 1.0, generators: Sequence[torch.Generator] | None = None
+    ) -> Tensor:
+        """Token ids from unscaled latents ``[B, d]``: int64 ``[B, L]``, beginning first, padding after the end."""
         tokens = self.decoder_tokenizer
         z = z.to(self.to_memory.weight)
         bias, cache = self.to_embedding(z), self._memory(z)

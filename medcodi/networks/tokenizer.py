@@ -43,8 +43,8 @@ class ReportTokenizer:
             MedCoDiError: If it has none of the known sets of special tokens.
         """
         for specials in _KNOWN_SPECIALS:
-            ids = [tokenizer.token_to_id(token) for token in specials]
-            if None not in ids:
+            ids = [token_id for token in specials if (token_id := tokenizer.token_to_id(token)) is not None]
+            if len(ids) == len(specials):
                 break
         else:
             raise MedCoDiError(

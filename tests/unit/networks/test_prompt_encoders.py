@@ -64,7 +64,9 @@ def test_images_of_another_size_are_resized() -> None:
     encoders = small(image_size=16)
     assert encoders.image_size == 16
     flat = torch.full((1, 1, 32, 32), 0.25)
-    assert torch.allclose(encoders.encode("image", flat).pooled, encoders.encode("image", flat[..., :16, :16]).pooled, atol=1e-5)
+    assert torch.allclose(
+        encoders.encode("image", flat).pooled, encoders.encode("image", flat[..., :16, :16]).pooled, atol=1e-5
+    )
 
 
 @torch.no_grad()
@@ -104,7 +106,9 @@ def test_lower_precision_and_gradients() -> None:
         pooled = encoders.encode("image", torch.rand(2, 1, 32, 32)).pooled + encoders.encode("text", TEXTS).pooled
     assert pooled.dtype == torch.float32
     (pooled[:, 0].sum() * encoders.clamped_logit_scale()).backward()
-    unused = {"text_tower.text_projection"} & {name for name, value in encoders.named_parameters() if value.grad is None}
+    unused = {"text_tower.text_projection"} & {
+        name for name, value in encoders.named_parameters() if value.grad is None
+    }
     assert not unused
 
 

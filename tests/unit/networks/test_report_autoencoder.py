@@ -17,7 +17,15 @@ TEXTS = ["The heart is enlarged. No pleural effusion. Small.", "Heart."]
 
 def small(**changes) -> ReportAutoencoder:
     torch.manual_seed(0)
-    values = {"latent_dim": 8, "width": 32, "encoder_layers": 2, "decoder_layers": 2, "heads": 4, "max_length": 32, **changes}
+    values = {
+        "latent_dim": 8,
+        "width": 32,
+        "encoder_layers": 2,
+        "decoder_layers": 2,
+        "heads": 4,
+        "max_length": 32,
+        **changes,
+    }
     autoencoder = from_dict(ReportAutoencoderConfig, values).build(TOKENIZER).eval()
     with torch.no_grad():  # weights large enough that every part is heard
         for value in autoencoder.parameters():
@@ -107,7 +115,9 @@ def test_loss_adds_up() -> None:
     plain = model.reconstruction_loss(TEXTS)
     num_tokens = TOKENIZER.encode(TEXTS, 32)[1][:, 1:].sum(1)
     assert torch.allclose(plain.loss, plain.ce)
-    assert torch.allclose(model.reconstruction_loss(TEXTS, beta=0.5).loss, plain.ce + 0.5 * plain.kl / num_tokens, atol=1e-5)
+    assert torch.allclose(
+        model.reconstruction_loss(TEXTS, beta=0.5).loss, plain.ce + 0.5 * plain.kl / num_tokens, atol=1e-5
+    )
     free = model.reconstruction_loss(TEXTS, beta=0.5, free_bits=1e6)
     assert torch.allclose(free.loss, plain.ce + 0.5 * 8e6 / num_tokens, rtol=1e-5)
     ids, mask = TOKENIZER.encode(TEXTS[:1], 32)
@@ -122,7 +132,9 @@ def test_dropped_words_are_not_seen_but_still_asked_for() -> None:
     everything = torch.ones(2, 32, dtype=torch.bool)
     blind = model.reconstruction_loss(["abc", "xyz"], dropped=everything)
     assert not torch.allclose(blind.ce, model.reconstruction_loss(["abc", "xyz"]).ce)
-    assert torch.equal(model.reconstruction_loss(["abc"], dropped=~everything[:1]).ce, model.reconstruction_loss(["abc"]).ce)
+    assert torch.equal(
+        model.reconstruction_loss(["abc"], dropped=~everything[:1]).ce, model.reconstruction_loss(["abc"]).ce
+    )
 
 
 def test_every_weight_learns() -> None:

@@ -39,13 +39,13 @@ def phantom_study(seed: int, index: int, size: int = 128) -> Study:
         size: Pixels a side, 32 to 1024.
 
     Returns:
-        Frontal and lateral (float32 ``[size, size]`` in [0, 1], bone bright), report, all fourteen labels, exact findings.
+        Frontal and lateral (float32 ``[size, size]`` in [0, 1], bone bright), report, all fourteen labels, exact
+        findings.
 
     Raises:
         DataError: If the size cannot be.
     """
-    if not MIN_SIZE <= size <= MAX_SIZE:
-        raise DataError(f"a phantom of {size} pixels", expected=f"{MIN_SIZE} to {MAX_SIZE} pixels a side")
+    _check_size(size)
     findings = phantom_findings(seed, index)
     rng = numpy_generator("phantom body", seed, index)
     size_of = {finding.label: finding.size for finding in findings}
@@ -55,14 +55,13 @@ def phantom_study(seed: int, index: int, size: int = 128) -> Study:
     thorax = build(body, findings, rng)
     tubes = [*lines.ribs(body), *lines.spine(body), *lines.vessels(body, thorax), *lines.devices(body, findings, rng)]
     films = {}
-    letter_side = -1
     for view, axis, axes in (("frontal", 1, (0, 2)), ("lateral", 2, (1, 2))):
-        exposure = draw_exposure(rng, "R" if view == "frontal" else "L", letter_side)
+        exposure = draw_exposure(rng, "R" if view == "frontal" else "L")
         depth = 2 * HALF_DEPTH / thorax.mu.shape[1] if axis == 1 else 2 / thorax.mu.shape[2]
-        shift = np.array(body.shift) * (1, 1, 1)
+        shift = np.array(body.shift)
         coarse = thorax.mu.sum(axis=axis) * depth  # [NZ, NX] or [NZ, NY]
-        path = _resample(coarse, axes[0], size, shift, 1.0)
-        path += lines.project([*tubes, *lines.arms(body, view)], axes, size, shift, 1.0)
+        path = _resample(coarse, axes[0], size, shift)
+        path += lines.project([*tubes, *lines.arms(body, view)], axes, size, shift)
         films[view] = expose(np.clip(path, 0, None), exposure, numpy_generator("phantom grain", seed, index, view))
     name = f"phantom-{seed}-{index:07d}"
     return Study(
@@ -75,14 +74,19 @@ def phantom_study(seed: int, index: int, size: int = 128) -> Study:
     )
 
 
-def _resample(coarse: np.ndarray, across: int, size: int, shift: np.ndarray, magnify: float) -> np.ndarray:
+def _check_size(size: int) -> None:
+    if not MIN_SIZE <= size <= MAX_SIZE:
+        raise DataError(f"a phantom of {size} pixels", expected=f"{MIN_SIZE} to {MAX_SIZE} pixels a side")
+
+
+def _resample(coarse: np.ndarray, across: int, size: int, shift: np.ndarray) -> np.ndarray:
     """The coarse projection at film resolution, cubic: ``[size, size]``."""
-    film = ((np.arange(size) + 0.5) / size * 2 - 1) / magnify
+    film = (np.arange(size) + 0.5) / size * 2 - 1
     half = 1.0 if across == 0 else HALF_DEPTH
     columns = ((film + shift[across]) / half + 1) / 2 * coarse.shape[1] - 0.5
     rows = ((film + shift[2]) + 1) / 2 * coarse.shape[0] - 0.5
     inside = (columns > -0.5) & (columns < coarse.shape[1] - 0.5)
-    smooth = ndimage.spline_filter(coarse, order=3, output=np.float32)
+    smooth = ndimage.spline_filter(coarse, order=3, output=np.float32)  # pyright: ignore[reportArgumentType]
     grid = np.meshgrid(rows, columns, indexing="ij")
     found = ndimage.map_coordinates(smooth, grid, order=3, mode="nearest", prefilter=False)
     return np.where(inside[None], found, 0.0)
@@ -92,13 +96,11 @@ class PhantomDataset:
     """Phantom studies computed as they are asked for; satisfies ``StudyDataset``."""
 
     def __init__(self, num_studies: int, seed: int = 0, image_size: int = 128, offset: int = 0) -> None:
+        _check_size(image_size)
         self.num_studies, self.seed, self.image_size, self.offset = num_studies, seed, image_size, offset
         self.name = f"phantom-{seed}"
-
-    @property
-    def fingerprint(self) -> str:
-        """Changes with whatever changes a study."""
-        return hashlib.sha256(repr((VERSION, self.num_studies, self.seed, self.image_size, self.offset)).encode()).hexdigest()
+        decides = (VERSION, num_studies, seed, image_size, offset)  # whatever changes a study
+        self.fingerprint = hashlib.sha256(repr(decides).encode()).hexdigest()
 
     def __len__(self) -> int:
         return self.num_studies

@@ -25,15 +25,15 @@ class Exposure:
     collimation: tuple[float, float, float, float]
 
 
-def draw_exposure(rng: np.random.Generator, marker: str, side: int) -> Exposure:
-    """Draw how a film is taken; the marker stands near an upper corner, left of film for side -1."""
+def draw_exposure(rng: np.random.Generator, marker: str) -> Exposure:
+    """Draw how a film is taken; the marker stands near the upper left corner."""
     return Exposure(
         gain=float(rng.normal(0, 0.035)),
         contrast=float(rng.normal(1.0, 0.05)),
         scatter=float(rng.uniform(0.03, 0.07)),
         noise=float(rng.uniform(0.010, 0.022)),
         marker=marker,
-        marker_at=(0.5 + side * float(rng.uniform(0.40, 0.44)), float(rng.uniform(0.05, 0.10))),
+        marker_at=(0.5 - float(rng.uniform(0.40, 0.44)), float(rng.uniform(0.05, 0.10))),
         collimation=tuple(float(v) for v in np.maximum(rng.normal(-0.01, 0.015, 4), 0)),  # type: ignore[arg-type]
     )
 
@@ -56,7 +56,8 @@ def expose(path: np.ndarray, exposure: Exposure, rng: np.random.Generator) -> np
     scatter = ndimage.gaussian_filter(primary, 0.06 * size, mode="nearest", truncate=2.5)
     light = primary + exposure.scatter * scatter + 0.004
     grain = rng.standard_normal((size, size)).astype(np.float32)
-    light = light * (1 + exposure.noise * np.sqrt(size / 128) * (0.35 / np.sqrt(light + 0.02)).clip(0.3, 1.6) * grain)
+    mottle = (0.35 / np.sqrt(light + 0.02)).clip(0.3, 1.6)
+    light = light * (1 + exposure.noise * np.sqrt(size / 128) * mottle * grain)
     density = -np.log(np.clip(light, 1e-4, None))
     grey = (density - 0.25) / 3.9 + exposure.gain
     grey = 0.5 + (grey - 0.5) * exposure.contrast
@@ -70,11 +71,13 @@ def _mark(film: np.ndarray, exposure: Exposure) -> np.ndarray:
     scale = 4
     font = ImageFont.load_default(size=max(6.0, 0.055 * size * scale))
     picture = Image.new("L", (size * scale // 8, size * scale // 8))
-    ImageDraw.Draw(picture).text((picture.width // 2, picture.height // 2), exposure.marker, fill=255, font=font, anchor="mm")
+    middle = (picture.width // 2, picture.height // 2)
+    ImageDraw.Draw(picture).text(middle, exposure.marker, fill=255, font=font, anchor="mm")
     small = np.asarray(picture.resize((size // 8, size // 8), Image.Resampling.BOX), np.float32) / 255
     y = int(np.clip(exposure.marker_at[1] * size - small.shape[0] / 2, 0, size - small.shape[0]))
     x = int(np.clip(exposure.marker_at[0] * size - small.shape[1] / 2, 0, size - small.shape[1]))
-    film[y : y + small.shape[0], x : x + small.shape[1]] += small * (0.92 - film[y : y + small.shape[0], x : x + small.shape[1]])
+    corner = film[y : y + small.shape[0], x : x + small.shape[1]]
+    corner += small * (0.92 - corner)
     return film
 
 

@@ -45,14 +45,18 @@ def _draw(rng: np.random.Generator, label: str) -> Finding:
     if label == "Pneumothorax":
         return Finding(label=label, side=side, size=size)
     if label in ("Consolidation", "Lung Lesion"):
-        return Finding(label=label, side=side, location=_pick(rng, LOBES[side]), size=size if label == "Lung Lesion" else None)
+        lobe = _pick(rng, LOBES[side])
+        return Finding(label=label, side=side, location=lobe, size=size if label == "Lung Lesion" else None)
     if label == "Atelectasis":
         return Finding(label=label, side=side, location="lower")
     return Finding(label=label, side=side)
 
 
 def labels_of(findings: tuple[Finding, ...]) -> dict[str, float]:
-    """All fourteen CheXpert labels. ``No Finding`` allows support devices, as CheXpert does; lung opacity follows from its kinds."""
+    """All fourteen CheXpert labels.
+
+    ``No Finding`` allows support devices, as CheXpert does; lung opacity follows from its kinds.
+    """
     present = {finding.label for finding in findings}
     if present & _OPACITIES:
         present.add("Lung Opacity")

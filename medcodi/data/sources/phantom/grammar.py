@@ -64,14 +64,47 @@ POSITIVE: dict[str, tuple[str, ...]] = {
 }
 
 NEGATIVE: dict[str, tuple[str, ...]] = {
-    "Cardiomegaly": ("Heart size is normal.", "The cardiac silhouette is [normal|within normal limits].", "The heart is not enlarged.", "No cardiomegaly."),
-    "Pleural Effusion": ("No pleural effusion.", "There is no [pleural effusion|pleural fluid].", "The costophrenic angles are [clear|sharp].", "No evidence of effusion."),
-    "Pneumothorax": ("No pneumothorax.", "There is no pneumothorax.", "No evidence of pneumothorax.", "Negative for pneumothorax."),
-    "Consolidation": ("No focal consolidation.", "There is no [consolidation|airspace consolidation].", "No evidence of consolidation.", "The lungs are free of consolidation."),
-    "Edema": ("No pulmonary edema.", "There is no [edema|pulmonary edema].", "The pulmonary vasculature is normal.", "No evidence of edema."),
-    "Lung Lesion": ("No [nodule|pulmonary nodule].", "There is no [nodule|suspicious nodule].", "No nodule or mass is seen."),
+    "Cardiomegaly": (
+        "Heart size is normal.",
+        "The cardiac silhouette is [normal|within normal limits].",
+        "The heart is not enlarged.",
+        "No cardiomegaly.",
+    ),
+    "Pleural Effusion": (
+        "No pleural effusion.",
+        "There is no [pleural effusion|pleural fluid].",
+        "The costophrenic angles are [clear|sharp].",
+        "No evidence of effusion.",
+    ),
+    "Pneumothorax": (
+        "No pneumothorax.",
+        "There is no pneumothorax.",
+        "No evidence of pneumothorax.",
+        "Negative for pneumothorax.",
+    ),
+    "Consolidation": (
+        "No focal consolidation.",
+        "There is no [consolidation|airspace consolidation].",
+        "No evidence of consolidation.",
+        "The lungs are free of consolidation.",
+    ),
+    "Edema": (
+        "No pulmonary edema.",
+        "There is no [edema|pulmonary edema].",
+        "The pulmonary vasculature is normal.",
+        "No evidence of edema.",
+    ),
+    "Lung Lesion": (
+        "No [nodule|pulmonary nodule].",
+        "There is no [nodule|suspicious nodule].",
+        "No nodule or mass is seen.",
+    ),
     "Atelectasis": ("No atelectasis.", "There is no atelectasis.", "Both hemidiaphragms are in normal position."),
-    "Support Devices": ("No support devices.", "No [pacemaker|implanted device] is seen.", "There are no lines or devices."),
+    "Support Devices": (
+        "No support devices.",
+        "No [pacemaker|implanted device] is seen.",
+        "There are no lines or devices.",
+    ),
 }
 
 NORMAL_IMPRESSION = (
@@ -80,8 +113,20 @@ NORMAL_IMPRESSION = (
     "No acute findings.",
     "Unremarkable chest.",
 )
-LUNGS_CLEAR = ("The lungs are clear.", "Lungs are well expanded and clear.", "Both lungs are clear.", "Clear lungs bilaterally.")
-OPENINGS = ("", "", "", "Frontal and lateral views of the chest. ", "Two views of the chest. ", "PA and lateral chest. ")
+LUNGS_CLEAR = (
+    "The lungs are clear.",
+    "Lungs are well expanded and clear.",
+    "Both lungs are clear.",
+    "Clear lungs bilaterally.",
+)
+OPENINGS = (
+    "",
+    "",
+    "",
+    "Frontal and lateral views of the chest. ",
+    "Two views of the chest. ",
+    "PA and lateral chest. ",
+)
 IMPRESSION: dict[str, tuple[str, ...]] = {
     "Cardiomegaly": ("{Size_heart} cardiomegaly.", "{Size_heart} enlarged heart."),
     "Pleural Effusion": ("{Size} {side} pleural effusion.", "{Size} {side} effusion."),
@@ -94,7 +139,6 @@ IMPRESSION: dict[str, tuple[str, ...]] = {
 }
 _HEART = {"small": "mildly", "moderate": "moderately", "large": "severely"}
 _DEGREE = {"small": "mild", "moderate": "moderate", "large": "severe"}
-_ADVERB_FIELDS = ("is {size_heart}",)
 MAX_NEGATIVES = 4
 
 
@@ -123,11 +167,14 @@ def _say(rng: np.random.Generator, template: str, finding: Finding | None = None
     if finding is None:
         return template
     size = finding.size or "moderate"
-    adverb = template.find("{size_heart} enlarged") >= 0 or "is {size_heart}" in template
-    heart = _HEART[size] if adverb else _DEGREE[size]
-    words = {"size": size, "side": finding.side or "", "loc": finding.location or "", "size_edema": _DEGREE[size], "size_heart": heart}
-    if template.startswith("{Size_heart} enlarged"):
-        words["size_heart"] = _HEART[size]
+    adverb = "{size_heart} enlarged" in template.lower() or "is {size_heart}" in template
+    words = {
+        "size": size,
+        "side": finding.side or "",
+        "loc": finding.location or "",
+        "size_edema": _DEGREE[size],
+        "size_heart": _HEART[size] if adverb else _DEGREE[size],
+    }
     for key, word in words.items():
         template = template.replace("{" + key + "}", word).replace("{" + key.capitalize() + "}", word.capitalize())
     return template
@@ -141,7 +188,7 @@ def report(rng: np.random.Generator, findings: Sequence[Finding]) -> str:
         findings: Positive findings.
 
     Returns:
-        ``"FINDINGS: ... IMPRESSION: ..."``.
+        Two lines, ``FINDINGS: ...`` and ``IMPRESSION: ...``: the normal form of reports.
     """
     present = [findings[index] for index in rng.permutation(len(findings))]
     absent = [label for label in NEGATIVE if label not in {finding.label for finding in findings}]
@@ -152,4 +199,4 @@ def report(rng: np.random.Generator, findings: Sequence[Finding]) -> str:
     sentences += [_say(rng, _choose(rng, NEGATIVE[label])) for label in denied]
     summary = [_say(rng, _choose(rng, IMPRESSION[finding.label]), finding) for finding in present]
     summary = summary or [_say(rng, _choose(rng, NORMAL_IMPRESSION))]
-    return f"FINDINGS: {_choose(rng, OPENINGS)}{' '.join(sentences)} IMPRESSION: {' '.join(summary)}"
+    return f"FINDINGS: {_choose(rng, OPENINGS)}{' '.join(sentences)}\nIMPRESSION: {' '.join(summary)}"

@@ -1,7 +1,7 @@
-"""Thin structures at film resolution: bones, vessels, devices, as tubes of Gaussian density, whose line integrals are Gaussian.
+"""Thin structures at film resolution: bones, vessels, devices, as tubes of Gaussian density.
 
-A tube is a row of points; splatting the points on a film and blurring by the tube's radius is its exact projection, so the
-picture is the same body at every film size.
+The line integrals of such a tube are Gaussian, too. It is a row of points; splatting the points on a film and blurring
+by the tube's radius is its exact projection, so the picture is the same body at every film size.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import numpy as np
 from scipy import ndimage
 
 from medcodi.data.sources.phantom.body import Body
-from medcodi.data.sources.phantom.volume import HALF_DEPTH, NX, NY, NZ, SIGN, Thorax, dome
+from medcodi.data.sources.phantom.volume import HALF_DEPTH, NX, NY, NZ, SIGN, Thorax
 from medcodi.study import Finding
 
 STEP = 0.012  # between points of a tube
@@ -28,7 +28,7 @@ class Tubes:
     weight: np.ndarray
 
 
-def _tube(knots: Sequence[Sequence[float]] | np.ndarray, peak: float) -> tuple[np.ndarray, np.ndarray]:
+def _tube(knots: Sequence[Sequence[float] | np.ndarray] | np.ndarray, peak: float) -> tuple[np.ndarray, np.ndarray]:
     """Points along a smooth curve through knots, equally spaced; ``peak`` is the line integral across its middle."""
     knots_ = np.asarray(knots, float)
     t = np.linspace(0, len(knots_) - 1, 8 * len(knots_))
@@ -65,8 +65,21 @@ def ribs(body: Body) -> list[Tubes]:
     clavicle, scapula = [], []
     for s in (-1.0, 1.0):
         drop = body.shoulder_drop
-        clavicle.append(_tube([(s * 0.07, -0.30, body.apex + 0.10), (s * 0.25, -0.32, body.apex + 0.06), (s * 0.45, -0.18, body.apex - 0.03), (s * 0.66, -0.05, body.apex - 0.02 + drop)], 0.075 * bone))
-        scapula.append(_tube([(s * 0.80, 0.12, -0.62 + drop), (s * 0.76, 0.30, -0.30), (s * 0.62, 0.36, 0.02), (s * 0.56, 0.38, -0.30), (s * 0.60, 0.34, -0.60)], 0.035 * bone))
+        collar = [
+            (s * 0.07, -0.30, body.apex + 0.10),
+            (s * 0.25, -0.32, body.apex + 0.06),
+            (s * 0.45, -0.18, body.apex - 0.03),
+            (s * 0.66, -0.05, body.apex - 0.02 + drop),
+        ]
+        blade = [
+            (s * 0.80, 0.12, -0.62 + drop),
+            (s * 0.76, 0.30, -0.30),
+            (s * 0.62, 0.36, 0.02),
+            (s * 0.56, 0.38, -0.30),
+            (s * 0.60, 0.34, -0.60),
+        ]
+        clavicle.append(_tube(collar, 0.075 * bone))
+        scapula.append(_tube(blade, 0.035 * bone))
     return [_gather(0.026, shell), _gather(0.014, hollow), _gather(0.026, clavicle), _gather(0.030, scapula)]
 
 
@@ -79,9 +92,15 @@ def spine(body: Body) -> list[Tubes]:
         for dz in (-0.028, 0.0, 0.028):
             vertebra.append(_tube([(-0.055, y, z + dz), (0.055, y, z + dz)], 0.042 * body.bone))
         for s in (-1.0, 1.0):
-            pedicle.append(_tube([(s * 0.062, y + 0.05, z - 0.015), (s * 0.062, y + 0.09, z + 0.015)], 0.06 * body.bone))
+            pedicle.append(
+                _tube([(s * 0.062, y + 0.05, z - 0.015), (s * 0.062, y + 0.09, z + 0.015)], 0.06 * body.bone)
+            )
         pedicle.append(_tube([(0, y + 0.11, z), (0, y + 0.17, z + 0.06)], 0.05 * body.bone))
-    sternum = [_tube([(0, -body.half_depth - 0.01, z - 0.05), (0, -body.half_depth - 0.012, z + 0.05)], 0.07 * body.bone) for z in np.arange(-0.5, 0.2, 0.115)]
+    front = -body.half_depth
+    sternum = [
+        _tube([(0, front - 0.01, z - 0.05), (0, front - 0.012, z + 0.05)], 0.07 * body.bone)
+        for z in np.arange(-0.5, 0.2, 0.115)
+    ]
     return [_gather(0.030, vertebra), _gather(0.016, pedicle), _gather(0.026, sternum)]
 
 
@@ -91,7 +110,8 @@ def vessels(body: Body, thorax: Thorax) -> list[Tubes]:
     classes: list[list[tuple[np.ndarray, np.ndarray]]] = [[], [], []]
     for s in (-1.0, 1.0):
         root = np.array([s * 0.17, 0.02, -0.15])
-        heads = [(root, np.array([s * np.cos(a) * 1.0, rng.normal(0, 0.35), np.sin(a)])) for a in np.linspace(-1.25, 1.25, 7) + rng.normal(0, 0.12, 7)]
+        fan = np.linspace(-1.25, 1.25, 7) + rng.normal(0, 0.12, 7)
+        heads = [(root, np.array([s * np.cos(a), rng.normal(0, 0.35), np.sin(a)])) for a in fan]
         for level, (length, weight) in enumerate(((0.17, 0.045), (0.14, 0.032), (0.13, 0.024))):
             grown = []
             for start, heading in heads:
@@ -104,11 +124,6 @@ def vessels(body: Body, thorax: Thorax) -> list[Tubes]:
             heads = grown
     tubes = [_gather(radius, group) for radius, group in zip((0.020, 0.013, 0.009), classes, strict=True)]
     return [Tubes(t.radius, t.points, t.weight * _at(thorax.air, t.points)) for t in tubes]
-
-
-def pleural_line_points(points: np.ndarray, thorax: Thorax) -> np.ndarray:
-    """Share of air at each point."""
-    return _at(thorax.air, points)
 
 
 def _at(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
@@ -136,9 +151,17 @@ def devices(body: Body, findings: Sequence[Finding], rng: np.random.Generator) -
             box.append(_tube([(cx - dx, y, cz - dz), (cx + dx, y, cz + dz)], 0.16))
         r = body.heart_radius
         base = min(body.dome_left, body.dome_right) - 0.10
-        vein = [(x, y + 0.02, z - 0.07), (s * 0.30, -0.16, -0.66), (s * 0.12 - 0.02, -0.05, -0.56), (-0.09, -0.02, -0.36), (-0.10, -0.03, -0.10)]
+        vein = [
+            (x, y + 0.02, z - 0.07),
+            (s * 0.30, -0.16, -0.66),
+            (s * 0.12 - 0.02, -0.05, -0.56),
+            (-0.09, -0.02, -0.36),
+            (-0.10, -0.03, -0.10),
+        ]
         tip = (body.heart_x + 0.85 * r, -0.24, base + 0.45 * r)
-        lead = [_tube([*vein, (-0.09, -0.05, base - 0.05), (0.02, -0.12, base + 0.12), tip], 0.16), _tube([*vein, (-0.13, -0.12, base - 0.12)], 0.14)]
+        ventricle = [*vein, (-0.09, -0.05, base - 0.05), (0.02, -0.12, base + 0.12), tip]
+        atrium = [*vein, (-0.13, -0.12, base - 0.12)]
+        lead = [_tube(ventricle, 0.16), _tube(atrium, 0.14)]
         found += [_gather(0.014, box), _gather(0.0075, lead)]
     return found
 
@@ -160,7 +183,7 @@ def arms(body: Body, view: str) -> list[Tubes]:
     return [_gather(0.13 + 0.05 * body.habitus, flesh), _gather(0.035, bone)]
 
 
-def project(tubes: Sequence[Tubes], axes: tuple[int, int], size: int, origin: np.ndarray, magnify: float) -> np.ndarray:
+def project(tubes: Sequence[Tubes], axes: tuple[int, int], size: int, origin: np.ndarray) -> np.ndarray:
     """Line integrals of tubes on a film.
 
     Args:
@@ -168,7 +191,6 @@ def project(tubes: Sequence[Tubes], axes: tuple[int, int], size: int, origin: np
         axes: Which of x, y, z runs across and down the film.
         size: Pixels a side.
         origin: Point ``[3]`` that falls on the middle of the film.
-        magnify: Of the projection.
 
     Returns:
         float32 ``[size, size]``.
@@ -180,9 +202,9 @@ def project(tubes: Sequence[Tubes], axes: tuple[int, int], size: int, origin: np
     for radius, group in by_radius.items():
         points = np.concatenate([tube.points for tube in group]) - origin
         weight = np.concatenate([tube.weight for tube in group])
-        u, v = (((points[:, axis] * magnify + 1) / 2 * size) - 0.5 for axis in axes)
+        u, v = (((points[:, axis] + 1) / 2 * size) - 0.5 for axis in axes)
         layer = _splat(u, v, weight, size)
-        sigma = radius * magnify * size / 2
+        sigma = radius * size / 2
         film += ndimage.gaussian_filter(layer, sigma, mode="constant", truncate=3.0) * (size / 2) ** 2
     return film
 
@@ -201,4 +223,4 @@ def _splat(u: np.ndarray, v: np.ndarray, weight: np.ndarray, size: int) -> np.nd
     return layer.reshape(pad, pad)[1:-1, 1:-1].astype(np.float32)
 
 
-__all__ = ["Tubes", "arms", "devices", "dome", "project", "ribs", "spine", "vessels"]
+__all__ = ["Tubes", "arms", "devices", "project", "ribs", "spine", "vessels"]

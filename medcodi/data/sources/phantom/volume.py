@@ -45,7 +45,7 @@ def _ellipsoid(centre: Sequence[float], radii: Sequence[float], edge: float = ED
 
 
 def dome(body: Body, side: str) -> np.ndarray:
-    """z of a hemidiaphragm over (y, x): highest in the middle and front, falling steeply to the sides and the back."""
+    """Height z of a hemidiaphragm over (y, x): highest in the middle and front, steep to the sides and the back."""
     top = body.dome_left if side == "left" else body.dome_right
     u = (X - SIGN[side] * 0.36 * body.half_width / 0.68) / 0.40
     v = (Y + 0.06) / 0.42
@@ -60,20 +60,19 @@ def _lung(body: Body, side: str) -> np.ndarray:
     profile = np.sin(np.pi * np.clip(0.003 + 0.66 * t, 0, 1)) ** 0.5  # narrow apex, wide base
     cx, rx = s * 0.50 * w, 0.50 * w * profile
     cy, ry = 0.02 + body.kyphosis * (Z**2), (body.half_depth - 0.075 - 0.5 * body.fat) * (0.45 + 0.55 * profile)
-    r = np.sqrt(((X - cx) / rx) ** 2 + ((Y - cy) / ry) ** 2) ** 1.0
+    r = np.sqrt(((X - cx) / rx) ** 2 + ((Y - cy) / ry) ** 2)
     shell = _soft((r - 1) * 0.25)
     return shell * _soft(top - Z + 0.02) * _soft(Z - dome(body, side))
 
 
 def _torso(body: Body) -> tuple[np.ndarray, np.ndarray]:
-    z = Z
     waist = body.half_width + 0.07 + body.fat
     neck = 0.22 + 0.05 * body.habitus
-    rise = 1 / (1 + np.exp((z + 0.80 + body.shoulder_drop) / 0.035))  # 1 above the shoulders
-    shoulder = 0.32 * np.exp(-(((z + 0.58 + body.shoulder_drop) / 0.20) ** 2))
-    half_width = neck * rise + (waist + shoulder + 0.05 * np.clip(z, 0, 1)) * (1 - rise)
-    half_depth = (body.half_depth + 0.05 + body.fat) * (1 - 0.55 * rise) * (1 - 0.16 * np.clip(-z - 0.35, 0, 1))
-    cy = body.kyphosis * z**2 + 0.10 * rise
+    rise = 1 / (1 + np.exp((Z + 0.80 + body.shoulder_drop) / 0.035))  # 1 above the shoulders
+    shoulder = 0.32 * np.exp(-(((Z + 0.58 + body.shoulder_drop) / 0.20) ** 2))
+    half_width = neck * rise + (waist + shoulder + 0.05 * np.clip(Z, 0, 1)) * (1 - rise)
+    half_depth = (body.half_depth + 0.05 + body.fat) * (1 - 0.55 * rise) * (1 - 0.16 * np.clip(-Z - 0.35, 0, 1))
+    cy = body.kyphosis * Z**2 + 0.10 * rise
     r = (np.abs(X / half_width) ** 2.6 + np.abs((Y - cy) / half_depth) ** 2.6) ** (1 / 2.6)
     torso = _soft((r - 1) * 0.4)
     inner = _soft((r - 1 + 0.9 * body.fat) * 0.4)
@@ -97,7 +96,7 @@ def build(body: Body, findings: Sequence[Finding], rng: np.random.Generator) -> 
         mu += breast * (1 - torso) * 0.85 * min(body.breast, 1.0)
     lungs = {side: _lung(body, side) for side in SIGN}
     air = np.zeros_like(mu)
-    for side, lung in lungs.items():
+    for lung in lungs.values():
         _paint(mu, lung, LUNG)
         air += lung
     solid = _mediastinum(mu, body)
@@ -127,7 +126,8 @@ def _mediastinum(mu: np.ndarray, body: Body) -> np.ndarray:
     cx, cy, cz = body.heart_x, -0.12, min(body.dome_left, body.dome_right) - 0.10 - 0.35 * (r - 0.275)
     along = (X - cx) * np.cos(tilt) + (Z - cz) * np.sin(tilt)
     across = -(X - cx) * np.sin(tilt) + (Z - cz) * np.cos(tilt)
-    heart = _soft((np.sqrt((along / (1.22 * r)) ** 2 + (across / (0.90 * r)) ** 2 + ((Y - cy) / (0.82 * r)) ** 2) - 1) * r)
+    reach = np.sqrt((along / (1.22 * r)) ** 2 + (across / (0.90 * r)) ** 2 + ((Y - cy) / (0.82 * r)) ** 2)
+    heart = _soft((reach - 1) * r)
     right_atrium = _ellipsoid((cx - 0.55 * r - 0.02, -0.08, cz), (0.52 * r, 0.16, 0.72 * r))
     knob = _ellipsoid((0.11, 0.06, -0.42), (body.aorta + 0.03, 0.12, body.aorta + 0.02))
     descending = _soft(np.sqrt((X - 0.09) ** 2 + (Y - 0.22) ** 2) - body.aorta) * _soft(-0.45 - Z)
@@ -150,22 +150,29 @@ def _centre(body: Body, side: str, finding: Finding, rng: np.random.Generator) -
     return x, y + float(rng.normal(0, 0.03)), z
 
 
-def _effusion(mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator) -> None:
-    height = {"small": 0.17, "moderate": 0.37, "large": 0.66}[finding.size or "moderate"] * float(rng.uniform(0.92, 1.08))
+def _effusion(
+    mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator
+) -> None:
+    height = {"small": 0.17, "moderate": 0.37, "large": 0.66}[finding.size or "moderate"] * float(
+        rng.uniform(0.92, 1.08)
+    )
     base = (body.dome_left if side == "left" else body.dome_right) + 0.20
-    edge = np.clip((np.abs(X) / body.half_width) ** 3, 0, 1.3) * 0.13 + np.clip(Y, 0, 1) * 0.25  # meniscus: up the sides and the back
+    # the meniscus: up the sides and the back
+    edge = np.clip((np.abs(X) / body.half_width) ** 3, 0, 1.3) * 0.13 + np.clip(Y, 0, 1) * 0.25
     fluid = lung * _soft(base - height - edge - Z, 0.06)
     _paint(mu, fluid, FLUID)
     air *= 1 - fluid
 
 
-def _pneumothorax(mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator) -> None:
+def _pneumothorax(
+    mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator
+) -> None:
     gap = {"small": 0.10, "moderate": 0.18, "large": 0.30}[finding.size or "moderate"] * float(rng.uniform(0.93, 1.07))
-    hilum = (SIGN[side] * 0.16, 0.02, -0.10)
     top = _centre(body, side, Finding(label="", location="upper"), rng)
     w = body.half_width
     cx = SIGN[side] * (0.46 * w - 0.35 * gap)
-    r = np.sqrt(((X - cx) / (0.46 * w - 0.55 * gap)) ** 2 + ((Y - hilum[1]) / (body.half_depth - 0.08 - 0.3 * gap)) ** 2 + (np.minimum(Z - (top[2] + 1.6 * gap + 0.12), 0) / 0.34) ** 2)
+    across, deep = (X - cx) / (0.46 * w - 0.55 * gap), (Y - 0.02) / (body.half_depth - 0.08 - 0.3 * gap)
+    r = np.sqrt(across**2 + deep**2 + (np.minimum(Z - (top[2] + 1.6 * gap + 0.12), 0) / 0.34) ** 2)
     outside = _soft((1 - r) * 0.22, 0.03) * lung
     pleura = np.exp(-(((r - 1) * 0.22 / 0.018) ** 2)) * lung
     _paint(mu, outside, 0.03)
@@ -175,7 +182,9 @@ def _pneumothorax(mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body,
     air *= 1 - outside
 
 
-def _consolidation(mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator) -> None:
+def _consolidation(
+    mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator
+) -> None:
     x, y, z = _centre(body, side, finding, rng)
     blob = np.zeros_like(mu)
     for _ in range(5):
@@ -185,21 +194,27 @@ def _consolidation(mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body
     air *= 1 - 0.8 * blob
 
 
-def _edema(mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator) -> None:
+def _edema(
+    mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator
+) -> None:
     strength = {"small": 0.16, "moderate": 0.28, "large": 0.42}[finding.size or "moderate"]
     bat = np.exp(-(((np.abs(X) - 0.24) / 0.26) ** 2) - ((Z + 0.02) / 0.42) ** 2 - (Y / 0.45) ** 2)
     mu += lung * strength * (0.30 + 1.0 * bat)
 
 
-def _lesion(mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator) -> None:
+def _lesion(
+    mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator
+) -> None:
     radius = {"small": 0.055, "moderate": 0.08, "large": 0.115}[finding.size or "moderate"]
     x, y, z = _centre(body, side, finding, rng)
-    ball = _ellipsoid((x + float(rng.normal(0, 0.05)) * 1.0, y, z), (radius, radius * 1.25, radius), 0.04)
+    ball = _ellipsoid((x + float(rng.normal(0, 0.05)), y, z), (radius, radius * 1.25, radius), 0.04)
     mu += ball * np.clip(1.25 - mu, 0, None)
     air *= 1 - ball
 
 
-def _atelectasis(mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator) -> None:
+def _atelectasis(
+    mu: np.ndarray, air: np.ndarray, lung: np.ndarray, body: Body, side: str, finding: Finding, rng: np.random.Generator
+) -> None:
     surface = dome(body, side) - 0.07 + 0.10 * (np.abs(X) - 0.3)
     plate = np.exp(-(((Z - surface) / 0.035) ** 2)) * (np.abs(X) > 0.16) * (np.abs(X) < body.half_width - 0.10)
     mu += lung * plate * 0.85

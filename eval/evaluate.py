@@ -1,0 +1,40 @@
+"""Evaluate a model, direction by direction: python eval/evaluate.py --config configs/eval/demo.yaml [key=value ...]"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from medcodi.config import load, to_yaml  # noqa: E402
+from medcodi.errors import MedCoDiError  # noqa: E402
+from medcodi.evaluation.matrix import EvaluateConfig, evaluate  # noqa: E402
+from medcodi.evaluation.results_page import summary_table  # noqa: E402
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Parse, evaluate, print the summary. Exit code 2 on a refusal."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--config", default="configs/eval/demo.yaml")
+    parser.add_argument("--print-config", action="store_true")
+    parser.add_argument("overrides", nargs="*", help="key=value")
+    given = parser.parse_args(arguments)
+    try:
+        options = load(EvaluateConfig, given.config, given.overrides)
+        if given.print_config:
+            print(to_yaml(options), end="")
+            return 0
+        table = summary_table(evaluate(options))
+    except MedCoDiError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for row in (table.columns, *table.rows):
+        print("\t".join(row))
+    print(f"{Path(options.out) / 'page.html'}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""Train one stage: the same file under python, torchrun, deepspeed and accelerate.
+
+    python launch/train.py --config configs/train/autoencode.yaml out=runs/autoencode
+    torchrun --nproc_per_node 2 launch/train.py --config configs/train/diffuse.yaml
+    deepspeed --num_accelerators 2 launch/train.py --config configs/train/diffuse.yaml engine.zero_stage=2
+
+Any value of the config can be given after it as key=value, dotted where it is nested: optimizer.lr=2e-4.
+--print-config shows what a run would use, and stops. A run that was stopped, by a signal, a crash or max_minutes,
+goes on with --resume latest; its result is the same as if it had never stopped. The trained model is in OUT/model:
+give that folder as init=… to the next stage (autoencode, align, diffuse, join).
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+from medcodi.config import load, to_yaml
+from medcodi.errors import ConfigError, MedCoDiError
+
+
+def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
+    """Options, and the key=value overrides left over."""
+    parser = argparse.ArgumentParser(
+        allow_abbrev=False,
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        usage="%(prog)s --config FILE [--resume latest|PATH] [key=value ...]",
+    )
+    parser.add_argument(
+        "--config", required=True, metavar="FILE", help="YAML of the run; ready ones lie in configs/train/"
+    )
+    parser.add_argument(
+        "--resume",
+        metavar="latest|PATH",
+        help="go on from the newest checkpoint in OUT, or from this one; latest without any starts afresh",
+    )
+    parser.add_argument("--print-config", action="store_true", help="print the config, overrides applied, and stop")
+    parser.add_argument(
+        "--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS
+    )  # launchers add it; the environment says it too
+    options, overrides = parser.parse_known_args(arguments)
+    wrong = [text for text in overrides if text.startswith("-")]
+    if wrong:
+        raise ConfigError(
+            f"unknown option {wrong[0]!r}",
+            expected="--config, --resume, --print-config or key=value",
+            mend="see --help",
+        )
+    return options, overrides
+
+
+def main(arguments: list[str]) -> int:
+    """Run; 0 when it went well, 2 for a refusal."""
+    try:
+        options, overrides = parse(arguments)
+        if options.local_rank is not None:
+            os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
+        from medcodi.training.config import TrainConfig
+
+        config = load(TrainConfig, options.config, overrides)
+        if options.print_config:
+            print(to_yaml(config), end="")
+            return 0
+        from medcodi.training.loop import train
+
+        train(config, options.resume)
+    except MedCoDiError as error:
+        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

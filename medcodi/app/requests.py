@@ -1,0 +1,118 @@
+"""What a person types, as what the library takes: ``frontal=chest.dcm``, ``report=@report.txt``, ``report=0.5``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from medcodi.errors import DataError, PromptError
+from medcodi.modality import in_table_order, modality
+
+
+def read_prompts(texts: Sequence[str]) -> dict[str, str]:
+    """Prompts of the command line.
+
+    Args:
+        texts: ``modality=value`` each. The value of an image modality is a path; of a text modality the text itself,
+            or ``@path`` of a UTF-8 file that holds it.
+
+    Returns:
+        Modality name -> path of an image, or text.
+
+    Raises:
+        PromptError: If one cannot be read, names an unknown modality, or names one twice.
+    """
+    return {name: _prompt_value(name, value) for name, value in _pairs(texts, option="--prompt").items()}
+
+
+def read_weights(texts: Sequence[str]) -> dict[str, float] | None:
+    """Prompt weights of the command line, ``modality=number`` each; None where none is given.
+
+    Raises:
+        PromptError: If one is not a number, names an unknown modality, or names one twice.
+    """
+    weights = {}
+    for name, value in _pairs(texts, option="--weight").items():
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            raise PromptError(
+                f"--weight {name}={value!r} is not a number", expected="modality=number, such as report=0.5"
+            ) from None
+    return weights or None
+
+
+def read_targets(texts: Sequence[str]) -> tuple[str, ...] | None:
+    """Targets of the command line, several options or joined by commas, in table order; None where none is given.
+
+    Raises:
+        PromptError: If one is unknown.
+    """
+    return in_table_order(name.strip() for text in texts for name in text.split(",")) or None
+
+
+def read_device(text: str | None) -> str | None:
+    """A device that this machine has.
+
+    Raises:
+        PromptError: If it has no such device.
+    """
+    if text is None:
+        return None
+    import torch
+
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise PromptError(
+            f"the device {text!r} cannot be used: {(str(error).strip() or type(error).__name__).splitlines()[0]}",
+            expected="cpu, cuda, cuda:0 ... as this machine has them",
+            mend="leave --device out, or see medcodi doctor",
+        ) from None
+    return text
+
+
+def refuse_full_folder(folder: Path) -> None:
+    """Say so before any work is done if results could not be put into ``folder``.
+
+    Raises:
+        DataError: If it is a file, or holds something.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise DataError(
+            f"{folder} is not empty", expected="a new or empty folder", mend="choose another one with --out"
+        )
+
+
+def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals:
+            raise PromptError(
+                f"{option} {text!r} cannot be read",
+                expected="modality=value, such as frontal=chest.dcm",
+                mend="name the modality before the value",
+            )
+        modality(name)
+        if name in pairs:
+            raise PromptError(
+                f"{option} names {name} twice", expected="each modality at most once", mend="leave one of them out"
+            )
+        pairs[name] = value
+    return pairs
+
+
+def _prompt_value(name: str, value: str) -> str:
+    if modality(name).kind != "text" or not value.startswith("@"):
+        return value
+    path = Path(value[1:])
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(
+            f"the {name} {path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}",
+            expected="a text file after @",
+            mend=f"check the path, or write the text itself: {name}='...'",
+        ) from None

@@ -1,0 +1,99 @@
+"""Source ``dicom``: any folder of DICOM files; studies and views are read from the tags, reports from text files beside them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from medcodi.config import config
+from medcodi.data.dicom import read_header
+from medcodi.data.images import is_dicom
+from medcodi.data.refusals import Refused
+from medcodi.data.sources.record import LeftOut, Record
+from medcodi.errors import DataError
+from medcodi.modality import modality, names
+
+
+@config
+class DicomOptions:
+    """Options of source ``dicom``.
+
+    Attributes:
+        path: The folder; searched with all folders below it.
+        default_view: Modality of images whose tags name no view; None: they are left out.
+        reports: Folder of reports, ``<study id>.txt`` or ``<file stem>.txt``; None: beside the images.
+    """
+
+    path: str
+    default_view: str | None = None
+    reports: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.default_view is not None and modality(self.default_view).kind != "image":
+            raise ValueError(f"default_view is {self.default_view!r}, expected one of {', '.join(names('image'))}")
+
+
+def records(options: DicomOptions) -> Iterator[Record]:
+    """Studies in the order of their first files, by path; files that are no DICOM are passed over.
+
+    Raises:
+        DataError: If the folder is missing or holds no DICOM file.
+    """
+    folder = Path(options.path)
+    if not folder.is_dir():
+        raise DataError(f"no folder at {folder}", expected="a folder of DICOM files", mend="check path=")
+    files = [file for file in sorted(folder.rglob("*")) if file.is_file() and is_dicom(file)]
+    if not files:
+        raise DataError(f"{folder} holds no DICOM file", expected="at least one, in it or below it", mend="check path=")
+    found: dict[str, Record] = {}
+    for file in files:
+        one = _record(file, options)
+        found[one.study_id] = _joined(found[one.study_id], one) if one.study_id in found else one
+    yield from found.values()
+
+
+def _record(file: Path, options: DicomOptions) -> Record:
+    try:
+        header = read_header(file)
+    except Refused as error:
+        name = str(file)
+        return Record(study_id=name, patient_id=name, refused=LeftOut(file=name, reason=error.reason, detail=str(error)))
+    view = header.modality or options.default_view
+    refused = None
+    if view is None:
+        refused = LeftOut(file=str(file), reason="unknown view", detail=f"{file}: {header.view}; default_view=frontal would take it as one")
+    return Record(
+        study_id=header.study_id,
+        patient_id=header.patient_id,
+        images={view: file} if view else {},
+        texts=_report(file, header.study_id, options),
+        metadata={**header.metadata, "source": "dicom"},
+        refused=refused,
+    )
+
+
+def _report(file: Path, study_id: str, options: DicomOptions) -> dict[str, str]:
+    folder = Path(options.reports) if options.reports else file.parent
+    for stem in (study_id, file.stem):
+        path = folder / f"{stem}.txt"
+        if path.is_file():
+            return {names("text")[0]: path.read_text(encoding="utf-8", errors="replace")}
+    return {}
+
+
+def _joined(old: Record, new: Record) -> Record:
+    """Two files of one study as one record."""
+    again = tuple(
+        LeftOut(file=str(file), reason="second image of a view", detail=f"study {old.study_id!r} has a {name} already: {old.images[name]}")
+        for name, file in new.images.items()
+        if name in old.images
+    )
+    unknown = (new.refused,) if new.refused is not None else ()  # a further file of a study that has others: only the file is left out
+    return replace(
+        old if old.refused is None else replace(new, spare=(*new.spare, old.refused)),
+        images={**new.images, **old.images},
+        texts={**new.texts, **old.texts},
+        spare=(*old.spare, *again, *unknown) if old.refused is None else (old.refused, *unknown),
+        refused=None if old.refused is None or new.refused is None else old.refused,
+    )

@@ -1,0 +1,32 @@
+"""Source ``phantom``: a numbered population of thorax phantoms, each split from its own range of numbers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from medcodi.config import config
+from medcodi.data.dataset import PHANTOMS_PER_SPLIT, SPLITS
+from medcodi.data.sources.record import PhantomRecord, Record
+
+
+@config
+class PhantomOptions:
+    """Options of source ``phantom``: how many studies of each split, of which population."""
+
+    num_studies: int = 1000
+    val: int = 0
+    test: int = 0
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        if self.num_studies < 0 or self.val < 0 or self.test < 0 or self.num_studies + self.val + self.test < 1:
+            raise ValueError(f"num_studies={self.num_studies}, val={self.val}, test={self.test}: must not be negative, nor all 0")
+
+
+def records(options: PhantomOptions) -> Iterator[Record]:
+    """The studies of the training split, then of the others."""
+    for split, count in zip(SPLITS, (options.num_studies, options.val, options.test), strict=True):
+        first = SPLITS.index(split) * PHANTOMS_PER_SPLIT
+        for index in range(first, first + count):
+            name = f"phantom-{options.seed}-{index:07d}"
+            yield PhantomRecord(study_id=name, patient_id=name, split=split, seed=options.seed, index=index)

@@ -1,0 +1,99 @@
+"""One study as a source announces it: what files and texts it is made of, not yet read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcodi.data.images import fit_square, read_image
+from medcodi.data.refusals import Refused
+from medcodi.data.reports import normalise_report
+from medcodi.data.sources.phantom import phantom_study
+from medcodi.errors import DataError
+from medcodi.study import Study
+
+
+@dataclass(frozen=True, kw_only=True)
+class LeftOut:
+    """A file or text that does not enter the dataset, and why.
+
+    Attributes:
+        file: Its name as the source tells it.
+        reason: Two or three words, the same for every refusal of this sort.
+        detail: The whole message.
+    """
+
+    file: str
+    reason: str
+    detail: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Record:
+    """A study to be read.
+
+    Attributes:
+        study_id: Unique in its source.
+        patient_id: Studies of one patient go to one split.
+        split: ``train``, ``val`` or ``test`` where the source has an official one.
+        images: Image modality -> file.
+        texts: Text modality -> text as the source holds it.
+        labels: CheXpert name -> 1, 0 or -1.
+        metadata: What else the source tells.
+        refused: Why the study cannot be used, where the source knows already.
+        spare: Files of the study that are not used, though nothing is wrong with it.
+    """
+
+    study_id: str
+    patient_id: str
+    split: str | None = None
+    images: Mapping[str, Path] = field(default_factory=dict)
+    texts: Mapping[str, str] = field(default_factory=dict)
+    labels: Mapping[str, float] = field(default_factory=dict)
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    refused: LeftOut | None = None
+    spare: tuple[LeftOut, ...] = ()
+
+    def files(self) -> dict[str, str]:
+        """Modality -> what it is called in the ledger."""
+        return {**{name: str(path) for name, path in self.images.items()}, **{name: f"{self.study_id}:{name}" for name in self.texts}}
+
+    def load(self, image_size: int) -> Study | LeftOut:
+        """Read everything: the study, its images fitted to ``image_size``, or what of it cannot be used."""
+        if self.refused is not None:
+            return self.refused
+        contents: dict[str, np.ndarray | str] = {}
+        name, file = "", self.study_id
+        try:
+            for name, file in self.images.items():
+                contents[name] = fit_square(read_image(file), image_size)
+            for name, text in self.texts.items():
+                file = f"{self.study_id}:{name}"
+                contents[name] = normalise_report(text)
+        except DataError as error:
+            return LeftOut(file=str(file), reason=error.reason if isinstance(error, Refused) else "unusable", detail=str(error))
+        if not contents:
+            return LeftOut(file=self.study_id, reason="nothing in it", detail=f"study {self.study_id!r} has neither image nor report")
+        return Study(
+            study_id=self.study_id, patient_id=self.patient_id, contents=contents, labels=self.labels, metadata=self.metadata
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class PhantomRecord(Record):
+    """A study that is computed, not read."""
+
+    seed: int
+    index: int
+
+    def files(self) -> dict[str, str]:
+        """Nothing lies on a disk."""
+        return {"study": self.study_id}
+
+    def load(self, image_size: int) -> Study | LeftOut:
+        """Compute it."""
+        return phantom_study(self.seed, self.index, image_size)

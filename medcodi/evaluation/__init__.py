@@ -1,0 +1,29 @@
+"""Evaluation: models judged on held-out studies, direction by direction, beside ceilings and floors."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from medcodi.evaluation.classifier import ClassifierConfig, FindingClassifier
+    from medcodi.evaluation.classifier_training import ClassifierTrainConfig, train_classifier
+    from medcodi.evaluation.matrix import EvaluateConfig, evaluate
+
+__all__ = ["ClassifierConfig", "ClassifierTrainConfig", "EvaluateConfig", "FindingClassifier", "evaluate", "train_classifier"]
+
+# Where each name lives; imported when asked for, so that the classifier and the pages do without the generator's libraries.
+_HOMES = {
+    "ClassifierConfig": "classifier",
+    "FindingClassifier": "classifier",
+    "ClassifierTrainConfig": "classifier_training",
+    "train_classifier": "classifier_training",
+    "EvaluateConfig": "matrix",
+    "evaluate": "matrix",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)

@@ -1,0 +1,280 @@
+"""Any-to-any generation: what is asked is checked, encoded, denoised jointly, decoded, and signed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from medcodi.config import config
+from medcodi.data.images import fit_square, read_image
+from medcodi.data.reports import normalise_report
+from medcodi.diffusion.guidance import guided
+from medcodi.diffusion.sampling import SAMPLERS, sample_jointly
+from medcodi.errors import PromptError, one_of
+from medcodi.generated import Generation, Sample, provenance
+from medcodi.modality import MODALITIES, in_table_order, modality
+from medcodi.model import MedCoDi
+from medcodi.networks.attention import Context
+from medcodi.study import Direction
+
+Value = np.ndarray | str
+
+
+@config
+class GenerationSettings:
+    """How to sample. None: what the model generates best with (its ``generation`` defaults)."""
+
+    sampler: str | None = None
+    num_inference_steps: int | None = None
+    guidance_scale: float | None = None
+    joint: bool = True  # False: targets do not hear each other (an ablation)
+
+    def __post_init__(self) -> None:
+        if self.sampler is not None:
+            one_of("sampler", self.sampler, SAMPLERS, PromptError)
+        if self.num_inference_steps is not None and self.num_inference_steps < 1:
+            raise PromptError(f"num_inference_steps is {self.num_inference_steps}", expected="at least 1", mend="20 to 50 serve most uses")
+        if self.guidance_scale is not None and not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
+            raise PromptError(f"guidance_scale is {self.guidance_scale}", expected="a finite number >= 0", mend="1 follows the prompt plainly, 2 to 8 more strictly")
+
+    def resolved(self, model: MedCoDi) -> GenerationSettings:
+        """The same with the model's defaults in the place of None."""
+        own = model.config.generation
+        return GenerationSettings(
+            sampler=self.sampler or own.sampler,
+            num_inference_steps=self.num_inference_steps or own.num_inference_steps,
+            guidance_scale=own.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            joint=self.joint,
+        )
+
+
+@torch.inference_mode()
+def generate_batch(
+    model: MedCoDi,
+    prompts: Sequence[Mapping[str, Value]],
+    targets: Sequence[str],
+    seeds: Sequence[int],
+    settings: GenerationSettings = GenerationSettings(),
+    *,
+    weights: Sequence[Mapping[str, float]] | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> list[dict[str, Value]]:
+    """Generate the targets of several requests in one batch.
+
+    A request's result depends on its own prompts and seed, not on the others of the batch (up to rounding).
+
+    Args:
+        model: The generator.
+        prompts: For each request, modality -> image (float32 ``[H, W]`` in [0, 1] at the model's size) or text. May be empty.
+        targets: What to generate, the same for all; denoised jointly.
+        seeds: One for each request.
+        settings: How to sample.
+        weights: For each request, modality -> weight > 0; absent ones weigh 1.
+        on_step: Called with (steps done, steps in all).
+
+    Returns:
+        For each request, target -> image float32 ``[H, W]`` in [0, 1], or text.
+    """
+    settings = settings.resolved(model)
+    targets = in_table_order(targets)
+    context, null = encode_requests(model, prompts, weights or [{} for _ in prompts])
+    doubled = settings.guidance_scale != 1.0
+    both = Context.cat([null, context]) if doubled else context
+    heard: dict[str, Tensor] | None = None if settings.joint else {}
+
+    def denoise(latents: dict[str, Tensor], t: Tensor) -> dict[str, Tensor]:
+        return model.denoise(latents, t, both, heard=heard)
+
+    assert settings.sampler is not None and settings.num_inference_steps is not None and settings.guidance_scale is not None
+    schedule = model.config.schedule
+    latents = sample_jointly(
+        guided(denoise, settings.guidance_scale) if doubled else denoise,
+        {target: model.latent_shape(target) for target in targets},
+        list(seeds),
+        sampler=settings.sampler,
+        schedule={
+            "num_train_timesteps": schedule.num_train_timesteps,
+            "beta_start": schedule.beta_start,
+            "beta_end": schedule.beta_end,
+            "beta_schedule": schedule.beta_schedule,
+            "prediction_type": schedule.prediction_type,
+        },
+        num_inference_steps=settings.num_inference_steps,
+        device=model.device,
+        on_step=on_step,
+    )
+    decoded = {target: _values(model.decode(target, z)) for target, z in latents.items()}
+    return [{target: values[row] for target, values in decoded.items()} for row in range(len(prompts))]
+
+
+def _values(decoded: Tensor | list[str]) -> list[Any]:
+    if isinstance(decoded, Tensor):
+        return list(decoded[:, 0].float().cpu().numpy())
+    return list(decoded)
+
+
+def encode_requests(
+    model: MedCoDi, prompts: Sequence[Mapping[str, Value]], weights: Sequence[Mapping[str, float]]
+) -> tuple[Context, Context]:
+    """The contexts of a batch of requests, and the contexts of their null prompts.
+
+    Requests of one batch may have different prompts: an absent one has weight 0. A request without any prompt gets the
+    null prompts of every modality in both.
+    """
+    batch = len(prompts)
+    names = in_table_order(name for prompt in prompts for name in prompt)
+    if not names:
+        null = model.null_context((), batch)
+        return null, null
+    bare = torch.tensor([not prompt for prompt in prompts], device=model.device)
+    encodings, mixed = {}, {}
+    for name in names:
+        present = torch.tensor([name in prompt for prompt in prompts], device=model.device)
+        encoding = model.encode_prompts(name, _stack(model, name, [prompt.get(name) for prompt in prompts]))
+        encodings[name] = encoding.where(present, model.null_prompts(name, batch))
+        asked = [float(weight.get(name, 1.0)) if name in prompt else 0.0 for prompt, weight in zip(prompts, weights, strict=True)]
+        mixed[name] = torch.tensor(asked, device=model.device) + bare.float()
+    nulls = {name: model.null_prompts(name, batch).padded(encodings[name].tokens.shape[1]) for name in names}
+    return model.context(encodings, mixed), model.context(nulls, mixed)
+
+
+def _stack(model: MedCoDi, name: str, values: Sequence[Value | None]) -> Tensor | list[str]:
+    if MODALITIES[name].kind == "text":
+        return [value if isinstance(value, str) else "" for value in values]
+    size = model.config.image_size
+    images = [np.zeros((size, size), np.float32) if value is None else np.asarray(value, np.float32) for value in values]
+    return torch.from_numpy(np.stack(images))[:, None].to(model.device)
+
+
+@lru_cache(maxsize=2)
+def _loaded(folder: str, _changed: float, device: str) -> MedCoDi:
+    return MedCoDi.from_pretrained(folder, device=device)
+
+
+def load(model: MedCoDi | str | Path | None, device: str | None = None) -> MedCoDi:
+    """A model as such, by folder or hub name, or (None) the shipped demo; loaded once per process and state of the folder."""
+    if isinstance(model, MedCoDi):
+        return model.to(device).eval() if device else model.eval()
+    if model is None:
+        from medcodi.checkpoints import demo_checkpoint
+
+        model = demo_checkpoint()
+    index = Path(model) / "model_index.json"
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return _loaded(str(model), index.stat().st_mtime if index.is_file() else 0.0, chosen)
+
+
+def check_request(
+    prompts: Mapping[str, Any] | str,
+    targets: Sequence[str] | str | None,
+    weights: Mapping[str, float] | None,
+    num_samples: int,
+    seed: int,
+) -> tuple[Direction, dict[str, Any], dict[str, float]]:
+    """Check what is asked before anything is loaded.
+
+    Returns:
+        The direction, the prompts that count (weight > 0), and their weights.
+
+    Raises:
+        PromptError: Naming the value that cannot be, what was expected and the mend.
+    """
+    prompts = {"report": prompts} if isinstance(prompts, str) else dict(prompts)
+    for name in [*prompts, *(weights or {})]:
+        modality(name)
+    for name, weight in (weights or {}).items():
+        if name not in prompts:
+            raise PromptError(f"a weight of {weight} for {name!r}, which is not a prompt", expected="weights for prompts: " + (", ".join(prompts) or "none are given"), mend="leave it out, or give that prompt")
+        if not (math.isfinite(weight) and weight >= 0):
+            raise PromptError(f"the weight of {name!r} is {weight}", expected="a finite number >= 0", mend="0 switches a prompt off; leave it out for 1")
+    used = {name: value for name, value in prompts.items() if (weights or {}).get(name, 1.0) > 0}
+    if prompts and not used:
+        raise PromptError("every prompt has weight 0", expected="at least one positive weight", mend="give no prompts at all to generate unconditionally")
+    wanted = [targets] if isinstance(targets, str) else targets
+    if wanted is None:
+        wanted = [name for name in MODALITIES if name not in prompts]
+    direction = Direction(tuple(prompts), tuple(wanted))
+    if num_samples < 1:
+        raise PromptError(f"num_samples is {num_samples}", expected="at least 1")
+    if seed < 0:
+        raise PromptError(f"seed is {seed}", expected="an integer >= 0")
+    return Direction(tuple(used), direction.targets), used, {name: float((weights or {}).get(name, 1.0)) for name in used}
+
+
+def read_prompt(name: str, value: Any, image_size: int) -> Value:
+    """A prompt as the model takes it: a fitted image ``[S, S]`` in [0, 1], or a normalised text.
+
+    Raises:
+        PromptError: If a text modality is given something else.
+        DataError: If the image or report cannot be used.
+    """
+    if modality(name).kind == "text":
+        if not isinstance(value, str):
+            raise PromptError(f"the {name} prompt is a {type(value).__name__}", expected="a str")
+        return normalise_report(value)
+    return fit_square(read_image(value), image_size)
+
+
+def generate(
+    prompts: Mapping[str, Any] | str,
+    targets: Sequence[str] | str | None = None,
+    *,
+    model: MedCoDi | str | Path | None = None,
+    num_samples: int = 1,
+    weights: Mapping[str, float] | None = None,
+    guidance_scale: float | None = None,
+    num_inference_steps: int | None = None,
+    sampler: str | None = None,
+    seed: int = 0,
+    device: str | None = None,
+    on_step: Callable[[int, int], None] | None = None,
+) -> Generation:
+    """Generate any modalities of a chest examination from any others.
+
+    Args:
+        prompts: Modality -> value: a text for ``report``; for images a path (PNG, JPEG, TIFF, DICOM), PIL image, or array.
+            A plain str is a report. Empty: unconditional.
+        targets: What to generate; None: every modality that is no prompt. Several are generated jointly.
+        model: A model, its folder, or a hub repository; None: the shipped demo.
+        num_samples: How many; sample i has seed ``seed + i``.
+        weights: Modality -> weight of its prompt, >= 0, relative to the others; 0 equals absence.
+        guidance_scale: 0 ignores the prompts, 1 follows them plainly, more: more strictly. None: the model's own.
+        num_inference_steps: Denoising steps. None: the model's own.
+        sampler: One of ``medcodi.diffusion.sampling.SAMPLERS``. None: the model's own.
+        seed: Of the first sample. The same seed gives the same sample, however many are asked for.
+        device: ``"cpu"``, ``"cuda"`` …; None: a GPU where there is one.
+        on_step: Called with (steps done, steps in all).
+
+    Returns:
+        The samples, with ``.lateral``-like access to the first, and ``.save``.
+
+    Raises:
+        PromptError: If the request cannot be: unknown or doubled modality, no target left, negative weight, unknown sampler.
+        DataError: If a prompt cannot be read.
+        CheckpointError: If the model cannot be loaded.
+    """
+    direction, used, weights_used = check_request(prompts, targets, weights, num_samples, seed)
+    settings = GenerationSettings(sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    # A pathological image or report is refused before the model is loaded.
+    early = {name: read_prompt(name, value, 64) if MODALITIES[name].kind == "text" else read_image(value) for name, value in used.items()}
+    chosen = load(model, device)
+    settings = settings.resolved(chosen)
+    ready = {
+        name: fit_square(value, chosen.config.image_size) if isinstance(value, np.ndarray) else value for name, value in early.items()
+    }
+    missing = set(direction.prompts + direction.targets) - set(chosen.config.modalities)
+    if missing:
+        raise PromptError(f"the model {chosen.config.name!r} has no {', '.join(sorted(missing))}", expected=", ".join(chosen.config.modalities))
+    seeds = [seed + index for index in range(num_samples)]
+    results = generate_batch(
+        chosen, [ready] * num_samples, direction.targets, seeds, settings, weights=[weights_used] * num_samples, on_step=on_step
+    )
+    samples = [Sample(seed=one, contents=contents) for one, contents in zip(seeds, results, strict=True)]
+    return Generation(direction, samples, provenance(chosen, direction, ready, weights_used, settings, seeds))

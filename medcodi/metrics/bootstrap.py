@@ -1,0 +1,98 @@
+"""Bootstrap intervals over studies, patients kept together, keyed by a seed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from medcodi.errors import DataError
+from medcodi.randomness import Key, numpy_generator
+
+Statistic = Callable[[np.ndarray], np.ndarray]  # weights [R, N] -> values [R]
+
+
+@dataclass(frozen=True)
+class Interval:
+    """A value with its bootstrap interval (95 % unless said otherwise)."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def excludes_zero(self) -> bool:
+        """Whether the whole interval lies on one side of 0."""
+        return self.low > 0 or self.high < 0
+
+    def to_dict(self) -> dict[str, float | None]:
+        """JSON-ready: NaN becomes None."""
+        return {key: (None if np.isnan(number) else float(number)) for key, number in asdict(self).items()}
+
+
+def resampling_weights(patients: Sequence[str], num_resamples: int, *keys: Key) -> np.ndarray:
+    """How often each study stands in each bootstrap resample; whole patients are drawn, with replacement.
+
+    Args:
+        patients: Patient of each study, ``N`` of them.
+        num_resamples: ``R``.
+        *keys: Keys of the randomness: a seed and whatever names the draw.
+
+    Returns:
+        float64 ``[R, N]``; each row sums to about ``N`` (exactly where every patient has one study).
+
+    Raises:
+        DataError: If there are fewer than 2 patients.
+    """
+    names, cluster = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
+    if len(names) < 2:
+        raise DataError(f"a bootstrap over {len(names)} patients", expected="at least 2 patients", mend="score more studies")
+    draws = numpy_generator("bootstrap", *keys).integers(0, len(names), size=(num_resamples, len(names)))
+    counts = np.zeros((num_resamples, len(names)))
+    np.add.at(counts, (np.arange(num_resamples)[:, None], draws), 1.0)
+    return counts[:, cluster]
+
+
+def weighted_mean(values: np.ndarray) -> Statistic:
+    """The statistic of a mean over studies: ``values`` float ``[N]``, NaN where a study has none."""
+    values = np.asarray(values, dtype=np.float64)
+    known = ~np.isnan(values)
+    filled = np.where(known, values, 0.0)
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return weights @ filled / (weights @ known)
+
+    return statistic
+
+
+def _interval(value: float, resampled: np.ndarray, level: float) -> Interval:
+    resampled = resampled[~np.isnan(resampled)]
+    if not resampled.size or np.isnan(value):
+        return Interval(value, float("nan"), float("nan"))
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    return Interval(float(value), float(low), float(high))
+
+
+def bootstrap_interval(statistic: Statistic, weights: np.ndarray, *, level: float = 0.95, centred: bool = False) -> Interval:
+    """The statistic on all studies, with its percentile bootstrap interval.
+
+    Args:
+        statistic: Maps weights ``[R, N]`` to values ``[R]``; a row of ones gives the plain value.
+        weights: From :func:`resampling_weights`.
+        level: Coverage.
+        centred: Move the resampled values so that their median is the plain value. For statistics that resampling biases, such as
+            a Fréchet distance (a resample holds duplicates, so its covariance is too small): the interval then tells the spread.
+    """
+    value = float(statistic(np.ones((1, weights.shape[1])))[0])
+    resampled = np.asarray(statistic(weights), dtype=np.float64)
+    if centred:
+        resampled = np.clip(resampled - np.nanmedian(resampled) + value, 0.0, None)
+    return _interval(value, resampled, level)
+
+
+def paired_difference(first: Statistic, second: Statistic, weights: np.ndarray, *, level: float = 0.95) -> Interval:
+    """``first - second`` with its percentile interval, both on the *same* resamples, so what studies share cancels."""
+    ones = np.ones((1, weights.shape[1]))
+    return _interval(float(first(ones)[0] - second(ones)[0]), np.asarray(first(weights)) - np.asarray(second(weights)), level)

@@ -1,0 +1,162 @@
+"""Scores of findings: F1, precision, recall per finding, micro and macro; AUROC; sides; thresholds.
+
+Arrays are ``[N, K]``: N studies, K findings; NaN in the truth means unknown, and the pair is left out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from medcodi.errors import DataError, MissingExtraError
+from medcodi.metrics.bootstrap import Statistic
+from medcodi.study import Finding
+
+UncertainPolicy = Literal["positive", "negative", "ignore"]
+
+
+def resolve_uncertain(labels: np.ndarray, policy: UncertainPolicy) -> np.ndarray:
+    """Labels with -1 (uncertain) turned into 1, 0 or NaN by ``policy``; 1, 0 and NaN stay."""
+    replacement = {"positive": 1.0, "negative": 0.0, "ignore": np.nan}[policy]
+    labels = np.asarray(labels, dtype=np.float64)
+    return np.where(labels == -1, replacement, labels)
+
+
+@dataclass(frozen=True)
+class Confusion:
+    """Per study and finding: true positives, false positives, false negatives, as 0 or 1, each ``[N, K]``."""
+
+    tp: np.ndarray
+    fp: np.ndarray
+    fn: np.ndarray
+
+    @classmethod
+    def of(cls, truth: np.ndarray, predicted: np.ndarray) -> Confusion:
+        """From 0/1 arrays ``[N, K]``; NaN in ``truth`` leaves the pair out; anything else is refused."""
+        truth, predicted = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+        if truth.shape != predicted.shape or truth.ndim != 2:
+            raise DataError(f"truth of shape {truth.shape} and predictions of shape {predicted.shape}", expected="[N, K] both")
+        known = ~np.isnan(truth)
+        for name, array in (("truth", truth[known]), ("predictions", predicted[known])):
+            if not np.isin(array, (0.0, 1.0)).all():
+                raise DataError(f"{name} hold values other than 0 and 1", mend="resolve uncertain labels first (resolve_uncertain)")
+        return cls(known * (truth == 1) * (predicted == 1), known * (truth == 0) * (predicted == 1), known * (truth == 1) * (predicted == 0))
+
+    @classmethod
+    def mean(cls, many: Sequence[Confusion]) -> Confusion:
+        """Expected confusion over several equally likely pairings (fractions of studies)."""
+        return cls(*(np.mean([getattr(one, name) for one in many], axis=0, dtype=np.float64) for name in ("tp", "fp", "fn")))
+
+    def f1(self, weights: np.ndarray) -> np.ndarray:
+        """F1 per finding of each resample: ``weights [R, N]`` -> ``[R, K]``; NaN where a finding neither occurs nor is predicted."""
+        tp, errors = weights @ self.tp, weights @ (self.fp + self.fn)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 2 * tp / (2 * tp + errors)
+
+    def macro_f1(self) -> Statistic:
+        """The statistic "mean F1 over findings that occur or are predicted"."""
+        return lambda weights: _nanmean(self.f1(weights))
+
+    def micro_f1(self) -> Statistic:
+        """The statistic "F1 of all pairs of study and finding together"."""
+        pooled = Confusion(self.tp.sum(1, keepdims=True), self.fp.sum(1, keepdims=True), self.fn.sum(1, keepdims=True))
+        return lambda weights: pooled.f1(weights)[:, 0]
+
+
+def _nanmean(values: np.ndarray) -> np.ndarray:
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, values, 0.0).sum(1) / known.sum(1)
+
+
+@dataclass(frozen=True)
+class FindingScores:
+    """Scores of a set of studies.
+
+    Attributes:
+        per_finding: Name -> f1, precision, recall, positives (in the truth), predicted (positives), studies (with known truth).
+        micro_f1: F1 over all pairs of study and finding.
+        macro_f1: Mean F1 over the findings that occur or are predicted.
+    """
+
+    per_finding: dict[str, dict[str, float]]
+    micro_f1: float
+    macro_f1: float
+
+
+def finding_scores(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> FindingScores:
+    """F1, precision and recall per finding, micro and macro.
+
+    Args:
+        truth: ``[N, K]`` of 0, 1, NaN (unknown: left out).
+        predicted: ``[N, K]`` of 0, 1.
+        names: The ``K`` findings.
+    """
+    confusion, ones = Confusion.of(truth, predicted), np.ones((1, len(truth)))
+    tp, fp, fn = (getattr(confusion, name).sum(0) for name in ("tp", "fp", "fn"))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        precision, recall, f1 = tp / (tp + fp), tp / (tp + fn), 2 * tp / (2 * tp + fp + fn)
+    known = (~np.isnan(np.asarray(truth, dtype=np.float64))).sum(0)
+    per_finding = {
+        name: {"f1": float(f1[k]), "precision": float(precision[k]), "recall": float(recall[k]), "positives": int(tp[k] + fn[k]), "predicted": int(tp[k] + fp[k]), "studies": int(known[k])}
+        for k, name in enumerate(names)
+    }
+    return FindingScores(per_finding, float(confusion.micro_f1()(ones)[0]), float(confusion.macro_f1()(ones)[0]))
+
+
+def auroc(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve of one finding, by scikit-learn; NaN where only one class occurs.
+
+    Args:
+        truth: ``[N]`` of 0, 1, NaN (left out).
+        scores: ``[N]``, higher means more likely present.
+
+    Raises:
+        MissingExtraError: If scikit-learn is not installed.
+    """
+    try:
+        from sklearn.metrics import roc_auc_score
+    except ImportError:
+        raise MissingExtraError("scikit-learn", extra="eval", needed_for="AUROC") from None
+    known = ~np.isnan(truth)
+    if len(np.unique(truth[known])) < 2:
+        return float("nan")
+    return float(roc_auc_score(truth[known], scores[known]))
+
+
+def best_thresholds(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
+    """For each finding the threshold with the highest F1 (to be chosen on validation studies): float64 ``[K]``, 0.5 where no positive occurs."""
+    chosen = np.full(truth.shape[1], 0.5)
+    for k in range(truth.shape[1]):
+        known = ~np.isnan(truth[:, k])
+        order = np.argsort(-scores[known, k], kind="stable")
+        positive, ranked = truth[known, k][order], scores[known, k][order]
+        if not positive.sum():
+            continue
+        tp = np.cumsum(positive)
+        f1 = 2 * tp / (np.arange(1, len(tp) + 1) + positive.sum())
+        f1[:-1][ranked[:-1] == ranked[1:]] = -1  # a threshold cannot part equal scores
+        best = int(np.argmax(f1))
+        below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
+        chosen[k] = (ranked[best] + below) / 2
+    return chosen
+
+
+def sides_of(findings: Sequence[Finding], label: str) -> frozenset[str]:
+    """Sides on which a label is positive: a subset of ``{"left", "right"}``; empty where absent or without a side."""
+    sides = {finding.side for finding in findings if finding.label == label and finding.state == "positive"}
+    return frozenset(side for side in ("left", "right") if side in sides or "bilateral" in sides)
+
+
+def side_accuracy(truth: Sequence[Sequence[Finding]], predicted: Sequence[Sequence[Finding]], labels: Sequence[str]) -> dict[str, float]:
+    """How often the side is right where a label is positive, with a side, in both truth and prediction.
+
+    Returns:
+        ``accuracy`` (NaN if there is no such pair) and ``pairs``, their number.
+    """
+    pairs = [(sides_of(one, label), sides_of(other, label)) for one, other in zip(truth, predicted, strict=True) for label in labels]
+    both = [expected == seen for expected, seen in pairs if expected and seen]
+    return {"accuracy": float(np.mean(both)) if both else float("nan"), "pairs": len(both)}

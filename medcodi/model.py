@@ -1,0 +1,276 @@
+"""MedCoDi: prompt encoders, autoencoders, denoisers and environment encoders, assembled; saved and loaded as safetensors."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from medcodi.config import config
+from medcodi.diffusion.objective import NoiseScheduleConfig
+from medcodi.diffusion.prompts import mix_pooled, mix_tokens
+from medcodi.modality import MODALITIES, Kind, in_table_order
+from medcodi.networks.attention import Context
+from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
+from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
+from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig, PromptEncoding, TextTowerConfig
+from medcodi.networks.report_autoencoder import ReportAutoencoderConfig
+from medcodi.networks.report_denoiser import VectorLayers
+from medcodi.networks.tokenizer import ReportTokenizer
+from medcodi.networks.unet import ImageLayers, Layers, UNet, UNetConfig
+
+Values = Tensor | list[str]  # images [B, 1, H, W] in [0, 1], or B texts
+STAGES = ("autoencode", "align", "diffuse", "join")
+
+
+@config
+class GenerationDefaults:
+    """How this model generates best; every call may say otherwise."""
+
+    sampler: str = "ddim"
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+
+
+@config
+class ModelConfig:
+    """Everything that fixes the shape of a model."""
+
+    name: str
+    image_size: int
+    vocab_size: int = 2048
+    modalities: tuple[str, ...] = tuple(MODALITIES)
+    context: Literal["pooled", "tokens"] = "tokens"
+    context_scale: float = 1.0  # the unit-norm encodings are multiplied by it; 1 is the paper
+    prompt_encoders: PromptEncodersConfig
+    image_autoencoder: ImageAutoencoderConfig
+    report_autoencoder: ReportAutoencoderConfig
+    image_denoiser: UNetConfig
+    report_denoiser: UNetConfig
+    environment: EnvironmentConfig
+    schedule: NoiseScheduleConfig = NoiseScheduleConfig()
+    generation: GenerationDefaults = GenerationDefaults()
+
+    def __post_init__(self) -> None:
+        if tuple(self.modalities) != in_table_order(self.modalities):
+            raise ValueError(f"modalities {self.modalities} are not in table order, or doubled: expected {in_table_order(self.modalities)}")
+
+
+@dataclass(frozen=True)
+class KindParts:
+    """How a kind of modality is served: one row for each kind."""
+
+    autoencoder: Callable[[ModelConfig, ReportTokenizer], nn.Module]
+    layers: Callable[[tuple[int, ...], UNetConfig], Layers]
+    denoiser: Callable[[ModelConfig], UNetConfig]
+
+
+KIND_PARTS: dict[Kind, KindParts] = {
+    "image": KindParts(lambda c, _: c.image_autoencoder.build(c.image_size), ImageLayers, lambda c: c.image_denoiser),
+    "text": KindParts(lambda c, tok: c.report_autoencoder.build(tok), VectorLayers, lambda c: c.report_denoiser),
+}
+
+
+class MedCoDi(nn.Module):
+    """The any-to-any generator.
+
+    Attributes:
+        config: What fixes its shape.
+        tokenizer: Shared by the text tower and the report autoencoder.
+        prompt_encoders: Modality -> shared latent space.
+        autoencoders: Kind -> autoencoder of its latent.
+        denoisers: Modality -> UNet.
+        environment: Modality -> V_m.
+        trained_stages: The stages this model has been through, in order.
+    """
+
+    def __init__(self, config: ModelConfig, tokenizer: ReportTokenizer) -> None:
+        super().__init__()
+        self.config, self.tokenizer = config, tokenizer
+        self.trained_stages: tuple[str, ...] = ()
+        self.provenance: dict[str, Any] = {}
+        self.schedule = config.schedule.build()
+        self.prompt_encoders = config.prompt_encoders.build(tokenizer, image_size=config.image_size)
+        kinds = dict.fromkeys(MODALITIES[name].kind for name in config.modalities)
+        self.autoencoders = nn.ModuleDict({kind: KIND_PARTS[kind].autoencoder(config, tokenizer) for kind in kinds})
+        self.denoisers, self.environment = nn.ModuleDict(), nn.ModuleDict()
+        for name in config.modalities:
+            parts = KIND_PARTS[MODALITIES[name].kind]
+            unet = parts.denoiser(config)
+            layers = parts.layers(self.latent_shape(name), unet)
+            self.denoisers[name] = UNet(
+                layers, unet, context_dim=config.prompt_encoders.embed_dim, environment_dim=config.environment.dim
+            )
+            self.environment[name] = EnvironmentEncoder(layers, config.environment)
+
+    # ---- parts -------------------------------------------------------------------------------------------------
+    @property
+    def device(self) -> torch.device:
+        """Where the weights are."""
+        return next(self.parameters()).device
+
+    def autoencoder(self, modality: str) -> Any:
+        """The autoencoder that serves a modality."""
+        return self.autoencoders[MODALITIES[modality].kind]
+
+    def latent_shape(self, modality: str) -> tuple[int, ...]:
+        """Shape of one diffusion latent of a modality."""
+        return tuple(self.autoencoder(modality).latent_shape)
+
+    def components(self) -> dict[str, nn.Module]:
+        """The parts that are saved in files of their own, by name."""
+        return {
+            "prompt_encoders": self.prompt_encoders,
+            **{f"autoencoder_{kind}": module for kind, module in self.autoencoders.items()},
+            **{f"denoiser_{name}": module for name, module in self.denoisers.items()},
+            **{f"environment_{name}": module for name, module in self.environment.items()},
+        }
+
+    # ---- latents -----------------------------------------------------------------------------------------------
+    def latent(self, modality: str, values: Values, noise: Tensor | None = None) -> Tensor:
+        """Values -> diffusion latents ``[B, *latent_shape]``, scaled to about unit variance; ``noise`` None: the mean."""
+        return self.autoencoder(modality).latent(values, noise)
+
+    def latent_moments(self, modality: str, values: Values) -> tuple[Tensor, Tensor]:
+        """Values -> mean and standard deviation of the scaled latent's posterior, each ``[B, *latent_shape]``."""
+        autoencoder = self.autoencoder(modality)
+        mean, logvar = autoencoder.encode(values)
+        return (mean - autoencoder.shift) * autoencoder.scale, (0.5 * logvar).exp() * autoencoder.scale
+
+    def decode(self, modality: str, z: Tensor) -> Values:
+        """Diffusion latents -> images ``[B, 1, H, W]`` in [0, 1], or texts."""
+        return self.autoencoder(modality).decode(z)
+
+    # ---- prompts -----------------------------------------------------------------------------------------------
+    def encode_prompts(self, modality: str, values: Values) -> PromptEncoding:
+        """Values -> shared latent space."""
+        return self.prompt_encoders.encode(MODALITIES[modality].kind, values)
+
+    def null_prompts(self, modality: str, batch: int) -> PromptEncoding:
+        """The null prompt (empty report, black image), ``batch`` times."""
+        return self.prompt_encoders.null(MODALITIES[modality].kind, batch)
+
+    def context(self, encodings: Mapping[str, PromptEncoding], weights: Mapping[str, Tensor]) -> Context:
+        """Mix prompts into what the denoisers attend to.
+
+        Args:
+            encodings: Modality -> encoding of ``B`` prompts.
+            weights: Modality -> ``[B]``, >= 0; 0 is absence. Every row has a positive one.
+
+        Returns:
+            One token (``context: pooled``) or all prompts' tokens, ``[B, L, D]``.
+        """
+        names = in_table_order(encodings)  # so the order of the prompts cannot matter
+        chosen = [encodings[name] for name in names]
+        stacked = torch.stack([weights[name] for name in names], dim=1).to(chosen[0].pooled.device)
+        pooled = [encoding.pooled for encoding in chosen]
+        scale = self.config.context_scale
+        if self.config.context == "pooled":
+            return Context(mix_pooled(pooled, stacked) * scale)
+        tokens, log_weight = mix_tokens([e.tokens for e in chosen], [e.mask for e in chosen], stacked)
+        return Context(tokens * scale, log_weight)
+
+    def null_context(self, names: Sequence[str], batch: int, weights: Mapping[str, Tensor] | None = None) -> Context:
+        """The context of no prompt at all: the null prompts of ``names``, mixed as those prompts would be.
+
+        Args:
+            names: The modalities prompted with; empty: every modality of the model.
+            batch: Number of rows.
+            weights: As for :meth:`context`; None: equal.
+        """
+        names = list(names) or list(self.config.modalities)
+        equal = {name: torch.ones(batch, device=self.device) for name in names}
+        return self.context({name: self.null_prompts(name, batch) for name in names}, weights or equal)
+
+    # ---- denoising ---------------------------------------------------------------------------------------------
+    def environments(self, latents: Mapping[str, Tensor], t: Tensor) -> dict[str, Tensor]:
+        """V_m(z_t^m, t) of every target: unit vectors ``[B, E]``."""
+        return {name: self.environment[name](z, t) for name, z in latents.items()}
+
+    def denoise(
+        self, latents: Mapping[str, Tensor], t: Tensor, context: Context, *, heard: Mapping[str, Tensor] | None = None
+    ) -> dict[str, Tensor]:
+        """Predict eps (or v) of every target; with two targets or more, each hears the environments of the others.
+
+        Args:
+            latents: Target -> noisy latents ``[B, *latent_shape]``, all at the same ``t``.
+            t: Timesteps ``[B]``.
+            context: The mixed prompts.
+            heard: Environments already computed; empty: the targets do not hear each other; None: compute them.
+        """
+        environments = heard if heard is not None else self.environments(latents, t) if len(latents) > 1 else {}
+        predictions = {}
+        for name, z in latents.items():
+            others = [environments[other] for other in in_table_order(environments) if other != name]
+            environment = Context(torch.stack(others, dim=1)) if others else None
+            predictions[name] = self.denoisers[name](z, t, context, environment)
+        return predictions
+
+    # ---- identity, saving, loading -------------------------------------------------------------------------------
+    def fingerprint(self, parts: Iterable[str] | None = None) -> str:
+        """SHA-256 over names and bytes of all weights (or of the named components'), as hexadecimal."""
+        digest = hashlib.sha256()
+        chosen = self.components()
+        for part in sorted(chosen if parts is None else parts):
+            for name, value in sorted(chosen[part].state_dict().items()):
+                digest.update(f"{part}.{name}".encode())
+                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+        """Write a model folder; see :func:`medcodi.model_files.save_model`."""
+        from medcodi.model_files import save_model
+
+        return save_model(self, folder, dtype=dtype)
+
+    @classmethod
+    def from_pretrained(cls, source: str | Path, *, device: str | torch.device = "cpu") -> MedCoDi:
+        """Load a model folder, or a hub repository; see :func:`medcodi.model_files.load_model`."""
+        from medcodi.model_files import load_model
+
+        return load_model(source, device=device)
+
+
+def build_model(config: ModelConfig, texts: Sequence[str], *, seed: int = 0) -> MedCoDi:
+    """A fresh model with random weights and a tokenizer trained on ``texts``; the same for the same seed and texts."""
+    tokenizer = ReportTokenizer.train(texts, vocab_size=config.vocab_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return MedCoDi(config, tokenizer)
+
+
+def tiny_config(**changes: Any) -> ModelConfig:
+    """The smallest model made of the real classes, for tests and dry runs: 32 x 32 images, seconds on a CPU."""
+    unet = UNetConfig(base_channels=16, multipliers=(1, 2), num_res_blocks=1, attention_levels=(0, 1), num_heads=2, num_groups=8)
+    sizes: dict[str, Any] = {
+        "name": "tiny",
+        "image_size": 32,
+        "vocab_size": 512,
+        "prompt_encoders": PromptEncodersConfig(
+            embed_dim=32,
+            image=ImageTowerConfig(patch_size=8, width=32, layers=1, heads=2, stem="conv"),
+            text=TextTowerConfig(context_length=96, width=32, layers=1, heads=2),
+        ),
+        "image_autoencoder": ImageAutoencoderConfig(channels=(8, 16, 16)),
+        "report_autoencoder": ReportAutoencoderConfig(
+            latent_dim=32, width=32, encoder_layers=1, decoder_layers=1, heads=2, max_length=96
+        ),
+        "image_denoiser": unet,
+        "report_denoiser": unet,
+        "environment": EnvironmentConfig(dim=16, base_channels=8, multipliers=(1, 2)),
+        "generation": GenerationDefaults(sampler="ddim", num_inference_steps=4, guidance_scale=2.0),
+    }
+    return ModelConfig(**{**sizes, **changes})
+
+
+def tiny_model(seed: int = 0, **changes: Any) -> MedCoDi:
+    """A model of :func:`tiny_config` with random weights and a tokenizer trained on phantom reports."""
+    from medcodi.data.sources.phantom import phantom_report
+
+    texts = [phantom_report(seed=0, index=index) for index in range(64)]
+    return build_model(tiny_config(**changes), texts, seed=seed)

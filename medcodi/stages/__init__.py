@@ -1,0 +1,5 @@
+"""The stages: autoencode, align, diffuse, join. Each says what one step optimises; the loop knows none."""
+
+from medcodi.stages.stage import STAGES, Stage, StepOutput, build_stage, stage_class
+
+__all__ = ["STAGES", "Stage", "StepOutput", "build_stage", "stage_class"]

@@ -1,0 +1,105 @@
+"""Stage ``align``: the prompt encoders learn one space by InfoNCE over every pair of modalities in a batch."""
+
+from __future__ import annotations
+
+from itertools import combinations
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from medcodi.config import config
+from medcodi.modality import MODALITIES, Kind, in_table_order
+from medcodi.randomness import StepRandomness
+from medcodi.stages.contrastive import contrast, group_ids
+from medcodi.stages.stage import Stage, StepOutput
+
+if TYPE_CHECKING:
+    from medcodi.data.loading import Batch
+
+
+@config
+class AlignOptions:
+    """Options of stage ``align``."""
+
+    same_patient_negatives: bool = True  # False: studies of one patient are not negatives of each other either
+    shift: float = 0.0  # images move by up to this share of their side, each way
+    intensity: float = 0.0  # contrast changes by up to this share, brightness by half of it
+
+    @model_validator(mode="after")
+    def _check(self) -> AlignOptions:
+        if not (0 <= self.shift < 0.5 and 0 <= self.intensity < 1):
+            raise ValueError(f"shift = {self.shift} must be in [0, 0.5), intensity = {self.intensity} in [0, 1)")
+        return self
+
+
+class AlignStage(Stage):
+    """Trains both towers and the temperature."""
+
+    name = "align"
+    Options = AlignOptions
+    options: AlignOptions
+
+    def trained_parts(self) -> list[nn.Module]:
+        """The prompt encoders."""
+        return [self.model.prompt_encoders]
+
+    def forward(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+        """Sum over pairs of modalities of the symmetric InfoNCE; logs loss and top-1 accuracy of each pair."""
+        encoders = self.model.prompt_encoders
+        if self.training:
+            encoders.clamp_logit_scale_()
+        logit_scale = encoders.clamped_logit_scale()
+        pooled = self._pooled(batch, randomness)
+        names = batch.study_ids if self.options.same_patient_negatives else batch.patient_ids
+        groups = group_ids(names, logit_scale.device)
+        loss, logs = logit_scale * 0.0, {}
+        for first, second in combinations(pooled, 2):
+            both = batch.present[first] & batch.present[second]
+            result = contrast(pooled[first], pooled[second], logit_scale.exp(), groups, both)
+            loss = loss + result.loss
+            logs[f"{first}-{second}/loss"] = result.loss.detach()
+            logs[f"{first}-{second}/top1"] = result.accuracy
+        logs["logit_scale"] = logit_scale.detach()
+        return StepOutput(loss, logs)
+
+    def _pooled(self, batch: Batch, randomness: StepRandomness) -> dict[str, Tensor]:
+        """Modality -> pooled encodings ``[B, D]`` of all rows, absent ones too; each tower runs once."""
+        names = in_table_order(batch.contents)
+        pooled: dict[str, Tensor] = {}
+        kinds: dict[Kind, None] = dict.fromkeys(MODALITIES[name].kind for name in names)
+        for kind in kinds:
+            served = [name for name in names if MODALITIES[name].kind == kind]
+            values: list[Any] = [self._augmented(name, batch, randomness) for name in served]
+            joined: Any = torch.cat(values) if kind == "image" else [text for part in values for text in part]
+            parts = self.model.prompt_encoders.encode(kind, joined).pooled.chunk(len(served))
+            pooled.update(zip(served, parts, strict=True))
+        return {name: pooled[name] for name in names}
+
+    def _augmented(self, name: str, batch: Batch, randomness: StepRandomness) -> Tensor | list[str]:
+        values: Any = batch.contents[name]
+        if not self.training or MODALITIES[name].kind != "image" or not (self.options.shift or self.options.intensity):
+            return values
+        draws = randomness.uniform(f"align/{name}", 4).to(values) * 2.0 - 1.0  # [B, 4] in [-1, 1)
+        return jitter(values, shift=draws[:, :2] * self.options.shift, gain=draws[:, 2:] * self.options.intensity)
+
+
+def jitter(images: Tensor, shift: Tensor, gain: Tensor) -> Tensor:
+    """Move images and change their contrast and brightness.
+
+    Args:
+        images: ``[B, 1, H, W]`` in [0, 1].
+        shift: ``[B, 2]``, right and down, in shares of the side; what comes in repeats the border.
+        gain: ``[B, 2]``, change of contrast about mid-grey, and twice the change of brightness.
+
+    Returns:
+        ``[B, 1, H, W]`` in [0, 1].
+    """
+    theta = torch.eye(2, 3).to(images).repeat(len(images), 1, 1)
+    theta[:, :, 2] = -2.0 * shift
+    grid = F.affine_grid(theta, list(images.shape), align_corners=False)
+    moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    contrast_, brightness = (gain[:, i].view(-1, 1, 1, 1) for i in range(2))
+    return ((moved - 0.5) * (1.0 + contrast_) + 0.5 + 0.5 * brightness).clamp(0.0, 1.0)

@@ -1,0 +1,253 @@
+"""Stage ``autoencode``: images and reports learn their latents, whose scale is measured at the end."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from medcodi.config import config
+from medcodi.errors import TrainingError
+from medcodi.modality import MODALITIES, Kind, in_table_order
+from medcodi.networks.autoencoder import draw, kl_to_standard_normal
+from medcodi.randomness import StepRandomness
+from medcodi.stages.stage import Stage, StepOutput, mean_over_ranks, num_ranks
+
+if TYPE_CHECKING:
+    from medcodi.data.loading import Batch
+
+
+@config
+class AutoencodeOptions:
+    """Options of stage ``autoencode``."""
+
+    kinds: tuple[Kind, ...] = ("image", "text")
+    crop_size: int | None = None  # train on random crops of so many pixels; None: on whole images
+    kl_weight: float = 1e-4  # of the image latents' KL, nats per latent element
+    edge_weight: float = 1.0  # of the gradient term
+    edge_scales: int = 3  # resolutions it is taken at, each half the one before
+    text_weight: float = 1.0  # of the reports' loss beside the images'
+    beta: float = 0.1  # highest weight of the report latents' KL
+    cycle_steps: int = 1000  # steps of one beta cycle (Fu et al., 2019)
+    cycle_ramp: float = 0.5  # share of a cycle in which beta rises from 0
+    free_bits: float = 0.05  # nats per report latent dimension that cost nothing
+    word_dropout: float = 0.0  # share of input tokens the report decoder does not see
+
+    @model_validator(mode="after")
+    def _check(self) -> AutoencodeOptions:
+        if not self.kinds:
+            raise ValueError("kinds must name at least one of image, text")
+        if min(self.kl_weight, self.edge_weight, self.text_weight, self.beta, self.free_bits) < 0:
+            raise ValueError("weights, beta and free_bits must not be negative")
+        if self.cycle_steps < 1 or not 0 < self.cycle_ramp <= 1 or self.edge_scales < 1:
+            raise ValueError("cycle_steps and edge_scales must be at least 1, cycle_ramp in (0, 1]")
+        if not 0 <= self.word_dropout < 1:
+            raise ValueError(f"word_dropout = {self.word_dropout} must be in [0, 1)")
+        if self.crop_size is not None and self.crop_size < 1:
+            raise ValueError(f"crop_size = {self.crop_size} must be positive")
+        return self
+
+
+class AutoencodeStage(Stage):
+    """Trains the autoencoders of the kinds it is asked for."""
+
+    name = "autoencode"
+    Options = AutoencodeOptions
+    options: AutoencodeOptions
+
+    def __init__(self, model: Any, options: AutoencodeOptions | None = None) -> None:
+        super().__init__(model, options)
+        crop = self.options.crop_size
+        if "image" in self.options.kinds and crop is not None:
+            factor, size = model.autoencoders["image"].config.factor, model.config.image_size
+            if crop % factor or crop > size:
+                raise TrainingError(
+                    f"crop_size = {crop} does not fit", expected=f"a multiple of {factor}, at most {size} pixels"
+                )
+
+    def trained_parts(self) -> list[nn.Module]:
+        """The autoencoders of the chosen kinds."""
+        return [self.model.autoencoders[kind] for kind in self.options.kinds]
+
+    def forward(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+        """The sum of the losses of the chosen kinds."""
+        losses: dict[Kind, Callable[[Batch, StepRandomness], StepOutput]] = {"image": self._images, "text": self._texts}
+        parts = [losses[kind](batch, randomness) for kind in self.options.kinds]
+        logs = {name: value for part in parts for name, value in part.logs.items()}
+        return StepOutput(torch.stack([part.loss for part in parts]).sum(), logs)
+
+    # ---- images ------------------------------------------------------------------------------------------------
+    def _images(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+        """L1 + edges + KL of all views at once, in units of the [-1, 1] range."""
+        autoencoder, options = self._autoencoder("image"), self.options
+        images, noises, weights = [], [], []
+        for name in self._served("image", batch):
+            values: Any = batch.contents[name]
+            if options.crop_size is not None:
+                values = random_crops(values, options.crop_size, randomness.uniform(f"autoencode/crop/{name}", 2))
+            kept, weight = _kept(batch.present[name])
+            shape = (autoencoder.latent_shape[0], *(side // autoencoder.config.factor for side in values.shape[-2:]))
+            noise = randomness.normal(f"autoencode/noise/{name}", shape, values.device)
+            images.append(values[kept])
+            noises.append(noise[kept])
+            weights.append(weight)
+        x, weight = torch.cat(images), torch.cat(weights)
+        mean, logvar = autoencoder.encode(x)
+        painted = autoencoder.decode_unclamped(draw(mean, logvar, torch.cat(noises)))
+        x = (2.0 * x - 1.0).expand_as(painted)
+        l1 = (painted - x).abs().flatten(1).mean(1)
+        edges = edge_difference(painted, x, options.edge_scales)
+        kl = kl_to_standard_normal(mean, logvar).flatten(1).mean(1)
+        loss = mean_over_ranks(l1 + options.edge_weight * edges + options.kl_weight * kl, weight)
+        mse = (0.5 * (painted.detach() - x)).square().flatten(1).mean(1).clamp(min=1e-10)
+        rows = {"l1": l1, "edges": edges, "kl": kl, "psnr": -10.0 * torch.log10(mse)}
+        return StepOutput(
+            loss, {f"image/{name}": mean_over_ranks(value.detach(), weight) for name, value in rows.items()}
+        )
+
+    # ---- reports -----------------------------------------------------------------------------------------------
+    def _texts(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+        """Cross-entropy + cyclic beta times the KL above the free bits, nats per token."""
+        autoencoder, options = self._autoencoder("text"), self.options
+        beta = cyclic_beta(randomness.step, options)
+        texts, noises, drops, weights = [], [], [], []
+        for name in self._served("text", batch):
+            values: Any = batch.contents[name]
+            kept, weight = _kept(batch.present[name])
+            noise = randomness.normal(f"autoencode/noise/{name}", autoencoder.latent_shape, weight.device)
+            drop = randomness.uniform(f"autoencode/words/{name}", autoencoder.config.max_length) < options.word_dropout
+            texts += [values[row] for row in kept.tolist()]
+            noises.append(noise[kept])
+            drops.append(drop[kept.cpu()])
+            weights.append(weight)
+        weight = torch.cat(weights)
+        result = autoencoder.reconstruction_loss(
+            texts,
+            torch.cat(noises),
+            beta=beta,
+            free_bits=options.free_bits,
+            dropped=torch.cat(drops) if options.word_dropout else None,
+        )
+        rows = {"ce": result.ce, "kl": result.kl, "accuracy": result.accuracy.to(result.ce)}
+        logs = {f"text/{name}": mean_over_ranks(value.detach(), weight) for name, value in rows.items()}
+        logs["text/beta"] = torch.tensor(beta, device=weight.device)
+        return StepOutput(options.text_weight * mean_over_ranks(result.loss, weight), logs)
+
+    def _autoencoder(self, kind: Kind) -> Any:
+        return self.model.autoencoders[kind]
+
+    def _served(self, kind: Kind, batch: Batch) -> list[str]:
+        """The modalities of one kind that the batch has room for."""
+        names = [name for name in in_table_order(batch.contents) if MODALITIES[name].kind == kind]
+        if not names:
+            raise TrainingError(f"the data hold no {kind} modality", mend=f"leave {kind!r} out of the stage's kinds")
+        return names
+
+    # ---- scale -------------------------------------------------------------------------------------------------
+    @torch.no_grad()
+    def finish(self, batches: Iterable[Batch]) -> None:
+        """Measure mean and standard deviation of the latents and store the scale with the weights.
+
+        Args:
+            batches: Batches of whole training studies, on the model's device.
+
+        Raises:
+            TrainingError: If the latents do not vary, or the batches are empty.
+        """
+        self.eval()
+        sums: dict[Kind, Tensor] = {}
+        for batch in batches:
+            for kind in self.options.kinds:
+                for name in self._served(kind, batch):
+                    found = self._moments(kind, batch.contents[name], batch.present[name])
+                    sums[kind] = sums[kind] + found if kind in sums else found
+        for kind in self.options.kinds:
+            self._set_scale(kind, sums.get(kind))
+        self.train()
+
+    def _moments(self, kind: Kind, values: Any, present: Tensor) -> Tensor:
+        """Count, sum and sum of squares of each channel of the present rows' latents: float64 ``[3, channels]``."""
+        autoencoder = self._autoencoder(kind)
+        rows = present.nonzero().flatten()
+        chosen = values[rows] if isinstance(values, Tensor) else [values[row] for row in rows.tolist()]
+        if not len(rows):
+            return torch.zeros(3, autoencoder.latent_shape[0], dtype=torch.float64, device=present.device)
+        mean = autoencoder.encode(chosen)[0].double().transpose(0, 1).flatten(1)  # [channels, rows * places]
+        return torch.stack([torch.full_like(mean[:, 0], mean.shape[1]), mean.sum(1), mean.square().sum(1)])
+
+    def _set_scale(self, kind: Kind, sums: Tensor | None) -> None:
+        if sums is not None and num_ranks() > 1:
+            dist.all_reduce(sums)
+        if sums is None or not sums[0, 0]:
+            raise TrainingError(
+                f"no {kind} in the batches that the latent scale is to be measured on", expected="training data"
+            )
+        centre = sums[1] / sums[0]
+        deviation = float((sums[2] / sums[0] - centre.square()).clamp(min=0).mean().sqrt())
+        if not (math.isfinite(deviation) and deviation > 1e-8):
+            raise TrainingError(
+                f"the {kind} latents have a standard deviation of {deviation}",
+                mend="train the autoencoder for longer, or at a lower rate",
+            )
+        self._autoencoder(kind).set_scale(1.0 / deviation, centre.float())
+
+
+def _kept(present: Tensor) -> tuple[Tensor, Tensor]:
+    """Indices of the present rows, and weight 1 for each; without any, row 0 with weight 0 keeps the graph whole."""
+    kept = present.nonzero().flatten()
+    if len(kept):
+        return kept, torch.ones(len(kept), device=present.device)
+    return torch.zeros(1, dtype=torch.long, device=present.device), torch.zeros(1, device=present.device)
+
+
+def cyclic_beta(step: int, options: AutoencodeOptions) -> float:
+    """Weight of the KL at a step: in each cycle it rises from 0 to ``options.beta``, then stays (Fu et al., 2019)."""
+    place = (step % options.cycle_steps) / options.cycle_steps
+    return options.beta * min(1.0, place / options.cycle_ramp)
+
+
+def random_crops(images: Tensor, size: int, draws: Tensor) -> Tensor:
+    """Square crops, each from its own place.
+
+    Args:
+        images: ``[B, 1, H, W]``.
+        size: Pixels on a side, at most H and W.
+        draws: ``[B, 2]`` in [0, 1): where each crop lies, down and right.
+
+    Returns:
+        ``[B, 1, size, size]``.
+    """
+    height, width = images.shape[-2:]
+    corners = (draws.cpu() * torch.tensor([height - size + 1, width - size + 1])).long().tolist()
+    return torch.stack(
+        [image[:, top : top + size, left : left + size] for image, (top, left) in zip(images, corners, strict=True)]
+    )
+
+
+def edge_difference(a: Tensor, b: Tensor, num_scales: int) -> Tensor:
+    """Mean absolute difference of the horizontal and vertical gradients at several resolutions.
+
+    Args:
+        a: ``[B, C, H, W]``.
+        b: The same shape.
+        num_scales: How many resolutions, each half the one before; those below 2 pixels are left out.
+
+    Returns:
+        ``[B]``.
+    """
+    difference = a - b  # gradients are linear: the gradient of the difference is the difference of the gradients
+    found = []
+    for _ in range(num_scales):
+        if min(difference.shape[-2:]) < 2:
+            break
+        across = difference.diff(dim=-1).abs().flatten(1).mean(1)
+        down = difference.diff(dim=-2).abs().flatten(1).mean(1)
+        found.append(across + down)
+        difference = F.avg_pool2d(difference, 2) if min(difference.shape[-2:]) >= 4 else difference[..., :1, :1]
+    return torch.stack(found).mean(0)

@@ -1,0 +1,114 @@
+"""Symmetric InfoNCE whose negatives come from every rank, with gradient, and never from the row's own study."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from torch import Tensor
+
+from medcodi.randomness import seed_from_keys
+from medcodi.stages.stage import num_ranks
+
+_NEVER = -1e9  # a logit that no softmax hears
+
+
+@dataclass(frozen=True)
+class Contrast:
+    """The outcome of one comparison.
+
+    Attributes:
+        loss: Scalar, with gradient; 0 where no row has both sides.
+        accuracy: Share of rows, both ways, whose partner is the nearest of all candidates; without gradient.
+        num_rows: Number of rows with both sides, on all ranks.
+    """
+
+    loss: Tensor
+    accuracy: Tensor
+    num_rows: Tensor
+
+
+class _GatherRows(torch.autograd.Function):
+    """Rows of all ranks; backward adds up what every rank asks of ours."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor) -> Tensor:
+        parts = [torch.empty_like(rows) for _ in range(dist.get_world_size())]
+        dist.all_gather(parts, rows.contiguous())
+        return torch.cat(parts)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> Tensor:
+        total = grad_outputs[0].contiguous().clone()
+        dist.all_reduce(total)
+        return total.chunk(dist.get_world_size())[dist.get_rank()]
+
+
+def gather_rows(rows: Tensor) -> Tensor:
+    """Rows of all ranks in rank order, ``[ranks * B, ...]``, with gradient; every rank must hold equally many."""
+    if num_ranks() == 1:
+        return rows
+    if rows.requires_grad:
+        return _GatherRows.apply(rows)
+    sent = rows.to(torch.uint8) if rows.dtype == torch.bool else rows
+    parts = [torch.empty_like(sent) for _ in range(num_ranks())]
+    dist.all_gather(parts, sent.contiguous())
+    return torch.cat(parts).to(rows.dtype)
+
+
+def group_ids(names: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
+    """Study (or patient) identifiers as int64 ``[B]``, the same number for the same name on every rank."""
+    return torch.tensor([seed_from_keys(name) for name in names], dtype=torch.int64, device=device)
+
+
+def info_nce(
+    a: Tensor, b: Tensor, scale: Tensor | float, groups: Tensor | None = None, present: Tensor | None = None
+) -> Contrast:
+    """Symmetric InfoNCE of N pairs (van den Oord et al., 2018; Radford et al., 2021, figure 3).
+
+    Args:
+        a: Unit vectors ``[N, D]``.
+        b: Their partners ``[N, D]``.
+        scale: Inverse temperature that multiplies the cosines.
+        groups: int64 ``[N]``; rows of equal number are never negatives of each other. None: all differ.
+        present: bool ``[N]``, True where the row has both sides; the others take no part. None: all do.
+
+    Returns:
+        The mean over rows of the cross-entropy both ways, halved; the accuracy; the number of rows.
+    """
+    num = len(a)
+    own = torch.arange(num, device=a.device)
+    present = torch.ones(num, dtype=torch.bool, device=a.device) if present is None else present
+    with torch.autocast(a.device.type, enabled=False):
+        logits = scale * a.float() @ b.float().T  # [N, N]
+    shut = ~present[None, :] | ~present[:, None]
+    if groups is not None:
+        shut = shut | (groups[:, None] == groups[None, :])
+    logits = logits.masked_fill(shut & ~torch.eye(num, dtype=torch.bool, device=a.device), _NEVER)
+    weight = present.to(logits)
+    num_rows = weight.sum()
+    loss, hits = logits.new_zeros(()), logits.new_zeros(())
+    for side in (logits, logits.T):
+        loss = loss + 0.5 * (F.cross_entropy(side, own, reduction="none") * weight).sum() / num_rows.clamp(min=1)
+        hits = hits + 0.5 * ((side.argmax(1) == own) * weight).sum() / num_rows.clamp(min=1)
+    return Contrast(loss, hits.detach(), num_rows)
+
+
+def contrast(a: Tensor, b: Tensor, scale: Tensor | float, groups: Tensor, present: Tensor) -> Contrast:
+    """InfoNCE over the rows of all ranks.
+
+    Every rank computes the whole loss; averaging gradients over ranks, as data parallelism does, then gives those of
+    one rank that held the whole batch.
+
+    Args:
+        a: Unit vectors of this rank ``[B, D]``; B is the same on every rank.
+        b: Their partners ``[B, D]``.
+        scale: Inverse temperature.
+        groups: int64 ``[B]``, see :func:`group_ids`.
+        present: bool ``[B]``.
+    """
+    return info_nce(gather_rows(a), gather_rows(b), scale, gather_rows(groups), gather_rows(present))

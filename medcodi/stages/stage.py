@@ -1,0 +1,152 @@
+"""What a stage is: it says what one step optimises, and asks neither for the loop nor for the engine around it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from medcodi.config import from_dict
+from medcodi.errors import ConfigError, TrainingError, one_of
+from medcodi.randomness import StepRandomness
+
+if TYPE_CHECKING:
+    from medcodi.data.loading import Batch
+    from medcodi.model import MedCoDi
+
+# Name -> where its class is. In the order of training. A new stage is one more row.
+STAGES: dict[str, str] = {
+    "autoencode": "medcodi.stages.autoencode:AutoencodeStage",
+    "align": "medcodi.stages.align:AlignStage",
+    "diffuse": "medcodi.stages.diffuse:DiffuseStage",
+    "join": "medcodi.stages.join:JoinStage",
+}
+
+
+@dataclass(frozen=True)
+class StepOutput:
+    """What one step comes to.
+
+    Attributes:
+        loss: Scalar, with gradient.
+        logs: Name -> scalar without gradient, averaged over ranks and micro-batches by whoever logs them.
+    """
+
+    loss: Tensor
+    logs: dict[str, Tensor]
+
+
+class Stage(nn.Module):
+    """One stage of training. Subclasses name themselves, their options, what they train and what must come before.
+
+    Attributes:
+        name: Its name in the table.
+        Options: Class of its options, made by :func:`medcodi.config.config`.
+        requires: Stages that the model must have been through.
+        model: The model that it trains.
+        options: Its options.
+    """
+
+    name: ClassVar[str]
+    Options: ClassVar[type]
+    requires: ClassVar[tuple[str, ...]] = ()
+
+    def __init__(self, model: MedCoDi, options: Any = None) -> None:
+        """Take a model over: only the parts that this stage trains keep ``requires_grad``.
+
+        Raises:
+            TrainingError: If the model has not been through a stage that must come before.
+        """
+        super().__init__()
+        missing = [stage for stage in self.requires if stage not in model.trained_stages]
+        if missing:
+            raise TrainingError(
+                f"stage {self.name!r} cannot start: the model has not been through {', '.join(map(repr, missing))}",
+                expected=f"a model trained by {', '.join(map(repr, self.requires))}",
+                mend=f"train {missing[0]!r} first, or start from the model folder it wrote",
+            )
+        self.model = model
+        self.options = self.Options() if options is None else options
+        model.requires_grad_(False)
+        for part in self.trained_parts():
+            part.requires_grad_(True)
+        self.train()
+
+    def trained_parts(self) -> list[nn.Module]:
+        """The modules whose parameters this stage trains."""
+        raise NotImplementedError
+
+    def train(self, mode: bool = True) -> Stage:
+        """Training mode for the parts that are trained; the others stay in evaluation mode."""
+        super().train(mode)
+        self.model.eval()
+        for part in self.trained_parts():
+            part.train(mode)
+        return self
+
+    def forward(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+        """The loss of one micro-batch; all noise comes from ``randomness``."""
+        raise NotImplementedError
+
+    def finish(self, batches: Iterable[Batch]) -> None:
+        """What is left to do once training is over, with some batches of training data; nothing by default."""
+
+
+def stage_class(name: str) -> type[Stage]:
+    """The class of a stage.
+
+    Raises:
+        ConfigError: If there is no such stage; names the nearest one.
+    """
+    module, _, attribute = STAGES[one_of("stage", name, STAGES, ConfigError)].partition(":")
+    return getattr(import_module(module), attribute)
+
+
+def build_stage(name: str, model: MedCoDi, options: Any = None) -> Stage:
+    """A stage around a model.
+
+    Args:
+        name: One of ``STAGES``.
+        model: The model to train, changed in place.
+        options: The stage's ``Options``, or plain values for them; None takes the defaults.
+
+    Raises:
+        ConfigError: If the stage or one of its options is unknown or wrong.
+        TrainingError: If the model has not been through a stage that must come before.
+    """
+    stage = stage_class(name)
+    if isinstance(options, Mapping):
+        options = from_dict(stage.Options, dict(options), source=f"options of stage {name!r}")
+    return stage(model, options)
+
+
+def num_ranks() -> int:
+    """Number of processes that train together; 1 where there is only this one."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+
+
+def mean_over_ranks(values: Tensor, weights: Tensor) -> Tensor:
+    """Weighted mean over the rows of all ranks, as far as this rank contributes to it.
+
+    Averaged over ranks, as data parallelism averages losses and gradients, it is the mean over the rows of the global
+    batch, however unevenly present rows are spread.
+
+    Args:
+        values: ``[B]``.
+        weights: ``[B]``, bool or numbers; 0 leaves a row out.
+
+    Returns:
+        Scalar: ``world * sum(w v) / sum of w on all ranks``; 0 where no rank has a row.
+    """
+    weights = weights.to(values)
+    total = weights.sum()
+    if num_ranks() > 1:
+        total = total.clone()
+        dist.all_reduce(total)
+    kept = torch.where(weights > 0, values, torch.zeros_like(values))
+    return num_ranks() * (kept * weights).sum() / total.clamp(min=1e-12)

@@ -1,0 +1,248 @@
+"""What a training run is: one frozen config, read from YAML, checked at the door."""
+
+from __future__ import annotations
+
+from dataclasses import field
+from typing import Any, Literal
+
+from medcodi.config import config, to_dict
+from medcodi.data.loading import DataConfig
+from medcodi.errors import ConfigError
+
+
+def _positive(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} is {value}, must be above 0")
+
+
+def _fraction(owner: object, *names: str) -> None:
+    for name in names:
+        value = getattr(owner, name)
+        if not 0.0 <= value < 1.0:
+            raise ValueError(f"{name} is {value}, must be in [0, 1)")
+
+
+@config
+class StageConfig:
+    """Which stage, and its own options (checked by the stage).
+
+    Attributes:
+        name: ``autoencode``, ``align``, ``diffuse`` or ``join``.
+        options: The stage's settings; its module says which.
+    """
+
+    name: str
+    options: dict[str, Any] = field(default_factory=dict)
+
+
+@config
+class BatchConfig:
+    """Batch arithmetic: global = micro × accumulation × ranks.
+
+    Attributes:
+        global_size: Studies in one optimiser step.
+        micro_size: Studies in one forward pass on one rank; None: as many as there are, no accumulation.
+    """
+
+    global_size: int = 16
+    micro_size: int | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, "global_size", "micro_size")
+
+    def accumulation(self, world_size: int) -> int:
+        """Micro-batches of one rank in one step.
+
+        Raises:
+            ConfigError: If the arithmetic does not come out even.
+        """
+        share, rest = divmod(self.global_size, world_size)
+        micro = self.micro_size or share
+        if rest or not share or share % micro:
+            unit = (self.micro_size or 1) * world_size
+            raise ConfigError(
+                f"batch.global_size {self.global_size} is not micro_size {micro} × accumulation × {world_size} ranks",
+                expected=f"a multiple of {unit}",
+                mend=f"batch.global_size={-(-self.global_size // unit) * unit}, or another batch.micro_size",
+            )
+        return share // micro
+
+    def describe(self, world_size: int) -> str:
+        """The arithmetic in words, for the first line of a run."""
+        accumulation = self.accumulation(world_size)
+        micro = self.global_size // (world_size * accumulation)
+        return f"{self.global_size} studies a step = {micro} (micro) × {accumulation} (accumulation) × {world_size} (ranks)"
+
+
+@config
+class OptimizerConfig:
+    """AdamW (Loshchilov & Hutter, 2019) with a linear warm-up and a schedule; norms, biases and scalars do not decay.
+
+    Attributes:
+        lr: Highest learning rate.
+        schedule: What follows the warm-up: ``cosine`` to ``lr * min_lr_ratio``, or ``constant``.
+        schedule_horizon: Step at which the cosine ends; None: the run's ``steps``. Fix it to stop early and go on later.
+        grad_clip: Highest global gradient norm; None: no clipping.
+    """
+
+    name: Literal["adamw"] = "adamw"
+    lr: float = 1e-4
+    betas: tuple[float, float] = (0.9, 0.99)
+    eps: float = 1e-8
+    weight_decay: float = 0.01
+    warmup_steps: int = 0
+    schedule: Literal["cosine", "constant"] = "cosine"
+    schedule_horizon: int | None = None
+    min_lr_ratio: float = 0.0
+    grad_clip: float | None = 1.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "lr", "eps", "grad_clip", "schedule_horizon")
+        if not all(0.0 <= beta < 1.0 for beta in self.betas):
+            raise ValueError(f"betas are {self.betas}, must be in [0, 1)")
+        if self.weight_decay < 0 or self.warmup_steps < 0:
+            raise ValueError(
+                f"weight_decay is {self.weight_decay}, warmup_steps is {self.warmup_steps}: must not be negative"
+            )
+        if not 0.0 <= self.min_lr_ratio <= 1.0:
+            raise ValueError(f"min_lr_ratio is {self.min_lr_ratio}, must be in [0, 1]")
+
+
+@config
+class EmaConfig:
+    """Exponential moving average of the trained weights, with decay min(decay, (1 + n) / (10 + n)) at the n-th update."""
+
+    enabled: bool = True
+    decay: float = 0.999
+
+    def __post_init__(self) -> None:
+        _fraction(self, "decay")
+
+
+@config
+class EngineConfig:
+    """Who drives the step.
+
+    Attributes:
+        name: ``auto`` is DeepSpeed when its launcher started the process, else plain (one process, or DDP).
+        zero_stage: DeepSpeed's partitioning: 0 nothing, 1 optimiser, 2 and gradients, 3 and weights.
+    """
+
+    name: Literal["auto", "plain", "deepspeed"] = "auto"
+    zero_stage: Literal[0, 1, 2, 3] = 2
+
+
+@config
+class CheckpointConfig:
+    """When the run is saved.
+
+    Attributes:
+        every: Steps between two checkpoints (one is always saved at the end); 0: only there.
+        keep: The newest so many are kept.
+    """
+
+    every: int = 500
+    keep: int = 2
+
+    def __post_init__(self) -> None:
+        _positive(self, "keep")
+        if self.every < 0:
+            raise ValueError(f"every is {self.every}, must not be negative")
+
+
+@config
+class TrackingConfig:
+    """What a run tells.
+
+    Attributes:
+        tensorboard: Write TensorBoard events beside ``log.jsonl``.
+        log_every: Steps between two logged lines; each holds means over these steps.
+        samples_every: Steps between two sample grids; 0: none.
+        num_samples: Studies in a sample grid.
+        validate_every: Steps between two validations on ``validation``; 0: never.
+        validate_batches: Batches in a validation.
+    """
+
+    tensorboard: bool = True
+    log_every: int = 20
+    samples_every: int = 0
+    num_samples: int = 4
+    validate_every: int = 0
+    validate_batches: int = 4
+
+    def __post_init__(self) -> None:
+        _positive(self, "log_every", "num_samples", "validate_batches")
+        if self.samples_every < 0 or self.validate_every < 0:
+            raise ValueError("samples_every and validate_every must not be negative")
+
+
+@config
+class TrainConfig:
+    """One training run: a stage, what it starts from, its data, and how.
+
+    Attributes:
+        init: Model folder to start from (the previous stage's ``out/model``); or
+        model: Model recipe (YAML) for a fresh one, its tokenizer trained on the data's reports.
+        tokenizer_studies: Reports that train a fresh model's tokenizer.
+        steps: Optimiser steps of the whole run.
+        precision: ``bf16`` and ``fp16`` are autocast over float32 weights; ``fp16`` needs a GPU.
+        seed: Key of data order and of every draw.
+        out: The run's folder.
+        num_workers: Processes that read data ahead.
+        cache: Folder in which studies are kept encoded, made at the first start; for ``diffuse`` and ``join``. None: encode each batch anew.
+        max_minutes: Save and exit cleanly after so long; go on with ``--resume latest``.
+    """
+
+    stage: StageConfig
+    data: DataConfig
+    out: str
+    steps: int
+    init: str | None = None
+    model: str | None = None
+    tokenizer_studies: int = 1024
+    validation: DataConfig | None = None
+    batch: BatchConfig = BatchConfig()
+    optimizer: OptimizerConfig = OptimizerConfig()
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    ema: EmaConfig = EmaConfig()
+    engine: EngineConfig = EngineConfig()
+    checkpoint: CheckpointConfig = CheckpointConfig()
+    tracking: TrackingConfig = TrackingConfig()
+    seed: int = 0
+    num_workers: int = 0
+    cache: str | None = None
+    compile: bool = False
+    max_minutes: float | None = None
+
+    def __post_init__(self) -> None:
+        _positive(self, "steps", "tokenizer_studies", "max_minutes")
+        if (self.init is None) == (self.model is None):
+            raise ValueError(
+                f"init={self.init!r} and model={self.model!r}: give one, a model folder to start from or a recipe"
+            )
+        if self.cache is not None and self.stage.name not in ("diffuse", "join"):
+            raise ValueError(
+                f"cache={self.cache!r}: stage {self.stage.name!r} trains what a cache would freeze; leave it out"
+            )
+        if self.num_workers < 0:
+            raise ValueError(f"num_workers is {self.num_workers}, must not be negative")
+        if self.tracking.validate_every and self.validation is None:
+            raise ValueError("tracking.validate_every is set, but there is no validation data")
+
+    @property
+    def horizon(self) -> int:
+        """Step at which the learning-rate schedule ends."""
+        return self.optimizer.schedule_horizon or self.steps
+
+    def identity(self) -> dict[str, Any]:
+        """The values that decide what the run computes: a resumed run must have the same.
+
+        Left out: where it is written, what it tells, how long it goes on, and how many processes share the work.
+        """
+        values = to_dict(self)
+        chosen = {key: values[key] for key in ("stage", "data", "precision", "ema", "seed")}
+        chosen["batch"] = {"global_size": self.batch.global_size}
+        chosen["optimizer"] = {**values["optimizer"], "schedule_horizon": self.horizon}
+        return chosen

@@ -1,0 +1,257 @@
+"""DeepSpeed as an engine: its dictionary is derived from our config, so there is one truth."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from medcodi.data.loading import Batch
+from medcodi.errors import ConfigError, MissingExtraError, TrainingError
+from medcodi.randomness import StepRandomness
+from medcodi.training.config import TrainConfig
+from medcodi.training.engine import DTYPES, OPTIMIZER_STATE, StepResult, check_finite, seed_step
+from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
+from medcodi.training.processes import Processes
+
+
+def deepspeed_dictionary(config: TrainConfig, world_size: int, device_type: str) -> dict[str, Any]:
+    """Our config in DeepSpeed's words.
+
+    Weights stay float32 and bf16 is autocast, exactly as on the plain engine, so both compute the same thing.
+
+    Raises:
+        ConfigError: For what DeepSpeed cannot do.
+    """
+    if config.precision == "fp16" and device_type != "cuda":
+        raise ConfigError("precision fp16 on the CPU", expected="a GPU for fp16", mend="precision=bf16")
+    if config.precision == "fp16":
+        raise ConfigError(
+            "precision fp16 under DeepSpeed", expected="bf16 or fp32", mend="precision=bf16, or engine.name=plain"
+        )
+    if config.compile and config.engine.zero_stage == 3:
+        raise ConfigError(
+            "compile with engine.zero_stage 3", expected="one of them", mend="compile=false, or engine.zero_stage=2"
+        )
+    accumulation = config.batch.accumulation(world_size)
+    values: dict[str, Any] = {
+        "train_batch_size": config.batch.global_size,
+        "train_micro_batch_size_per_gpu": config.batch.global_size // (world_size * accumulation),
+        "gradient_accumulation_steps": accumulation,
+        "gradient_clipping": config.optimizer.grad_clip or 0.0,
+        "zero_optimization": {"stage": config.engine.zero_stage, "overlap_comm": False},
+        "zero_allow_untested_optimizer": True,  # the optimiser is ours, the same as on the plain engine
+        "steps_per_print": 2**31,
+    }
+    if config.precision == "bf16":
+        values["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
+    return values
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """DeepSpeed, quiet, and on the CPU without the communication kernel that it would compile on first use.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        import deepspeed
+        from deepspeed.ops import __compatible_ops__
+        from deepspeed.utils import logger
+    except ImportError:
+        raise MissingExtraError("deepspeed", extra="deepspeed", needed_for="engine.name=deepspeed") from None
+    logger.setLevel(logging.WARNING)
+    if device.type == "cpu":
+        __compatible_ops__["deepspeed_shm_comm"] = False  # gloo does it: no compiler needed, no minute of building
+    return deepspeed
+
+
+@contextmanager
+def scalars_left_alone(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Keep DeepSpeed from sending scalar parameters to the other ranks, which it cannot; all have read the same file."""
+    scalars: list[Any] = [parameter for parameter in parameters if parameter.ndim == 0]
+    for scalar in scalars:
+        scalar.ds_optim_param = True  # its mark of parameters that it does not send
+    yield
+    for scalar in scalars:
+        del scalar.ds_optim_param
+
+
+class DeepSpeedEngine:
+    """ZeRO 0-3 over the same stage, optimiser, schedule and checkpoints as the plain engine."""
+
+    def __init__(self, stage: nn.Module, config: TrainConfig, processes: Processes) -> None:
+        """Partition the stage and its optimiser.
+
+        Raises:
+            ConfigError: For what DeepSpeed cannot do.
+            TrainingError: If the stage trains nothing, or there is no process group.
+        """
+        dictionary = deepspeed_dictionary(config, processes.world_size, processes.device.type)
+        deepspeed = import_deepspeed(processes.device)
+        if not dist.is_initialized():
+            raise TrainingError(
+                "no process group for DeepSpeed", mend="start with: deepspeed launch/train.py …, or torchrun"
+            )
+        self.config, self.processes, self.zero_stage = config, processes, config.engine.zero_stage
+        self.stage = stage.to(processes.device)
+        self._trained = trained_parameters(stage)
+        if not self._trained:
+            raise TrainingError(f"stage {config.stage.name!r} trains no parameter", mend="check stage.options")
+        if config.compile:
+            self.stage.compile()
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+        optimizer = build_optimizer(stage, config.optimizer)
+        with scalars_left_alone(stage.parameters()):
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=stage, optimizer=optimizer, config=dictionary
+            )
+        self._make_optimizer_state(0)
+
+    def autocast(self) -> Any:
+        """Context in which the stage computes at the run's precision."""
+        dtype = DTYPES[self.config.precision]
+        return torch.autocast(self.processes.device.type, dtype) if dtype != torch.float32 else nullcontext()
+
+    def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
+        """Forward and backward over the micro-batches, then one optimiser step.
+
+        Raises:
+            TrainingError: Before anything is changed, if a loss is not finite.
+        """
+        lr = learning_rate(self.config.optimizer, randomness[0].step, self.config.horizon)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        losses, logs = [], []
+        # Gradients are exchanged once a step, in the order of the parameters: batches on two ranks may reach different
+        # denoisers, and exchanging as gradients arrive would then pair the wrong ones.
+        with self._engine.coalesce_grad_reduction() if self.zero_stage else nullcontext():
+            try:
+                for index, (batch, draw) in enumerate(zip(micro_batches, randomness, strict=True)):
+                    seed_step(draw, self.processes.rank, index)
+                    output = self._engine(batch.to(self.processes.device), draw)
+                    losses.append(output.loss.detach())
+                    logs.append(output.logs)
+                    self._refuse_unless_finite(losses, micro_batches[: index + 1])
+                    self._engine.set_gradient_accumulation_boundary(index + 1 == len(micro_batches))
+                    self._engine.backward(output.loss)
+                self._fill_missing_gradients()
+            except BaseException:
+                self._drop_gradients()  # or leaving the block would exchange them, with ranks that do something else
+                raise
+        self._engine.set_gradient_accumulation_boundary(True)
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return StepResult(losses, logs, None if norm is None else float(norm), lr)
+
+    def _refuse_unless_finite(self, losses: list[Tensor], micro_batches: Sequence[Batch]) -> None:
+        suspects = check_finite(losses[-1:], micro_batches[-1:])
+        if self.processes.any(bool(suspects)):
+            studies = [study for found in self.processes.gather(suspects) for study in found]
+            raise TrainingError(
+                f"the loss is not finite for studies {', '.join(studies)}",
+                expected="finite numbers",
+                mend="look at these studies, lower optimizer.lr, and --resume latest; engine.name=plain leaves such steps out",
+            )
+
+    def _fill_missing_gradients(self) -> None:
+        for parameter in self._trained.values():
+            if parameter.grad is None and self.zero_stage in (1, 2):
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _drop_gradients(self) -> None:
+        for parameter in self._trained.values():
+            parameter.grad = None
+
+    # ---- state: whole tensors by name, so a checkpoint does not know engine, ZeRO stage or number of ranks -------
+    def shards(self) -> dict[str, Tensor]:
+        """Name -> live tensor of the trained weights on this rank: under ZeRO-3 its flat, padded share."""
+        return {name: getattr(parameter, "ds_tensor", parameter.data) for name, parameter in self._trained.items()}
+
+    def whole(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name -> whole tensor on the CPU, on the first rank."""
+        result = {}
+        for name, shard in shards.items():
+            tensor = self._gathered(shard.detach(), self._trained[name])
+            if self.processes.is_first:
+                result[name] = tensor.to("cpu", copy=True).contiguous()
+        return result
+
+    def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What this rank holds of whole tensors, on its device."""
+        on_device = {name: tensor.to(self.processes.device) for name, tensor in whole.items()}
+        if self.zero_stage < 3:
+            return on_device
+        return {name: self._own_share(tensor, self._trained[name]) for name, tensor in on_device.items()}
+
+    def _gathered(self, shard: Tensor, parameter: Any) -> Tensor:
+        if self.zero_stage < 3:
+            return shard
+        parts = [torch.empty_like(shard) for _ in range(self.processes.world_size)]
+        dist.all_gather(parts, shard.contiguous())
+        return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Both moments of every trained parameter, on the first rank."""
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        moments = {}
+        for name, parameter in self._trained.items():
+            for key in OPTIMIZER_STATE:
+                if self.zero_stage:
+                    value = safe_get_full_optimizer_state(parameter, key)
+                else:
+                    value = self._optimizer.state[parameter][key]
+                if self.processes.is_first:
+                    moments[f"{key}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
+        return moments
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor], num_steps: int) -> None:
+        """Take the moments back."""
+        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+
+        self._make_optimizer_state(num_steps)
+        for name, parameter in self._trained.items():
+            for key in OPTIMIZER_STATE:
+                value = state[f"{key}.{name}"].to(self.processes.device)
+                if self.zero_stage == 3:
+                    safe_set_local_optimizer_state(parameter, self._own_share(value, parameter), key)
+                elif self.zero_stage:
+                    safe_set_full_optimizer_state(parameter, value, key)
+                else:
+                    self._optimizer.state[parameter][key].copy_(value)
+
+    def _own_share(self, value: Tensor, parameter: Any) -> Tensor:
+        size, rank = parameter.ds_tensor.numel(), self.processes.rank
+        padded = torch.zeros(size * self.processes.world_size, dtype=value.dtype, device=value.device)
+        padded[: value.numel()] = value.flatten()
+        return padded[rank * size : (rank + 1) * size]
+
+    def _make_optimizer_state(self, num_steps: int) -> None:
+        """Make the optimiser's state now: DeepSpeed would at the first step, and then lose sight of the second group's."""
+        base = self._optimizer if self.zero_stage == 0 else self._optimizer.optimizer
+        owners = {
+            0: lambda: list(self._trained.values()),
+            1: lambda: self._optimizer.single_partition_of_fp32_groups,
+            2: lambda: self._optimizer.single_partition_of_fp32_groups,
+            3: lambda: self._optimizer.fp32_partitioned_groups_flat,
+        }[self.zero_stage]()
+        for owner in owners:
+            state = base.state[owner]
+            state["step"] = torch.tensor(float(num_steps), device=owner.device)
+            for key in OPTIMIZER_STATE:
+                state.setdefault(key, torch.zeros_like(owner))
+        if self.zero_stage in (1, 2):
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def scalars(self) -> dict[str, float]:
+        """Nothing: fp16 is refused."""
+        return {}
+
+    def load_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Nothing to take back."""

@@ -1,0 +1,218 @@
+"""The engine owns device, precision, accumulation and the exchange between ranks; a stage never asks which it is on."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from medcodi.data.loading import Batch
+from medcodi.errors import TrainingError
+from medcodi.randomness import StepRandomness, seed_from_keys
+from medcodi.training.config import TrainConfig
+from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
+from medcodi.training.processes import Processes
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+OPTIMIZER_STATE = ("exp_avg", "exp_avg_sq")
+
+
+@dataclass(frozen=True)
+class StepResult:
+    """What one optimiser step did on this rank.
+
+    Attributes:
+        losses: Loss of each micro-batch, on the device.
+        logs: The stage's logs of each micro-batch.
+        grad_norm: Global gradient norm before clipping, over all ranks; None where the engine does not tell.
+        lr: Learning rate used.
+        skipped: True if the step was not taken, for a loss or gradient was not finite.
+        suspects: Identifiers of this rank's studies in micro-batches whose loss was not finite.
+    """
+
+    losses: list[Tensor]
+    logs: list[dict[str, Tensor]]
+    grad_norm: float | None
+    lr: float
+    skipped: bool = False
+    suspects: list[str] = field(default_factory=list)
+
+
+class Engine(Protocol):
+    """Drives one stage. ``shards`` are what this rank holds of the trained weights: all of them, unless ZeRO-3."""
+
+    stage: nn.Module
+    processes: Processes
+
+    def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
+        """Forward and backward over the micro-batches, then one optimiser step."""
+        ...
+
+    def autocast(self) -> Any:
+        """Context in which the stage computes at the run's precision."""
+        ...
+
+    def shards(self) -> dict[str, Tensor]:
+        """Name -> live tensor of the trained weights on this rank."""
+        ...
+
+    def whole(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Every rank calls this; name -> whole tensor on the CPU, empty on all ranks but the first."""
+        ...
+
+    def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What this rank holds of whole tensors named like the trained weights, on its device: the shape of ``shards``."""
+        ...
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Every rank calls this; ``exp_avg.<name>`` and ``exp_avg_sq.<name>`` -> whole tensor, empty but on the first."""
+        ...
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor], num_steps: int) -> None:
+        """Take back what :meth:`optimizer_state` gave, after ``num_steps`` steps."""
+        ...
+
+    def scalars(self) -> dict[str, float]:
+        """Numbers of the engine's own that a checkpoint must hold (the fp16 loss scale)."""
+        ...
+
+    def load_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Take back what :meth:`scalars` gave."""
+        ...
+
+
+def seed_step(randomness: StepRandomness, rank: int, micro: int) -> None:
+    """Seed torch's global generator, which dropout draws from, by step, rank and micro-batch: nothing to save or restore."""
+    torch.manual_seed(seed_from_keys("dropout", randomness.seed, randomness.step, rank, micro))
+
+
+def check_finite(losses: Sequence[Tensor], micro_batches: Sequence[Batch]) -> list[str]:
+    """Studies of the micro-batches whose loss is not finite: one look at the device for all of them."""
+    finite = torch.stack(list(losses)).isfinite().tolist()
+    return [study for ok, batch in zip(finite, micro_batches, strict=True) if not ok for study in batch.study_ids]
+
+
+class PlainEngine:
+    """torch alone: one process, or DistributedDataParallel under a launcher."""
+
+    def __init__(self, stage: nn.Module, config: TrainConfig, processes: Processes) -> None:
+        """Move the stage to its device and make the optimiser.
+
+        Raises:
+            TrainingError: If the precision cannot be had here, or the stage trains nothing.
+        """
+        if config.precision == "fp16" and processes.device.type != "cuda":
+            raise TrainingError("precision fp16 on the CPU", expected="a GPU for fp16", mend="precision=bf16")
+        self.config, self.processes = config, processes
+        self.stage = stage.to(processes.device)
+        self._trained = trained_parameters(stage)
+        if not self._trained:
+            raise TrainingError(f"stage {config.stage.name!r} trains no parameter", mend="check stage.options")
+        if config.compile:
+            self.stage.compile()
+        self._module: nn.Module = self.stage
+        if processes.world_size > 1:
+            # Which denoisers a batch needs differs between ranks; with this set the buckets also stay as they are.
+            self._module = DistributedDataParallel(stage, broadcast_buffers=False, find_unused_parameters=True)
+        self._optimizer = build_optimizer(stage, config.optimizer)
+        self._scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
+
+    def autocast(self) -> Any:
+        """Context in which the stage computes at the run's precision."""
+        dtype = DTYPES[self.config.precision]
+        return torch.autocast(self.processes.device.type, dtype) if dtype != torch.float32 else nullcontext()
+
+    def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
+        """Forward and backward over the micro-batches, then one optimiser step."""
+        step = randomness[0].step
+        lr = learning_rate(self.config.optimizer, step, self.config.horizon)
+        losses, logs = [], []
+        for index, (batch, draw) in enumerate(zip(micro_batches, randomness, strict=True)):
+            seed_step(draw, self.processes.rank, index)
+            last = index + 1 == len(micro_batches)
+            with nullcontext() if last or self._module is self.stage else self._module.no_sync():  # type: ignore[operator]
+                with self.autocast():
+                    output = self._module(batch.to(self.processes.device), draw)
+                self._scaler.scale(output.loss / len(micro_batches)).backward()
+            losses.append(output.loss.detach())
+            logs.append(output.logs)
+        grad_norm, skipped = self._update(lr)
+        suspects = check_finite(losses, micro_batches) if skipped else []
+        return StepResult(losses, logs, grad_norm, lr, skipped, suspects)
+
+    def _update(self, lr: float) -> tuple[float, bool]:
+        """Clip and step. A parameter that no sample reached has a gradient of zero, as under ZeRO: it decays all the same."""
+        parameters = list(self._trained.values())
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        self._scaler.unscale_(self._optimizer)
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        total = nn.utils.get_total_norm(gradients)
+        grad_norm = float(total)
+        finite = math.isfinite(grad_norm)
+        if finite and self.config.optimizer.grad_clip is not None:
+            nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.grad_clip, total)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        if finite or self._scaler.is_enabled():
+            self._scaler.step(self._optimizer)  # the scaler leaves a step with infinities out by itself
+        self._scaler.update()
+        self._optimizer.zero_grad(set_to_none=True)
+        return grad_norm, not finite
+
+    def shards(self) -> dict[str, Tensor]:
+        """Name -> live tensor of the trained weights: whole, on every rank."""
+        return {name: parameter.data for name, parameter in self._trained.items()}
+
+    def whole(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name -> tensor on the CPU, on the first rank."""
+        if not self.processes.is_first:
+            return {}
+        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in shards.items()}
+
+    def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """All of it, on the device."""
+        return {name: tensor.to(self.processes.device) for name, tensor in whole.items()}
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Both moments of every trained parameter, on the first rank."""
+        moments = {}
+        for name, parameter in self._trained.items():
+            state = self._optimizer.state.get(parameter, {})
+            moments |= {f"{key}.{name}": state.get(key, torch.zeros_like(parameter)) for key in OPTIMIZER_STATE}
+        return self.whole(moments)
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor], num_steps: int) -> None:
+        """Take the moments back."""
+        for name, parameter in self._trained.items():
+            moments = {key: state[f"{key}.{name}"].to(parameter.device, copy=True) for key in OPTIMIZER_STATE}
+            count = torch.tensor(float(num_steps), device=parameter.device)
+            self._optimizer.state[parameter] = {"step": count, **moments}
+
+    def scalars(self) -> dict[str, float]:
+        """The fp16 loss scale and its growth count; nothing at other precisions."""
+        state = self._scaler.state_dict()
+        return {key: float(state[key]) for key in ("scale", "_growth_tracker") if key in state}
+
+    def load_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Take the loss scale back."""
+        if scalars and self._scaler.is_enabled():
+            state = {**self._scaler.state_dict(), "scale": scalars["scale"]}
+            self._scaler.load_state_dict({**state, "_growth_tracker": int(scalars["_growth_tracker"])})
+
+
+def build_engine(stage: nn.Module, config: TrainConfig, processes: Processes, started_by: str) -> Engine:
+    """The engine that the config names; ``auto`` is DeepSpeed when its launcher started us, else plain."""
+    name = config.engine.name
+    if name == "deepspeed" or (name == "auto" and started_by == "deepspeed"):
+        from medcodi.training.deepspeed_engine import DeepSpeedEngine
+
+        return DeepSpeedEngine(stage, config, processes)
+    return PlainEngine(stage, config, processes)

@@ -1,0 +1,52 @@
+"""Why a run stops before its last step: a signal from the scheduler, or its own time limit."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from types import FrameType, TracebackType
+
+from medcodi.training.processes import Processes
+
+SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+
+
+class Interrupts:
+    """While entered, SIGTERM and SIGUSR1 ask for a stop at the end of the step; a second one ends the process."""
+
+    TIME_IS_UP = "max_minutes reached"
+
+    def __init__(self, max_minutes: float | None) -> None:
+        self._deadline = None if max_minutes is None else time.monotonic() + 60.0 * max_minutes
+        self._signal: int | None = None
+        self._previous: dict[int, object] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in SIGNALS}
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)  # type: ignore[arg-type]
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None:  # asked twice, so do not wait for the step: it may never end
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._signal = number
+
+    def reason(self, processes: Processes) -> str | None:
+        """Why every rank should stop now, or None. Every rank calls this at the end of each step."""
+        if processes.any(self._signal is not None):
+            return (
+                f"{signal.Signals(self._signal).name} received"
+                if self._signal is not None
+                else "a rank was told to stop"
+            )
+        if processes.any(self._deadline is not None and time.monotonic() > self._deadline):
+            return self.TIME_IS_UP
+        return None

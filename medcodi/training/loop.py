@@ -1,0 +1,210 @@
+"""The training loop. It knows no stage and no engine: batches in, steps out, and a checkpoint that misses nothing."""
+
+from __future__ import annotations
+
+import os
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from medcodi.data.dataset import StudyDataset
+from medcodi.data.loading import GlobalBatches, StepBatches
+from medcodi.errors import TrainingError
+from medcodi.model import MedCoDi
+from medcodi.randomness import StepRandomness
+from medcodi.stages import build_stage
+from medcodi.training import checkpoint, run_folder
+from medcodi.training.cache import encoded
+from medcodi.training.checkpoint import Checkpoint
+from medcodi.training.config import TrainConfig
+from medcodi.training.ema import Ema
+from medcodi.training.engine import Engine, StepResult, build_engine
+from medcodi.training.interrupts import Interrupts
+from medcodi.training.looking import Figures, look_in
+from medcodi.training.processes import Processes, join_processes, launcher
+from medcodi.training.result import write_model
+from medcodi.training.run_folder import RunFolder
+from medcodi.training.tracking import Progress, RunLog
+
+MAX_SKIPPED = 10  # steps in a row without a finite gradient, after which a run gives up
+
+
+def train(config: TrainConfig, resume: str | None = None) -> Path:
+    """Run a stage from its start, or from a checkpoint, to its last step.
+
+    The run is a function of its config: train n steps, or train k, be stopped, and resume to n: the same bits.
+
+    Args:
+        config: The run.
+        resume: ``"latest"``, the path of a checkpoint, or None to begin.
+
+    Returns:
+        The run's folder. ``model/`` in it is the trained model, unless the run was stopped by a signal.
+
+    Raises:
+        MedCoDiError: If the run cannot start or go on; says why and what to do.
+    """
+    processes = join_processes()
+    try:
+        with run_folder.opened(config, resume, processes) as folder, Interrupts(config.max_minutes) as interrupts:
+            return Run(config, folder, processes, resume).to_the_end(interrupts)
+    finally:
+        processes.leave()
+
+
+class Run:
+    """One run: what changes while it trains, and how that is saved."""
+
+    def __init__(self, config: TrainConfig, folder: RunFolder, processes: Processes, resume: str | None) -> None:
+        """Put the run together, as it was left if ``resume`` says so."""
+        self.config, self.folder, self.processes = config, folder, processes
+        self.start_step = self.num_updates = self.num_skipped = 0  # the last: in a row
+        config.batch.accumulation(processes.world_size)  # refuse before anything is built
+        self.dataset = config.data.build()
+        validation = config.validation.build() if config.validation else None
+        self.held_out = validation or self.dataset
+        self.validation_batches = self._batches(validation) if validation else None
+
+        model = run_folder.start_model(config, folder, self.dataset, processes)
+        self.identity = run_folder.identity(config, folder, self.dataset)
+        saved = run_folder.checkpoint_to_resume(folder, resume, self.identity, self._announce)
+        self.stage: Any = build_stage(config.stage.name, model, config.stage.options)
+        if saved is not None:
+            self.start_step = saved.step
+            run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
+        if config.cache is not None:
+            self.dataset = self._encoded(model, self.dataset)
+            self.validation_batches = self._batches(self._encoded(model, validation)) if validation else None
+        self.engine: Engine = build_engine(self.stage, config, processes, launcher(os.environ))
+        self.ema = Ema(self.engine.shards(), config.ema)
+
+        log = RunLog(folder.root, processes, start_step=self.start_step, tensorboard=config.tracking.tensorboard)
+        progress = Progress(config.stage.name, processes, start_step=self.start_step, steps=config.steps)
+        self.figures = Figures(config, log, progress)
+        if saved is not None:
+            self._restore(saved)
+
+    def to_the_end(self, interrupts: Interrupts) -> Path:
+        """Train until the last step, or until something asks to stop; save; write the model."""
+        self._announce(
+            f"stage {self.config.stage.name} in {self.folder.root}: {self.config.batch.describe(self.processes.world_size)}"
+        )
+        step, stopped = self.start_step, None
+        try:
+            clock = time.perf_counter()
+            for step_batches in self._batches(self.dataset).iterate(self.start_step, self.config.steps):
+                waited = time.perf_counter() - clock
+                result = self.train_step(step_batches)
+                step = step_batches.step + 1
+                self.figures.note(step, result, waited, time.perf_counter() - clock, self.engine)
+                look_in(step, self.engine, self.ema, self.config, self.validation_batches, self.figures, self.held_out)
+                stopped = interrupts.reason(self.processes) if step < self.config.steps else None
+                if stopped is not None:
+                    break
+                if (
+                    self.config.checkpoint.every
+                    and step % self.config.checkpoint.every == 0
+                    and step < self.config.steps
+                ):
+                    self.save(step)
+                clock = time.perf_counter()
+            self.save(step)
+        finally:
+            self.figures.progress.close()
+            self.figures.log.close()
+        if stopped is not None:
+            self._announce(f"{stopped}: saved at step {step}; go on with --resume latest")
+        if stopped is None or stopped == Interrupts.TIME_IS_UP:  # a scheduler that sends a signal does not wait long
+            write_model(self.config, self.folder, self.dataset, self.processes)
+            self._announce(f"model in {self.folder.model}")
+        return self.folder.root
+
+    def train_step(self, step_batches: StepBatches) -> StepResult:
+        """One optimiser step, its randomness keyed by (seed, step, sample), and the moving average after it."""
+        draws = [
+            StepRandomness(seed=self.config.seed, step=step_batches.step, samples=batch.samples)
+            for batch in step_batches.micro
+        ]
+        result = self.engine.run_step(step_batches.micro, draws)
+        if result.skipped:
+            self._leave_out(step_batches.step + 1, result)
+        else:
+            self.num_skipped = 0
+            self.ema.update(self.num_updates)
+            self.num_updates += 1
+        return result
+
+    def _leave_out(self, step: int, result: StepResult) -> None:
+        """Name the studies of a step that was not finite; give up after too many of them."""
+        self.num_skipped += 1
+        studies = ", ".join(study for found in self.processes.gather(result.suspects) for study in found)
+        if studies or self.config.precision != "fp16":  # fp16 overflows now and then while its scale settles
+            self._announce(
+                f"step {step} left out, not finite; studies: {studies or 'none by its loss, a gradient overflowed'}"
+            )
+        if self.num_skipped >= MAX_SKIPPED:
+            raise TrainingError(
+                f"{self.num_skipped} steps in a row were not finite, the last with studies {studies or 'unknown'}",
+                expected="finite losses and gradients",
+                mend="look at these studies, lower optimizer.lr or use precision=fp32, and --resume latest",
+            )
+
+    # ---- state ---------------------------------------------------------------------------------------------------
+    def save(self, step: int) -> None:
+        """Write a checkpoint; every rank calls this."""
+        engine = self.engine
+        tensors = {"weights": engine.whole(engine.shards()), "optimizer": engine.optimizer_state()}
+        if self.config.ema.enabled:
+            tensors["ema"] = engine.whole(self.ema.average)
+        persistent = self.stage.state_dict().keys()
+        tensors["buffers"] = {
+            name: value.cpu().clone() for name, value in self.stage.named_buffers() if name in persistent
+        }
+        state = {
+            "step": step,
+            "num_updates": self.num_updates,
+            "identity": self.identity,
+            "scalars": engine.scalars(),
+            "means": self.processes.gather(self.figures.means.state()),
+        }
+        if self.processes.is_first:
+            checkpoint.save(self.folder.checkpoints, Checkpoint(tensors, state), keep=self.config.checkpoint.keep)
+        self.processes.barrier()
+
+    def _restore(self, saved: Checkpoint) -> None:
+        """Optimiser, average and unfinished means as they were; the weights were loaded before the engine was built."""
+        self.num_updates = int(saved.state["num_updates"])
+        self.engine.load_optimizer_state(saved.tensors["optimizer"], self.num_updates)
+        self.engine.load_scalars(saved.state["scalars"])
+        if self.config.ema.enabled:
+            self.ema.load(self.engine.share(saved.tensors["ema"]))
+        means = saved.state["means"]
+        if len(means) == self.processes.world_size:
+            self.figures.means.load(means[self.processes.rank])
+        self._announce(f"going on from step {saved.step}")
+
+    def _batches(self, dataset: StudyDataset) -> GlobalBatches:
+        return GlobalBatches(
+            dataset,
+            batch_size=self.config.batch.global_size,
+            seed=self.config.seed,
+            rank=self.processes.rank,
+            world_size=self.processes.world_size,
+            accumulation=self.config.batch.accumulation(self.processes.world_size),
+            num_workers=self.config.num_workers,
+        )
+
+    def _encoded(self, model: MedCoDi, dataset: StudyDataset) -> StudyDataset:
+        """The dataset encoded; the first rank makes the cache where it is missing, the others wait for it."""
+        model.to(self.processes.device)
+        precision = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
+        if self.processes.is_first:
+            encoded(model, dataset, self.config.cache or "", precision=precision)
+        self.processes.barrier()
+        return encoded(model, dataset, self.config.cache or "", precision=precision)
+
+    def _announce(self, text: str) -> None:
+        if self.processes.is_first:
+            print(text, flush=True)

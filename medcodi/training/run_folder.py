@@ -1,0 +1,212 @@
+"""A run's folder: who may write in it, what it starts from, and what must be the same for a run to go on."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medcodi.config import load as load_config
+from medcodi.config import to_dict, to_yaml
+from medcodi.data.dataset import StudyDataset
+from medcodi.errors import CheckpointError, DataError, TrainingError
+from medcodi.model import MedCoDi, ModelConfig, build_model
+from medcodi.model_files import read_index
+from medcodi.randomness import seed_from_keys
+from medcodi.training import checkpoint
+from medcodi.training.checkpoint import Checkpoint
+from medcodi.training.config import TrainConfig
+from medcodi.training.processes import Processes
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """Where everything of a run lies."""
+
+    root: Path
+
+    @property
+    def checkpoints(self) -> Path:
+        """Checkpoints, ``step-…`` each."""
+        return self.root / "checkpoints"
+
+    @property
+    def start(self) -> Path:
+        """The fresh model that a run without ``init`` began from."""
+        return self.root / "start"
+
+    @property
+    def model(self) -> Path:
+        """The result: a model folder with averaged weights."""
+        return self.root / "model"
+
+    @property
+    def log(self) -> Path:
+        """One JSON object a logged step."""
+        return self.root / "log.jsonl"
+
+
+@contextmanager
+def opened(config: TrainConfig, resume: str | None, processes: Processes) -> Iterator[RunFolder]:
+    """Take the folder for this run alone, on the first rank; the others wait until it is ready.
+
+    Raises:
+        TrainingError: If it cannot be written, another run holds it, or it holds a run and ``resume`` is None.
+    """
+    folder = RunFolder(Path(config.out))
+    lock = None
+    if processes.is_first:
+        lock = _lock(folder.root)
+        if resume is None and (checkpoint.found(folder.checkpoints) or folder.model.exists()):
+            lock.close()
+            raise TrainingError(
+                f"{folder.root} holds a run already",
+                expected="a new folder",
+                mend="--resume latest to go on with it, or another out=…",
+            )
+        (folder.root / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
+    try:
+        processes.barrier()
+        yield folder
+    finally:
+        if lock is not None:
+            lock.close()
+
+
+def _lock(root: Path) -> Any:
+    try:
+        root.mkdir(parents=True, exist_ok=True)
+        lock = (root / ".lock").open("w")
+    except OSError as error:
+        raise TrainingError(
+            f"cannot write in {root}: {error.strerror}",
+            expected="a folder that can be written",
+            mend="choose another out=…",
+        ) from None
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        lock.close()
+        raise TrainingError(
+            f"another run is writing in {root}",
+            expected="one run in a folder",
+            mend="wait for it, or choose another out=…",
+        ) from None
+    return lock
+
+
+# ---- what the run starts from -----------------------------------------------------------------------------------
+def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, processes: Processes) -> MedCoDi:
+    """The model that training starts from: ``init``, or a fresh one, which the first start keeps in ``start/``.
+
+    Raises:
+        DataError: If a tokenizer has to be trained and the data hold no report.
+    """
+    if config.init is not None:
+        return MedCoDi.from_pretrained(config.init)
+    if processes.is_first and not (folder.start / "model_index.json").is_file():
+        texts = [report for report in reports(dataset, config.tokenizer_studies) if report]
+        if not texts:
+            raise DataError(
+                f"no reports in {dataset.name}",
+                expected="reports to train the tokenizer on",
+                mend="start from a model with init=…",
+            )
+        model = build_model(
+            load_config(ModelConfig, str(config.model)), texts, seed=seed_from_keys("weights", config.seed)
+        )
+        model.save_pretrained(folder.start)
+    processes.barrier()
+    return MedCoDi.from_pretrained(folder.start)
+
+
+def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
+    """Reports of the first studies; a dataset that can give them without its images is asked for them alone."""
+    indices = range(min(num_studies, len(dataset)))
+    alone = getattr(dataset, "report", None)
+    found = (alone(index) for index in indices) if alone else (dataset[index].report for index in indices)
+    return [report or "" for report in islice(found, num_studies)]
+
+
+def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:
+    """What a resumed run must have in common with the one that was stopped: settings, data and starting weights."""
+    _, index = read_index(config.init if config.init is not None else folder.start)
+    weights = [index["tokenizer_sha256"], {name: part["sha256"] for name, part in index["components"].items()}]
+    model = index["config"] if config.model is None else to_dict(load_config(ModelConfig, config.model))
+    return {
+        **config.identity(),
+        "model": model,
+        "start": hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest(),
+        "dataset": dataset.fingerprint,
+    }
+
+
+# ---- going on ----------------------------------------------------------------------------------------------------
+def checkpoint_to_resume(
+    folder: RunFolder, resume: str | None, wanted: dict[str, Any], say: Callable[[str], None]
+) -> Checkpoint | None:
+    """The checkpoint to go on from; None to start afresh.
+
+    Args:
+        folder: The run's folder.
+        resume: ``latest``, the path of a checkpoint, or None.
+        wanted: Identity of the run as configured now.
+        say: Told of damaged checkpoints that are passed over.
+
+    Raises:
+        CheckpointError: If it is damaged, or was made by a run with other settings, data or starting weights.
+    """
+    if resume is None:
+        return None
+    if resume != "latest":
+        chosen = checkpoint.load(Path(resume))
+    else:
+        latest = checkpoint.load_latest(folder.checkpoints, say)
+        if latest is None:
+            say("no checkpoint yet: starting from step 0")
+            return None
+        chosen = latest
+    changed = differences(chosen.state["identity"], json.loads(json.dumps(wanted)))
+    if changed:
+        raise CheckpointError(
+            f"the run changed since step {chosen.step}: " + "; ".join(changed[:5]),
+            expected="the settings, data and starting weights it was begun with",
+            mend="undo the change, or begin a new run in another out=…",
+        )
+    return chosen
+
+
+def differences(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ, each as ``"key was a, is b"``."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        return [
+            text
+            for key in sorted({*before, *after})
+            for text in differences(before.get(key), after.get(key), f"{prefix}{key}.")
+        ]
+    return [] if before == after else [f"{prefix.rstrip('.')} was {before!r}, is {after!r}"]
+
+
+def load_tensors(stage: nn.Module, tensors: Any) -> None:
+    """Copy named tensors (weights and buffers) into a stage.
+
+    Raises:
+        CheckpointError: If a name or a shape does not fit.
+    """
+    own = {**dict(stage.named_parameters()), **dict(stage.named_buffers())}
+    for name, value in tensors.items():
+        if name not in own or own[name].shape != value.shape:
+            seen = tuple(own[name].shape) if name in own else "no such tensor"
+            raise CheckpointError(
+                f"the checkpoint's {name} is {tuple(value.shape)}, the model has {seen}",
+                mend="resume with the model it was trained with",
+            )
+        own[name].data.copy_(value)

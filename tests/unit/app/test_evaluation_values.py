@@ -1,0 +1,37 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medcodi.app.evaluation import NUM_STUDIES, evaluation_values
+from medcodi.config import from_dict
+from medcodi.errors import CheckpointError
+from medcodi.evaluation.matrix import EvaluateConfig
+from medcodi.model import MedCoDi
+
+
+def test_without_a_file_held_out_phantoms_of_the_models_size(tiny_model: MedCoDi, tmp_path: Path) -> None:
+    folder = str(tiny_model.save_pretrained(tmp_path / "model"))
+    options = from_dict(EvaluateConfig, evaluation_values(None, model=folder, data=None, out_dir=tmp_path / "out"))
+    assert (options.model, options.out) == (folder, str(tmp_path / "out"))
+    assert (options.data.source, options.data.split, options.data.num_studies) == ("phantom", "test", NUM_STUDIES)
+    assert options.data.image_size == tiny_model.config.image_size
+
+
+def test_options_replace_what_the_file_says(tiny_model: MedCoDi, tmp_path: Path) -> None:
+    folder = str(tiny_model.save_pretrained(tmp_path / "model"))
+    recipe = tmp_path / "eval.yaml"
+    recipe.write_text("model: elsewhere\nseed: 4\ndata: {source: phantom, num_studies: 9, image_size: 64}\n")
+    assert evaluation_values(recipe, model=None, data=None, out_dir=None)["data"]["image_size"] == 64
+    values = evaluation_values(recipe, model=folder, data="prepared", out_dir=None)
+    assert values == {
+        "model": folder,
+        "seed": 4,
+        "data": {"path": "prepared", "split": "test", "image_size": tiny_model.config.image_size},
+    }
+
+
+def test_a_model_that_is_not_there_is_refused() -> None:
+    with pytest.raises(CheckpointError, match="no model at no/such/folder"):
+        evaluation_values(None, model="no/such/folder", data=None, out_dir=None)

@@ -1,0 +1,68 @@
+"""What the door lets through, and the batch arithmetic."""
+
+from __future__ import annotations
+
+import pytest
+
+from medcodi.config import from_dict, to_dict
+from medcodi.errors import ConfigError
+from medcodi.training.config import BatchConfig, TrainConfig
+
+from .toy import toy_config
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"optimizer": {"lr": -1}}, "lr is -1"),
+        ({"optimizer": {"learning_rate": 1}}, "optimizer.learning_rate"),
+        ({"steps": 0}, "steps is 0"),
+        ({"precision": "int8"}, "precision"),
+        ({"init": "a"}, "give one"),
+        ({"model": None}, "give one"),
+        ({"ema": {"decay": 1.0}}, "decay is 1.0"),
+        ({"tracking": {"validate_every": 5}}, "no validation data"),
+        ({"engine": {"zero_stage": 4}}, "zero_stage"),
+        ({"checkpoint": {"keep": 0}}, "keep is 0"),
+        ({"trainsteps": 3}, "unknown key 'trainsteps'"),
+    ],
+)
+def test_impossible_values_are_refused_by_name(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        toy_config(**changes)
+
+
+def test_a_config_survives_yaml() -> None:
+    config = toy_config()
+    assert from_dict(TrainConfig, to_dict(config)) == config
+
+
+@pytest.mark.parametrize(
+    ("size", "micro", "ranks", "accumulation"), [(16, None, 1, 1), (16, 4, 1, 4), (16, 4, 2, 2), (16, None, 4, 1)]
+)
+def test_batch_arithmetic(size: int, micro: int | None, ranks: int, accumulation: int) -> None:
+    batch = BatchConfig(global_size=size, micro_size=micro)
+    assert batch.accumulation(ranks) == accumulation
+    assert f"× {accumulation} (accumulation) × {ranks} (ranks)" in batch.describe(ranks)
+
+
+@pytest.mark.parametrize(("size", "micro", "ranks"), [(15, None, 2), (16, 3, 1), (16, 16, 2), (1, None, 2)])
+def test_a_batch_that_does_not_divide_is_refused_with_the_mend(size: int, micro: int | None, ranks: int) -> None:
+    with pytest.raises(ConfigError, match=r"Mend: batch.global_size=\d+"):
+        BatchConfig(global_size=size, micro_size=micro).accumulation(ranks)
+
+
+def test_identity_ignores_what_does_not_change_the_result() -> None:
+    config = toy_config()
+    same = toy_config(
+        out="elsewhere",
+        num_workers=3,
+        max_minutes=5,
+        checkpoint={"every": 1},
+        engine={"name": "plain"},
+        tracking={"log_every": 1},
+    )
+    assert same.identity() == config.identity()
+    assert toy_config(steps=9).identity() != config.identity()  # another horizon, so another learning rate
+    longer = toy_config(steps=9, optimizer={"lr": 0.01, "warmup_steps": 2, "grad_clip": 0.5, "schedule_horizon": 8})
+    assert longer.identity() == config.identity()

@@ -1,0 +1,35 @@
+"""Who started us."""
+
+from __future__ import annotations
+
+import pytest
+
+from medcodi.errors import TrainingError
+from medcodi.training.processes import Processes, join_processes, launcher
+
+RANKS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
+
+
+@pytest.mark.parametrize(
+    ("environment", "expected"),
+    [
+        ({}, "python"),
+        (RANKS, "torchrun"),
+        ({**RANKS, "TORCHELASTIC_RUN_ID": "1"}, "torchrun"),
+        ({**RANKS, "CROSS_RANK": "0", "LOCAL_SIZE": "2"}, "deepspeed"),
+        ({**RANKS, "TORCHELASTIC_RUN_ID": "1", "ACCELERATE_USE_DEEPSPEED": "true"}, "deepspeed"),
+    ],
+)
+def test_the_launcher_is_told_by_what_it_sets(environment: dict[str, str], expected: str) -> None:
+    assert launcher(environment) == expected
+
+
+def test_half_an_environment_is_refused() -> None:
+    with pytest.raises(TrainingError, match="MASTER_ADDR"):
+        join_processes(RANKS)
+
+
+def test_alone_everything_is_agreed() -> None:
+    alone = Processes()
+    assert alone.any(True) and not alone.any(False)
+    assert alone.gather(3) == [3] and alone.from_first("x") == "x" and alone.is_first

@@ -1,0 +1,80 @@
+"""A real stage small enough to train in milliseconds: one linear denoiser a modality, dropout, a frozen part."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from medcodi.config import from_dict
+from medcodi.data.loading import Batch
+from medcodi.randomness import StepRandomness
+from medcodi.stages.stage import StepOutput
+from medcodi.training.config import TrainConfig
+
+SIZE = 8
+
+
+class ToyStage(nn.Module):
+    """Predicts noise from pixels; a modality that no row holds leaves its part without a gradient."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.frozen = nn.Linear(SIZE * SIZE, 16).requires_grad_(False)
+        self.parts = nn.ModuleDict(
+            {
+                name: nn.Sequential(nn.Linear(16, 13), nn.LayerNorm(13), nn.Linear(13, 5))
+                for name in ("frontal", "lateral")
+            }
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.register_buffer("scale", torch.tensor(0.5))
+
+    def forward(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+        loss, logs = torch.zeros(()), {}
+        for name, part in self.parts.items():
+            present = batch.present[name]
+            if not present.any():
+                continue
+            values = batch.contents[name]
+            assert isinstance(values, Tensor)
+            target = randomness.normal(name, (5,))
+            error = (part(self.dropout(self.frozen(values.flatten(1)) * self.scale)) - target).square().mean(dim=1)
+            logs[name] = (error * present).mean().detach()
+            loss = loss + (error * present).mean()
+        return StepOutput(loss, logs)
+
+
+def toy_batch(samples: tuple[int, ...], absent: str | None = None) -> Batch:
+    """A batch whose pixels are functions of the samples."""
+    images = torch.stack([torch.linspace(0, 1, SIZE * SIZE).roll(sample).reshape(1, SIZE, SIZE) for sample in samples])
+    present = torch.ones(len(samples), dtype=torch.bool)
+    return Batch(
+        contents={"frontal": images, "lateral": images.flip(-1)},
+        present={name: present & (name != absent) for name in ("frontal", "lateral")},
+        labels=torch.zeros(len(samples), 14),
+        study_ids=[f"study{sample}" for sample in samples],
+        patient_ids=[f"patient{sample}" for sample in samples],
+        samples=samples,
+    )
+
+
+def toy_config(**changes: Any) -> TrainConfig:
+    """A config for the toy stage."""
+    values = {
+        "stage": {"name": "toy"},
+        "data": {"source": "phantom", "num_studies": 16, "image_size": 32},
+        "model": "toy.yaml",
+        "out": "runs/toy",
+        "steps": 8,
+        "batch": {"global_size": 4},
+        "optimizer": {"lr": 0.01, "warmup_steps": 2, "grad_clip": 0.5},
+    }
+    return from_dict(TrainConfig, {**values, **changes})
+
+
+def step_samples(step: int, size: int = 4) -> tuple[int, ...]:
+    """Global batch of a step."""
+    return tuple(range(step * size, (step + 1) * size))
