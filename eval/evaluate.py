@@ -1,4 +1,4 @@
-"""Evaluate a model, direction by direction: python eval/evaluate.py --config configs/eval/demo.yaml [key=value ...]"""
+"""Evaluate a model, direction by direction: python eval/evaluate.py --config configs/eval/demo.yaml [key=value ...]."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from medcodi.config import load, to_yaml  # noqa: E402
-from medcodi.errors import MedCoDiError  # noqa: E402
-from medcodi.evaluation.matrix import EvaluateConfig, evaluate  # noqa: E402
-from medcodi.evaluation.results_page import summary_table  # noqa: E402
+from medcodi.config import load, to_yaml
+from medcodi.errors import MedCoDiError
+from medcodi.evaluation.matrix import EvaluateConfig, evaluate
+from medcodi.evaluation.results_page import summary_table
 
 
 def main(arguments: list[str] | None = None) -> int:

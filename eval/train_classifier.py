@@ -1,4 +1,4 @@
-"""Train the finding classifier: python eval/train_classifier.py --config configs/eval/classifier.yaml [key=value ...]"""
+"""Train the finding classifier: python eval/train_classifier.py --config configs/eval/classifier.yaml [key=value ...]."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from medcodi.config import load, to_yaml  # noqa: E402
-from medcodi.errors import MedCoDiError  # noqa: E402
-from medcodi.evaluation.classifier_training import ClassifierTrainConfig, ceiling_table, train_classifier  # noqa: E402
+from medcodi.config import load, to_yaml
+from medcodi.errors import MedCoDiError
+from medcodi.evaluation.classifier_training import ClassifierTrainConfig, ceiling_table, train_classifier
 
 
 def main(arguments: list[str] | None = None) -> int:

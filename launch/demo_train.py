@@ -38,9 +38,9 @@ def main() -> int:
                 train(config, resume="latest" if any(Path(config.out).glob("checkpoints/*")) else None)
         MedCoDi.from_pretrained(model).save_pretrained(OUT, dtype=torch.float16)
         print(f"model in {OUT}; now the finding classifier beside it", flush=True)
-        from medcodi.evaluation.classifier_training import ClassifierConfig, train_classifier
+        from medcodi.evaluation.classifier_training import ClassifierTrainConfig, train_classifier
 
-        train_classifier(load(ClassifierConfig, "configs/eval/classifier.yaml"))
+        train_classifier(load(ClassifierTrainConfig, "configs/eval/classifier.yaml"))
     except MedCoDiError as error:
         print(error, file=sys.stderr)
         return 2

@@ -89,7 +89,9 @@ class Generation:
             folder.parent.mkdir(parents=True, exist_ok=True)
             staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
         except OSError as error:
-            raise DataError(f"{folder} cannot be made: {error.strerror}", mend="choose a folder that can be written") from None
+            raise DataError(
+                f"{folder} cannot be made: {error.strerror}", mend="choose a folder that can be written"
+            ) from None
         try:
             for index, sample in enumerate(self.samples):
                 place = staging if len(self.samples) == 1 else staging / str(index)
@@ -110,17 +112,26 @@ class Generation:
 
 
 def to_pil(image: np.ndarray) -> Image.Image:
-    """float ``[H, W]`` in [0, 1] -> 8-bit grey PIL image."""
+    """Float ``[H, W]`` in [0, 1] -> 8-bit grey PIL image."""
     return Image.fromarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8))
 
 
 def provenance(
-    model: MedCoDi, direction: Direction, prompts: Mapping[str, np.ndarray | str], weights: Mapping[str, float], settings: Any, seeds: Sequence[int]
+    model: MedCoDi,
+    direction: Direction,
+    prompts: Mapping[str, np.ndarray | str],
+    weights: Mapping[str, float],
+    settings: Any,
+    seeds: Sequence[int],
 ) -> dict[str, Any]:
     """All that is needed to make a generation again, without the prompts themselves (they may be a patient's)."""
     return {
         "direction": str(direction),
-        "model": {"name": model.config.name, "sha256": model.fingerprint(), "trained_stages": list(model.trained_stages)},
+        "model": {
+            "name": model.config.name,
+            "sha256": model.fingerprint(),
+            "trained_stages": list(model.trained_stages),
+        },
         "prompts": {name: {"sha256": _hash(value), "weight": weights[name]} for name, value in prompts.items()},
         "seeds": list(seeds),
         "settings": to_dict(settings),

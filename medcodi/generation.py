@@ -40,9 +40,17 @@ class GenerationSettings:
         if self.sampler is not None:
             one_of("sampler", self.sampler, SAMPLERS, PromptError)
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
-            raise PromptError(f"num_inference_steps is {self.num_inference_steps}", expected="at least 1", mend="20 to 50 serve most uses")
+            raise PromptError(
+                f"num_inference_steps is {self.num_inference_steps}",
+                expected="at least 1",
+                mend="20 to 50 serve most uses",
+            )
         if self.guidance_scale is not None and not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise PromptError(f"guidance_scale is {self.guidance_scale}", expected="a finite number >= 0", mend="1 follows the prompt plainly, 2 to 8 more strictly")
+            raise PromptError(
+                f"guidance_scale is {self.guidance_scale}",
+                expected="a finite number >= 0",
+                mend="1 follows the prompt plainly, 2 to 8 more strictly",
+            )
 
     def resolved(self, model: MedCoDi) -> GenerationSettings:
         """The same with the model's defaults in the place of None."""
@@ -92,7 +100,11 @@ def generate_batch(
     def denoise(latents: dict[str, Tensor], t: Tensor) -> dict[str, Tensor]:
         return model.denoise(latents, t, both, heard=heard)
 
-    assert settings.sampler is not None and settings.num_inference_steps is not None and settings.guidance_scale is not None
+    assert (
+        settings.sampler is not None
+        and settings.num_inference_steps is not None
+        and settings.guidance_scale is not None
+    )
     schedule = model.config.schedule
     latents = sample_jointly(
         guided(denoise, settings.guidance_scale) if doubled else denoise,
@@ -139,7 +151,10 @@ def encode_requests(
         present = torch.tensor([name in prompt for prompt in prompts], device=model.device)
         encoding = model.encode_prompts(name, _stack(model, name, [prompt.get(name) for prompt in prompts]))
         encodings[name] = encoding.where(present, model.null_prompts(name, batch))
-        asked = [float(weight.get(name, 1.0)) if name in prompt else 0.0 for prompt, weight in zip(prompts, weights, strict=True)]
+        asked = [
+            float(weight.get(name, 1.0)) if name in prompt else 0.0
+            for prompt, weight in zip(prompts, weights, strict=True)
+        ]
         mixed[name] = torch.tensor(asked, device=model.device) + bare.float()
     nulls = {name: model.null_prompts(name, batch).padded(encodings[name].tokens.shape[1]) for name in names}
     return model.context(encodings, mixed), model.context(nulls, mixed)
@@ -149,7 +164,9 @@ def _stack(model: MedCoDi, name: str, values: Sequence[Value | None]) -> Tensor 
     if MODALITIES[name].kind == "text":
         return [value if isinstance(value, str) else "" for value in values]
     size = model.config.image_size
-    images = [np.zeros((size, size), np.float32) if value is None else np.asarray(value, np.float32) for value in values]
+    images = [
+        np.zeros((size, size), np.float32) if value is None else np.asarray(value, np.float32) for value in values
+    ]
     return torch.from_numpy(np.stack(images))[:, None].to(model.device)
 
 
@@ -191,12 +208,24 @@ def check_request(
         modality(name)
     for name, weight in (weights or {}).items():
         if name not in prompts:
-            raise PromptError(f"a weight of {weight} for {name!r}, which is not a prompt", expected="weights for prompts: " + (", ".join(prompts) or "none are given"), mend="leave it out, or give that prompt")
+            raise PromptError(
+                f"a weight of {weight} for {name!r}, which is not a prompt",
+                expected="weights for prompts: " + (", ".join(prompts) or "none are given"),
+                mend="leave it out, or give that prompt",
+            )
         if not (math.isfinite(weight) and weight >= 0):
-            raise PromptError(f"the weight of {name!r} is {weight}", expected="a finite number >= 0", mend="0 switches a prompt off; leave it out for 1")
+            raise PromptError(
+                f"the weight of {name!r} is {weight}",
+                expected="a finite number >= 0",
+                mend="0 switches a prompt off; leave it out for 1",
+            )
     used = {name: value for name, value in prompts.items() if (weights or {}).get(name, 1.0) > 0}
     if prompts and not used:
-        raise PromptError("every prompt has weight 0", expected="at least one positive weight", mend="give no prompts at all to generate unconditionally")
+        raise PromptError(
+            "every prompt has weight 0",
+            expected="at least one positive weight",
+            mend="give no prompts at all to generate unconditionally",
+        )
     wanted = [targets] if isinstance(targets, str) else targets
     if wanted is None:
         wanted = [name for name in MODALITIES if name not in prompts]
@@ -205,7 +234,11 @@ def check_request(
         raise PromptError(f"num_samples is {num_samples}", expected="at least 1")
     if seed < 0:
         raise PromptError(f"seed is {seed}", expected="an integer >= 0")
-    return Direction(tuple(used), direction.targets), used, {name: float((weights or {}).get(name, 1.0)) for name in used}
+    return (
+        Direction(tuple(used), direction.targets),
+        used,
+        {name: float((weights or {}).get(name, 1.0)) for name in used},
+    )
 
 
 def read_prompt(name: str, value: Any, image_size: int) -> Value:
@@ -261,20 +294,35 @@ def generate(
         CheckpointError: If the model cannot be loaded.
     """
     direction, used, weights_used = check_request(prompts, targets, weights, num_samples, seed)
-    settings = GenerationSettings(sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale)
+    settings = GenerationSettings(
+        sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+    )
     # A pathological image or report is refused before the model is loaded.
-    early = {name: read_prompt(name, value, 64) if MODALITIES[name].kind == "text" else read_image(value) for name, value in used.items()}
+    early = {
+        name: read_prompt(name, value, 64) if MODALITIES[name].kind == "text" else read_image(value)
+        for name, value in used.items()
+    }
     chosen = load(model, device)
     settings = settings.resolved(chosen)
     ready = {
-        name: fit_square(value, chosen.config.image_size) if isinstance(value, np.ndarray) else value for name, value in early.items()
+        name: fit_square(value, chosen.config.image_size) if isinstance(value, np.ndarray) else value
+        for name, value in early.items()
     }
     missing = set(direction.prompts + direction.targets) - set(chosen.config.modalities)
     if missing:
-        raise PromptError(f"the model {chosen.config.name!r} has no {', '.join(sorted(missing))}", expected=", ".join(chosen.config.modalities))
+        raise PromptError(
+            f"the model {chosen.config.name!r} has no {', '.join(sorted(missing))}",
+            expected=", ".join(chosen.config.modalities),
+        )
     seeds = [seed + index for index in range(num_samples)]
     results = generate_batch(
-        chosen, [ready] * num_samples, direction.targets, seeds, settings, weights=[weights_used] * num_samples, on_step=on_step
+        chosen,
+        [ready] * num_samples,
+        direction.targets,
+        seeds,
+        settings,
+        weights=[weights_used] * num_samples,
+        on_step=on_step,
     )
     samples = [Sample(seed=one, contents=contents) for one, contents in zip(seeds, results, strict=True)]
     return Generation(direction, samples, provenance(chosen, direction, ready, weights_used, settings, seeds))

@@ -58,7 +58,9 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if tuple(self.modalities) != in_table_order(self.modalities):
-            raise ValueError(f"modalities {self.modalities} are not in table order, or doubled: expected {in_table_order(self.modalities)}")
+            raise ValueError(
+                f"modalities {self.modalities} are not in table order, or doubled: expected {in_table_order(self.modalities)}"
+            )
 
 
 @dataclass(frozen=True)
@@ -246,7 +248,9 @@ def build_model(config: ModelConfig, texts: Sequence[str], *, seed: int = 0) -> 
 
 def tiny_config(**changes: Any) -> ModelConfig:
     """The smallest model made of the real classes, for tests and dry runs: 32 x 32 images, seconds on a CPU."""
-    unet = UNetConfig(base_channels=16, multipliers=(1, 2), num_res_blocks=1, attention_levels=(0, 1), num_heads=2, num_groups=8)
+    unet = UNetConfig(
+        base_channels=16, multipliers=(1, 2), num_res_blocks=1, attention_levels=(0, 1), num_heads=2, num_groups=8
+    )
     sizes: dict[str, Any] = {
         "name": "tiny",
         "image_size": 32,

@@ -43,14 +43,18 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
     """
     folder = Path(folder)
     if folder.exists() and any(folder.iterdir()) and not (folder / INDEX).is_file():
-        raise CheckpointError(f"{folder} exists and holds no model", expected="a new or empty folder", mend="choose another folder")
+        raise CheckpointError(
+            f"{folder} exists and holds no model", expected="a new or empty folder", mend="choose another folder"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         components: dict[str, Any] = {}
         for name, module in model.components().items():
             weights = dict(module.named_parameters())
-            state = {key: _stored(value, dtype if key in weights else None) for key, value in module.state_dict().items()}
+            state = {
+                key: _stored(value, dtype if key in weights else None) for key, value in module.state_dict().items()
+            }
             save_file(state, staging / f"{name}.safetensors")
             components[name] = {
                 "file": f"{name}.safetensors",
@@ -82,7 +86,9 @@ def _replace(staging: Path, folder: Path) -> None:
     for old in folder.glob("*.safetensors"):
         if not (staging / old.name).exists():
             old.unlink()
-    for new in sorted(staging.iterdir(), key=lambda file: file.name == INDEX):  # the index last: it vouches for the rest
+    for new in sorted(
+        staging.iterdir(), key=lambda file: file.name == INDEX
+    ):  # the index last: it vouches for the rest
         new.replace(folder / new.name)
 
 
@@ -113,13 +119,23 @@ def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
     if not folder.exists():
         folder = _from_hub(str(source))
     if not (folder / INDEX).is_file():
-        raise CheckpointError(f"{folder} holds no {INDEX}", expected="a folder written by save_pretrained", mend="give the model folder itself")
+        raise CheckpointError(
+            f"{folder} holds no {INDEX}",
+            expected="a folder written by save_pretrained",
+            mend="give the model folder itself",
+        )
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(f"{folder / INDEX} cannot be read: {error}", mend="fetch or train the model again") from None
+        raise CheckpointError(
+            f"{folder / INDEX} cannot be read: {error}", mend="fetch or train the model again"
+        ) from None
     if index.get("format") != FORMAT_VERSION:
-        raise CheckpointError(f"{folder} has format {index.get('format')!r}", expected=f"format {FORMAT_VERSION}", mend="use the MedCoDi version that wrote it")
+        raise CheckpointError(
+            f"{folder} has format {index.get('format')!r}",
+            expected=f"format {FORMAT_VERSION}",
+            mend="use the MedCoDi version that wrote it",
+        )
     return folder, index
 
 
@@ -128,7 +144,11 @@ def _from_hub(repository: str) -> Path:
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
     if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
-        raise CheckpointError(f"no model at {repository}", expected="a model folder, or a hub repository owner/name", mend="check the path; the demo model is checkpoints/demo")
+        raise CheckpointError(
+            f"no model at {repository}",
+            expected="a model folder, or a hub repository owner/name",
+            mend="check the path; the demo model is checkpoints/demo",
+        )
     try:
         return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
@@ -157,7 +177,9 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> Med
             raise CheckpointError(f"{folder} has no component {name!r}", expected=", ".join(model.components()))
         state = _read_weights(folder / entry["file"], entry["sha256"])
         _check_fit(folder / entry["file"], state, module.state_dict())
-        module.load_state_dict({key: value.float() if value.is_floating_point() else value for key, value in state.items()})
+        module.load_state_dict(
+            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
+        )
     model.trained_stages = tuple(index["trained_stages"])
     model.provenance = index.get("provenance", {})
     return model.to(device).eval()
@@ -165,7 +187,9 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> Med
 
 def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     if not path.is_file():
-        raise CheckpointError(f"{path} is missing", expected="every file that the index names", mend="fetch or train the model again")
+        raise CheckpointError(
+            f"{path} is missing", expected="every file that the index names", mend="fetch or train the model again"
+        )
     if file_hash(path) != sha256:
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes) is truncated or was changed since it was saved",
@@ -175,7 +199,9 @@ def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except safetensors.SafetensorError as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {error}", mend="fetch or train the model again") from None
+        raise CheckpointError(
+            f"{path} is not a safetensors file: {error}", mend="fetch or train the model again"
+        ) from None
 
 
 def _check_fit(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
@@ -187,6 +213,11 @@ def _check_fit(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]
         )
     for name, value in expected.items():
         if found[name].shape != value.shape:
-            raise CheckpointError(f"{path}: {name} is {tuple(found[name].shape)}", expected=f"{tuple(value.shape)}, as model_index.json says")
+            raise CheckpointError(
+                f"{path}: {name} is {tuple(found[name].shape)}",
+                expected=f"{tuple(value.shape)}, as model_index.json says",
+            )
         if not torch.isfinite(found[name].float()).all():
-            raise CheckpointError(f"{path}: {name} holds numbers that are not finite", mend="fetch or train the model again")
+            raise CheckpointError(
+                f"{path}: {name} holds numbers that are not finite", mend="fetch or train the model again"
+            )

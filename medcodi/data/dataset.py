@@ -137,7 +137,9 @@ def read_info(path: str | Path) -> dict[str, Any]:
     except (OSError, ValueError):
         info = {}
     if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise DataError(f"{folder} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", mend=mend)
+        raise DataError(
+            f"{folder} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", mend=mend
+        )
     return info
 
 
@@ -151,8 +153,14 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
     sizes = {name: int(count) for name, count in info["counts"]["split"].items() if count}
     if split not in sizes:
         found = ", ".join(f"{name} ({count})" for name, count in sizes.items()) or "none"
-        raise DataError(f"{folder} has no studies in split {split!r}", expected=f"one of: {found}", mend=did_you_mean(split, sizes))
+        raise DataError(
+            f"{folder} has no studies in split {split!r}", expected=f"one of: {found}", mend=did_you_mean(split, sizes)
+        )
     try:
         return ArrowStudies(folder, split, info)
     except (OSError, ValueError, KeyError) as error:
-        raise DataError(f"{folder / split} cannot be read: {error}", expected="the files as written", mend="prepare the dataset again") from error
+        raise DataError(
+            f"{folder / split} cannot be read: {error}",
+            expected="the files as written",
+            mend="prepare the dataset again",
+        ) from error

@@ -68,7 +68,9 @@ class PrepareConfig:
         if self.val < 0 or self.test < 0 or self.val + self.test >= 1:
             raise ValueError(f"val={self.val} and test={self.test}: shares of patients that leave some for training")
         if self.workers < 1 or not 0 <= self.max_bad_fraction <= 1:
-            raise ValueError(f"workers={self.workers} must be at least 1, max_bad_fraction={self.max_bad_fraction} in [0, 1]")
+            raise ValueError(
+                f"workers={self.workers} must be at least 1, max_bad_fraction={self.max_bad_fraction} in [0, 1]"
+            )
 
     def records(self) -> Iterator[Record]:
         """The studies that the source announces.
@@ -94,7 +96,9 @@ def prepare(config: PrepareConfig) -> Ledger:
     """
     out = Path(config.out)
     if out.exists() and not config.overwrite:
-        raise DataError(f"{out} exists already", expected="a new folder", mend="overwrite=true replaces it, or choose another --out")
+        raise DataError(
+            f"{out} exists already", expected="a new folder", mend="overwrite=true replaces it, or choose another --out"
+        )
     records = list(config.records())
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
@@ -124,7 +128,11 @@ def _write(config: PrepareConfig, records: Sequence[Record], folder: Path) -> Le
             _enter(ledger, record, study, split)
             if isinstance(study, Study):
                 row = row_from_study(study, split)
-                digest.update(repr(sorted((key, bytes(str(value), "utf-8")) for key, value in row.items() if key != "labels")).encode())
+                digest.update(
+                    repr(
+                        sorted((key, bytes(str(value), "utf-8")) for key, value in row.items() if key != "labels")
+                    ).encode()
+                )
                 writers.write(split, row)
     _check_share(ledger, config)
     ledger.write(folder)
@@ -144,7 +152,9 @@ def _enter(ledger: Ledger, record: Record, study: Study | LeftOut, split: str) -
     """Write a study's files into the ledger."""
     ids = {"study_id": record.study_id, "patient_id": record.patient_id}
     for spare in record.spare:
-        ledger.entries.append(Entry(file=spare.file, **ids, modality="", split="", reason=spare.reason, detail=spare.detail))
+        ledger.entries.append(
+            Entry(file=spare.file, **ids, modality="", split="", reason=spare.reason, detail=spare.detail)
+        )
     if isinstance(study, Study):
         files = record.files()
         for name in study.contents:
@@ -155,13 +165,19 @@ def _enter(ledger: Ledger, record: Record, study: Study | LeftOut, split: str) -
     ledger.entries.append(culprit)
     for name, file in record.files().items():
         if file != study.file:
-            ledger.entries.append(Entry(file=file, **ids, modality=name, split="", reason="study left out", detail=study.reason))
+            ledger.entries.append(
+                Entry(file=file, **ids, modality=name, split="", reason="study left out", detail=study.reason)
+            )
 
 
 def _check_share(ledger: Ledger, config: PrepareConfig) -> None:
     reasons = ", ".join(f"{reason} ({count})" for reason, count in ledger.counts()["reason"].items())
     if not ledger.num_kept:
-        raise DataError(f"no study of {config.source} {config.path or ''} can be used: {reasons}", expected="at least one", mend="look at the reasons")
+        raise DataError(
+            f"no study of {config.source} {config.path or ''} can be used: {reasons}",
+            expected="at least one",
+            mend="look at the reasons",
+        )
     share = ledger.left_out / ledger.num_studies
     if share > config.max_bad_fraction and ledger.num_studies >= MIN_STUDIES_FOR_LIMIT:
         example = next(entry.detail for entry in ledger.entries if entry.detail)
@@ -234,5 +250,3 @@ def _loading(records: Sequence[Record], config: PrepareConfig) -> Iterator[Itera
 
 def _load(record: Record, image_size: int) -> Study | LeftOut:
     return record.load(image_size)
-
-

@@ -32,7 +32,11 @@ class PatientSplits:
         Raises:
             DataError: If the patient's studies stand in two splits.
         """
-        split = official or self._known.get(patient_id) or split_of_patient(patient_id, seed=self._seed, val=self._val, test=self._test)
+        split = (
+            official
+            or self._known.get(patient_id)
+            or split_of_patient(patient_id, seed=self._seed, val=self._val, test=self._test)
+        )
         known = self._known.setdefault(patient_id, split)
         if known != split:
             raise DataError(

@@ -12,7 +12,7 @@ Denoise = Callable[[Latents, Tensor], Latents]
 
 
 def guided(denoise_doubled: Denoise, scale: float) -> Denoise:
-    """eps = eps_u + s (eps_c - eps_u), for every target of a joint run.
+    """Eps = eps_u + s (eps_c - eps_u), for every target of a joint run.
 
     Args:
         denoise_doubled: Denoises a batch of 2 B rows: the unconditional half first.

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Literal
 
-import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
@@ -43,7 +42,7 @@ def add_noise(schedule: DDPMScheduler, x0: Tensor, noise: Tensor, t: Tensor) -> 
 
 
 def training_target(schedule: DDPMScheduler, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """eps itself, or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x0."""
+    """Eps itself, or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x0."""
     if schedule.config["prediction_type"] == "v_prediction":
         return schedule.get_velocity(x0, noise, t)  # pyright: ignore[reportArgumentType]
     return noise

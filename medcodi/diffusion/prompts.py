@@ -19,7 +19,9 @@ def draw_prompts(available: Tensor, u: Tensor) -> Tensor:
         bool ``[B, P]``: the chosen subset; empty only where nothing is available.
     """
     num = available.shape[1]
-    subsets = torch.tensor([[bool(code >> p & 1) for p in range(num)] for code in range(1, 2**num)], dtype=torch.bool)  # [S, P]
+    subsets = torch.tensor(
+        [[bool(code >> p & 1) for p in range(num)] for code in range(1, 2**num)], dtype=torch.bool
+    )  # [S, P]
     possible = ~(subsets[None] & ~available.cpu()[:, None]).any(dim=2)  # [B, S]
     count = possible.sum(dim=1)
     rank = (u.cpu() * count).long().clamp(max=(count - 1).clamp(min=0))  # which of the possible ones
@@ -28,7 +30,7 @@ def draw_prompts(available: Tensor, u: Tensor) -> Tensor:
 
 
 def mix_pooled(pooled: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """c = sum_i w_i c_i / sum_i w_i: the paper's mixing, one token.
+    """C = sum_i w_i c_i / sum_i w_i: the paper's mixing, one token.
 
     Args:
         pooled: One ``[B, D]`` for each prompt.

@@ -8,7 +8,6 @@ from typing import Any
 
 import diffusers
 import torch
-from torch import Tensor
 
 from medcodi.diffusion.guidance import Denoise, Latents
 from medcodi.errors import PromptError, one_of
@@ -92,7 +91,8 @@ def sample_jointly(
     schedulers = {target: build_scheduler(sampler, schedule, num_inference_steps) for target in latent_shapes}
     generators = {target: [torch_generator("sampler", seed, target) for seed in seeds] for target in latent_shapes}
     latents = {
-        target: keyed_normal([("start", seed, target) for seed in seeds], shape, device) * schedulers[target].init_noise_sigma
+        target: keyed_normal([("start", seed, target) for seed in seeds], shape, device)
+        * schedulers[target].init_noise_sigma
         for target, shape in latent_shapes.items()
     }
     timesteps = next(iter(schedulers.values())).timesteps
@@ -101,7 +101,11 @@ def sample_jointly(
         inputs = {target: schedulers[target].scale_model_input(z, t) for target, z in latents.items()}
         predictions = denoise(inputs, torch.full((len(seeds),), int(t), dtype=torch.long, device=device))
         for target, scheduler in schedulers.items():
-            step = scheduler.step(predictions[target], t, latents[target], generator=generators[target], **extra) if _takes_generator(scheduler) else scheduler.step(predictions[target], t, latents[target])
+            step = (
+                scheduler.step(predictions[target], t, latents[target], generator=generators[target], **extra)
+                if _takes_generator(scheduler)
+                else scheduler.step(predictions[target], t, latents[target])
+            )
             latents[target] = step.prev_sample
         if on_step is not None:
             on_step(index + 1, len(timesteps))

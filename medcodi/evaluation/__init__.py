@@ -10,7 +10,14 @@ if TYPE_CHECKING:
     from medcodi.evaluation.classifier_training import ClassifierTrainConfig, train_classifier
     from medcodi.evaluation.matrix import EvaluateConfig, evaluate
 
-__all__ = ["ClassifierConfig", "ClassifierTrainConfig", "EvaluateConfig", "FindingClassifier", "evaluate", "train_classifier"]
+__all__ = [
+    "ClassifierConfig",
+    "ClassifierTrainConfig",
+    "EvaluateConfig",
+    "FindingClassifier",
+    "evaluate",
+    "train_classifier",
+]
 
 # Where each name lives; imported when asked for, so that the classifier and the pages do without the generator's libraries.
 _HOMES = {

@@ -53,9 +53,14 @@ class ResidualBlock(nn.Module):
         self.norm1 = nn.BatchNorm2d(out_channels)
         self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
         self.norm2 = nn.BatchNorm2d(out_channels)
-        self.shortcut = nn.Identity() if stride == 1 and in_channels == out_channels else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, C', H / stride, W / stride]``."""
         hidden = F.relu(self.norm1(self.conv1(x)))
         return F.relu(self.shortcut(x) + self.norm2(self.conv2(hidden)))
 
@@ -116,7 +121,9 @@ class FindingClassifier(nn.Module):
 
     def logits_of_map(self, feature_map: Tensor, views: Tensor) -> Tensor:
         """The head: last map ``[B, C, h, w]`` -> logits ``[B, K]``."""
-        pooled = torch.cat([pool for half in feature_map.chunk(2, dim=-1) for pool in (half.mean((2, 3)), half.amax((2, 3)))], dim=1)
+        pooled = torch.cat(
+            [pool for half in feature_map.chunk(2, dim=-1) for pool in (half.mean((2, 3)), half.amax((2, 3)))], dim=1
+        )
         logits = self.head(pooled).unflatten(1, (len(self.config.modalities), -1))
         return logits[torch.arange(len(views), device=views.device), views]
 
@@ -138,14 +145,25 @@ class FindingClassifier(nn.Module):
         for index, image in enumerate(images):
             x = torch.as_tensor(np.asarray(image), dtype=torch.float32)
             if x.ndim != 2 or not torch.isfinite(x).all():
-                raise DataError(f"image {index} of shape {tuple(x.shape)} is not a finite [H, W] array", mend="look at what made it; no image is replaced")
+                raise DataError(
+                    f"image {index} of shape {tuple(x.shape)} is not a finite [H, W] array",
+                    mend="look at what made it; no image is replaced",
+                )
             if x.shape != (self.config.image_size,) * 2:
-                x = F.interpolate(x[None, None], size=(self.config.image_size,) * 2, mode="bilinear", antialias=True, align_corners=False)[0, 0]
+                x = F.interpolate(
+                    x[None, None],
+                    size=(self.config.image_size,) * 2,
+                    mode="bilinear",
+                    antialias=True,
+                    align_corners=False,
+                )[0, 0]
             rows.append(x.clamp(0, 1)[None])
         return torch.stack(rows)
 
     @torch.inference_mode()
-    def read(self, images: Sequence[np.ndarray] | Tensor, modality: str, batch_size: int = 64) -> tuple[np.ndarray, np.ndarray]:
+    def read(
+        self, images: Sequence[np.ndarray] | Tensor, modality: str, batch_size: int = 64
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities and features of images of one modality.
 
         Returns:
@@ -177,7 +195,11 @@ class FindingClassifier(nn.Module):
         partial = weights.with_suffix(".partial")
         save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
         partial.replace(weights)
-        content = {**self.card, "config": to_dict(self.config), "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()}
+        content = {
+            **self.card,
+            "config": to_dict(self.config),
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        }
         card.with_suffix(".partial").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
         card.with_suffix(".partial").replace(card)
         return directory
@@ -191,15 +213,26 @@ class FindingClassifier(nn.Module):
         """
         weights, card_path = Path(directory) / WEIGHTS_FILE, Path(directory) / CARD_FILE
         if not weights.is_file() or not card_path.is_file():
-            raise CheckpointError(f"no finding classifier in {directory}", expected=f"{WEIGHTS_FILE} and {CARD_FILE}", mend="train one: python eval/train_classifier.py")
+            raise CheckpointError(
+                f"no finding classifier in {directory}",
+                expected=f"{WEIGHTS_FILE} and {CARD_FILE}",
+                mend="train one: python eval/train_classifier.py",
+            )
         try:
             card = json.loads(card_path.read_text(encoding="utf-8"))
             model = from_dict(ClassifierConfig, card.pop("config"), source=str(card_path)).build()
             model.load_state_dict(load_file(weights))
         except (json.JSONDecodeError, KeyError, SafetensorError, RuntimeError) as error:
-            raise CheckpointError(f"the finding classifier in {directory} cannot be read: {str(error).splitlines()[0]}", mend="train or copy it again") from None
+            raise CheckpointError(
+                f"the finding classifier in {directory} cannot be read: {str(error).splitlines()[0]}",
+                mend="train or copy it again",
+            ) from None
         if (seen := hashlib.sha256(weights.read_bytes()).hexdigest()) != card.get("sha256"):
-            raise CheckpointError(f"{weights} has sha256 {seen[:12]}…", expected=f"{str(card.get('sha256'))[:12]}…, for which its ceilings were measured", mend="train or copy both files again")
+            raise CheckpointError(
+                f"{weights} has sha256 {seen[:12]}…",
+                expected=f"{str(card.get('sha256'))[:12]}…, for which its ceilings were measured",
+                mend="train or copy both files again",
+            )
         model.card = card
         return model.eval()
 
@@ -229,6 +262,8 @@ def target_truth(study: Study, targets: Sequence[str] = TARGETS) -> np.ndarray:
             continue
         values[k] = known
         if side and known == 1:
-            sides = [finding.side for finding in study.findings if finding.label == label and finding.state == "positive"]
+            sides = [
+                finding.side for finding in study.findings if finding.label == label and finding.state == "positive"
+            ]
             values[k] = np.nan if not any(sides) else float(any(told in (side, "bilateral") for told in sides))
     return values

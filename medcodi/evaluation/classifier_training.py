@@ -71,12 +71,19 @@ class ImageBank:
                     continue
                 image = np.asarray(image)
                 if image.shape != (network.image_size,) * 2:
-                    raise DataError(f"study {study.study_id!r}: {modality} of shape {image.shape}", expected=f"{network.image_size}x{network.image_size}, the classifier's size", mend="set image_size of the data")
+                    raise DataError(
+                        f"study {study.study_id!r}: {modality} of shape {image.shape}",
+                        expected=f"{network.image_size}x{network.image_size}, the classifier's size",
+                        mend="set image_size of the data",
+                    )
                 images.append(torch.from_numpy(np.round(image * 255).clip(0, 255).astype(np.uint8)))
                 views.append(view)
                 truth.append(torch.from_numpy(told))
         if not images:
-            raise DataError("no images to train or judge a classifier on", expected=f"studies with one of {', '.join(network.modalities)}")
+            raise DataError(
+                "no images to train or judge a classifier on",
+                expected=f"studies with one of {', '.join(network.modalities)}",
+            )
         return cls(torch.stack(images), torch.tensor(views), torch.stack(truth))
 
     def __len__(self) -> int:
@@ -90,8 +97,16 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     def uniform(low: float, high: float) -> Tensor:
         return (torch.rand(batch, generator=generator) * (high - low) + low).to(images.device)
 
-    angle, zoom, shift_x, shift_y = uniform(-0.07, 0.07), uniform(0.94, 1.06), uniform(-0.06, 0.06), uniform(-0.06, 0.06)
-    rows = [torch.stack([zoom * angle.cos(), -zoom * angle.sin(), shift_x], 1), torch.stack([zoom * angle.sin(), zoom * angle.cos(), shift_y], 1)]
+    angle, zoom, shift_x, shift_y = (
+        uniform(-0.07, 0.07),
+        uniform(0.94, 1.06),
+        uniform(-0.06, 0.06),
+        uniform(-0.06, 0.06),
+    )
+    rows = [
+        torch.stack([zoom * angle.cos(), -zoom * angle.sin(), shift_x], 1),
+        torch.stack([zoom * angle.sin(), zoom * angle.cos(), shift_y], 1),
+    ]
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     column = (slice(None), None, None, None)
@@ -105,7 +120,9 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 def _loss(logits: Tensor, truth: Tensor, positive_weight: Tensor) -> Tensor:
     known = ~truth.isnan()
-    losses = F.binary_cross_entropy_with_logits(logits.float(), truth.nan_to_num(0.0), pos_weight=positive_weight, reduction="none")
+    losses = F.binary_cross_entropy_with_logits(
+        logits.float(), truth.nan_to_num(0.0), pos_weight=positive_weight, reduction="none"
+    )
     return (losses * known).sum() / known.sum().clamp(min=1)
 
 
@@ -115,7 +132,9 @@ def _positive_weight(truth: Tensor) -> Tensor:
     return ((1 - rate) / rate).sqrt().clamp(1, 8)
 
 
-def fit(model: FindingClassifier, bank: ImageBank, options: ClassifierTrainConfig, *, quiet: bool = False) -> list[float]:
+def fit(
+    model: FindingClassifier, bank: ImageBank, options: ClassifierTrainConfig, *, quiet: bool = False
+) -> list[float]:
     """Train in place with AdamW, warm-up and cosine decay, bfloat16 autocast.
 
     Batches and augmentation are functions of (seed, step).
@@ -138,7 +157,9 @@ def fit(model: FindingClassifier, bank: ImageBank, options: ClassifierTrainConfi
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / options.num_steps))
         images = bank.images[rows].to(device).float().div(255)[:, None]
-        images = augment(images, torch_generator("classifier augmentation", options.seed, step)).contiguous(memory_format=torch.channels_last)
+        images = augment(images, torch_generator("classifier augmentation", options.seed, step)).contiguous(
+            memory_format=torch.channels_last
+        )
         with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = model(images, bank.views[rows].to(device))
         loss = _loss(logits, bank.truth[rows].to(device), weight)
@@ -157,7 +178,9 @@ def probabilities_by_view(model: FindingClassifier, bank: ImageBank) -> dict[str
     for view, modality in enumerate(model.config.modalities):
         rows = torch.nonzero(bank.views == view)[:, 0]
         images = bank.images[rows]
-        parts = [model.read(images[start : start + 256].float().div(255), modality)[0] for start in range(0, len(rows), 256)]
+        parts = [
+            model.read(images[start : start + 256].float().div(255), modality)[0] for start in range(0, len(rows), 256)
+        ]
         if parts:
             result[modality] = bank.truth[rows].numpy(), np.concatenate(parts)
     return result
@@ -177,7 +200,11 @@ def measure_ceiling(model: FindingClassifier, bank: ImageBank) -> dict[str, dict
         ceiling[modality] = {}
         for k, target in enumerate(model.config.targets):
             figures = {"auroc": auroc(truth[:, k], probabilities[:, k]), **scores.per_finding[target]}
-            ceiling[modality][target] = {name: None if math.isnan(value) else round(value, 5) for name, value in figures.items() if name != "predicted"}
+            ceiling[modality][target] = {
+                name: None if math.isnan(value) else round(value, 5)
+                for name, value in figures.items()
+                if name != "predicted"
+            }
     return ceiling
 
 
@@ -194,8 +221,14 @@ def train_classifier(options: ClassifierTrainConfig, *, quiet: bool = False) -> 
     started = time.monotonic()
     datasets = {name: getattr(options, name).build() for name in ("train", "validation", "test")}
     if len({dataset.fingerprint for dataset in datasets.values()}) < 3:
-        raise DataError("train, validation and test of the classifier share their studies", expected="three different sets", mend="give each its own split or offset")
-    banks = {name: ImageBank.of(dataset, options.network, f"reading {name} studies") for name, dataset in datasets.items()}
+        raise DataError(
+            "train, validation and test of the classifier share their studies",
+            expected="three different sets",
+            mend="give each its own split or offset",
+        )
+    banks = {
+        name: ImageBank.of(dataset, options.network, f"reading {name} studies") for name, dataset in datasets.items()
+    }
     torch.manual_seed(options.seed)
     model = options.network.build()
     read = time.monotonic()
@@ -207,7 +240,16 @@ def train_classifier(options: ClassifierTrainConfig, *, quiet: bool = False) -> 
         "task": "findings of chest images, side included; mean-pooled last map as features of Fréchet distances",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
         "data": {name: _described(dataset) for name, dataset in datasets.items()},
-        "training": {"num_steps": options.num_steps, "batch_size": options.batch_size, "seed": options.seed, "final_loss": round(float(np.mean(losses[-50:])), 4), "read_seconds": round(read - started, 1), "train_seconds": round(trained - read, 1), "device": options.device, "torch": torch.__version__},
+        "training": {
+            "num_steps": options.num_steps,
+            "batch_size": options.batch_size,
+            "seed": options.seed,
+            "final_loss": round(float(np.mean(losses[-50:])), 4),
+            "read_seconds": round(read - started, 1),
+            "train_seconds": round(trained - read, 1),
+            "device": options.device,
+            "torch": torch.__version__,
+        },
         "thresholds": "best F1 on the validation studies, per view and target",
         "ceiling": measure_ceiling(model, banks["test"]),
     }

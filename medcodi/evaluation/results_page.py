@@ -54,25 +54,61 @@ def summary_table(results: dict[str, Any]) -> Table:
         primary = scores["primary"]
         verdict = {True: "yes", False: "no", None: "–"}[primary["beats_shuffled"]]
         share = "–" if primary["fraction_of_ceiling"] is None else f"{100 * primary['fraction_of_ceiling']:.0f} %"
-        rows.append((pretty(name), with_interval(primary["model"]), number(primary["ceiling"]), share, with_interval(primary["shuffled"]), with_interval(primary["difference"]), verdict, str(scores["num_studies"])))
-    return Table(columns=("direction", "finding F1, macro", "ceiling", "of ceiling", "prompts shuffled", "difference", "beats shuffled", "studies"), rows=rows)
+        rows.append(
+            (
+                pretty(name),
+                with_interval(primary["model"]),
+                number(primary["ceiling"]),
+                share,
+                with_interval(primary["shuffled"]),
+                with_interval(primary["difference"]),
+                verdict,
+                str(scores["num_studies"]),
+            )
+        )
+    return Table(
+        columns=(
+            "direction",
+            "finding F1, macro",
+            "ceiling",
+            "of ceiling",
+            "prompts shuffled",
+            "difference",
+            "beats shuffled",
+            "studies",
+        ),
+        rows=rows,
+    )
 
 
 def metric_table(results: dict[str, Any], kind: str) -> Table:
     """Every metric of the targets of one kind, with interval, ceiling and floor."""
-    scored = [(name, target, scores["targets"][target]["metrics"]) for name, scores in results["directions"].items() for target in scores["targets"] if MODALITIES[target].kind == kind]
+    scored = [
+        (name, target, scores["targets"][target]["metrics"])
+        for name, scores in results["directions"].items()
+        for target in scores["targets"]
+        if MODALITIES[target].kind == kind
+    ]
     present = [metric for metric in _TITLES if any(metric in metrics for _, _, metrics in scored)]
     rows = []
     for name, target, metrics in scored:
         cells = [_cell(metrics.get(metric)) for metric in present]
         rows.append((pretty(name), target, *cells))
-    return Table(columns=("direction", "target", *(_TITLES[metric] for metric in present)), rows=rows, caption="value [95 % interval] · c: ceiling · f: floor (prompts shuffled)")
+    return Table(
+        columns=("direction", "target", *(_TITLES[metric] for metric in present)),
+        rows=rows,
+        caption="value [95 % interval] · c: ceiling · f: floor (prompts shuffled)",
+    )
 
 
 def _cell(figure: dict[str, Any] | None) -> str:
     if not figure:
         return "–"
-    extras = [f"{letter} {number(figure[key])}" for letter, key in (("c", "ceiling"), ("f", "floor")) if figure.get(key) is not None]
+    extras = [
+        f"{letter} {number(figure[key])}"
+        for letter, key in (("c", "ceiling"), ("f", "floor"))
+        if figure.get(key) is not None
+    ]
     return " · ".join([with_interval(figure), *extras])
 
 
@@ -80,15 +116,31 @@ def finding_tables(results: dict[str, Any]) -> list[Table]:
     """F1 per finding: one table for each target modality, a row for each direction."""
     tables = []
     for target in MODALITIES:
-        scored = [(name, scores["targets"][target]["findings"]) for name, scores in results["directions"].items() if target in scores["targets"]]
+        scored = [
+            (name, scores["targets"][target]["findings"])
+            for name, scores in results["directions"].items()
+            if target in scores["targets"]
+        ]
         present = [label for label in CHEXPERT_LABELS if any(label in findings for _, findings in scored)]
         if not present:
             continue
-        rows = [(pretty(name), *(number(findings[label]["f1"]) if label in findings else "–" for label in present)) for name, findings in scored]
+        rows = [
+            (pretty(name), *(number(findings[label]["f1"]) if label in findings else "–" for label in present))
+            for name, findings in scored
+        ]
         first = scored[0][1]
-        rows.append(("ceiling: real " + target, *(number(first[label]["ceiling_f1"]) if label in first else "–" for label in present)))
-        rows.append(("positive studies", *(str(first[label]["positives"]) if label in first else "–" for label in present)))
-        tables.append(Table(columns=("direction", *present), rows=rows, caption=f"F1 per finding, {modality(target).title}"))
+        rows.append(
+            (
+                "ceiling: real " + target,
+                *(number(first[label]["ceiling_f1"]) if label in first else "–" for label in present),
+            )
+        )
+        rows.append(
+            ("positive studies", *(str(first[label]["positives"]) if label in first else "–" for label in present))
+        )
+        tables.append(
+            Table(columns=("direction", *present), rows=rows, caption=f"F1 per finding, {modality(target).title}")
+        )
     return tables
 
 
@@ -103,26 +155,50 @@ def _findings_note(held: HeldOut, target: str, value: Value) -> str:
     if MODALITIES[target].kind == "image" and held.classifier is None:
         return ""
     labels = read_values(held.classifier, target, [value]).labels[0]
-    return "read: " + (", ".join(label for label, told in zip(CHEXPERT_LABELS, labels, strict=True) if told == 1) or "nothing")
+    return "read: " + (
+        ", ".join(label for label, told in zip(CHEXPERT_LABELS, labels, strict=True) if told == 1) or "nothing"
+    )
 
 
-def picture_row(held: HeldOut, direction: Direction, rows: Sequence[int], generated: dict[str, list[Value]]) -> PictureRow:
+def picture_row(
+    held: HeldOut, direction: Direction, rows: Sequence[int], generated: dict[str, list[Value]]
+) -> PictureRow:
     """Prompts, generated and true targets of one study."""
     position = shown_study(held, rows)
     row = rows[position]
-    cells = [Cell(caption=modality(name).title, role="prompt", value=held.values(name, [row])[0]) for name in direction.prompts]
-    for role, values in (("generated", {name: generated[name][position] for name in direction.targets}), ("truth", {name: held.values(name, [row])[0] for name in direction.targets})):
-        cells += [Cell(caption=modality(name).title, role=role, value=value, note=_findings_note(held, name, value)) for name, value in values.items()]
+    cells = [
+        Cell(caption=modality(name).title, role="prompt", value=held.values(name, [row])[0])
+        for name in direction.prompts
+    ]
+    for role, values in (
+        ("generated", {name: generated[name][position] for name in direction.targets}),
+        ("truth", {name: held.values(name, [row])[0] for name in direction.targets}),
+    ):
+        cells += [
+            Cell(caption=modality(name).title, role=role, value=value, note=_findings_note(held, name, value))
+            for name, value in values.items()
+        ]
     true = [label for label, told in zip(CHEXPERT_LABELS, held.truth[row], strict=True) if told == 1]
-    return PictureRow(title=pretty(str(direction)), cells=cells, note=f"study {held.studies[row].study_id}; truth: {', '.join(true) or 'nothing told'}")
+    return PictureRow(
+        title=pretty(str(direction)),
+        cells=cells,
+        note=f"study {held.studies[row].study_id}; truth: {', '.join(true) or 'nothing told'}",
+    )
 
 
 def _notes(results: dict[str, Any]) -> str:
-    lines = [f"{pretty(name)}, {target}: {note}." for name, scores in results["directions"].items() for target, told in scores["targets"].items() for note in told["notes"]]
+    lines = [
+        f"{pretty(name)}, {target}: {note}."
+        for name, scores in results["directions"].items()
+        for target, told in scores["targets"].items()
+        for note in told["notes"]
+    ]
     return "\n".join(dict.fromkeys(lines))
 
 
-def sections(results: dict[str, Any], held: HeldOut, generated: Callable[[Direction], dict[str, list[Value]] | None]) -> list[Section]:
+def sections(
+    results: dict[str, Any], held: HeldOut, generated: Callable[[Direction], dict[str, list[Value]] | None]
+) -> list[Section]:
     """The parts of the page, in order."""
     pictures = []
     for name in results["directions"]:
@@ -130,26 +206,54 @@ def sections(results: dict[str, Any], held: HeldOut, generated: Callable[[Direct
         if (contents := generated(direction)) is not None:
             pictures.append(picture_row(held, direction, held.usable(direction), contents))
     explained = (
-        "Macro finding F1, averaged over the targets of a direction: findings read from what was generated (images: a classifier trained on real images; reports: a rule labeler) "
-        "against the truth of the study that prompted it. Ceiling: the same readers on the real targets. Prompts shuffled: the same generations against other patients' truth, "
+        "Macro finding F1, averaged over the targets of a direction: findings read from what was generated (images: a classifier "
+        "trained on real images; reports: a rule labeler) "
+        "against the truth of the study that prompted it. Ceiling: the same readers on the real targets. "
+        "Prompts shuffled: the same generations against other patients' truth, "
         "over derangements. Difference: paired bootstrap over patients."
     )
-    parts = [Section(title="Does the prompt decide what is generated?", text=explained, tables=(summary_table(results),))]
+    parts = [
+        Section(title="Does the prompt decide what is generated?", text=explained, tables=(summary_table(results),))
+    ]
     kinds = {MODALITIES[target].kind for scores in results["directions"].values() for target in scores["targets"]}
     if "image" in kinds:
-        parts.append(Section(title="Images", text="Fréchet distance in the features of the finding classifier; its ceiling is between random halves of the real images.", tables=(metric_table(results, "image"),)))
+        parts.append(
+            Section(
+                title="Images",
+                text="Fréchet distance in the features of the finding classifier; its ceiling is between random halves of the real images.",
+                tables=(metric_table(results, "image"),),
+            )
+        )
     if "text" in kinds:
-        parts.append(Section(title="Reports", text="Text metrics have no ceiling here: each study has one true report.", tables=(metric_table(results, "text"),)))
-    parts.append(Section(title="Pictures", text="Blue: prompt. Orange: generated. Green: truth. One study per direction, the first with a finding.", rows=pictures))
+        parts.append(
+            Section(
+                title="Reports",
+                text="Text metrics have no ceiling here: each study has one true report.",
+                tables=(metric_table(results, "text"),),
+            )
+        )
+    parts.append(
+        Section(
+            title="Pictures",
+            text="Blue: prompt. Orange: generated. Green: truth. One study per direction, the first with a finding.",
+            rows=pictures,
+        )
+    )
     parts.append(Section(title="Findings one by one", tables=finding_tables(results), folded=True))
     if notes := _notes(results):
         parts.append(Section(title="Left out, and why", text=notes, folded=True))
-    rows = [(key, str(value)) for group in ("model", "data", "settings", "scoring", "versions") for key, value in ((f"{group}.{name}", value) for name, value in results[group].items())]
+    rows = [
+        (key, str(value))
+        for group in ("model", "data", "settings", "scoring", "versions")
+        for key, value in ((f"{group}.{name}", value) for name, value in results[group].items())
+    ]
     parts.append(Section(title="What was run", tables=(Table(columns=("", "value"), rows=rows),), folded=True))
     return parts
 
 
-def write_results_page(path: Path, results: dict[str, Any], held: HeldOut, generated: Callable[[Direction], dict[str, list[Value]] | None]) -> Path:
+def write_results_page(
+    path: Path, results: dict[str, Any], held: HeldOut, generated: Callable[[Direction], dict[str, list[Value]] | None]
+) -> Path:
     """Write the page; returns its path."""
     lead = f"{results['model']['name']} on {results['data']['num_studies']} held-out studies of {results['data']['name']}, seed {results['config']['seed']}."
     return write_page(path, "MedCoDi: evaluation", sections(results, held, generated), lead=lead)

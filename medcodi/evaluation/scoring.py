@@ -63,7 +63,12 @@ def record(
         return None if number is None or np.isnan(number) else float(number)
 
     spread = value if isinstance(value, Interval) else Interval(np.nan if value is None else value, np.nan, np.nan)
-    return {**spread.to_dict(), "ceiling": plain(ceiling), "floor": plain(floor.value if isinstance(floor, Interval) else floor), **more}
+    return {
+        **spread.to_dict(),
+        "ceiling": plain(ceiling),
+        "floor": plain(floor.value if isinstance(floor, Interval) else floor),
+        **more,
+    }
 
 
 def _value(statistic: Statistic, num: int) -> float:
@@ -76,12 +81,22 @@ def counted_findings(truth: np.ndarray, readable: np.ndarray, min_positives: int
     return [k for k in range(truth.shape[1]) if positives[k] >= min_positives and negatives[k] >= 1 and readable[k]]
 
 
-def score_findings(scores: TargetScores, reading: Reading, real: Reading, truth: np.ndarray, moved: Sequence[np.ndarray], weights: np.ndarray, options: ScoringOptions) -> None:
+def score_findings(
+    scores: TargetScores,
+    reading: Reading,
+    real: Reading,
+    truth: np.ndarray,
+    moved: Sequence[np.ndarray],
+    weights: np.ndarray,
+    options: ScoringOptions,
+) -> None:
     """Finding F1, macro and micro, and per finding."""
     readable = ~np.isnan(reading.labels).any(0) & ~np.isnan(real.labels).any(0)
     columns = counted_findings(truth, readable, options.min_positives)
     if not columns:
-        scores.notes.append(f"no finding counts: none is readable here and truly present in at least {options.min_positives} of {len(truth)} studies")
+        scores.notes.append(
+            f"no finding counts: none is readable here and truly present in at least {options.min_positives} of {len(truth)} studies"
+        )
         return
     names = [CHEXPERT_LABELS[k] for k in columns]
     generated, true = reading.labels[:, columns], truth[:, columns]
@@ -90,18 +105,34 @@ def score_findings(scores: TargetScores, reading: Reading, real: Reading, truth:
     num = len(true)
     for name in ("macro_f1", "micro_f1"):
         model, floor, ceiling = (getattr(one, name)() for one in (scores.model, scores.floor, scores.ceiling))
-        scores.metrics[f"finding_{name}"] = record(bootstrap_interval(model, weights), ceiling=_value(ceiling, num), floor=_value(floor, num))
-    per_model, per_ceiling = finding_scores(true, generated, names).per_finding, finding_scores(true, real.labels[:, columns], names).per_finding
+        scores.metrics[f"finding_{name}"] = record(
+            bootstrap_interval(model, weights), ceiling=_value(ceiling, num), floor=_value(floor, num)
+        )
+    per_model, per_ceiling = (
+        finding_scores(true, generated, names).per_finding,
+        finding_scores(true, real.labels[:, columns], names).per_finding,
+    )
     floor_f1 = scores.floor.f1(np.ones((1, num)))[0]
     for k, name in enumerate(names):
-        scores.findings[name] = {**_plain(per_model[name]), "ceiling_f1": _plain(per_ceiling[name])["f1"], "floor_f1": float(np.nan_to_num(floor_f1[k]))}
+        scores.findings[name] = {
+            **_plain(per_model[name]),
+            "ceiling_f1": _plain(per_ceiling[name])["f1"],
+            "floor_f1": float(np.nan_to_num(floor_f1[k])),
+        }
 
 
 def _plain(figures: dict[str, float]) -> dict[str, Any]:
     return {name: None if np.isnan(value) else value for name, value in figures.items()}
 
 
-def score_sides(scores: TargetScores, reading: Reading, real: Reading, true: Sequence[Sequence[Finding]], moved: Sequence[np.ndarray], weights: np.ndarray) -> None:
+def score_sides(
+    scores: TargetScores,
+    reading: Reading,
+    real: Reading,
+    true: Sequence[Sequence[Finding]],
+    moved: Sequence[np.ndarray],
+    weights: np.ndarray,
+) -> None:
     """How often the side is right where a finding with a side is both true and read."""
 
     def pairs(read: Sequence[Sequence[Finding]], told: Sequence[Sequence[Finding]]) -> tuple[np.ndarray, np.ndarray]:
@@ -128,19 +159,35 @@ def score_sides(scores: TargetScores, reading: Reading, real: Reading, true: Seq
     shuffled = [pairs(reading.sides, [true[row] for row in permutation]) for permutation in moved]
     floor = np.mean([one[0] for one in shuffled], 0), np.mean([one[1] for one in shuffled], 0)
     num = weights.shape[1]
-    scores.metrics["side_accuracy"] = record(bootstrap_interval(rate(model), weights), ceiling=_value(rate(ceiling), num), floor=_value(rate(floor), num), pairs=int(model[1].sum()))
+    scores.metrics["side_accuracy"] = record(
+        bootstrap_interval(rate(model), weights),
+        ceiling=_value(rate(ceiling), num),
+        floor=_value(rate(floor), num),
+        pairs=int(model[1].sum()),
+    )
 
 
-def score_frechet(scores: TargetScores, generated: np.ndarray, real: np.ndarray, patients: Sequence[str], weights: np.ndarray, seed: int) -> None:
+def score_frechet(
+    scores: TargetScores,
+    generated: np.ndarray,
+    real: np.ndarray,
+    patients: Sequence[str],
+    weights: np.ndarray,
+    seed: int,
+) -> None:
     """Fréchet distance of all generated to all real images; its ceiling between halves of the real ones, and the same halves generated."""
     num, dim = generated.shape
     if num < dim:
-        scores.notes.append(f"the Fréchet distance of {dim}-dimensional features needs at least {dim} studies; there are {num}")
+        scores.notes.append(
+            f"the Fréchet distance of {dim}-dimensional features needs at least {dim} studies; there are {num}"
+        )
         return
     moments = Moments.of(real)
 
     def statistic(rows: np.ndarray) -> np.ndarray:
-        return np.array([frechet_distance(Moments.of(generated, one), Moments.of(real, one), strict=False) for one in rows])
+        return np.array(
+            [frechet_distance(Moments.of(generated, one), Moments.of(real, one), strict=False) for one in rows]
+        )
 
     spread = bootstrap_interval(statistic, weights[:FRECHET_RESAMPLES], centred=True)
     value = Interval(frechet_distance(Moments.of(generated), moments), spread.low, spread.high)
@@ -149,19 +196,32 @@ def score_frechet(scores: TargetScores, generated: np.ndarray, real: np.ndarray,
         between = [_halves(generated, real, patients, seed, split) for split in range(NUM_HALVES)]
         halves["ceiling"], halves["halves"] = (float(np.mean([one[k] for one in between])) for k in range(2))
     else:
-        scores.notes.append(f"the ceiling of the Fréchet distance compares halves of the real studies and needs at least {2 * dim}; there are {num}")
+        scores.notes.append(
+            f"the ceiling of the Fréchet distance compares halves of the real studies and needs at least {2 * dim}; there are {num}"
+        )
     scores.metrics["frechet"] = record(value, ceiling=halves["ceiling"], halves=halves["halves"], num_features=dim)
 
 
-def _halves(generated: np.ndarray, real: np.ndarray, patients: Sequence[str], seed: int, split: int) -> tuple[float, float]:
+def _halves(
+    generated: np.ndarray, real: np.ndarray, patients: Sequence[str], seed: int, split: int
+) -> tuple[float, float]:
     """Distances real half - other real half, and generated half - other real half, patients kept together."""
     names, cluster = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     first = (numpy_generator("halves", seed, split).permutation(len(names)) < len(names) // 2)[cluster]
     other = Moments.of(real[~first])
-    return frechet_distance(Moments.of(real[first]), other, strict=False), frechet_distance(Moments.of(generated[first]), other, strict=False)
+    return frechet_distance(Moments.of(real[first]), other, strict=False), frechet_distance(
+        Moments.of(generated[first]), other, strict=False
+    )
 
 
-def score_texts(scores: TargetScores, generated: Sequence[str], references: Sequence[str], permutation: np.ndarray, weights: np.ndarray, scorer: TextScorer) -> None:
+def score_texts(
+    scores: TargetScores,
+    generated: Sequence[str],
+    references: Sequence[str],
+    permutation: np.ndarray,
+    weights: np.ndarray,
+    scorer: TextScorer,
+) -> None:
     """BLEU, ROUGE-L, METEOR, CIDEr, and the same against shuffled references. They have no ceiling: each study has one true report."""
     told, floor = scorer.score(generated, references), scorer.score(generated, [references[row] for row in permutation])
     for name, value in told.corpus.items():
@@ -172,10 +232,19 @@ def score_texts(scores: TargetScores, generated: Sequence[str], references: Sequ
     scores.notes.extend(told.notes)
     empty = sum(not text.strip() for text in generated)
     if empty:
-        scores.notes.append(f"{empty} of {len(generated)} generated reports are empty; they score 0 and count as without findings")
+        scores.notes.append(
+            f"{empty} of {len(generated)} generated reports are empty; they score 0 and count as without findings"
+        )
 
 
-def score_direction(direction: Direction, generated: dict[str, list[Value]], held: HeldOut, rows: Sequence[int], scorer: TextScorer, options: ScoringOptions) -> dict[str, Any]:
+def score_direction(
+    direction: Direction,
+    generated: dict[str, list[Value]],
+    held: HeldOut,
+    rows: Sequence[int],
+    scorer: TextScorer,
+    options: ScoringOptions,
+) -> dict[str, Any]:
     """All scores of one direction.
 
     Args:
@@ -202,15 +271,27 @@ def score_direction(direction: Direction, generated: dict[str, list[Value]], hel
         score_findings(scores, reading, real, truth, moved, weights, options)
         score_sides(scores, reading, real, true, moved, weights)
         if MODALITIES[target].kind == "text":
-            score_texts(scores, [str(text) for text in generated[target]], [str(text) for text in held.values(target, rows)], moved[0], weights, scorer)
+            score_texts(
+                scores,
+                [str(text) for text in generated[target]],
+                [str(text) for text in held.values(target, rows)],
+                moved[0],
+                weights,
+                scorer,
+            )
         elif reading.features is not None and real.features is not None:
             score_frechet(scores, reading.features, real.features, patients, weights, options.seed)
             flat = sum(float(np.ptp(image)) < 0.02 for image in generated[target] if isinstance(image, np.ndarray))
             if flat:
-                scores.notes.append(f"{flat} of {len(rows)} generated images are constant; they were scored as they are")
+                scores.notes.append(
+                    f"{flat} of {len(rows)} generated images are constant; they were scored as they are"
+                )
     return {
         "num_studies": len(rows),
-        "targets": {name: {"metrics": scores.metrics, "findings": scores.findings, "notes": scores.notes} for name, scores in targets.items()},
+        "targets": {
+            name: {"metrics": scores.metrics, "findings": scores.findings, "notes": scores.notes}
+            for name, scores in targets.items()
+        },
         "primary": primary_metric(direction, list(targets.values()), weights),
     }
 
@@ -221,10 +302,24 @@ def _mean_of(statistics: Sequence[Statistic]) -> Statistic:
 
 def primary_metric(direction: Direction, targets: Sequence[TargetScores], weights: np.ndarray) -> dict[str, Any]:
     """Macro finding F1, averaged over the targets that have one, against its floor and ceiling (see :func:`score_direction`)."""
-    judged = [scores for scores in targets if scores.model is not None and scores.floor is not None and scores.ceiling is not None]
+    judged = [
+        scores
+        for scores in targets
+        if scores.model is not None and scores.floor is not None and scores.ceiling is not None
+    ]
     if not judged:
-        return {"name": "finding_macro_f1", "model": None, "shuffled": None, "ceiling": None, "difference": None, "fraction_of_ceiling": None, "beats_shuffled": None}
-    model, floor, ceiling = (_mean_of([getattr(scores, name).macro_f1() for scores in judged]) for name in ("model", "floor", "ceiling"))
+        return {
+            "name": "finding_macro_f1",
+            "model": None,
+            "shuffled": None,
+            "ceiling": None,
+            "difference": None,
+            "fraction_of_ceiling": None,
+            "beats_shuffled": None,
+        }
+    model, floor, ceiling = (
+        _mean_of([getattr(scores, name).macro_f1() for scores in judged]) for name in ("model", "floor", "ceiling")
+    )
     difference = paired_difference(model, floor, weights)
     value, best = _value(model, weights.shape[1]), _value(ceiling, weights.shape[1])
     return {

@@ -47,7 +47,9 @@ def resampling_weights(patients: Sequence[str], num_resamples: int, *keys: Key) 
     """
     names, cluster = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     if len(names) < 2:
-        raise DataError(f"a bootstrap over {len(names)} patients", expected="at least 2 patients", mend="score more studies")
+        raise DataError(
+            f"a bootstrap over {len(names)} patients", expected="at least 2 patients", mend="score more studies"
+        )
     draws = numpy_generator("bootstrap", *keys).integers(0, len(names), size=(num_resamples, len(names)))
     counts = np.zeros((num_resamples, len(names)))
     np.add.at(counts, (np.arange(num_resamples)[:, None], draws), 1.0)
@@ -75,7 +77,9 @@ def _interval(value: float, resampled: np.ndarray, level: float) -> Interval:
     return Interval(float(value), float(low), float(high))
 
 
-def bootstrap_interval(statistic: Statistic, weights: np.ndarray, *, level: float = 0.95, centred: bool = False) -> Interval:
+def bootstrap_interval(
+    statistic: Statistic, weights: np.ndarray, *, level: float = 0.95, centred: bool = False
+) -> Interval:
     """The statistic on all studies, with its percentile bootstrap interval.
 
     Args:
@@ -95,4 +99,6 @@ def bootstrap_interval(statistic: Statistic, weights: np.ndarray, *, level: floa
 def paired_difference(first: Statistic, second: Statistic, weights: np.ndarray, *, level: float = 0.95) -> Interval:
     """``first - second`` with its percentile interval, both on the *same* resamples, so what studies share cancels."""
     ones = np.ones((1, weights.shape[1]))
-    return _interval(float(first(ones)[0] - second(ones)[0]), np.asarray(first(weights)) - np.asarray(second(weights)), level)
+    return _interval(
+        float(first(ones)[0] - second(ones)[0]), np.asarray(first(weights)) - np.asarray(second(weights)), level
+    )

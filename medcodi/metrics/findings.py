@@ -38,17 +38,27 @@ class Confusion:
         """From 0/1 arrays ``[N, K]``; NaN in ``truth`` leaves the pair out; anything else is refused."""
         truth, predicted = np.asarray(truth, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
         if truth.shape != predicted.shape or truth.ndim != 2:
-            raise DataError(f"truth of shape {truth.shape} and predictions of shape {predicted.shape}", expected="[N, K] both")
+            raise DataError(
+                f"truth of shape {truth.shape} and predictions of shape {predicted.shape}", expected="[N, K] both"
+            )
         known = ~np.isnan(truth)
         for name, array in (("truth", truth[known]), ("predictions", predicted[known])):
             if not np.isin(array, (0.0, 1.0)).all():
-                raise DataError(f"{name} hold values other than 0 and 1", mend="resolve uncertain labels first (resolve_uncertain)")
-        return cls(known * (truth == 1) * (predicted == 1), known * (truth == 0) * (predicted == 1), known * (truth == 1) * (predicted == 0))
+                raise DataError(
+                    f"{name} hold values other than 0 and 1", mend="resolve uncertain labels first (resolve_uncertain)"
+                )
+        return cls(
+            known * (truth == 1) * (predicted == 1),
+            known * (truth == 0) * (predicted == 1),
+            known * (truth == 1) * (predicted == 0),
+        )
 
     @classmethod
     def mean(cls, many: Sequence[Confusion]) -> Confusion:
         """Expected confusion over several equally likely pairings (fractions of studies)."""
-        return cls(*(np.mean([getattr(one, name) for one in many], axis=0, dtype=np.float64) for name in ("tp", "fp", "fn")))
+        return cls(
+            *(np.mean([getattr(one, name) for one in many], axis=0, dtype=np.float64) for name in ("tp", "fp", "fn"))
+        )
 
     def f1(self, weights: np.ndarray) -> np.ndarray:
         """F1 per finding of each resample: ``weights [R, N]`` -> ``[R, K]``; NaN where a finding neither occurs nor is predicted."""
@@ -101,7 +111,14 @@ def finding_scores(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str
         precision, recall, f1 = tp / (tp + fp), tp / (tp + fn), 2 * tp / (2 * tp + fp + fn)
     known = (~np.isnan(np.asarray(truth, dtype=np.float64))).sum(0)
     per_finding = {
-        name: {"f1": float(f1[k]), "precision": float(precision[k]), "recall": float(recall[k]), "positives": int(tp[k] + fn[k]), "predicted": int(tp[k] + fp[k]), "studies": int(known[k])}
+        name: {
+            "f1": float(f1[k]),
+            "precision": float(precision[k]),
+            "recall": float(recall[k]),
+            "positives": int(tp[k] + fn[k]),
+            "predicted": int(tp[k] + fp[k]),
+            "studies": int(known[k]),
+        }
         for k, name in enumerate(names)
     }
     return FindingScores(per_finding, float(confusion.micro_f1()(ones)[0]), float(confusion.macro_f1()(ones)[0]))
@@ -151,12 +168,18 @@ def sides_of(findings: Sequence[Finding], label: str) -> frozenset[str]:
     return frozenset(side for side in ("left", "right") if side in sides or "bilateral" in sides)
 
 
-def side_accuracy(truth: Sequence[Sequence[Finding]], predicted: Sequence[Sequence[Finding]], labels: Sequence[str]) -> dict[str, float]:
+def side_accuracy(
+    truth: Sequence[Sequence[Finding]], predicted: Sequence[Sequence[Finding]], labels: Sequence[str]
+) -> dict[str, float]:
     """How often the side is right where a label is positive, with a side, in both truth and prediction.
 
     Returns:
         ``accuracy`` (NaN if there is no such pair) and ``pairs``, their number.
     """
-    pairs = [(sides_of(one, label), sides_of(other, label)) for one, other in zip(truth, predicted, strict=True) for label in labels]
+    pairs = [
+        (sides_of(one, label), sides_of(other, label))
+        for one, other in zip(truth, predicted, strict=True)
+        for label in labels
+    ]
     both = [expected == seen for expected, seen in pairs if expected and seen]
     return {"accuracy": float(np.mean(both)) if both else float("nan"), "pairs": len(both)}

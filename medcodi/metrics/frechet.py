@@ -64,13 +64,18 @@ class Moments:
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets together."""
         if self.mean.shape != other.mean.shape:
-            raise DataError(f"moments of {self.mean.size} and {other.mean.size} dimensions", expected="the same feature extractor for both")
+            raise DataError(
+                f"moments of {self.mean.size} and {other.mean.size} dimensions",
+                expected="the same feature extractor for both",
+            )
         count = self.count + other.count
         if count == 0:
             return self
         step = other.mean - self.mean
         mean = self.mean + step * (other.count / count)
-        return Moments(count, mean, self.scatter + other.scatter + np.outer(step, step) * (self.count * other.count / count))
+        return Moments(
+            count, mean, self.scatter + other.scatter + np.outer(step, step) * (self.count * other.count / count)
+        )
 
     @property
     def covariance(self) -> np.ndarray:
@@ -94,7 +99,10 @@ def frechet_distance(first: Moments, second: Moments, *, strict: bool = True) ->
     """
     dim, fewest = first.mean.size, int(min(first.count, second.count))
     if first.mean.shape != second.mean.shape:
-        raise DataError(f"features of {first.mean.size} and {second.mean.size} dimensions", expected="the same feature extractor for both")
+        raise DataError(
+            f"features of {first.mean.size} and {second.mean.size} dimensions",
+            expected="the same feature extractor for both",
+        )
     if fewest < 2 or fewest < dim:
         said = f"the Fréchet distance of {dim}-dimensional features was asked of {fewest} samples"
         expected = f"at least {max(dim, 2)} samples in each set, so that the covariance can have full rank"

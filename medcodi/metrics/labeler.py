@@ -67,7 +67,10 @@ def _by_side(label: str, state: str, group: list[Mention]) -> list[Finding]:
     found = []
     for side in sides or [None]:
         here = [mention for mention in group if mention.side == side] or group
-        location, size = (next((value for mention in here if (value := getattr(mention, name))), None) for name in ("location", "size"))
+        location, size = (
+            next((value for mention in here if (value := getattr(mention, name))), None)
+            for name in ("location", "size")
+        )
         found.append(Finding(label=label, side=side, location=location, size=size, state=state))
     return found
 
@@ -87,7 +90,9 @@ def labels_from_findings(findings: Sequence[Finding]) -> dict[str, float]:
     return labels
 
 
-def label_matrix(reports: Sequence[str], labels: Sequence[str] = CHEXPERT_LABELS, *, uncertain: UncertainPolicy = "positive") -> np.ndarray:
+def label_matrix(
+    reports: Sequence[str], labels: Sequence[str] = CHEXPERT_LABELS, *, uncertain: UncertainPolicy = "positive"
+) -> np.ndarray:
     """Labels of many reports: float64 ``[N, K]`` of 0 and 1 (and NaN under ``uncertain="ignore"``); what is not mentioned counts as absent.
 
     Args:
@@ -96,5 +101,7 @@ def label_matrix(reports: Sequence[str], labels: Sequence[str] = CHEXPERT_LABELS
         uncertain: What an uncertain mention counts as.
     """
     read = [labels_from_findings(label_report(report)) for report in reports]
-    matrix = np.array([[told.get(label, 0.0) for label in labels] for told in read], dtype=np.float64).reshape(len(reports), len(labels))
+    matrix = np.array([[told.get(label, 0.0) for label in labels] for told in read], dtype=np.float64).reshape(
+        len(reports), len(labels)
+    )
     return resolve_uncertain(matrix, uncertain)

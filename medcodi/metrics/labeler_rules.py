@@ -39,7 +39,9 @@ class Mention:
 
 def _bounded(entries: Iterable[str]) -> re.Pattern[str]:
     """Any of the entries, at word boundaries where it begins or ends with a word."""
-    return re.compile(r"(?:(?<![\w-])|(?=\W))(?:" + "|".join(f"(?:{entry})" for entry in entries) + r")(?:(?!\w)|(?<=\W))")
+    return re.compile(
+        r"(?:(?<![\w-])|(?=\W))(?:" + "|".join(f"(?:{entry})" for entry in entries) + r")(?:(?!\w)|(?<=\W))"
+    )
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,13 @@ def vocabulary() -> Vocabulary:
     text = resources.files("medcodi.metrics").joinpath("labeler_vocabulary.yaml").read_text(encoding="utf-8")
     raw = yaml.safe_load(text)
     return Vocabulary(
-        abbreviations=tuple((re.compile(pattern), replacement) for pattern, replacement in raw["abbreviations"].items()),
-        concepts={name: {key: value for key, value in row.items() if key != "mentions"} for name, row in raw["concepts"].items()},
+        abbreviations=tuple(
+            (re.compile(pattern), replacement) for pattern, replacement in raw["abbreviations"].items()
+        ),
+        concepts={
+            name: {key: value for key, value in row.items() if key != "mentions"}
+            for name, row in raw["concepts"].items()
+        },
         mentions={name: _bounded(row["mentions"]) for name, row in raw["concepts"].items()},
         negation={place: _bounded(raw["negation"][place]) for place in ("before", "after")},
         uncertainty={place: _bounded(raw["uncertainty"][place]) for place in ("before", "after")},
@@ -75,15 +82,23 @@ def vocabulary() -> Vocabulary:
     )
 
 
-_HEADINGS = re.compile(r"\b(indication|history|clinical (?:history|information)|comparison|technique|exam(?:ination)?|reason for (?:exam|examination|study)|procedure|views?)\s*:", re.I)
+_HEADINGS = re.compile(
+    r"\b(indication|history|clinical (?:history|information)|comparison|technique|exam(?:ination)?|reason for (?:exam|examination|study)|procedure|views?)\s*:",
+    re.I,
+)
 _KEPT_HEADINGS = re.compile(r"\b(findings?|impressions?|conclusions?|opinion|results?|interpretation)\s*:", re.I)
-_SENTENCE_END = re.compile(r"(?<!\bdr)(?<!\bvs)(?<!\bno)[.!](?=\s|$|[A-Za-z])(?!\d)|\n\s*(?=[A-Z0-9\-•*])|(?<=\s)\d{1,2}[.)]\s|(?<=[a-z]);\s")
+_SENTENCE_END = re.compile(
+    r"(?<!\bdr)(?<!\bvs)(?<!\bno)[.!](?=\s|$|[A-Za-z])(?!\d)|\n\s*(?=[A-Z0-9\-•*])|(?<=\s)\d{1,2}[.)]\s|(?<=[a-z]);\s"
+)
 
 
 def _kept_parts(report: str) -> list[str]:
     """The report without what stands under other headings: up to the next heading, or to the end of the sentence if no findings follow."""
     kept_headings = list(_KEPT_HEADINGS.finditer(report))
-    marks = sorted([(m.start(), m.end(), False) for m in _HEADINGS.finditer(report)] + [(m.start(), m.end(), True) for m in kept_headings])
+    marks = sorted(
+        [(m.start(), m.end(), False) for m in _HEADINGS.finditer(report)]
+        + [(m.start(), m.end(), True) for m in kept_headings]
+    )
     parts, position = [], 0
     for number, (start, end, keep) in enumerate(marks):
         parts.append(report[position:start])
@@ -118,7 +133,9 @@ def expand(sentence: str) -> str:
 
 def concept_spans(sentence: str) -> list[tuple[Span, str]]:
     """Mentions in order, none overlapping: of two that overlap the longer one stays."""
-    candidates = [(match.span(), name) for name, pattern in vocabulary().mentions.items() for match in pattern.finditer(sentence)]
+    candidates = [
+        (match.span(), name) for name, pattern in vocabulary().mentions.items() for match in pattern.finditer(sentence)
+    ]
     candidates.sort(key=lambda item: (item[0][0] - item[0][1], item[0][0]))
     chosen: list[tuple[Span, str]] = []
     for (start, end), name in candidates:
@@ -136,14 +153,20 @@ def _last_start(pattern: re.Pattern[str], text: str) -> int:
     return max((match.start() for match in pattern.finditer(text)), default=-1)
 
 
-_NEW_ASSERTION = re.compile(r",(?= ?(?:and |with |the |a |an |but )*(?:stable|unchanged|persistent|residual|new|small|tiny|mild|mildly|moderate|large|minimal|chronic|increased|interval|slight|subtle|bibasilar|bilateral|left|right|low|calcified|prominent|tortuous|heart|lungs?|cardiac)\b)(?!.*\b(?:or|nor)\b)")
+_NEW_ASSERTION = re.compile(
+    r",(?= ?(?:and |with |the |a |an |but )*(?:stable|unchanged|persistent|residual|new|small|tiny|mild|mildly|moderate|large|minimal|"
+    r"chronic|increased|interval|slight|subtle|bibasilar|bilateral|left|right|low|calcified|prominent|tortuous|heart|lungs?|cardiac)\b)(?!.*\b(?:or|nor)\b)"
+)
 
 
 def _scope(sentence: str, span: Span) -> tuple[str, str]:
     """Text before and after a mention, each up to the nearest stop."""
     before, after = sentence[: span[0]], sentence[span[1] :]
     stop = vocabulary().stops
-    cut = max(_last_start(stop, before), max((match.start() for match in _NEW_ASSERTION.finditer(sentence) if match.start() < span[0]), default=-1))
+    cut = max(
+        _last_start(stop, before),
+        max((match.start() for match in _NEW_ASSERTION.finditer(sentence) if match.start() < span[0]), default=-1),
+    )
     matched = stop.search(after)
     return before[max(cut, 0) :], after[: matched.start()] if matched else after
 
@@ -158,7 +181,10 @@ def state_of(sentence: str, span: Span, next_start: int | None) -> str | None:
     before, after = _scope(sentence, span)
     if _last(words.hypothetical, sentence[: span[0]]) >= 0 and words.hypothetical.search(before):
         return None
-    uncertain_before, negated_before = _last(words.uncertainty["before"], before), _last(words.negation["before"], before)
+    uncertain_before, negated_before = (
+        _last(words.uncertainty["before"], before),
+        _last(words.negation["before"], before),
+    )
     reach = re.split(r"[.;]", after)[0]
     uncertain_after, negated_after = words.uncertainty["after"].search(reach), words.negation["after"].search(reach)
     if uncertain_after and not (negated_before >= 0 and uncertain_after.start() > 60):
@@ -193,7 +219,11 @@ def place_of(sentence: str, spans: list[tuple[Span, str]], index: int) -> tuple[
     near_before = re.split(r"; |, (?!(?:left|right)\b)", before)[-1]
     side = _side_in(inside) or _side_in(near_before, last=True) or _side_in(after) or _side_in(before, last=True)
     words = vocabulary()
-    location = _named(words.locations, inside) or _named(words.locations, near_before, last=True) or _named(words.locations, after)
+    location = (
+        _named(words.locations, inside)
+        or _named(words.locations, near_before, last=True)
+        or _named(words.locations, after)
+    )
     size = _named(words.sizes, inside) or _named(words.sizes, near_before, last=True)
     if not size and index + 1 == len(spans):
         size = _named(words.sizes, after)
@@ -204,7 +234,9 @@ def _side_in(text: str, last: bool = False) -> str | None:
     sides = _SIDE.findall(text)
     if not sides:
         return None
-    if {"left", "right"} <= set(sides) and re.search(r"(left|right)\b[\w ,-]*\b(?:and|as well as|also)\b[\w ,-]*\b(left|right)", text):
+    if {"left", "right"} <= set(sides) and re.search(
+        r"(left|right)\b[\w ,-]*\b(?:and|as well as|also)\b[\w ,-]*\b(left|right)", text
+    ):
         return "bilateral"
     return sides[-1] if last else sides[0]
 

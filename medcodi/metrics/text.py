@@ -84,7 +84,9 @@ class TextScorer:
     def __enter__(self) -> TextScorer:
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self.close()
 
     def close(self) -> None:
@@ -98,7 +100,11 @@ class TextScorer:
         texts = [re.sub(r"\s+", " ", text).strip() for text in texts]
         new = list(dict.fromkeys(text for text in texts if text and text not in self._tokens))
         if new:
-            tokens = _penn_treebank(new, self._java) if self._java else [" ".join(re.findall(r"[a-z0-9]+", text.lower())) for text in new]
+            tokens = (
+                _penn_treebank(new, self._java)
+                if self._java
+                else [" ".join(re.findall(r"[a-z0-9]+", text.lower())) for text in new]
+            )
             self._tokens.update(zip(new, tokens, strict=True))
         return [self._tokens.get(text, "") for text in texts]
 
@@ -113,11 +119,17 @@ class TextScorer:
             DataError: If there are none, the numbers differ, or a reference is empty.
         """
         if len(generated) != len(references) or not references:
-            raise DataError(f"{len(generated)} generated reports and {len(references)} references", expected="one reference for each, and at least one")
+            raise DataError(
+                f"{len(generated)} generated reports and {len(references)} references",
+                expected="one reference for each, and at least one",
+            )
         hypotheses, targets = self.tokenize(generated), self.tokenize(references)
         empty = [index for index, target in enumerate(targets) if not target]
         if empty:
-            raise DataError(f"{len(empty)} reference reports are empty, the first is number {empty[0]}", mend="leave studies without a report out")
+            raise DataError(
+                f"{len(empty)} reference reports are empty, the first is number {empty[0]}",
+                mend="leave studies without a report out",
+            )
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
 
@@ -126,7 +138,11 @@ class TextScorer:
         rouge, rouge_studies = Rouge().compute_score(truth, given)
         cider, cider_studies = Cider().compute_score(truth, given)
         corpus: dict[str, float | None] = {**bleu, "rouge_l": float(rouge), "meteor": None, "cider": float(cider)}
-        per_study = {**bleu_studies, "rouge_l": np.asarray(rouge_studies, np.float64), "cider": np.asarray(cider_studies, np.float64)}
+        per_study = {
+            **bleu_studies,
+            "rouge_l": np.asarray(rouge_studies, np.float64),
+            "cider": np.asarray(cider_studies, np.float64),
+        }
         if self._use_meteor:
             self._meteor = self._meteor or _meteor(str(self._java))
             meteor = self._meteor.statistic(targets, hypotheses)
@@ -136,7 +152,9 @@ class TextScorer:
         return TextScores(corpus, statistics, per_study, self._notes)
 
 
-def _bleu(targets: Sequence[str], hypotheses: Sequence[str]) -> tuple[dict[str, float | None], dict[str, np.ndarray], dict[str, Statistic]]:
+def _bleu(
+    targets: Sequence[str], hypotheses: Sequence[str]
+) -> tuple[dict[str, float | None], dict[str, np.ndarray], dict[str, Statistic]]:
     """Corpus BLEU by pycocoevalcap, and the same as a function of study weights, from its own n-gram counts."""
     from pycocoevalcap.bleu.bleu_scorer import BleuScorer
 
@@ -146,7 +164,10 @@ def _bleu(targets: Sequence[str], hypotheses: Sequence[str]) -> tuple[dict[str, 
     corpus, studies = scorer.compute_score(option="closest", verbose=0)
     correct = np.array([one["correct"] for one in scorer.ctest], dtype=np.float64)  # [N, 4]
     guess = np.array([one["guess"] for one in scorer.ctest], dtype=np.float64)
-    lengths = np.array([[one["testlen"], len(target.split())] for one, target in zip(scorer.ctest, targets, strict=True)], dtype=np.float64)
+    lengths = np.array(
+        [[one["testlen"], len(target.split())] for one, target in zip(scorer.ctest, targets, strict=True)],
+        dtype=np.float64,
+    )
 
     def order(n: int) -> Statistic:
         def statistic(weights: np.ndarray) -> np.ndarray:
@@ -168,39 +189,77 @@ def _bleu(targets: Sequence[str], hypotheses: Sequence[str]) -> tuple[dict[str, 
 def _package(part: str) -> Path:
     import pycocoevalcap
 
-    return Path(list(pycocoevalcap.__path__)[0]) / part
+    return Path(next(iter(pycocoevalcap.__path__))) / part
 
 
 def _penn_treebank(texts: Sequence[str], java: str) -> list[str]:
-    """pycocoevalcap's tokenizer program and its list of dropped punctuation; the input goes through a temporary folder, never the package's."""
+    """Pycocoevalcap's tokenizer program and its list of dropped punctuation; the input goes through a temporary folder, never the package's."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
 
     jar = _package("tokenizer") / STANFORD_CORENLP_3_4_1_JAR
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.txt"
         path.write_text("\n".join(texts) + "\n", encoding="utf-8")
-        command = [java, "-Xmx1G", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", "-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", str(path)]
+        command = [
+            java,
+            "-Xmx1G",
+            "-Dfile.encoding=UTF-8",
+            "-Dstdout.encoding=UTF-8",
+            "-cp",
+            str(jar),
+            "edu.stanford.nlp.process.PTBTokenizer",
+            "-preserveLines",
+            "-lowerCase",
+            str(path),
+        ]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     lines = done.stdout.split("\n")[: len(texts)]
     if done.returncode or len(lines) != len(texts):
-        raise DataError(f"the Penn Treebank tokenizer failed (exit {done.returncode}): {done.stderr.strip()[-300:]}", mend="check Java: medcodi doctor")
+        raise DataError(
+            f"the Penn Treebank tokenizer failed (exit {done.returncode}): {done.stderr.strip()[-300:]}",
+            mend="check Java: medcodi doctor",
+        )
     return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS) for line in lines]
 
 
 def _meteor(java: str) -> Any:
-    """pycocoevalcap's METEOR, on a given Java, that can be closed."""
+    """Pycocoevalcap's METEOR, on a given Java, that can be closed."""
     from pycocoevalcap.meteor.meteor import METEOR_JAR, Meteor
 
     class ClosableMeteor(Meteor):
         def __init__(self) -> None:
-            command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar", METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
+            command = [
+                java,
+                "-Xmx2G",
+                "-Dfile.encoding=UTF-8",
+                "-jar",
+                METEOR_JAR,
+                "-",
+                "-",
+                "-stdio",
+                "-l",
+                "en",
+                "-norm",
+            ]
             self.lock = threading.Lock()
-            self.meteor_p = subprocess.Popen(command, cwd=_package("meteor"), stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL)
+            self.meteor_p = subprocess.Popen(
+                command,
+                cwd=_package("meteor"),
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
 
         def statistic(self, targets: Sequence[str], hypotheses: Sequence[str]) -> Statistic:
             """METEOR of a weighted set: the program's own match counts per study, summed, given back to it for the score."""
             with self.lock:
-                counts = np.array([self._stat(hypothesis, [target]).split() for hypothesis, target in zip(hypotheses, targets, strict=True)], dtype=np.float64)
+                counts = np.array(
+                    [
+                        self._stat(hypothesis, [target]).split()
+                        for hypothesis, target in zip(hypotheses, targets, strict=True)
+                    ],
+                    dtype=np.float64,
+                )
             whole = (counts[:, 20] == 1) & (counts[:, 21] == counts[:, 0]) & (counts[:, 22] == counts[:, 1])
             counts[whole, 20] = 0  # as METEOR adds them up: a text matched in one piece is not fragmented
 

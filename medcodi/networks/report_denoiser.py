@@ -16,7 +16,9 @@ from medcodi.networks.unet import UNet, UNetConfig
 class VectorResidualBlock(nn.Module):
     """GroupNorm, SiLU, linear, twice, over channels and positions together, with the time added between."""
 
-    def __init__(self, channels_in: int, channels_out: int, *, time_dim: int, num_groups: int, num_positions: int) -> None:
+    def __init__(
+        self, channels_in: int, channels_out: int, *, time_dim: int, num_groups: int, num_positions: int
+    ) -> None:
         super().__init__()
         width_in, width_out = channels_in * num_positions, channels_out * num_positions
         self.num_positions = num_positions
@@ -95,6 +97,8 @@ class VectorLayers:
         )
 
 
-def report_denoiser(latent_shape: tuple[int, ...], config: UNetConfig, *, context_dim: int, environment_dim: int) -> UNet:
+def report_denoiser(
+    latent_shape: tuple[int, ...], config: UNetConfig, *, context_dim: int, environment_dim: int
+) -> UNet:
     """A denoiser of latent vectors ``[d]``."""
     return UNet(VectorLayers(latent_shape, config), config, context_dim=context_dim, environment_dim=environment_dim)

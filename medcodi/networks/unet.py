@@ -39,18 +39,37 @@ class UNetConfig:
                 if width % divisor:
                     raise ValueError(f"level {level} has {width} channels, which {name}={divisor} does not divide")
         if any(not 0 <= level < len(self.multipliers) for level in self.attention_levels):
-            raise ValueError(f"attention_levels {self.attention_levels} name a level outside 0..{len(self.multipliers) - 1}")
+            raise ValueError(
+                f"attention_levels {self.attention_levels} name a level outside 0..{len(self.multipliers) - 1}"
+            )
 
 
 class Layers(Protocol):
     """What differs between kinds of latents."""
 
-    def stem(self, channels: int) -> nn.Module: ...
-    def residual(self, channels_in: int, channels_out: int, time_dim: int) -> nn.Module: ...
-    def down(self, channels: int) -> nn.Module: ...
-    def up(self, channels: int) -> nn.Module: ...
-    def head(self, channels: int) -> nn.Module: ...
-    def pool(self, channels: int, out: int) -> nn.Module: ...
+    def stem(self, channels: int) -> nn.Module:
+        """Latent -> first width."""
+        ...
+
+    def residual(self, channels_in: int, channels_out: int, time_dim: int) -> nn.Module:
+        """A residual block that hears the time."""
+        ...
+
+    def down(self, channels: int) -> nn.Module:
+        """A step down."""
+        ...
+
+    def up(self, channels: int) -> nn.Module:
+        """A step up."""
+        ...
+
+    def head(self, channels: int) -> nn.Module:
+        """Last width -> latent."""
+        ...
+
+    def pool(self, channels: int, out: int) -> nn.Module:
+        """-> one vector ``[B, out]``."""
+        ...
 
 
 class TimeEmbedding(nn.Module):
@@ -190,7 +209,9 @@ class UNet(nn.Module):
         def attention(level: int, dim: int, to: int, zero_init: bool = False) -> AttentionBlock | None:
             if level not in config.attention_levels:
                 return None
-            return AttentionBlock(dim, context_dim=to, num_heads=config.num_heads, num_groups=config.num_groups, zero_init=zero_init)
+            return AttentionBlock(
+                dim, context_dim=to, num_heads=config.num_heads, num_groups=config.num_groups, zero_init=zero_init
+            )
 
         self.stem = layers.stem(widths[0])
         self.down = nn.ModuleList()
@@ -269,7 +290,9 @@ class UNet(nn.Module):
         return whole + [part for part in parts if part is not None]
 
 
-def image_denoiser(latent_shape: tuple[int, ...], config: UNetConfig, *, context_dim: int, environment_dim: int) -> UNet:
+def image_denoiser(
+    latent_shape: tuple[int, ...], config: UNetConfig, *, context_dim: int, environment_dim: int
+) -> UNet:
     """A denoiser of latent maps ``[C, h, w]``.
 
     Raises:
@@ -277,5 +300,7 @@ def image_denoiser(latent_shape: tuple[int, ...], config: UNetConfig, *, context
     """
     smallest = min(latent_shape[1:]) // 2 ** (len(config.multipliers) - 1)
     if smallest < 1:
-        raise ValueError(f"a {latent_shape} latent cannot be halved {len(config.multipliers) - 1} times; give fewer multipliers")
+        raise ValueError(
+            f"a {latent_shape} latent cannot be halved {len(config.multipliers) - 1} times; give fewer multipliers"
+        )
     return UNet(ImageLayers(latent_shape, config), config, context_dim=context_dim, environment_dim=environment_dim)

@@ -8,7 +8,6 @@ from torch import nn
 from medcodi.config import config
 from medcodi.data.loading import Batch
 from medcodi.diffusion.objective import add_noise, denoising_error, timesteps_from_uniform, training_target
-from medcodi.model import MedCoDi
 from medcodi.randomness import StepRandomness
 from medcodi.stages.encoded import EncodedBatch, encode_batch, training_context
 from medcodi.stages.stage import Stage, StepOutput, mean_over_ranks

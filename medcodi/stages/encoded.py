@@ -68,7 +68,12 @@ def encode_batch(model: MedCoDi, batch: Batch | EncodedBatch) -> EncodedBatch:
 
 
 def training_context(
-    model: MedCoDi, batch: EncodedBatch, targets: tuple[str, ...], randomness: StepRandomness, *, drop_probability: float
+    model: MedCoDi,
+    batch: EncodedBatch,
+    targets: tuple[str, ...],
+    randomness: StepRandomness,
+    *,
+    drop_probability: float,
 ) -> Context:
     """The context a sample is trained with (DESIGN section 2, multi-prompt).
 

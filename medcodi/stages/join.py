@@ -59,7 +59,9 @@ class JoinStage(Stage):
         t = timesteps_from_uniform(u, self.model.schedule.config["num_train_timesteps"])
         whole = torch.stack([encoded.present[name] for name in targets]).all(dim=0)  # [B]: rows with every target
         with torch.no_grad():
-            context = training_context(self.model, encoded, targets, randomness, drop_probability=self.options.drop_probability)
+            context = training_context(
+                self.model, encoded, targets, randomness, drop_probability=self.options.drop_probability
+            )
         t = t.to(whole.device)
         noisy, wanted = {}, {}
         for name in targets:

@@ -59,13 +59,15 @@ class EncodedStudies:
             found = torch.from_numpy(self._arrays[f"{name}.{what}"][rows])
             return found if found.dtype == torch.bool else found.float()
 
+        def prompts(name: str) -> PromptEncoding:
+            mask = part("mask", name)
+            length = int(mask.any(dim=0).nonzero().max()) + 1  # no row of this batch has more tokens
+            return PromptEncoding(part("pooled", name), part("tokens", name)[:, :length], mask[:, :length])
+
         return EncodedBatch(
             means={name: part("mean", name) for name in self._modalities},
             stds={name: part("std", name) for name in self._modalities},
-            prompts={
-                name: PromptEncoding(part("pooled", name), part("tokens", name), part("mask", name))
-                for name in self._modalities
-            },
+            prompts={name: prompts(name) for name in self._modalities},
             present={name: part("present", name) for name in self._modalities},
             study_ids=[self._ids[row][0] for row in rows],
             patient_ids=[self._ids[row][1] for row in rows],

@@ -27,14 +27,33 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory):
     folder = tmp_path_factory.mktemp("model")
     tiny_model().save_pretrained(folder)
     network = {"image_size": SIZE, "channels": [4, 8], "blocks": [0, 1]}
-    values = {"train": phantom("train", 12), "validation": phantom("val", 12), "test": phantom("test", 12), "network": network, "num_steps": 2, "batch_size": 8, "out": str(folder)}
+    values = {
+        "train": phantom("train", 12),
+        "validation": phantom("val", 12),
+        "test": phantom("test", 12),
+        "network": network,
+        "num_steps": 2,
+        "batch_size": 8,
+        "out": str(folder),
+    }
     train_classifier(from_dict(ClassifierTrainConfig, values), quiet=True)
     return folder
 
 
 def options(folder, out, **changes) -> EvaluateConfig:
     directions = ["report->frontal", "frontal->lateral+report", "->report"]
-    values = {"model": str(folder), "data": phantom("test", 12), "directions": directions, "out": str(out), "num_inference_steps": 2, "batch_size": 5, "bootstrap_samples": 100, "min_positives": 2, "meteor": False, "device": "cpu"}
+    values = {
+        "model": str(folder),
+        "data": phantom("test", 12),
+        "directions": directions,
+        "out": str(out),
+        "num_inference_steps": 2,
+        "batch_size": 5,
+        "bootstrap_samples": 100,
+        "min_positives": 2,
+        "meteor": False,
+        "device": "cpu",
+    }
     return from_dict(EvaluateConfig, {**values, **changes})
 
 
@@ -74,7 +93,9 @@ def test_the_whole_matrix_resumes_to_the_same_figures(model_folder, tmp_path) ->
 def test_a_generation_does_not_know_its_batch(model_folder, tmp_path) -> None:
     for size in (3, 12):
         evaluate(options(model_folder, tmp_path / str(size), batch_size=size, directions=["report->frontal"]))
-    one, other = (np.load(tmp_path / str(size) / "generated" / "report_to_frontal.npz")["frontal"].astype(int) for size in (3, 12))
+    one, other = (
+        np.load(tmp_path / str(size) / "generated" / "report_to_frontal.npz")["frontal"].astype(int) for size in (3, 12)
+    )
     assert one.shape == (12, SIZE, SIZE) and np.abs(one - other).max() <= 1  # 8-bit rounding of float rounding
 
 
@@ -83,7 +104,11 @@ def test_a_generation_does_not_know_its_batch(model_folder, tmp_path) -> None:
     [
         ({"directions": ["report->report"]}, MedCoDiError, "both prompt and target"),
         ({"directions": ["report->mri"]}, MedCoDiError, "mri"),
-        ({"data": {"source": "phantom", "split": "test", "num_studies": 12, "image_size": 64}}, ConfigError, "data.image_size=32"),
+        (
+            {"data": {"source": "phantom", "split": "test", "num_studies": 12, "image_size": 64}},
+            ConfigError,
+            "data.image_size=32",
+        ),
         ({"data": phantom("test", 3)}, MedCoDiError, "3 held-out studies"),
         ({"bootstrap_samples": 1}, ConfigError, "at least 100"),
         ({"sampler": "ddimm"}, MedCoDiError, "did you mean 'ddim'"),
@@ -91,7 +116,9 @@ def test_a_generation_does_not_know_its_batch(model_folder, tmp_path) -> None:
         ({"batchsize": 3}, ConfigError, "did you mean 'batch_size'"),
     ],
 )
-def test_refusals_come_before_any_output(model_folder, tmp_path, changes: dict, error: type[Exception], message: str) -> None:
+def test_refusals_come_before_any_output(
+    model_folder, tmp_path, changes: dict, error: type[Exception], message: str
+) -> None:
     with pytest.raises(error, match=message):
         evaluate(options(model_folder, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()

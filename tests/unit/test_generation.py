@@ -10,8 +10,8 @@ from PIL import Image
 import medcodi
 from medcodi.errors import DataError, PromptError
 from medcodi.generation import GenerationSettings, check_request, generate, generate_batch
-from medcodi.model import MedCoDi, tiny_model
 from medcodi.modality import MODALITIES
+from medcodi.model import MedCoDi, tiny_model
 from medcodi.study import Direction, all_directions
 
 REPORT = "FINDINGS: Large left pleural effusion. IMPRESSION: Large left effusion."
@@ -130,7 +130,9 @@ def test_impossible_requests_are_refused_before_a_model_is_needed(call, message)
         generate(**call, model="nowhere")
 
 
-@pytest.mark.parametrize("value", ["", "   ", "word " * 5000, picture(0, 9), np.zeros((40, 40), np.float32), "missing.png"])
+@pytest.mark.parametrize(
+    "value", ["", "   ", "word " * 5000, picture(0, 9), np.zeros((40, 40), np.float32), "missing.png"]
+)
 def test_prompts_that_cannot_be_read(value, tmp_path):
     name = "frontal" if isinstance(value, np.ndarray) or value.endswith(".png") else "report"
     with pytest.raises(DataError):

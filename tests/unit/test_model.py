@@ -169,7 +169,9 @@ def test_weights_of_prompts(mode):
             return model.denoise({"lateral": z}, t, mixed)["lateral"]
 
         both = out({"report": report, "frontal": image}, {"report": 1.0, "frontal": 2.0})
-        torch.testing.assert_close(both, out({"frontal": image, "report": report}, {"frontal": 2.0, "report": 1.0}), atol=0, rtol=0)
+        torch.testing.assert_close(
+            both, out({"frontal": image, "report": report}, {"frontal": 2.0, "report": 1.0}), atol=0, rtol=0
+        )
         torch.testing.assert_close(both, out({"report": report, "frontal": image}, {"report": 2.0, "frontal": 4.0}))
         absent = [out({"report": report, "frontal": x}, {"report": 1.0, "frontal": 0.0}) for x in (image, other)]
         torch.testing.assert_close(absent[0], absent[1], atol=0, rtol=0)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medcodi.config import config
 from medcodi.data.reports import compose_report
-from medcodi.data.sources.record import LeftOut, Record
+from medcodi.data.sources.record import LeftOut, Record, second_images
 from medcodi.errors import DataError, did_you_mean, one_of
 from medcodi.modality import modality_of_view, names
 from medcodi.study import CHEXPERT_LABELS
@@ -28,7 +28,16 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "sex": ("sex", "gender"),
     "age": ("age",),
 }
-_SPLIT_NAMES = {"train": "train", "training": "train", "val": "val", "valid": "val", "validate": "val", "validation": "val", "dev": "val", "test": "test"}
+_SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
 
 
 @config
@@ -61,7 +70,9 @@ def records(options: CsvOptions) -> Iterator[Record]:
     found: dict[str, Record] = {}
     for number, row in enumerate(rows, start=2):
         one = _record(row, number, columns, root)
-        found[one.study_id] = _joined(found[one.study_id], one, by_study="image" not in columns) if one.study_id in found else one
+        found[one.study_id] = (
+            _joined(found[one.study_id], one, by_study="image" not in columns) if one.study_id in found else one
+        )
     yield from found.values()
 
 
@@ -78,7 +89,9 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     try:
         rows = list(reader)
     except csv.Error as error:
-        raise DataError(f"{path}, line {reader.line_num}: {error}", expected="a CSV table", mend="correct the line") from None
+        raise DataError(
+            f"{path}, line {reader.line_num}: {error}", expected="a CSV table", mend="correct the line"
+        ) from None
     header = list(reader.fieldnames or [])
     if not header or not rows:
         raise DataError(f"{path} holds no rows", expected="a header and at least one row")
@@ -90,7 +103,11 @@ def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> 
     for meaning, column in named.items():
         one_of("meaning of a column", meaning, _USUAL, DataError)
         if column is not None and column not in header:
-            raise DataError(f"{path} has no column {column!r} (for {meaning})", expected="a column of the table", mend=did_you_mean(column, header))
+            raise DataError(
+                f"{path} has no column {column!r} (for {meaning})",
+                expected="a column of the table",
+                mend=did_you_mean(column, header),
+            )
     columns = {}
     for meaning, usual in _USUAL.items():
         column = named[meaning] if meaning in named else next((name for name in usual if name in header), None)
@@ -104,7 +121,11 @@ def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> 
             mend="say which, e.g. options.columns.image=file",
         )
     if "image" in columns and "view" not in columns:
-        raise DataError(f"{path} has images in {columns['image']!r}, but no column of views", expected="a view for each image", mend="options.columns.view=...")
+        raise DataError(
+            f"{path} has images in {columns['image']!r}, but no column of views",
+            expected="a view for each image",
+            mend="options.columns.view=...",
+        )
     return columns
 
 
@@ -118,14 +139,20 @@ def _record(row: Mapping[str, str], number: int, columns: Mapping[str, str], roo
     if cell("image"):
         view = modality_of_view(cell("view"))
         if view is None:
-            refused = LeftOut(file=cell("image"), reason="unknown view", detail=f"row {number}: view {cell('view')!r} is none of those known")
+            refused = LeftOut(
+                file=cell("image"),
+                reason="unknown view",
+                detail=f"row {number}: view {cell('view')!r} is none of those known",
+            )
         else:
             images[view] = root / cell("image")
     text = cell("report") or compose_report(cell("findings"), cell("impression"))
     split = cell("split").lower()
     if split and split not in _SPLIT_NAMES:
         raise DataError(
-            f"row {number}: split {cell('split')!r}", expected=", ".join(_SPLIT_NAMES), mend="correct it, or options.columns.split=null for splits of our own"
+            f"row {number}: split {cell('split')!r}",
+            expected=", ".join(_SPLIT_NAMES),
+            mend="correct it, or options.columns.split=null for splits of our own",
         )
     labels = {label: value for label in CHEXPERT_LABELS if (value := _label(row.get(label))) is not None}
     metadata = {name: cell(name) for name in ("sex", "age", "view") if cell(name)}
@@ -155,20 +182,17 @@ def _joined(old: Record, new: Record, *, by_study: bool) -> Record:
         detail = f"study {old.study_id!r} is of patients {old.patient_id!r} and {new.patient_id!r}"
         return replace(old, refused=LeftOut(file=old.study_id, reason="two patients", detail=detail))
     if by_study:
-        spare = LeftOut(file=old.study_id, reason="duplicate study", detail=f"study {old.study_id!r} stands in several rows; the first counts")
+        spare = LeftOut(
+            file=old.study_id,
+            reason="duplicate study",
+            detail=f"study {old.study_id!r} stands in several rows; the first counts",
+        )
         return replace(old, spare=(*old.spare, spare))
-    again = tuple(
-        LeftOut(file=str(file), reason="second image of a view", detail=f"study {old.study_id!r} has a {name} already: {old.images[name]}")
-        for name, file in new.images.items()
-        if name in old.images
-    )
     return replace(
         old,
         images={**new.images, **old.images},
         texts={**new.texts, **old.texts},
         labels={**new.labels, **old.labels},
         refused=old.refused or new.refused,
-        spare=(*old.spare, *again),
+        spare=(*old.spare, *second_images(old, new)),
     )
-
-

@@ -10,7 +10,7 @@ from medcodi.config import config
 from medcodi.data.dicom import read_header
 from medcodi.data.images import is_dicom
 from medcodi.data.refusals import Refused
-from medcodi.data.sources.record import LeftOut, Record
+from medcodi.data.sources.record import LeftOut, Record, second_images
 from medcodi.errors import DataError
 from medcodi.modality import modality, names
 
@@ -58,11 +58,17 @@ def _record(file: Path, options: DicomOptions) -> Record:
         header = read_header(file)
     except Refused as error:
         name = str(file)
-        return Record(study_id=name, patient_id=name, refused=LeftOut(file=name, reason=error.reason, detail=str(error)))
+        return Record(
+            study_id=name, patient_id=name, refused=LeftOut(file=name, reason=error.reason, detail=str(error))
+        )
     view = header.modality or options.default_view
     refused = None
     if view is None:
-        refused = LeftOut(file=str(file), reason="unknown view", detail=f"{file}: {header.view}; default_view=frontal would take it as one")
+        refused = LeftOut(
+            file=str(file),
+            reason="unknown view",
+            detail=f"{file}: {header.view}; default_view=frontal would take it as one",
+        )
     return Record(
         study_id=header.study_id,
         patient_id=header.patient_id,
@@ -83,17 +89,10 @@ def _report(file: Path, study_id: str, options: DicomOptions) -> dict[str, str]:
 
 
 def _joined(old: Record, new: Record) -> Record:
-    """Two files of one study as one record."""
-    again = tuple(
-        LeftOut(file=str(file), reason="second image of a view", detail=f"study {old.study_id!r} has a {name} already: {old.images[name]}")
-        for name, file in new.images.items()
-        if name in old.images
-    )
-    unknown = (new.refused,) if new.refused is not None else ()  # a further file of a study that has others: only the file is left out
-    return replace(
-        old if old.refused is None else replace(new, spare=(*new.spare, old.refused)),
-        images={**new.images, **old.images},
-        texts={**new.texts, **old.texts},
-        spare=(*old.spare, *again, *unknown) if old.refused is None else (old.refused, *unknown),
-        refused=None if old.refused is None or new.refused is None else old.refused,
-    )
+    """Two files of one study as one record; beside a usable file, another one that is not is only left out itself."""
+    if old.refused is not None and new.refused is None:
+        old, new = new, old
+    spare = [*old.spare, *new.spare, *second_images(old, new)]
+    if new.refused is not None:
+        spare.append(new.refused)
+    return replace(old, images={**new.images, **old.images}, texts={**new.texts, **old.texts}, spare=tuple(spare))

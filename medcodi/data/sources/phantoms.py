@@ -20,7 +20,9 @@ class PhantomOptions:
 
     def __post_init__(self) -> None:
         if self.num_studies < 0 or self.val < 0 or self.test < 0 or self.num_studies + self.val + self.test < 1:
-            raise ValueError(f"num_studies={self.num_studies}, val={self.val}, test={self.test}: must not be negative, nor all 0")
+            raise ValueError(
+                f"num_studies={self.num_studies}, val={self.val}, test={self.test}: must not be negative, nor all 0"
+            )
 
 
 def records(options: PhantomOptions) -> Iterator[Record]:

@@ -60,7 +60,10 @@ class Record:
 
     def files(self) -> dict[str, str]:
         """Modality -> what it is called in the ledger."""
-        return {**{name: str(path) for name, path in self.images.items()}, **{name: f"{self.study_id}:{name}" for name in self.texts}}
+        return {
+            **{name: str(path) for name, path in self.images.items()},
+            **{name: f"{self.study_id}:{name}" for name in self.texts},
+        }
 
     def load(self, image_size: int) -> Study | LeftOut:
         """Read everything: the study, its images fitted to ``image_size``, or what of it cannot be used."""
@@ -75,11 +78,21 @@ class Record:
                 file = f"{self.study_id}:{name}"
                 contents[name] = normalise_report(text)
         except DataError as error:
-            return LeftOut(file=str(file), reason=error.reason if isinstance(error, Refused) else "unusable", detail=str(error))
+            return LeftOut(
+                file=str(file), reason=error.reason if isinstance(error, Refused) else "unusable", detail=str(error)
+            )
         if not contents:
-            return LeftOut(file=self.study_id, reason="nothing in it", detail=f"study {self.study_id!r} has neither image nor report")
+            return LeftOut(
+                file=self.study_id,
+                reason="nothing in it",
+                detail=f"study {self.study_id!r} has neither image nor report",
+            )
         return Study(
-            study_id=self.study_id, patient_id=self.patient_id, contents=contents, labels=self.labels, metadata=self.metadata
+            study_id=self.study_id,
+            patient_id=self.patient_id,
+            contents=contents,
+            labels=self.labels,
+            metadata=self.metadata,
         )
 
 
@@ -97,3 +110,16 @@ class PhantomRecord(Record):
     def load(self, image_size: int) -> Study | LeftOut:
         """Compute it."""
         return phantom_study(self.seed, self.index, image_size)
+
+
+def second_images(old: Record, new: Record) -> list[LeftOut]:
+    """The images of ``new`` whose view ``old`` has already: one image a view, the first counts."""
+    return [
+        LeftOut(
+            file=str(file),
+            reason="second image of a view",
+            detail=f"study {old.study_id!r} has a {name} already: {old.images[name]}",
+        )
+        for name, file in new.images.items()
+        if name in old.images
+    ]

@@ -5,7 +5,13 @@ import pytest
 import torch
 
 from medcodi.diffusion.guidance import guided
-from medcodi.diffusion.objective import NoiseScheduleConfig, add_noise, denoising_error, timesteps_from_uniform, training_target
+from medcodi.diffusion.objective import (
+    NoiseScheduleConfig,
+    add_noise,
+    denoising_error,
+    timesteps_from_uniform,
+    training_target,
+)
 from medcodi.diffusion.prompts import draw_prompts, mix_pooled, mix_tokens
 from medcodi.diffusion.sampling import SAMPLERS, build_scheduler, sample_jointly
 from medcodi.errors import PromptError
@@ -30,7 +36,11 @@ def test_target_and_noisy_latent_give_x0_back(prediction_type):
     x0, noise, t = torch.randn(4, 3), torch.randn(4, 3), torch.tensor([0, 10, 500, 999])
     x_t, target = add_noise(schedule, x0, noise, t), training_target(schedule, x0, noise, t)
     a = schedule.alphas_cumprod[t][:, None]
-    found = (x_t - (1 - a).sqrt() * target) / a.sqrt() if prediction_type == "epsilon" else a.sqrt() * x_t - (1 - a).sqrt() * target
+    found = (
+        (x_t - (1 - a).sqrt() * target) / a.sqrt()
+        if prediction_type == "epsilon"
+        else a.sqrt() * x_t - (1 - a).sqrt() * target
+    )
     torch.testing.assert_close(found, x0, atol=1e-4, rtol=1e-4)
 
 

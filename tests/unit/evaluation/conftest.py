@@ -24,11 +24,30 @@ def toy_study(index: int, seed: int = 0, patients: int | None = None) -> Study:
         image[24:, 2:14] += 0.4 if side == "right" else 0.0
     if heart:
         image[(rows - 14) ** 2 + (columns - 16) ** 2 < 36] += 0.4
-    text = [f"There is a small {side} pleural effusion." if side else "No pleural effusion.", "The heart is enlarged." if heart else "Heart size is normal."]
-    findings = tuple(Finding(label="Pleural Effusion", side=str(side)) for _ in range(side is not None)) + tuple(Finding(label="Cardiomegaly") for _ in range(heart))
-    labels = dict.fromkeys(CHEXPERT_LABELS, 0.0) | {"Pleural Effusion": float(side is not None), "Cardiomegaly": float(heart), "No Finding": float(side is None and not heart)}
-    contents = {"frontal": image.astype(np.float32), "lateral": np.flip(image, 0).astype(np.float32).copy(), "report": " ".join(text)}
-    return Study(study_id=f"toy{index}", patient_id=f"patient{index % patients if patients else index}", contents=contents, labels=labels, findings=findings)
+    text = [
+        f"There is a small {side} pleural effusion." if side else "No pleural effusion.",
+        "The heart is enlarged." if heart else "Heart size is normal.",
+    ]
+    findings = tuple(Finding(label="Pleural Effusion", side=str(side)) for _ in range(side is not None)) + tuple(
+        Finding(label="Cardiomegaly") for _ in range(heart)
+    )
+    labels = dict.fromkeys(CHEXPERT_LABELS, 0.0) | {
+        "Pleural Effusion": float(side is not None),
+        "Cardiomegaly": float(heart),
+        "No Finding": float(side is None and not heart),
+    }
+    contents = {
+        "frontal": image.astype(np.float32),
+        "lateral": np.flip(image, 0).astype(np.float32).copy(),
+        "report": " ".join(text),
+    }
+    return Study(
+        study_id=f"toy{index}",
+        patient_id=f"patient{index % patients if patients else index}",
+        contents=contents,
+        labels=labels,
+        findings=findings,
+    )
 
 
 class ToyStudies:
@@ -64,12 +83,17 @@ def toy_classifier(small_network: ClassifierConfig) -> FindingClassifier:
     from medcodi.evaluation.classifier_training import ClassifierTrainConfig
 
     data = DataConfig(source="phantom", num_studies=1, image_size=SIZE)  # not built: the banks below are
-    options = ClassifierTrainConfig(train=data, validation=data, test=data, network=small_network, num_steps=80, batch_size=64, warmup_steps=5)
+    options = ClassifierTrainConfig(
+        train=data, validation=data, test=data, network=small_network, num_steps=80, batch_size=64, warmup_steps=5
+    )
     import torch
 
     torch.manual_seed(0)
     model = small_network.build()
     fit(model, ImageBank.of(ToyStudies(300, seed=1), small_network), options, quiet=True)
     choose_thresholds(model, ImageBank.of(ToyStudies(100, seed=2), small_network))
-    model.card = {"ceiling": measure_ceiling(model, ImageBank.of(ToyStudies(150, seed=3), small_network)), "sha256": "toy"}
+    model.card = {
+        "ceiling": measure_ceiling(model, ImageBank.of(ToyStudies(150, seed=3), small_network)),
+        "sha256": "toy",
+    }
     return model

@@ -9,7 +9,14 @@ import pytest
 import torch
 
 from medcodi.errors import CheckpointError, DataError
-from medcodi.evaluation.classifier import CARD_FILE, TARGETS, WEIGHTS_FILE, ClassifierConfig, FindingClassifier, target_truth
+from medcodi.evaluation.classifier import (
+    CARD_FILE,
+    TARGETS,
+    WEIGHTS_FILE,
+    ClassifierConfig,
+    FindingClassifier,
+    target_truth,
+)
 from medcodi.evaluation.classifier_training import ImageBank, augment, ceiling_table
 from medcodi.randomness import torch_generator
 from medcodi.study import Finding, Study
@@ -85,7 +92,10 @@ def test_truth_of_sides() -> None:
     def truth(**content) -> dict[str, float]:
         return dict(zip(TARGETS, target_truth(Study(study_id="s", patient_id="p", **content)), strict=True))
 
-    one = truth(labels={"Pneumothorax": 1.0, "Pleural Effusion": 1.0, "Edema": 0.0, "Pneumonia": -1.0, "Consolidation": 0.0}, findings=(Finding(label="Pneumothorax", side="left"),))
+    one = truth(
+        labels={"Pneumothorax": 1.0, "Pleural Effusion": 1.0, "Edema": 0.0, "Pneumonia": -1.0, "Consolidation": 0.0},
+        findings=(Finding(label="Pneumothorax", side="left"),),
+    )
     assert (one["Pneumothorax/left"], one["Pneumothorax/right"]) == (1, 0)
     assert one["Consolidation/left"] == 0  # absent, so on neither side
     assert one["Edema"] == 0 and np.isnan(one["Pneumonia"]) and np.isnan(one["Fracture"])

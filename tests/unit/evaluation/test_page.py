@@ -27,8 +27,17 @@ def test_only_grey_images() -> None:
 
 
 def test_page_is_self_contained_and_escaped(tmp_path) -> None:
-    row = PictureRow(title="report → frontal", cells=[Cell(caption="Report", role="prompt", value="<script>alert(1)</script>"), Cell(caption="Frontal", role="generated", value=np.zeros((4, 4)))])
-    sections = [Section(title="One", tables=[Table(columns=("a", "b"), rows=[("1", "2")])], rows=[row]), Section(title="Two", text="more", folded=True)]
+    row = PictureRow(
+        title="report → frontal",
+        cells=[
+            Cell(caption="Report", role="prompt", value="<script>alert(1)</script>"),
+            Cell(caption="Frontal", role="generated", value=np.zeros((4, 4))),
+        ],
+    )
+    sections = [
+        Section(title="One", tables=[Table(columns=("a", "b"), rows=[("1", "2")])], rows=[row]),
+        Section(title="Two", text="more", folded=True),
+    ]
     page = write_page(tmp_path / "new" / "page.html", "Title", sections, lead="lead").read_text()
     assert "<script>" not in page and "&lt;script&gt;" in page
     assert "http://" not in page and "https://" not in page and page.count("data:image/png") == 1

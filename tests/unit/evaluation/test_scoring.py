@@ -42,7 +42,11 @@ def test_a_generator_that_gives_back_the_truth_reaches_the_ceiling(held: HeldOut
     assert primary["fraction_of_ceiling"] == 1.0 and primary["beats_shuffled"] is True
     assert primary["difference"]["low"] > 0.2
     metrics = scores["targets"]["frontal"]["metrics"]
-    assert metrics["finding_macro_f1"]["value"] == metrics["finding_macro_f1"]["ceiling"] > metrics["finding_macro_f1"]["floor"] + 0.2
+    assert (
+        metrics["finding_macro_f1"]["value"]
+        == metrics["finding_macro_f1"]["ceiling"]
+        > metrics["finding_macro_f1"]["floor"] + 0.2
+    )
     assert metrics["side_accuracy"]["value"] > 0.95 > metrics["side_accuracy"]["floor"] + 0.2
     assert metrics["frechet"]["value"] == pytest.approx(0, abs=1e-6)
     assert metrics["frechet"]["ceiling"] == pytest.approx(metrics["frechet"]["halves"])
@@ -52,7 +56,9 @@ def test_a_generator_that_does_not_listen_stays_at_the_floor(held: HeldOut, scor
     scores = score("report->frontal", held, scorer, 7)
     assert scores["primary"]["beats_shuffled"] is False
     assert abs(scores["primary"]["difference"]["value"]) < 0.25
-    assert scores["targets"]["frontal"]["metrics"]["frechet"]["value"] == pytest.approx(0, abs=1e-6)  # a set does not know its order
+    assert scores["targets"]["frontal"]["metrics"]["frechet"]["value"] == pytest.approx(
+        0, abs=1e-6
+    )  # a set does not know its order
 
 
 def test_reports(held: HeldOut, scorer: TextScorer) -> None:
@@ -72,11 +78,24 @@ def test_the_same_scores_twice(held: HeldOut, scorer: TextScorer) -> None:
     assert score("report->frontal", held, scorer, 1) == score("report->frontal", held, scorer, 1)
 
 
-def test_too_few_studies_leave_metrics_out_and_say_so(toy_classifier: FindingClassifier, toy_dataset, scorer: TextScorer) -> None:
+def test_too_few_studies_leave_metrics_out_and_say_so(
+    toy_classifier: FindingClassifier, toy_dataset, scorer: TextScorer
+) -> None:
     few = HeldOut(toy_dataset(8, seed=5), toy_classifier)
-    told = score_direction(Direction.parse("report->frontal"), {"frontal": few.values("frontal", range(8))}, few, range(8), scorer, ScoringOptions(bootstrap_samples=100, min_positives=50))
+    told = score_direction(
+        Direction.parse("report->frontal"),
+        {"frontal": few.values("frontal", range(8))},
+        few,
+        range(8),
+        scorer,
+        ScoringOptions(bootstrap_samples=100, min_positives=50),
+    )
     notes = " ".join(told["targets"]["frontal"]["notes"])
-    assert "needs at least 16 studies; there are 8" in notes and "no finding counts" in notes and "at least 50 of 8 studies" in notes
+    assert (
+        "needs at least 16 studies; there are 8" in notes
+        and "no finding counts" in notes
+        and "at least 50 of 8 studies" in notes
+    )
     assert told["primary"]["model"] is None and "frechet" not in told["targets"]["frontal"]["metrics"]
 
 

@@ -49,7 +49,9 @@ def test_studies_without_a_value_are_left_out() -> None:
 
 def test_a_centred_interval_holds_its_value() -> None:
     weights = resampling_weights([str(index) for index in range(30)], 200, 0)
-    interval = bootstrap_interval(lambda rows: rows[:, 0] * 0 + (rows**2).mean(1), weights, centred=True)  # biased by resampling
+    interval = bootstrap_interval(
+        lambda rows: rows[:, 0] * 0 + (rows**2).mean(1), weights, centred=True
+    )  # biased by resampling
     assert interval.low < interval.value == 1.0 < interval.high
 
 

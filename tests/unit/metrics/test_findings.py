@@ -21,7 +21,9 @@ def test_agrees_with_scikit_learn() -> None:
     assert scores.micro_f1 == pytest.approx(sklearn.f1_score(truth, predicted, average="micro"), rel=1e-12)
     assert scores.macro_f1 == pytest.approx(sklearn.f1_score(truth, predicted, average="macro"), rel=1e-12)
     for k, name in enumerate(NAMES):
-        assert scores.per_finding[name]["precision"] == pytest.approx(sklearn.precision_score(truth[:, k], predicted[:, k]))
+        assert scores.per_finding[name]["precision"] == pytest.approx(
+            sklearn.precision_score(truth[:, k], predicted[:, k])
+        )
         assert scores.per_finding[name]["recall"] == pytest.approx(sklearn.recall_score(truth[:, k], predicted[:, k]))
 
 
@@ -29,7 +31,14 @@ def test_by_hand_with_unknown_truth() -> None:
     truth = np.array([[1, np.nan], [1, 1], [0, 0], [0, np.nan]])
     predicted = np.array([[1, 1], [0, 1], [1, 0], [0, 0]], dtype=float)
     scores = finding_scores(truth, predicted, ("x", "y"))
-    assert scores.per_finding["x"] == {"f1": 0.5, "precision": 0.5, "recall": 0.5, "positives": 2, "predicted": 2, "studies": 4}
+    assert scores.per_finding["x"] == {
+        "f1": 0.5,
+        "precision": 0.5,
+        "recall": 0.5,
+        "positives": 2,
+        "predicted": 2,
+        "studies": 4,
+    }
     assert scores.per_finding["y"]["f1"] == 1.0 and scores.per_finding["y"]["studies"] == 2
     assert scores.micro_f1 == pytest.approx(2 * 2 / (2 * 2 + 1 + 1))
     assert scores.macro_f1 == 0.75
@@ -72,6 +81,9 @@ def test_best_threshold_parts_the_classes_and_never_equal_scores() -> None:
 
 def test_sides() -> None:
     left, right, both = (Finding(label="Pneumothorax", side=side) for side in ("left", "right", "bilateral"))
-    assert side_accuracy([[left], [left, right], [right]], [[left], [both], [left]], ["Pneumothorax"]) == {"accuracy": pytest.approx(2 / 3), "pairs": 3}
+    assert side_accuracy([[left], [left, right], [right]], [[left], [both], [left]], ["Pneumothorax"]) == {
+        "accuracy": pytest.approx(2 / 3),
+        "pairs": 3,
+    }
     absent = Finding(label="Pneumothorax", side="left", state="negative")
     assert side_accuracy([[left]], [[absent]], ["Pneumothorax"])["pairs"] == 0

@@ -40,7 +40,10 @@ def test_agrees_with_torchmetrics_on_the_same_features() -> None:
 def test_distance_of_a_set_to_itself_is_zero_and_it_is_symmetric() -> None:
     first, second = GENERATOR.normal(size=(50, 5)), GENERATOR.normal(size=(60, 5)) * 2
     assert frechet_distance(Moments.of(first), Moments.of(first)) == pytest.approx(0, abs=1e-10)
-    there, back = frechet_distance(Moments.of(first), Moments.of(second)), frechet_distance(Moments.of(second), Moments.of(first))
+    there, back = (
+        frechet_distance(Moments.of(first), Moments.of(second)),
+        frechet_distance(Moments.of(second), Moments.of(first)),
+    )
     assert there == pytest.approx(back, rel=1e-10)
 
 
@@ -58,7 +61,9 @@ def test_shards_merge_to_the_whole(cuts: tuple[int, ...]) -> None:
 
 def test_weights_mean_repetition() -> None:
     features, weights = GENERATOR.normal(size=(10, 3)), GENERATOR.integers(0, 4, 10)
-    np.testing.assert_allclose(Moments.of(features, weights).covariance, np.cov(np.repeat(features, weights, axis=0).T), rtol=1e-10)
+    np.testing.assert_allclose(
+        Moments.of(features, weights).covariance, np.cov(np.repeat(features, weights, axis=0).T), rtol=1e-10
+    )
 
 
 def test_too_few_samples_are_refused_with_the_numbers_or_warned_about() -> None:

@@ -57,13 +57,22 @@ def test_states(report: str, label: str, expected: float | None) -> None:
     ("report", "expected"),
     [
         ("Large left pleural effusion.", Finding(label="Pleural Effusion", side="left", size="large")),
-        ("There is a small pleural effusion on the right.", Finding(label="Pleural Effusion", side="right", size="small")),
+        (
+            "There is a small pleural effusion on the right.",
+            Finding(label="Pleural Effusion", side="right", size="small"),
+        ),
         ("Trace bilateral pleural effusions.", Finding(label="Pleural Effusion", side="bilateral", size="small")),
         ("Small effusions on both sides.", Finding(label="Pleural Effusion", side="bilateral", size="small")),
-        ("Small right and moderate left pleural effusions.", Finding(label="Pleural Effusion", side="bilateral", size="moderate")),
+        (
+            "Small right and moderate left pleural effusions.",
+            Finding(label="Pleural Effusion", side="bilateral", size="moderate"),
+        ),
         ("Consolidation in the right upper lobe.", Finding(label="Consolidation", side="right", location="upper")),
         ("LLL consolidation.", Finding(label="Consolidation", side="left", location="lower")),
-        ("Moderate right apical pneumothorax.", Finding(label="Pneumothorax", side="right", location="upper", size="moderate")),
+        (
+            "Moderate right apical pneumothorax.",
+            Finding(label="Pneumothorax", side="right", location="upper", size="moderate"),
+        ),
     ],
 )
 def test_side_place_size(report: str, expected: Finding) -> None:
@@ -71,7 +80,10 @@ def test_side_place_size(report: str, expected: Finding) -> None:
 
 
 def test_two_findings_of_one_sentence_keep_their_sides() -> None:
-    found = {finding.label: finding for finding in label_report("Small left pleural effusion and right lower lobe consolidation.")}
+    found = {
+        finding.label: finding
+        for finding in label_report("Small left pleural effusion and right lower lobe consolidation.")
+    }
     assert found["Pleural Effusion"].side == "left" and found["Pleural Effusion"].size == "small"
     assert found["Consolidation"].side == "right" and found["Consolidation"].location == "lower"
 
@@ -103,7 +115,21 @@ def test_odd_texts_are_read_without_complaint(report: str) -> None:
 
 # The gold columns of Open-i name concepts rather than CheXpert labels (infiltration; mass and nodule apart; emphysema and fibrosis, which
 # CheXpert has not), so they are held against the labeler's concepts of the same names. An uncertain mention counts as negative.
-OPENI_CONCEPTS = ("atelectasis", "cardiomegaly", "effusion", "infiltration", "mass", "nodule", "pneumonia", "pneumothorax", "consolidation", "edema", "emphysema", "fibrosis", "pleural_thickening")
+OPENI_CONCEPTS = (
+    "atelectasis",
+    "cardiomegaly",
+    "effusion",
+    "infiltration",
+    "mass",
+    "nodule",
+    "pneumonia",
+    "pneumothorax",
+    "consolidation",
+    "edema",
+    "emphysema",
+    "fibrosis",
+    "pleural_thickening",
+)
 
 
 @pytest.mark.skipif(not OPENI.is_file(), reason=f"real reports are not at {OPENI}")
@@ -118,7 +144,11 @@ def test_real_reports() -> None:
         negative = {mention.concept for mention in found if mention.state == "negative"}
         for concept in OPENI_CONCEPTS:
             gold = float(row[f"gold_{concept}"]) == 1
-            tp, fp, fn = tp + (gold and concept in positive), fp + (not gold and concept in positive), fn + (gold and concept not in positive)
+            tp, fp, fn = (
+                tp + (gold and concept in positive),
+                fp + (not gold and concept in positive),
+                fn + (gold and concept not in positive),
+            )
             if concept in negative and not gold:
                 negated, negated_wrong = negated + 1, negated_wrong + (concept in positive)
     assert len(rows) == 3070

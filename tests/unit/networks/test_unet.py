@@ -9,7 +9,9 @@ from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
 from medcodi.networks.report_denoiser import VectorLayers, report_denoiser
 from medcodi.networks.unet import ImageLayers, UNet, UNetConfig, image_denoiser
 
-SMALL = UNetConfig(base_channels=16, multipliers=(1, 2), num_res_blocks=1, attention_levels=(0, 1), num_heads=2, num_groups=8)
+SMALL = UNetConfig(
+    base_channels=16, multipliers=(1, 2), num_res_blocks=1, attention_levels=(0, 1), num_heads=2, num_groups=8
+)
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:

@@ -66,7 +66,10 @@ def test_join_trains_environments_and_connectors_only(model, batch):
 
 def test_join_draws_every_set_of_targets(model, batch):
     stage = build_stage("join", model)
-    seen = {tuple(sorted(key for key in stage(batch, randomness(step)).logs if key.startswith("loss/"))) for step in range(24)}
+    seen = {
+        tuple(sorted(key for key in stage(batch, randomness(step)).logs if key.startswith("loss/")))
+        for step in range(24)
+    }
     assert len(seen) == 4
 
 

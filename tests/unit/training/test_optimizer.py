@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 import torch
 from torch import nn
@@ -30,7 +32,7 @@ def test_the_schedule_warms_up_and_comes_down() -> None:
     assert rates[:4] == [0.5, 1.0, 1.5, 2.0]
     assert rates[4] == 2.0 and rates[12] == pytest.approx(2.0 * (0.1 + 0.9 * 0.5))
     assert rates[20] == rates[29] == pytest.approx(0.2)
-    assert all(later <= earlier for earlier, later in zip(rates[4:], rates[5:], strict=False))
+    assert all(later <= earlier for earlier, later in itertools.pairwise(rates[4:]))
     constant = OptimizerConfig(lr=2.0, schedule="constant")
     assert {learning_rate(constant, step, 20) for step in range(30)} == {2.0}
 
