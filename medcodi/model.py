@@ -98,7 +98,7 @@ class MedCoDi(nn.Module):
         self.provenance: dict[str, Any] = {}
         self.schedule = config.schedule.build()
         self.prompt_encoders = config.prompt_encoders.build(tokenizer, image_size=config.image_size)
-        kinds = dict.fromkeys(MODALITIES[name].kind for name in config.modalities)
+        kinds: list[Kind] = list(dict.fromkeys(MODALITIES[name].kind for name in config.modalities))
         self.autoencoders = nn.ModuleDict({kind: KIND_PARTS[kind].autoencoder(config, tokenizer) for kind in kinds})
         self.denoisers, self.environment = nn.ModuleDict(), nn.ModuleDict()
         for name in config.modalities:

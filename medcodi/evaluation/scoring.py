@@ -91,7 +91,7 @@ def score_findings(
     options: ScoringOptions,
 ) -> None:
     """Finding F1, macro and micro, and per finding."""
-    readable = ~np.isnan(reading.labels).any(0) & ~np.isnan(real.labels).any(0)
+    readable = np.asarray(~np.isnan(reading.labels).any(0) & ~np.isnan(real.labels).any(0))
     columns = counted_findings(truth, readable, options.min_positives)
     if not columns:
         scores.notes.append(
@@ -223,7 +223,10 @@ def score_texts(
     scorer: TextScorer,
 ) -> None:
     """BLEU, ROUGE-L, METEOR, CIDEr, and the same against shuffled references. They have no ceiling: each study has one true report."""
-    told, floor = scorer.score(generated, references), scorer.score(generated, [references[row] for row in permutation])
+    told, floor = (
+        scorer.score(generated, references),
+        scorer.score(generated, [str(references[row]) for row in permutation]),
+    )
     for name, value in told.corpus.items():
         if value is None:
             scores.metrics[name] = record(None)

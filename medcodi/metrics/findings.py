@@ -57,7 +57,10 @@ class Confusion:
     def mean(cls, many: Sequence[Confusion]) -> Confusion:
         """Expected confusion over several equally likely pairings (fractions of studies)."""
         return cls(
-            *(np.mean([getattr(one, name) for one in many], axis=0, dtype=np.float64) for name in ("tp", "fp", "fn"))
+            *(
+                np.asarray(np.mean([getattr(one, name) for one in many], axis=0, dtype=np.float64))
+                for name in ("tp", "fp", "fn")
+            )
         )
 
     def f1(self, weights: np.ndarray) -> np.ndarray:

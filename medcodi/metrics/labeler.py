@@ -49,6 +49,7 @@ def label_report(report: str) -> tuple[Finding, ...]:
     strongest: dict[str, str] = {}
     told = [mention for mention in mentions(report) if mention.label]
     for mention in told:
+        assert mention.label is not None
         if _RANK[mention.state] >= _RANK.get(strongest.get(mention.label, ""), -1):
             strongest[mention.label] = mention.state
     findings = []

@@ -271,12 +271,14 @@ def _meteor(java: str) -> Any:
 
         def _evaluated(self, counts: np.ndarray) -> float:
             line = "EVAL ||| " + " ".join(repr(float(count)) for count in counts) + "\n"
+            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
             self.meteor_p.stdin.write(line.encode())
             self.meteor_p.stdin.flush()
             self.meteor_p.stdout.readline()  # the score of the one line, and then that of the set of one
             return float(self.meteor_p.stdout.readline())
 
         def close(self) -> None:
+            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
             if self.meteor_p.poll() is None:
                 self.meteor_p.stdin.close()
                 try:

@@ -208,6 +208,7 @@ class DeepSpeedEngine:
                 else:
                     value = self._optimizer.state[parameter][key]
                 if self.processes.is_first:
+                    assert value is not None  # every rank of the first process group holds it
                     moments[f"{key}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
         return moments
 

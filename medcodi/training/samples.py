@@ -55,8 +55,9 @@ def _reconstructions(model: MedCoDi, batch: Batch, seed: int, samples: Samples) 
     """Each modality through its autoencoder, by the mean of its posterior."""
     for name in model.config.modalities:
         decoded = model.decode(name, model.latent(name, batch.contents[name]))
-        result: list = decoded[:, 0].float().cpu().numpy() if isinstance(decoded, torch.Tensor) else decoded
-        samples.add(name, _values(batch, name), list(result))
+        images = decoded[:, 0].float().cpu().numpy() if isinstance(decoded, torch.Tensor) else decoded
+        result: list[Value] = [*images]
+        samples.add(name, _values(batch, name), result)
 
 
 def _single_targets(model: MedCoDi, batch: Batch, seed: int, samples: Samples) -> None:
