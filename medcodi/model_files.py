@@ -83,9 +83,11 @@ def _replace(staging: Path, folder: Path) -> None:
     if not folder.exists():
         staging.rename(folder)
         return
-    for old in folder.glob("*.safetensors"):
-        if not (staging / old.name).exists():
-            old.unlink()
+    if (folder / INDEX).is_file():
+        named = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("components", {})
+        for old in (folder / entry["file"] for entry in named.values()):
+            if not (staging / old.name).exists():
+                old.unlink(missing_ok=True)
     for new in sorted(
         staging.iterdir(), key=lambda file: file.name == INDEX
     ):  # the index last: it vouches for the rest

@@ -93,6 +93,13 @@ class DeepSpeedEngine:
             TrainingError: If the stage trains nothing, or there is no process group.
         """
         dictionary = deepspeed_dictionary(config, processes.world_size, processes.device.type)
+        scalars = [name for name, parameter in stage.named_parameters() if parameter.ndim == 0]
+        if scalars and config.engine.zero_stage == 3:
+            raise ConfigError(
+                f"engine.zero_stage 3 with scalar parameters ({scalars[0]})",
+                expected="0, 1 or 2: DeepSpeed cannot partition a parameter without dimensions",
+                mend="engine.zero_stage=2",
+            )
         deepspeed = import_deepspeed(processes.device)
         if not dist.is_initialized():
             raise TrainingError(

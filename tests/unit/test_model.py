@@ -128,6 +128,14 @@ def test_saving_over_something_else_is_refused(model, tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["thesis.tex"]
 
 
+def test_saving_anew_keeps_what_is_not_the_models(model, folder):
+    (folder / "README.md").write_text("card")
+    (folder / "finding_classifier.safetensors").write_bytes(b"weights of another")
+    model.save_pretrained(folder)
+    assert (folder / "README.md").exists() and (folder / "finding_classifier.safetensors").exists()
+    assert MedCoDi.from_pretrained(folder).fingerprint() == model.fingerprint()
+
+
 # ---- law 5 -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("targets", [("frontal", "lateral"), ("frontal", "report"), ("frontal", "lateral", "report")])
 def test_joint_denoisers_hear_each_other_and_only_with_v(model, targets):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from scipy import ndimage
 
 from medcodi.data.sources.phantom import grammar, lines
-from medcodi.data.sources.phantom.body import draw_body
+from medcodi.data.sources.phantom.body import Body, draw_body
 from medcodi.data.sources.phantom.film import draw_exposure, expose
 from medcodi.data.sources.phantom.findings import draw_findings, labels_of
 from medcodi.data.sources.phantom.volume import HALF_DEPTH, build
@@ -18,6 +20,22 @@ from medcodi.study import Finding, Study
 
 VERSION = "1"
 MIN_SIZE, MAX_SIZE = 32, 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class View:
+    """How a film stands to the body, whose volume is indexed [z, y, x] and whose points are (x, y, z)."""
+
+    along: int  # axis of the volume that the rays follow
+    half: float  # of the volume's extent along it
+    axes: tuple[int, int]  # which of x, y, z runs across and down the film
+    marker: str
+
+
+VIEWS = {
+    "frontal": View(along=1, half=HALF_DEPTH, axes=(0, 2), marker="R"),
+    "lateral": View(along=2, half=1.0, axes=(1, 2), marker="L"),
+}
 
 
 def phantom_findings(seed: int, index: int) -> tuple[Finding, ...]:
@@ -48,21 +66,11 @@ def phantom_study(seed: int, index: int, size: int = 128) -> Study:
     _check_size(size)
     findings = phantom_findings(seed, index)
     rng = numpy_generator("phantom body", seed, index)
-    size_of = {finding.label: finding.size for finding in findings}
-    growth = {None: 0.0, "small": 0.16, "moderate": 0.30, "large": 0.46}[size_of.get("Cardiomegaly")]
-    raised = {finding.side or "": 0.10 for finding in findings if finding.label == "Atelectasis"}
-    body = draw_body(rng, cardiomegaly=growth, raised=raised)
-    thorax = build(body, findings, rng)
-    tubes = [*lines.ribs(body), *lines.spine(body), *lines.vessels(body, thorax), *lines.devices(body, findings, rng)]
+    body, paths = line_integrals(findings, rng, size)
     films = {}
-    for view, axis, axes in (("frontal", 1, (0, 2)), ("lateral", 2, (1, 2))):
-        exposure = draw_exposure(rng, "R" if view == "frontal" else "L")
-        depth = 2 * HALF_DEPTH / thorax.mu.shape[1] if axis == 1 else 2 / thorax.mu.shape[2]
-        shift = np.array(body.shift)
-        coarse = thorax.mu.sum(axis=axis) * depth  # [NZ, NX] or [NZ, NY]
-        path = _resample(coarse, axes[0], size, shift)
-        path += lines.project([*tubes, *lines.arms(body, view)], axes, size, shift)
-        films[view] = expose(np.clip(path, 0, None), exposure, numpy_generator("phantom grain", seed, index, view))
+    for view, path in paths.items():
+        exposure = draw_exposure(rng, VIEWS[view].marker)
+        films[view] = expose(path, exposure, numpy_generator("phantom grain", seed, index, view))
     name = f"phantom-{seed}-{index:07d}"
     return Study(
         study_id=name,
@@ -72,6 +80,36 @@ def phantom_study(seed: int, index: int, size: int = 128) -> Study:
         findings=findings,
         metadata={"sex": body.sex, "age": body.age, "source": "phantom", "seed": seed, "index": index},
     )
+
+
+def line_integrals(
+    findings: Sequence[Finding], rng: np.random.Generator, size: int
+) -> tuple[Body, dict[str, np.ndarray]]:
+    """Draw a patient with these findings, and integrate attenuation along the rays of every view.
+
+    Args:
+        findings: What the patient has; what else is drawn of the body does not depend on it.
+        rng: Decides everything else.
+        size: Pixels a side.
+
+    Returns:
+        The patient, and view -> float ``[size, size]``, in units of tissue half-films.
+    """
+    size_of = {finding.label: finding.size for finding in findings}
+    growth = {None: 0.0, "small": 0.16, "moderate": 0.30, "large": 0.46}[size_of.get("Cardiomegaly")]
+    raised = {finding.side or "": 0.10 for finding in findings if finding.label == "Atelectasis"}
+    body = draw_body(rng, cardiomegaly=growth, raised=raised)
+    thorax = build(body, findings, rng)
+    tubes = [*lines.ribs(body), *lines.spine(body), *lines.vessels(body, thorax), *lines.devices(body, findings, rng)]
+    shift = np.array(body.shift)
+    paths = {}
+    for name, view in VIEWS.items():
+        depth = 2 * view.half / thorax.mu.shape[view.along]
+        coarse = thorax.mu.sum(axis=view.along) * depth  # [NZ, NX] or [NZ, NY]
+        path = _resample(coarse, view.axes[0], size, shift)
+        path += lines.project([*tubes, *lines.arms(body, name)], view.axes, size, shift)
+        paths[name] = np.clip(path, 0, None)
+    return body, paths
 
 
 def _check_size(size: int) -> None:
