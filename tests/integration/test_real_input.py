@@ -43,13 +43,20 @@ def test_every_image_is_in_the_ledger(prepared):
     counts = ledger.counts()
     images = sum(counts["modality"][name] for name in ("frontal", "lateral"))
     assert images + counts["reason"].get("second image of a view", 0) == 689
-    assert counts["studies"]["left out"] == 0 and counts["modality"]["lateral"] == 13 and counts["modality"]["report"] > 50
+    assert (
+        counts["studies"]["left out"] == 0 and counts["modality"]["lateral"] == 13 and counts["modality"]["report"] > 50
+    )
     patients = {split: {study.patient_id for study in open_dataset(out, split)} for split in ("train", "val", "test")}
     assert not patients["train"] & patients["val"] and not patients["train"] & patients["test"]
 
 
 def test_real_reports_alone_make_a_dataset(tmp_path):
-    values = {"source": "csv", "path": str(REAL / "reports/openi_reports.csv"), "out": str(tmp_path / "openi"), "image_size": 32}
+    values = {
+        "source": "csv",
+        "path": str(REAL / "reports/openi_reports.csv"),
+        "out": str(tmp_path / "openi"),
+        "image_size": 32,
+    }
     ledger = prepare(from_dict(PrepareConfig, {**values, "options": {"columns": {"split": None}}}))
     assert ledger.num_kept >= 0.99 * 3174
     texts = [study.report or "" for study in open_dataset(tmp_path / "openi", "val")]
