@@ -148,5 +148,9 @@ class PhantomDataset:
             raise IndexError(index)
         return phantom_study(self.seed, self.offset + index, self.image_size)
 
+    def report(self, index: int) -> str:
+        """The report of a study, without computing its films."""
+        return phantom_report(self.seed, self.offset + index)
+
 
 __all__ = ["PhantomDataset", "phantom_findings", "phantom_report", "phantom_study"]
