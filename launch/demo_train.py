@@ -2,7 +2,7 @@
 
     python launch/demo_train.py                # or: make demo-train; goes on where it was stopped
 
-The recipes are configs/train/demo/*.yaml and configs/eval/classifier.yaml, in the order of their names.
+The recipes are configs/data/demo.yaml, configs/train/demo/*.yaml and configs/eval/classifier.yaml, in the order of their names.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ OUT = Path("checkpoints/demo")
 def main() -> int:
     """Every part that is not there yet; exit code 2 with one message when something cannot be."""
     try:
-        data = load(PrepareConfig, RECIPES / "0-data.yaml")
+        data = load(PrepareConfig, "configs/data/demo.yaml")
         if not Path(data.out).exists():
             prepare(data)
         model = Path()
-        for recipe in sorted(RECIPES.glob("[1-9]*.yaml")):
+        for recipe in sorted(RECIPES.glob("*.yaml")):
             config = load(TrainConfig, recipe)
             model = Path(config.out) / "model"
             if not model.exists():
