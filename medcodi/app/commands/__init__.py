@@ -1,0 +1,3 @@
+"""The commands, a module for each group; importing this package registers them all, in the order of ``--help``."""
+
+from medcodi.app.commands import machine, generating, training, judging  # noqa: F401, I001

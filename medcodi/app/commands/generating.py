@@ -1,0 +1,94 @@
+"""``medcodi generate``: one request, any to any."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.panel import Panel
+
+from medcodi.app.progress import progress_bar
+from medcodi.app.requests import read_device, read_prompts, read_targets, read_weights, refuse_full_folder
+from medcodi.app.root import Device, Model, app, err, out
+
+if TYPE_CHECKING:
+    from medcodi.generation import Generation
+
+
+@app.command()
+def generate(
+    prompt: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODALITY=VALUE",
+            help="A prompt: frontal=chest.dcm, report='...' or report=@file.txt. Repeatable. None: unconditional.",
+        ),
+    ] = None,
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODALITY", help="What to generate; repeat for several.", show_default="all that is no prompt"
+        ),
+    ] = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for PNGs, texts and provenance.json.")] = Path(
+        "generated"
+    ),
+    model: Model = None,
+    num_samples: Annotated[int, typer.Option(help="Samples for this prompt, each with a seed of its own.")] = 1,
+    weight: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODALITY=NUMBER", help="Weight of a prompt in the mix, 1 unless told; 0 is as good as absent."
+        ),
+    ] = None,
+    guidance: Annotated[
+        float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.", show_default="the model's")
+    ] = None,
+    steps: Annotated[int | None, typer.Option(help="Sampler steps.", show_default="the model's")] = None,
+    sampler: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc ...", show_default="the model's")] = None,
+    seed: Annotated[int, typer.Option(help="Seed of the first sample; the same seed gives the same sample.")] = 0,
+    device: Device = None,
+) -> None:
+    """Generate X-rays and reports from X-rays and reports, any to any.
+
+    [bold]Examples[/bold]
+
+        medcodi generate --prompt report="Large left pleural effusion." --target frontal
+
+        medcodi generate --prompt frontal=chest.dcm --target lateral --target report --num-samples 4
+
+        medcodi generate --prompt frontal=chest.png --prompt report=@report.txt --weight report=0.5 --guidance 3
+
+        medcodi generate --target frontal --steps 30 --sampler dpm++ --seed 7 --out here/
+    """
+    prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
+    refuse_full_folder(out_dir)
+    with progress_bar(err) as bar:
+        task = bar.add_task("loading", total=None)
+        from medcodi.generation import generate as run
+
+        generation = run(
+            prompts,
+            targets,
+            model=model,
+            num_samples=num_samples,
+            weights=weights,
+            guidance_scale=guidance,
+            num_inference_steps=steps,
+            sampler=sampler,
+            seed=seed,
+            device=read_device(device),
+            on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
+        )
+    generation.save(out_dir)
+    _print_generation(generation, out_dir)
+
+
+def _print_generation(generation: Generation, folder: Path) -> None:
+    for number, sample in enumerate(generation.samples):
+        for name, value in sample.contents.items():
+            if isinstance(value, str):
+                out.print(Panel(value, title=f"{name}, sample {number}", title_align="left", expand=False))
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        out.print(str(path))

@@ -1,0 +1,53 @@
+"""``medcodi demo`` and ``medcodi doctor``: what works out of the box, and what this machine can do."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medcodi.app.requests import read_device
+from medcodi.app.root import Device, Model, app, err, out
+
+
+@app.command()
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the page.")] = Path("demo"),
+    model: Model = None,
+    seed: Annotated[int, typer.Option(help="Which held-out patients, and which noise.")] = 0,
+    steps: Annotated[int | None, typer.Option(help="Sampler steps.", show_default="the model's")] = None,
+    device: Device = None,
+) -> None:
+    """Generate in all 12 directions, and write one page that shows prompts, generated and truth side by side.
+
+    The studies are phantoms that the model has never seen. Nothing is downloaded.
+
+    [bold]Examples[/bold]
+
+        medcodi demo
+
+        medcodi demo --out /tmp/page --seed 7
+    """
+    from medcodi.app.demo import DemoConfig, write_demo
+
+    page = write_demo(
+        DemoConfig(model=model, out=str(out_dir), seed=seed, num_inference_steps=steps, device=read_device(device)),
+        console=err,
+    )
+    out.print(f"The page: {page}")
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do, and how to mend what it cannot. Exit code 1 if something needed is missing.
+
+    [bold]Example[/bold]
+
+        medcodi doctor
+    """
+    from medcodi.app.doctor import examine, print_checks
+
+    checks = examine(progress=err)
+    print_checks(checks, out)
+    raise typer.Exit(int(any(check.state == "missing" for check in checks)))
