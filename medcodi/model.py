@@ -53,6 +53,7 @@ class ModelConfig:
     image_denoiser: UNetConfig
     report_denoiser: UNetConfig
     environment: EnvironmentConfig
+    joint_attention: Literal["others", "self"] = "others"  # self: each denoiser hears its own V alone, as the released weights do
     schedule: NoiseScheduleConfig = NoiseScheduleConfig()
     generation: GenerationDefaults = GenerationDefaults()
 
@@ -199,6 +200,8 @@ class MedCoDi(nn.Module):
     ) -> dict[str, Tensor]:
         """Predict eps (or v) of every target; with two targets or more, each hears the environments of the others.
 
+        With ``joint_attention: self`` each hears its own instead, which is what the released MedCoDi-M weights were trained with.
+
         Args:
             latents: Target -> noisy latents ``[B, *latent_shape]``, all at the same ``t``.
             t: Timesteps ``[B]``.
@@ -208,8 +211,9 @@ class MedCoDi(nn.Module):
         environments = heard if heard is not None else self.environments(latents, t) if len(latents) > 1 else {}
         predictions = {}
         for name, z in latents.items():
-            others = [environments[other] for other in in_table_order(environments) if other != name]
-            environment = Context(torch.stack(others, dim=1)) if others else None
+            own = self.config.joint_attention == "self"
+            spoken = [environments[other] for other in in_table_order(environments) if (other == name) == own]
+            environment = Context(torch.stack(spoken, dim=1)) if spoken else None
             predictions[name] = self.denoisers[name](z, t, context, environment)
         return predictions
 

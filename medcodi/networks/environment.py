@@ -16,6 +16,7 @@ class EnvironmentConfig:
     dim: int = 1280
     base_channels: int = 160
     multipliers: tuple[int, ...] = (2, 4, 8)
+    time_channels: int | None = None  # width of the time's sinusoid; None: base_channels. MedCoDi-M: that of its denoisers
 
 
 class EnvironmentEncoder(nn.Module):
@@ -26,8 +27,9 @@ class EnvironmentEncoder(nn.Module):
 
     def __init__(self, layers: Layers, config: EnvironmentConfig) -> None:
         super().__init__()
-        time_dim = 4 * config.base_channels
-        self.time = TimeEmbedding(config.base_channels)
+        time_channels = config.time_channels or config.base_channels
+        time_dim = 4 * time_channels
+        self.time = TimeEmbedding(time_channels)
         self.stem = layers.stem(config.base_channels)
         self.residuals, self.downs = nn.ModuleList(), nn.ModuleList()
         current = config.base_channels

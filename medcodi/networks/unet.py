@@ -8,7 +8,7 @@ step up *is* comes from a small set of layers: :class:`ImageLayers` here for map
 from __future__ import annotations
 
 import math
-from typing import Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -29,6 +29,9 @@ class UNetConfig:
     num_heads: int = 8
     num_groups: int = 32
     num_positions: int = 4  # vectors only: length of the second dimension the latent vector is folded into
+    # What the first block of the way up is given beside the middle's output: the deepest block of the way down
+    # (ordinary), or the middle's output once more (published: what the released MedCoDi-M weights were trained with).
+    deepest_skip: Literal["ordinary", "published"] = "ordinary"
 
     def __post_init__(self) -> None:
         if not self.multipliers or self.base_channels < 1 or self.num_res_blocks < 1:
@@ -204,6 +207,7 @@ class UNet(nn.Module):
         super().__init__()
         widths = [config.base_channels * multiplier for multiplier in config.multipliers]
         time_dim = 4 * config.base_channels
+        self.deepest_skip = config.deepest_skip
         self.time = TimeEmbedding(config.base_channels)
 
         def attention(level: int, dim: int, to: int, zero_init: bool = False) -> AttentionBlock | None:
@@ -271,6 +275,8 @@ class UNet(nn.Module):
             h = block(h, time, context, environment)
             skips.append(h)
         h = self.middle_out(self.middle_attention(self.middle_in(h, time), context), time)
+        if self.deepest_skip == "published":
+            skips[-1] = h
         for block in self.up:
             h = block(torch.cat([h, skips.pop()], dim=1), time, context, environment)
         return self.head(h)
