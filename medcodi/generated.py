@@ -129,7 +129,7 @@ def provenance(
         "direction": str(direction),
         "model": {
             "name": model.config.name,
-            "sha256": model.fingerprint(),
+            "sha256": model.identity(),
             "trained_stages": list(model.trained_stages),
         },
         "prompts": {name: {"sha256": _hash(value), "weight": weights[name]} for name, value in prompts.items()},

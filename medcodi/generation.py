@@ -22,9 +22,8 @@ from medcodi.generated import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order, modality
 from medcodi.model import MedCoDi
 from medcodi.networks.attention import Context
+from medcodi.prompting import PromptContexts, Value
 from medcodi.study import Direction
-
-Value = np.ndarray | str
 
 
 @config
@@ -72,6 +71,7 @@ def generate_batch(
     settings: GenerationSettings = GenerationSettings(),
     *,
     weights: Sequence[Mapping[str, float]] | None = None,
+    contexts: PromptContexts | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Value]]:
     """Generate the targets of several requests in one batch.
@@ -85,6 +85,7 @@ def generate_batch(
         seeds: One for each request.
         settings: How to sample.
         weights: For each request, modality -> weight > 0; absent ones weigh 1.
+        contexts: Remembers the model's prompt encodings from one batch to the next; None: nothing is remembered.
         on_step: Called with (steps done, steps in all).
 
     Returns:
@@ -92,7 +93,8 @@ def generate_batch(
     """
     settings = settings.resolved(model)
     targets = in_table_order(targets)
-    context, null = encode_requests(model, prompts, weights or [{} for _ in prompts])
+    contexts = contexts or PromptContexts(model)
+    context, null = contexts.contexts(prompts, weights or [{} for _ in prompts])
     doubled = settings.guidance_scale != 1.0
     both = Context.cat([null, context]) if doubled else context
     heard: dict[str, Tensor] | None = None if settings.joint else {}
@@ -132,53 +134,22 @@ def _values(decoded: Tensor | list[str]) -> list[Any]:
     return list(decoded)
 
 
-def encode_requests(
-    model: MedCoDi, prompts: Sequence[Mapping[str, Value]], weights: Sequence[Mapping[str, float]]
-) -> tuple[Context, Context]:
-    """The contexts of a batch of requests, and the contexts of their null prompts.
-
-    Requests of one batch may have different prompts: an absent one has weight 0. A request without any prompt gets the
-    null prompts of every modality in both.
-    """
-    batch = len(prompts)
-    names = in_table_order(name for prompt in prompts for name in prompt)
-    if not names:
-        null = model.null_context((), batch)
-        return null, null
-    bare = torch.tensor([not prompt for prompt in prompts], device=model.device)
-    encodings, mixed = {}, {}
-    for name in names:
-        present = torch.tensor([name in prompt for prompt in prompts], device=model.device)
-        encoding = model.encode_prompts(name, _stack(model, name, [prompt.get(name) for prompt in prompts]))
-        encodings[name] = encoding.where(present, model.null_prompts(name, batch))
-        asked = [
-            float(weight.get(name, 1.0)) if name in prompt else 0.0
-            for prompt, weight in zip(prompts, weights, strict=True)
-        ]
-        mixed[name] = torch.tensor(asked, device=model.device) + bare.float()
-    nulls = {name: model.null_prompts(name, batch).padded(encodings[name].tokens.shape[1]) for name in names}
-    return model.context(encodings, mixed), model.context(nulls, mixed)
-
-
-def _stack(model: MedCoDi, name: str, values: Sequence[Value | None]) -> Tensor | list[str]:
-    if MODALITIES[name].kind == "text":
-        return [value if isinstance(value, str) else "" for value in values]
-    size = model.config.image_size
-    images = [
-        np.zeros((size, size), np.float32) if value is None else np.asarray(value, np.float32) for value in values
-    ]
-    return torch.from_numpy(np.stack(images))[:, None].to(model.device)
-
-
 @lru_cache(maxsize=2)
 def _loaded(folder: str, _changed: float, device: str) -> MedCoDi:
-    return MedCoDi.from_pretrained(folder, device=device)
+    return MedCoDi.from_pretrained(folder, device=device, lazy=True)
 
 
 def load(model: MedCoDi | str | Path | None, device: str | None = None) -> MedCoDi:
-    """A model as such, by folder or hub name, or (None) the shipped demo; loaded once per process and state of the folder."""
+    """A model as such, by folder or hub name, or (None) the shipped demo; loaded once per process and state of the folder.
+
+    Folders are loaded lazily: each component when a direction first needs it.
+    """
     if isinstance(model, MedCoDi):
-        return model.to(device).eval() if device else model.eval()
+        if device and torch.device(device) != model.device:
+            model.load_components()
+            model.to(device)
+            model.home = None
+        return model.eval()
     if model is None:
         from medcodi.checkpoints import demo_checkpoint
 
@@ -314,6 +285,7 @@ def generate(
             f"the model {chosen.config.name!r} has no {', '.join(sorted(missing))}",
             expected=", ".join(chosen.config.modalities),
         )
+    chosen.load_components(chosen.components_for(direction.prompts, direction.targets))
     seeds = [seed + index for index in range(num_samples)]
     results = generate_batch(
         chosen,

@@ -6,7 +6,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from medcodi.config import config
 from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.diffusion.prompts import mix_pooled, mix_tokens
+from medcodi.errors import CheckpointError
 from medcodi.modality import MODALITIES, Kind, in_table_order
 from medcodi.networks.attention import Context
 from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
@@ -21,8 +22,11 @@ from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
 from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig, PromptEncoding, TextTowerConfig
 from medcodi.networks.report_autoencoder import ReportAutoencoderConfig
 from medcodi.networks.report_denoiser import VectorLayers
-from medcodi.networks.tokenizer import ReportTokenizer
+from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
 from medcodi.networks.unet import ImageLayers, Layers, UNet, UNetConfig
+
+if TYPE_CHECKING:
+    from medcodi.model_files import ComponentFiles
 
 Values = Tensor | list[str]  # images [B, 1, H, W] in [0, 1], or B texts
 STAGES = ("autoencode", "align", "diffuse", "join")
@@ -53,7 +57,9 @@ class ModelConfig:
     image_denoiser: UNetConfig
     report_denoiser: UNetConfig
     environment: EnvironmentConfig
-    joint_attention: Literal["others", "self"] = "others"  # self: each denoiser hears its own V alone, as the released weights do
+    joint_attention: Literal["others", "self"] = (
+        "others"  # self: each denoiser hears its own V alone, as the released weights do
+    )
     schedule: NoiseScheduleConfig = NoiseScheduleConfig()
     generation: GenerationDefaults = GenerationDefaults()
 
@@ -68,14 +74,18 @@ class ModelConfig:
 class KindParts:
     """How a kind of modality is served: one row for each kind."""
 
-    autoencoder: Callable[[ModelConfig, ReportTokenizer], nn.Module]
+    autoencoder: Callable[[ModelConfig, Tokenizers], nn.Module]
     layers: Callable[[tuple[int, ...], UNetConfig], Layers]
     denoiser: Callable[[ModelConfig], UNetConfig]
 
 
 KIND_PARTS: dict[Kind, KindParts] = {
     "image": KindParts(lambda c, _: c.image_autoencoder.build(c.image_size), ImageLayers, lambda c: c.image_denoiser),
-    "text": KindParts(lambda c, tok: c.report_autoencoder.build(tok), VectorLayers, lambda c: c.report_denoiser),
+    "text": KindParts(
+        lambda c, speak: c.report_autoencoder.build(speak.report, speak.decoder),
+        VectorLayers,
+        lambda c: c.report_denoiser,
+    ),
 }
 
 
@@ -84,23 +94,30 @@ class MedCoDi(nn.Module):
 
     Attributes:
         config: What fixes its shape.
-        tokenizer: Shared by the text tower and the report autoencoder.
+        tokenizers: Of the text tower and the report autoencoder; one and the same in our own models.
         prompt_encoders: Modality -> shared latent space.
         autoencoders: Kind -> autoencoder of its latent.
         denoisers: Modality -> UNet.
         environment: Modality -> V_m.
         trained_stages: The stages this model has been through, in order.
+        files: Where components are read from that have not been needed yet; None for a model made in memory.
+        pending: Those components: their parameters are on the meta device.
+        home: The device that inputs are made on; None: where the weights are.
     """
 
-    def __init__(self, config: ModelConfig, tokenizer: ReportTokenizer) -> None:
+    def __init__(self, config: ModelConfig, tokenizers: Tokenizers | ReportTokenizer) -> None:
         super().__init__()
-        self.config, self.tokenizer = config, tokenizer
+        tokenizers = Tokenizers.one(tokenizers) if isinstance(tokenizers, ReportTokenizer) else tokenizers
+        self.config, self.tokenizers = config, tokenizers
+        self.files: ComponentFiles | None = None
+        self.pending: set[str] = set()
+        self.home: torch.device | None = None
         self.trained_stages: tuple[str, ...] = ()
         self.provenance: dict[str, Any] = {}
         self.schedule = config.schedule.build()
-        self.prompt_encoders = config.prompt_encoders.build(tokenizer, image_size=config.image_size)
+        self.prompt_encoders = config.prompt_encoders.build(tokenizers.prompts, image_size=config.image_size)
         kinds: list[Kind] = list(dict.fromkeys(MODALITIES[name].kind for name in config.modalities))
-        self.autoencoders = nn.ModuleDict({kind: KIND_PARTS[kind].autoencoder(config, tokenizer) for kind in kinds})
+        self.autoencoders = nn.ModuleDict({kind: KIND_PARTS[kind].autoencoder(config, tokenizers) for kind in kinds})
         self.denoisers, self.environment = nn.ModuleDict(), nn.ModuleDict()
         for name in config.modalities:
             parts = KIND_PARTS[MODALITIES[name].kind]
@@ -114,16 +131,21 @@ class MedCoDi(nn.Module):
     # ---- parts -------------------------------------------------------------------------------------------------
     @property
     def device(self) -> torch.device:
-        """Where the weights are."""
-        return next(self.parameters()).device
+        """Where the weights are, and inputs are made."""
+        if self.home is not None:
+            return self.home
+        return next((p.device for p in self.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
     def autoencoder(self, modality: str) -> Any:
         """The autoencoder that serves a modality."""
-        return self.autoencoders[MODALITIES[modality].kind]
+        kind = MODALITIES[modality].kind
+        self.load_components([f"autoencoder_{kind}"])
+        return self.autoencoders[kind]
 
     def latent_shape(self, modality: str) -> tuple[int, ...]:
         """Shape of one diffusion latent of a modality."""
-        return tuple(self.autoencoder(modality).latent_shape)
+        module: Any = self.autoencoders[MODALITIES[modality].kind]
+        return tuple(module.latent_shape)
 
     def components(self) -> dict[str, nn.Module]:
         """The parts that are saved in files of their own, by name."""
@@ -133,6 +155,52 @@ class MedCoDi(nn.Module):
             **{f"denoiser_{name}": module for name, module in self.denoisers.items()},
             **{f"environment_{name}": module for name, module in self.environment.items()},
         }
+
+    def components_for(self, prompts: Iterable[str], targets: Iterable[str]) -> tuple[str, ...]:
+        """Names of the components that a direction needs; environment encoders only where targets hear each other."""
+        targets = in_table_order(targets)
+        kinds = dict.fromkeys(MODALITIES[name].kind for name in targets)
+        return (
+            "prompt_encoders",
+            *(f"autoencoder_{kind}" for kind in kinds),
+            *(f"denoiser_{name}" for name in targets),
+            *(f"environment_{name}" for name in targets if len(targets) > 1),
+        )
+
+    def load_components(self, names: Iterable[str] | None = None) -> None:
+        """Read components that are still on disk only (None: all of them); what is there already stays as it is.
+
+        Every method loads what it needs; calling this first makes the wait, and a refusal of damaged files, come first.
+
+        Raises:
+            CheckpointError: If a file is missing, damaged, or does not fit the config.
+        """
+        wanted = [name for name in (self.pending if names is None else names) if name in self.pending]
+        if not wanted:
+            return
+        assert self.files is not None, "components are pending, but there are no files to read them from"
+        modules = self.components()
+        for name in sorted(wanted):
+            self.files.read_into(modules[name], name)
+            self.pending.discard(name)
+
+    def unload_components(self, names: Iterable[str]) -> None:
+        """Give the memory of components back; they are read again when they are needed.
+
+        Raises:
+            CheckpointError: If this model has no files to read them from again.
+        """
+        names = set(names)
+        if self.files is None:
+            raise CheckpointError(
+                f"{', '.join(sorted(names))} cannot be unloaded: this model was made in memory",
+                expected="a model loaded by from_pretrained",
+                mend="save it first and load it again",
+            )
+        for name, module in self.components().items():
+            if name in names:
+                empty_parameters(module)
+                self.pending.add(name)
 
     # ---- latents -----------------------------------------------------------------------------------------------
     def latent(self, modality: str, values: Values, noise: Tensor | None = None) -> Tensor:
@@ -152,10 +220,12 @@ class MedCoDi(nn.Module):
     # ---- prompts -----------------------------------------------------------------------------------------------
     def encode_prompts(self, modality: str, values: Values) -> PromptEncoding:
         """Values -> shared latent space."""
+        self.load_components(["prompt_encoders"])
         return self.prompt_encoders.encode(MODALITIES[modality].kind, values)
 
     def null_prompts(self, modality: str, batch: int) -> PromptEncoding:
         """The null prompt (empty report, black image), ``batch`` times."""
+        self.load_components(["prompt_encoders"])
         return self.prompt_encoders.null(MODALITIES[modality].kind, batch)
 
     def context(self, encodings: Mapping[str, PromptEncoding], weights: Mapping[str, Tensor]) -> Context:
@@ -193,7 +263,11 @@ class MedCoDi(nn.Module):
     # ---- denoising ---------------------------------------------------------------------------------------------
     def environments(self, latents: Mapping[str, Tensor], t: Tensor) -> dict[str, Tensor]:
         """V_m(z_t^m, t) of every target: unit vectors ``[B, E]``."""
-        return {name: self.environment[name](z, t) for name, z in latents.items()}
+        self.load_components(f"environment_{name}" for name in latents)
+        return {
+            name: self.environment[name](z.to(dtype_of(self.environment[name])), t).float()
+            for name, z in latents.items()
+        }
 
     def denoise(
         self, latents: Mapping[str, Tensor], t: Tensor, context: Context, *, heard: Mapping[str, Tensor] | None = None
@@ -208,25 +282,34 @@ class MedCoDi(nn.Module):
             context: The mixed prompts.
             heard: Environments already computed; empty: the targets do not hear each other; None: compute them.
         """
+        self.load_components(f"denoiser_{name}" for name in latents)
         environments = heard if heard is not None else self.environments(latents, t) if len(latents) > 1 else {}
         predictions = {}
         for name, z in latents.items():
             own = self.config.joint_attention == "self"
             spoken = [environments[other] for other in in_table_order(environments) if (other == name) == own]
             environment = Context(torch.stack(spoken, dim=1)) if spoken else None
-            predictions[name] = self.denoisers[name](z, t, context, environment)
+            dtype = dtype_of(self.denoisers[name])
+            heeded = environment.to(dtype) if environment is not None else None
+            predictions[name] = self.denoisers[name](z.to(dtype), t, context.to(dtype), heeded).to(z.dtype)
         return predictions
 
     # ---- identity, saving, loading -------------------------------------------------------------------------------
     def fingerprint(self, parts: Iterable[str] | None = None) -> str:
         """SHA-256 over names and bytes of all weights (or of the named components'), as hexadecimal."""
-        digest = hashlib.sha256()
         chosen = self.components()
-        for part in sorted(chosen if parts is None else parts):
+        names = sorted(chosen if parts is None else parts)
+        self.load_components(names)
+        digest = hashlib.sha256()
+        for part in names:
             for name, value in sorted(chosen[part].state_dict().items()):
                 digest.update(f"{part}.{name}".encode())
                 digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()
+
+    def identity(self) -> str:
+        """What names this model in provenance: a SHA-256 over its files' hashes, or :meth:`fingerprint` if it has none."""
+        return self.fingerprint() if self.files is None else self.files.identity()
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write a model folder; see :func:`medcodi.model_files.save_model`."""
@@ -235,11 +318,30 @@ class MedCoDi(nn.Module):
         return save_model(self, folder, dtype=dtype)
 
     @classmethod
-    def from_pretrained(cls, source: str | Path, *, device: str | torch.device = "cpu") -> MedCoDi:
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        device: str | torch.device = "cpu",
+        dtype: torch.dtype = torch.float32,
+        lazy: bool = False,
+    ) -> MedCoDi:
         """Load a model folder, or a hub repository; see :func:`medcodi.model_files.load_model`."""
         from medcodi.model_files import load_model
 
-        return load_model(source, device=device)
+        return load_model(source, device=device, dtype=dtype, lazy=lazy)
+
+
+def dtype_of(module: nn.Module) -> torch.dtype:
+    """Precision of a module's weights."""
+    return next(module.parameters()).dtype
+
+
+def empty_parameters(module: nn.Module) -> None:
+    """Put a module's parameters on the meta device, where they need no memory; buffers stay."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            setattr(part, name, nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad))
 
 
 def build_model(config: ModelConfig, texts: Sequence[str], *, seed: int = 0) -> MedCoDi:

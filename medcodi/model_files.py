@@ -1,4 +1,4 @@
-"""A model on disk: ``model_index.json``, ``tokenizer.json`` and one safetensors file for each component."""
+"""A model on disk: ``model_index.json``, its tokenizers and one safetensors file for each component."""
 
 from __future__ import annotations
 
@@ -6,20 +6,22 @@ import hashlib
 import json
 import shutil
 import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import safetensors
 import torch
-from safetensors.torch import load_file, save_file
-from torch import Tensor
+from accelerate import init_empty_weights
+from torch import nn
 
+from medcodi.component_files import check_fit, file_hash, open_weights, write_weights
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import CheckpointError
-from medcodi.networks.tokenizer import ReportTokenizer
+from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
 
 if TYPE_CHECKING:
-    from medcodi.model import MedCoDi
+    from medcodi.model import MedCoDi, ModelConfig
 
 FORMAT_VERSION = 1
 INDEX = "model_index.json"
@@ -39,42 +41,107 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
         The folder.
 
     Raises:
-        CheckpointError: If the folder exists and holds something other than a model.
+        CheckpointError: If the folder exists and holds something other than a model, or cannot be written.
     """
     folder = Path(folder)
-    if folder.exists() and any(folder.iterdir()) and not (folder / INDEX).is_file():
-        raise CheckpointError(
-            f"{folder} exists and holds no model", expected="a new or empty folder", mend="choose another folder"
-        )
+    refuse_other_folder(folder)
+    model.load_components()
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         components: dict[str, Any] = {}
         for name, module in model.components().items():
-            weights = dict(module.named_parameters())
-            state = {
-                key: _stored(value, dtype if key in weights else None) for key, value in module.state_dict().items()
+            parameters = dict(module.named_parameters())
+            state = module.state_dict()
+            specs = {
+                key: (tuple(value.shape), dtype if dtype and key in parameters and value.dim() else value.dtype)
+                for key, value in state.items()
             }
-            save_file(state, staging / f"{name}.safetensors")
             components[name] = {
-                "file": f"{name}.safetensors",
-                "sha256": file_hash(staging / f"{name}.safetensors"),
-                "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
+                **write_weights(staging / f"{name}.safetensors", specs, state.__getitem__),
+                "num_parameters": sum(parameter.numel() for parameter in parameters.values()),
             }
-        model.tokenizer.save(staging / TOKENIZER)
-        index = {
-            "format": FORMAT_VERSION,
-            "config": to_dict(model.config),
-            "trained_stages": list(model.trained_stages),
-            "tokenizer_sha256": file_hash(staging / TOKENIZER),
-            "components": components,
-            "provenance": model.provenance,
-        }
-        (staging / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+        write_index(
+            staging,
+            model.config,
+            model.tokenizers,
+            components,
+            trained_stages=model.trained_stages,
+            provenance=model.provenance,
+        )
         _replace(staging, folder)
     finally:
         shutil.rmtree(staging, ignore_errors=True)
     return folder
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Refuse to write a model where something else lies.
+
+    Raises:
+        CheckpointError: If the folder exists and holds something other than a model.
+    """
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not (folder / INDEX).is_file()):
+        raise CheckpointError(
+            f"{folder} exists and holds no model", expected="a new or empty folder", mend="choose another folder"
+        )
+
+
+def write_index(
+    folder: Path,
+    config: ModelConfig,
+    tokenizers: Tokenizers,
+    components: Mapping[str, Mapping[str, Any]],
+    *,
+    trained_stages: tuple[str, ...],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the tokenizers, and then the index, which vouches for everything beside it.
+
+    Args:
+        folder: Holds the components' files already.
+        config: Of the model.
+        tokenizers: Those that are absent are named as absent.
+        components: Name -> ``file``, ``sha256``, ``num_parameters``.
+        trained_stages: The stages the weights have been through.
+        provenance: Where they come from.
+    """
+    index: dict[str, Any] = {
+        "format": FORMAT_VERSION,
+        "config": to_dict(config),
+        "trained_stages": list(trained_stages),
+    }
+    roles = tokenizers.by_role()
+    if all(tokenizer is tokenizers.prompts for tokenizer in roles.values()) and not isinstance(
+        tokenizers.prompts, AbsentTokenizer
+    ):
+        tokenizers.prompts.save(folder / TOKENIZER)
+        index["tokenizer_sha256"] = file_hash(folder / TOKENIZER)
+    else:
+        index["tokenizers"] = {role: _write_tokenizer(folder, role, tokenizer) for role, tokenizer in roles.items()}
+    index |= {"components": dict(components), "provenance": dict(provenance)}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tokenizer(folder: Path, role: str, tokenizer: ReportTokenizer) -> dict[str, Any]:
+    if isinstance(tokenizer, AbsentTokenizer):
+        return {"file": None, "vocab_size": tokenizer.vocab_size}
+    file = folder / f"tokenizer_{role}.json"
+    tokenizer.save(file)
+    return {"file": file.name, "sha256": file_hash(file), "lowercase": tokenizer.lowercase}
+
+
+def _read_tokenizers(folder: Path, index: Mapping[str, Any]) -> Tokenizers:
+    if "tokenizers" not in index:
+        return Tokenizers.one(ReportTokenizer.load(folder / TOKENIZER))
+    return Tokenizers(
+        **{
+            role: ReportTokenizer.load(folder / entry["file"], lowercase=entry["lowercase"])
+            if entry["file"]
+            else AbsentTokenizer(entry["vocab_size"], role)
+            for role, entry in index["tokenizers"].items()
+        }
+    )
 
 
 def _replace(staging: Path, folder: Path) -> None:
@@ -94,17 +161,6 @@ def _replace(staging: Path, folder: Path) -> None:
         new.replace(folder / new.name)
 
 
-def _stored(value: Tensor, dtype: torch.dtype | None) -> Tensor:
-    value = value.detach().cpu().contiguous()
-    return value.to(dtype) if dtype is not None and value.is_floating_point() and value.dim() else value.clone()
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
 def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
     """Find a model folder (on disk, else on the hub) and read its index.
 
@@ -116,7 +172,7 @@ def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
         raise CheckpointError(
             f"{folder} is a pickle by its name, and a pickle can run code",
             expected="a model folder of safetensors",
-            mend="convert it first, or use the folder that save_pretrained wrote",
+            mend="a checkpoint in the published layout: medcodi import-xgem; else the folder that save_pretrained wrote",
         )
     if not folder.exists():
         folder = _from_hub(str(source))
@@ -161,8 +217,20 @@ def _from_hub(repository: str) -> Path:
         ) from None
 
 
-def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> MedCoDi:
-    """Load a model folder or a hub repository; weights become float32.
+def load_model(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    lazy: bool = False,
+) -> MedCoDi:
+    """Load a model folder or a hub repository.
+
+    Args:
+        source: Folder, or ``owner/name`` on the hub.
+        device: Where the weights go.
+        dtype: What weights become; buffers and single numbers stay float32.
+        lazy: Read each component only when it is first needed.
 
     Raises:
         CheckpointError: If a file is missing, truncated, changed since it was saved, a pickle, or does not fit the config.
@@ -171,55 +239,70 @@ def load_model(source: str | Path, *, device: str | torch.device = "cpu") -> Med
 
     folder, index = read_index(source)
     config = from_dict(ModelConfig, index["config"], source=str(folder / INDEX))
-    with torch.random.fork_rng(devices=[]):
-        model = MedCoDi(config, ReportTokenizer.load(folder / TOKENIZER))
-    for name, module in model.components().items():
-        entry = index["components"].get(name)
-        if entry is None:
-            raise CheckpointError(f"{folder} has no component {name!r}", expected=", ".join(model.components()))
-        state = _read_weights(folder / entry["file"], entry["sha256"])
-        _check_fit(folder / entry["file"], state, module.state_dict())
-        module.load_state_dict(
-            {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-        )
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+        model = MedCoDi(config, _read_tokenizers(folder, index))
+    missing = [name for name in model.components() if name not in index["components"]]
+    if missing:
+        raise CheckpointError(f"{folder} has no component {missing[0]!r}", expected=", ".join(model.components()))
+    _move_buffers(model, device)
+    model.files = ComponentFiles(folder, index, dtype, torch.device(device))
+    model.pending = set(model.components())
+    model.home = torch.device(device) if lazy else None
+    if not lazy:
+        model.load_components()
     model.trained_stages = tuple(index["trained_stages"])
     model.provenance = index.get("provenance", {})
-    return model.to(device).eval()
+    return model.eval()
 
 
-def _read_weights(path: Path, sha256: str) -> dict[str, Tensor]:
-    if not path.is_file():
-        raise CheckpointError(
-            f"{path} is missing", expected="every file that the index names", mend="fetch or train the model again"
-        )
-    if file_hash(path) != sha256:
-        raise CheckpointError(
-            f"{path} ({path.stat().st_size:,} bytes) is truncated or was changed since it was saved",
-            expected=f"SHA-256 {sha256}",
-            mend="fetch or train the model again",
-        )
-    try:
-        return load_file(path)
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is not a safetensors file: {error}", mend="fetch or train the model again"
-        ) from None
+def _move_buffers(module: nn.Module, device: str | torch.device) -> None:
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = buffer.to(device)
 
 
-def _check_fit(path: Path, found: dict[str, Tensor], expected: dict[str, Tensor]) -> None:
-    missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
-    if missing or extra:
-        raise CheckpointError(
-            f"{path} does not fit its config: {len(missing)} tensors missing {missing[:3]}, {len(extra)} unknown {extra[:3]}",
-            expected="the tensors of the model that model_index.json describes",
-        )
-    for name, value in expected.items():
-        if found[name].shape != value.shape:
-            raise CheckpointError(
-                f"{path}: {name} is {tuple(found[name].shape)}",
-                expected=f"{tuple(value.shape)}, as model_index.json says",
-            )
-        if not torch.isfinite(found[name].float()).all():
-            raise CheckpointError(
-                f"{path}: {name} holds numbers that are not finite", mend="fetch or train the model again"
-            )
+@dataclass(frozen=True)
+class ComponentFiles:
+    """The files of a model, to read components from when they are needed.
+
+    Attributes:
+        folder: The model folder.
+        index: Its ``model_index.json``.
+        dtype: What weights become.
+        device: Where they go.
+    """
+
+    folder: Path
+    index: Mapping[str, Any]
+    dtype: torch.dtype
+    device: torch.device
+
+    def read_into(self, module: nn.Module, name: str) -> None:
+        """Read one component's weights, checked, tensor by tensor.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, or does not fit the module.
+        """
+        entry = self.index["components"][name]
+        path = self.folder / entry["file"]
+        parameters, expected = dict(module.named_parameters()), module.state_dict()
+        with open_weights(path, entry["sha256"]) as weights:
+            check_fit(path, weights, expected)
+            state = {}
+            for key in expected:
+                value = weights.get_tensor(key)
+                if not torch.isfinite(value.float()).all():
+                    raise CheckpointError(
+                        f"{path}: {key} holds numbers that are not finite", mend="fetch or train the model again"
+                    )
+                floating = value.is_floating_point()
+                cast = self.dtype if key in parameters and value.dim() else torch.float32
+                state[key] = value.to(self.device, cast if floating else value.dtype, copy=True)
+        module.load_state_dict(state, assign=True)
+
+    def identity(self) -> str:
+        """SHA-256 over the config and the hashes of all files, as hexadecimal; loads nothing."""
+        hashes = {name: entry["sha256"] for name, entry in self.index["components"].items()}
+        spoken = self.index.get("tokenizers", self.index.get("tokenizer_sha256"))
+        text = json.dumps([self.index["config"], hashes, spoken], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()

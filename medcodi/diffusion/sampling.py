@@ -28,6 +28,11 @@ _TRAILING = {"timestep_spacing": "trailing"}
 SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True, **_TRAILING}),
     "ddim-stochastic": Sampler("DDIMScheduler", {"clip_sample": False, **_TRAILING}, {"eta": 1.0}),
+    # As the released MedCoDi-M steps: from 0 upwards, and the last step, at t = 0, changes nothing.
+    "ddim-published": Sampler(
+        "DDIMScheduler",
+        {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading", "steps_offset": 0},
+    ),
     "ddpm": Sampler("DDPMScheduler", {"clip_sample": False, **_TRAILING}),
     "dpm++": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2, **_TRAILING}),
     "sde-dpm++": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **_TRAILING}),

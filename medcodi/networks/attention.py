@@ -25,6 +25,10 @@ class Context:
     def __len__(self) -> int:
         return self.tokens.shape[0]
 
+    def to(self, dtype: torch.dtype) -> Context:
+        """The same in another precision."""
+        return self if self.tokens.dtype == dtype else Context(self.tokens.to(dtype), self.log_weight)
+
     @staticmethod
     def cat(contexts: list[Context]) -> Context:
         """Contexts of several batches as one batch (same ``L``)."""

@@ -16,7 +16,9 @@ class EnvironmentConfig:
     dim: int = 1280
     base_channels: int = 160
     multipliers: tuple[int, ...] = (2, 4, 8)
-    time_channels: int | None = None  # width of the time's sinusoid; None: base_channels. MedCoDi-M: that of its denoisers
+    time_channels: int | None = (
+        None  # width of the time's sinusoid; None: base_channels. MedCoDi-M: that of its denoisers
+    )
 
 
 class EnvironmentEncoder(nn.Module):

@@ -7,16 +7,18 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
+from PIL import Image
 from pydantic import model_validator
 from torch import Tensor, nn
 
 from medcodi.config import config
 from medcodi.errors import ConfigError, PromptError
 from medcodi.modality import Kind
-from medcodi.networks.tokenizer import ReportTokenizer
+from medcodi.networks.tokenizer import ReportTokenizer, embedding_size
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP (Radford et al., 2021, section 2.5)
 _ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
@@ -36,6 +38,9 @@ class ImageTowerConfig:
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    # clip: cut to 8 bits, short side resized by PIL, centre cropped, as CLIP's own preprocessing does; float: antialiased,
+    # whole image, no rounding.
+    preprocessing: Literal["float", "clip"] = "float"
 
     @model_validator(mode="after")
     def _check(self) -> ImageTowerConfig:
@@ -62,6 +67,7 @@ class TextTowerConfig:
     heads: int = 4
     mlp_ratio: float = 4.0
     causal: bool = True
+    vocab_size: int | None = None  # None: the tokenizer's
     activation: Literal["gelu", "quick_gelu"] = "gelu"
 
     @model_validator(mode="after")
@@ -200,7 +206,7 @@ class PromptEncoders(nn.Module):
             self.image_tower.conv1 = _conv_stem(image.width, image.patch_size)
         self.text_tower: Any = TextTransformer(
             context_length=text.context_length,
-            vocab_size=tokenizer.vocab_size,
+            vocab_size=embedding_size(text.vocab_size, tokenizer, "prompts"),
             width=text.width,
             layers=text.layers,
             heads=text.heads,
@@ -257,11 +263,17 @@ class PromptEncoders(nn.Module):
         """Clamp the parameter itself to [0, ln 100]."""
         self.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
 
-    def _encode_images(self, images: Tensor) -> PromptEncoding:
+    def preprocess(self, images: Tensor) -> Tensor:
+        """Images float32 ``[B, 1, H, W]`` in [0, 1] -> what the image tower sees, ``[B, 3, S, S]``."""
         size = self.image_size
-        if images.shape[-2:] != (size, size):
+        if self.config.image.preprocessing == "clip":
+            images = torch.stack([_clip_resized(image[0], size) for image in images])[:, None].to(self.mean)
+        elif images.shape[-2:] != (size, size):
             images = F.interpolate(images.float(), (size, size), mode="bicubic", antialias=True).clamp(0.0, 1.0)
-        x = ((images - self.mean) / self.std).to(self.image_tower.proj.dtype)  # [B, 3, S, S]
+        return (images - self.mean) / self.std
+
+    def _encode_images(self, images: Tensor) -> PromptEncoding:
+        x = self.preprocess(images).to(self.image_tower.proj.dtype)
         pooled, patches = self.image_tower(x)
         tokens = torch.cat([pooled.unsqueeze(1), patches @ self.image_tower.proj], dim=1)
         return _encoding(pooled, tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
@@ -283,6 +295,16 @@ class PromptEncoders(nn.Module):
             return self.text_tower.attn_mask[:length, :length].to(dtype)
         shut = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)
         return shut[:, None, :].expand(-1, length, -1).repeat_interleave(self.config.text.heads, dim=0)
+
+
+def _clip_resized(image: Tensor, size: int) -> Tensor:
+    """One image ``[H, W]`` in [0, 1] -> ``[S, S]``, as CLIP's preprocessing makes it: 8 bits, bicubic, centre crop."""
+    grey = Image.fromarray((image.float().cpu() * 255).to(torch.uint8).numpy())
+    scale = size / min(grey.size)
+    width, height = (max(size, int(side * scale)) for side in grey.size)
+    left, top = (width - size) // 2, (height - size) // 2
+    cropped = grey.resize((width, height), Image.Resampling.BICUBIC).crop((left, top, left + size, top + size))
+    return torch.from_numpy(np.asarray(cropped, np.float32) / 255)
 
 
 def _encoding(pooled: Tensor, tokens: Tensor, mask: Tensor) -> PromptEncoding:

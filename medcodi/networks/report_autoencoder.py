@@ -16,7 +16,7 @@ from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2Mo
 from medcodi.config import config
 from medcodi.errors import PromptError
 from medcodi.networks.autoencoder import Autoencoder, draw, kl_to_standard_normal
-from medcodi.networks.tokenizer import ReportTokenizer
+from medcodi.networks.tokenizer import ReportTokenizer, embedding_size
 
 INITIAL_LOGVAR = -3.0  # a posterior that is narrow from the start: the decoder finds z worth listening to
 
@@ -26,27 +26,39 @@ class ReportAutoencoderConfig:
     """Size of the report autoencoder. Optimus: 768, 768, 12, 12, 12, positions 512 and 1024, no posterior bias."""
 
     latent_dim: int = 128
-    width: int = 256  # of encoder and decoder
+    width: int = 256  # of the encoder, and of the decoder unless it has its own
+    decoder_width: int | None = None  # None: width
+    encoder_ffn: int | None = None  # width of the feed-forward layers; None: 4 x the width around them
+    decoder_ffn: int | None = None
     encoder_layers: int = 3
     decoder_layers: int = 3
     heads: int = 4
+    decoder_heads: int | None = None  # None: heads
     max_length: int = 128  # tokens of a report, with beginning and end; longer ones are cut
     encoder_positions: int | None = None  # None: max_length
     decoder_positions: int | None = None  # None: max_length + 1, the memory counts as position 0
     pooling: Literal["first", "mean"] = "first"  # which of the encoder's tokens the posterior is read from
     posterior_bias: bool = True
+    encoder_vocab_size: int | None = None  # None: the tokenizer's
+    decoder_vocab_size: int | None = None
 
     @model_validator(mode="after")
     def _check(self) -> ReportAutoencoderConfig:
         if min(self.latent_dim, self.width, self.encoder_layers, self.decoder_layers, self.heads) < 1:
             raise ValueError("latent_dim, width, layers and heads must be positive")
-        if self.width % self.heads:
-            raise ValueError(f"width = {self.width} must be a multiple of heads = {self.heads}")
+        for width, heads in ((self.width, self.heads), self.decoder_size):
+            if width % heads:
+                raise ValueError(f"width = {width} must be a multiple of heads = {heads}")
         if self.max_length < 2 or self.max_length > min(self.positions[0], self.positions[1] - 1):
             raise ValueError(
                 f"max_length = {self.max_length} must be at least 2 and fit encoder_positions and decoder_positions - 1"
             )
         return self
+
+    @property
+    def decoder_size(self) -> tuple[int, int]:
+        """Width and number of heads of the decoder."""
+        return self.decoder_width or self.width, self.decoder_heads or self.heads
 
     @property
     def positions(self) -> tuple[int, int]:
@@ -90,13 +102,14 @@ class ReportAutoencoder(Autoencoder):
         self.config = config
         self.tokenizer, self.decoder_tokenizer = tokenizer, decoder_tokenizer
         encoder_positions, decoder_positions = config.positions
+        width, heads = config.decoder_size
         self.encoder: Any = BertModel(
             BertConfig(
-                vocab_size=tokenizer.vocab_size,
+                vocab_size=embedding_size(config.encoder_vocab_size, tokenizer, "report"),
                 hidden_size=config.width,
                 num_hidden_layers=config.encoder_layers,
                 num_attention_heads=config.heads,
-                intermediate_size=4 * config.width,
+                intermediate_size=config.encoder_ffn or 4 * config.width,
                 max_position_embeddings=encoder_positions,
                 hidden_dropout_prob=0.0,
                 attention_probs_dropout_prob=0.0,
@@ -107,10 +120,11 @@ class ReportAutoencoder(Autoencoder):
         self.to_posterior = nn.Linear(config.width, 2 * config.latent_dim, bias=config.posterior_bias)
         self.decoder: Any = GPT2Model(
             GPT2Config(
-                vocab_size=decoder_tokenizer.vocab_size,
-                n_embd=config.width,
+                vocab_size=embedding_size(config.decoder_vocab_size, decoder_tokenizer, "decoder"),
+                n_embd=width,
+                n_inner=config.decoder_ffn,
                 n_layer=config.decoder_layers,
-                n_head=config.heads,
+                n_head=heads,
                 n_positions=decoder_positions,
                 resid_pdrop=0.0,
                 embd_pdrop=0.0,
@@ -120,8 +134,8 @@ class ReportAutoencoder(Autoencoder):
                 attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
             )
         )
-        self.to_memory = nn.Linear(config.latent_dim, config.decoder_layers * config.width, bias=False)
-        self.to_embedding = nn.Linear(config.latent_dim, config.width, bias=False)
+        self.to_memory = nn.Linear(config.latent_dim, config.decoder_layers * width, bias=False)
+        self.to_embedding = nn.Linear(config.latent_dim, width, bias=False)
         if config.posterior_bias:
             with torch.no_grad():
                 self.to_posterior.bias.copy_(torch.tensor([0.0, INITIAL_LOGVAR]).repeat_interleave(config.latent_dim))
@@ -149,10 +163,10 @@ class ReportAutoencoder(Autoencoder):
 
     def _memory(self, z: Tensor) -> DynamicCache:
         """A key/value cache that holds z: one vector per layer, the same as key and as value."""
-        config = self.config
-        slots = self.to_memory(z).view(len(z), config.decoder_layers, config.heads, 1, config.width // config.heads)
+        layers, (width, heads) = self.config.decoder_layers, self.config.decoder_size
+        slots = self.to_memory(z).view(len(z), layers, heads, 1, width // heads)
         cache = DynamicCache()
-        for layer in range(config.decoder_layers):
+        for layer in range(layers):
             cache.update(slots[:, layer], slots[:, layer], layer)
         return cache
 
@@ -249,14 +263,17 @@ class ReportAutoencoder(Autoencoder):
     def generate_ids(
         self, z: Tensor, temperature: float = 1.0, generators: Sequence[torch.Generator] | None = None
     ) -> Tensor:
-        """Token ids from unscaled latents ``[B, d]``: int64 ``[B, L]``, beginning first, padding after the end."""
+        """Token ids from unscaled latents ``[B, d]``: int64 ``[B, L]``, beginning first, padding after the end.
+
+        A report that fills ``max_length`` ends there: its last id is the end token, as in :meth:`ReportTokenizer.encode`.
+        """
         tokens = self.decoder_tokenizer
         z = z.to(self.to_memory.weight)
         bias, cache = self.to_embedding(z), self._memory(z)
         last = torch.full((len(z), 1), tokens.bos_id, dtype=torch.long, device=z.device)
         ended = torch.zeros(len(z), dtype=torch.bool)
         rows = [last.cpu()]
-        while len(rows) < self.config.max_length and not ended.all():
+        while len(rows) < self.config.max_length - 1 and not ended.all():
             logits = self._next_logits(bias, last, cache)[:, -1].float()  # [B, vocabulary]
             if generators is None:
                 chosen = logits.argmax(-1).cpu()
@@ -266,6 +283,8 @@ class ReportAutoencoder(Autoencoder):
             ended |= chosen == tokens.eos_id
             rows.append(chosen.unsqueeze(1))
             last = chosen.unsqueeze(1).to(z.device)
+        if not ended.all():
+            rows.append(torch.where(ended, tokens.pad_id, tokens.eos_id).unsqueeze(1))
         return torch.cat(rows, dim=1)
 
 

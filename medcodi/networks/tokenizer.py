@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -155,3 +157,72 @@ class ReportTokenizer:
     def to_str(self) -> str:
         """The content of ``tokenizer.json``; equal tokenizers give equal text."""
         return self._tokenizer.to_str()
+
+
+class AbsentTokenizer(ReportTokenizer):
+    """A vocabulary of known size that did not come with the weights: all but reading and writing text works."""
+
+    def __init__(self, vocab_size: int, role: str) -> None:
+        """Stand in for a tokenizer.
+
+        Args:
+            vocab_size: Number of ids.
+            role: What it would serve: a field of :class:`Tokenizers`.
+        """
+        self.pad_id, self.bos_id, self.eos_id = 0, vocab_size - 2, vocab_size - 1
+        self.vocab_size, self.role, self.lowercase = vocab_size, role, False
+
+    def _refuse(self) -> NoReturn:
+        raise CheckpointError(
+            f"the model has no tokenizer for {self.role!r}: its weights came without that vocabulary of {self.vocab_size:,} tokens",
+            expected="a tokenizer.json whose ids are the ones the weights were trained with",
+            mend="convert the model again with that vocabulary (medcodi import-xgem --tokenizers), or leave reports out of the request",
+        )
+
+    def encode(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
+        """Refused: there is no vocabulary."""
+        self._refuse()
+
+    def decode(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
+        """Refused: there is no vocabulary."""
+        self._refuse()
+
+
+@dataclass(frozen=True)
+class Tokenizers:
+    """The vocabularies of a model; our own models speak one, the published one speaks three.
+
+    Attributes:
+        prompts: Of the text tower.
+        report: Of the report autoencoder's encoder.
+        decoder: Of the report autoencoder's decoder.
+    """
+
+    prompts: ReportTokenizer
+    report: ReportTokenizer
+    decoder: ReportTokenizer
+
+    @classmethod
+    def one(cls, tokenizer: ReportTokenizer) -> Tokenizers:
+        """One vocabulary for everything."""
+        return cls(tokenizer, tokenizer, tokenizer)
+
+    def by_role(self) -> dict[str, ReportTokenizer]:
+        """Role -> tokenizer."""
+        return {"prompts": self.prompts, "report": self.report, "decoder": self.decoder}
+
+
+def embedding_size(own: int | None, tokenizer: ReportTokenizer, role: str) -> int:
+    """How many ids a network embeds: what its config says, else as many as the tokenizer has.
+
+    Raises:
+        ConfigError: If the tokenizer has more.
+    """
+    size = own or tokenizer.vocab_size
+    if tokenizer.vocab_size > size:
+        raise ConfigError(
+            f"the {role} tokenizer has {tokenizer.vocab_size:,} ids, the config's vocab_size is {size:,}",
+            expected="a vocabulary that fits",
+            mend="give the tokenizer that belongs to this model",
+        )
+    return size

@@ -1,0 +1,138 @@
+"""One component's weights as a safetensors file: written tensor by tensor, read tensor by tensor, checked by hash."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from torch import Tensor
+
+from medcodi.errors import CheckpointError
+
+Specs = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # key -> shape and precision
+
+_TYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.float16: "F16",
+    torch.bfloat16: "BF16",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.uint8: "U8",
+    torch.bool: "BOOL",
+}
+
+
+def write_weights(path: Path, specs: Specs, read: Callable[[str], Tensor]) -> dict[str, str]:
+    """Write a safetensors file, whole or not at all, holding one tensor in memory at a time.
+
+    The ``safetensors`` library writes only what is in memory as a whole; a component of the full-size model is 8 GB.
+
+    Args:
+        path: The file; replaced if there is one.
+        specs: Shape and stored precision of every tensor.
+        read: Gives the tensor of a key; cast to the stored precision here.
+
+    Returns:
+        ``file`` (its name) and ``sha256``: what the index says of it.
+
+    Raises:
+        CheckpointError: If the file cannot be written (a full disk), or a tensor is not shaped as announced.
+    """
+    keys = sorted(specs, key=lambda key: (-specs[key][1].itemsize, key))  # widest first keeps every tensor aligned
+    header: dict[str, Any] = {}
+    start = 0
+    for key in keys:
+        shape, dtype = specs[key]
+        end = start + torch.Size(shape).numel() * dtype.itemsize
+        header[key] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        start = end
+    head = json.dumps(header, separators=(",", ":")).encode()
+    head += b" " * (-len(head) % 8)
+    partial = path.with_name(path.name + ".partial")
+    digest = hashlib.sha256()
+    try:
+        with partial.open("wb") as file:
+            for piece in _pieces(struct.pack("<Q", len(head)) + head, keys, specs, read):
+                digest.update(piece)
+                file.write(piece)
+        partial.replace(path)
+    except OSError as error:
+        raise CheckpointError(
+            f"{path} cannot be written: {error.strerror or error}",
+            expected=f"room for {(start + len(head)) / 2**30:.2f} GiB",
+            mend="free the disk, or choose another folder, and run it again",
+        ) from None
+    finally:
+        partial.unlink(missing_ok=True)
+    return {"file": path.name, "sha256": digest.hexdigest()}
+
+
+def _pieces(head: bytes, keys: list[str], specs: Specs, read: Callable[[str], Tensor]) -> Iterator[Any]:
+    yield head
+    for key in keys:
+        shape, dtype = specs[key]
+        value = read(key).detach()
+        if tuple(value.shape) != shape:
+            raise CheckpointError(f"{key} is {tuple(value.shape)}", expected=f"{shape}, as announced")
+        yield value.to("cpu", dtype).contiguous().view(-1).view(torch.uint8).numpy().data
+
+
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+@contextmanager
+def open_weights(path: Path, sha256: str) -> Iterator[Any]:
+    """Open a safetensors file for reading tensor by tensor, after its hash has been checked.
+
+    Raises:
+        CheckpointError: If it is missing, truncated, changed, or no safetensors file.
+    """
+    if not path.is_file():
+        raise CheckpointError(
+            f"{path} is missing", expected="every file that the index names", mend="fetch or train the model again"
+        )
+    if file_hash(path) != sha256:
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) is truncated or was changed since it was saved",
+            expected=f"SHA-256 {sha256}",
+            mend="fetch or train the model again",
+        )
+    try:
+        with safetensors.safe_open(str(path), framework="pt") as weights:
+            yield weights
+    except safetensors.SafetensorError as error:
+        raise CheckpointError(
+            f"{path} is not a safetensors file: {error}", mend="fetch or train the model again"
+        ) from None
+
+
+def check_fit(path: Path, weights: Any, expected: Mapping[str, Tensor]) -> None:
+    """Compare keys and shapes of an open file with what a module has.
+
+    Raises:
+        CheckpointError: If one is missing, unknown or misshapen.
+    """
+    found = set(weights.keys())
+    missing, extra = sorted(set(expected) - found), sorted(found - set(expected))
+    if missing or extra:
+        raise CheckpointError(
+            f"{path} does not fit its config: {len(missing)} tensors missing {missing[:3]}, {len(extra)} unknown {extra[:3]}",
+            expected="the tensors of the model that model_index.json describes",
+        )
+    for name, value in expected.items():
+        shape = tuple(weights.get_slice(name).get_shape())
+        if shape != tuple(value.shape):
+            raise CheckpointError(
+                f"{path}: {name} is {shape}", expected=f"{tuple(value.shape)}, as model_index.json says"
+            )
