@@ -139,7 +139,10 @@ def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:
     """What a resumed run must have in common with the one that was stopped: settings, data and starting weights."""
     _, index = read_index(config.init if config.init is not None else folder.start)
-    weights = [index.get("tokenizers", index.get("tokenizer_sha256")), {name: part["sha256"] for name, part in index["components"].items()}]
+    weights = [
+        index.get("tokenizers", index.get("tokenizer_sha256")),
+        {name: part["sha256"] for name, part in index["components"].items()},
+    ]
     model = index["config"] if config.model is None else to_dict(load_config(ModelConfig, config.model))
     return {
         **config.identity(),

@@ -42,6 +42,14 @@ def train(
     print_config: Annotated[
         bool, typer.Option("--print-config", help="Print the whole configuration and stop.")
     ] = False,
+    plan: Annotated[
+        bool, typer.Option("--estimate", help="Print memory, micro-batch, ZeRO stage and GPU-hours, and stop.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(help="With --estimate: how many GPUs.")] = 8,
+    gpu_memory: Annotated[float, typer.Option(help="With --estimate: GiB of each.")] = 80.0,
+    peak_tflops: Annotated[float, typer.Option(help="With --estimate: bf16 peak of one (A100 312, H100 989).")] = 312.0,
+    mfu: Annotated[float, typer.Option(help="With --estimate: share of the peak that training reaches.")] = 0.35,
+    reserved: Annotated[float, typer.Option(help="With --estimate: GiB of each that are never ours.")] = 2.0,
 ) -> None:
     """Train one stage: autoencode, align, diffuse or join. The same as launch/train.py on one process.
 
@@ -52,13 +60,22 @@ def train(
         medcodi train --config configs/train/autoencode.yaml
 
         medcodi train --config configs/train/diffuse.yaml optimizer.lr=1e-4 --resume latest
+
+        medcodi train --estimate --config configs/train/medcodi-m/3-diffuse.yaml --gpus 32 --gpu-memory 80
     """
-    from medcodi.config import load, to_yaml
+    from medcodi.config import from_dict, load, to_yaml
     from medcodi.training.config import TrainConfig
 
     run = load(TrainConfig, config, settings or [])
     if print_config:
         print(to_yaml(run), end="")
+        return
+    if plan:
+        from medcodi.app.plan import print_plan
+        from medcodi.training.estimate import Hardware, estimate
+
+        values = {"gpus": gpus, "gpu_memory": gpu_memory, "peak_tflops": peak_tflops, "mfu": mfu, "reserved": reserved}
+        print_plan(run, estimate(run, from_dict(Hardware, values, source="--estimate")), out)
         return
     from medcodi.training.loop import train as run_stage
 
