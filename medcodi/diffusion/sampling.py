@@ -74,6 +74,7 @@ def sample_jointly(
     schedule: Mapping[str, Any],
     num_inference_steps: int,
     device: torch.device | str = "cpu",
+    start: Latents | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> Latents:
     """Denoise all targets together from noise.
@@ -88,6 +89,7 @@ def sample_jointly(
         schedule: The model's noise schedule, see :func:`build_scheduler`.
         num_inference_steps: Denoiser evaluations.
         device: Where the latents live.
+        start: Target -> the noise ``[B, *shape]`` to begin with; None: that of the seeds.
         on_step: Called with (steps done, steps in all).
 
     Returns:
@@ -96,7 +98,11 @@ def sample_jointly(
     schedulers = {target: build_scheduler(sampler, schedule, num_inference_steps) for target in latent_shapes}
     generators = {target: [torch_generator("sampler", seed, target) for seed in seeds] for target in latent_shapes}
     latents = {
-        target: keyed_normal([("start", seed, target) for seed in seeds], shape, device)
+        target: (
+            start[target].to(device)
+            if start
+            else keyed_normal([("start", seed, target) for seed in seeds], shape, device)
+        )
         * schedulers[target].init_noise_sigma
         for target, shape in latent_shapes.items()
     }

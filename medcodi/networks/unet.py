@@ -16,6 +16,7 @@ from torch.nn import functional as F
 
 from medcodi.config import config
 from medcodi.networks.attention import AttentionBlock, Context
+from medcodi.networks.convolution import Convolution
 
 
 @config
@@ -99,18 +100,21 @@ class ResidualBlock(nn.Module):
     def __init__(self, channels_in: int, channels_out: int, *, time_dim: int, num_groups: int) -> None:
         super().__init__()
         self.norm1 = nn.GroupNorm(num_groups, channels_in, eps=1e-5)
-        self.conv1 = nn.Conv2d(channels_in, channels_out, 3, padding=1)
+        self.conv1 = Convolution(channels_in, channels_out)
         self.time = nn.Linear(time_dim, channels_out)
         self.norm2 = nn.GroupNorm(num_groups, channels_out, eps=1e-5)
-        self.conv2 = nn.Conv2d(channels_out, channels_out, 3, padding=1)
+        self.conv2 = Convolution(channels_out, channels_out)
         nn.init.zeros_(self.conv2.weight)
         nn.init.zeros_(self.conv2.bias) if self.conv2.bias is not None else None
         self.skip = nn.Identity() if channels_in == channels_out else nn.Conv2d(channels_in, channels_out, 1)
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """``x`` ``[B, C, H, W]``, ``time`` ``[B, T]`` -> ``[B, C', H, W]``."""
-        h = self.conv1(F.silu(self.norm1(x))) + self.time(F.silu(time))[:, :, None, None]
-        return self.skip(x) + self.conv2(F.silu(self.norm2(h)))
+        reuse = not torch.is_grad_enabled()  # of memory that nobody will ask for again
+        h = self.conv1(F.silu(self.norm1(x), inplace=reuse))
+        bias = self.time(F.silu(time))[:, :, None, None]
+        h = self.conv2(F.silu(self.norm2(h.add_(bias) if reuse else h + bias), inplace=reuse))
+        return h.add_(self.skip(x)) if reuse else self.skip(x) + h
 
 
 class Upsample(nn.Module):
@@ -118,7 +122,7 @@ class Upsample(nn.Module):
 
     def __init__(self, channels: int) -> None:
         super().__init__()
-        self.conv = nn.Conv2d(channels, channels, 3, padding=1)
+        self.conv = Convolution(channels, channels)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, C, H, W]`` -> ``[B, C, 2H, 2W]``."""
@@ -146,7 +150,7 @@ class ImageLayers:
 
     def stem(self, channels: int) -> nn.Module:
         """Latent -> first width."""
-        return nn.Conv2d(self.latent_channels, channels, 3, padding=1)
+        return Convolution(self.latent_channels, channels)
 
     def residual(self, channels_in: int, channels_out: int, time_dim: int) -> nn.Module:
         """A residual block that hears the time."""
@@ -154,7 +158,7 @@ class ImageLayers:
 
     def down(self, channels: int) -> nn.Module:
         """Half the resolution."""
-        return nn.Conv2d(channels, channels, 3, stride=2, padding=1)
+        return Convolution(channels, channels, stride=2)
 
     def up(self, channels: int) -> nn.Module:
         """Twice the resolution."""
@@ -162,11 +166,11 @@ class ImageLayers:
 
     def head(self, channels: int) -> nn.Module:
         """Last width -> latent."""
-        return _Normed(channels, self.num_groups, nn.Conv2d(channels, self.latent_channels, 3, padding=1))
+        return _Normed(channels, self.num_groups, Convolution(channels, self.latent_channels))
 
     def pool(self, channels: int, out: int) -> nn.Module:
         """Map -> one vector ``[B, out]``."""
-        return nn.Sequential(_Normed(channels, self.num_groups, nn.Conv2d(channels, out, 3, padding=1)), _MeanPool())
+        return nn.Sequential(_Normed(channels, self.num_groups, Convolution(channels, out)), _MeanPool())
 
 
 class Block(nn.Module):
@@ -183,11 +187,11 @@ class Block(nn.Module):
         super().__init__()
         self.residual, self.attention, self.resize, self.connector = residual, attention, resize, connector
 
-    def forward(self, x: Tensor, time: Tensor, context: Context, environment: Context | None) -> Tensor:
+    def forward(self, x: Tensor, time: Tensor, context: Context | None, environment: Context | None) -> Tensor:
         """``[B, C, H, W]`` -> the block's output; without ``environment`` the connector is not run."""
         if self.residual is not None:
             x = self.residual(x, time)
-        if self.attention is not None:
+        if self.attention is not None and context is not None:
             x = self.attention(x, context)
         if self.resize is not None:
             x = self.resize(x)
@@ -217,9 +221,9 @@ class UNet(nn.Module):
                 dim, context_dim=to, num_heads=config.num_heads, num_groups=config.num_groups, zero_init=zero_init
             )
 
-        self.stem = layers.stem(widths[0])
+        self.stem = layers.stem(config.base_channels)
         self.down = nn.ModuleList()
-        skips = [widths[0]]
+        skips = [config.base_channels]
         for level, width in enumerate(widths):
             for _ in range(config.num_res_blocks):
                 self.down.append(
@@ -268,18 +272,36 @@ class UNet(nn.Module):
         Returns:
             A tensor shaped like ``z``.
         """
+        dtype = self.time.in_proj.weight.dtype
+        contexts = context.for_layers(self, [block.cross_attention for block in self.context_blocks()], dtype)
+        heard = None if environment is None else Context(environment.tokens.to(dtype), environment.log_weight)
+        return self.predict(z.to(dtype), t, contexts, heard).to(z.dtype)
+
+    def predict(self, z: Tensor, t: Tensor, contexts: list[Context], environment: Context | None) -> Tensor:
+        """As :meth:`forward`, in the weights' precision, with a context for each of :meth:`context_blocks`."""
+        remaining = iter(contexts)
+
+        def run(block: nn.Module, h: Tensor) -> Tensor:
+            return block(h, time, None if block.attention is None else next(remaining), environment)
+
         time = self.time(t)
         h = self.stem(z)
         skips = [h]
         for block in self.down:
-            h = block(h, time, context, environment)
+            h = run(block, h)
             skips.append(h)
-        h = self.middle_out(self.middle_attention(self.middle_in(h, time), context), time)
+        h = self.middle_out(self.middle_attention(self.middle_in(h, time), next(remaining)), time)
         if self.deepest_skip == "published":
             skips[-1] = h
         for block in self.up:
-            h = block(torch.cat([h, skips.pop()], dim=1), time, context, environment)
+            h = run(block, torch.cat([h, skips.pop()], dim=1))
         return self.head(h)
+
+    def context_blocks(self) -> list[AttentionBlock]:
+        """The blocks that attend to the prompts, in the order in which they are called."""
+        ways = ([block.attention for block in way if isinstance(block, Block)] for way in (self.down, self.up))
+        down, up = ([block for block in way if block is not None] for way in ways)
+        return [*down, self.middle_attention, *up]
 
     def blocks(self) -> list[Block]:
         """The block table, downwards and upwards, without the middle."""
