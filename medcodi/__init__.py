@@ -8,12 +8,30 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medcodi.generation import Generation, generate
     from medcodi.model import MedCoDi
+    from medcodi.synthesis import Request, SynthesisConfig, generate_many, synthesize
 
 __version__ = "0.1.0"
-__all__ = ["Generation", "MedCoDi", "__version__", "generate"]
+__all__ = [
+    "Generation",
+    "MedCoDi",
+    "Request",
+    "SynthesisConfig",
+    "__version__",
+    "generate",
+    "generate_many",
+    "synthesize",
+]
 
 # Loaded on first use, so that `import medcodi` and `medcodi --help` do not wait for torch.
-_HOMES = {"generate": "medcodi.generation", "Generation": "medcodi.generation", "MedCoDi": "medcodi.model"}
+_HOMES = {
+    "generate": "medcodi.generation",
+    "Generation": "medcodi.generation",
+    "MedCoDi": "medcodi.model",
+    "Request": "medcodi.synthesis",
+    "SynthesisConfig": "medcodi.synthesis",
+    "generate_many": "medcodi.synthesis",
+    "synthesize": "medcodi.synthesis",
+}
 
 
 def __getattr__(name: str) -> Any:

@@ -16,8 +16,10 @@ from medcodi.config import config
 from medcodi.data.images import fit_square, read_image
 from medcodi.data.reports import normalise_report
 from medcodi.diffusion.guidance import guided
+from medcodi.diffusion.presets import PRESETS, preset_of
 from medcodi.diffusion.sampling import SAMPLERS, sample_jointly
 from medcodi.errors import PromptError, one_of
+from medcodi.execution import ExecutionConfig
 from medcodi.generated import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order, modality
 from medcodi.model import MedCoDi
@@ -28,14 +30,17 @@ from medcodi.study import Direction
 
 @config
 class GenerationSettings:
-    """How to sample. None: what the model generates best with (its ``generation`` defaults)."""
+    """How to sample. None: as the preset says; without one, what the model generates best with (its ``generation`` defaults)."""
 
+    preset: str | None = None  # a key of PRESETS: sampler and steps under one name
     sampler: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     joint: bool = True  # False: targets do not hear each other (an ablation)
 
     def __post_init__(self) -> None:
+        if self.preset is not None:
+            preset_of(self.preset)
         if self.sampler is not None:
             one_of("sampler", self.sampler, SAMPLERS, PromptError)
         if self.num_inference_steps is not None and self.num_inference_steps < 1:
@@ -52,12 +57,14 @@ class GenerationSettings:
             )
 
     def resolved(self, model: MedCoDi) -> GenerationSettings:
-        """The same with the model's defaults in the place of None."""
+        """The same without a preset: its values, else the model's defaults, in the place of None."""
         own = model.config.generation
+        preset = PRESETS[self.preset] if self.preset is not None else own
+        asked = (self.guidance_scale, preset.guidance_scale, own.guidance_scale)
         return GenerationSettings(
-            sampler=self.sampler or own.sampler,
-            num_inference_steps=self.num_inference_steps or own.num_inference_steps,
-            guidance_scale=own.guidance_scale if self.guidance_scale is None else self.guidance_scale,
+            sampler=self.sampler or preset.sampler,
+            num_inference_steps=self.num_inference_steps or preset.num_inference_steps,
+            guidance_scale=next(scale for scale in asked if scale is not None),
             joint=self.joint,
         )
 
@@ -124,8 +131,21 @@ def generate_batch(
         device=model.device,
         on_step=on_step,
     )
-    decoded = {target: _values(model.decode(target, z)) for target, z in latents.items()}
+    decoded = _decode(model, latents)
     return [{target: values[row] for target, values in decoded.items()} for row in range(len(prompts))]
+
+
+def _decode(model: MedCoDi, latents: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+    """Values of every target, in the order of the targets; those that one autoencoder serves go through it in one batch."""
+    served: dict[tuple[Any, ...], list[str]] = {}
+    for target, z in latents.items():
+        served.setdefault((MODALITIES[target].kind, z.shape), []).append(target)
+    decoded = {}
+    for targets in served.values():
+        values = _values(model.decode(targets[0], torch.cat([latents[target] for target in targets])))
+        batch = len(values) // len(targets)
+        decoded |= {target: values[row * batch : (row + 1) * batch] for row, target in enumerate(targets)}
+    return {target: decoded[target] for target in latents}
 
 
 def _values(decoded: Tensor | list[str]) -> list[Any]:
@@ -233,11 +253,13 @@ def generate(
     model: MedCoDi | str | Path | None = None,
     num_samples: int = 1,
     weights: Mapping[str, float] | None = None,
+    preset: str | None = None,
     guidance_scale: float | None = None,
     num_inference_steps: int | None = None,
     sampler: str | None = None,
     seed: int = 0,
     device: str | None = None,
+    execution: ExecutionConfig = ExecutionConfig(),
     on_step: Callable[[int, int], None] | None = None,
 ) -> Generation:
     """Generate any modalities of a chest examination from any others.
@@ -249,30 +271,34 @@ def generate(
         model: A model, its folder, or a hub repository; None: the shipped demo.
         num_samples: How many; sample i has seed ``seed + i``.
         weights: Modality -> weight of its prompt, >= 0, relative to the others; 0 equals absence.
+        preset: One of ``medcodi.diffusion.presets.PRESETS``: ``"fast"``, ``"faster"``, ``"reference"``; what is said beside it wins.
         guidance_scale: 0 ignores the prompts, 1 follows them plainly, more: more strictly. None: the model's own.
         num_inference_steps: Denoising steps. None: the model's own.
         sampler: One of ``medcodi.diffusion.sampling.SAMPLERS``. None: the model's own.
         seed: Of the first sample. The same seed gives the same sample, however many are asked for.
         device: ``"cpu"``, ``"cuda"`` …; None: a GPU where there is one.
+        execution: How the model runs: precision, layout, compilation, attention kernels, offload.
         on_step: Called with (steps done, steps in all).
 
     Returns:
         The samples, with ``.lateral``-like access to the first, and ``.save``.
 
     Raises:
-        PromptError: If the request cannot be: unknown or doubled modality, no target left, negative weight, unknown sampler.
+        PromptError: If the request cannot be: unknown or doubled modality, no target left, negative weight, unknown sampler or preset.
         DataError: If a prompt cannot be read.
         CheckpointError: If the model cannot be loaded.
+        ConfigError: If ``execution`` asks for what this machine does not have.
     """
     direction, used, weights_used = check_request(prompts, targets, weights, num_samples, seed)
     settings = GenerationSettings(
-        sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+        preset=preset, sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
     )
     # A pathological image or report is refused before the model is loaded.
     early = {
         name: read_prompt(name, value, 64) if MODALITIES[name].kind == "text" else read_image(value)
         for name, value in used.items()
     }
+    execution.check(device)
     chosen = load(model, device)
     settings = settings.resolved(chosen)
     ready = {
@@ -285,16 +311,17 @@ def generate(
             f"the model {chosen.config.name!r} has no {', '.join(sorted(missing))}",
             expected=", ".join(chosen.config.modalities),
         )
-    chosen.load_components(chosen.components_for(direction.prompts, direction.targets))
     seeds = [seed + index for index in range(num_samples)]
-    results = generate_batch(
-        chosen,
-        [ready] * num_samples,
-        direction.targets,
-        seeds,
-        settings,
-        weights=[weights_used] * num_samples,
-        on_step=on_step,
-    )
+    with execution.running(chosen, chosen.components_for(direction.prompts, direction.targets)):
+        results = generate_batch(
+            chosen,
+            [ready] * num_samples,
+            direction.targets,
+            seeds,
+            settings,
+            weights=[weights_used] * num_samples,
+            on_step=on_step,
+        )
     samples = [Sample(seed=one, contents=contents) for one, contents in zip(seeds, results, strict=True)]
-    return Generation(direction, samples, provenance(chosen, direction, ready, weights_used, settings, seeds))
+    told = provenance(chosen, direction, ready, weights_used, settings, seeds, execution.arithmetic)
+    return Generation(direction, samples, told)

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from medcodi.errors import DataError, PromptError
 from medcodi.modality import in_table_order, modality
+
+if TYPE_CHECKING:
+    from medcodi.execution import ExecutionConfig
 
 
 def read_prompts(texts: Sequence[str]) -> dict[str, str]:
@@ -70,6 +74,18 @@ def read_device(text: str | None) -> str | None:
             mend="leave --device out, or see medcodi doctor",
         ) from None
     return text
+
+
+def read_execution(texts: Sequence[str]) -> ExecutionConfig:
+    """How a model is to run, ``key=value`` each.
+
+    Raises:
+        ConfigError: If a key is unknown or a value cannot be.
+    """
+    from medcodi.config import apply_overrides, from_dict
+    from medcodi.execution import ExecutionConfig
+
+    return from_dict(ExecutionConfig, apply_overrides({}, texts), source="--execution")
 
 
 def refuse_full_folder(folder: Path) -> None:

@@ -30,6 +30,15 @@ Overrides = Annotated[
     ),
 ]
 Model = Annotated[str | None, typer.Option(help="Model folder, or a hub repository.", show_default="the shipped demo")]
+Execution = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="How it runs; repeatable: precision=bfloat16, channels_last=true, compile=true, attention=xformers, offload=cpu,"
+        " offload=disk with offload_folder=DIR, max_memory_gib=20.",
+        show_default="float32, as the model was loaded",
+    ),
+]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU where there is one")]
 
 

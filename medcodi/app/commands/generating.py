@@ -9,8 +9,15 @@ import typer
 from rich.panel import Panel
 
 from medcodi.app.progress import progress_bar
-from medcodi.app.requests import read_device, read_prompts, read_targets, read_weights, refuse_full_folder
-from medcodi.app.root import Device, Model, app, err, out
+from medcodi.app.requests import (
+    read_device,
+    read_execution,
+    read_prompts,
+    read_targets,
+    read_weights,
+    refuse_full_folder,
+)
+from medcodi.app.root import Device, Execution, Model, app, err, out
 
 if TYPE_CHECKING:
     from medcodi.generation import Generation
@@ -31,7 +38,7 @@ def generate(
             metavar="MODALITY", help="What to generate; repeat for several.", show_default="all that is no prompt"
         ),
     ] = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for PNGs, texts and provenance.json.")] = Path(
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder for images, texts and provenance.json.")] = Path(
         "generated"
     ),
     model: Model = None,
@@ -42,13 +49,19 @@ def generate(
             metavar="MODALITY=NUMBER", help="Weight of a prompt in the mix, 1 unless told; 0 is as good as absent."
         ),
     ] = None,
+    preset: Annotated[
+        str | None,
+        typer.Option(help="Sampler and steps under one name: fast, faster, reference. What is said beside it wins."),
+    ] = None,
     guidance: Annotated[
         float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.", show_default="the model's")
     ] = None,
     steps: Annotated[int | None, typer.Option(help="Sampler steps.", show_default="the model's")] = None,
     sampler: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc ...", show_default="the model's")] = None,
     seed: Annotated[int, typer.Option(help="Seed of the first sample; the same seed gives the same sample.")] = 0,
+    image_format: Annotated[str, typer.Option("--format", help="Of images: png (8 bits), png16 or dicom.")] = "png",
     device: Device = None,
+    execution: Execution = None,
 ) -> None:
     """Generate X-rays and reports from X-rays and reports, any to any.
 
@@ -60,28 +73,36 @@ def generate(
 
         medcodi generate --prompt frontal=chest.png --prompt report=@report.txt --weight report=0.5 --guidance 3
 
+        medcodi generate --prompt report=@report.txt --preset fast --format dicom
+
+        medcodi generate --prompt report=@report.txt --model xgem/ --execution precision=bfloat16 --execution offload=cpu
+
         medcodi generate --target frontal --steps 30 --sampler dpm++ --seed 7 --out here/
     """
     prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
     refuse_full_folder(out_dir)
     with progress_bar(err) as bar:
         task = bar.add_task("loading", total=None)
+        from medcodi.generated import image_format as check_format
         from medcodi.generation import generate as run
 
+        check_format(image_format)
         generation = run(
             prompts,
             targets,
             model=model,
             num_samples=num_samples,
             weights=weights,
+            preset=preset,
             guidance_scale=guidance,
             num_inference_steps=steps,
             sampler=sampler,
             seed=seed,
             device=read_device(device),
+            execution=read_execution(execution or []),
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
-    generation.save(out_dir)
+    generation.save(out_dir, image_format)
     _print_generation(generation, out_dir)
 
 
