@@ -1,0 +1,1 @@
+"""Weights that others published, brought into our layout."""
