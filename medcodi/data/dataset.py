@@ -9,13 +9,23 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
+from medcodi.data.files import INFO_FILE, MEND, arrow_files, fetched, info_from_text, is_url, remote_info
 from medcodi.errors import DataError, did_you_mean
 from medcodi.modality import MODALITIES
 from medcodi.study import CHEXPERT_LABELS, Finding, Study
 
-INFO_FILE = "dataset_info.json"
-FORMAT = "medcodi-studies/1"
 SPLITS = ("train", "val", "test")
+# How sources spell the splits.
+SPLIT_NAMES = {
+    "train": "train",
+    "training": "train",
+    "val": "val",
+    "valid": "val",
+    "validate": "val",
+    "validation": "val",
+    "dev": "val",
+    "test": "test",
+}
 PHANTOMS_PER_SPLIT = 10_000_000  # each split of the phantom counts from its own multiple of this: never a common study
 
 
@@ -80,14 +90,20 @@ class ArrowStudies:
     """One split of a prepared folder; rows stay on disk until asked for. Satisfies :class:`StudyDataset`."""
 
     def __init__(self, folder: Path, split: str, info: dict[str, Any]) -> None:
+        """Map the files.
+
+        Raises:
+            DataError: If there are not as many studies as the ledger counts, or a file is missing or cut short.
+        """
         from datasets import Dataset, concatenate_datasets
 
         self.name = f"{info['name']}/{split}"
         self.split = split
         self.image_size = int(info["image_size"])
         self.fingerprint = f"{info['fingerprint']}/{split}"
-        files = sorted((folder / split).glob("*.arrow"))
-        self._rows = concatenate_datasets([Dataset.from_file(str(file)) for file in files]).with_format("arrow")
+        parts = [Dataset.from_file(str(file)) for file in arrow_files(folder, split, info)]
+        self._rows = concatenate_datasets(parts).with_format("arrow")
+        _check_counts(folder, split, info, len(self._rows))
 
     def __len__(self) -> int:
         return len(self._rows)
@@ -123,44 +139,68 @@ class FirstStudies:
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
-    """What ``data prepare`` wrote down about a prepared folder.
+    """What ``data prepare`` wrote down about a prepared folder, here or behind a URL.
 
     Raises:
         DataError: If the folder is missing or was not made by ``medcodi data prepare``.
     """
+    if is_url(path):
+        return remote_info(str(path))
     folder = Path(path)
-    mend = "make one with 'medcodi data prepare', and give its output folder"
     if not folder.is_dir():
-        raise DataError(f"no dataset folder at {folder}", expected="a prepared folder", mend=mend)
+        raise DataError(f"no dataset folder at {folder}", expected="a prepared folder", mend=MEND)
     try:
-        info = json.loads((folder / INFO_FILE).read_text(encoding="utf-8"))
+        text = (folder / INFO_FILE).read_text(encoding="utf-8")
     except (OSError, ValueError):
-        info = {}
-    if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise DataError(
-            f"{folder} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", mend=mend
-        )
-    return info
+        text = ""
+    return info_from_text(text, str(folder))
 
 
 def open_dataset(path: str | Path, split: str) -> ArrowStudies:
     """Open one split of a folder made by ``medcodi data prepare``, memory-mapped.
 
+    Args:
+        path: The folder, or a URL that fsspec reads (``s3://...``): what lies behind one is copied to the cache folder
+            first, once, and mapped from there.
+        split: ``train``, ``val`` or ``test``.
+
     Raises:
-        DataError: If there is no such folder or split, or the files cannot be read.
+        DataError: If there is no such folder or split, the files cannot be read, or the ledger counts otherwise.
     """
-    folder, info = Path(path), read_info(path)
+    info = read_info(path)
     sizes = {name: int(count) for name, count in info["counts"]["split"].items() if count}
     if split not in sizes:
         found = ", ".join(f"{name} ({count})" for name, count in sizes.items()) or "none"
         raise DataError(
-            f"{folder} has no studies in split {split!r}", expected=f"one of: {found}", mend=did_you_mean(split, sizes)
+            f"{path} has no studies in split {split!r}", expected=f"one of: {found}", mend=did_you_mean(split, sizes)
         )
+    folder = fetched(str(path), info, split) if is_url(path) else Path(path)
     try:
         return ArrowStudies(folder, split, info)
+    except DataError:
+        raise
     except (OSError, ValueError, KeyError) as error:
         raise DataError(
             f"{folder / split} cannot be read: {error}",
             expected="the files as written",
             mend="prepare the dataset again",
         ) from error
+
+
+def _check_counts(folder: Path, split: str, info: dict[str, Any], num_rows: int) -> None:
+    """The ledger, the description and the files must tell the same number of studies."""
+    try:
+        in_ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))["split"].get(split, 0)
+    except (OSError, ValueError, KeyError) as error:
+        raise DataError(
+            f"{folder / 'ledger.json'} cannot be read ({type(error).__name__})",
+            expected="the ledger that 'data prepare' wrote",
+            mend="copy the whole folder again, or prepare it again",
+        ) from None
+    told = {"the ledger": in_ledger, INFO_FILE: info["counts"]["split"].get(split, 0), "the files": num_rows}
+    if len(set(told.values())) > 1:
+        raise DataError(
+            f"{folder}, split {split!r}: " + ", ".join(f"{name} has {num:,} studies" for name, num in told.items()),
+            expected="the same number in all three",
+            mend="copy the whole folder again, or prepare it again",
+        )

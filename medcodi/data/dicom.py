@@ -42,6 +42,7 @@ class DicomHeader:
         modality: The image modality that the view means, or None where the tags do not tell.
         view: The tag value that told, for messages; all that was looked at where nothing did.
         metadata: Sex, age, view position, manufacturer: no name, no date.
+        position: View Position as it stands, or "".
     """
 
     study_id: str
@@ -49,6 +50,7 @@ class DicomHeader:
     modality: str | None
     view: str
     metadata: Mapping[str, Any] = field(default_factory=dict)
+    position: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,6 +164,7 @@ def _header(dataset: Dataset, path: Path) -> DicomHeader:
         modality=modality,
         view=view,
         metadata={key: value for key, value in metadata.items() if value},
+        position=str(dataset.get("ViewPosition") or "").strip(),
     )
 
 
@@ -172,13 +175,13 @@ def _view(dataset: Dataset) -> tuple[str | None, str]:
     codes = [str(item.get("CodeMeaning", "")) for item in dataset.get("ViewCodeSequence") or []]
     for text in filter(None, [position, *codes]):
         seen.append(text)
-        if found := modality_of_view(text) or _modality_in_words(text):
+        if found := modality_of_view(text) or modality_in_words(text):
             return found, text
     for keyword in _DESCRIPTIONS:
         text = str(dataset.get(keyword) or "")
         if text:
             seen.append(text)
-        if found := _modality_in_words(text):
+        if found := modality_in_words(text):
             return found, text
     orientation = [str(value).upper() for value in dataset.get("PatientOrientation") or []]
     if len(orientation) == 2:
@@ -190,7 +193,7 @@ def _view(dataset: Dataset) -> tuple[str | None, str]:
     return None, "; ".join(seen) or "no view in the tags"
 
 
-def _modality_in_words(text: str) -> str | None:
+def modality_in_words(text: str) -> str | None:
     """The one modality whose view codes occur as words; None where none or several do (``"PA and lateral"``)."""
     words = [word for word in re.split(r"[^A-Za-z]+", text) if len(word) > 1]  # a single L may be a side
     found = {modality for word in words if (modality := modality_of_view(word))}

@@ -5,12 +5,18 @@ from __future__ import annotations
 import csv
 import json
 from collections import Counter
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
+
+from medcodi.data.dataset import SPLITS
+from medcodi.data.sources.record import LeftOut, Loaded, Record
+
+LEFT_OUT = "left out"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,6 +27,7 @@ class Entry:
     study_id: str
     patient_id: str
     modality: str
+    view: str = ""  # as the source tells it: PA, LL ...
     split: str  # empty where it is left out
     reason: str = ""  # empty where it is kept
     detail: str = ""
@@ -31,11 +38,13 @@ class Ledger:
     """What went in, what stayed out.
 
     Attributes:
-        entries: A row a file.
+        source: Kind of source, e.g. ``mimic-cxr-jpg``.
+        entries: A row a file, in the source's order.
         num_studies: Studies of the source.
         left_out: Studies left out.
     """
 
+    source: str = ""
     entries: list[Entry] = field(default_factory=list)
     num_studies: int = 0
     left_out: int = 0
@@ -46,15 +55,28 @@ class Ledger:
         return self.num_studies - self.left_out
 
     def counts(self) -> dict[str, Any]:
-        """Studies in and out; studies by split; kept files by modality; files left out by reason."""
+        """Files and studies in and out; studies by split; files by modality, by view and split, and by reason."""
         kept = [entry for entry in self.entries if not entry.reason]
+        out = [entry for entry in self.entries if entry.reason]
         studies = {entry.study_id: entry.split for entry in kept}
         return {
-            "studies": {"in the source": self.num_studies, "kept": self.num_kept, "left out": self.left_out},
+            "source": self.source,
+            "files": {"in the source": len(self.entries), "kept": len(kept), LEFT_OUT: len(out)},
+            "studies": {"in the source": self.num_studies, "kept": self.num_kept, LEFT_OUT: self.left_out},
             "split": dict(Counter(studies.values())),
             "modality": dict(Counter(entry.modality for entry in kept)),
-            "reason": dict(Counter(entry.reason for entry in self.entries if entry.reason).most_common()),
+            "view": self._by_view(),
+            "reason": dict(Counter(entry.reason for entry in out).most_common()),
         }
+
+    def _by_view(self) -> dict[str, dict[str, int]]:
+        """Modality and view -> split (or left out) -> files."""
+        found: dict[str, Counter[str]] = {}
+        for entry in self.entries:
+            name = " ".join(filter(None, (entry.modality, entry.view))) or "not said"
+            found.setdefault(name, Counter())[entry.split if not entry.reason else LEFT_OUT] += 1
+        order = (*SPLITS, LEFT_OUT)
+        return {name: {key: found[name][key] for key in order if found[name][key]} for name in sorted(found)}
 
     def write(self, folder: Path) -> None:
         """Write ``ledger.csv`` (a row a file) and ``ledger.json`` (the counts)."""
@@ -65,11 +87,54 @@ class Ledger:
         (folder / "ledger.json").write_text(json.dumps(self.counts(), indent=2) + "\n", encoding="utf-8")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        table = Table(title="Ledger", title_justify="left", show_header=False)
+        counts = self.counts()
+        table = Table(title=f"Ledger of {self.source}", title_justify="left", show_header=False)
         table.add_column()
         table.add_column(justify="right")
-        for group, values in self.counts().items():
+        for group in ("files", "studies", "split", "modality", "reason"):
             table.add_section()
-            for name, count in values.items():
-                table.add_row(f"{group}: {name}" if group != "studies" else f"studies {name}", f"{count:,}")
+            for name, count in counts[group].items():
+                table.add_row(f"{group} {name}" if group in ("files", "studies") else f"{group}: {name}", f"{count:,}")
         yield table
+        columns = [name for name in (*SPLITS, LEFT_OUT) if any(name in row for row in counts["view"].values())]
+        views = Table("files by view", title_justify="left")
+        for name in columns:
+            views.add_column(name, justify="right")
+        for view, row in counts["view"].items():
+            views.add_row(view, *(f"{row.get(name, 0):,}" for name in columns))
+        yield views
+
+
+def entries_of(record: Record, loaded: Loaded, split: str) -> Iterator[Entry]:
+    """A record's files as rows of the ledger.
+
+    Args:
+        record: The study as announced.
+        loaded: What became of it.
+        split: Its split, if it is kept.
+    """
+    ids = {"study_id": record.study_id, "patient_id": record.patient_id}
+
+    def left_out(one: LeftOut, modality: str = "") -> Entry:
+        return Entry(
+            file=one.file, **ids, modality=modality, view=one.view, split="", reason=one.reason, detail=one.detail
+        )
+
+    for spare in (*record.spare, *loaded.spare):
+        yield left_out(spare)
+    files = record.files()
+    if loaded.study is not None:
+        for name in loaded.study.contents:
+            file = files.get(name, record.study_id)
+            yield Entry(file=file, **ids, modality=name, view=record.views.get(name, ""), split=split)
+        return
+    assert loaded.refused is not None
+    culprit = next((name for name, file in files.items() if file == loaded.refused.file), "")
+    yield left_out(loaded.refused, culprit)
+    spare_files = {spare.file for spare in loaded.spare}
+    for name, file in files.items():
+        if file != loaded.refused.file and file not in spare_files:
+            one = LeftOut(
+                file=file, reason="study left out", detail=loaded.refused.reason, view=record.views.get(name, "")
+            )
+            yield left_out(one, name)

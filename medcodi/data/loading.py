@@ -139,6 +139,7 @@ class GlobalBatches:
         accumulation: int = 1,
         num_workers: int = 0,
         prefetch: int = 2,
+        timeout_s: float = 0.0,
     ) -> None:
         """Describe the batches; nothing is read yet.
 
@@ -151,6 +152,8 @@ class GlobalBatches:
             accumulation: Micro-batches a rank splits its slice into.
             num_workers: Processes that read ahead; 0 reads in this one.
             prefetch: Steps each of these keeps ready: at most ``num_workers * prefetch`` steps are in memory.
+            timeout_s: Seconds after which a step that has not come is an error; 0 waits for ever. Without workers there
+                is nobody to watch, and reading is never cut short.
 
         Raises:
             ConfigError: If ``batch_size`` does not divide evenly, or the numbers are impossible.
@@ -173,7 +176,7 @@ class GlobalBatches:
             )
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
-        self.num_workers, self.prefetch = num_workers, prefetch
+        self.num_workers, self.prefetch, self.timeout_s = num_workers, prefetch, timeout_s
 
     @property
     def steps_per_epoch(self) -> float:
@@ -195,7 +198,11 @@ class GlobalBatches:
         return StepBatches(step, tuple(self._read(part) for part in parts))
 
     def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[StepBatches]:
-        """The steps from ``start_step`` (included) to ``stop_step`` (excluded; None: for ever), read ahead by workers."""
+        """The steps from ``start_step`` (included) to ``stop_step`` (excluded; None: for ever), read ahead by workers.
+
+        Raises:
+            DataError: If a worker is killed, or no step comes within ``timeout_s``: the step and its studies are named.
+        """
         stop_step = 2**62 if stop_step is None else stop_step
         steps = range(start_step, max(start_step, stop_step))
         if self.num_workers == 0:
@@ -207,9 +214,29 @@ class GlobalBatches:
             sampler=steps,
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch,
+            timeout=self.timeout_s,
             generator=torch.Generator().manual_seed(self.seed),  # or it would draw from the global one
         )
-        yield from loader
+        next_step = start_step
+        try:
+            for batches in loader:
+                yield batches
+                next_step = batches.step + 1
+        except RuntimeError as error:  # torch tells by its text alone
+            if "DataLoader" not in str(error):
+                raise
+            raise self._stopped(next_step, error) from error
+
+    def _stopped(self, step: int, error: RuntimeError) -> DataError:
+        """What to say when the workers do not hand over a step."""
+        share = self.batch_size // self.world_size
+        mine = self.samples(step)[self.rank * share : (self.rank + 1) * share]
+        if "timed out" in str(error):
+            why, expected, mend = f"within {self.timeout_s:g} s", "that read", "look at the disk or network of the data"
+        else:
+            why, expected, mend = str(error).splitlines()[0], "that live", "fewer num_workers need less memory"
+        failed = f"rank {self.rank}: step {step} of {self.dataset.name} did not come ({why}); studies number {mine[:8]}"
+        return DataError(failed, expected=f"workers {expected}", mend=mend)
 
     def _read(self, samples: tuple[int, ...]) -> Batch:
         read_batch = getattr(self.dataset, "read_batch", None)  # a dataset of encoded studies makes its own batches
@@ -238,7 +265,7 @@ class DataConfig:
     """Which studies: a prepared folder (``path``) or a generator (``source: phantom``), and which split of them.
 
     Attributes:
-        path: A folder made by ``medcodi data prepare``.
+        path: A folder made by ``medcodi data prepare``, or a URL of one that fsspec reads (``s3://...``), copied once.
         source: ``"phantom"``: generated on the fly.
         split: ``train``, ``val`` or ``test``; the phantom's are disjoint by construction.
         num_studies: The first so many; None: all of a prepared split (the phantom needs a number).

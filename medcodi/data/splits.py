@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from medcodi.errors import DataError
-from medcodi.randomness import seed_from_keys
 
 
 def split_of_patient(patient_id: str, *, seed: int, val: float, test: float) -> str:
@@ -15,6 +14,8 @@ def split_of_patient(patient_id: str, *, seed: int, val: float, test: float) -> 
         val: Share of patients in ``val``.
         test: Share of patients in ``test``.
     """
+    from medcodi.randomness import seed_from_keys  # it brings torch: official splits do without
+
     u = seed_from_keys("split", seed, patient_id) / 2**63
     return "test" if u < test else "val" if u < test + val else "train"
 
@@ -42,6 +43,7 @@ class PatientSplits:
             raise DataError(
                 f"patient {patient_id!r} is in two splits, {known!r} and {split!r}",
                 expected="all studies of a patient in one split",
-                mend="correct the split column, or leave it out (options.columns.split=null) for splits of our own",
+                mend="correct the split, or leave it out for splits of our own "
+                "(csv: options.columns.split=null; mimic-cxr: options.official_split=false)",
             )
         return split

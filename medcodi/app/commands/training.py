@@ -12,7 +12,7 @@ from medcodi.app.root import Overrides, app, data_app, out
 
 @data_app.command()
 def prepare(
-    source: Annotated[str, typer.Option(help="Kind of source: csv, dicom, phantom ...")],
+    source: Annotated[str, typer.Option(help="Kind of source: csv, dicom, mimic-cxr, mimic-cxr-jpg, openi, phantom.")],
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the dataset; made whole, or not at all.")],
     settings: Overrides = None,
 ) -> None:

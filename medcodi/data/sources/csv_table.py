@@ -8,6 +8,7 @@ from dataclasses import field, replace
 from pathlib import Path
 
 from medcodi.config import config
+from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.record import LeftOut, Record, second_images
 from medcodi.errors import DataError, did_you_mean, one_of
@@ -27,16 +28,6 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "split": ("split",),
     "sex": ("sex", "gender"),
     "age": ("age",),
-}
-_SPLIT_NAMES = {
-    "train": "train",
-    "training": "train",
-    "val": "val",
-    "valid": "val",
-    "validate": "val",
-    "validation": "val",
-    "dev": "val",
-    "test": "test",
 }
 
 
@@ -143,15 +134,16 @@ def _record(row: Mapping[str, str], number: int, columns: Mapping[str, str], roo
                 file=cell("image"),
                 reason="unknown view",
                 detail=f"row {number}: view {cell('view')!r} is none of those known",
+                view=cell("view"),
             )
         else:
             images[view] = root / cell("image")
     text = cell("report") or compose_report(cell("findings"), cell("impression"))
     split = cell("split").lower()
-    if split and split not in _SPLIT_NAMES:
+    if split and split not in SPLIT_NAMES:
         raise DataError(
             f"row {number}: split {cell('split')!r}",
-            expected=", ".join(_SPLIT_NAMES),
+            expected=", ".join(SPLIT_NAMES),
             mend="correct it, or options.columns.split=null for splits of our own",
         )
     labels = {label: value for label in CHEXPERT_LABELS if (value := _label(row.get(label))) is not None}
@@ -159,9 +151,10 @@ def _record(row: Mapping[str, str], number: int, columns: Mapping[str, str], roo
     return Record(
         study_id=study_id,
         patient_id=cell("patient_id") or study_id,
-        split=_SPLIT_NAMES[split] if split else None,
+        split=SPLIT_NAMES[split] if split else None,
         images=images,
         texts={names("text")[0]: text} if text else {},
+        views={name: cell("view") for name in images if cell("image")},
         labels=labels,
         metadata={**metadata, "source": "csv"},
         refused=refused,
@@ -192,6 +185,7 @@ def _joined(old: Record, new: Record, *, by_study: bool) -> Record:
         old,
         images={**new.images, **old.images},
         texts={**new.texts, **old.texts},
+        views={**new.views, **old.views},
         labels={**new.labels, **old.labels},
         refused=old.refused or new.refused,
         spare=(*old.spare, *second_images(old, new)),

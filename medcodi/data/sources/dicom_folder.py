@@ -68,12 +68,14 @@ def _record(file: Path, options: DicomOptions) -> Record:
             file=str(file),
             reason="unknown view",
             detail=f"{file}: {header.view}; default_view=frontal would take it as one",
+            view=header.view,
         )
     return Record(
         study_id=header.study_id,
         patient_id=header.patient_id,
         images={view: file} if view else {},
         texts=_report(file, header.study_id, options),
+        views={view: header.view} if view else {},
         metadata={**header.metadata, "source": "dicom"},
         refused=refused,
     )
@@ -95,4 +97,10 @@ def _joined(old: Record, new: Record) -> Record:
     spare = [*old.spare, *new.spare, *second_images(old, new)]
     if new.refused is not None:
         spare.append(new.refused)
-    return replace(old, images={**new.images, **old.images}, texts={**new.texts, **old.texts}, spare=tuple(spare))
+    return replace(
+        old,
+        images={**new.images, **old.images},
+        texts={**new.texts, **old.texts},
+        views={**new.views, **old.views},
+        spare=tuple(spare),
+    )

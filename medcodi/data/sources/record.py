@@ -12,7 +12,6 @@ import numpy as np
 from medcodi.data.images import fit_square, read_image
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
-from medcodi.data.sources.phantom import phantom_study
 from medcodi.errors import DataError
 from medcodi.study import Study
 
@@ -25,11 +24,28 @@ class LeftOut:
         file: Its name as the source tells it.
         reason: Two or three words, the same for every refusal of this sort.
         detail: The whole message.
+        view: View position of an image, as the source tells it.
     """
 
     file: str
     reason: str
     detail: str = ""
+    view: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Loaded:
+    """What became of a record when it was read.
+
+    Attributes:
+        study: The study, or None where it cannot be used.
+        refused: Why it cannot.
+        spare: What of it was left out though the study is kept, beyond what the record knew already.
+    """
+
+    study: Study | None = None
+    refused: LeftOut | None = None
+    spare: tuple[LeftOut, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +58,7 @@ class Record:
         split: ``train``, ``val`` or ``test`` where the source has an official one.
         images: Image modality -> file.
         texts: Text modality -> text as the source holds it.
+        views: Image modality -> view position as the source tells it (``"PA"``), where it does.
         labels: CheXpert name -> 1, 0 or -1.
         metadata: What else the source tells.
         refused: Why the study cannot be used, where the source knows already.
@@ -53,6 +70,7 @@ class Record:
     split: str | None = None
     images: Mapping[str, Path] = field(default_factory=dict)
     texts: Mapping[str, str] = field(default_factory=dict)
+    views: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, float] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     refused: LeftOut | None = None
@@ -65,35 +83,40 @@ class Record:
             **{name: f"{self.study_id}:{name}" for name in self.texts},
         }
 
-    def load(self, image_size: int) -> Study | LeftOut:
+    def read_texts(self) -> tuple[Mapping[str, str], tuple[LeftOut, ...]]:
+        """The texts, and those that are not there to be used though the study can do without."""
+        return self.texts, ()
+
+    def load(self, image_size: int) -> Loaded:
         """Read everything: the study, its images fitted to ``image_size``, or what of it cannot be used."""
         if self.refused is not None:
-            return self.refused
+            return Loaded(refused=self.refused)
         contents: dict[str, np.ndarray | str] = {}
-        name, file = "", self.study_id
+        file = self.study_id
+        view = ""
         try:
-            for name, file in self.images.items():
-                contents[name] = fit_square(read_image(file), image_size)
-            for name, text in self.texts.items():
-                file = f"{self.study_id}:{name}"
+            for name, path in self.images.items():
+                file, view = str(path), self.views.get(name, "")
+                contents[name] = fit_square(read_image(path), image_size)
+            file, view = self.study_id, ""
+            texts, spare = self.read_texts()
+            for name, text in texts.items():
+                file = self.files().get(name, f"{self.study_id}:{name}")
                 contents[name] = normalise_report(text)
         except DataError as error:
-            return LeftOut(
-                file=str(file), reason=error.reason if isinstance(error, Refused) else "unusable", detail=str(error)
-            )
+            reason = error.reason if isinstance(error, Refused) else "unusable"
+            return Loaded(refused=LeftOut(file=file, reason=reason, detail=str(error), view=view))
         if not contents:
-            return LeftOut(
-                file=self.study_id,
-                reason="nothing in it",
-                detail=f"study {self.study_id!r} has neither image nor report",
-            )
-        return Study(
+            detail = f"study {self.study_id!r} has neither image nor report"
+            return Loaded(refused=LeftOut(file=self.study_id, reason="nothing in it", detail=detail), spare=spare)
+        study = Study(
             study_id=self.study_id,
             patient_id=self.patient_id,
             contents=contents,
             labels=self.labels,
             metadata=self.metadata,
         )
+        return Loaded(study=study, spare=spare)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,9 +130,13 @@ class PhantomRecord(Record):
         """Nothing lies on a disk."""
         return {"study": self.study_id}
 
-    def load(self, image_size: int) -> Study | LeftOut:
+    def load(self, image_size: int) -> Loaded:
         """Compute it."""
-        return phantom_study(self.seed, self.index, image_size)
+        from medcodi.data.sources.phantom import (
+            phantom_study,
+        )  # its compiler and torch are not for those who read files
+
+        return Loaded(study=phantom_study(self.seed, self.index, image_size))
 
 
 def second_images(old: Record, new: Record) -> list[LeftOut]:
@@ -119,6 +146,7 @@ def second_images(old: Record, new: Record) -> list[LeftOut]:
             file=str(file),
             reason="second image of a view",
             detail=f"study {old.study_id!r} has a {name} already: {old.images[name]}",
+            view=new.views.get(name, ""),
         )
         for name, file in new.images.items()
         if name in old.images

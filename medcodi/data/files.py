@@ -1,0 +1,226 @@
+"""The files of a prepared dataset: found, checked, brought to this machine from a URL, unpacked where they are parquet."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from medcodi.errors import DataError
+
+INFO_FILE = "dataset_info.json"
+FORMAT = "medcodi-studies/1"
+MEND = "make one with 'medcodi data prepare', and give its output folder"
+CACHE_VARIABLE = "MEDCODI_CACHE"
+_BLOCK = 1 << 22  # bytes copied at once
+
+
+def cache_folder() -> Path:
+    """Where copies lie: ``$MEDCODI_CACHE``, or ``~/.cache/medcodi``."""
+    return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "medcodi")
+
+
+def is_url(path: str | Path) -> bool:
+    """Whether a dataset's path names another place than this machine's file system."""
+    return "://" in str(path)
+
+
+def info_from_text(text: str, where: str) -> dict[str, Any]:
+    """A dataset's description.
+
+    Raises:
+        DataError: If it is none.
+    """
+    try:
+        info = json.loads(text)
+    except ValueError:
+        info = {}
+    if not isinstance(info, dict) or info.get("format") != FORMAT:
+        raise DataError(
+            f"{where} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", mend=MEND
+        )
+    return info
+
+
+def remote_info(url: str) -> dict[str, Any]:
+    """The description of a dataset behind a URL.
+
+    Raises:
+        DataError: If there is none, or it cannot be reached.
+    """
+    system, root = _system(url)
+    with _reaching(f"{url}/{INFO_FILE}"):
+        try:
+            text = system.cat_file(f"{root}/{INFO_FILE}").decode("utf-8")
+        except FileNotFoundError:
+            text = ""
+    return info_from_text(text, url)
+
+
+def fetched(url: str, info: dict[str, Any], split: str) -> Path:
+    """A folder of this machine that holds a split: behind ``file://`` the folder itself, else a checked copy.
+
+    Args:
+        url: Of the dataset.
+        info: Its description, read just now.
+        split: Its files only are copied.
+
+    Raises:
+        DataError: If a file cannot be reached or does not have the bytes that the description tells.
+    """
+    system, root = _system(url)
+    if _is_local(system):
+        return Path(root)
+    folder = cache_folder() / "datasets" / f"{info['name']}-{info['fingerprint'][:16]}"
+    wanted = [{"file": "ledger.json"}, *info.get("shards", {}).get(split, [])]
+    with _lock(folder):
+        missing = [row for row in wanted if not _is_there(folder / row["file"], row) or row["file"] == "ledger.json"]
+        if len(missing) > 1:
+            size = sum(row.get("bytes", 0) for row in missing)
+            Console(stderr=True).print(
+                f"copying {len(missing):,} files ({size / 2**20:,.1f} MiB) of {url}, split {split}, to {folder}; "
+                f"{CACHE_VARIABLE} names another place",
+                highlight=False,
+            )
+        for row in missing:
+            _copy(system, f"{root}/{row['file']}", folder / row["file"], row, url)
+    return folder
+
+
+def arrow_files(folder: Path, split: str, info: dict[str, Any]) -> list[Path]:
+    """The Arrow files of a split, in order; parquet ones are unpacked into the cache folder first.
+
+    Raises:
+        DataError: If one is missing or not of its size, or one too many lies there.
+    """
+    known = info.get("shards")
+    there = [file for suffix in ("arrow", "parquet") for file in sorted((folder / split).glob(f"*.{suffix}"))]
+    rows = (
+        {folder / row["file"]: row for row in known.get(split, [])}
+        if known is not None
+        else {file: {} for file in there}
+    )
+    wrong = next((file for file in rows if not _is_there(file, rows[file])), None)
+    if wrong is not None:
+        size = f"{wrong.stat().st_size:,} bytes" if wrong.is_file() else "no file"
+        raise DataError(
+            f"{wrong}: {size}",
+            expected=f"{rows[wrong].get('bytes', 0):,} bytes, as written",
+            mend="copy the whole folder again, or prepare it again",
+        )
+    if stray := next((file for file in there if file not in rows), None):
+        raise DataError(
+            f"{stray} is not a file of this dataset", expected=f"those that {INFO_FILE} names", mend="take it away"
+        )
+    return [file if file.suffix == ".arrow" else _unpacked(file, rows[file]) for file in rows]
+
+
+def _is_there(file: Path, row: dict[str, Any]) -> bool:
+    return file.is_file() and file.stat().st_size == row.get("bytes", file.stat().st_size)
+
+
+def _unpacked(file: Path, row: dict[str, Any]) -> Path:
+    """The Arrow form of a parquet file, made once: parquet cannot be mapped."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    key = row.get("sha256") or hashlib.sha256(f"{file.absolute()}:{file.stat().st_mtime_ns}".encode()).hexdigest()
+    target = cache_folder() / "unpacked" / f"{key[:32]}.arrow"
+    with _lock(target.parent):
+        if not target.is_file():
+            temporary = target.with_name(f".{target.name}.{os.getpid()}")
+            with (
+                pq.ParquetFile(file) as source,
+                pa.OSFile(str(temporary), "wb") as sink,
+                pa.ipc.new_stream(sink, source.schema_arrow) as writer,
+            ):
+                for batch in source.iter_batches(batch_size=16):
+                    writer.write_batch(batch)
+            temporary.replace(target)
+    return target
+
+
+def _copy(system: Any, remote: str, target: Path, row: dict[str, Any], url: str) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    digest = hashlib.sha256()
+    try:
+        with _reaching(f"{url}/{row['file']}"), system.open(remote, "rb") as source, temporary.open("wb") as copy:
+            while block := source.read(_BLOCK):
+                digest.update(block)
+                copy.write(block)
+        if row.get("sha256", digest.hexdigest()) != digest.hexdigest():
+            raise DataError(
+                f"{url}/{row['file']} has SHA-256 {digest.hexdigest()[:16]} ...",
+                expected=f"{row['sha256'][:16]} ..., as {INFO_FILE} tells",
+                mend="put the dataset there again",
+            )
+        temporary.replace(target)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _system(url: str) -> tuple[Any, str]:
+    """(fsspec file system, path in it)."""
+    import fsspec
+
+    protocol = url.partition("://")[0]
+    try:
+        system, root = fsspec.core.url_to_fs(url)
+    except ImportError as error:
+        raise DataError(
+            f"{url} cannot be opened: {error}",
+            expected="the package for this protocol",
+            mend=f"pip install 'fsspec[{protocol}]'",
+        ) from None
+    except ValueError:
+        raise DataError(
+            f"{url} is of the unknown protocol {protocol!r}",
+            expected="a local path, or a URL that fsspec reads",
+            mend="such as s3://, gs://, https://, file://",
+        ) from None
+    return system, root.rstrip("/")
+
+
+def _is_local(system: Any) -> bool:
+    protocols = system.protocol if isinstance(system.protocol, tuple | list) else (system.protocol,)
+    return "file" in protocols
+
+
+@contextmanager
+def _reaching(url: str) -> Iterator[None]:
+    """Turn what file systems raise, each its own, into a refusal that names the URL."""
+    try:
+        yield
+    except DataError:
+        raise
+    except Exception as error:
+        raise DataError(
+            f"{url} cannot be read ({type(error).__name__}: {error})",
+            expected="a file that can be reached from here",
+            mend="check the URL and your access; or copy the folder and give its path",
+        ) from error
+
+
+@contextmanager
+def _lock(folder: Path) -> Iterator[None]:
+    """One process of this machine at a time; the others wait and then find the work done."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        file = (folder / ".lock").open("w")
+    except OSError as error:
+        raise DataError(
+            f"the cache folder {folder} cannot be written ({error.strerror})",
+            mend=f"set {CACHE_VARIABLE} to one that can",
+        ) from None
+    with file:
+        with suppress(OSError):  # a file system without locks: copies are put in place whole all the same
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield

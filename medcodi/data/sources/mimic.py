@@ -1,0 +1,221 @@
+"""Sources ``mimic-cxr`` (DICOM) and ``mimic-cxr-jpg``: the layouts of the two databases, as PhysioNet gives them out.
+
+Several images of one view: the code that stands first in the modality table counts (PA before AP, LATERAL before LL),
+among equals the first image by name; the others are in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medcodi.data.dicom import modality_in_words, read_header
+from medcodi.data.refusals import Refused
+from medcodi.data.reports import compose_report
+from medcodi.data.sources.mimic_reports import read_mimic_report
+from medcodi.data.sources.mimic_tables import (
+    IDS,
+    MimicOptions,
+    check_groups,
+    mimic_table,
+    official_splits,
+    report_paths,
+    study_labels,
+    tables_folder,
+)
+from medcodi.data.sources.record import LeftOut, Record
+from medcodi.data.sources.tables import find_table, read_table
+from medcodi.errors import DataError
+from medcodi.modality import MODALITIES, modality_of_view, names
+
+_VIEW, _VIEW_IN_WORDS = "ViewPosition", "ViewCodeSequence_CodeMeaning"
+
+
+@dataclass(frozen=True, kw_only=True)
+class MimicRecord(Record):
+    """A study whose report is read when the images are, so that a quarter of a million of them need not be in memory."""
+
+    report: Path | None = None
+
+    def files(self) -> dict[str, str]:
+        """Modality -> path."""
+        paths = {**self.images, **({names("text")[0]: self.report} if self.report else {})}
+        return {name: str(path) for name, path in paths.items()}
+
+    def read_texts(self) -> tuple[Mapping[str, str], tuple[LeftOut, ...]]:
+        """Findings and impression; a report that has neither, or is not there, is left out and the images stay."""
+        if self.report is None:
+            return {}, ()
+        name = str(self.report)
+        try:
+            found = read_mimic_report(self.report.read_text(encoding="utf-8", errors="replace"))
+        except OSError as error:
+            missing = isinstance(error, FileNotFoundError)
+            reason = "no report" if missing else "report: unreadable"
+            return {}, (LeftOut(file=name, reason=reason, detail=f"{name}: {error.strerror}"),)
+        text = compose_report(found.findings, found.impression)
+        if not text:
+            detail = f"{name}: parts {', '.join(found.parts) or 'none'}, no findings or impression among them"
+            return {}, (LeftOut(file=name, reason=found.why_empty, detail=detail),)
+        return {names("text")[0]: text}, ()
+
+
+@dataclass
+class _Study:
+    """A study while its rows are gathered."""
+
+    patient: str
+    images: list[tuple[int, str, str, str, Path]] = field(default_factory=list)  # rank, dicom_id, modality, view, file
+    splits: set[str] = field(default_factory=set)
+    spare: list[LeftOut] = field(default_factory=list)
+    refused: LeftOut | None = None
+
+
+def records_jpg(options: MimicOptions) -> Iterator[Record]:
+    """Studies of MIMIC-CXR-JPG in the order of its metadata table.
+
+    Raises:
+        DataError: If a table or a folder is not there or cannot be read.
+    """
+    metadata = mimic_table(options, "mimic-cxr-*-metadata", "the views")
+    rows = read_table(metadata, ("dicom_id", *IDS))
+    files = (({**row, "path": ""}, row) for row in rows)
+    yield from _records(options, files, suffix=".jpg", source="mimic-cxr-jpg")
+
+
+def records_dicom(options: MimicOptions) -> Iterator[Record]:
+    """Studies of MIMIC-CXR in the order of its record list; views from the metadata table, or else from the tags.
+
+    Raises:
+        DataError: If a table or a folder is not there or cannot be read.
+    """
+    listed = find_table(Path(options.path), "cxr-record-list") or mimic_table(
+        options, "mimic-cxr-*-metadata", "the images"
+    )
+    known = find_table(tables_folder(options), "mimic-cxr-*-metadata")
+    views = (
+        {
+            row["dicom_id"]: {key: row.get(key, "") for key in (_VIEW, _VIEW_IN_WORDS)}
+            for row in read_table(known, ("dicom_id",))
+        }
+        if known
+        else {}
+    )
+    files = ((row, views.get(row["dicom_id"])) for row in read_table(listed, ("dicom_id", *IDS)))
+    yield from _records(options, files, suffix=".dcm", source="mimic-cxr")
+
+
+def _records(
+    options: MimicOptions, rows: Iterator[tuple[dict[str, str], dict[str, str] | None]], *, suffix: str, source: str
+) -> Iterator[Record]:
+    root = Path(options.path)
+    if not (root / "files").is_dir():
+        raise DataError(
+            f"no folder {root / 'files'}",
+            expected="the database as downloaded, files/p10 to files/p19",
+            mend="check path=",
+        )
+    split_of = official_splits(options)
+    labels_of = study_labels(options)
+    report_of = report_paths(options)
+    studies: dict[str, _Study] = {}
+    seen: set[str] = set()
+    for row, view in rows:
+        patient, study_id = f"p{row['subject_id']}", f"s{row['study_id']}"
+        if options.groups is not None and patient[:3] not in options.groups:
+            continue
+        study = studies.setdefault(study_id, _Study(patient))
+        file = root / (row.get("path") or f"files/{patient[:3]}/{patient}/{study_id}/{row['dicom_id']}{suffix}")
+        _add(study, study_id, row, view, file, seen)
+        if split_of is not None:
+            study.splits.add(split_of.get(row["dicom_id"], ""))
+    if not studies:
+        raise DataError(
+            f"no image of {root} is in groups={options.groups}",
+            expected="groups such as p10",
+            mend="correct options.groups",
+        )
+    check_groups(root, (study.patient for study in studies.values()))
+    for study_id, study in studies.items():
+        yield _record(study_id, study, labels_of.get(study_id, {}), report_of(study.patient, study_id), source)
+
+
+def _add(
+    study: _Study, study_id: str, row: Mapping[str, str], view: Mapping[str, str] | None, file: Path, seen: set[str]
+) -> None:
+    """Enter one image into its study."""
+    name = row["dicom_id"]
+    if f"p{row['subject_id']}" != study.patient:
+        detail = f"study {study_id!r} is of patients {study.patient!r} and 'p{row['subject_id']}'"
+        study.refused = LeftOut(file=study_id, reason="two patients", detail=detail)
+        return
+    if name in seen:
+        detail = f"dicom_id {name!r} stands in several rows; the first counts"
+        study.spare.append(LeftOut(file=str(file), reason="duplicate id", detail=detail))
+        return
+    seen.add(name)
+    try:
+        code, modality = _view(view, file)
+    except Refused as error:
+        study.spare.append(LeftOut(file=str(file), reason=error.reason, detail=str(error)))
+        return
+    if modality is None:
+        detail = f"{file}: view {code!r} is none of those known"
+        study.spare.append(LeftOut(file=str(file), reason="unknown view", detail=detail, view=code))
+        return
+    codes = MODALITIES[modality].view_codes
+    rank = codes.index(code.upper()) if code.upper() in codes else len(codes)
+    study.images.append((rank, name, modality, code, file))
+
+
+def _view(row: Mapping[str, str] | None, file: Path) -> tuple[str, str | None]:
+    """(code, modality): the View Position; where that is empty, the view code's words."""
+    if row is None:
+        header = read_header(file)
+        if not header.position:
+            return header.view, header.modality
+        code, words = header.position, ""
+    else:
+        code, words = row.get(_VIEW, ""), row.get(_VIEW_IN_WORDS, "")
+    if code:  # AP AXIAL, SWIMMERS, LAO ...: not the view that a model of chest examinations means
+        return code, modality_of_view(code)
+    return words or "none", modality_of_view(words) or modality_in_words(words)
+
+
+def _record(study_id: str, study: _Study, labels: Mapping[str, float], report: Path | None, source: str) -> MimicRecord:
+    images: dict[str, Path] = {}
+    views: dict[str, str] = {}
+    spare, refused = list(study.spare), study.refused
+    for _, _, modality, code, file in sorted(study.images, key=lambda image: image[:2]):
+        if modality in images:
+            detail = f"study {study_id!r} has a {modality} already: {images[modality]} ({views[modality]})"
+            spare.append(LeftOut(file=str(file), reason="second image of a view", detail=detail, view=code))
+        else:
+            images[modality], views[modality] = file, code
+    if not images and refused is None:
+        refused, spare = spare[0], spare[1:]
+    if len(study.splits) > 1:
+        raise DataError(
+            f"images of study {study_id!r} are in splits {', '.join(sorted(name or 'none' for name in study.splits))}",
+            expected="all studies of a patient in one split",
+            mend="download the split table again, or options.official_split=false for splits of our own",
+        )
+    split = next(iter(study.splits), None)
+    if split == "" and refused is None:
+        detail = f"study {study_id!r} is not in the official split; options.official_split=false would take it"
+        refused = LeftOut(file=study_id, reason="not in the split", detail=detail)
+    facts: dict[str, Any] = {"source": source, "views": views}
+    return MimicRecord(
+        study_id=study_id,
+        patient_id=study.patient,
+        split=split or None,
+        images=images,
+        views=views,
+        labels=labels,
+        metadata=facts,
+        refused=refused,
+        spare=tuple(spare),
+        report=report,
+    )

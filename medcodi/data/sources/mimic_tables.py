@@ -1,0 +1,149 @@
+"""What MIMIC-CXR's folders and tables are called, and the refusals where they are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from pathlib import Path
+
+from medcodi.config import config
+from medcodi.data.dataset import SPLIT_NAMES
+from medcodi.data.sources.tables import find_table, read_table
+from medcodi.errors import DataError, one_of
+from medcodi.study import CHEXPERT_LABELS
+
+IDS = ("subject_id", "study_id")
+LABELERS = ("chexpert", "negbio")
+_LABELS = {"1.0": 1.0, "0.0": 0.0, "-1.0": -1.0, "1": 1.0, "0": 0.0, "-1": -1.0}
+
+
+@config
+class MimicOptions:
+    """Options of sources ``mimic-cxr`` and ``mimic-cxr-jpg``.
+
+    Attributes:
+        path: The folder that holds ``files/``.
+        tables: Folder of the tables (split, metadata, labels; they come with MIMIC-CXR-JPG); None: ``path``.
+        reports: Folder that holds ``files/p10/...txt``; None: ``path``, or ``mimic-cxr-reports`` in it.
+        need_reports: Refuse where no report is found; false prepares images alone.
+        labels: ``chexpert``, ``negbio``, or null for none.
+        official_split: Take the official split; false divides by patient as for other sources.
+        groups: Only these folders of patients (``[p10, p11]``); None: all of them must be there.
+    """
+
+    path: str
+    tables: str | None = None
+    reports: str | None = None
+    need_reports: bool = True
+    labels: str | None = "chexpert"
+    official_split: bool = True
+    groups: list[str] | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels is not None:
+            one_of("labels", self.labels, LABELERS, DataError)
+
+
+def tables_folder(options: MimicOptions) -> Path:
+    """Where the tables lie."""
+    folder = Path(options.tables or options.path)
+    if not folder.is_dir():
+        raise DataError(
+            f"no folder at {folder}", expected="the folder of MIMIC-CXR's tables", mend="check options.tables"
+        )
+    return folder
+
+
+def mimic_table(options: MimicOptions, pattern: str, what: str, mend: str = "") -> Path:
+    """A table that must be there.
+
+    Args:
+        options: Where to look.
+        pattern: Its name, ``*`` for the version.
+        what: It tells, for the message.
+        mend: What else would do.
+    """
+    folder = tables_folder(options)
+    found = find_table(folder, pattern)
+    if found is None:
+        raise DataError(
+            f"no {pattern}.csv.gz in {folder}, which tells {what}",
+            expected="the tables of MIMIC-CXR-JPG",
+            mend="download it, and give its folder as options.tables" + mend,
+        )
+    return found
+
+
+def official_splits(options: MimicOptions) -> dict[str, str] | None:
+    """Image -> split; None where our own is wanted."""
+    if not options.official_split:
+        return None
+    path = mimic_table(
+        options, "mimic-cxr-*-split", "the official split", "; or options.official_split=false for splits of our own"
+    )
+    found: dict[str, str] = {}
+    for number, row in enumerate(read_table(path, ("dicom_id", "split")), start=2):
+        split = SPLIT_NAMES.get(row["split"].lower())
+        if split is None or found.setdefault(row["dicom_id"], split) != split:
+            raise DataError(
+                f"{path}, line {number}: dicom_id {row['dicom_id']!r} is in split {row['split']!r}"
+                + ("" if split is None else f", and in {found[row['dicom_id']]!r} before"),
+                expected="train, validate or test, once for each image",
+                mend="download the table again",
+            )
+    return found
+
+
+def study_labels(options: MimicOptions) -> dict[str, dict[str, float]]:
+    """Study -> labels; blank cells are unknown."""
+    if options.labels is None:
+        return {}
+    path = mimic_table(options, f"mimic-cxr-*-{options.labels}", "the labels", "; or options.labels=null for none")
+    found: dict[str, dict[str, float]] = {}
+    for number, row in enumerate(read_table(path, IDS), start=2):
+        cells = {label: row[label] for label in CHEXPERT_LABELS if row.get(label)}
+        if wrong := next((label for label, cell in cells.items() if cell not in _LABELS), None):
+            raise DataError(
+                f"{path}, line {number}: {wrong} is {cells[wrong]!r}",
+                expected="1.0, 0.0, -1.0 or nothing",
+                mend="download the table again",
+            )
+        found.setdefault(f"s{row['study_id']}", {label: _LABELS[cell] for label, cell in cells.items()})
+    return found
+
+
+def report_paths(options: MimicOptions) -> Callable[[str, str], Path | None]:
+    """(patient, study) -> path of the report, or None where none are wanted."""
+    if not options.need_reports and options.reports is None:
+        return lambda patient, study_id: None
+    root = Path(options.reports or options.path)
+    places = [root / "files", root, root / "mimic-cxr-reports" / "files"]
+    found = next((place for place in places if next(place.glob("p[0-9][0-9]/p*/s*.txt"), None)), None)
+    if found is None:
+        archive = next(root.glob("mimic-cxr-reports.zip"), None)
+        raise DataError(
+            f"no report in {root}: none like files/p10/p10000032/s50414267.txt",
+            expected="the reports of MIMIC-CXR, unpacked",
+            mend=(
+                f"unzip {archive}" if archive else "unzip mimic-cxr-reports.zip, and give its folder as options.reports"
+            )
+            + "; options.need_reports=false prepares images alone",
+        )
+    return partial(_report_path, found)
+
+
+def _report_path(root: Path, patient: str, study_id: str) -> Path:
+    return root / patient[:3] / patient / f"{study_id}.txt"
+
+
+def check_groups(root: Path, patients: Iterable[str]) -> None:
+    """Half a tree is refused at once, not after hours of reading the other half."""
+    groups = sorted({patient[:3] for patient in patients})
+    missing = [group for group in groups if not (root / "files" / group).is_dir()]
+    if missing:
+        there = [group for group in groups if group not in missing]
+        raise DataError(
+            f"{root / 'files'} has no {', '.join(missing)}, which the tables name",
+            expected=", ".join(groups),
+            mend="download the rest" + (f", or options.groups=[{', '.join(there)}]" if there else ""),
+        )

@@ -1,0 +1,185 @@
+"""Source ``openi``: the Indiana University collection of Open-i, XML reports and PNG images.
+
+The reports name their images, but not the view of each. The table of projections that goes with the collection tells
+it (``filename,projection``); without one, the image's own caption, where it names a single view. Several images of one
+view: the first in the order of the report counts, the others are in the ledger.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from xml.etree import ElementTree
+
+from medcodi.config import config
+from medcodi.data.dicom import modality_in_words
+from medcodi.data.reports import compose_report
+from medcodi.data.sources.record import LeftOut, Record
+from medcodi.data.sources.tables import find_table, read_table
+from medcodi.errors import DataError
+from medcodi.modality import modality_of_view, names
+
+_REPORT_FOLDERS = ("ecgen-radiology", "NLMCXR_reports/ecgen-radiology", "NLMCXR_reports", "reports", ".")
+_IMAGE_FOLDERS = ("NLMCXR_png", "images", "images/images_normalized", "png", ".")
+_PROJECTIONS = ("*projections",)
+
+
+@config
+class OpeniOptions:
+    """Options of source ``openi``.
+
+    Attributes:
+        path: The folder that holds reports and images.
+        reports: Folder of the XML reports; None: ``ecgen-radiology``, ``NLMCXR_reports`` or ``reports`` in ``path``.
+        images: Folder of the PNG images; None: ``NLMCXR_png``, ``images`` or ``png`` in ``path``.
+        projections: The table of views; None: ``indiana_projections.csv`` in ``path``, where it is.
+    """
+
+    path: str
+    reports: str | None = None
+    images: str | None = None
+    projections: str | None = None
+
+
+def records(options: OpeniOptions) -> Iterator[Record]:
+    """Studies in the order of the reports' numbers. Nothing tells patients apart but the study: each is its own.
+
+    Raises:
+        DataError: If the reports, the images or the table cannot be found or read.
+    """
+    root = Path(options.path)
+    if not root.is_dir():
+        raise DataError(f"no folder at {root}", expected="the unpacked collection", mend="check path=")
+    reports = sorted(_folder(root, options.reports, _REPORT_FOLDERS, "xml", "reports").glob("*.xml"), key=_number)
+    images = {
+        _key(file.name): file
+        for file in sorted(_folder(root, options.images, _IMAGE_FOLDERS, "png", "images").glob("*.png"))
+    }
+    projections = _projections(root, options)
+    seen: dict[str, Path] = {}
+    for report in reports:
+        record = _record(report, images, projections)
+        if record.study_id in seen:
+            detail = f"{report}: study {record.study_id!r} is in {seen[record.study_id]} already"
+            name = str(report)
+            record = Record(
+                study_id=f"{record.study_id} ({report.name})",
+                patient_id=record.patient_id,
+                refused=LeftOut(file=name, reason="duplicate id", detail=detail),
+            )
+        seen.setdefault(record.study_id, report)
+        yield record
+
+
+def _number(path: Path) -> tuple[int, str]:
+    return (int(path.stem) if path.stem.isdigit() else 10**9, path.name)
+
+
+def _folder(root: Path, named: str | None, usual: tuple[str, ...], suffix: str, what: str) -> Path:
+    places = [Path(named)] if named else [root / name for name in usual]
+    found = next((place for place in places if next(place.glob(f"*.{suffix}"), None)), None)
+    if found is None:
+        raise DataError(
+            f"no {what} (*.{suffix}) in {named or root}",
+            expected="a folder such as " + (usual[0] if named is None else f"{root}/{usual[0]}"),
+            mend=f"unpack NLMCXR_{'reports' if suffix == 'xml' else 'png'}.tgz there, or give options.{what}",
+        )
+    return found
+
+
+def _key(name: str) -> str:
+    """One name for all spellings: ``CXR1_1_IM-0001-3001`` is ``1_IM-0001-3001.dcm.png`` in the table."""
+    stem = name.removesuffix(".png").removesuffix(".dcm").removeprefix("CXR")
+    first, _, rest = stem.partition("_")
+    return rest if rest.startswith(f"{first}_") else stem
+
+
+def _projections(root: Path, options: OpeniOptions) -> Mapping[str, str] | None:
+    """Image -> view, or None without a table."""
+    path = Path(options.projections) if options.projections else find_table(root, _PROJECTIONS[0])
+    if path is None:
+        return None
+    if not path.is_file():
+        raise DataError(
+            f"no table at {path}", expected="a table of filename, projection", mend="check options.projections"
+        )
+    found: dict[str, str] = {}
+    for number, row in enumerate(read_table(path, ("filename", "projection")), start=2):
+        if found.setdefault(_key(row["filename"]), row["projection"]) != row["projection"]:
+            raise DataError(
+                f"{path}, line {number}: {row['filename']!r} is {row['projection']!r}, and {found[_key(row['filename'])]!r} before",
+                expected="one projection for each image",
+                mend="correct the table",
+            )
+    return found
+
+
+def _record(report: Path, images: Mapping[str, Path], projections: Mapping[str, str] | None) -> Record:
+    name = str(report)
+    try:
+        tree = ElementTree.parse(report).getroot()
+    except (ElementTree.ParseError, OSError, ValueError) as error:
+        return Record(
+            study_id=report.stem,
+            patient_id=report.stem,
+            refused=LeftOut(file=name, reason="report: unreadable", detail=f"{name} is no XML: {error}"),
+        )
+    study_id = (_attribute(tree.find("uId"), "id") or report.stem).strip()
+    spare: list[LeftOut] = []
+    chosen, views = _images(tree, images, projections, study_id, spare)
+    parts = {(node.get("Label") or "").upper(): "".join(node.itertext()).strip() for node in tree.iter("AbstractText")}
+    text = compose_report(parts.get("FINDINGS", ""), parts.get("IMPRESSION", ""))
+    refused = None
+    if not text:
+        detail = f"{name}: neither FINDINGS nor IMPRESSION"
+        spare.append(LeftOut(file=name, reason="report: no findings or impression", detail=detail))
+    if not chosen and (spare or not text):  # its images cannot be used, or it has nothing at all
+        refused, spare = spare[0], spare[1:]
+    return Record(
+        study_id=study_id,
+        patient_id=study_id,
+        images=chosen,
+        texts={names("text")[0]: text} if text else {},
+        views=views,
+        metadata={"source": "openi", "views": views, "mesh": _terms(tree)},
+        refused=refused,
+        spare=tuple(spare),
+    )
+
+
+def _images(
+    tree: ElementTree.Element,
+    images: Mapping[str, Path],
+    projections: Mapping[str, str] | None,
+    study_id: str,
+    spare: list[LeftOut],
+) -> tuple[dict[str, Path], dict[str, str]]:
+    """(modality -> file, modality -> view); what is not taken goes to ``spare``."""
+    chosen: dict[str, Path] = {}
+    views: dict[str, str] = {}
+    for node in tree.iter("parentImage"):
+        name = _attribute(node, "id")
+        file = images.get(_key(name))
+        caption = (node.findtext("caption") or "").strip()
+        view = caption if projections is None else projections.get(_key(name), "")
+        modality = modality_of_view(view) or modality_in_words(view)
+        if file is None:
+            spare.append(LeftOut(file=name, reason="missing file", detail=f"study {study_id!r}: no image {name}.png"))
+        elif modality is None:
+            mend = "" if projections else "; options.projections=indiana_projections.csv would tell"
+            detail = f"{file}: view {view or 'none'!r} does not tell frontal from lateral{mend}"
+            spare.append(LeftOut(file=str(file), reason="unknown view", detail=detail, view=view))
+        elif modality in chosen:
+            detail = f"study {study_id!r} has a {modality} already: {chosen[modality]}"
+            spare.append(LeftOut(file=str(file), reason="second image of a view", detail=detail, view=view))
+        else:
+            chosen[modality], views[modality] = file, view
+    return chosen, views
+
+
+def _terms(tree: ElementTree.Element) -> list[str]:
+    return [" ".join((node.text or "").split()) for node in tree.iter("major")]
+
+
+def _attribute(node: ElementTree.Element | None, name: str) -> str:
+    return (node.get(name) or "") if node is not None else ""
