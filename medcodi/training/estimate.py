@@ -178,15 +178,21 @@ def _plan(cost: Cost, hardware: Hardware, zero_stage: int, share: int) -> StageP
 
 
 # ---- counting ----------------------------------------------------------------------------------------------------
-def stage_cost(run: TrainConfig) -> Cost:
-    """Count parameters, activations and operations of a run's stage on fake tensors; seconds, and next to no memory."""
+def stage_cost(run: TrainConfig, described: ModelConfig | None = None) -> Cost:
+    """Count parameters, activations and operations of a run's stage on fake tensors; seconds, and next to no memory.
+
+    Args:
+        run: The run.
+        described: Its model; None: the one that the run names.
+    """
+    described = described or _described(run)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = MedCoDi(*_described(run))
+        model = MedCoDi(described, _vocabularies(described))
         model.trained_stages = STAGES
         stage = build_stage(run.stage.name, model, run.stage.options)
         passes = workload(stage, cached=run.cache is not None)
         trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
-        held = _parts_held(model, cached=run.cache is not None)
+        held = sum(p.numel() for p in stage.parameters())  # a run keeps the whole model, for samples and for the end
         one, two = (_saved_bytes(passes.trained, stage, run, studies) for studies in (1, 2))
         with torch.no_grad():
             transient = max((_largest_result(forward, stage, run) for forward in passes.frozen), default=0.0)
@@ -194,27 +200,22 @@ def stage_cost(run: TrainConfig) -> Cost:
     return Cost(trained, max(0, held - trained), max(0.0, 2 * one - two), two - one, transient, flops)
 
 
-def _described(run: TrainConfig) -> tuple[ModelConfig, Tokenizers]:
+def _described(run: TrainConfig) -> ModelConfig:
     if run.model is not None:
-        described = load(ModelConfig, run.model)
-    else:
-        folder, index = read_index(str(run.init))
-        described = from_dict(ModelConfig, index["config"], source=str(folder))
+        return load(ModelConfig, run.model)
+    folder, index = read_index(str(run.init))
+    return from_dict(ModelConfig, index["config"], source=str(folder))
+
+
+def _vocabularies(described: ModelConfig) -> Tokenizers:
+    """Vocabularies of the right sizes, without a word in them."""
     sizes = {
         "prompts": described.prompt_encoders.text.vocab_size,
         "report": described.report_autoencoder.encoder_vocab_size,
         "decoder": described.report_autoencoder.decoder_vocab_size,
     }
-    return described, Tokenizers(
-        **{role: AbsentTokenizer(size or described.vocab_size, role) for role, size in sizes.items()}
-    )
-
-
-def _parts_held(model: MedCoDi, *, cached: bool) -> int:
-    """Parameters in memory: all of them, or (with a cache) the denoisers' side alone."""
-    parts = model.components()
-    kept = [name for name in parts if not cached or name.startswith(("denoiser_", "environment_"))]
-    return sum(parameter.numel() for name in kept for parameter in parts[name].parameters())
+    own = described.vocab_size
+    return Tokenizers(**{role: AbsentTokenizer(size or own, role) for role, size in sizes.items()})
 
 
 def _autocast(run: TrainConfig) -> Any:

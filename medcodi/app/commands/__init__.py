@@ -1,12 +1,12 @@
 """The commands, a module for each group; importing this package registers them all, in the order of ``--help``."""
 
-from medcodi.app.commands import (
-    machine,
-    generating,
-    synthesizing,
-    training,
-    judging,
-    importing,
-    turing,
-    turing_analysis,
-)  # noqa: F401, I001
+from medcodi.app.commands import (  # noqa: I001
+    machine,  # noqa: F401
+    generating,  # noqa: F401
+    synthesizing,  # noqa: F401
+    training,  # noqa: F401
+    judging,  # noqa: F401
+    importing,  # noqa: F401
+    turing,  # noqa: F401
+    turing_analysis,  # noqa: F401
+)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated
 
@@ -9,6 +10,9 @@ import typer
 from rich.table import Table
 
 from medcodi.app.root import Model, Overrides, app, out
+from medcodi.errors import ConfigError
+
+WIDEST = 160  # columns that a table may take
 
 
 @app.command()
@@ -52,17 +56,38 @@ def evaluate(
 @app.command()
 def parameters(
     model: Annotated[
-        str, typer.Argument(help="A model configuration (configs/models/*.yaml) or a model folder.")
-    ] = "configs/models/demo.yaml",
+        str | None,
+        typer.Argument(
+            help="A model configuration (configs/models/*.yaml) or a model folder.",
+            show_default="configs/models/demo.yaml",
+        ),
+    ] = None,
+    config: Annotated[str | None, typer.Option(help="The same, by name.", show_default=False)] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in the place of the table.")] = False,
 ) -> None:
-    """Count the parameters of a model, part by part. Nothing is allocated.
+    """Count a model's parameters: each component, the stage that trains it, its memory. Nothing is allocated.
+
+    A model of MedCoDi-M's size is set beside the published one, and every difference is named.
 
     [bold]Examples[/bold]
 
         medcodi parameters
 
-        medcodi parameters configs/models/medcodi-m.yaml
-    """
-    from medcodi.app.parameters import parameter_table
+        medcodi parameters --config configs/models/medcodi-m.yaml
 
-    out.print(parameter_table(model))
+        medcodi parameters checkpoints/demo --json
+    """
+    from medcodi.app.parameters import count_parameters, parameter_table, reckoning_table
+
+    if model is not None and config is not None:
+        raise ConfigError(
+            f"two models to count: {model} and --config {config}", expected="one", mend="run the command for each"
+        )
+    count = count_parameters(model or config or "configs/models/demo.yaml")
+    if as_json:
+        out.print_json(json.dumps(count.to_dict()))
+        return
+    for table in (parameter_table(count), *([reckoning_table(count)] if count.is_comparable else [])):
+        # Rather past the terminal's edge than figures cut short.
+        table.width = out.measure(table, options=out.options.update(max_width=WIDEST)).maximum
+        out.print(table)

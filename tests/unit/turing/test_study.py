@@ -1,0 +1,96 @@
+"""The study file: what it declares, and what it refuses by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medcodi.config import from_dict, to_dict
+from medcodi.errors import ConfigError
+from medcodi.turing.study import StudyConfig, read_study
+from medcodi.turing.tasks import TASK_KINDS
+
+CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "turing").glob("*.yaml"))
+
+
+def study(**changes: object) -> StudyConfig:
+    task = {"id": "frontal", "kind": "rating", "modalities": ["frontal"]}
+    task |= {name: changes.pop(name) for name in list(changes) if name not in StudyConfig.__dataclass_fields__}
+    return from_dict(StudyConfig, {"name": "s", "title": "T", "tasks": [task], **changes})
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+def test_shipped_studies_are_read_and_come_back_the_same(path: Path) -> None:
+    found = read_study(path)
+    assert from_dict(StudyConfig, to_dict(found)) == found
+
+
+def test_every_part_of_the_design_has_a_shipped_template() -> None:
+    tasks = [task for path in CONFIGS for task in read_study(path).tasks]
+    assert {task.kind for task in tasks} == set(TASK_KINDS)
+    assert {task.modalities for task in tasks} >= {("frontal",), ("lateral",), ("report",), ("frontal", "lateral")}
+    made = {task.shown_generated for task in tasks if set(task.modalities) == {"frontal", "report"}}
+    assert made >= {("frontal",), ("report",)}  # both ways
+    assert {task.scale.max for task in tasks} >= {5, 10}
+
+
+def test_the_papers_study_has_its_five_tasks() -> None:
+    paper = read_study(next(path for path in CONFIGS if path.stem == "medcodi-m"))
+    shown = [(task.kind, task.modalities) for task in paper.tasks]
+    assert shown == [
+        ("rating", ("frontal",)),
+        ("rating", ("lateral",)),
+        ("rating", ("report",)),
+        ("coherence", ("frontal", "lateral")),
+        ("coherence", ("report", "frontal")),
+    ]
+    assert set(paper.margins) == {task.id for task in paper.tasks}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"kind": "ratin"}, "did you mean 'rating'"),
+        ({"margins": {"lateral": 0.5}}, "a margin for 'lateral', which is no task"),
+        ({"margins": {"frontal": 4.0}}, "margin of 'frontal' is 4.0.*below 4"),
+        ({"margins": {"frontal": 0.0}}, "above 0"),
+        ({"alpha": 0.0}, "alpha is 0.0"),
+        ({"scale": {"min": 0, "max": 5}}, "from 0 to 5"),
+        ({"scale": {"labels": {7: "x"}}}, "a label for 7"),
+        ({"mismatched": 2}, "2 mismatched items of frontal"),
+        ({"kind": "coherence"}, "2 or more different modalities"),
+        ({"generated": ["report"]}, "one or more of what it shows"),
+        ({"repeats": 21}, "21 repeats of 20 items"),
+        ({"num_items": 0}, "num_items is 0"),
+        ({"practice": -1}, "practice is -1"),
+        ({"findings": ["Edemma"]}, "did you mean 'Edema'"),
+        ({"prompts": ["frontal"]}, "is prompt and generated"),
+        ({"readers": 0}, "readers is 0"),
+        ({"image_size": 8}, "image_size is 8"),
+        ({"num_itms": 3}, "num_items"),
+        ({"blinding": {"depth": 20}}, "depth is 20"),
+        ({"windows": [{"name": "w", "lo": 5, "hi": 5}]}, "lo < hi"),
+    ],
+)
+def test_what_cannot_be_is_refused_by_name(changes: dict, message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        study(**changes)
+
+
+def test_an_unknown_modality_is_refused() -> None:
+    with pytest.raises(ConfigError, match="did you mean 'lateral'"):
+        study(modalities=["laterall"])
+
+
+@pytest.mark.parametrize(
+    ("where", "text"),
+    [("title", "A Visual Turing Test"), ("instructions", "Some are synthetic."), ("question", "Is it AI?")],
+)
+def test_quality_ratings_come_first_and_nothing_before_them_discloses(where: str, text: str) -> None:
+    with pytest.raises(ConfigError, match="discloses the purpose"):
+        study(kind="quality", **{where: text})
+    assert TASK_KINDS["quality"].disclosed is False
+    values = {"name": "s", "title": "T"}
+    tasks = [{"id": kind, "kind": kind, "modalities": ["frontal"]} for kind in ("rating", "quality")]
+    assert [task.id for task in from_dict(StudyConfig, {**values, "tasks": tasks}).blocks] == ["quality", "rating"]
