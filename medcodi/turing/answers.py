@@ -62,7 +62,8 @@ class Answers:
                 mend=did_you_mean(task, self.tasks),
             )
         rows = [row for row in self.rows if row["task"] == task and not row["practice"] and not row["repeat_of"]]
-        return TaskAnswers(task=task, kind=self.tasks[task], rows=rows)
+        scale = self.facts.get("tasks", {}).get(task, {}).get("scale")
+        return TaskAnswers(task=task, kind=self.tasks[task], rows=rows, highest=int(scale[1]) if scale else None)
 
     def repeats(self, task: str) -> Repeats | None:
         """First and second answers of repeated items; None where there are none. Ratings, or which image was called real."""
@@ -101,11 +102,13 @@ class TaskAnswers:
         task: Its id.
         kind: Its kind.
         rows: The rows of the table.
+        highest: Best rating of the study's scale; None: not told.
     """
 
     task: str
     kind: TaskKind
     rows: Sequence[Mapping[str, Any]]
+    highest: int | None = None
 
     @cached_property
     def readers(self) -> list[str]:

@@ -216,7 +216,12 @@ def _facts(
         "margins": dict(study.margins),
         "alpha": study.alpha,
         "tasks": {
-            task.id: {"kind": task.kind, "answer": task_kind(task.kind).answer, "modalities": list(task.modalities)}
+            task.id: {
+                "kind": task.kind,
+                "answer": task_kind(task.kind).answer,
+                "modalities": list(task.modalities),
+                "scale": [task.scale.min, task.scale.max],
+            }
             for task in study.tasks
         },
         "files": [

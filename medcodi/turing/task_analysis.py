@@ -27,10 +27,11 @@ OTHER_ARMS = ("generated", "autoencoded", "mismatched")
 def analyze_ratings(answers: TaskAnswers, found: Findings) -> None:
     """Each other arm against real items: difference, superiority, rank tests, mixed model; agreement; the generated arm's equivalence."""
     values = answers.matrix("rating")
+    highest = answers.highest or (5 if np.nanmax(values) <= 5 else 10)
     arms = [arm for arm in OTHER_ARMS if (answers.arm == arm).any()]
     for arm in [*(["real"] if (answers.arm == "real").any() else []), *arms]:
         chosen = answers.arm == arm
-        counts = [ratings.distribution(row[chosen], 1, _highest(values)).tolist() for row in values]
+        counts = [ratings.distribution(row[chosen], 1, highest).tolist() for row in values]
         found.extra.setdefault("distributions", {})[arm] = dict(zip(answers.readers, counts, strict=True))
         if chosen.sum() > 1:
             means = jackknife(
@@ -233,10 +234,6 @@ def analyze_findings(answers: TaskAnswers, found: Findings) -> None:
         p = detection.t_test(difference, 0.0, population)
         found.test("t test of the difference", p, group="findings", contrast="generated - real", population=population)
     found.equivalent("difference in accuracy over all findings", difference, reference=0.0, contrast="generated - real")
-
-
-def _highest(values: np.ndarray) -> int:
-    return 5 if np.nanmax(values) <= 5 else 10
 
 
 def _enough(answers: TaskAnswers, arms: list[str], found: Findings) -> list[str]:
