@@ -5,29 +5,19 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
 import torch
 from torch import Tensor
 
 from medcodi.errors import CheckpointError
+from medcodi.stored_tensors import SAFETENSORS_TYPES, StoredTensor, tensors_in_safetensors
 
 Specs = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # key -> shape and precision
 
-_TYPES = {
-    torch.float64: "F64",
-    torch.float32: "F32",
-    torch.float16: "F16",
-    torch.bfloat16: "BF16",
-    torch.int64: "I64",
-    torch.int32: "I32",
-    torch.uint8: "U8",
-    torch.bool: "BOOL",
-}
+_NAMES = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
 
 
 def write_weights(path: Path, specs: Specs, read: Callable[[str], Tensor]) -> dict[str, str]:
@@ -52,7 +42,7 @@ def write_weights(path: Path, specs: Specs, read: Callable[[str], Tensor]) -> di
     for key in keys:
         shape, dtype = specs[key]
         end = start + torch.Size(shape).numel() * dtype.itemsize
-        header[key] = {"dtype": _TYPES[dtype], "shape": list(shape), "data_offsets": [start, end]}
+        header[key] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
         start = end
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
@@ -91,9 +81,10 @@ def file_hash(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-@contextmanager
-def open_weights(path: Path, sha256: str) -> Iterator[Any]:
-    """Open a safetensors file for reading tensor by tensor, after its hash has been checked.
+def open_weights(path: Path, sha256: str) -> dict[str, StoredTensor]:
+    """Find the tensors of a safetensors file, after its hash has been checked.
+
+    They are read, not mapped: pages of a mapped file count as this process's memory, beside the weights copied from them.
 
     Raises:
         CheckpointError: If it is missing, truncated, changed, or no safetensors file.
@@ -108,22 +99,16 @@ def open_weights(path: Path, sha256: str) -> Iterator[Any]:
             expected=f"SHA-256 {sha256}",
             mend="fetch or train the model again",
         )
-    try:
-        with safetensors.safe_open(str(path), framework="pt") as weights:
-            yield weights
-    except safetensors.SafetensorError as error:
-        raise CheckpointError(
-            f"{path} is not a safetensors file: {error}", mend="fetch or train the model again"
-        ) from None
+    return tensors_in_safetensors(path)
 
 
-def check_fit(path: Path, weights: Any, expected: Mapping[str, Tensor]) -> None:
-    """Compare keys and shapes of an open file with what a module has.
+def check_fit(path: Path, weights: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> None:
+    """Compare keys and shapes of a file with what a module has.
 
     Raises:
         CheckpointError: If one is missing, unknown or misshapen.
     """
-    found = set(weights.keys())
+    found = set(weights)
     missing, extra = sorted(set(expected) - found), sorted(found - set(expected))
     if missing or extra:
         raise CheckpointError(
@@ -131,8 +116,24 @@ def check_fit(path: Path, weights: Any, expected: Mapping[str, Tensor]) -> None:
             expected="the tensors of the model that model_index.json describes",
         )
     for name, value in expected.items():
-        shape = tuple(weights.get_slice(name).get_shape())
+        shape = weights[name].shape
         if shape != tuple(value.shape):
             raise CheckpointError(
                 f"{path}: {name} is {shape}", expected=f"{tuple(value.shape)}, as model_index.json says"
             )
+
+
+def each_tensor(path: Path, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
+    """The tensors of a checked file, one at a time; each is to be copied before the next is asked for.
+
+    The file is mapped, and what has been read of a map counts as memory until it is closed: it is opened anew now and then.
+    """
+    remaining = list(keys)[::-1]
+    while remaining:
+        with safetensors.safe_open(str(path), framework="pt") as weights:
+            mapped = 0
+            while remaining and mapped < _MAPPED_AT_A_TIME:
+                value = weights.get_tensor(remaining[-1])
+                mapped += value.numel() * value.element_size()
+                yield remaining.pop(), value
+                del value

@@ -286,18 +286,18 @@ class ComponentFiles:
         entry = self.index["components"][name]
         path = self.folder / entry["file"]
         parameters, expected = dict(module.named_parameters()), module.state_dict()
-        with open_weights(path, entry["sha256"]) as weights:
-            check_fit(path, weights, expected)
-            state = {}
-            for key in expected:
-                value = weights.get_tensor(key)
-                if not torch.isfinite(value.float()).all():
-                    raise CheckpointError(
-                        f"{path}: {key} holds numbers that are not finite", mend="fetch or train the model again"
-                    )
-                floating = value.is_floating_point()
-                cast = self.dtype if key in parameters and value.dim() else torch.float32
-                state[key] = value.to(self.device, cast if floating else value.dtype, copy=True)
+        weights = open_weights(path, entry["sha256"])
+        check_fit(path, weights, expected)
+        state = {}
+        for key in expected:
+            value = weights[key].read()
+            if not torch.isfinite(value).all():
+                raise CheckpointError(
+                    f"{path}: {key} holds numbers that are not finite", mend="fetch or train the model again"
+                )
+            floating = value.is_floating_point()
+            cast = self.dtype if key in parameters and value.dim() else torch.float32
+            state[key] = value.to(self.device, cast if floating else value.dtype)
         module.load_state_dict(state, assign=True)
 
     def identity(self) -> str:
