@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import struct
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -121,19 +121,3 @@ def check_fit(path: Path, weights: Mapping[str, StoredTensor], expected: Mapping
             raise CheckpointError(
                 f"{path}: {name} is {shape}", expected=f"{tuple(value.shape)}, as model_index.json says"
             )
-
-
-def each_tensor(path: Path, keys: Iterable[str]) -> Iterator[tuple[str, Tensor]]:
-    """The tensors of a checked file, one at a time; each is to be copied before the next is asked for.
-
-    The file is mapped, and what has been read of a map counts as memory until it is closed: it is opened anew now and then.
-    """
-    remaining = list(keys)[::-1]
-    while remaining:
-        with safetensors.safe_open(str(path), framework="pt") as weights:
-            mapped = 0
-            while remaining and mapped < _MAPPED_AT_A_TIME:
-                value = weights.get_tensor(remaining[-1])
-                mapped += value.numel() * value.element_size()
-                yield remaining.pop(), value
-                del value

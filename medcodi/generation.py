@@ -103,7 +103,7 @@ def generate_batch(
     contexts = contexts or PromptContexts(model)
     context, null = contexts.contexts(prompts, weights or [{} for _ in prompts])
     doubled = settings.guidance_scale != 1.0
-    both = Context.cat([null, context]) if doubled else context
+    both = (Context.cat([null, context]) if doubled else context).remembering()
     heard: dict[str, Tensor] | None = None if settings.joint else {}
 
     def denoise(latents: dict[str, Tensor], t: Tensor) -> dict[str, Tensor]:

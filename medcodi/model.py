@@ -181,7 +181,8 @@ class MedCoDi(nn.Module):
         assert self.files is not None, "components are pending, but there are no files to read them from"
         modules = self.components()
         for name in sorted(wanted):
-            self.files.read_into(modules[name], name)
+            with torch.inference_mode(False):  # weights outlive the inference that they are first needed in
+                self.files.read_into(modules[name], name)
             self.pending.discard(name)
 
     def unload_components(self, names: Iterable[str]) -> None:

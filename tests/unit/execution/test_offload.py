@@ -88,6 +88,15 @@ def test_a_lazily_loaded_model_is_on_disk_only_again_afterwards(model, tmp_path)
     assert np.array_equal(run["frontal"], results(lazy)["frontal"]), "loaded again when needed"
 
 
+def test_weights_first_needed_within_inference_can_be_laid_out_afterwards(model, tmp_path):
+    lazy = MedCoDi.from_pretrained(model.save_pretrained(tmp_path / "model"), lazy=True)
+    plain = results(lazy)  # reads the components it needs, in inference mode
+    with ExecutionConfig(channels_last=True).running(lazy):
+        run = results(lazy)
+    assert np.abs(run["frontal"] - plain["frontal"]).max() <= 1e-5
+    assert not any(value.is_inference() for value in lazy.parameters())
+
+
 def test_a_folder_that_cannot_be_written_is_refused_before_anything_is_loaded(model, tmp_path):
     lazy = MedCoDi.from_pretrained(model.save_pretrained(tmp_path / "model"), lazy=True)
     (tmp_path / "file").write_text("in the way")
