@@ -131,7 +131,9 @@ def measure(index: Path, browser: Any) -> dict[str, Any]:
 
 
 def main() -> None:
-    path = next((path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None)
+    path = next(
+        (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+    )
     if path is None:
         sys.exit("no Chromium on this machine. Install it: apt-get install chromium")
     with tempfile.TemporaryDirectory() as name, sync_playwright() as driver:
@@ -141,7 +143,13 @@ def main() -> None:
         version = browser.version
         browser.close()
     machine = {"cpu_count": os.cpu_count(), "load_average": os.getloadavg()[0], "chromium": version, "gpu": None}
-    results = {"command": "python benchmarks/turing_viewer.py", "machine": machine, "bars": BARS, "images": f"{SIDE} x {SIDE}, 16 bits", **found}
+    results = {
+        "command": "python benchmarks/turing_viewer.py",
+        "machine": machine,
+        "bars": BARS,
+        "images": f"{SIDE} x {SIDE}, 16 bits",
+        **found,
+    }
     print(json.dumps(results, indent=1))
     Path("benchmarks/results/turing_viewer.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 

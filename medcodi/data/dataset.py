@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
@@ -113,6 +114,46 @@ class ArrowStudies:
             raise IndexError(f"study {index} of {len(self)}")
         return study_from_row(self._rows[int(index) % len(self)], self.image_size)
 
+    def study_id(self, index: int) -> str:
+        """Of one study, without the rest of it."""
+        return self._rows.data.column("study_id")[index].as_py()
+
+    def modality_counts(self, num_studies: int | None = None) -> dict[str, int]:
+        """Modality -> how many of the first so many studies hold it; None: of all. No image is read."""
+        table = self._rows.data.slice(0, num_studies)
+        found = {name: table.column(name) for name in MODALITIES if name in table.column_names}
+        return {name: len(column) - column.null_count for name, column in found.items()}
+
+    def contents(self) -> list[tuple[str, str, frozenset[str]]]:
+        """(study id, patient id, modalities that it holds) of every study, in order; no image is read."""
+        table = self._rows.data
+        held = {name: table.column(name).is_valid().to_pylist() for name in MODALITIES if name in table.column_names}
+        ids = zip(table.column("study_id").to_pylist(), table.column("patient_id").to_pylist(), strict=True)
+        return [
+            (study, patient, frozenset(name for name, valid in held.items() if valid[row]))
+            for row, (study, patient) in enumerate(ids)
+        ]
+
+
+def read_study(dataset: StudyDataset, index: int) -> Study:
+    """A study of a dataset.
+
+    Raises:
+        DataError: If it cannot be read; names it.
+    """
+    try:
+        return dataset[index]
+    except DataError:
+        raise
+    except Exception as error:
+        study_id = getattr(dataset, "study_id", None)
+        name = f"{study_id(index)!r} " if study_id else ""
+        raise DataError(
+            f"study {name}(number {index} of {dataset.name}) cannot be read: {type(error).__name__}: {error}",
+            expected="the study as it was prepared",
+            mend="copy the dataset again, or prepare it again: its source tells whether the study is whole",
+        ) from error
+
 
 class FirstStudies:
     """The first studies of another dataset. Satisfies :class:`StudyDataset`."""
@@ -128,6 +169,9 @@ class FirstStudies:
         self.image_size = dataset.image_size
         self.fingerprint = f"{dataset.fingerprint}[:{num_studies}]"
         self._dataset, self._num_studies = dataset, num_studies
+        if isinstance(dataset, ArrowStudies):
+            self.study_id = dataset.study_id
+            self.modality_counts = partial(dataset.modality_counts, num_studies)
 
     def __len__(self) -> int:
         return self._num_studies

@@ -231,7 +231,9 @@ def _set_layout(module: nn.Module, layout: torch.memory_format) -> None:
     """Lay the weights of 2-D convolutions out, one at a time."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
-            part.weight.data = part.weight.data.contiguous(memory_format=layout)
+            laid_out = part.weight.data.contiguous(memory_format=layout)
+            # Into the memory the weight has: new memory for each would leave the old in pieces too small to use again.
+            part.weight.data = part.weight.data.as_strided(laid_out.shape, laid_out.stride()).copy_(laid_out)
 
 
 def _device(name: str) -> torch.device:

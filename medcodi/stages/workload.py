@@ -44,8 +44,8 @@ def _named(model: Any, kind: Kind) -> list[str]:
 
 
 def _images(model: Any, rows: int, side: int | None = None) -> Tensor:
-    side = side or model.config.image_size
-    return torch.zeros(rows, 1, side, side)
+    pixels = int(side or model.config.image_size)
+    return torch.zeros(rows, 1, pixels, pixels)
 
 
 def _context(model: Any, rows: int, prompts: list[str]) -> Context:

@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from medcodi.config import config, from_dict, load
@@ -240,7 +241,7 @@ def _saved_bytes(passes: Iterable[Forward], stage: nn.Module, run: TrainConfig, 
     return total
 
 
-class _Largest(torch.utils._python_dispatch.TorchDispatchMode):
+class _Largest(TorchDispatchMode):
     """Notes the largest results that operations give."""
 
     def __init__(self) -> None:

@@ -115,7 +115,9 @@ class Reader:
 
     def wait_for_item(self) -> dict[str, Any]:
         self.wait_until("Boolean(Turing.app.page) && Turing.app.page.ready")
-        return self.page.evaluate("(({kind, id, free_text, findings}) => ({kind, id, free_text, findings}))(Turing.app.page.task)")
+        return self.page.evaluate(
+            "(({kind, id, free_text, findings}) => ({kind, id, free_text, findings}))(Turing.app.page.task)"
+        )
 
     def wait_until(self, expression: str) -> None:
         """Ask now and then: the page's own policy forbids the evaluation that waiting inside it would need."""
