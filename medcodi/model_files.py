@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
+from torch import Tensor, nn
 
 from medcodi.component_files import check_fit, file_hash, open_weights, write_weights
 from medcodi.config import from_dict, to_dict
