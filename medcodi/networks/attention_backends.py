@@ -35,7 +35,7 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    from xformers.ops import memory_efficient_attention
+    from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
 
     bias = None if mask is None else _aligned(mask.expand(-1, q.shape[1], q.shape[2], -1))
     q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, N, H, d]
@@ -57,7 +57,7 @@ def _require_xformers(device: torch.device, dtype: torch.dtype) -> None:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
-            from xformers.ops import memory_efficient_attention
+            from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
         memory_efficient_attention(probe, probe, probe)
     except (ImportError, NotImplementedError, RuntimeError, OSError) as error:
         lines = [line.strip() for line in str(error).splitlines() if line.strip()]
