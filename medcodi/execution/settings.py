@@ -179,11 +179,12 @@ class ExecutionConfig:
             model.home = home
 
     def _prepare(self, module: nn.Module, stack: ExitStack, *, keep: bool) -> None:
-        """Cast, lay out, choose kernels, compile; ``keep``: the uncast weights, for the way back."""
+        """Cast, lay out, choose kernels, compile; ``keep``: the weights as they were come back when the context ends."""
         if self.cast == "weights" and self.dtype is not None:
             _cast(module, self.dtype, stack if keep else None)
         if self.channels_last:
-            _later(stack, _set_layout, module, torch.contiguous_format)
+            if keep:
+                _later(stack, _set_layout, module, torch.contiguous_format)
             _set_layout(module, torch.channels_last)
         for part in module.modules():
             if isinstance(part, Attention):
