@@ -25,7 +25,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test check format bench golden demo-train clean doctor
+.PHONY: help setup demo test test-faults check format bench golden demo-train clean doctor
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -53,8 +53,11 @@ demo: $(ENOUGH) ## generate in all 12 directions from the shipped checkpoint, an
 doctor: $(ENOUGH) ## what this machine can do
 	$(BIN)/medcodi doctor
 
-test: $(STAMP) ## every test, on two workers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal $(PYTEST_ARGS)
+test: $(STAMP) ## every test but the longest, on two workers
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not faults" $(PYTEST_ARGS)
+
+test-faults: $(STAMP) ## the long tests of training: kills at many moments, every stage on one and two ranks
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m faults $(PYTEST_ARGS)
 
 check: $(STAMP) ## lint, format, types, import directions, changelog
 	$(BIN)/ruff check .

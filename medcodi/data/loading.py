@@ -12,7 +12,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medcodi.config import config
-from medcodi.data.dataset import PHANTOMS_PER_SPLIT, SPLITS, FirstStudies, StudyDataset, open_dataset
+from medcodi.data.dataset import PHANTOMS_PER_SPLIT, SPLITS, FirstStudies, StudyDataset, open_dataset, read_study
+from medcodi.data.stalls import workers_failed
 from medcodi.errors import ConfigError, DataError, one_of
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
@@ -177,6 +178,7 @@ class GlobalBatches:
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
         self.num_workers, self.prefetch, self.timeout_s = num_workers, prefetch, timeout_s
+        self.first_step = 0  # that is read: the workers take the steps from here on in turn
 
     @property
     def steps_per_epoch(self) -> float:
@@ -191,10 +193,9 @@ class GlobalBatches:
 
     def batches(self, step: int) -> StepBatches:
         """Read what this rank sees in ``step``."""
-        share = self.batch_size // self.world_size
-        mine = self.samples(step)[self.rank * share : (self.rank + 1) * share]
-        size = share // self.accumulation
-        parts = [mine[start : start + size] for start in range(0, share, size)]
+        mine = self.share(step)
+        size = len(mine) // self.accumulation
+        parts = [mine[start : start + size] for start in range(0, len(mine), size)]
         return StepBatches(step, tuple(self._read(part) for part in parts))
 
     def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[StepBatches]:
@@ -204,6 +205,7 @@ class GlobalBatches:
             DataError: If a worker is killed, or no step comes within ``timeout_s``: the step and its studies are named.
         """
         stop_step = 2**62 if stop_step is None else stop_step
+        self.first_step = start_step
         steps = range(start_step, max(start_step, stop_step))
         if self.num_workers == 0:
             yield from (self.batches(step) for step in steps)
@@ -220,29 +222,26 @@ class GlobalBatches:
         next_step = start_step
         try:
             for batches in loader:
+                if isinstance(batches, DataError):
+                    raise batches
                 yield batches
                 next_step = batches.step + 1
-        except RuntimeError as error:  # torch tells by its text alone
-            if "DataLoader" not in str(error):
+        except (RuntimeError, EOFError, ConnectionError, FileNotFoundError) as error:
+            refusal = workers_failed(self, next_step, error)
+            if refusal is None:
                 raise
-            raise self._stopped(next_step, error) from error
+            raise refusal from error
 
-    def _stopped(self, step: int, error: RuntimeError) -> DataError:
-        """What to say when the workers do not hand over a step."""
-        share = self.batch_size // self.world_size
-        mine = self.samples(step)[self.rank * share : (self.rank + 1) * share]
-        if "timed out" in str(error):
-            why, expected, mend = f"within {self.timeout_s:g} s", "that read", "look at the disk or network of the data"
-        else:
-            why, expected, mend = str(error).splitlines()[0], "that live", "fewer num_workers need less memory"
-        failed = f"rank {self.rank}: step {step} of {self.dataset.name} did not come ({why}); studies number {mine[:8]}"
-        return DataError(failed, expected=f"workers {expected}", mend=mend)
+    def share(self, step: int) -> tuple[int, ...]:
+        """Dataset indices that this rank sees in ``step``."""
+        size = self.batch_size // self.world_size
+        return self.samples(step)[self.rank * size : (self.rank + 1) * size]
 
     def _read(self, samples: tuple[int, ...]) -> Batch:
         read_batch = getattr(self.dataset, "read_batch", None)  # a dataset of encoded studies makes its own batches
         if read_batch is not None:
             return read_batch(samples)
-        return collate([self.dataset[sample] for sample in samples], samples, self.dataset.image_size)
+        return collate([read_study(self.dataset, sample) for sample in samples], samples, self.dataset.image_size)
 
 
 class _Steps(Dataset[StepBatches]):
@@ -251,8 +250,11 @@ class _Steps(Dataset[StepBatches]):
     def __init__(self, source: GlobalBatches) -> None:
         self.source = source
 
-    def __getitem__(self, index: int) -> StepBatches:
-        return self.source.batches(index)
+    def __getitem__(self, index: int) -> StepBatches | DataError:
+        try:
+            return self.source.batches(index)
+        except DataError as error:  # handed over as it is: torch would make a page of it
+            return error
 
 
 @lru_cache(maxsize=4)

@@ -175,6 +175,22 @@ def _conv_stem(width: int, patch_size: int) -> nn.Sequential:
     return nn.Sequential(*layers, nn.Conv2d(channels, width, 1))
 
 
+class _Clamped(torch.autograd.Function):
+    """Clamp, whose gradient is 1, but 0 where a descent along it would leave the interval."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, low: float, high: float) -> Tensor:
+        ctx.save_for_backward(value)
+        ctx.interval = low, high
+        return value.clamp(low, high)
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor, None, None]:
+        (value,), (low, high), gradient = ctx.saved_tensors, ctx.interval, grad_outputs[0]
+        outward = ((value >= high) & (gradient < 0)) | ((value <= low) & (gradient > 0))
+        return gradient.masked_fill(outward, 0.0), None, None
+
+
 class PromptEncoders(nn.Module):
     """The image tower, the text tower, and the temperature they are compared at.
 
@@ -251,17 +267,12 @@ class PromptEncoders(nn.Module):
         return self.encode(kind, empty).expand(batch)
 
     def clamped_logit_scale(self) -> Tensor:
-        """The logarithm of the inverse temperature, in [0, ln 100].
+        """The logarithm of the inverse temperature, a scalar in [0, ln 100].
 
-        The gradient passes the clamp as if it were not there, so a value outside can come back.
+        Outside, the gradient still leads back in, but never further out: so the parameter stays where it is clamped
+        without being written to, whoever holds its optimiser's copy.
         """
-        raw = self.logit_scale.float()
-        return raw + (raw.clamp(0.0, MAX_LOGIT_SCALE) - raw).detach()
-
-    @torch.no_grad()
-    def clamp_logit_scale_(self) -> None:
-        """Clamp the parameter itself to [0, ln 100]."""
-        self.logit_scale.clamp_(0.0, MAX_LOGIT_SCALE)
+        return _Clamped.apply(self.logit_scale.float().reshape(()), 0.0, MAX_LOGIT_SCALE)
 
     def preprocess(self, images: Tensor) -> Tensor:
         """Images float32 ``[B, 1, H, W]`` in [0, 1] -> what the image tower sees, ``[B, 3, S, S]``."""

@@ -14,6 +14,7 @@ from medcodi.config import config
 from medcodi.modality import MODALITIES, Kind, in_table_order
 from medcodi.randomness import StepRandomness
 from medcodi.stages.contrastive import contrast, group_ids
+from medcodi.stages.sharing import Features, Rows, Share
 from medcodi.stages.stage import Stage, StepOutput
 
 if TYPE_CHECKING:
@@ -46,19 +47,24 @@ class AlignStage(Stage):
         """The prompt encoders."""
         return [self.model.prompt_encoders]
 
-    def forward(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+    def forward(self, batch: Batch, randomness: StepRandomness, share: Share | None = None) -> StepOutput:
         """Sum over pairs of modalities of the symmetric InfoNCE; logs loss and top-1 accuracy of each pair."""
-        encoders = self.model.prompt_encoders
-        if self.training:
-            encoders.clamp_logit_scale_()
-        logit_scale = encoders.clamped_logit_scale()
-        pooled = self._pooled(batch, randomness)
-        names = batch.study_ids if self.options.same_patient_negatives else batch.patient_ids
+        return self.compared(self.features(batch, randomness), batch, share)
+
+    def features(self, batch: Batch, randomness: StepRandomness) -> Features:
+        """The pooled encodings, and the temperature they are compared at."""
+        return {**self._pooled(batch, randomness), "logit_scale": self.model.prompt_encoders.clamped_logit_scale()}
+
+    def compare(self, features: Features, rows: Rows) -> StepOutput:
+        """InfoNCE over all rows."""
+        logit_scale = features["logit_scale"]
+        pooled = [name for name in features if name != "logit_scale"]
+        names = rows.study_ids if self.options.same_patient_negatives else rows.patient_ids
         groups = group_ids(names, logit_scale.device)
         loss, logs = logit_scale * 0.0, {}
         for first, second in combinations(pooled, 2):
-            both = batch.present[first] & batch.present[second]
-            result = contrast(pooled[first], pooled[second], logit_scale.exp(), groups, both)
+            both = rows.present[first] & rows.present[second]
+            result = contrast(features[first], features[second], logit_scale.exp(), groups, both)
             loss = loss + result.loss
             logs[f"{first}-{second}/loss"] = result.loss.detach()
             logs[f"{first}-{second}/top1"] = result.accuracy

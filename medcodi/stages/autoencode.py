@@ -17,6 +17,7 @@ from medcodi.errors import TrainingError
 from medcodi.modality import MODALITIES, Kind, in_table_order
 from medcodi.networks.autoencoder import draw, kl_to_standard_normal
 from medcodi.randomness import StepRandomness
+from medcodi.stages.sharing import Rows, Share, each_weight
 from medcodi.stages.stage import Stage, StepOutput, mean_over_ranks, num_ranks
 
 if TYPE_CHECKING:
@@ -75,15 +76,19 @@ class AutoencodeStage(Stage):
         """The autoencoders of the chosen kinds."""
         return [self.model.autoencoders[kind] for kind in self.options.kinds]
 
-    def forward(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+    def needs(self) -> tuple[str, ...]:
+        """The modalities of the kinds that it trains."""
+        return tuple(name for name in self.model.config.modalities if MODALITIES[name].kind in self.options.kinds)
+
+    def forward(self, batch: Batch, randomness: StepRandomness, share: Share | None = None) -> StepOutput:
         """The sum of the losses of the chosen kinds."""
-        losses: dict[Kind, Callable[[Batch, StepRandomness], StepOutput]] = {"image": self._images, "text": self._texts}
-        parts = [losses[kind](batch, randomness) for kind in self.options.kinds]
+        losses: dict[Kind, Callable[..., StepOutput]] = {"image": self._images, "text": self._texts}
+        parts = [losses[kind](batch, randomness, share) for kind in self.options.kinds]
         logs = {name: value for part in parts for name, value in part.logs.items()}
         return StepOutput(torch.stack([part.loss for part in parts]).sum(), logs)
 
     # ---- images ------------------------------------------------------------------------------------------------
-    def _images(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+    def _images(self, batch: Batch, randomness: StepRandomness, share: Share | None) -> StepOutput:
         """L1 + edges + KL of all views at once, in units of the [-1, 1] range."""
         autoencoder, options = self._autoencoder("image"), self.options
         images, noises, weights = [], [], []
@@ -104,15 +109,16 @@ class AutoencodeStage(Stage):
         l1 = (painted - x).abs().flatten(1).mean(1)
         edges = edge_difference(painted, x, options.edge_scales)
         kl = kl_to_standard_normal(mean, logvar).flatten(1).mean(1)
-        loss = mean_over_ranks(l1 + options.edge_weight * edges + options.kl_weight * kl, weight)
+        whole = each_weight(share, self._counted("image", batch))
+        loss = mean_over_ranks(l1 + options.edge_weight * edges + options.kl_weight * kl, weight, whole)
         mse = (0.5 * (painted.detach() - x)).square().flatten(1).mean(1).clamp(min=1e-10)
         rows = {"l1": l1, "edges": edges, "kl": kl, "psnr": -10.0 * torch.log10(mse)}
         return StepOutput(
-            loss, {f"image/{name}": mean_over_ranks(value.detach(), weight) for name, value in rows.items()}
+            loss, {f"image/{name}": mean_over_ranks(value.detach(), weight, whole) for name, value in rows.items()}
         )
 
     # ---- reports -----------------------------------------------------------------------------------------------
-    def _texts(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+    def _texts(self, batch: Batch, randomness: StepRandomness, share: Share | None) -> StepOutput:
         """Cross-entropy + cyclic beta times the KL above the free bits, nats per token."""
         autoencoder, options = self._autoencoder("text"), self.options
         beta = cyclic_beta(randomness.step, options)
@@ -135,12 +141,18 @@ class AutoencodeStage(Stage):
             dropped=torch.cat(drops) if options.word_dropout else None,
         )
         rows = {"ce": result.ce, "kl": result.kl, "accuracy": result.accuracy.to(result.ce)}
-        logs = {f"text/{name}": mean_over_ranks(value.detach(), weight) for name, value in rows.items()}
+        whole = each_weight(share, self._counted("text", batch))
+        logs = {f"text/{name}": mean_over_ranks(value.detach(), weight, whole) for name, value in rows.items()}
         logs["text/beta"] = torch.tensor(beta, device=weight.device)
-        return StepOutput(options.text_weight * mean_over_ranks(result.loss, weight), logs)
+        return StepOutput(options.text_weight * mean_over_ranks(result.loss, weight, whole), logs)
 
     def _autoencoder(self, kind: Kind) -> Any:
         return self.model.autoencoders[kind]
+
+    def _counted(self, kind: Kind, batch: Batch) -> Callable[[Rows], Tensor]:
+        """Weight 1 for each present row of the modalities of one kind."""
+        names = self._served(kind, batch)
+        return lambda rows: torch.stack([rows.present[name] for name in names])
 
     def _served(self, kind: Kind, batch: Batch) -> list[str]:
         """The modalities of one kind that the batch has room for."""

@@ -10,6 +10,7 @@ from medcodi.data.loading import Batch
 from medcodi.diffusion.objective import add_noise, denoising_error, timesteps_from_uniform, training_target
 from medcodi.randomness import StepRandomness
 from medcodi.stages.encoded import EncodedBatch, encode_batch, training_context
+from medcodi.stages.sharing import Share, each_weight
 from medcodi.stages.stage import Stage, StepOutput, mean_over_ranks
 
 
@@ -42,7 +43,13 @@ class DiffuseStage(Stage):
         """The chosen denoisers, without the connectors: nothing is heard in this stage."""
         return [part for name in self.targets for part in self.model.denoisers[name].single_target_parts()]  # pyright: ignore
 
-    def forward(self, batch: Batch | EncodedBatch, randomness: StepRandomness) -> StepOutput:
+    def needs(self) -> tuple[str, ...]:
+        """Its targets; any of the others may be absent, as prompts are in generation."""
+        return self.targets
+
+    def forward(
+        self, batch: Batch | EncodedBatch, randomness: StepRandomness, share: Share | None = None
+    ) -> StepOutput:
         """Sum over targets of the denoising loss; logs it per target."""
         encoded = encode_batch(self.model, batch)
         losses, logs = [], {}
@@ -60,7 +67,8 @@ class DiffuseStage(Stage):
             x_t = add_noise(self.model.schedule, x0, noise, t)
             prediction = self.model.denoise({target: x_t}, t, context)[target]
             error = denoising_error(prediction, training_target(self.model.schedule, x0, noise, t))
-            loss = mean_over_ranks(error, encoded.present[target])
+            whole = each_weight(share, lambda rows, name=target: rows.present[name])
+            loss = mean_over_ranks(error, encoded.present[target], whole)
             losses.append(loss)
             logs[f"loss/{target}"] = loss.detach()
         return StepOutput(torch.stack(losses).sum(), logs)

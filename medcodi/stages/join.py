@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from itertools import combinations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from medcodi.config import config
 from medcodi.data.loading import Batch
@@ -14,6 +15,7 @@ from medcodi.model import MedCoDi
 from medcodi.randomness import StepRandomness
 from medcodi.stages.contrastive import contrast, group_ids
 from medcodi.stages.encoded import EncodedBatch, encode_batch, training_context
+from medcodi.stages.sharing import Features, Rows, Share, each_weight
 from medcodi.stages.stage import Stage, StepOutput, mean_over_ranks
 
 
@@ -50,44 +52,71 @@ class JoinStage(Stage):
         heard = denoisers if self.options.train_denoisers else [c for d in denoisers for c in d.connectors()]  # pyright: ignore
         return [*self.model.environment.values(), *heard]
 
-    def forward(self, batch: Batch | EncodedBatch, randomness: StepRandomness) -> StepOutput:
+    def forward(
+        self, batch: Batch | EncodedBatch, randomness: StepRandomness, share: Share | None = None
+    ) -> StepOutput:
         """Denoising losses of one set of targets (drawn for the step) plus the weighted InfoNCE of their environments."""
         encoded = encode_batch(self.model, batch)
-        draw = torch.randint(len(self.target_sets), (), generator=randomness.shared_generator("targets"))
-        targets = self.target_sets[int(draw)]
-        u = randomness.uniform("t")[:, 0]
-        t = timesteps_from_uniform(u, self.model.schedule.config["num_train_timesteps"])
-        whole = torch.stack([encoded.present[name] for name in targets]).all(dim=0)  # [B]: rows with every target
+        noised = self._noised(encoded, randomness)
+        targets = tuple(noised.z)
         with torch.no_grad():
             context = training_context(
                 self.model, encoded, targets, randomness, drop_probability=self.options.drop_probability
             )
-        t = t.to(whole.device)
-        noisy, wanted = {}, {}
-        for name in targets:
-            mean, std = encoded.means[name], encoded.stds[name]
-            x0 = mean + std * randomness.normal(f"posterior/{name}", mean.shape[1:], mean.device)
-            noise = randomness.normal(f"noise/{name}", mean.shape[1:], mean.device)
-            noisy[name] = add_noise(self.model.schedule, x0, noise, t)
-            wanted[name] = training_target(self.model.schedule, x0, noise, t)
-
-        environments = self.model.environments(noisy, t)
-        predictions = self.model.denoise(noisy, t, context, heard=environments)
-        losses = {name: mean_over_ranks(denoising_error(predictions[name], wanted[name]), whole) for name in targets}
-        studies = group_ids(encoded.study_ids, whole.device)
-        agreement = torch.stack(
-            [
-                contrast(environments[a], environments[b], 1 / self.options.temperature, studies, whole).loss
-                for a, b in combinations(targets, 2)
-            ]
-        ).mean()
+        environments = self.model.environments(noised.z, noised.t)
+        predictions = self.model.denoise(noised.z, noised.t, context, heard=environments)
+        whole, everywhere = _complete(encoded, targets), each_weight(share, lambda rows: _complete(rows, targets))
+        losses = {
+            name: mean_over_ranks(denoising_error(predictions[name], noised.wanted[name]), whole, everywhere)
+            for name in targets
+        }
+        agreement = self.compared(environments, encoded, share).loss
         loss = torch.stack(list(losses.values())).sum() + self.options.contrastive_weight * agreement
         logs = {f"loss/{name}": value.detach() for name, value in losses.items()}
-        return StepOutput(loss + 0.0 * self._untouched(targets), {**logs, "environment_info_nce": agreement.detach()})
+        return StepOutput(loss, {**logs, "environment_info_nce": agreement.detach()})
 
-    def _untouched(self, targets: tuple[str, ...]) -> torch.Tensor:
-        """Zero, attached to the parts this step leaves out, so that every rank's gradients cover the same parameters."""
-        idle = [name for name in self.model.config.modalities if name not in targets]
-        modules = [part for name in idle for part in (self.model.environment[name], self.model.denoisers[name])]
-        sums = [p.flatten()[0] for module in modules for p in module.parameters() if p.requires_grad]
-        return torch.stack(sums).sum() if sums else torch.zeros((), device=self.model.device)
+    @torch.no_grad()
+    def _noised(self, encoded: EncodedBatch, randomness: StepRandomness) -> _Noised:
+        """The step's targets, drawn for all ranks together, at the timesteps of their samples."""
+        draw = torch.randint(len(self.target_sets), (), generator=randomness.shared_generator("targets"))
+        targets, schedule = self.target_sets[int(draw)], self.model.schedule
+        device = encoded.means[targets[0]].device
+        t = timesteps_from_uniform(randomness.uniform("t")[:, 0], schedule.config["num_train_timesteps"]).to(device)
+        z, wanted = {}, {}
+        for name in targets:
+            mean, std = encoded.means[name], encoded.stds[name]
+            x0 = mean + std * randomness.normal(f"posterior/{name}", mean.shape[1:], device)
+            noise = randomness.normal(f"noise/{name}", mean.shape[1:], device)
+            z[name] = add_noise(schedule, x0, noise, t)
+            wanted[name] = training_target(schedule, x0, noise, t)
+        return _Noised(z, wanted, t)
+
+    # ---- what micro-batches must know of each other ----------------------------------------------------------------
+    def features(self, batch: Batch | EncodedBatch, randomness: StepRandomness) -> Features:
+        """The environment vectors of the step's targets; nothing where the InfoNCE has no weight."""
+        if not self.options.contrastive_weight:
+            return {}
+        noised = self._noised(encode_batch(self.model, batch), randomness)
+        return self.model.environments(noised.z, noised.t)
+
+    def compare(self, features: Features, rows: Rows) -> StepOutput:
+        """InfoNCE between the environments of every two targets, over all rows that have all of them."""
+        whole = _complete(rows, tuple(features))
+        studies = group_ids(rows.study_ids, whole.device)
+        pairs = combinations(features.values(), 2)
+        found = [contrast(a, b, 1 / self.options.temperature, studies, whole).loss for a, b in pairs]
+        return StepOutput(torch.stack(found).mean(), {})
+
+
+@dataclass(frozen=True)
+class _Noised:
+    """Target -> noisy latent, target -> what its denoiser should say, and the shared timesteps ``[B]``."""
+
+    z: dict[str, Tensor]
+    wanted: dict[str, Tensor]
+    t: Tensor
+
+
+def _complete(rows: EncodedBatch | Rows, targets: tuple[str, ...]) -> Tensor:
+    """Bool ``[B]``: rows that have every target."""
+    return torch.stack([rows.present[name] for name in targets]).all(dim=0)

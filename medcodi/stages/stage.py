@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
 from importlib import import_module
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -14,6 +13,7 @@ from torch import Tensor, nn
 from medcodi.config import from_dict
 from medcodi.errors import ConfigError, TrainingError, one_of
 from medcodi.randomness import StepRandomness
+from medcodi.stages.sharing import Features, Rows, Share
 
 if TYPE_CHECKING:
     from medcodi.data.loading import Batch
@@ -28,9 +28,8 @@ STAGES: dict[str, str] = {
 }
 
 
-@dataclass(frozen=True)
-class StepOutput:
-    """What one step comes to.
+class StepOutput(NamedTuple):
+    """What one step comes to: a tuple, for engines look for tensors in what a forward pass returns.
 
     Attributes:
         loss: Scalar, with gradient.
@@ -81,6 +80,10 @@ class Stage(nn.Module):
         """The modules whose parameters this stage trains."""
         raise NotImplementedError
 
+    def needs(self) -> tuple[str, ...]:
+        """The modalities without which there is nothing to train; by default all of the model's."""
+        return tuple(self.model.config.modalities)
+
     def train(self, mode: bool = True) -> Stage:
         """Training mode for the parts that are trained; the others stay in evaluation mode."""
         super().train(mode)
@@ -89,9 +92,38 @@ class Stage(nn.Module):
             part.train(mode)
         return self
 
-    def forward(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
-        """The loss of one micro-batch; all noise comes from ``randomness``."""
+    def forward(self, batch: Batch, randomness: StepRandomness, share: Share | None = None) -> StepOutput:
+        """The loss of one micro-batch; all noise comes from ``randomness``.
+
+        Args:
+            batch: The studies.
+            randomness: Of this step and these studies.
+            share: What the micro-batch knows of the others of its step; None: it is alone.
+
+        Returns:
+            A loss whose mean over micro-batches and ranks is that of the global batch, and so are its gradients.
+        """
         raise NotImplementedError
+
+    # ---- what micro-batches must know of each other ----------------------------------------------------------------
+    def features(self, batch: Batch, randomness: StepRandomness) -> Features:
+        """What the loss compares between studies, of one micro-batch; empty: it looks at each study alone.
+
+        Returns:
+            Name -> ``[B, ...]``, or a scalar that is the same for all studies. Computed twice in a step of several
+            micro-batches, first without gradient, so from the same draws.
+        """
+        return {}
+
+    def compare(self, features: Features, rows: Rows) -> StepOutput:
+        """The part of the loss that compares studies, over all rows of this rank (and of the others, by its own exchange)."""
+        raise NotImplementedError
+
+    def compared(self, features: Features, batch: Batch, share: Share | None) -> StepOutput:
+        """:meth:`compare` for one micro-batch: with those before and after it, if it is one of several."""
+        if share is None or share.comparison is None:
+            return self.compare(features, Rows.of(batch))
+        return StepOutput(share.comparison.attached(share.index, features), share.comparison.logs)
 
     def finish(self, batches: Iterable[Batch]) -> None:
         """What is left to do once training is over, with some batches of training data; nothing by default."""
@@ -130,23 +162,25 @@ def num_ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def mean_over_ranks(values: Tensor, weights: Tensor) -> Tensor:
+def mean_over_ranks(values: Tensor, weights: Tensor, whole: Sequence[Tensor] | None = None) -> Tensor:
     """Weighted mean over the rows of all ranks, as far as this rank contributes to it.
 
-    Averaged over ranks, as data parallelism averages losses and gradients, it is the mean over the rows of the global
-    batch, however unevenly present rows are spread.
+    Averaged over micro-batches and ranks, as engines average losses and gradients, it is the mean over the rows of the
+    global batch, however unevenly present rows are spread.
 
     Args:
         values: ``[B]``.
         weights: ``[B]``, bool or numbers; 0 leaves a row out.
+        whole: The weights of all micro-batches of this rank's step, these among them; None: there is this one.
 
     Returns:
-        Scalar: ``world * sum(w v) / sum of w on all ranks``; 0 where no rank has a row.
+        Scalar: ``micro-batches * ranks * sum(w v) / sum of w everywhere``; 0 where nobody has a row.
     """
     weights = weights.to(values)
-    total = weights.sum()
+    parts = [weights] if whole is None else [part.to(values) for part in whole]
+    total = torch.stack([part.sum() for part in parts]).sum()
     if num_ranks() > 1:
         total = total.clone()
         dist.all_reduce(total)
     kept = torch.where(weights > 0, values, torch.zeros_like(values))
-    return num_ranks() * (kept * weights).sum() / total.clamp(min=1e-12)
+    return len(parts) * num_ranks() * (kept * weights).sum() / total.clamp(min=1e-12)

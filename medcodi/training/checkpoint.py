@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -12,15 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 from torch import Tensor
 
+from medcodi.component_files import write_weights
 from medcodi.errors import CheckpointError
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 _NAME = re.compile(r"step-(\d{8,})")
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+CANNOT_WRITE = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -54,47 +58,113 @@ def _digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def save(folder: Path, checkpoint: Checkpoint, *, keep: int) -> Path:
+def save(folder: Path, checkpoint: Checkpoint, *, keep: int, keep_every: int = 0) -> Path:
     """Write a checkpoint below ``folder`` under a temporary name, flush it, rename it, then remove the oldest.
 
     Args:
         folder: The run's ``checkpoints`` folder.
         checkpoint: What to write.
         keep: The newest so many stay.
+        keep_every: Those of every so many steps stay too; 0: none.
 
     Returns:
         The checkpoint's folder, ``step-00000100``.
+
+    Raises:
+        CheckpointError: If it cannot be written (a full disk); nothing of it stays, and those before it are as they were.
     """
     final = folder / f"step-{checkpoint.step:08d}"
     staging = folder / f".{final.name}.partial"
-    for stale in folder.glob(".step-*.partial"):
-        shutil.rmtree(stale)
-    staging.mkdir(parents=True)
-    for stem, tensors in checkpoint.tensors.items():
-        save_file(dict(tensors), staging / f"{stem}.safetensors")
-    (staging / STATE).write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
-    written = sorted(path for path in staging.iterdir())
-    files = {path.name: {"bytes": path.stat().st_size, "sha256": _digest(path)} for path in written}
-    manifest = {"format": FORMAT, "step": checkpoint.step, "files": files}
-    (staging / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for path in (*written, staging / MANIFEST, staging):
-        _sync(path)
-    if final.exists():
-        shutil.rmtree(final)
-    staging.rename(final)
-    _sync(folder)
+    try:
+        put_back(folder)
+        staging.mkdir(parents=True)
+        _fill(staging, checkpoint)
+        _put_in_place(staging, final)
+    except OSError as error:
+        raise not_written(final, error) from error
+    except CheckpointError as error:  # of the weights' writer
+        if isinstance(error.__context__, OSError):
+            raise not_written(final, error.__context__) from error
+        raise
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)  # not there any more, unless something went wrong
     for old in found(folder)[:-keep]:
-        shutil.rmtree(old)
+        if not keep_every or _step_of(old) % keep_every:
+            _remove(old)
     return final
+
+
+def _fill(staging: Path, checkpoint: Checkpoint) -> None:
+    files: dict[str, dict[str, Any]] = {}
+    for stem, tensors in checkpoint.tensors.items():
+        specs = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
+        told = write_weights(staging / f"{stem}.safetensors", specs, tensors.__getitem__)
+        files[told["file"]] = {"sha256": told["sha256"]}
+    (staging / STATE).write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
+    files[STATE] = {"sha256": _digest(staging / STATE)}
+    for name, row in files.items():
+        row["bytes"] = (staging / name).stat().st_size
+    manifest = {"format": FORMAT, "step": checkpoint.step, "files": dict(sorted(files.items()))}
+    (staging / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
+    for path in (*sorted(staging.iterdir()), staging):
+        _sync(path)
+
+
+def _put_in_place(staging: Path, final: Path) -> None:
+    """A checkpoint of the same step moves aside first and is removed last: at every moment one of the two is there."""
+    aside = final.with_name(f".{final.name}.aside")
+    if final.exists():
+        final.rename(aside)
+    staging.rename(final)
+    _sync(final.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def _remove(path: Path) -> None:
+    """Under a hidden name, so that half of one is never taken for a damaged one."""
+    hidden = path.with_name(f".{path.name}.partial")
+    path.rename(hidden)
+    shutil.rmtree(hidden, ignore_errors=True)
+
+
+def put_back(folder: Path) -> None:
+    """Undo what a kill left half done: unfinished checkpoints go, and one that had moved aside for another comes back.
+
+    Only the run that holds the folder may call this.
+    """
+    for aside in folder.glob(".step-*.aside"):
+        final = folder / aside.name.removeprefix(".").removesuffix(".aside")
+        if final.exists():
+            shutil.rmtree(aside, ignore_errors=True)
+        else:
+            aside.rename(final)
+    for stale in folder.glob(".step-*.partial"):
+        shutil.rmtree(stale, ignore_errors=True)
+
+
+def not_written(path: Path, error: OSError) -> CheckpointError:
+    """What to say when a file of a run cannot be written."""
+    full = error.errno in _FULL
+    try:
+        free = f"{shutil.disk_usage(path.parent).free / 2**30:.2f} GiB are free"
+    except OSError:
+        free = "the file system cannot be asked"
+    return CheckpointError(
+        f"{path} cannot be written: {error.strerror or error} ({free})",
+        expected="room for it" if full else "a folder that can be written",
+        mend=f"{'make room' if full else 'mend the folder'}, and go on with --resume latest: the checkpoints before it are whole",
+    )
 
 
 def found(folder: Path) -> list[Path]:
     """The checkpoints below a run's ``checkpoints`` folder, oldest first; unfinished ones are not among them."""
     if not folder.is_dir():
         return []
-    return sorted(
-        (path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=lambda path: int(path.name[5:])
-    )
+    return sorted((path for path in folder.iterdir() if _NAME.fullmatch(path.name)), key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.name.removeprefix("step-"))
 
 
 def load(path: Path) -> Checkpoint:

@@ -128,10 +128,23 @@ class EngineConfig:
     Attributes:
         name: ``auto`` is DeepSpeed when its launcher started the process, else plain (one process, or DDP).
         zero_stage: DeepSpeed's partitioning: 0 nothing, 1 optimiser, 2 and gradients, 3 and weights.
+        persist_below: ZeRO-3 leaves parameters of at most so many elements whole on every rank.
+        offload_optimizer: Where DeepSpeed keeps the optimiser's state, and takes its step; ``nvme`` is refused so far.
+        activation_checkpointing: Keep the inputs of the blocks only and compute them anew in the backward pass: less
+            memory, about a third more time, the same numbers.
     """
 
     name: Literal["auto", "plain", "deepspeed"] = "auto"
     zero_stage: Literal[0, 1, 2, 3] = 2
+    persist_below: int = 100_000
+    offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    activation_checkpointing: bool = False
+
+    def __post_init__(self) -> None:
+        if self.persist_below < 0:
+            raise ValueError(f"persist_below is {self.persist_below}, must not be negative")
+        if self.name == "plain" and self.offload_optimizer != "none":
+            raise ValueError(f"offload_optimizer={self.offload_optimizer!r} with name='plain': only deepspeed offloads")
 
 
 @config
@@ -141,15 +154,43 @@ class CheckpointConfig:
     Attributes:
         every: Steps between two checkpoints (one is always saved at the end); 0: only there.
         keep: The newest so many are kept.
+        keep_every: Those of every so many steps are kept for good, beside the newest; 0: none.
+        background: Write while training goes on, from a copy in the memory of the CPU; False: training waits for the disk.
     """
 
     every: int = 500
     keep: int = 2
+    keep_every: int = 0
+    background: bool = True
 
     def __post_init__(self) -> None:
         _positive(self, "keep")
-        if self.every < 0:
-            raise ValueError(f"every is {self.every}, must not be negative")
+        if self.every < 0 or self.keep_every < 0:
+            raise ValueError(f"every is {self.every}, keep_every is {self.keep_every}: must not be negative")
+        if self.keep_every and (not self.every or self.keep_every % self.every):
+            raise ValueError(
+                f"keep_every is {self.keep_every}, must be a multiple of every, {self.every}: others are not saved"
+            )
+
+
+@config
+class FaultConfig:
+    """When a run gives up, and how soon it notices.
+
+    Attributes:
+        max_skipped: Steps in a row without a finite loss and gradient, after which it saves and stops.
+        data_s: Seconds in which the data of a step must come; it then stops and names who did not deliver.
+        rank_s: Seconds without a sign of life from another rank, after which it is taken for dead and the others stop.
+        exchange_minutes: Longest wait for the others in one exchange: for ranks that live and yet do not come.
+    """
+
+    max_skipped: int = 10
+    data_s: float = 600.0
+    rank_s: float = 120.0
+    exchange_minutes: float = 30.0
+
+    def __post_init__(self) -> None:
+        _positive(self, "max_skipped", "data_s", "rank_s", "exchange_minutes")
 
 
 @config
@@ -209,6 +250,7 @@ class TrainConfig:
     ema: EmaConfig = EmaConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
+    faults: FaultConfig = FaultConfig()
     tracking: TrackingConfig = TrackingConfig()
     seed: int = 0
     num_workers: int = 0

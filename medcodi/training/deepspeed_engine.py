@@ -1,10 +1,10 @@
-"""DeepSpeed as an engine: its dictionary is derived from our config, so there is one truth."""
+"""DeepSpeed as an engine, ZeRO 0 to 3: the same stage, optimiser, schedule and checkpoints as on the plain one."""
 
 from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,45 +12,24 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from medcodi.data.loading import Batch
-from medcodi.errors import ConfigError, MissingExtraError, TrainingError
+from medcodi.errors import MissingExtraError, TrainingError
 from medcodi.randomness import StepRandomness
+from medcodi.stages.sharing import shares
+from medcodi.training import zero3
+from medcodi.training.activations import checkpoint_activations
 from medcodi.training.config import TrainConfig
-from medcodi.training.engine import DTYPES, OPTIMIZER_STATE, StepResult, check_finite, seed_step
+from medcodi.training.deepspeed_config import deepspeed_dictionary
+from medcodi.training.engine import (
+    DTYPES,
+    OPTIMIZER_STATE,
+    StepResult,
+    check_finite,
+    features_of,
+    marked,
+    seed_step,
+)
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
 from medcodi.training.processes import Processes
-
-
-def deepspeed_dictionary(config: TrainConfig, world_size: int, device_type: str) -> dict[str, Any]:
-    """Our config in DeepSpeed's words.
-
-    Weights stay float32 and bf16 is autocast, exactly as on the plain engine, so both compute the same thing.
-
-    Raises:
-        ConfigError: For what DeepSpeed cannot do.
-    """
-    if config.precision == "fp16" and device_type != "cuda":
-        raise ConfigError("precision fp16 on the CPU", expected="a GPU for fp16", mend="precision=bf16")
-    if config.precision == "fp16":
-        raise ConfigError(
-            "precision fp16 under DeepSpeed", expected="bf16 or fp32", mend="precision=bf16, or engine.name=plain"
-        )
-    if config.compile and config.engine.zero_stage == 3:
-        raise ConfigError(
-            "compile with engine.zero_stage 3", expected="one of them", mend="compile=false, or engine.zero_stage=2"
-        )
-    accumulation = config.batch.accumulation(world_size)
-    values: dict[str, Any] = {
-        "train_batch_size": config.batch.global_size,
-        "train_micro_batch_size_per_gpu": config.batch.global_size // (world_size * accumulation),
-        "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.optimizer.grad_clip or 0.0,
-        "zero_optimization": {"stage": config.engine.zero_stage, "overlap_comm": False},
-        "zero_allow_untested_optimizer": True,  # the optimiser is ours, the same as on the plain engine
-        "steps_per_print": 2**31,
-    }
-    if config.precision == "bf16":
-        values["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
-    return values
 
 
 def import_deepspeed(device: torch.device) -> Any:
@@ -93,13 +72,6 @@ class DeepSpeedEngine:
             TrainingError: If the stage trains nothing, or there is no process group.
         """
         dictionary = deepspeed_dictionary(config, processes.world_size, processes.device.type)
-        scalars = [name for name, parameter in stage.named_parameters() if parameter.ndim == 0]
-        if scalars and config.engine.zero_stage == 3:
-            raise ConfigError(
-                f"engine.zero_stage 3 with scalar parameters ({scalars[0]})",
-                expected="0, 1 or 2: DeepSpeed cannot partition a parameter without dimensions",
-                mend="engine.zero_stage=2",
-            )
         deepspeed = import_deepspeed(processes.device)
         if not dist.is_initialized():
             raise TrainingError(
@@ -110,11 +82,14 @@ class DeepSpeedEngine:
         self._trained = trained_parameters(stage)
         if not self._trained:
             raise TrainingError(f"stage {config.stage.name!r} trains no parameter", mend="check stage.options")
+        if config.engine.activation_checkpointing:
+            checkpoint_activations(stage)
         if config.compile:
             self.stage.compile()
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         optimizer = build_optimizer(stage, config.optimizer)
-        with scalars_left_alone(stage.parameters()):
+        prepared = zero3.scalars_as_vectors if self.zero_stage == 3 else scalars_left_alone
+        with prepared(stage.parameters()):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=stage, optimizer=optimizer, config=dictionary
             )
@@ -125,46 +100,64 @@ class DeepSpeedEngine:
         dtype = DTYPES[self.config.precision]
         return torch.autocast(self.processes.device.type, dtype) if dtype != torch.float32 else nullcontext()
 
-    def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
-        """Forward and backward over the micro-batches, then one optimiser step.
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Context in which the stage and its parts are used outside a step, with the shards as they are when it is entered."""
+        with ExitStack() as stack:
+            stack.enter_context(self.autocast())
+            if self.zero_stage == 3:
+                stack.enter_context(zero3.shares_changed(self._optimizer))
+                stack.enter_context(zero3.gathering(self.stage))
+            yield
 
-        Raises:
-            TrainingError: Before anything is changed, if a loss is not finite.
-        """
+    def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
+        """Forward and backward over the micro-batches, then one optimiser step."""
         lr = learning_rate(self.config.optimizer, randomness[0].step, self.config.horizon)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
+        if self.zero_stage == 3:
+            zero3.clear_gradients(self._optimizer, offloaded=self.config.engine.offload_optimizer != "none")
+        batches = [batch.to(self.processes.device) for batch in micro_batches]
+        with zero3.gathering(self.stage) if self.zero_stage == 3 else nullcontext():
+            step_shares = shares(self.stage, batches, features_of(self, batches, randomness))
         losses, logs = [], []
-        # Gradients are exchanged once a step, in the order of the parameters: batches on two ranks may reach different
-        # denoisers, and exchanging as gradients arrive would then pair the wrong ones.
-        with self._engine.coalesce_grad_reduction() if self.zero_stage else nullcontext():
+        with self._gradient_exchange():
             try:
-                for index, (batch, draw) in enumerate(zip(micro_batches, randomness, strict=True)):
+                for index, (batch, draw, share) in enumerate(zip(batches, randomness, step_shares, strict=True)):
                     seed_step(draw, self.processes.rank, index)
-                    output = self._engine(batch.to(self.processes.device), draw)
+                    output = self._engine(batch, draw) if share is None else self._engine(batch, draw, share)
                     losses.append(output.loss.detach())
                     logs.append(output.logs)
-                    self._refuse_unless_finite(losses, micro_batches[: index + 1])
                     self._engine.set_gradient_accumulation_boundary(index + 1 == len(micro_batches))
-                    self._engine.backward(output.loss)
+                    self._engine.backward(marked(output.loss))
                 self._fill_missing_gradients()
             except BaseException:
                 self._drop_gradients()  # or leaving the block would exchange them, with ranks that do something else
                 raise
         self._engine.set_gradient_accumulation_boundary(True)
-        self._engine.step()
+        taken = self._step_if_finite()
         norm = self._engine.get_global_grad_norm()
-        return StepResult(losses, logs, None if norm is None else float(norm), lr)
+        suspects = [] if taken else check_finite(losses, micro_batches)
+        return StepResult(losses, logs, None if norm is None else float(norm), lr, not taken, suspects)
 
-    def _refuse_unless_finite(self, losses: list[Tensor], micro_batches: Sequence[Batch]) -> None:
-        suspects = check_finite(losses[-1:], micro_batches[-1:])
-        if self.processes.any(bool(suspects)):
-            studies = [study for found in self.processes.gather(suspects) for study in found]
-            raise TrainingError(
-                f"the loss is not finite for studies {', '.join(studies)}",
-                expected="finite numbers",
-                mend="look at these studies, lower optimizer.lr, and --resume latest; engine.name=plain leaves such steps out",
-            )
+    def _gradient_exchange(self) -> Any:
+        """Context of a step's backward passes.
+
+        ZeRO 1 and 2 exchange gradients once a step, in the order of the parameters: batches on two ranks may reach
+        different parts, and exchanging as gradients arrive would then pair the wrong ones. Under ZeRO-3 that cannot be,
+        and gradients are shared out as they arrive, so that no rank holds them all.
+        """
+        return self._engine.coalesce_grad_reduction() if self.zero_stage in (1, 2) else nullcontext()
+
+    def _step_if_finite(self) -> bool:
+        """Take the step; False if it was left out. ZeRO 1-3 look at the norm themselves, stage 0 does not."""
+        if self.zero_stage == 0:
+            gradients = [parameter.grad for parameter in self._trained.values() if parameter.grad is not None]
+            if gradients and not bool(nn.utils.get_total_norm(gradients).isfinite()):
+                self._engine.zero_grad()
+                return False
+        self._engine.step()
+        return self._engine.was_step_applied()
 
     def _fill_missing_gradients(self) -> None:
         for parameter in self._trained.values():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -15,6 +15,8 @@ from torch.nn.parallel import DistributedDataParallel
 from medcodi.data.loading import Batch
 from medcodi.errors import TrainingError
 from medcodi.randomness import StepRandomness, seed_from_keys
+from medcodi.stages.sharing import shares
+from medcodi.training.activations import checkpoint_activations
 from medcodi.training.config import TrainConfig
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
 from medcodi.training.processes import Processes
@@ -58,6 +60,10 @@ class Engine(Protocol):
         """Context in which the stage computes at the run's precision."""
         ...
 
+    def evaluation(self) -> Any:
+        """Context in which the stage and its parts are used outside a step, with the shards as they are when it is entered."""
+        ...
+
     def shards(self) -> dict[str, Tensor]:
         """Name -> live tensor of the trained weights on this rank."""
         ...
@@ -92,10 +98,27 @@ def seed_step(randomness: StepRandomness, rank: int, micro: int) -> None:
     torch.manual_seed(seed_from_keys("dropout", randomness.seed, randomness.step, rank, micro))
 
 
+def features_of(
+    engine: Engine, batches: Sequence[Batch], randomness: Sequence[StepRandomness]
+) -> Iterator[dict[str, Tensor]]:
+    """The stage's features of each micro-batch, from the draws that its own pass will have."""
+    stage: Any = engine.stage
+    for index, (batch, draw) in enumerate(zip(batches, randomness, strict=True)):
+        seed_step(draw, engine.processes.rank, index)
+        with engine.autocast():  # of its own each time: autocast would keep weights that it cast without a gradient
+            found = stage.features(batch, draw)
+        yield found
+
+
 def check_finite(losses: Sequence[Tensor], micro_batches: Sequence[Batch]) -> list[str]:
     """Studies of the micro-batches whose loss is not finite: one look at the device for all of them."""
     finite = torch.stack(list(losses)).isfinite().tolist()
     return [study for ok, batch in zip(finite, micro_batches, strict=True) if not ok for study in batch.study_ids]
+
+
+def marked(loss: Tensor) -> Tensor:
+    """The loss, whose gradient is NaN everywhere if it is not finite: so every rank sees it in the norm, and no one asks."""
+    return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
 
 
 class PlainEngine:
@@ -114,6 +137,8 @@ class PlainEngine:
         self._trained = trained_parameters(stage)
         if not self._trained:
             raise TrainingError(f"stage {config.stage.name!r} trains no parameter", mend="check stage.options")
+        if config.engine.activation_checkpointing:
+            checkpoint_activations(stage)
         if config.compile:
             self.stage.compile()
         self._module: nn.Module = self.stage
@@ -128,18 +153,24 @@ class PlainEngine:
         dtype = DTYPES[self.config.precision]
         return torch.autocast(self.processes.device.type, dtype) if dtype != torch.float32 else nullcontext()
 
+    def evaluation(self) -> Any:
+        """The same as :meth:`autocast`."""
+        return self.autocast()
+
     def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
         """Forward and backward over the micro-batches, then one optimiser step."""
         step = randomness[0].step
         lr = learning_rate(self.config.optimizer, step, self.config.horizon)
+        batches = [batch.to(self.processes.device) for batch in micro_batches]
+        step_shares = shares(self.stage, batches, features_of(self, batches, randomness))
         losses, logs = [], []
-        for index, (batch, draw) in enumerate(zip(micro_batches, randomness, strict=True)):
+        for index, (batch, draw, share) in enumerate(zip(batches, randomness, step_shares, strict=True)):
             seed_step(draw, self.processes.rank, index)
             last = index + 1 == len(micro_batches)
             with nullcontext() if last or self._module is self.stage else self._module.no_sync():  # type: ignore[operator]
                 with self.autocast():
-                    output = self._module(batch.to(self.processes.device), draw)
-                self._scaler.scale(output.loss / len(micro_batches)).backward()
+                    output = self._module(batch, draw) if share is None else self._module(batch, draw, share)
+                self._scaler.scale(marked(output.loss) / len(micro_batches)).backward()
             losses.append(output.loss.detach())
             logs.append(output.logs)
         grad_norm, skipped = self._update(lr)

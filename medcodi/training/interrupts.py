@@ -13,13 +13,18 @@ SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 class Interrupts:
-    """While entered, SIGTERM and SIGUSR1 ask for a stop at the end of the step; a second one ends the process."""
+    """While entered, SIGTERM and SIGUSR1 ask for a stop at the end of the step; asked again later, the process ends.
+
+    A launcher passes on what the scheduler has sent to every process already: what comes soon after is the same request.
+    """
 
     TIME_IS_UP = "max_minutes reached"
+    SAME_S = 5.0  # seconds
 
     def __init__(self, max_minutes: float | None) -> None:
         self._deadline = None if max_minutes is None else time.monotonic() + 60.0 * max_minutes
         self._signal: int | None = None
+        self._noted = 0.0
         self._previous: dict[int, object] = {}
 
     def __enter__(self) -> Interrupts:
@@ -34,10 +39,12 @@ class Interrupts:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None and time.monotonic() - self._noted < self.SAME_S:
+            return
         if self._signal is not None:  # asked twice, so do not wait for the step: it may never end
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
-        self._signal = number
+        self._signal, self._noted = number, time.monotonic()
 
     def reason(self, processes: Processes) -> str | None:
         """Why every rank should stop now, or None. Every rank calls this at the end of each step."""

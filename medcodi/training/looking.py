@@ -63,7 +63,7 @@ def evaluating(engine: Engine, ema: Ema) -> Iterator[None]:
     """The stage in evaluation mode with the averaged weights, without gradients, at the run's precision."""
     engine.stage.eval()
     try:
-        with torch.no_grad(), ema.swapped_in(), engine.autocast():
+        with torch.no_grad(), ema.swapped_in(), engine.evaluation():
             yield
     finally:
         engine.stage.train()

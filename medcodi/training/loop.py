@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 import time
+from collections.abc import Iterator
+from contextlib import suppress
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +15,12 @@ import torch
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, StepBatches
-from medcodi.errors import TrainingError
+from medcodi.data.stalls import missing, workers_failed
+from medcodi.errors import CheckpointError, TrainingError
 from medcodi.model import MedCoDi
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
-from medcodi.training import checkpoint, run_folder
+from medcodi.training import run_folder
 from medcodi.training.cache import encoded
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
@@ -24,11 +29,12 @@ from medcodi.training.engine import Engine, StepResult, build_engine
 from medcodi.training.interrupts import Interrupts
 from medcodi.training.looking import Figures, look_in
 from medcodi.training.processes import Processes, join_processes, launcher
+from medcodi.training.requirements import check_data
 from medcodi.training.result import write_model
 from medcodi.training.run_folder import RunFolder
+from medcodi.training.saving import CheckpointWriter
 from medcodi.training.tracking import Progress, RunLog
-
-MAX_SKIPPED = 10  # steps in a row without a finite gradient, after which a run gives up
+from medcodi.training.watch import Watch
 
 
 def train(config: TrainConfig, resume: str | None = None) -> Path:
@@ -46,21 +52,30 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     Raises:
         MedCoDiError: If the run cannot start or go on; says why and what to do.
     """
-    processes = join_processes()
+    processes = join_processes(timeout=timedelta(minutes=config.faults.exchange_minutes))
+    watch = Watch(processes, config.faults)
     try:
-        with run_folder.opened(config, resume, processes) as folder, Interrupts(config.max_minutes) as interrupts:
-            return Run(config, folder, processes, resume).to_the_end(interrupts)
+        with (
+            watch,
+            run_folder.opened(config, resume, processes) as folder,
+            Interrupts(config.max_minutes) as interrupts,
+        ):
+            return Run(config, folder, processes, watch, resume).to_the_end(interrupts)
     finally:
         processes.leave()
+        watch.linger()
 
 
 class Run:
     """One run: what changes while it trains, and how that is saved."""
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, processes: Processes, resume: str | None) -> None:
+    def __init__(
+        self, config: TrainConfig, folder: RunFolder, processes: Processes, watch: Watch, resume: str | None
+    ) -> None:
         """Put the run together, as it was left if ``resume`` says so."""
-        self.config, self.folder, self.processes = config, folder, processes
+        self.config, self.folder, self.processes, self.watch = config, folder, processes, watch
         self.start_step = self.num_updates = self.num_skipped = 0  # the last: in a row
+        self.suspects = ""
         config.batch.accumulation(processes.world_size)  # refuse before anything is built
         self.dataset = config.data.build()
         validation = config.validation.build() if config.validation else None
@@ -71,14 +86,20 @@ class Run:
         self.identity = run_folder.identity(config, folder, self.dataset)
         saved = run_folder.checkpoint_to_resume(folder, resume, self.identity, self._announce)
         self.stage: Any = build_stage(config.stage.name, model, config.stage.options)
+        check_data(self.stage, self.dataset)
+        if validation is not None:
+            check_data(self.stage, validation, "validation")
         if saved is not None:
             self.start_step = saved.step
             run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
         if config.cache is not None:
             self.dataset = self._encoded(model, self.dataset)
             self.validation_batches = self._batches(self._encoded(model, validation)) if validation else None
+        self.batches = self._batches(self.dataset)
         self.engine: Engine = build_engine(self.stage, config, processes, launcher(os.environ))
         self.ema = Ema(self.engine.shards(), config.ema)
+        self.writer = CheckpointWriter(folder.checkpoints, config.checkpoint)
+        watch.before_exit = self.writer.finish
 
         log = RunLog(folder.root, processes, start_step=self.start_step, tensorboard=config.tracking.tensorboard)
         progress = Progress(config.stage.name, processes, start_step=self.start_step, steps=config.steps)
@@ -94,10 +115,12 @@ class Run:
         step, stopped = self.start_step, None
         try:
             clock = time.perf_counter()
-            for step_batches in self._batches(self.dataset).iterate(self.start_step, self.config.steps):
+            for step_batches in self._arriving():
                 waited = time.perf_counter() - clock
                 result = self.train_step(step_batches)
                 step = step_batches.step + 1
+                if self.num_skipped >= self.config.faults.max_skipped:
+                    self._give_up(step)
                 self.figures.note(step, result, waited, time.perf_counter() - clock, self.engine)
                 look_in(step, self.engine, self.ema, self.config, self.validation_batches, self.figures, self.held_out)
                 stopped = interrupts.reason(self.processes) if step < self.config.steps else None
@@ -109,11 +132,18 @@ class Run:
                     and step < self.config.steps
                 ):
                     self.save(step)
+                self.writer.check()
                 clock = time.perf_counter()
             self.save(step)
+            self.writer.finish()
+            self.processes.barrier()  # the model is made of what was written
+        except RuntimeError as error:  # torch raises it for a dead worker wherever the run is just then
+            refusal = workers_failed(self.batches, step, error)
+            if refusal is None:
+                raise
+            raise refusal from error
         finally:
-            self.figures.progress.close()
-            self.figures.log.close()
+            self._close()
         if stopped is not None:
             self._announce(f"{stopped}: saved at step {step}; go on with --resume latest")
         if stopped is None or stopped == Interrupts.TIME_IS_UP:  # a scheduler that sends a signal does not wait long
@@ -129,31 +159,63 @@ class Run:
         ]
         result = self.engine.run_step(step_batches.micro, draws)
         if result.skipped:
-            self._leave_out(step_batches.step + 1, result)
+            self._leave_out(step_batches, result)
         else:
             self.num_skipped = 0
             self.ema.update(self.num_updates)
             self.num_updates += 1
         return result
 
-    def _leave_out(self, step: int, result: StepResult) -> None:
-        """Name the studies of a step that was not finite; give up after too many of them."""
+    def _leave_out(self, step_batches: StepBatches, result: StepResult) -> None:
+        """Name the studies of a step that was not finite: those whose loss was not, else all of the step."""
         self.num_skipped += 1
-        studies = ", ".join(study for found in self.processes.gather(result.suspects) for study in found)
-        if studies or self.config.precision != "fp16":  # fp16 overflows now and then while its scale settles
-            self._announce(
-                f"step {step} left out, not finite; studies: {studies or 'none by its loss, a gradient overflowed'}"
-            )
-        if self.num_skipped >= MAX_SKIPPED:
-            raise TrainingError(
-                f"{self.num_skipped} steps in a row were not finite, the last with studies {studies or 'unknown'}",
-                expected="finite losses and gradients",
-                mend="look at these studies, lower optimizer.lr or use precision=fp32, and --resume latest",
-            )
+        mine = result.suspects, [study for batch in step_batches.micro for study in batch.study_ids]
+        gathered = self.processes.gather(mine)
+        suspects, everyone = ([study for part in parts for study in part] for parts in zip(*gathered, strict=True))
+        self.suspects = ", ".join(suspects or everyone)
+        if suspects or self.config.precision != "fp16":  # fp16 overflows now and then while its scale settles
+            what = "its loss was" if suspects else "its loss was finite, its gradient"
+            self._announce(f"step {step_batches.step + 1} left out: {what} not finite; studies: {self.suspects}")
+
+    def _give_up(self, step: int) -> None:
+        """Save what there is: the weights are those of the last finite step."""
+        self.save(step)
+        self.writer.finish()
+        self.processes.barrier()
+        raise TrainingError(
+            f"{self.num_skipped} steps in a row were not finite, the last with studies {self.suspects or 'unknown'}; "
+            f"saved at step {step}",
+            expected="finite losses and gradients",
+            mend="look at these studies; --resume latest goes on after them, or change optimizer.lr or precision in a new run",
+        )
+
+    def _arriving(self) -> Iterator[StepBatches]:
+        """The batches of this rank; whoever does not deliver them in time is named."""
+        source, limit = self.batches, self.config.faults.data_s
+        limit += min(30.0, limit) if self.config.num_workers else 0.0  # torch watches over workers, and tells more
+
+        def wait(step: int) -> None:
+            self.watch.at(f"waiting for the data of step {step + 1}", limit, lambda: missing(source, step))
+
+        wait(self.start_step)
+        for step_batches in source.iterate(self.start_step, self.config.steps):
+            self.watch.at(f"taking step {step_batches.step + 1}")
+            yield step_batches
+            wait(step_batches.step + 1)
+        self.watch.at("finishing")
+
+    def _close(self) -> None:
+        """End the bar and the log; a checkpoint that is being written is not cut off."""
+        self.figures.progress.close()
+        self.figures.log.close()
+        if sys.exc_info()[0] is not None:
+            with suppress(CheckpointError):  # there is a reason already
+                self.writer.finish()
 
     # ---- state ---------------------------------------------------------------------------------------------------
     def save(self, step: int) -> None:
-        """Write a checkpoint; every rank calls this."""
+        """Take a snapshot and have it written; every rank calls this."""
+        self.writer.check()
         engine = self.engine
         tensors = {"weights": engine.whole(engine.shards()), "optimizer": engine.optimizer_state()}
         if self.config.ema.enabled:
@@ -168,10 +230,10 @@ class Run:
             "identity": self.identity,
             "scalars": engine.scalars(),
             "means": self.processes.gather(self.figures.means.state()),
+            "micro_batches": self.config.batch.accumulation(self.processes.world_size) * self.processes.world_size,
         }
         if self.processes.is_first:
-            checkpoint.save(self.folder.checkpoints, Checkpoint(tensors, state), keep=self.config.checkpoint.keep)
-        self.processes.barrier()
+            self.writer.write(Checkpoint(tensors, state))
 
     def _restore(self, saved: Checkpoint) -> None:
         """Optimiser, average and unfinished means as they were; the weights were loaded before the engine was built."""
@@ -180,9 +242,10 @@ class Run:
         self.engine.load_scalars(saved.state["scalars"])
         if self.config.ema.enabled:
             self.ema.load(self.engine.share(saved.tensors["ema"]))
-        means = saved.state["means"]
-        if len(means) == self.processes.world_size:
-            self.figures.means.load(means[self.processes.rank])
+        world_size = self.processes.world_size
+        micro = self.config.batch.accumulation(world_size) * world_size / saved.state.get("micro_batches", world_size)
+        means = means_for_ranks(saved.state["means"], world_size, micro)
+        self.figures.means.load(means[self.processes.rank])
         self._announce(f"going on from step {saved.step}")
 
     def _batches(self, dataset: StudyDataset) -> GlobalBatches:
@@ -194,6 +257,7 @@ class Run:
             world_size=self.processes.world_size,
             accumulation=self.config.batch.accumulation(self.processes.world_size),
             num_workers=self.config.num_workers,
+            timeout_s=self.config.faults.data_s,
         )
 
     def _encoded(self, model: MedCoDi, dataset: StudyDataset) -> StudyDataset:
@@ -208,3 +272,25 @@ class Run:
     def _announce(self, text: str) -> None:
         if self.processes.is_first:
             print(text, flush=True)
+
+
+def means_for_ranks(means: list[dict[str, list[float]]], world_size: int, micro: float) -> list[dict[str, list[float]]]:
+    """Unfinished means on another number of ranks than wrote them: all on the first rank.
+
+    Every micro-batch of every rank counts once (the gradient's norm once a rank), so what was counted before is weighed as
+    if it had been counted by the ranks of now.
+
+    Args:
+        means: Name -> sum and count, of every rank that wrote them.
+        world_size: Ranks there are now.
+        micro: Micro-batches in a global batch now, over those then.
+    """
+    if len(means) == world_size:
+        return means
+    weights = {"grad_norm": world_size / len(means)}
+    names = dict.fromkeys(name for state in means for name in state)
+    merged = {
+        name: [weights.get(name, micro) * sum(state[name][i] for state in means if name in state) for i in range(2)]
+        for name in names
+    }
+    return [merged, *({} for _ in range(world_size - 1))]

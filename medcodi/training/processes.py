@@ -95,8 +95,12 @@ def choose_device(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def join_processes(environment: Mapping[str, str] = os.environ) -> Processes:
+def join_processes(environment: Mapping[str, str] = os.environ, timeout: timedelta = TIMEOUT) -> Processes:
     """Find out which process this is and join the others, by the variables that launchers set.
+
+    Args:
+        environment: Holds these variables.
+        timeout: Longest wait for the others in one exchange.
 
     Raises:
         TrainingError: If a variable is missing or no GPU is left for this process.
@@ -114,7 +118,15 @@ def join_processes(environment: Mapping[str, str] = os.environ) -> Processes:
                 mend="start with torchrun or deepspeed, or unset RANK and WORLD_SIZE",
             )
         backend = "nccl" if device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=TIMEOUT)
+        try:
+            dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout)
+        except (dist.DistStoreError, dist.DistNetworkError) as error:
+            raise TrainingError(
+                f"rank {rank} of {world_size} did not find the others at {environment['MASTER_ADDR']}:"
+                f"{environment['MASTER_PORT']} ({str(error).splitlines()[0][:200]})",
+                expected=f"all of them within faults.exchange_minutes = {timeout.total_seconds() / 60:g}",
+                mend="see which rank did not start, and whether the machines reach each other; start all of them again",
+            ) from error
     if world_size == 1:
         return Processes(device=device)
-    return Processes(rank, world_size, device, dist.new_group(backend="gloo", timeout=TIMEOUT))
+    return Processes(rank, world_size, device, dist.new_group(backend="gloo", timeout=timeout))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import os
+import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -59,6 +61,7 @@ def opened(config: TrainConfig, resume: str | None, processes: Processes) -> Ite
     """Take the folder for this run alone, on the first rank; the others wait until it is ready.
 
     Raises:
+        CheckpointError: If a disk is full, or read only, later on.
         TrainingError: If it cannot be written, another run holds it, or it holds a run and ``resume`` is None.
     """
     folder = RunFolder(Path(config.out))
@@ -72,10 +75,15 @@ def opened(config: TrainConfig, resume: str | None, processes: Processes) -> Ite
                 expected="a new folder",
                 mend="--resume latest to go on with it, or another out=…",
             )
+        checkpoint.put_back(folder.checkpoints)
         (folder.root / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     try:
         processes.barrier()
         yield folder
+    except OSError as error:
+        if error.errno in checkpoint.CANNOT_WRITE:
+            raise checkpoint.not_written(Path(error.filename or folder.root), error) from error
+        raise
     finally:
         if lock is not None:
             lock.close()
@@ -84,7 +92,7 @@ def opened(config: TrainConfig, resume: str | None, processes: Processes) -> Ite
 def _lock(root: Path) -> Any:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("w")
+        lock = (root / ".lock").open("a+", encoding="utf-8")
     except OSError as error:
         raise TrainingError(
             f"cannot write in {root}: {error.strerror}",
@@ -93,13 +101,20 @@ def _lock(root: Path) -> Any:
         ) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    except BlockingIOError:
+        lock.seek(0)
+        holder = lock.read().strip()
         lock.close()
         raise TrainingError(
-            f"another run is writing in {root}",
+            f"another run is writing in {root}" + (f": {holder}" if holder else ""),
             expected="one run in a folder",
             mend="wait for it, or choose another out=…",
         ) from None
+    except OSError:  # a file system without locks: nobody can be told apart there
+        print(f"{root} cannot be locked: see to it yourself that no other run writes there", flush=True)
+    lock.truncate(0)
+    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+    lock.flush()
     return lock
 
 

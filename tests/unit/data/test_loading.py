@@ -258,3 +258,26 @@ def test_the_phantom_by_configuration() -> None:
     assert not batch.labels.isnan().any()
     with pytest.raises(DataError, match="16 pixels"):
         DataConfig(source="phantom", num_studies=2, image_size=16).build()
+
+
+class Damaged:
+    """Studies of which one cannot be read."""
+
+    name, image_size, fingerprint = "damaged", 8, "damaged"
+
+    def __len__(self) -> int:
+        return 4
+
+    def study_id(self, index: int) -> str:
+        return f"s{index}"
+
+    def __getitem__(self, index: int) -> Study:
+        if index == 2:
+            raise RuntimeError("DataLoader: cannot reshape array of size 5")  # as torch words its own
+        return Study(study_id=f"s{index}", patient_id="p", contents={"report": "Clear."})
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_a_study_that_cannot_be_read_is_named(num_workers: int) -> None:
+    with pytest.raises(DataError, match=r"^study 's2' \(number 2 of damaged\) cannot be read: RuntimeError.*Mend: copy"):
+        list(GlobalBatches(Damaged(), batch_size=4, num_workers=num_workers).iterate(0, 1))

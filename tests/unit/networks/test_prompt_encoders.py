@@ -88,16 +88,25 @@ def test_encodings_select_and_concatenate() -> None:
     assert joined.rows(slice(2, 3)).pooled.tolist() == [[1.0] * 4]
 
 
-@pytest.mark.parametrize(("raw", "clamped"), [(-1.0, 0.0), (2.0, 2.0), (9.0, math.log(100))])
-def test_temperature_is_clamped_and_can_come_back(raw: float, clamped: float) -> None:
+@pytest.mark.parametrize(
+    ("raw", "clamped", "sign", "gradient"),
+    [
+        (2.0, 2.0, 1.0, 1.0),
+        (-1.0, 0.0, -1.0, -1.0),  # a descent would raise it: back in
+        (-1.0, 0.0, 1.0, 0.0),
+        (9.0, math.log(100), 1.0, 1.0),
+        (9.0, math.log(100), -1.0, 0.0),  # a descent would raise it further
+    ],
+)
+def test_temperature_is_clamped_can_come_back_and_goes_no_further(
+    raw: float, clamped: float, sign: float, gradient: float
+) -> None:
     encoders = small()
     with torch.no_grad():
         encoders.logit_scale.fill_(raw)
     value = encoders.clamped_logit_scale()
-    value.backward()
-    assert value.item() == pytest.approx(clamped) and encoders.logit_scale.grad.item() == 1.0
-    encoders.clamp_logit_scale_()
-    assert encoders.logit_scale.item() == pytest.approx(clamped)
+    (sign * value).backward()
+    assert value.item() == pytest.approx(clamped) and encoders.logit_scale.grad.item() == gradient
 
 
 def test_lower_precision_and_gradients() -> None:

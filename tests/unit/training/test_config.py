@@ -23,7 +23,13 @@ from .toy import toy_config
         ({"ema": {"decay": 1.0}}, "decay is 1.0"),
         ({"tracking": {"validate_every": 5}}, "no validation data"),
         ({"engine": {"zero_stage": 4}}, "zero_stage"),
+        ({"engine": {"persist_below": -1}}, "persist_below is -1"),
+        ({"engine": {"offload_optimizer": "tape"}}, "offload_optimizer"),
+        ({"engine": {"name": "plain", "offload_optimizer": "cpu"}}, "only deepspeed offloads"),
         ({"checkpoint": {"keep": 0}}, "keep is 0"),
+        ({"checkpoint": {"every": 4, "keep_every": 6}}, "multiple of every, 4"),
+        ({"checkpoint": {"every": 0, "keep_every": 6}}, "multiple of every"),
+        ({"faults": {"rank_s": 0}}, "rank_s is 0"),
         ({"trainsteps": 3}, "unknown key 'trainsteps'"),
     ],
 )

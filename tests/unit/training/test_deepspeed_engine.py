@@ -5,14 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-import torch
-from torch import nn
 
 from medcodi.errors import ConfigError
-from medcodi.training.deepspeed_engine import DeepSpeedEngine, deepspeed_dictionary
-from medcodi.training.processes import Processes
+from medcodi.training.deepspeed_config import deepspeed_dictionary
 
-from .toy import ToyStage, toy_config
+from .toy import toy_config
 
 
 def test_the_dictionary_says_what_the_config_says() -> None:
@@ -30,6 +27,8 @@ def test_the_dictionary_says_what_the_config_says() -> None:
         ({"precision": "fp16"}, "precision=bf16"),
         ({"compile": True, "engine": {"zero_stage": 3}}, "zero_stage=2"),
         ({"batch": {"global_size": 3}}, "multiple of"),
+        ({"engine": {"zero_stage": 0, "offload_optimizer": "cpu"}}, "zero_stage=1"),
+        ({"engine": {"zero_stage": 3, "offload_optimizer": "nvme"}}, "offload_optimizer=cpu"),
     ],
 )
 def test_what_deepspeed_cannot_do_is_refused(changes: dict[str, Any], message: str) -> None:
@@ -37,8 +36,12 @@ def test_what_deepspeed_cannot_do_is_refused(changes: dict[str, Any], message: s
         deepspeed_dictionary(toy_config(**changes), 2, "cpu")
 
 
-def test_partitioned_scalars_are_refused_before_anything_starts() -> None:
-    stage = ToyStage()
-    stage.register_parameter("logit_scale", nn.Parameter(torch.tensor(1.0)))
-    with pytest.raises(ConfigError, match="logit_scale"):
-        DeepSpeedEngine(stage, toy_config(engine={"zero_stage": 3}), Processes())
+def test_offload_and_partitioned_weights_are_in_the_dictionary() -> None:
+    engine = {"zero_stage": 3, "offload_optimizer": "cpu", "persist_below": 7}
+    values = deepspeed_dictionary(toy_config(engine=engine), 1, "cpu")
+    zero = values["zero_optimization"]
+    assert zero["offload_optimizer"] == {"device": "cpu", "pin_memory": True}
+    assert zero["stage3_param_persistence_threshold"] == 7
+    assert values["zero_force_ds_cpu_optimizer"] is False  # the optimiser stays ours
+    plain = deepspeed_dictionary(toy_config(), 1, "cpu")
+    assert "offload_optimizer" not in plain["zero_optimization"] and "zero_force_ds_cpu_optimizer" not in plain

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from datetime import timedelta
+
 import pytest
 
 from medcodi.errors import TrainingError
@@ -27,6 +30,19 @@ def test_the_launcher_is_told_by_what_it_sets(environment: dict[str, str], expec
 def test_half_an_environment_is_refused() -> None:
     with pytest.raises(TrainingError, match="MASTER_ADDR"):
         join_processes(RANKS)
+
+
+def test_ranks_that_do_not_come_are_waited_for_as_long_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    environment = {**RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    for name, value in environment.items():  # torch looks here
+        monkeypatch.setenv(name, value)
+    with pytest.raises(
+        TrainingError, match=rf"rank 0 of 2 did not find the others at 127.0.0.1:{port}.*minutes = 0.02"
+    ):
+        join_processes(environment, timedelta(seconds=1.2))
 
 
 def test_alone_everything_is_agreed() -> None:

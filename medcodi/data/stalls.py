@@ -1,0 +1,52 @@
+"""What to say when the data of a step do not come: which rank, which worker, which studies."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from medcodi.errors import DataError
+
+if TYPE_CHECKING:
+    from medcodi.data.loading import GlobalBatches
+
+
+def missing(source: GlobalBatches, step: int, why: str = "") -> str:
+    """Who has not delivered what, in words.
+
+    Args:
+        source: Of the batches.
+        step: That did not come, counted from 0.
+        why: In a few words; empty: not known.
+    """
+    worker = f"; by worker {(step - source.first_step) % source.num_workers} of {source.num_workers}"
+    return (
+        f"rank {source.rank}: step {step} of {source.dataset.name} did not come{f' ({why})' if why else ''}; "
+        f"studies number {source.share(step)[:8]}{worker if source.num_workers else ''}"
+    )
+
+
+def workers_failed(source: GlobalBatches, step: int, error: Exception) -> DataError | None:
+    """The refusal for workers that are late, or dead: torch tells of them by the text of its errors alone.
+
+    Args:
+        source: Of the batches.
+        step: That is awaited.
+        error: What was raised, in waiting or, by torch's handler of dead workers, in the midst of something else.
+
+    Returns:
+        None if the error is of another kind.
+    """
+    text = str(error).splitlines()[0] if str(error) else ""
+    if isinstance(error, RuntimeError) and "DataLoader" not in text:
+        return None
+    if "timed out" in text:
+        return DataError(
+            missing(source, step, f"within {source.timeout_s:g} s"),
+            expected="workers that read",
+            mend="look at the disk or network of the data",
+        )
+    return DataError(
+        missing(source, step, text or f"a worker left: {type(error).__name__}"),
+        expected="workers that live",
+        mend="fewer num_workers need less memory",
+    )

@@ -1,0 +1,263 @@
+"""Signs of life: every rank knows which of the others died or stopped, and nobody waits for ever."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from dataclasses import dataclass, field
+from datetime import timedelta
+from itertools import count
+from types import TracebackType
+from typing import Any
+
+import torch.distributed as dist
+
+from medcodi.errors import MedCoDiError, TrainingError
+from medcodi.training.config import FaultConfig
+from medcodi.training.processes import Processes
+
+MISSED = 3  # beats, after which a rank is dead if an exchange with it has failed as well
+GRACE_S = 10.0  # for the run to end in order, before the process is ended
+WRITER_S = 60.0  # for a checkpoint that is being written, before the process is ended
+_RUNS = count()  # of this process: all ranks count alike, and each run has keys of its own
+_LOOK = "look at that rank's log (out of memory? a node lost?), and go on with --resume latest"
+
+
+@dataclass
+class Sign:
+    """What another rank has told of itself, and when that was new.
+
+    Attributes:
+        beat: Counts up while it lives.
+        doing: In words.
+        left: Why it stopped; empty: it has finished; None: it has not left.
+        blames: The rank that it stopped for, if any.
+        seen: Time of this machine's clock, in seconds, at which ``beat`` was new.
+    """
+
+    beat: int = -1
+    doing: str = "starting"
+    left: str | None = None
+    blames: int | None = None
+    seen: float = field(default_factory=time.monotonic)
+
+
+class Watch:
+    """A thread that tells the others that this rank lives, listens for theirs, and ends a run that cannot go on."""
+
+    def __init__(self, processes: Processes, options: FaultConfig, environment: Mapping[str, str] = os.environ) -> None:
+        self._processes, self._options, self._environment = processes, options, environment
+        self._interval = min(2.0, options.rank_s / 10, options.data_s / 4)
+        self._signs = {rank: Sign() for rank in range(processes.world_size) if rank != processes.rank}
+        self._own = Sign()
+        self._limit: tuple[float, Callable[[], str]] | None = None  # until when, and who is late then
+        self._store: Any = None
+        self._store_lost: float | None = None
+        self._verdict: TrainingError | None = None
+        self._over, self._ended = threading.Event(), threading.Event()
+        self._lock = threading.Lock()  # between the end of the run and the verdict on it
+        self._last_resort: threading.Timer | None = None
+        self._runner = threading.current_thread()
+        self.before_exit: Callable[[float], None] = lambda seconds: None
+
+    def __enter__(self) -> Watch:
+        self._store = self._connected()
+        self._tell()
+        self._processes.barrier()  # now every rank has told something, and listening never waits
+        self._thread = threading.Thread(target=self._listen, name="signs of life", daemon=True)
+        self._thread.start()
+        return self
+
+    def _connected(self) -> Any:
+        """A connection of our own to the store by which the ranks found each other; None when there are no others."""
+        if not self._signs:
+            return None
+        environment = self._environment
+        if "MASTER_ADDR" not in environment:  # brought together by other means than a launcher's
+            self._signs.clear()
+            return None
+        store = dist.TCPStore(
+            environment["MASTER_ADDR"],
+            int(environment["MASTER_PORT"]),
+            is_master=False,
+            wait_for_workers=False,
+            timeout=timedelta(seconds=max(10.0, self._options.rank_s)),
+        )
+        return dist.PrefixStore(f"medcodi/{environment.get('TORCHELASTIC_RESTART_COUNT', '0')}/{next(_RUNS)}", store)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._limit = None
+        try:
+            with self._lock:
+                self._ended.set()
+            told = self._explained(error)
+        except KeyboardInterrupt:
+            if self._verdict is None:
+                raise
+            told = self._verdict
+        if told is not None and self._signs:  # leaving the others must not take for ever either
+            self._last_resort = threading.Timer(GRACE_S + WRITER_S, os._exit, (2,))
+            self._last_resort.daemon = True
+            self._last_resort.start()
+        self._own.left = "" if told is None else _in_short(told)
+        self._own.blames = getattr(told, "blames", None)
+        self._tell()
+        self._over.set()
+        if told is not None and told is not error:
+            raise told from error
+
+    def linger(self) -> None:
+        """Let the others read why this rank stopped; call it after the process groups are down.
+
+        The store may live in this process, and is gone with it.
+        """
+        if self._own.left and self._store is not None and self._own.blames is None:
+            time.sleep((MISSED + 1) * self._interval)
+        if self._last_resort is not None:
+            self._last_resort.cancel()
+
+    # ---- what this rank tells ------------------------------------------------------------------------------------
+    def at(self, doing: str, limit_s: float | None = None, late: Callable[[], str] = str) -> None:
+        """Say what this rank does now.
+
+        Args:
+            doing: In words, for the others.
+            limit_s: Seconds after which the run is ended, unless something else is said before; None: no limit.
+            late: Gives what to say then: who has not delivered what.
+        """
+        self._own.doing = doing
+        self._limit = None if limit_s is None else (time.monotonic() + limit_s, late)
+
+    def _tell(self) -> None:
+        if self._store is None:
+            return
+        own = self._own
+        own.beat += 1
+        values = {"beat": own.beat, "doing": own.doing, "left": own.left, "blames": own.blames}
+        try:
+            self._store.set(str(self._processes.rank), json.dumps(values))
+            self._store_lost = None
+        except RuntimeError:  # torch's errors of the network are of this class
+            self._store_lost = self._store_lost or time.monotonic()
+
+    # ---- what it hears -------------------------------------------------------------------------------------------
+    def _listen(self) -> None:
+        while not self._over.wait(self._interval):
+            self._tell()
+            self._hear()
+            verdict = self._late() or self._silent(self._options.rank_s) or self._stopped()
+            if verdict is not None and not self._ended.is_set():
+                self._end(verdict)
+                return
+
+    def _hear(self) -> None:
+        if self._store is None:
+            return
+        try:
+            values = self._store.multi_get([str(rank) for rank in self._signs])
+        except RuntimeError:
+            self._store_lost = self._store_lost or time.monotonic()
+            return
+        for sign, value in zip(self._signs.values(), values, strict=True):
+            told = json.loads(value)
+            if told["beat"] != sign.beat:
+                sign.beat, sign.seen = told["beat"], time.monotonic()
+                sign.doing, sign.left, sign.blames = told["doing"], told["left"], told["blames"]
+
+    def _late(self) -> TrainingError | None:
+        limit = self._limit
+        if limit is None or time.monotonic() < limit[0]:
+            return None
+        return TrainingError(
+            limit[1](),
+            expected=f"it within faults.data_s = {self._options.data_s:g} s",
+            mend="look at the disk or network of the data, or raise faults.data_s; go on with --resume latest",
+        )
+
+    def _silent(self, seconds: float) -> TrainingError | None:
+        """Who has given no sign of life for so long."""
+        now = time.monotonic()
+        if self._store_lost is not None:
+            if now - self._store_lost < seconds:
+                return None
+            launched = self._environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            who = "the launcher that started rank 0 died" if launched else "rank 0 died"
+            return _blaming(0, f"{who}: the store by which the ranks know of each other has gone with it")
+        for rank, sign in self._signs.items():
+            if sign.left is None and now - sign.seen >= seconds:
+                return _blaming(
+                    rank, f"rank {rank} died: no sign of life for {now - sign.seen:.0f} s, the last while {sign.doing}"
+                )
+        return None
+
+    def _stopped(self) -> TrainingError | None:
+        """Who has stopped of itself, and said why; the one that began it, if several have."""
+        left = {rank: sign for rank, sign in self._signs.items() if sign.left}
+        for rank, sign in sorted(left.items(), key=lambda item: item[1].blames is not None):
+            if sign.blames is None:
+                return _blaming(rank, f"rank {rank} stopped while {sign.doing}: {sign.left}")
+            if sign.blames != self._processes.rank:
+                return _blaming(sign.blames, f"rank {rank} says: {sign.left}")
+        return None
+
+    # ---- the end -------------------------------------------------------------------------------------------------
+    def _end(self, verdict: TrainingError) -> None:
+        """Break into whatever the run waits for; end the process if it does not come out of it."""
+        with self._lock:
+            if self._ended.is_set():
+                return
+            self._verdict = verdict
+            if self._runner is threading.main_thread() and self._runner.ident is not None:
+                signal.pthread_kill(self._runner.ident, signal.SIGINT)
+        if self._ended.wait(GRACE_S):
+            return
+        self._own.left, self._own.blames = _in_short(verdict), getattr(verdict, "blames", None)
+        self._tell()
+        print(f"{type(verdict).__name__}: {verdict}", file=sys.stderr, flush=True)
+        with suppress(Exception):
+            self.before_exit(WRITER_S)
+        sys.stdout.flush()
+        os._exit(2)
+
+    def _explained(self, error: BaseException | None) -> BaseException | None:
+        """The error that tells why the run ended: an exchange that failed says nothing of who made it fail."""
+        if self._verdict is not None and not isinstance(error, KeyboardInterrupt):
+            time.sleep(0.5)  # the signal that broke into the run is on its way still
+        if self._verdict is not None or error is None:
+            return self._verdict
+        if isinstance(error, MedCoDiError) or not isinstance(error, RuntimeError) or not self._signs:
+            return error
+        deadline = time.monotonic() + (MISSED + 1) * self._interval
+        while time.monotonic() < deadline:
+            found = self._verdict or self._stopped() or self._silent(MISSED * self._interval)
+            if found is not None:
+                return found
+            time.sleep(self._interval / 10)
+        if "timed out" in str(error).lower() or "timeout" in str(error).lower():
+            others = "; ".join(f"rank {rank} is {sign.doing}" for rank, sign in list(self._signs.items())[:8])
+            return TrainingError(
+                f"an exchange between ranks did not end within faults.exchange_minutes = {self._options.exchange_minutes:g}: "
+                f"this rank {self._processes.rank} is {self._own.doing}; {others}",
+                expected="every rank at the same place",
+                mend="look at the rank that is elsewhere, and go on with --resume latest",
+            )
+        return error
+
+
+def _blaming(rank: int, failed: str) -> TrainingError:
+    error = TrainingError(failed, expected="every rank to live until the end", mend=_LOOK)
+    error.blames = rank  # type: ignore[attr-defined]
+    return error
+
+
+def _in_short(error: BaseException) -> str:
+    text = error.failed if isinstance(error, MedCoDiError) else str(error)
+    return f"{type(error).__name__}: {text}"[:2000]

@@ -1,0 +1,79 @@
+"""Run by every rank of a launcher: a step whose numbers are not finite on one rank is left out on all, and the run goes on.
+
+torchrun --nproc_per_node 2 poisoned_ranks.py OUT [engine.name=… engine.zero_stage=…]
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import sys
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
+
+from medcodi.config import apply_overrides, from_dict, to_dict
+from medcodi.data.loading import Batch
+from medcodi.randomness import StepRandomness
+from medcodi.stages.stage import StepOutput
+from medcodi.training.config import TrainConfig
+from medcodi.training.engine import build_engine
+from medcodi.training.processes import Processes, join_processes
+from tests.unit.training.toy import ToyStage, step_samples, toy_batch, toy_config
+
+
+class _Overflow(torch.autograd.Function):
+    """Numbers as they are, whose gradient overflows."""
+
+    @staticmethod
+    def forward(ctx: object, values: Tensor) -> Tensor:
+        return values.clone()
+
+    @staticmethod
+    def backward(ctx: object, gradient: Tensor) -> Tensor:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return gradient * math.inf
+
+
+class Failing(nn.Module):
+    """The toy stage; in step 1 the loss of rank 1 is NaN, in step 2 infinite without a gradient of its own, in step 3 its
+    loss is finite and the gradient is not."""
+
+    def __init__(self, rank: int) -> None:
+        super().__init__()
+        self.stage, self.rank = ToyStage(), rank
+
+    def forward(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+        output = self.stage(batch, randomness)
+        if self.rank != 1:
+            return output
+        loss = output.loss
+        harmed = {1: lambda: loss * math.nan, 2: lambda: loss + math.inf, 3: lambda: _Overflow.apply(loss)}
+        return StepOutput(harmed.get(randomness.step, lambda: loss)(), output.logs)
+
+
+def main(out: Path, overrides: list[str], processes: Processes) -> None:
+    """Five steps of two micro-batches; what became of each, by rank."""
+    config = from_dict(TrainConfig, apply_overrides(to_dict(toy_config(batch={"global_size": 8})), overrides))
+    engine = build_engine(Failing(processes.rank), config, processes, "torchrun")
+    told = []
+    for step in range(5):
+        before = engine.whole(engine.shards())
+        mine = step_samples(step, 8)[processes.rank * 4 : processes.rank * 4 + 4]
+        parts = [mine[:2], mine[2:]]
+        draws = [StepRandomness(seed=1, step=step, samples=part) for part in parts]
+        result = engine.run_step([toy_batch(part) for part in parts], draws)
+        after = engine.whole(engine.shards())
+        same = all(after[name].equal(value) for name, value in before.items()) if before else None
+        finite = all(bool(value.isfinite().all()) for value in after.values())
+        told.append(processes.gather([result.skipped, result.suspects, same, finite]))
+    if processes.is_first:
+        out.write_text(json.dumps(told))
+
+
+if __name__ == "__main__":
+    joined = join_processes()
+    main(Path(sys.argv[1]), [text for text in sys.argv[2:] if "=" in text], joined)
+    joined.leave()
