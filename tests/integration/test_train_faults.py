@@ -92,6 +92,14 @@ def until(there: Callable[[], Any], processes: list[Any], seconds: float = 120.0
         time.sleep(0.002)
 
 
+def being_written(folder: Path, since: float) -> bool:
+    """Whether a checkpoint that was begun after a moment is not whole, or was not when its run was killed."""
+    try:
+        return any(path.stat().st_mtime > since for path in folder.glob(".step-*.partial"))
+    except FileNotFoundError:  # just now it has become whole
+        return False
+
+
 def lines(run: Path) -> int:
     return len((run / "log.jsonl").read_text().splitlines()) if (run / "log.jsonl").exists() else 0
 
@@ -118,16 +126,16 @@ def test_killed_at_any_moment_it_goes_on_and_comes_to_the_same(
 ) -> None:
     steps = 10 * kills
     words = (f"steps={steps}", "checkpoint.every=1", "checkpoint.keep=3", "optimizer.lr=1e-4")
-    undisturbed = forked.finished(config(*words, f"out={tmp_path / 'undisturbed'}"), ranks=ranks)
+    undisturbed = forked.finished(config(*words, f"out={tmp_path / 'undisturbed'}"), ranks=ranks, timeout_s=900)
     run, chance = tmp_path / "run", random.Random(7)
     inside = last = 0
     for number in range(kills):
+        folder, since = run / "checkpoints", time.time()
         processes = begun(config(*words), ranks=ranks, resume="latest")
-        folder = run / "checkpoints"
         if number % 4 == 3:  # while it starts, or a little later
             time.sleep(chance.uniform(0.0, 3.0))
         else:
-            until(lambda folder=folder: any(folder.glob(".step-*.partial")), processes)
+            until(lambda folder=folder, since=since: being_written(folder, since), processes)
             time.sleep(chance.uniform(0.0, 0.3) if number % 4 == 2 else chance.uniform(0.0, 0.003))
         # One rank; or all of them, where they may not have found each other yet: that they wait for longer.
         victims = range(ranks) if number % 4 == 3 else [chance.randrange(ranks)]
@@ -135,11 +143,11 @@ def test_killed_at_any_moment_it_goes_on_and_comes_to_the_same(
             killed(processes[victim])
         codes = forked.ended(config(), processes, SOON_S)
         assert all(codes) and all(codes[victim] == forked.KILLED for victim in victims)
-        inside += any(folder.glob(".step-*.partial"))
+        inside += being_written(folder, since)
         saved = checkpoint.load_latest(folder, pytest.fail)
         assert (0 if saved is None else saved.step) >= last
         last = 0 if saved is None else saved.step
-    forked.finished(config(*words), ranks=ranks, resume="latest")
+    forked.finished(config(*words), ranks=ranks, resume="latest", timeout_s=900)
     assert forked.tensors(run, steps) == forked.tensors(undisturbed, steps)
     assert forked.log(run) == forked.log(undisturbed)
     assert inside >= kills // 4
