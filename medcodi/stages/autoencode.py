@@ -33,6 +33,8 @@ class AutoencodeOptions:
     kl_weight: float = 1e-4  # of the image latents' KL, nats per latent element
     edge_weight: float = 1.0  # of the gradient term
     edge_scales: int = 3  # resolutions it is taken at, each half the one before
+    hard_weight: float = 0.0  # of the mean error over each image's worst pixels: small bright things are few pixels
+    hard_share: float = 0.05  # how many of the pixels those are
     text_weight: float = 1.0  # of the reports' loss beside the images'
     beta: float = 0.1  # highest weight of the report latents' KL
     cycle_steps: int = 1000  # steps of one beta cycle (Fu et al., 2019)
@@ -44,10 +46,12 @@ class AutoencodeOptions:
     def _check(self) -> AutoencodeOptions:
         if not self.kinds:
             raise ValueError("kinds must name at least one of image, text")
-        if min(self.kl_weight, self.edge_weight, self.text_weight, self.beta, self.free_bits) < 0:
+        if min(self.kl_weight, self.edge_weight, self.hard_weight, self.text_weight, self.beta, self.free_bits) < 0:
             raise ValueError("weights, beta and free_bits must not be negative")
         if self.cycle_steps < 1 or not 0 < self.cycle_ramp <= 1 or self.edge_scales < 1:
             raise ValueError("cycle_steps and edge_scales must be at least 1, cycle_ramp in (0, 1]")
+        if not 0 < self.hard_share <= 1:
+            raise ValueError(f"hard_share = {self.hard_share} must be in (0, 1]")
         if not 0 <= self.word_dropout < 1:
             raise ValueError(f"word_dropout = {self.word_dropout} must be in [0, 1)")
         if self.crop_size is not None and self.crop_size < 1:
@@ -89,7 +93,7 @@ class AutoencodeStage(Stage):
 
     # ---- images ------------------------------------------------------------------------------------------------
     def _images(self, batch: Batch, randomness: StepRandomness, share: Share | None) -> StepOutput:
-        """L1 + edges + KL of all views at once, in units of the [-1, 1] range."""
+        """L1 + edges + worst pixels + KL of all views at once, in units of the [-1, 1] range."""
         autoencoder, options = self._autoencoder("image"), self.options
         images, noises, weights = [], [], []
         for name in self._served("image", batch):
@@ -106,13 +110,16 @@ class AutoencodeStage(Stage):
         mean, logvar = autoencoder.encode(x)
         painted = autoencoder.decode_unclamped(draw(mean, logvar, torch.cat(noises)))
         x = (2.0 * x - 1.0).expand_as(painted)
-        l1 = (painted - x).abs().flatten(1).mean(1)
+        error = (painted - x).abs().flatten(1)
+        l1 = error.mean(1)
+        hard = error.topk(max(1, round(options.hard_share * error.shape[1])), dim=1).values.mean(1)
         edges = edge_difference(painted, x, options.edge_scales)
         kl = kl_to_standard_normal(mean, logvar).flatten(1).mean(1)
         whole = each_weight(share, self._counted("image", batch))
-        loss = mean_over_ranks(l1 + options.edge_weight * edges + options.kl_weight * kl, weight, whole)
+        each = l1 + options.edge_weight * edges + options.hard_weight * hard + options.kl_weight * kl
+        loss = mean_over_ranks(each, weight, whole)
         mse = (0.5 * (painted.detach() - x)).square().flatten(1).mean(1).clamp(min=1e-10)
-        rows = {"l1": l1, "edges": edges, "kl": kl, "psnr": -10.0 * torch.log10(mse)}
+        rows = {"l1": l1, "edges": edges, "hard": hard, "kl": kl, "psnr": -10.0 * torch.log10(mse)}
         return StepOutput(
             loss, {f"image/{name}": mean_over_ranks(value.detach(), weight, whole) for name, value in rows.items()}
         )
