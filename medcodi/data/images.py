@@ -18,7 +18,7 @@ _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
 _FORMATS = "a PNG, JPEG, TIFF or DICOM file"
 
 
-def read_image(value: Any, *, where: str | None = None) -> np.ndarray:
+def read_image(value: Any, *, where: str | None = None, allow_constant: bool = False) -> np.ndarray:
     """Read one image, whatever holds it.
 
     Args:
@@ -26,6 +26,7 @@ def read_image(value: Any, *, where: str | None = None) -> np.ndarray:
             uint16, bool, or float in [0, 1]; ``[H, W]``, ``[1, H, W]``, ``[H, W, C]`` or ``[C, H, W]`` with C of 1, 3
             or 4. Colour becomes luminance, alpha is dropped.
         where: Name for messages; the path by default.
+        allow_constant: Take an image that is all of one value (a generated one, which is judged as it is).
 
     Returns:
         float32 ``[H, W]`` in [0, 1]; 16 bit are kept.
@@ -53,10 +54,10 @@ def read_image(value: Any, *, where: str | None = None) -> np.ndarray:
             reason="not an image",
             expected="a path, a PIL image, an array or a tensor",
         )
-    return check_image(image, where)
+    return check_image(image, where, allow_constant=allow_constant)
 
 
-def check_image(image: np.ndarray, where: str) -> np.ndarray:
+def check_image(image: np.ndarray, where: str, *, allow_constant: bool = False) -> np.ndarray:
     """Return ``image`` if it can be used; float32 ``[H, W]`` in [0, 1].
 
     Raises:
@@ -73,7 +74,7 @@ def check_image(image: np.ndarray, where: str) -> np.ndarray:
     low, high = float(image.min()), float(image.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise Refused(f"{where} holds NaN or infinity", reason="not finite", expected="finite numbers in [0, 1]")
-    if low == high:
+    if low == high and not allow_constant:
         raise Refused(
             f"{where} is all of one value ({low:.3g})",
             reason="constant",

@@ -18,11 +18,11 @@ from medcodi.config import config, from_dict, to_dict
 from medcodi.data.files import FORMAT, INFO_FILE
 from medcodi.data.ledger import Ledger
 from medcodi.data.shards import FILE_FORMATS, Shard, WrittenShard, plan_shards
-from medcodi.data.sources import SOURCES, Source
+from medcodi.data.sources import SOURCES, Each, Source
 from medcodi.data.sources.record import Record
 from medcodi.data.splits import PatientSplits
 from medcodi.data.staging import Staging, staging_for
-from medcodi.data.workers import written_shards
+from medcodi.data.workers import Workers
 from medcodi.errors import DataError, one_of
 
 _NOT_TOLD = ("out", "num_workers", "overwrite", "resume")  # of the run, not of the dataset
@@ -84,8 +84,11 @@ class PrepareConfig:
         """
         return SOURCES[one_of("source", self.source, SOURCES, DataError)]
 
-    def records(self) -> Iterator[Record]:
+    def records(self, each: Each = map) -> Iterator[Record]:
         """The studies that the source announces.
+
+        Args:
+            each: Applies a function to many files, in their order.
 
         Raises:
             DataError: If there is no such source, or it cannot be read.
@@ -93,7 +96,7 @@ class PrepareConfig:
         """
         source = self.kind()
         options = {**self.options, **({} if self.path is None else {"path": self.path})}
-        return source.records(from_dict(source.Options, options, source=f"options of source {self.source!r}"))
+        return source.announce(from_dict(source.Options, options, source=f"options of source {self.source!r}"), each)
 
 
 def prepare(config: PrepareConfig) -> Ledger:
@@ -115,18 +118,19 @@ def prepare(config: PrepareConfig) -> Ledger:
         raise DataError(
             f"{out} exists already", expected="a new folder", mend="overwrite=true replaces it, or choose another --out"
         )
-    records = list(config.records())
-    splits = PatientSplits(seed=config.seed, val=config.val, test=config.test)
-    for record in records:
-        if record.split:  # before any is drawn for a patient who has studies without one
-            splits.place(record.patient_id, record.split)
-    shards = plan_shards(records, [splits.place(record.patient_id, record.split) for record in records])
-    with staging_for(out) as staging:
-        if told := staging.begin(_plan_key(config, records), resume=config.resume):
-            Console(stderr=True).print(told)
-        written = _write(config, shards, staging, num_studies=len(records))
-        ledger = _finish(config, shards, written, staging.dataset)
-        staging.publish(out)
+    with Workers(config.num_workers, config.source) as workers:
+        records = list(config.records(workers.map))
+        splits = PatientSplits(seed=config.seed, val=config.val, test=config.test)
+        for record in records:
+            if record.split:  # before any is drawn for a patient who has studies without one
+                splits.place(record.patient_id, record.split)
+        shards = plan_shards(records, [splits.place(record.patient_id, record.split) for record in records])
+        with staging_for(out) as staging:
+            if told := staging.begin(_plan_key(config, records), resume=config.resume):
+                Console(stderr=True).print(told)
+            written = _write(config, shards, staging, workers, num_studies=len(records))
+            ledger = _finish(config, shards, written, staging.dataset)
+            staging.publish(out)
     return ledger
 
 
@@ -142,7 +146,7 @@ def _plan_key(config: PrepareConfig, records: Sequence[Record]) -> str:
 
 
 def _write(
-    config: PrepareConfig, shards: Sequence[Shard], staging: Staging, *, num_studies: int
+    config: PrepareConfig, shards: Sequence[Shard], staging: Staging, workers: Workers, *, num_studies: int
 ) -> dict[str, WrittenShard]:
     """Write what is not there yet; stops as soon as too many studies are bad for any end."""
     written = staging.finished(shards)
@@ -156,7 +160,7 @@ def _write(
         task = progress.add_task(
             f"preparing {config.source}", total=num_studies, completed=num_studies - sum(len(s.records) for s in todo)
         )
-        for shard, one in written_shards(todo, staging.dataset, config):
+        for shard, one in workers.written_shards(todo, staging.dataset, config):
             staging.keep(shard, one)
             written[shard.name] = one
             progress.advance(task, len(shard.records))

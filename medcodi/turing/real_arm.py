@@ -179,7 +179,7 @@ def open_real(
             mend="check --real",
         )
     row = SOURCES[kind]
-    records = list(row.records(from_dict(row.Options, {"path": str(path)}, source=f"options of source {kind!r}")))
+    records = list(row.announce(from_dict(row.Options, {"path": str(path)}, source=f"options of source {kind!r}")))
     arm = RealArm(path.name, agreement_of(path, *(record.metadata for record in records[:50])), [])
     for record in records:
         _enter(arm, record)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from medcodi.config import config
@@ -34,8 +35,12 @@ class DicomOptions:
             raise ValueError(f"default_view is {self.default_view!r}, expected one of {', '.join(names('image'))}")
 
 
-def records(options: DicomOptions) -> Iterator[Record]:
+def records(options: DicomOptions, each: Callable[..., Iterator[Record]] = map) -> Iterator[Record]:
     """Studies in the order of their first files, by path; files that are no DICOM are passed over.
+
+    Args:
+        options: The folder.
+        each: Applies a function to many files, in their order; headers are read through it.
 
     Raises:
         DataError: If the folder is missing or holds no DICOM file.
@@ -47,8 +52,7 @@ def records(options: DicomOptions) -> Iterator[Record]:
     if not files:
         raise DataError(f"{folder} holds no DICOM file", expected="at least one, in it or below it", mend="check path=")
     found: dict[str, Record] = {}
-    for file in files:
-        one = _record(file, options)
+    for one in each(partial(_record, options=options), files):
         found[one.study_id] = _joined(found[one.study_id], one) if one.study_id in found else one
     yield from found.values()
 

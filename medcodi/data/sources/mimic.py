@@ -6,7 +6,7 @@ among equals the first image by name; the others are in the ledger.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -85,8 +85,12 @@ def records_jpg(options: MimicOptions) -> Iterator[Record]:
     yield from _records(options, files, suffix=".jpg", source="mimic-cxr-jpg")
 
 
-def records_dicom(options: MimicOptions) -> Iterator[Record]:
+def records_dicom(options: MimicOptions, each: Callable[..., Iterator[Any]] = map) -> Iterator[Record]:
     """Studies of MIMIC-CXR in the order of its record list; views from the metadata table, or else from the tags.
+
+    Args:
+        options: Where it lies.
+        each: Applies a function to many files, in their order; the tags are read through it.
 
     Raises:
         DataError: If a table or a folder is not there or cannot be read.
@@ -104,11 +108,16 @@ def records_dicom(options: MimicOptions) -> Iterator[Record]:
         else {}
     )
     files = ((row, views.get(row["dicom_id"])) for row in read_table(listed, ("dicom_id", *IDS)))
-    yield from _records(options, files, suffix=".dcm", source="mimic-cxr")
+    yield from _records(options, files, suffix=".dcm", source="mimic-cxr", each=map if known else each)
 
 
 def _records(
-    options: MimicOptions, rows: Iterator[tuple[dict[str, str], dict[str, str] | None]], *, suffix: str, source: str
+    options: MimicOptions,
+    rows: Iterator[tuple[dict[str, str], dict[str, str] | None]],
+    *,
+    suffix: str,
+    source: str,
+    each: Callable[..., Iterator[Any]] = map,
 ) -> Iterator[Record]:
     root = Path(options.path)
     if not (root / "files").is_dir():
@@ -122,12 +131,17 @@ def _records(
     report_of = report_paths(options)
     studies: dict[str, _Study] = {}
     seen: set[str] = set()
-    for row, view in rows:
-        patient, study_id = f"p{row['subject_id']}", f"s{row['study_id']}"
-        if options.groups is not None and patient[:3] not in options.groups:
-            continue
-        study = studies.setdefault(study_id, _Study(patient))
-        file = root / (row.get("path") or f"files/{patient[:3]}/{patient}/{study_id}/{row['dicom_id']}{suffix}")
+
+    def located() -> Iterator[tuple[dict[str, str], dict[str, str] | None, Path]]:
+        for row, view in rows:
+            patient, study = f"p{row['subject_id']}", f"s{row['study_id']}"
+            if options.groups is None or patient[:3] in options.groups:
+                path = row.get("path") or f"files/{patient[:3]}/{patient}/{study}/{row['dicom_id']}{suffix}"
+                yield row, view, root / path
+
+    for row, view, file in each(_viewed, located()):
+        study_id = f"s{row['study_id']}"
+        study = studies.setdefault(study_id, _Study(f"p{row['subject_id']}"))
         _add(study, study_id, row, view, file, seen)
         if split_of is not None:
             study.splits.add(split_of.get(row["dicom_id"], ""))
@@ -142,8 +156,24 @@ def _records(
         yield _record(study_id, study, labels_of.get(study_id, {}), report_of(study.patient, study_id), source)
 
 
+def _viewed(
+    located: tuple[dict[str, str], dict[str, str] | None, Path],
+) -> tuple[dict[str, str], tuple[str, str | None] | LeftOut, Path]:
+    """A row with the view of its image: code and modality, or why it has none."""
+    row, view, file = located
+    try:
+        return row, _view(view, file), file
+    except Refused as error:
+        return row, LeftOut(file=str(file), reason=error.reason, detail=str(error)), file
+
+
 def _add(
-    study: _Study, study_id: str, row: Mapping[str, str], view: Mapping[str, str] | None, file: Path, seen: set[str]
+    study: _Study,
+    study_id: str,
+    row: Mapping[str, str],
+    view: tuple[str, str | None] | LeftOut,
+    file: Path,
+    seen: set[str],
 ) -> None:
     """Enter one image into its study."""
     name = row["dicom_id"]
@@ -156,11 +186,10 @@ def _add(
         study.spare.append(LeftOut(file=str(file), reason="duplicate id", detail=detail))
         return
     seen.add(name)
-    try:
-        code, modality = _view(view, file)
-    except Refused as error:
-        study.spare.append(LeftOut(file=str(file), reason=error.reason, detail=str(error)))
+    if isinstance(view, LeftOut):
+        study.spare.append(view)
         return
+    code, modality = view
     if modality is None:
         detail = f"{file}: view {code!r} is none of those known"
         study.spare.append(LeftOut(file=str(file), reason="unknown view", detail=detail, view=code))

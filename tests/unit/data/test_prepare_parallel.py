@@ -24,6 +24,7 @@ from medcodi.data.prepare import PrepareConfig, prepare
 from medcodi.data.sources.record import Record
 from medcodi.data.staging import Interrupted
 from medcodi.errors import DataError
+from tests.unit.data.mimic_tree import write_dicom
 
 NUM = 120
 NUM_SHARDS = 5
@@ -156,7 +157,7 @@ def test_a_killed_worker_is_named_and_what_is_finished_stays(table: Path, tmp_pa
     config = settings(table, tmp_path / "out", num_workers=2)
     announced = list(config.records())
     last = Stopping(study_id=announced[-1].study_id, patient_id=announced[-1].patient_id, split=announced[-1].split)
-    monkeypatch.setattr(PrepareConfig, "records", lambda self: iter([*announced[:-1], last]))
+    monkeypatch.setattr(PrepareConfig, "records", lambda self, each=map: iter([*announced[:-1], last]))
     with pytest.raises(Interrupted, match=r"a worker of 2 was killed.*num_workers=1"):
         prepare(config)
     assert (tmp_path / ".out.partial").is_dir() and not (tmp_path / "out").exists()
@@ -219,6 +220,38 @@ def test_refusals_in_a_worker_keep_their_mend(table: Path, tmp_path: Path) -> No
     bad.write_text("\n".join([rows[0], *(row.replace(".png", ".gone") for row in rows[1:])]) + "\n")
     with pytest.raises(DataError, match="max_bad_fraction"):
         prepare(settings(bad, tmp_path / "out", num_workers=2))
+
+
+def test_headers_read_by_several_processes_announce_the_same_studies(tmp_path: Path) -> None:
+    source = tmp_path / "dicom"
+    source.mkdir()
+    rng = np.random.default_rng(0)
+    for index in range(2 * workers.CHUNK + 5):
+        path = source / f"{index:03d}.dcm"
+        write_dicom(path, rng.integers(0, 256, (40, 40), dtype=np.uint8), ("PA", "LL", "XX")[index % 3], "")
+    values = {"source": "dicom", "path": str(source), "image_size": 16, "max_bad_fraction": 0.5}
+    for num in (1, 2):
+        prepare(
+            from_dict(PrepareConfig, {**values, "out": str(tmp_path / f"out{num}"), "num_workers": num, "name": "one"})
+        )
+    assert contents(tmp_path / "out1") == contents(tmp_path / "out2")
+    ledger = (tmp_path / "out2" / "ledger.csv").read_text()
+    assert "unknown view" in ledger and "068.dcm" in ledger
+
+
+def _refusing(number: int) -> int:
+    if number == 70:
+        raise DataError("the seventieth", expected="another", mend="none")
+    return number * number
+
+
+def test_map_keeps_the_order_of_a_stream_and_says_what_was_refused() -> None:
+    with workers.Workers(2, "squares") as pool:
+        squares = pool.map(_refusing, iter(range(200)))
+        seen = [next(squares) for _ in range(64)]
+        with pytest.raises(DataError, match="the seventieth"):
+            list(squares)
+    assert seen == [number * number for number in range(64)]
 
 
 def test_overwriting_puts_the_new_one_in_place(table: Path, one: Path, tmp_path: Path) -> None:
