@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal
 
 import torch
+import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from pydantic import model_validator
 from torch import Tensor
@@ -19,6 +20,7 @@ class ImageAutoencoderConfig:
     """Size of the image autoencoder. The published one: 3, (128, 256, 512, 512), 2, 4, 32 groups."""
 
     in_channels: Literal[1, 3] = 1  # 3: the grey image is repeated
+    patch_size: int = 1  # so many pixels on a side go into the channels first: the finest levels cost most and do least
     channels: tuple[int, ...] = (16, 32, 64, 128)  # of each level; each but the first halves the side
     layers_per_block: int = 1
     latent_channels: int = 4
@@ -27,8 +29,9 @@ class ImageAutoencoderConfig:
 
     @model_validator(mode="after")
     def _check(self) -> ImageAutoencoderConfig:
-        if not self.channels or min(self.channels) < 1 or self.layers_per_block < 1 or self.latent_channels < 1:
-            raise ValueError("channels, layers_per_block and latent_channels must be positive")
+        sizes = (*self.channels, self.layers_per_block, self.latent_channels, self.patch_size)
+        if not self.channels or min(sizes) < 1:
+            raise ValueError("channels, layers_per_block, latent_channels and patch_size must be positive")
         if any(width % self.norm_num_groups for width in self.channels):
             raise ValueError(
                 f"channels {self.channels} must all be multiples of norm_num_groups = {self.norm_num_groups}"
@@ -38,7 +41,7 @@ class ImageAutoencoderConfig:
     @property
     def factor(self) -> int:
         """How many pixels on a side become one latent."""
-        return 2 ** (len(self.channels) - 1)
+        return self.patch_size * 2 ** (len(self.channels) - 1)
 
     def build(self, image_size: int) -> ImageAutoencoder:
         """The autoencoder, untrained, for images of ``image_size`` pixels on a side.
@@ -48,9 +51,10 @@ class ImageAutoencoderConfig:
         """
         if image_size < self.factor or image_size % self.factor:
             raise ConfigError(
-                f"image_size = {image_size} does not fit an image autoencoder with {len(self.channels)} levels",
+                f"image_size = {image_size} does not fit an image autoencoder with {len(self.channels)} levels "
+                f"on patches of {self.patch_size}",
                 expected=f"a multiple of {self.factor}",
-                mend="change image_size, or the number of image_autoencoder.channels",
+                mend="change image_size, image_autoencoder.patch_size or the number of image_autoencoder.channels",
             )
         return ImageAutoencoder(self, image_size)
 
@@ -65,15 +69,15 @@ class ImageAutoencoder(Autoencoder):
         levels = len(config.channels)
         network: Any = AutoencoderKL  # its annotations name 1-tuples
         self.net: Any = network(
-            in_channels=config.in_channels,
-            out_channels=config.in_channels,
+            in_channels=config.in_channels * config.patch_size**2,
+            out_channels=config.in_channels * config.patch_size**2,
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
             block_out_channels=config.channels,
             layers_per_block=config.layers_per_block,
             latent_channels=config.latent_channels,
             norm_num_groups=config.norm_num_groups,
-            sample_size=image_size,
+            sample_size=image_size // config.patch_size,
             mid_block_add_attention=config.mid_attention,
         )
 
@@ -87,12 +91,12 @@ class ImageAutoencoder(Autoencoder):
             Two float32 tensors ``[B, C, H / f, W / f]``; the log-variance lies in [-30, 20].
         """
         x = (2.0 * values - 1.0).to(self.net.dtype).expand(-1, self.config.in_channels, -1, -1)
-        posterior = self.net.encode(x).latent_dist
+        posterior = self.net.encode(F.pixel_unshuffle(x, self.config.patch_size)).latent_dist
         return posterior.mean.float(), posterior.logvar.float()
 
     def decode_unclamped(self, z: Tensor) -> Tensor:
         """What the network paints from an unscaled latent: ``[B, in_channels, H, W]``, about [-1, 1], with gradient."""
-        return self.net.decode(z.to(self.net.dtype)).sample.float()
+        return F.pixel_shuffle(self.net.decode(z.to(self.net.dtype)).sample, self.config.patch_size).float()
 
     def decode(self, latent: Tensor) -> Tensor:
         """Images from scaled latents.

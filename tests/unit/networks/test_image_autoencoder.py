@@ -29,6 +29,18 @@ def test_shapes_and_ranges(in_channels: int) -> None:
 
 
 @torch.no_grad()
+def test_patches_go_into_the_channels_and_come_back_in_their_places() -> None:
+    autoencoder = small(patch_size=4, channels=(16, 16))
+    assert autoencoder.config.factor == 8 and autoencoder.latent_shape == (3, 4, 4)
+    x = torch.rand(2, 1, 32, 32)
+    assert autoencoder.decode(autoencoder.latent(x)).shape == x.shape
+    moved = x.clone()
+    moved[:, :, :8, 24:] = 1.0 - moved[:, :, :8, 24:]
+    change = (autoencoder.encode(moved)[0] - autoencoder.encode(x)[0]).abs().mean(dim=(0, 1))
+    assert change[:2, 2:].mean() > change[2:, :2].mean()  # what moved was up and to the right
+
+
+@torch.no_grad()
 def test_other_sizes_go_through() -> None:
     autoencoder = small()
     assert autoencoder.decode(autoencoder.latent(torch.rand(1, 1, 16, 24))).shape == (1, 1, 16, 24)
