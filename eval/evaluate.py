@@ -1,8 +1,12 @@
-"""Evaluate a model, direction by direction: python eval/evaluate.py --config configs/eval/demo.yaml [key=value ...]."""
+"""Evaluate a model, direction by direction: python eval/evaluate.py --config configs/eval/demo.yaml [key=value ...].
+
+On several GPUs or processes: torchrun --nproc-per-node 4 eval/evaluate.py --config configs/eval/demo.yaml
+"""
 
 from __future__ import annotations
 
 import argparse
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +15,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from medcodi.config import load, to_yaml
 from medcodi.errors import MedCoDiError
 from medcodi.evaluation.matrix import EvaluateConfig, evaluate
-from medcodi.evaluation.results_page import summary_table
+from medcodi.evaluation.pages.tables import plain_rows, summary_table
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,7 +34,9 @@ def main(arguments: list[str] | None = None) -> int:
     except MedCoDiError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    for row in (table.columns, *table.rows):
+    if int(os.environ.get("RANK", "0")):
+        return 0
+    for row in (table.columns, *plain_rows(table)):
         print("\t".join(row))
     print(f"{Path(options.out) / 'page.html'}")
     return 0

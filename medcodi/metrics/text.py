@@ -108,6 +108,10 @@ class TextScorer:
             self._tokens.update(zip(new, tokens, strict=True))
         return [self._tokens.get(text, "") for text in texts]
 
+    def bleu(self, generated: Sequence[str], references: Sequence[str]) -> dict[str, Statistic]:
+        """BLEU-1..4 as functions of study weights, without the other metrics: ``bleu_1`` ... ``bleu_4``."""
+        return _bleu(self.tokenize(references), self.tokenize(generated))[2]
+
     def score(self, generated: Sequence[str], references: Sequence[str]) -> TextScores:
         """Score generated reports, one reference each.
 

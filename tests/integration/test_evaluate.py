@@ -1,20 +1,35 @@
-"""A whole evaluation: the tiny model on phantom studies, a classifier trained for a moment, resumed, refused."""
+"""Whole evaluations: the tiny model and other systems' files on phantom studies; resumed, in ranks, verified, refused."""
 
 from __future__ import annotations
 
+import csv
 import json
+import shutil
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from medcodi.config import from_dict
-from medcodi.errors import CheckpointError, ConfigError, MedCoDiError
-from medcodi.evaluation import ClassifierTrainConfig, EvaluateConfig, FindingClassifier, evaluate, train_classifier
+from medcodi.data.images import save_png8
+from medcodi.errors import CheckpointError, ConfigError, DataError, MedCoDiError
+from medcodi.evaluation import (
+    ClassifierTrainConfig,
+    EvaluateConfig,
+    FindingClassifier,
+    evaluate,
+    train_classifier,
+    verify_bundle,
+)
 from medcodi.model import tiny_model
 
 pytest.importorskip("pycocoevalcap")
 pytest.importorskip("jinja2")
-SIZE = 32
+pytest.importorskip("torchmetrics")
+SIZE, NUM = 32, 12
+DIRECTIONS = ["report->frontal", "lateral+report->frontal", "lateral->frontal", "frontal->lateral+report", "->report"]
 
 
 def phantom(split: str, num: int) -> dict:
@@ -22,15 +37,13 @@ def phantom(split: str, num: int) -> dict:
 
 
 @pytest.fixture(scope="module")
-def model_folder(tmp_path_factory: pytest.TempPathFactory):
+def model_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny generator and, beside it, a classifier that has seen twelve studies."""
     folder = tmp_path_factory.mktemp("model")
     tiny_model().save_pretrained(folder)
     network = {"image_size": SIZE, "channels": [4, 8], "blocks": [0, 1]}
     values = {
-        "train": phantom("train", 12),
-        "validation": phantom("val", 12),
-        "test": phantom("test", 12),
+        **{name: phantom(split, 12) for name, split in (("train", "train"), ("validation", "val"), ("test", "test"))},
         "network": network,
         "num_steps": 2,
         "batch_size": 8,
@@ -40,91 +53,263 @@ def model_folder(tmp_path_factory: pytest.TempPathFactory):
     return folder
 
 
-def options(folder, out, **changes) -> EvaluateConfig:
-    directions = ["report->frontal", "frontal->lateral+report", "->report"]
-    values = {
-        "model": str(folder),
-        "data": phantom("test", 12),
-        "directions": directions,
+def values(model: Path | None, out: Path, **changes: Any) -> dict[str, Any]:
+    told = {
+        "data": phantom("test", NUM),
+        "directions": DIRECTIONS,
         "out": str(out),
         "num_inference_steps": 2,
         "batch_size": 5,
         "bootstrap_samples": 100,
+        "permutations": 100,
         "min_positives": 2,
+        "kernel_subset": 6,
+        "kernel_subsets": 3,
+        "diversity_pairs": 4,
+        "pictures": 1,
         "meteor": False,
         "device": "cpu",
     }
-    return from_dict(EvaluateConfig, {**values, **changes})
+    return {**told, **({"model": str(model)} if model else {}), **changes}
 
 
-def without_times(results: dict) -> dict:
-    plain = json.loads(json.dumps(results))
-    plain.pop("config")
-    for scores in plain["directions"].values():
-        scores.pop("seconds")
-    return plain
+def options(model: Path | None, out: Path, **changes: Any) -> EvaluateConfig:
+    return from_dict(EvaluateConfig, values(model, out, **changes))
 
 
-def test_the_whole_matrix_resumes_to_the_same_figures(model_folder, tmp_path) -> None:
-    first = evaluate(options(model_folder, tmp_path / "a"))
-    assert set(first["directions"]) == {"report->frontal", "frontal->lateral+report", "->report"}
-    assert first["complete"] and first["directions"]["->report"]["primary"]["beats_shuffled"] is None
-    assert set(first["directions"]["frontal->lateral+report"]["targets"]) == {"lateral", "report"}
-    metrics = first["directions"]["frontal->lateral+report"]["targets"]["report"]["metrics"]
+@pytest.fixture(scope="module")
+def bundle(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One whole evaluation."""
+    out = tmp_path_factory.mktemp("bundle") / "out"
+    evaluate(options(model_folder, out), quiet=True)
+    return out
+
+
+@pytest.fixture
+def copied(bundle: Path, tmp_path: Path) -> Path:
+    """A copy that may be spoilt."""
+    return Path(shutil.copytree(bundle, tmp_path / "copy"))
+
+
+def test_a_bundle_holds_everything(bundle: Path) -> None:
+    results = json.loads((bundle / "results.json").read_text())
+    assert results["schema_version"] == 2 and results["complete"] and list(results["systems"]) == ["tiny"]
+    directions = results["systems"]["tiny"]["directions"]
+    assert list(directions) == DIRECTIONS and directions["->report"]["primary"]["beats_shuffled"] is None
+    joint = directions["frontal->lateral+report"]
+    assert set(joint["targets"]) == {"lateral", "report"} and set(joint["coherence"]) == {"lateral+report"}
+    metrics = joint["targets"]["report"]["metrics"]
     assert {"bleu_1", "rouge_l", "cider", "finding_macro_f1"} <= set(metrics)
     assert metrics["finding_macro_f1"]["ceiling"] == 1.0  # the labeler reads every phantom report right
-    assert json.loads((tmp_path / "a" / "results.json").read_text()) == first
+    images = directions["report->frontal"]["targets"]["frontal"]["metrics"]
+    assert {"frechet/demo", "kernel/demo", "coverage/demo", "ssim", "psnr", "ms_ssim"} <= set(images)
+    assert "median_rank" in " ".join(joint["coherence"]["lateral+report"]["metrics"])
+    against = {(test["direction"], test["against"]) for test in results["comparisons"]["multi_prompt"]}
+    assert against == {
+        ("lateral+report->frontal", "report->frontal"),
+        ("lateral+report->frontal", "lateral->frontal"),
+    }
+    assert {"out", "device", "resume"}.isdisjoint(results["config"])
+    assert results["readers"]["extractors"]["demo"]["weights_sha256"] == results["readers"]["images"]["weights_sha256"]
 
-    page = (tmp_path / "a" / "page.html").read_text()
-    assert page.count("data:image/png") >= 4 and "https://" not in page and "report → frontal" in page
+    scored = json.loads((bundle / "scored.json").read_text())
+    listed = scored["systems"]["tiny"]["report->frontal"]
+    assert len(scored["studies"]) == NUM == len(listed["generated"]["frontal"]) and listed["scored"] == list(range(NUM))
+    index = json.loads((bundle / "bundle.json").read_text())["files"]
+    there = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
+    assert set(index) == {name for name in there if not name.startswith("features/")} - {"bundle.json"}
+    page = (bundle / "page.html").read_text()
+    assert page.count("data:image/png") >= 8 and "https://" not in page and "report → frontal" in page
+    assert "Two prompts beside one" in page and "<svg" in page
 
-    kept = tmp_path / "a" / "generated" / "report_to_frontal.npz"
+
+def test_it_resumes_to_the_same_figures(bundle: Path, copied: Path, model_folder: Path) -> None:
+    kept = copied / "generated/tiny/report_to_frontal/00000.npz"
     before = kept.stat().st_mtime_ns
-    (tmp_path / "a" / "generated" / "nothing_to_report.npz").write_bytes(b"cut short")
-    again = evaluate(options(model_folder, tmp_path / "a"))
-    assert without_times(again) == without_times(first)
+    (copied / "generated/tiny/nothing_to_report/00001.npz").write_bytes(b"cut short")
+    (copied / "generated/earlier").mkdir()
+    (copied / "generated/earlier/left.npz").write_bytes(b"of another run")
+    evaluate(options(model_folder, copied), quiet=True)
+    for name in ("results.json", "scored.json", "page.html"):
+        assert (copied / name).read_bytes() == (bundle / name).read_bytes(), name
     assert kept.stat().st_mtime_ns == before  # not generated again
-
-    other = evaluate(options(model_folder, tmp_path / "a", seed=1))
-    assert kept.stat().st_mtime_ns != before and without_times(other) != without_times(first)
-    assert not list((tmp_path / "a").rglob("*.partial"))
+    assert not (copied / "generated/earlier").exists() and not list(copied.rglob("*.partial"))
 
 
-def test_a_generation_does_not_know_its_batch(model_folder, tmp_path) -> None:
-    for size in (3, 12):
-        evaluate(options(model_folder, tmp_path / str(size), batch_size=size, directions=["report->frontal"]))
-    one, other = (
-        np.load(tmp_path / str(size) / "generated" / "report_to_frontal.npz")["frontal"].astype(int) for size in (3, 12)
+def test_two_ranks_write_the_same_results(bundle: Path, model_folder: Path, tmp_path: Path) -> None:
+    from tests.integration.forked import FORKS, free_port
+
+    told = values(model_folder, tmp_path / "ranks", directions=DIRECTIONS[:4])
+    alone = values(model_folder, tmp_path / "alone", directions=DIRECTIONS[:4])
+    shutil.copytree(bundle / "generated", tmp_path / "alone/generated")  # made by one rank
+    evaluate(from_dict(EvaluateConfig, alone), quiet=True)
+    port = str(free_port())
+    workers = [FORKS.Process(target=_rank, args=(rank, port, told), daemon=True) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(300)
+        worker.kill()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    for name in ("results.json", "scored.json", "page.html"):
+        assert (tmp_path / "ranks" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
+    assert json.loads((tmp_path / "ranks/run.json").read_text())["ranks"] == 2
+
+
+def _rank(rank: int, port: str, told: dict[str, Any]) -> None:
+    import os
+
+    import torch
+
+    torch.set_num_threads(1)
+    variables = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update(variables, LOCAL_RANK=str(rank))
+    evaluate(from_dict(EvaluateConfig, told), quiet=True)
+
+
+# ---- verify ----------------------------------------------------------------------------------------------------------
+def test_a_bundle_is_verified_and_what_was_changed_is_named(copied: Path) -> None:
+    whole = verify_bundle(copied, device="cpu", quiet=True)
+    assert whole.holds, [str(one) for one in whole.differences[:5]]
+    assert whole.num_figures > 500 and whole.num_contents > 60 and whole.num_files > 10
+
+    results = json.loads((copied / "results.json").read_text())
+    figure = results["systems"]["tiny"]["directions"]["->report"]["targets"]["report"]["metrics"]["bleu_1"]
+    figure["value"] += 0.05
+    (copied / "results.json").write_text(json.dumps(results))
+    page = copied / "page.html"
+    page.write_text(page.read_text().replace("demo", "demo ", 1))
+    path = copied / "generated/tiny/report_to_frontal/00001.npz"
+    with np.load(path) as arrays:
+        held = dict(arrays)
+    held["frontal"] = held["frontal"].copy()
+    held["frontal"][2] = 255 - held["frontal"][2]
+    np.savez_compressed(path, **held)
+    told = [str(one) for one in verify_bundle(copied, device="cpu", quiet=True).differences]
+    assert any("->report / targets / report / metrics / bleu_1 / value" in one for one in told)
+    assert any(one.startswith("file page.html") for one in told)
+    study = json.loads((copied / "scored.json").read_text())["studies"][7]["study_id"]
+    assert any(one.startswith(f"generated tiny, report->frontal, frontal, study {study}") for one in told)
+    assert any("report->frontal / targets / frontal / metrics / ssim / value" in one for one in told)
+    assert not any("frontal->lateral+report / targets" in one for one in told)  # nothing else is blamed
+
+
+def test_verify_on_the_command_line(copied: Path) -> None:
+    from medcodi.app.cli import app
+
+    (copied / "run.json").write_text("{}")
+    (copied / "generated/tiny/report_to_frontal/00000.npz").unlink()
+    done = CliRunner().invoke(app, ["evaluate", "--verify", str(copied)])
+    assert done.exit_code == 1, done.output
+    assert "file run.json" in done.output and "does not hold" in done.output
+    (copied / "bundle.json").unlink()
+    with pytest.raises(DataError, match=r"bundle\.json cannot be read"):
+        verify_bundle(copied)
+
+
+# ---- other systems ---------------------------------------------------------------------------------------------------
+@pytest.fixture(scope="module")
+def systems(bundle: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """The tiny model's own output as a folder, and that of a system which gives the truth, as a table of nine studies."""
+    from medcodi.data.loading import DataConfig
+
+    folder, dataset = tmp_path_factory.mktemp("systems"), from_dict(DataConfig, phantom("test", NUM)).build()
+    rows: list[dict[str, str]] = []
+    for number, block in enumerate(sorted((bundle / "generated/tiny/report_to_frontal").glob("*.npz"))):
+        with np.load(block) as arrays:
+            for place, pixels in enumerate(arrays["frontal"]):
+                study = dataset[5 * number + place]
+                here = folder / "theirs/report_to_frontal" / study.study_id
+                here.mkdir(parents=True)
+                save_png8(pixels.astype(np.float32) / 255, here / "frontal.png")
+    for index in range(9):
+        study = dataset[index]
+        save_png8(study.images["frontal"], folder / f"{index}.png")
+        rows.append({"study_id": study.study_id, "prompts": "report", "frontal": f"{index}.png", "report": ""})
+        rows.append({"study_id": study.study_id, "prompts": "frontal", "frontal": "", "report": study.report or ""})
+    with (folder / "truth.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return folder / "theirs", folder / "truth.csv"
+
+
+def test_files_score_as_the_model_that_made_them(
+    bundle: Path, systems: tuple[Path, Path], model_folder: Path, tmp_path: Path
+) -> None:
+    told = options(None, tmp_path, systems={"theirs": str(systems[0])}, classifier=str(model_folder), directions=None)
+    found = evaluate(told, quiet=True)["systems"]["theirs"]
+    before = json.loads((bundle / "results.json").read_text())["systems"]["tiny"]["directions"]["report->frontal"]
+    after = found["directions"]["report->frontal"]
+    assert found["kind"] == "files" and after["primary"] == before["primary"]
+    assert after["targets"] == before["targets"]
+    assert found["image_sizes"]["report->frontal"] == {f"{SIZE}×{SIZE}": NUM}
+    scored = json.loads((tmp_path / "scored.json").read_text())["systems"]["theirs"]["report->frontal"]
+    assert len(scored["files"]["frontal"]) == NUM
+
+
+def test_systems_stand_in_one_table_on_their_common_studies(
+    systems: tuple[Path, Path], model_folder: Path, tmp_path: Path
+) -> None:
+    told = {"theirs": str(systems[0]), "truth": str(systems[1])}
+    results = evaluate(
+        options(None, tmp_path, systems=told, classifier=str(model_folder), directions=None, min_positives=1),
+        quiet=True,
     )
-    assert one.shape == (12, SIZE, SIZE) and np.abs(one - other).max() <= 1  # 8-bit rounding of float rounding
+    for name in told:
+        assert results["systems"][name]["directions"]["report->frontal"]["num_studies"] == 9
+    assert results["systems"]["theirs"]["coverage"]["report->frontal"] == {"given": 12, "scored": 9, "usable": 12}
+    tests = {test["metric"]: test for test in results["comparisons"]["systems"]}
+    assert tests["ssim"]["systems"] == ["theirs", "truth"] and tests["ssim"]["num_studies"] == 9
+    assert tests["ssim"]["difference"]["high"] < 0 and tests["ssim"]["p_value"] < 0.05
+    page = (tmp_path / "page.html").read_text()
+    assert "12 of 12 studies were given, and the 9 that all systems have were scored" in page
+    assert "theirs against truth" in page and verify_bundle(tmp_path, device="cpu", quiet=True).holds
 
 
+def test_an_unreadable_file_of_a_system(systems: tuple[Path, Path], model_folder: Path, tmp_path: Path) -> None:
+    theirs = Path(shutil.copytree(systems[0], tmp_path / "theirs"))
+    victim = sorted((theirs / "report_to_frontal").iterdir())[3]
+    (victim / "frontal.png").write_bytes(b"\x89PNG cut short")
+    told = values(None, tmp_path / "out", systems={"theirs": str(theirs)}, classifier=str(model_folder))
+    told |= {"directions": ["report->frontal"], "metrics": ["findings"]}
+    with pytest.raises(DataError, match=f"study {victim.name}"):
+        evaluate(from_dict(EvaluateConfig, told), quiet=True)
+    assert not (tmp_path / "out/results.json").exists()
+    results = evaluate(from_dict(EvaluateConfig, told | {"exclude_unreadable": True}), quiet=True)
+    assert [one["study_id"] for one in results["excluded"]] == [victim.name]
+    assert results["systems"]["theirs"]["directions"]["report->frontal"]["num_studies"] == NUM - 1
+    assert victim.name in (tmp_path / "out/page.html").read_text()
+
+
+# ---- refusals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
     [
         ({"directions": ["report->report"]}, MedCoDiError, "both prompt and target"),
         ({"directions": ["report->mri"]}, MedCoDiError, "mri"),
-        (
-            {"data": {"source": "phantom", "split": "test", "num_studies": 12, "image_size": 64}},
-            ConfigError,
-            "data.image_size=32",
-        ),
+        ({"data": {**phantom("test", 12), "image_size": 64}}, ConfigError, "data.image_size=32"),
         ({"data": phantom("test", 3)}, MedCoDiError, "3 held-out studies"),
         ({"bootstrap_samples": 1}, ConfigError, "at least 100"),
         ({"sampler": "ddimm"}, MedCoDiError, "did you mean 'ddim'"),
+        ({"preset": "fastt"}, MedCoDiError, "did you mean 'fast'"),
         ({"classifier": "nowhere"}, CheckpointError, "no finding classifier in nowhere"),
         ({"batchsize": 3}, ConfigError, "did you mean 'batch_size'"),
+        ({"metrics": ["frechett"]}, MedCoDiError, "did you mean 'frechet'"),
+        ({"extractors": ["rad-dyno"]}, MedCoDiError, "did you mean 'rad-dino'"),
+        ({"systems": {"a/b": "x"}}, ConfigError, "cannot name a system"),
+        ({"systems": {"a": "nowhere"}}, DataError, "no generated contents at nowhere"),
     ],
 )
 def test_refusals_come_before_any_output(
-    model_folder, tmp_path, changes: dict, error: type[Exception], message: str
+    model_folder: Path, tmp_path: Path, changes: dict, error: type[Exception], message: str
 ) -> None:
     with pytest.raises(error, match=message):
         evaluate(options(model_folder, tmp_path / "out", **changes))
     assert not (tmp_path / "out").exists()
 
 
-def test_train_and_test_of_the_classifier_must_differ(tmp_path) -> None:
+def test_train_and_test_of_the_classifier_must_differ(tmp_path: Path) -> None:
     same = {name: phantom("train", 4) for name in ("train", "validation", "test")}
     with pytest.raises(MedCoDiError, match="share their studies"):
         train_classifier(from_dict(ClassifierTrainConfig, {**same, "out": str(tmp_path)}), quiet=True)

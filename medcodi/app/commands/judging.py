@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
 
-from medcodi.app.root import Model, Overrides, app, out
+from medcodi.app.root import Model, Overrides, app, err, out
 from medcodi.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medcodi.evaluation.options import EvaluateConfig
 
 WIDEST = 160  # columns that a table may take
 
@@ -23,11 +27,25 @@ def evaluate(
     settings: Overrides = None,
     model: Model = None,
     data: Annotated[str | None, typer.Option(help="Prepared dataset.", show_default="held-out phantoms")] = None,
-    out_dir: Annotated[
-        Path | None, typer.Option("--out", help="Folder for results.json and page.html.", show_default=False)
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Folder of the bundle.", show_default=False)] = None,
+    preset: Annotated[str | None, typer.Option(help="Sampler and steps: fast, faster, reference.")] = None,
+    generated: Annotated[
+        Path | None, typer.Option(help="Judge what another system generated: a folder or a CSV.", show_default=False)
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="Its name.", show_default="of the folder")] = None,
+    systems: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="Several systems in one table; repeatable.")
+    ] = None,
+    exclude_unreadable: Annotated[
+        bool, typer.Option("--exclude-unreadable", help="List what cannot be read as excluded, and go on without it.")
+    ] = False,
+    verify: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", help="Compute a bundle's figures again and say what differs.")
     ] = None,
 ) -> None:
-    """Judge a model in every direction against held-out studies, beside a control and the ceiling.
+    """Judge a model, or any system's images and reports, in every direction, beside a control and the ceiling.
+
+    One folder holds the figures, a page, the exact lists and hashes of what was scored, and what was generated.
 
     [bold]Examples[/bold]
 
@@ -36,21 +54,61 @@ def evaluate(
         medcodi evaluate --config configs/eval/demo.yaml
 
         medcodi evaluate --model runs/join/model --data data/mine --out results/ num_studies=200
-    """
-    from medcodi.app.evaluation import evaluation_values
-    from medcodi.config import apply_overrides, from_dict
-    from medcodi.evaluation.matrix import EvaluateConfig
-    from medcodi.evaluation.matrix import evaluate as run
-    from medcodi.evaluation.results_page import summary_table
 
-    values = apply_overrides(evaluation_values(config, model=model, data=data, out_dir=out_dir), settings or [])
-    options = from_dict(EvaluateConfig, values, source=str(config or "evaluate"))
-    summary = summary_table(run(options))
+        medcodi evaluate --generated theirs/ --system RoentGen --data data/mine --out results/
+
+        medcodi evaluate --systems RoentGen=theirs/ UniXGen=others.csv --data data/mine --out results/
+
+        medcodi evaluate --verify results/
+    """
+    from medcodi.app.evaluation import evaluation_values, named_systems
+    from medcodi.config import apply_overrides, from_dict
+    from medcodi.evaluation.options import EvaluateConfig
+
+    if verify is not None:
+        _verify(verify, data, model)
+        return
+    named, overrides = named_systems(generated, system, systems or [], settings or [])
+    values = evaluation_values(
+        config, model=model, data=data, out_dir=out_dir, systems=named, preset=preset, exclude=exclude_unreadable
+    )
+    options = from_dict(EvaluateConfig, apply_overrides(values, overrides), source=str(config or "evaluate"))
+    _evaluate(options)
+
+
+def _evaluate(options: EvaluateConfig) -> None:
+    from medcodi.evaluation.matrix import evaluate as run
+    from medcodi.evaluation.pages.results import alarms, verdict
+    from medcodi.evaluation.pages.tables import plain_rows, summary_table
+
+    results = run(options)
+    if int(os.environ.get("RANK", "0")):
+        return
+    summary = summary_table(results)
     table = Table(*summary.columns)
-    for row in summary.rows:
+    for row in plain_rows(summary):
         table.add_row(*row)
     out.print(table)
+    for line in verdict(results):
+        out.print(line, markup=False)
+    for line in alarms(results):
+        err.print(f"[yellow]Note:[/yellow] {line}")
     out.print(f"The page: {Path(options.out) / 'page.html'}")
+
+
+def _verify(folder: Path, data: str | None, model: str | None) -> None:
+    from medcodi.evaluation.verification import verify_bundle
+
+    found = verify_bundle(folder, data=data, model=model)
+    for one in found.differences:
+        out.print(f"- {one}", markup=False)
+    for note in found.notes:
+        err.print(f"[yellow]Note:[/yellow] {note}")
+    checked = f"{found.num_files} files, {found.num_contents} contents, {found.num_figures} figures"
+    if not found.holds:
+        out.print(f"{folder} does not hold: {len(found.differences)} differences ({checked} looked at).")
+        raise typer.Exit(1)
+    out.print(f"{folder} holds: {checked} are as it says.")
 
 
 @app.command()

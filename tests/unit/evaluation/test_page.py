@@ -10,7 +10,19 @@ import pytest
 from PIL import Image
 
 from medcodi.errors import DataError
-from medcodi.evaluation.page import Cell, PictureRow, Section, Table, image_data_uri, render_page, write_page
+from medcodi.evaluation.pages.page import (
+    Cell,
+    Figure,
+    Head,
+    PictureRow,
+    Plot,
+    Section,
+    Table,
+    image_data_uri,
+    render_page,
+    write_page,
+)
+from medcodi.evaluation.pages.plots import Range, difference_plot, range_plot
 
 pytest.importorskip("jinja2")
 
@@ -30,16 +42,22 @@ def test_page_is_self_contained_and_escaped(tmp_path) -> None:
     row = PictureRow(
         title="report → frontal",
         cells=[
-            Cell(caption="Report", role="prompt", value="<script>alert(1)</script>"),
+            Cell(caption="Report", role="prompt", value="<i>alert(1)</i>"),
             Cell(caption="Frontal", role="generated", value=np.zeros((4, 4))),
         ],
     )
+    ranges = [Range(label="<b>one</b>", value=0.5, low=0.4, high=0.6, floor=0.1, ceiling=0.9)]
+    plots = [Plot(svg=range_plot("Ranges", ranges, ["a", "b"])), Plot(svg=difference_plot("Differences", ranges))]
+    table = Table(columns=("a", "b"), rows=[("1", Figure(text="0.5", value=0.5, shade=1.0)), ("all", "2")], last=1)
     sections = [
-        Section(title="One", tables=[Table(columns=("a", "b"), rows=[("1", "2")])], rows=[row]),
+        Section(title="One", tables=[table], rows=[row], plots=plots),
         Section(title="Two", text="more", folded=True),
     ]
-    page = write_page(tmp_path / "new" / "page.html", "Title", sections, lead="lead").read_text()
-    assert "<script>" not in page and "&lt;script&gt;" in page
-    assert "http://" not in page and "https://" not in page and page.count("data:image/png") == 1
-    assert "<details>" in page and page == render_page("Title", sections, lead="lead")
+    head = Head(title="Title", lead="lead", verdict=["It holds."], facts=[("3", "studies")])
+    page = write_page(tmp_path / "new" / "page.html", head, sections).read_text()
+    assert "<i>alert" not in page and "&lt;i&gt;alert" in page and "<b>one" not in page
+    assert "http://" not in page and "https://" not in page and "src=" not in page.replace('src="data:', "")
+    assert page.count("data:image/png") == 1 and page.count("<svg") == 2
+    assert 'data-v="0.5"' in page and 'class="last"' in page and "background:rgb(190,226,201)" in page
+    assert '<details class="part"' in page and page == render_page(head, sections)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]

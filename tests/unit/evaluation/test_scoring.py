@@ -2,23 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import numpy as np
 import pytest
 
 from medcodi.errors import DataError
 from medcodi.evaluation.classifier import FindingClassifier
-from medcodi.evaluation.held_out import HeldOut, derangements
-from medcodi.evaluation.scoring import ScoringOptions, score_direction
-from medcodi.metrics import TextScorer
+from medcodi.evaluation.derangements import derangements
+from medcodi.evaluation.extractors import load_extractor
+from medcodi.evaluation.held_out import HeldOut, Value
+from medcodi.evaluation.image_readers import ClassifierReader
+from medcodi.evaluation.measures.distributions import merged_moments
+from medcodi.evaluation.reading import Readers
+from medcodi.evaluation.scores import ScoringOptions
+from medcodi.evaluation.scoring import DirectionScores, score_direction
+from medcodi.evaluation.wiring import FeatureReader
+from medcodi.metrics import Moments, TextScorer
 from medcodi.study import Direction
 
-OPTIONS = ScoringOptions(bootstrap_samples=200, min_positives=3)
+OPTIONS = ScoringOptions(bootstrap_samples=200, min_positives=3, kernel_subset=20, diversity_pairs=10)
 
 
 @pytest.fixture(scope="module")
 def held(toy_classifier: FindingClassifier, toy_dataset) -> HeldOut:
     """60 toy studies."""
     return HeldOut(toy_dataset(60, seed=5), toy_classifier)
+
+
+@pytest.fixture(scope="module")
+def readers(toy_classifier: FindingClassifier, tmp_path_factory: pytest.TempPathFactory) -> Readers:
+    """Classifier, its features, rule labeler, likeness."""
+    folder = toy_classifier.save(tmp_path_factory.mktemp("classifier"))
+    features = FeatureReader(load_extractor("demo", weights=folder), None, 32)
+    return Readers(ClassifierReader(toy_classifier), [features], similarity=True)
 
 
 @pytest.fixture(scope="module")
@@ -29,74 +46,115 @@ def scorer():
         yield one
 
 
-def score(direction: str, held: HeldOut, scorer: TextScorer, move: int) -> dict:
-    """Score the real targets of the study ``move`` places on, as if they had been generated."""
+def score_values(
+    direction: str,
+    held: HeldOut,
+    readers: Readers,
+    scorer: TextScorer | None,
+    values: Callable[[str, list[int]], list[Value]],
+    options: ScoringOptions = OPTIONS,
+) -> DirectionScores:
     parsed, rows = Direction.parse(direction), list(range(len(held)))
-    generated = {target: held.values(target, np.roll(rows, -move).tolist()) for target in parsed.targets}
-    return score_direction(parsed, generated, held, rows, scorer, OPTIONS)
+    generated, real, contents = {}, {}, {}
+    for target in parsed.targets:
+        truth = held.values(target, rows)
+        made = values(target, rows)
+        generated[target] = readers.read(target, made, truth, held.patients)
+        real[target] = readers.read(target, truth)
+        contents[target] = lambda chosen, made=made: [made[row] for row in chosen]
+    return score_direction(parsed, generated, real, held, rows, readers, scorer, options, contents)
 
 
-def test_a_generator_that_gives_back_the_truth_reaches_the_ceiling(held: HeldOut, scorer: TextScorer) -> None:
-    scores = score("report->frontal+lateral", held, scorer, 0)
+def score(direction: str, held: HeldOut, readers: Readers, scorer: TextScorer | None, move: int) -> dict:
+    """Score the real targets of the study ``move`` places on, as if they had been generated."""
+
+    def moved(target: str, rows: list[int]) -> list[Value]:
+        return held.values(target, np.roll(rows, -move).tolist())
+
+    return score_values(direction, held, readers, scorer, moved).to_dict()
+
+
+def test_a_generator_that_gives_back_the_truth_reaches_the_ceiling(held, readers, scorer) -> None:
+    scores = score("report->frontal+lateral", held, readers, scorer, 0)
     primary = scores["primary"]
     assert primary["fraction_of_ceiling"] == 1.0 and primary["beats_shuffled"] is True
     assert primary["difference"]["low"] > 0.2
     metrics = scores["targets"]["frontal"]["metrics"]
-    assert (
-        metrics["finding_macro_f1"]["value"]
-        == metrics["finding_macro_f1"]["ceiling"]
-        > metrics["finding_macro_f1"]["floor"] + 0.2
-    )
+    macro = metrics["finding_macro_f1"]
+    assert macro["value"] == macro["ceiling"] > macro["floor"] + 0.2
+    assert metrics["finding_auroc"]["value"] == metrics["finding_auroc"]["ceiling"] > 0.95
+    assert metrics["finding_auroc"]["floor"] < 0.8
     assert metrics["side_accuracy"]["value"] > 0.95 > metrics["side_accuracy"]["floor"] + 0.2
-    assert metrics["frechet"]["value"] == pytest.approx(0, abs=1e-6)
-    assert metrics["frechet"]["ceiling"] == pytest.approx(metrics["frechet"]["halves"])
+    assert metrics["frechet/demo"]["value"] == pytest.approx(0, abs=1e-6)
+    assert metrics["frechet/demo"]["ceiling"] == pytest.approx(metrics["frechet/demo"]["halves"])
+    assert metrics["kernel/demo"]["value"] <= 0 and metrics["coverage/demo"]["value"] == 1
+    assert metrics["ssim"]["value"] == pytest.approx(1) and metrics["ssim"]["floor"] < 0.95
+    assert metrics["ms_ssim"]["value"] == pytest.approx(metrics["ms_ssim"]["ceiling"])
+    sides = scores["targets"]["frontal"]["findings"]["Pleural Effusion/left"]
+    assert sides["f1"] == sides["ceiling_f1"] > sides["floor_f1"]
+    agree = scores["coherence"]["frontal+lateral"]["metrics"]["finding_kappa"]
+    assert agree["value"] == agree["ceiling"] > 0.9 and agree["floor"] < 0.3
 
 
-def test_a_generator_that_does_not_listen_stays_at_the_floor(held: HeldOut, scorer: TextScorer) -> None:
-    scores = score("report->frontal", held, scorer, 7)
+def test_a_generator_that_does_not_listen_stays_at_the_floor(held, readers, scorer) -> None:
+    scores = score("report->frontal", held, readers, scorer, 7)
     assert scores["primary"]["beats_shuffled"] is False
     assert abs(scores["primary"]["difference"]["value"]) < 0.25
-    assert scores["targets"]["frontal"]["metrics"]["frechet"]["value"] == pytest.approx(
-        0, abs=1e-6
-    )  # a set does not know its order
+    # A set does not know its order.
+    assert scores["targets"]["frontal"]["metrics"]["frechet/demo"]["value"] == pytest.approx(0, abs=1e-6)
 
 
-def test_reports(held: HeldOut, scorer: TextScorer) -> None:
-    right, wrong = (score("frontal->report", held, scorer, move)["targets"]["report"] for move in (0, 7))
+def test_reports(held, readers, scorer) -> None:
+    right, wrong = (score("frontal->report", held, readers, scorer, move)["targets"]["report"] for move in (0, 7))
     assert right["metrics"]["finding_macro_f1"]["value"] == 1.0 and right["metrics"]["side_accuracy"]["value"] == 1.0
     assert right["metrics"]["bleu_4"]["value"] == pytest.approx(1.0) and right["metrics"]["bleu_4"]["floor"] < 0.95
     assert wrong["metrics"]["finding_macro_f1"]["value"] < 0.8 and wrong["metrics"]["bleu_4"]["value"] < 0.95
-    assert right["metrics"]["meteor"]["value"] is None if "meteor" in right["metrics"] else True
-    assert set(right["findings"]) == {"No Finding", "Cardiomegaly", "Pleural Effusion"}
+    assert "meteor" in {one["metric"] for one in right["left_out"]}  # said, not silent
+    sided = {"Pleural Effusion/left", "Pleural Effusion/right"}
+    assert set(right["findings"]) == {"No Finding", "Cardiomegaly", "Pleural Effusion"} | sided
 
 
-def test_without_prompts_there_is_nothing_to_shuffle(held: HeldOut, scorer: TextScorer) -> None:
-    assert score("->report", held, scorer, 3)["primary"]["beats_shuffled"] is None
+def test_without_prompts_there_is_nothing_to_shuffle(held, readers, scorer) -> None:
+    assert score("->report", held, readers, scorer, 3)["primary"]["beats_shuffled"] is None
 
 
-def test_the_same_scores_twice(held: HeldOut, scorer: TextScorer) -> None:
-    assert score("report->frontal", held, scorer, 1) == score("report->frontal", held, scorer, 1)
+def test_the_same_scores_twice(held, readers, scorer) -> None:
+    first, second = (score("report->frontal", held, readers, scorer, 1) for _ in range(2))
+    assert first == second
 
 
-def test_too_few_studies_leave_metrics_out_and_say_so(
-    toy_classifier: FindingClassifier, toy_dataset, scorer: TextScorer
-) -> None:
+def test_too_few_studies_leave_metrics_out_with_the_number_needed(toy_classifier, toy_dataset, readers) -> None:
     few = HeldOut(toy_dataset(8, seed=5), toy_classifier)
-    told = score_direction(
-        Direction.parse("report->frontal"),
-        {"frontal": few.values("frontal", range(8))},
-        few,
-        range(8),
-        scorer,
-        ScoringOptions(bootstrap_samples=100, min_positives=50),
-    )
-    notes = " ".join(told["targets"]["frontal"]["notes"])
-    assert (
-        "needs at least 16 studies; there are 8" in notes
-        and "no finding counts" in notes
-        and "at least 50 of 8 studies" in notes
-    )
-    assert told["primary"]["model"] is None and "frechet" not in told["targets"]["frontal"]["metrics"]
+    options = ScoringOptions(bootstrap_samples=100, min_positives=50, neighbours=9)
+    told = score_values(
+        "report->frontal", few, readers, None, lambda target, rows: few.values(target, rows), options
+    ).to_dict()
+    target = told["targets"]["frontal"]
+    left_out = {one["metric"]: one for one in target["left_out"]}
+    dim = readers.features[0].extractor.dim
+    assert (left_out["frechet/demo"]["needed"], left_out["frechet/demo"]["available"]) == (dim, 8)
+    assert f"needs at least {dim} studies; there are 8" in left_out["frechet/demo"]["reason"]
+    assert left_out["prdc/demo"]["needed"] == 10 and left_out["finding_macro_f1"]["needed"] == 50
+    assert left_out["kernel/demo: over subsets of 1000"]["needed"] == 1000
+    assert told["primary"]["model"] is None and "frechet/demo" not in target["metrics"]
+
+
+def test_odd_contents_are_flagged_and_scored_as_they_are(held, readers, scorer) -> None:
+    def odd(target: str, rows: list[int]) -> list[Value]:
+        values = held.values(target, rows)
+        if isinstance(values[0], str):
+            values[3], values[4] = "", "El corazón y los pulmones son normales sin derrame pleural ni neumotórax."
+        else:
+            values[3], values[4] = np.zeros_like(values[3]), np.full_like(values[4], 0.7)
+        return values
+
+    images = score_values("report->frontal", held, readers, scorer, odd).targets["frontal"]
+    assert images.flags["constant"] == {"count": 2, "studies": ["toy3", "toy4"]}
+    assert images.flags["black"] == {"count": 1, "studies": ["toy3"]}
+    reports = score_values("frontal->report", held, readers, scorer, odd).targets["report"]
+    assert reports.flags["empty"] == {"count": 1, "studies": ["toy3"]}
+    assert reports.flags["not English"]["studies"] == ["toy4"]
+    assert any("1 of 60 reports are empty" in note for note in reports.notes)
 
 
 def test_truth_comes_from_the_report_where_no_labels_are_told(toy_dataset) -> None:
@@ -107,6 +165,13 @@ def test_truth_comes_from_the_report_where_no_labels_are_told(toy_dataset) -> No
     read = HeldOut(dataset, None)
     assert read.truth_source == "reference report"
     np.testing.assert_array_equal(read.truth, told)
+
+
+def test_moments_of_blocks_are_those_of_all(held, readers) -> None:
+    features = np.random.default_rng(0).normal(3, 2, (2500, 5))
+    whole, merged = Moments.of(features), merged_moments(features)
+    np.testing.assert_allclose(merged.mean, whole.mean, rtol=1e-12)
+    np.testing.assert_allclose(merged.covariance, whole.covariance, rtol=1e-12, atol=1e-14)
 
 
 @pytest.mark.parametrize("patients", [None, 7, 2])
@@ -128,3 +193,22 @@ def test_one_patient_with_most_studies_cannot_be_shuffled() -> None:
 def test_images_without_a_classifier_are_refused(toy_dataset) -> None:
     with pytest.raises(DataError, match="without a finding classifier"):
         HeldOut(toy_dataset(4), None).reading("frontal", [0, 1])
+    with pytest.raises(DataError, match="without a finding classifier"):
+        Readers(None).read("frontal", [np.zeros((32, 32))])
+
+
+def test_a_study_that_cannot_be_read_stops_or_is_listed(toy_dataset) -> None:
+    class Broken(toy_dataset):  # type: ignore[misc, valid-type]
+        def study_id(self, index: int) -> str:
+            return f"toy{index}"
+
+        def __getitem__(self, index: int):
+            if index == 2:
+                raise OSError("disk")
+            return super().__getitem__(index)
+
+    with pytest.raises(DataError, match="'toy2'"):
+        HeldOut(Broken(6), None)
+    held = HeldOut(Broken(6), None, exclude_unreadable=True)
+    assert [one.study_id for one in held.excluded] == ["toy2"] and held.ids == ["toy0", "toy1", "toy3", "toy4", "toy5"]
+    np.testing.assert_array_equal(held.studies[2].images["frontal"], Broken(6).studies[3].images["frontal"])

@@ -43,6 +43,11 @@ def phantom_findings(seed: int, index: int) -> tuple[Finding, ...]:
     return draw_findings(numpy_generator("phantom findings", seed, index))
 
 
+def phantom_body(seed: int, index: int) -> Body:
+    """The patient of one study, without computing the films: the exact truth of both films' geometry."""
+    return _body_with(phantom_findings(seed, index), numpy_generator("phantom body", seed, index))
+
+
 def phantom_report(seed: int, index: int) -> str:
     """The report of one study, without computing its films."""
     return grammar.report(numpy_generator("phantom report", seed, index), phantom_findings(seed, index))
@@ -95,10 +100,7 @@ def line_integrals(
     Returns:
         The patient, and view -> float ``[size, size]``, in units of tissue half-films.
     """
-    size_of = {finding.label: finding.size for finding in findings}
-    growth = {None: 0.0, "small": 0.16, "moderate": 0.30, "large": 0.46}[size_of.get("Cardiomegaly")]
-    raised = {finding.side or "": 0.10 for finding in findings if finding.label == "Atelectasis"}
-    body = draw_body(rng, cardiomegaly=growth, raised=raised)
+    body = _body_with(findings, rng)
     thorax = build(body, findings, rng)
     tubes = [*lines.ribs(body), *lines.spine(body), *lines.vessels(body, thorax), *lines.devices(body, findings, rng)]
     shift = np.array(body.shift)
@@ -110,6 +112,13 @@ def line_integrals(
         path += lines.project([*tubes, *lines.arms(body, name)], view.axes, size, shift)
         paths[name] = np.clip(path, 0, None)
     return body, paths
+
+
+def _body_with(findings: Sequence[Finding], rng: np.random.Generator) -> Body:
+    size_of = {finding.label: finding.size for finding in findings}
+    growth = {None: 0.0, "small": 0.16, "moderate": 0.30, "large": 0.46}[size_of.get("Cardiomegaly")]
+    raised = {finding.side or "": 0.10 for finding in findings if finding.label == "Atelectasis"}
+    return draw_body(rng, cardiomegaly=growth, raised=raised)
 
 
 def _check_size(size: int) -> None:

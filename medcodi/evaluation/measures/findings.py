@@ -1,0 +1,156 @@
+"""Factuality: findings read from what was generated against the truth of the study, per finding and side, and as means."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from medcodi.evaluation.classifier import SIDED_LABELS
+from medcodi.evaluation.held_out import Reading
+from medcodi.evaluation.materials import Areas, Counts, Ratio
+from medcodi.evaluation.measures.case import Case
+from medcodi.evaluation.scores import plain
+from medcodi.metrics.classification import auprc_statistic, auroc_statistic
+from medcodi.metrics.findings import Confusion, finding_scores, sides_of
+from medcodi.modality import MODALITIES
+from medcodi.study import CHEXPERT_LABELS, Finding
+
+SIDES = ("left", "right")
+
+
+def counted_findings(truth: np.ndarray, readable: np.ndarray, min_positives: int) -> list[int]:
+    """Columns of findings that count: truly present in enough studies, and readable in this modality."""
+    positives, negatives = (truth == 1).sum(0), (truth == 0).sum(0)
+    return [k for k in range(truth.shape[1]) if positives[k] >= min_positives and negatives[k] >= 1 and readable[k]]
+
+
+def sided(findings: Sequence[Sequence[Finding]], labels: np.ndarray) -> tuple[list[str], np.ndarray]:
+    """Findings with a side: names such as ``Pneumothorax/left``, and ``[N, K]`` of 0, 1, NaN (present, but no side told)."""
+    columns = []
+    for label in SIDED_LABELS:
+        known = labels[:, CHEXPERT_LABELS.index(label)]
+        told = [sides_of(one, label) for one in findings]
+        for side in SIDES:
+            here = np.array([float(side in one) if one else np.nan for one in told], dtype=np.float64)
+            columns.append(np.where(known == 0, 0.0, np.where(known == 1, here, np.nan)))
+    return [f"{label}/{side}" for label in SIDED_LABELS for side in SIDES], np.stack(columns, 1)
+
+
+def _with_sides(reading: Reading, truth: np.ndarray, true: Sequence[Sequence[Finding]]) -> tuple[np.ndarray, ...]:
+    """Truth, reading: the 14 findings, then those with a side; a side that is not read counts as not there."""
+    _, truths = sided(true, truth)
+    _, read = sided(reading.sides, reading.labels)
+    unread = np.isnan(reading.labels[:, [CHEXPERT_LABELS.index(label) for label in SIDED_LABELS for _ in SIDES]])
+    read = np.where(unread, np.nan, np.nan_to_num(read))
+    return np.hstack([truth, truths]), np.hstack([reading.labels, read])
+
+
+def score_findings(case: Case) -> None:
+    """F1, AUROC, AUPRC; sides."""
+    truth, true = case.studies.truth, [case.studies.held.findings[row] for row in case.studies.rows]
+    reading, real = case.generated_findings, case.real_findings
+    readable = np.asarray(~np.isnan(reading.labels).any(0) & ~np.isnan(real.labels).any(0))
+    columns = counted_findings(truth, readable, case.options.min_positives)
+    if not columns:
+        least = case.options.min_positives
+        case.scores.leave_out(
+            "finding_macro_f1",
+            f"no finding counts: none is readable here and truly present in at least {least} of {len(truth)} studies",
+            least,
+            int((truth == 1).sum(0).max(initial=0)),
+        )
+        return
+    generated, told = reading.labels[:, columns], truth[:, columns]
+    model, ceiling = Confusion.of(told, generated), Confusion.of(told, real.labels[:, columns])
+    floor = Confusion.mean([Confusion.of(told[permutation], generated) for permutation in case.studies.moved])
+    for measure in ("macro_f1", "micro_f1"):
+        parts = (Counts((one,), measure) for one in (model, ceiling, floor))
+        one, best, worst = parts
+        case.scores.add(f"finding_{measure}", one, case.studies.weights, ceiling=best, floor=worst)
+    _score_areas(case, told, [CHEXPERT_LABELS[k] for k in columns])
+    _score_each(case, truth, true, columns)
+    _score_sides(case, reading, real, true)
+
+
+def _probabilities(case: Case, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
+    """Of generated and of real contents, ``[N, K]``; None where findings are read without them (reports)."""
+    if MODALITIES[case.target].kind != "image":
+        return None
+    assert case.readers.images is not None
+    targets = case.readers.images.targets
+    if not set(names) <= set(targets):
+        return None
+    columns = [targets.index(name) for name in names]
+    generated, real = (one.arrays["probabilities"][:, columns] for one in (case.generated, case.real))
+    return generated, real
+
+
+def _score_areas(case: Case, truth: np.ndarray, names: Sequence[str]) -> None:
+    scores = _probabilities(case, names)
+    if scores is None:
+        return
+    first = case.studies.moved[0]
+    for measure in ("auroc", "auprc"):
+        parts = (Areas(truth, scores[0], measure), Areas(truth, scores[1], measure))
+        floor = Areas(truth[first], scores[0], measure)
+        case.scores.add(f"finding_{measure}", parts[0], case.studies.weights, ceiling=parts[1], floor=floor)
+
+
+def _score_each(case: Case, truth: np.ndarray, true: Sequence[Sequence[Finding]], counted: Sequence[int]) -> None:
+    """Every finding that counts, then its sides: F1 with interval, precision, recall, areas, ceiling, floor."""
+    told, read = _with_sides(case.generated_findings, truth, true)
+    real = _with_sides(case.real_findings, truth, true)[1]
+    every = [*CHEXPERT_LABELS, *(f"{label}/{side}" for label in SIDED_LABELS for side in SIDES)]
+    readable = np.asarray(~np.isnan(read).any(0) & ~np.isnan(real).any(0))
+    judged = case.readers.judged(case.target) if MODALITIES[case.target].kind == "image" else every
+    columns = list(counted) + [
+        k
+        for k in counted_findings(told, readable, case.options.min_positives)
+        if k >= len(CHEXPERT_LABELS) and every[k] in judged
+    ]
+    names = [every[k] for k in columns]
+    told, read, real = told[:, columns], read[:, columns], real[:, columns]
+    model, best = (finding_scores(told, one, names).per_finding for one in (read, real))
+    confusion = Confusion.of(told, read)
+    floor = Confusion.mean([Confusion.of(told[permutation], read) for permutation in case.studies.moved])
+    floors, resampled = floor.f1(np.ones((1, len(told))))[0], confusion.f1(case.studies.weights)
+    scores = _probabilities(case, names)
+    for k, name in enumerate(names):
+        with np.errstate(invalid="ignore"):
+            low, high = (
+                np.nanquantile(resampled[:, k], [0.025, 0.975]) if not np.isnan(resampled[:, k]).all() else (None, None)
+            )
+        figures = {key: plain(value) for key, value in model[name].items()}
+        figures |= {"low": plain(low), "high": plain(high), "ceiling_f1": plain(best[name]["f1"])}
+        figures["floor_f1"] = float(np.nan_to_num(floors[k]))
+        if scores is not None:
+            ones = np.ones((1, len(told)))
+            for measure, statistic in (("auroc", auroc_statistic), ("auprc", auprc_statistic)):
+                figures[measure] = plain(float(statistic(told[:, k], scores[0][:, k])(ones)[0]))
+                figures[f"ceiling_{measure}"] = plain(float(statistic(told[:, k], scores[1][:, k])(ones)[0]))
+        case.scores.findings[name] = figures
+
+
+def _score_sides(case: Case, reading: Reading, real: Reading, true: Sequence[Sequence[Finding]]) -> None:
+    """How often the side is right where a finding with a side is both true and read."""
+
+    def pairs(read: Sequence[Sequence[Finding]], told: Sequence[Sequence[Finding]]) -> Ratio:
+        right, both = np.zeros(len(read)), np.zeros(len(read))
+        for row, (one, other) in enumerate(zip(read, told, strict=True)):
+            for label in SIDED_LABELS:
+                seen, expected = sides_of(one, label), sides_of(other, label)
+                if seen and expected:
+                    both[row] += 1
+                    right[row] += seen == expected
+        return Ratio(right, both)
+
+    model, ceiling = pairs(reading.sides, true), pairs(real.sides, true)
+    if not model.bottom.sum():
+        case.scores.leave_out("side_accuracy", "no finding with a side is both true and read here", 1, 0)
+        return
+    shuffled = [pairs(reading.sides, [true[row] for row in permutation]) for permutation in case.studies.moved]
+    floor = Ratio(np.mean([one.top for one in shuffled], 0), np.mean([one.bottom for one in shuffled], 0))
+    case.scores.add(
+        "side_accuracy", model, case.studies.weights, ceiling=ceiling, floor=floor, pairs=int(model.bottom.sum())
+    )

@@ -1,0 +1,209 @@
+"""What is read from contents, block by block: findings, features, likeness to the truth, place in the shared latent space.
+
+A block is read by one rank; the arrays go through the folder of the evaluation, so that the rank that scores never holds an image.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from medcodi.errors import DataError
+from medcodi.evaluation.geometry import GeometryReader
+from medcodi.evaluation.held_out import Reading, Value, content_sha256, reading_of_probabilities
+from medcodi.evaluation.image_readers import ClassifierReader, ImageReader
+from medcodi.evaluation.labelers import LoadedLabeler, load_labeler
+from medcodi.evaluation.report_scorers import Scorer
+from medcodi.evaluation.wiring import FeatureReader
+from medcodi.metrics.similarity import image_similarity
+from medcodi.modality import MODALITIES
+
+CONSTANT = 0.02  # of the range: an image that spans less shows nothing
+
+
+@dataclass
+class ContentReading:
+    """What was read from N contents of one modality.
+
+    Attributes:
+        target: The modality.
+        hashes: SHA-256 of each content, as judged.
+        texts: Of a text modality.
+        arrays: Name -> ``[N, ...]``: ``probabilities``, ``features/<extractor>``, ``latent``, ``geometry``, ``range``, ``brightness``,
+            ``ssim``, ``psnr`` and their floors ``ssim_floor``, ``psnr_floor``.
+    """
+
+    target: str
+    hashes: list[str] = field(default_factory=list)
+    texts: list[str] = field(default_factory=list)
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.hashes)
+
+    def rows(self, chosen: Sequence[int]) -> ContentReading:
+        """Of some of the studies."""
+        places = list(chosen)
+        return ContentReading(
+            self.target,
+            [self.hashes[place] for place in places],
+            [self.texts[place] for place in places] if self.texts else [],
+            {name: array[places] for name, array in self.arrays.items()},
+        )
+
+    @classmethod
+    def together(cls, target: str, parts: Sequence[ContentReading]) -> ContentReading:
+        """Blocks one after the other."""
+        present = set.intersection(*(set(part.arrays) for part in parts)) if parts else set()
+        return cls(
+            target,
+            [one for part in parts for one in part.hashes],
+            [one for part in parts for one in part.texts],
+            {name: np.concatenate([part.arrays[name] for part in parts]) for name in sorted(present)},
+        )
+
+    def save(self, path: Path) -> None:
+        """Write, all or nothing."""
+        path.parent.mkdir(parents=True, exist_ok=True)
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            held: dict[str, Any] = {"_hashes": np.array(self.hashes), "_texts": np.array(json.dumps(self.texts))}
+            np.savez(file, **{**held, **self.arrays})
+        partial.replace(path)
+
+    @classmethod
+    def load(cls, path: Path, target: str) -> ContentReading:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: If another rank did not write it where this one looks.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                held = {name: arrays[name] for name in arrays.files if not name.startswith("_")}
+                return cls(target, arrays["_hashes"].tolist(), json.loads(str(arrays["_texts"])), held)
+        except (OSError, ValueError, KeyError, BadZipFile):
+            raise DataError(
+                f"the readings of another rank are not at {path}",
+                expected="one folder that all ranks see",
+                mend="give an out on a file system that all machines share",
+            ) from None
+
+
+class Readers:
+    """Everything that reads contents.
+
+    Attributes:
+        images: Of findings in images; None: no image is judged.
+        labeler: Of findings in reports.
+        features: Extractors of features.
+        encoder: Of the shared latent space that coherence is measured in; None: not measured.
+        similarity: Whether images are compared with the true one.
+        geometry: Of bodies in images, where they are phantoms.
+        report_scorers: Name -> scorer of pairs of reports, by other packages.
+    """
+
+    def __init__(
+        self,
+        images: ImageReader | None,
+        features: Sequence[FeatureReader] = (),
+        encoder: FeatureReader | None = None,
+        similarity: bool = False,
+        labeler: LoadedLabeler | None = None,
+        report_scorers: Mapping[str, Scorer] | None = None,
+        geometry: GeometryReader | None = None,
+    ) -> None:
+        self.images, self.features, self.encoder, self.similarity = images, tuple(features), encoder, similarity
+        self.geometry = geometry
+        self.labeler, self.report_scorers = labeler or load_labeler("rules"), report_scorers or {}
+
+    def read(
+        self, target: str, values: Sequence[Value], truth: Sequence[Value] | None = None, patients: Sequence[str] = ()
+    ) -> ContentReading:
+        """Read a block.
+
+        Args:
+            target: The modality.
+            values: Contents.
+            truth: The true ones, for generated images.
+            patients: Of each; the floor of a likeness is that to the next true image of another patient in the block.
+
+        Raises:
+            DataError: If images are to be judged without a classifier.
+        """
+        reading = ContentReading(target, [content_sha256(value) for value in values])
+        if MODALITIES[target].kind == "text":
+            reading.texts = [str(value) for value in values]
+        else:
+            images = [np.asarray(value, dtype=np.float32) for value in values]
+            reading.arrays |= self._of_images(target, images)
+            if self.similarity and truth is not None:
+                reading.arrays |= _likeness(images, [np.asarray(one) for one in truth], patients)
+        if self.encoder is not None and self.encoder.reads(target):
+            reading.arrays["latent"] = self.encoder.features(target, values)
+        return reading
+
+    def _of_images(self, target: str, images: list[np.ndarray]) -> dict[str, np.ndarray]:
+        if self.images is None:
+            raise DataError(
+                f"{target} images cannot be judged without a finding classifier",
+                mend="name one (classifier=...), trained by eval/train_classifier.py",
+            )
+        found = {f"features/{one.name}": one.features(target, images) for one in self.features}
+        found["probabilities"] = self.images.probabilities(images, target)
+        found["range"] = np.array([float(np.ptp(image)) for image in images])
+        found["brightness"] = np.array([float(image.mean()) for image in images])
+        if self.geometry is not None and target in self.geometry.views:
+            found["geometry"] = self.geometry.read(images, target)
+        return found
+
+    def findings(self, reading: ContentReading) -> Reading:
+        """Labels and sides of what was read."""
+        if MODALITIES[reading.target].kind == "text":
+            labels = self.labeler.matrix(reading.texts).astype(np.float32)
+            return Reading(labels, self.labeler.findings(reading.texts))
+        assert self.images is not None
+        thresholds = self.images.thresholds(reading.target)
+        judged = self.judged(reading.target)
+        return reading_of_probabilities(self.images.targets, thresholds, judged, reading.arrays["probabilities"])
+
+    def judged(self, target: str) -> tuple[str, ...]:
+        """Findings that can be told in a modality: of our classifier those that it tells in real held-out images."""
+        if isinstance(self.images, ClassifierReader):
+            return self.images.classifier.judged(target)
+        return () if self.images is None else self.images.targets
+
+    def findings_of(self, target: str, values: Sequence[Value]) -> Reading:
+        """Findings of contents, without anything else."""
+        if MODALITIES[target].kind == "text":
+            return self.findings(ContentReading(target, texts=[str(value) for value in values]))
+        assert self.images is not None
+        images = [np.asarray(value, dtype=np.float32) for value in values]
+        return self.findings(
+            ContentReading(target, arrays={"probabilities": self.images.probabilities(images, target)})
+        )
+
+
+def _likeness(images: list[np.ndarray], truth: list[np.ndarray], patients: Sequence[str]) -> dict[str, np.ndarray]:
+    """SSIM and PSNR to the true image, and to another patient's (NaN where the block holds no other patient)."""
+    found = image_similarity(images, truth).per_study
+    others = [
+        next(
+            (place for step in range(1, len(images)) if patients[place := (row + step) % len(images)] != patients[row]),
+            None,
+        )
+        for row in range(len(images))
+    ]
+    rows = [row for row, other in enumerate(others) if other is not None]
+    floors = {name: np.full(len(images), np.nan) for name in found}
+    if rows:
+        shuffled = image_similarity([images[row] for row in rows], [truth[others[row] or 0] for row in rows]).per_study
+        for name, values in shuffled.items():
+            floors[name][rows] = values
+    return {**found, **{f"{name}_floor": values for name, values in floors.items()}}

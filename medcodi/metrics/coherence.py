@@ -1,0 +1,235 @@
+"""Coherence of jointly generated modalities: do two readings of one study agree, and do two latents find each other?
+
+Every figure is meant to stand between real pairs (its ceiling) and re-paired ones (its floor: first of one study, second of another
+patient's).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from medcodi.errors import DataError
+from medcodi.metrics.bootstrap import Statistic, weighted_mean
+from medcodi.metrics.feature_checks import checked_features
+
+RECALLS = (1, 5, 10)
+
+
+@dataclass(frozen=True)
+class Contingency:
+    """Per study and finding: read in both, in the first only, in the second only, in none; 0 or 1, each ``[N, K]``."""
+
+    both: np.ndarray
+    first: np.ndarray
+    second: np.ndarray
+    neither: np.ndarray
+
+    @classmethod
+    def of(cls, first: np.ndarray, second: np.ndarray) -> Contingency:
+        """From two readings of 0 and 1, ``[N, K]``; a pair with NaN in either is left out.
+
+        Raises:
+            DataError: If shapes differ or other values occur.
+        """
+        first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+        if first.shape != second.shape or first.ndim != 2:
+            raise DataError(f"readings of shapes {first.shape} and {second.shape}", expected="[N, K] both")
+        known = ~np.isnan(first) & ~np.isnan(second)
+        if not (np.isin(first[known], (0, 1)).all() and np.isin(second[known], (0, 1)).all()):
+            raise DataError("readings hold values other than 0, 1 and NaN", mend="resolve uncertain labels first")
+        yes, no = (first == 1, second == 1), (first == 0, second == 0)
+        parts = (yes[0] & yes[1], yes[0] & no[1], no[0] & yes[1], no[0] & no[1])
+        return cls(*(np.asarray(known & part, dtype=np.float64) for part in parts))
+
+    @classmethod
+    def mean(cls, many: Sequence[Contingency]) -> Contingency:
+        """Expected table over several equally likely pairings."""
+        parts = ("both", "first", "second", "neither")
+        return cls(*(np.mean([getattr(one, part) for one in many], axis=0) for part in parts))
+
+    def counts(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """The four sums over studies for each resample: ``[R, K]`` each."""
+        return weights @ self.both, weights @ self.first, weights @ self.second, weights @ self.neither
+
+    def kappa(self, weights: np.ndarray) -> np.ndarray:
+        """Cohen's kappa per finding, ``[R, K]``; NaN where chance alone would agree always."""
+        both, first, second, neither = self.counts(weights)
+        total = both + first + second + neither
+        with np.errstate(invalid="ignore", divide="ignore"):
+            seen = (both + neither) / total
+            chance = ((both + first) * (both + second) + (neither + first) * (neither + second)) / total**2
+            return np.where(chance < 1, (seen - chance) / (1 - chance), np.nan)
+
+    def f1(self, weights: np.ndarray) -> np.ndarray:
+        """F1 of one reading against the other (symmetric) per finding, ``[R, K]``; NaN where neither reads it anywhere."""
+        both, first, second, _ = self.counts(weights)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return 2 * both / (2 * both + first + second)
+
+    def agreement(self, weights: np.ndarray) -> np.ndarray:
+        """Share of studies in which both readings are the same, per finding, ``[R, K]``."""
+        both, first, second, neither = self.counts(weights)
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return (both + neither) / (both + first + second + neither)
+
+    def macro(self, measure: str) -> Statistic:
+        """Mean over findings of ``"kappa"``, ``"f1"`` or ``"agreement"``, NaN left out."""
+        per_finding: Callable[[np.ndarray], np.ndarray] = getattr(self, measure)
+
+        def statistic(weights: np.ndarray) -> np.ndarray:
+            values = per_finding(np.asarray(weights, dtype=np.float64))
+            known = ~np.isnan(values)
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return np.where(known, values, 0.0).sum(1) / known.sum(1)
+
+        return statistic
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How two readings of the same studies agree.
+
+    Attributes:
+        per_finding: Name -> kappa, f1, agreement, first (positives of one reading), second, studies.
+        macro_kappa, macro_f1: Means over findings, NaN left out.
+        table: For weights and bootstrap: ``table.macro("kappa")``.
+    """
+
+    per_finding: dict[str, dict[str, float]]
+    macro_kappa: float
+    macro_f1: float
+    table: Contingency = field(repr=False, compare=False)
+
+
+def agreement(first: np.ndarray, second: np.ndarray | Contingency, names: Sequence[str]) -> Agreement:
+    """Cohen's kappa, F1 and plain agreement of two readings, per finding and as means.
+
+    Args:
+        first: ``[N, K]`` of 0, 1, NaN: findings read from one modality.
+        second: ``[N, K]``: from the other; or an expected table (then ``first`` is not looked at).
+        names: The ``K`` findings.
+
+    Raises:
+        DataError: If shapes differ, or other values occur.
+    """
+    table = second if isinstance(second, Contingency) else Contingency.of(first, second)
+    if table.both.shape[1] != len(names):
+        raise DataError(f"readings of {table.both.shape[1]} findings and {len(names)} names", expected="as many")
+    ones = np.ones((1, len(table.both)))
+    measures = {name: getattr(table, name)(ones)[0] for name in ("kappa", "f1", "agreement")}
+    both, one, other, neither = (part[0] for part in table.counts(ones))
+    per_finding = {
+        name: {
+            **{measure: float(values[k]) for measure, values in measures.items()},
+            "first": float(both[k] + one[k]),
+            "second": float(both[k] + other[k]),
+            "studies": float(both[k] + one[k] + other[k] + neither[k]),
+        }
+        for k, name in enumerate(names)
+    }
+    return Agreement(per_finding, float(table.macro("kappa")(ones)[0]), float(table.macro("f1")(ones)[0]), table)
+
+
+@dataclass(frozen=True)
+class Retrieval:
+    """How far down the list of all candidates the own partner stands.
+
+    Attributes:
+        median_rank: 1 is best.
+        recall: k -> share of queries whose partner is among the first k.
+        ranks: float64 ``[N]``; equal similarities share their mean rank.
+        num_candidates: How many there were; chance gives a median rank of about half of it.
+    """
+
+    median_rank: float
+    recall: dict[int, float]
+    num_candidates: int
+    ranks: np.ndarray = field(repr=False, compare=False)
+
+    def recall_statistic(self, k: int) -> Statistic:
+        """Recall at k as a function of query weights; the candidates stay all of them."""
+        return weighted_mean((self.ranks <= k).astype(np.float64))
+
+    def median_statistic(self) -> Statistic:
+        """The weighted median of the ranks."""
+        order = np.argsort(self.ranks, kind="stable")
+        sorted_ranks = self.ranks[order]
+
+        def statistic(weights: np.ndarray) -> np.ndarray:
+            summed = np.asarray(weights, dtype=np.float64)[:, order].cumsum(1)
+            half = summed[:, -1:] / 2
+            low = sorted_ranks[np.minimum((summed < half).sum(1), len(order) - 1)]
+            high = sorted_ranks[np.minimum((summed <= half).sum(1), len(order) - 1)]
+            return (low + high) / 2
+
+        return statistic
+
+
+def retrieval(first: np.ndarray, second: np.ndarray, *, recalls: Sequence[int] = RECALLS) -> Retrieval:
+    """Rank of each study's second latent among all second latents, by cosine similarity to its first.
+
+    Args:
+        first: ``[N, D]``: queries in the shared latent space.
+        second: ``[N, D]``: candidates; row ``i`` is the partner of query ``i``.
+        recalls: Which k.
+
+    Raises:
+        DataError: If shapes differ, there are fewer than 2 studies, or a latent is not finite or zero.
+    """
+    first, second = _directions(first), _directions(second)
+    if first.shape != second.shape:
+        raise DataError(f"latents of shapes {first.shape} and {second.shape}", expected="[N, D] both, in one space")
+    ranks = np.empty(len(first))
+    for start in range(0, len(first), 1024):
+        similarity = first[start : start + 1024] @ second.T
+        rows = np.arange(len(similarity))
+        own = similarity[rows, start + rows][:, None]
+        ties = np.isclose(similarity, own, rtol=0, atol=1e-12)
+        ranks[start : start + len(rows)] = 1 + ((similarity > own) & ~ties).sum(1) + (ties.sum(1) - 1) / 2
+    return Retrieval(float(np.median(ranks)), {k: float((ranks <= k).mean()) for k in recalls}, len(first), ranks)
+
+
+def pair_similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Cosine similarity of each study's two latents: float64 ``[N]``.
+
+    Raises:
+        DataError: As :func:`retrieval`.
+    """
+    first, second = _directions(first), _directions(second)
+    if first.shape != second.shape:
+        raise DataError(f"latents of shapes {first.shape} and {second.shape}", expected="[N, D] both, in one space")
+    return (first * second).sum(1)
+
+
+def _directions(latents: np.ndarray) -> np.ndarray:
+    latents = checked_features(latents, "latent", least=2, metric="retrieval")
+    norms = np.linalg.norm(latents, axis=1, keepdims=True)
+    if (norms == 0).any():
+        raise DataError(
+            f"{int((norms == 0).sum())} latents are zero, the first is row {int(np.flatnonzero(norms[:, 0] == 0)[0])}",
+            expected="vectors with a direction",
+            mend="look at the samples they come from",
+        )
+    return latents / norms
+
+
+def correlation_statistic(first: np.ndarray, second: np.ndarray) -> Statistic:
+    """Pearson's correlation of two numbers per study, ``[N]`` each, as a function of weights; NaN where one is constant."""
+    first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
+    if first.shape != second.shape or first.ndim != 1:
+        raise DataError(f"numbers of shapes {first.shape} and {second.shape}", expected="[N] both")
+    first, second = first - first.mean(), second - second.mean()
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        weights = np.asarray(weights, dtype=np.float64)
+        total = weights.sum(1)
+        means = weights @ first / total, weights @ second / total
+        spread = weights @ first**2 / total - means[0] ** 2, weights @ second**2 / total - means[1] ** 2
+        shared = weights @ (first * second) / total - means[0] * means[1]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return shared / np.sqrt(spread[0] * spread[1])
+
+    return statistic

@@ -1,0 +1,95 @@
+"""Precision, recall, density and coverage of generated features (Kynkäänniemi et al., 2019; Naeem et al., 2020)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass, field
+
+import numpy as np
+
+from medcodi.errors import DataError
+from medcodi.metrics.bootstrap import Statistic, weighted_mean
+from medcodi.metrics.feature_checks import checked_pair
+
+_BLOCK = 1024  # rows of a distance matrix in memory at once
+
+
+@dataclass(frozen=True)
+class PRDC:
+    """How generated samples lie among the real ones.
+
+    Attributes:
+        precision: Share of generated samples inside a ball of some real one.
+        recall: Share of real samples inside a ball of some generated one.
+        density: In how many real balls a generated sample lies, over k; may exceed 1.
+        coverage: Share of real samples whose ball holds a generated one.
+        k: Which neighbour a ball of its own set reaches to.
+        per_sample: precision and density float64 ``[M]`` of generated samples, recall and coverage ``[N]`` of real ones.
+    """
+
+    precision: float
+    recall: float
+    density: float
+    coverage: float
+    k: int
+    per_sample: dict[str, np.ndarray] = field(repr=False, compare=False, default_factory=dict)
+
+    def to_dict(self) -> dict[str, float]:
+        """The four figures."""
+        return {name: value for name, value in asdict(self).items() if name not in ("k", "per_sample")}
+
+    def statistics(self) -> dict[str, Statistic]:
+        """The four as functions of weights of the samples they are means over; the balls stay those of the whole sets."""
+        return {name: weighted_mean(values) for name, values in self.per_sample.items()}
+
+
+def prdc(real: np.ndarray, generated: np.ndarray, *, k: int = 5) -> PRDC:
+    """Precision, recall, density and coverage; memory does not grow with the square of the sets.
+
+    Args:
+        real: ``[N, D]``.
+        generated: ``[M, D]``.
+        k: Neighbour that the balls reach to (the sample itself not counted).
+
+    Raises:
+        DataError: If a set has fewer than ``k + 1`` samples, or is not finite, or of another extractor.
+    """
+    if k < 1:
+        raise DataError(f"k is {k}", expected="a neighbour, 1 or more")
+    name = f"precision and recall at k = {k}"
+    real, generated = checked_pair(real, generated, least=k + 1, metric=name)
+    centre = real.mean(0)  # distances lose fewer digits near the origin
+    real, generated = real - centre, generated - centre
+    real_radius, generated_radius = _radii(real, k), _radii(generated, k)
+    balls, nearest = np.zeros(len(generated)), np.full(len(real), np.inf)
+    recall = np.zeros(len(real), dtype=bool)
+    for start, squared in _distances(real, generated):
+        stop = start + len(squared)
+        balls += (squared < real_radius[start:stop, None]).sum(0)
+        recall[start:stop] = (squared < generated_radius[None]).any(1)
+        nearest[start:stop] = squared.min(1)
+    per_sample = {
+        "precision": (balls > 0).astype(np.float64),
+        "recall": recall.astype(np.float64),
+        "density": balls / k,
+        "coverage": (nearest < real_radius).astype(np.float64),
+    }
+    return PRDC(**{name: float(values.mean()) for name, values in per_sample.items()}, k=k, per_sample=per_sample)
+
+
+def _distances(first: np.ndarray, second: np.ndarray) -> Iterator[tuple[int, np.ndarray]]:
+    """Squared distances by blocks of rows: start, ``[block, M]``."""
+    norms = (second**2).sum(1)
+    for start in range(0, len(first), _BLOCK):
+        block = first[start : start + _BLOCK]
+        yield start, np.maximum((block**2).sum(1)[:, None] + norms - 2 * block @ second.T, 0.0)
+
+
+def _radii(features: np.ndarray, k: int) -> np.ndarray:
+    """Squared distance of each row to its k-th neighbour."""
+    radii = np.empty(len(features))
+    for start, squared in _distances(features, features):
+        rows = np.arange(len(squared))
+        squared[rows, start + rows] = 0.0
+        radii[start : start + len(squared)] = np.partition(squared, k, axis=1)[:, k]
+    return radii

@@ -1,0 +1,132 @@
+"""What other systems generated: folders and tables, found, matched, refused, or listed."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from medcodi.data.refusals import Refused
+from medcodi.errors import DataError, MedCoDiError
+from medcodi.evaluation.external import Origin, SizesSeen, list_generated, read_origin
+from medcodi.evaluation.held_out import HeldOut
+from medcodi.evaluation.kept import KeptSystem
+from medcodi.evaluation.ranks import ALONE
+from medcodi.evaluation.systems import ExternalSystem
+from medcodi.study import Direction
+
+R_F, F_R = Direction.parse("report->frontal"), Direction.parse("frontal->report")
+
+
+def image(path: Path, size: tuple[int, int] = (40, 40), level: int | None = None) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pixels = np.full(size, level, np.uint8) if level is not None else np.arange(size[0] * size[1]).reshape(size) % 251
+    Image.fromarray(pixels.astype(np.uint8)).save(path)
+    return path
+
+
+def test_folders_of_directions_and_of_one_direction(tmp_path: Path) -> None:
+    image(tmp_path / "all/report_to_frontal/s1/frontal.png")
+    image(tmp_path / "all/report_to_frontal/s2/frontal.jpg")
+    (tmp_path / "all/frontal_to_report/s1").mkdir(parents=True)
+    (tmp_path / "all/frontal_to_report/s1/report.txt").write_text("Clear lungs.")
+    listing = list_generated(tmp_path / "all")
+    assert set(listing) == {R_F, F_R} and set(listing[R_F]) == {"s1", "s2"}
+    assert listing[R_F]["s2"]["frontal"].path == tmp_path / "all/report_to_frontal/s2/frontal.jpg"
+    assert set(list_generated(tmp_path / "all", [F_R])) == {F_R}
+    one = list_generated(tmp_path / "all/report_to_frontal", [R_F])
+    assert set(one[R_F]) == {"s1", "s2"}
+    with pytest.raises(DataError, match="does not tell of which direction"):
+        list_generated(tmp_path / "all/report_to_frontal")
+
+
+def test_a_table(tmp_path: Path) -> None:
+    image(tmp_path / "a.png")
+    (tmp_path / "r.txt").write_text("No effusion.")
+    table = tmp_path / "t.csv"
+    table.write_text(
+        "study_id,prompts,frontal,report\ns1,report,a.png,\ns1,frontal,,r.txt\ns2,frontal,,Small left effusion.\n"
+    )
+    listing = list_generated(table)
+    assert listing[R_F]["s1"]["frontal"].path == tmp_path / "a.png"
+    assert listing[F_R]["s1"]["report"].path == tmp_path / "r.txt"
+    assert listing[F_R]["s2"]["report"].text == "Small left effusion."
+    table.write_text("study_id,direction,report,report_text\ns1,frontal->report,r.txt,Told here.\n")
+    assert list_generated(table)[F_R]["s1"]["report"].text == "Told here."
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("study_id,direction,frontal\ns1,report->frontal,a\ns1,report->frontal,b\n", "'s1' of report->frontal twice"),
+        ("study_id,frontals,direction\ns1,a,report->frontal\n", "did you mean 'frontal'"),
+        ("study,direction,frontal\ns1,report->frontal,a\n", "expected study_id"),
+        ("study_id,direction,frontal\n,report->frontal,a\n", "line 2: no study_id"),
+        ("study_id,direction,frontal\ns1,report->frontals,a\n", "frontals"),
+        ("study_id,direction,frontal\n", "holds nothing"),
+    ],
+)
+def test_tables_that_are_refused(tmp_path: Path, content: str, message: str) -> None:
+    (tmp_path / "t.csv").write_text(content)
+    with pytest.raises(MedCoDiError, match=f"(?i){message}"):
+        list_generated(tmp_path / "t.csv")
+
+
+def test_a_modality_told_twice_and_no_folder(tmp_path: Path) -> None:
+    image(tmp_path / "report_to_frontal/s1/frontal.png")
+    image(tmp_path / "report_to_frontal/s1/frontal.jpg")
+    with pytest.raises(DataError, match="holds frontal twice"):
+        list_generated(tmp_path)
+    with pytest.raises(DataError, match="no generated contents"):
+        list_generated(tmp_path / "nowhere")
+
+
+def test_reading_keeps_what_is_odd_and_refuses_what_is_broken(tmp_path: Path) -> None:
+    sizes = SizesSeen()
+    black = Origin("b", path=image(tmp_path / "b.png", (64, 32), 0))
+    value, digest = read_origin(black, "frontal", 32, sizes)
+    assert isinstance(value, np.ndarray) and value.shape == (32, 32) and value.max() == 0 and len(digest) == 64
+    read_origin(Origin("c", path=image(tmp_path / "c.png", (48, 48))), "frontal", 32, sizes)
+    assert sizes.counts == Counter({"32×64": 1, "48×48": 1})
+    assert read_origin(Origin("t", text="  \n"), "report", 32, sizes)[0] == ""
+    assert read_origin(Origin("t", text="Heart  normal."), "report", 32, sizes)[0] == "Heart normal."
+    (tmp_path / "cut.png").write_bytes((tmp_path / "c.png").read_bytes()[:60])
+    (tmp_path / "latin.txt").write_bytes(b"\xff\xfe\x80")
+    for name, target in (("cut.png", "frontal"), ("none.png", "frontal"), ("latin.txt", "report")):
+        with pytest.raises(Refused):
+            read_origin(Origin(name, path=tmp_path / name), target, 32, sizes)
+
+
+@pytest.fixture
+def files(tmp_path: Path) -> Path:
+    """Six toy studies' frontals, one of them cut short, and one study that no data hold."""
+    for index in range(6):
+        image(tmp_path / f"in/report_to_frontal/toy{index}/frontal.png")
+    broken = tmp_path / "in/report_to_frontal/toy2/frontal.png"
+    broken.write_bytes(broken.read_bytes()[:40])
+    image(tmp_path / "in/report_to_frontal/stranger/frontal.png")
+    return tmp_path
+
+
+def test_an_unreadable_file_stops_or_is_listed_never_replaced(files: Path, toy_dataset) -> None:
+    held, kept = HeldOut(toy_dataset(8), None, block_size=4), KeptSystem(files / "kept")
+    listing = list_generated(files / "in")
+    with pytest.raises(DataError, match="study toy2") as refusal:
+        ExternalSystem("theirs", listing, held).produce(R_F, kept, ALONE, lambda done: None)
+    assert "--exclude-unreadable" in str(refusal.value)
+    produced = ExternalSystem("theirs", listing, held, True).produce(R_F, kept, ALONE, lambda done: None)
+    assert [held.ids[row] for row in produced.rows] == ["toy0", "toy1", "toy3", "toy4", "toy5"]
+    reasons = {one.study_id: one.reason for one in produced.excluded}
+    assert "without a reference" in reasons["stranger"] and "toy2" in reasons
+    contents = kept.of_rows(R_F, produced.blocks, [3, 5])
+    assert set(contents) == {3, 5} and np.asarray(contents[3]["frontal"]).shape == (32, 32)
+    assert set(produced.files["frontal"]) == {"toy0", "toy1", "toy3", "toy4", "toy5"} and produced.sizes == {"40×40": 5}
+
+
+def test_a_system_of_other_studies_is_refused(files: Path, toy_dataset) -> None:
+    listing = {R_F: {"stranger": list_generated(files / "in")[R_F]["stranger"]}}
+    with pytest.raises(DataError, match="none of the 1 studies"):
+        ExternalSystem("theirs", listing, HeldOut(toy_dataset(8), None))

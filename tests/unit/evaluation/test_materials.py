@@ -1,0 +1,69 @@
+"""What figures are made of: cut to common studies and set against each other, they stay the figures they were."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from medcodi.evaluation.materials import Areas, Counts, Material, Means, Overlap, Ratio, Whole, compare
+from medcodi.metrics import TextScorer
+from medcodi.metrics.findings import Confusion
+
+NUM = 24
+PATIENTS = [f"p{index % 12}" for index in range(NUM)]
+WORDS = ["no effusion", "small left effusion", "the heart is large", "clear lungs today"]
+
+
+def materials(seed: int) -> dict[str, Material]:
+    draw = np.random.default_rng(seed)
+    truth = (np.random.default_rng(9).random((NUM, 3)) < 0.5).astype(float)
+    confusion = Confusion.of(truth, (draw.random((NUM, 3)) < 0.5).astype(float))
+    values = draw.random(NUM)
+    told = tuple(f"{WORDS[index]} seen" for index in draw.integers(0, 4, NUM))
+    references = tuple(f"{WORDS[index]} seen" for index in np.random.default_rng(8).integers(0, 4, NUM))
+    found: dict[str, Material] = {
+        "means": Means(values),
+        "ratio": Ratio(values, draw.integers(1, 3, NUM).astype(float)),
+        "macro": Counts((confusion, confusion), "macro_f1"),
+        "auroc": Areas(truth, draw.random((NUM, 3)), "auroc"),
+        "whole": Whole(lambda weights: weights @ values**2 / weights.sum(1), NUM),
+    }
+    pytest.importorskip("pycocoevalcap")
+    return found | {"bleu": Overlap(told, references, "bleu_2", TextScorer(meteor=False))}
+
+
+@pytest.mark.parametrize("name", ["means", "ratio", "macro", "auroc", "whole", "bleu"])
+def test_cut_stacked_and_compared(name: str) -> None:
+    first, second = materials(0)[name], materials(1)[name]
+    rows = list(range(2, 22))
+    weights = np.zeros((1, NUM))
+    weights[0, rows] = 1
+    np.testing.assert_allclose(first.take(rows).statistic()(np.ones((1, 20))), first.statistic()(weights))
+    stacked = first.stacked(second)
+    if stacked is not None:
+        for place, one in enumerate((first, second)):
+            chosen = np.zeros((1, 2 * NUM))
+            chosen[0, place * NUM : (place + 1) * NUM] = 1
+            np.testing.assert_allclose(stacked(chosen), one.statistic()(np.ones((1, NUM))))
+    test = compare(first, second, PATIENTS, 0, 100, 100)
+    assert test is not None and test["num_patients"] == 12
+    ones = np.ones((1, NUM))
+    gap = float(first.statistic()(ones)[0] - second.statistic()(ones)[0])
+    assert test["difference"]["value"] == pytest.approx(gap)
+    assert test["difference"]["low"] <= gap <= test["difference"]["high"]
+    assert (test["p_value"] is None) == (name == "whole")
+
+
+def test_a_clear_difference_is_told_and_none_is_not() -> None:
+    draw = np.random.default_rng(0)
+    low, high = Means(draw.random(NUM)), Means(draw.random(NUM) + 1)
+    clear, same = (compare(high, other, PATIENTS, 0, 200, 400) for other in (low, high))
+    assert clear and clear["p_value"] < 0.01 and clear["difference"]["low"] > 0.5
+    assert same and same["p_value"] == 1 and same["difference"]["value"] == 0
+
+
+def test_what_is_not_the_same_figure_is_not_compared() -> None:
+    made = materials(0)
+    assert compare(made["means"], made["ratio"], PATIENTS, 0, 100, 100) is None
+    rare = Whole(lambda weights: weights.sum(1), NUM, resamples=20)  # too few for an interval of a difference
+    assert compare(rare, rare, PATIENTS, 0, 100, 100) is None
