@@ -16,6 +16,7 @@ from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.diffusion.prompts import mix_pooled, mix_tokens
 from medcodi.errors import CheckpointError
 from medcodi.modality import MODALITIES, Kind, in_table_order
+from medcodi.networks.aside import Aside, inside
 from medcodi.networks.attention import Context
 from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
 from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
@@ -115,7 +116,7 @@ class MedCoDi(nn.Module):
         self.trained_stages: tuple[str, ...] = ()
         self.provenance: dict[str, Any] = {}
         self.schedule = config.schedule.build()
-        self.prompt_encoders = config.prompt_encoders.build(tokenizers.prompts, image_size=config.image_size)
+        self.prompt_encoders: Any = config.prompt_encoders.build(tokenizers.prompts, image_size=config.image_size)
         kinds: list[Kind] = list(dict.fromkeys(MODALITIES[name].kind for name in config.modalities))
         self.autoencoders = nn.ModuleDict({kind: KIND_PARTS[kind].autoencoder(config, tokenizers) for kind in kinds})
         self.denoisers, self.environment = nn.ModuleDict(), nn.ModuleDict()
@@ -149,12 +150,13 @@ class MedCoDi(nn.Module):
 
     def components(self) -> dict[str, nn.Module]:
         """The parts that are saved in files of their own, by name."""
-        return {
+        parts = {
             "prompt_encoders": self.prompt_encoders,
             **{f"autoencoder_{kind}": module for kind, module in self.autoencoders.items()},
             **{f"denoiser_{name}": module for name, module in self.denoisers.items()},
             **{f"environment_{name}": module for name, module in self.environment.items()},
         }
+        return {name: inside(module) for name, module in parts.items()}
 
     def components_for(self, prompts: Iterable[str], targets: Iterable[str]) -> tuple[str, ...]:
         """Names of the components that a direction needs; environment encoders only where targets hear each other."""
@@ -202,6 +204,24 @@ class MedCoDi(nn.Module):
             if name in names:
                 empty_parameters(module)
                 self.pending.add(name)
+
+    def set_aside(self, names: Iterable[str]) -> None:
+        """Take components that are still on disk out of the tree of modules: no engine moves, shares out or saves them.
+
+        They are read when they are needed, as before, and can be unloaded again.
+        """
+        names = set(names)
+        assert names <= self.pending, f"{sorted(names - self.pending)} are in memory, and belong in the tree"
+        if "prompt_encoders" in names:
+            self.prompt_encoders = _aside(self.prompt_encoders)
+        for what, parts in (
+            ("autoencoder", self.autoencoders),
+            ("denoiser", self.denoisers),
+            ("environment", self.environment),
+        ):
+            for key in list(parts):
+                if f"{what}_{key}" in names:
+                    parts[key] = _aside(parts[key])
 
     # ---- latents -----------------------------------------------------------------------------------------------
     def latent(self, modality: str, values: Values, noise: Tensor | None = None) -> Tensor:
@@ -335,7 +355,11 @@ class MedCoDi(nn.Module):
 
 def dtype_of(module: nn.Module) -> torch.dtype:
     """Precision of a module's weights."""
-    return next(module.parameters()).dtype
+    return next(inside(module).parameters()).dtype
+
+
+def _aside(module: nn.Module) -> nn.Module:
+    return module if isinstance(module, Aside) else Aside(module.requires_grad_(False))
 
 
 def empty_parameters(module: nn.Module) -> None:

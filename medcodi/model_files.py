@@ -36,7 +36,8 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
     Args:
         model: What to save.
         folder: Made, or replaced when it holds a model already.
-        dtype: Precision of the stored weights (buffers and single numbers, such as scales, stay as they are); None keeps what is there.
+        dtype: Precision of the stored weights (buffers and single numbers, such as scales, stay as they are); None keeps what is there:
+            components that are still on disk are then copied as they are, without being read into memory.
 
     Returns:
         The folder.
@@ -46,12 +47,16 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
     """
     folder = Path(folder)
     refuse_other_folder(folder)
-    model.load_components()
+    copied = set(model.pending) if dtype is None and model.files and model.files.dtype == torch.float32 else set()
+    model.load_components(model.pending - copied)
     folder.parent.mkdir(parents=True, exist_ok=True)
     staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         components: dict[str, Any] = {}
         for name, module in model.components().items():
+            if name in copied and model.files:
+                components[name] = model.files.copy(name, staging)
+                continue
             parameters = dict(module.named_parameters())
             state = module.state_dict()
             specs = {
@@ -300,6 +305,28 @@ class ComponentFiles:
             cast = self.dtype if key in parameters and value.dim() else torch.float32
             state[key] = value.to(self.device, cast if floating else value.dtype)
         module.load_state_dict(state, assign=True)
+
+    def copy(self, name: str, folder: Path) -> dict[str, Any]:
+        """Copy one component's file, checked, without reading its weights into memory.
+
+        Returns:
+            Its entry of the index.
+
+        Raises:
+            CheckpointError: If the file is missing or damaged, or the copy cannot be written.
+        """
+        entry = dict(self.index["components"][name])
+        source, target = self.folder / entry["file"], folder / f"{name}.safetensors"
+        open_weights(source, entry["sha256"])
+        try:
+            shutil.copyfile(source, target)
+        except OSError as error:
+            raise CheckpointError(
+                f"{target} cannot be written: {error.strerror or error}",
+                expected=f"room for {source.stat().st_size / 2**30:.2f} GiB",
+                mend="free the disk, or choose another folder, and run it again",
+            ) from error
+        return {**entry, "file": target.name}
 
     def identity(self) -> str:
         """SHA-256 over the config and the hashes of all files, as hexadecimal; loads nothing."""

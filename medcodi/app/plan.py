@@ -64,7 +64,8 @@ def _settings(run: TrainConfig, plan: Estimate, best: StagePlan) -> str:
 
 def _assumptions(run: TrainConfig, plan: Estimate) -> list[str]:
     hardware, cost = plan.hardware, plan.cost
-    source = "studies come encoded from the cache" if run.cache else "frozen networks run on every batch"
+    cached = "studies come encoded from the cache, autoencoders and prompt encoders are not in memory"
+    source = cached if run.cache else "frozen networks run on every batch"
     return [
         "Assumed:",
         f"- {cost.trained / 1e6:,.1f} M parameters trained, {cost.frozen / 1e6:,.1f} M frozen beside them; all float32, {run.precision} by autocast;"

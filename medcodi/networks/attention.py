@@ -65,6 +65,9 @@ class Context:
         """
         if self.memory is not None and owner in self.memory:
             return self.memory[owner]
+        device = self.tokens.device.type
+        if torch.is_autocast_enabled(device):  # here once, or every layer would cast them anew
+            dtype = torch.get_autocast_dtype(device)
         plain = Context(self.tokens.to(dtype), self.log_weight)
         if self.memory is None:
             return [plain] * len(layers)

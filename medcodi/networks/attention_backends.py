@@ -34,6 +34,15 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)
 
 
+def _sdpa_float32(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
+    """In float32 where a gradient is asked for: a CPU's backward kernel takes several times as long in bfloat16."""
+    if not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)):
+        return _sdpa(q, k, v, mask)
+    with torch.autocast(q.device.type, enabled=False):
+        wide = _sdpa(q.float(), k.float(), v.float(), None if mask is None else mask.float())
+    return wide.to(q.dtype)
+
+
 def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
 
@@ -73,6 +82,7 @@ def _require_xformers(device: torch.device, dtype: torch.dtype) -> None:
 
 ATTENTION_BACKENDS: dict[str, AttentionBackend] = {
     "sdpa": AttentionBackend(_sdpa, lambda device, dtype: None),
+    "sdpa-float32": AttentionBackend(_sdpa_float32, lambda device, dtype: None),
     "xformers": AttentionBackend(_xformers, _require_xformers),
 }
 

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
 
 from medcodi.data.loading import Batch
 from medcodi.diffusion.prompts import draw_prompts
+from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
 from medcodi.networks.attention import Context
 from medcodi.networks.prompt_encoders import PromptEncoding
@@ -27,6 +29,7 @@ class EncodedBatch:
         study_ids: ``B`` names.
         patient_ids: ``B`` names.
         samples: ``B`` indices in the dataset.
+        nulls: Modality -> encoding of its null prompt, one row.
     """
 
     means: dict[str, Tensor]
@@ -36,6 +39,7 @@ class EncodedBatch:
     study_ids: list[str]
     patient_ids: list[str]
     samples: tuple[int, ...]
+    nulls: dict[str, PromptEncoding] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.study_ids)
@@ -43,8 +47,8 @@ class EncodedBatch:
     def to(self, device: torch.device | str) -> EncodedBatch:
         """The same on a device."""
         moved = {
-            field: {name: value.to(device) for name, value in getattr(self, field).items()}
-            for field in ("means", "stds", "prompts", "present")
+            part: {name: value.to(device) for name, value in getattr(self, part).items()}
+            for part in ("means", "stds", "prompts", "present", "nulls")
         }
         return replace(self, **moved)
 
@@ -64,30 +68,73 @@ def encode_batch(model: MedCoDi, batch: Batch | EncodedBatch) -> EncodedBatch:
         study_ids=batch.study_ids,
         patient_ids=batch.patient_ids,
         samples=batch.samples,
+        nulls=encode_nulls(model, names),
     )
 
 
-def training_context(
-    model: MedCoDi,
-    batch: EncodedBatch,
-    targets: tuple[str, ...],
-    randomness: StepRandomness,
-    *,
-    drop_probability: float,
-) -> Context:
-    """The context a sample is trained with (DESIGN section 2, multi-prompt).
+@torch.no_grad()
+def encode_nulls(model: MedCoDi, names: Iterable[str]) -> dict[str, PromptEncoding]:
+    """Modality -> encoding of its null prompt, one row; encoded once for each kind."""
+    kinds = {MODALITIES[name].kind: name for name in names}
+    encoded = {kind: model.null_prompts(name, 1) for kind, name in kinds.items()}
+    return {name: encoded[MODALITIES[name].kind] for name in names}
+
+
+@dataclass(frozen=True)
+class DrawnPrompts:
+    """Which prompts each row is trained with.
+
+    Attributes:
+        names: The modalities that could prompt: those that are no targets.
+        chosen: Bool ``[B, P]``: the subset of each row.
+        dropped: Bool ``[B]``: the null prompts stand in the subset's place.
+    """
+
+    names: tuple[str, ...]
+    chosen: Tensor
+    dropped: Tensor
+
+    @property
+    def subsets(self) -> list[str]:
+        """Every subset in words, ``"nothing"`` first: what :attr:`cells` counts through."""
+        codes = range(2 ** len(self.names))
+        parts = [[name for place, name in enumerate(self.names) if code >> place & 1] for code in codes]
+        return ["+".join(part) or "nothing" for part in parts]
+
+    @property
+    def cells(self) -> Tensor:
+        """Int64 ``[B]``: the place among :attr:`subsets` of what each row was prompted with."""
+        places = torch.arange(len(self.names), device=self.chosen.device)
+        codes = (self.chosen.long() << places).sum(dim=1)
+        return torch.where(self.dropped, torch.zeros_like(codes), codes)
+
+
+def draw_training_prompts(
+    batch: EncodedBatch, targets: tuple[str, ...], randomness: StepRandomness, *, drop_probability: float
+) -> DrawnPrompts:
+    """What a sample is prompted with in training (DESIGN section 2, multi-prompt).
 
     Per sample, keyed: a non-empty subset of the modalities it has apart from the targets, uniformly; then, with
     ``drop_probability``, or where it has none, the null prompts instead.
     """
-    names = [name for name in batch.prompts if name not in targets]
+    names = tuple(name for name in batch.prompts if name not in targets)
+    present = [batch.present[name] for name in names]
     if not names:
-        return model.null_context((), len(batch))
+        everybody = torch.ones(len(batch), dtype=torch.bool, device=next(iter(batch.present.values())).device)
+        return DrawnPrompts((), everybody[:, None][:, :0], everybody)
     what = "+".join(targets)
     u = randomness.uniform(f"prompts/{what}", 2).to(torch.float32)  # [B, 2]
-    chosen = draw_prompts(torch.stack([batch.present[name] for name in names], dim=1), u[:, 0])  # [B, P]
+    chosen = draw_prompts(torch.stack(present, dim=1), u[:, 0])  # [B, P]
     empty = ~chosen.any(dim=1)
     dropped = (u[:, 1].to(chosen.device) < drop_probability) | empty
-    chosen = chosen | empty[:, None]  # rows without any prompt: the nulls of all
-    encodings = {name: batch.prompts[name].where(~dropped, model.null_prompts(name, len(batch))) for name in names}
-    return model.context(encodings, {name: chosen[:, index].float() for index, name in enumerate(names)})
+    return DrawnPrompts(names, chosen | empty[:, None], dropped)  # rows without any prompt: the nulls of all
+
+
+def prompted_context(model: MedCoDi, batch: EncodedBatch, drawn: DrawnPrompts) -> Context:
+    """The context that a batch is denoised with, given what its rows are prompted with."""
+    nulls = {name: null.expand(len(batch)) for name, null in batch.nulls.items()}
+    if not drawn.names:
+        equal = torch.ones(len(batch), device=drawn.dropped.device)
+        return model.context(nulls, {name: equal for name in nulls})
+    encodings = {name: batch.prompts[name].where(~drawn.dropped, nulls[name]) for name in drawn.names}
+    return model.context(encodings, {name: drawn.chosen[:, index].float() for index, name in enumerate(drawn.names)})

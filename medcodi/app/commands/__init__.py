@@ -5,6 +5,8 @@ from medcodi.app.commands import (  # noqa: I001
     generating,  # noqa: F401
     synthesizing,  # noqa: F401
     training,  # noqa: F401
+    plotting,  # noqa: F401
+    caching,  # noqa: F401
     judging,  # noqa: F401
     importing,  # noqa: F401
     turing,  # noqa: F401

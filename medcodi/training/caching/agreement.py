@@ -1,0 +1,76 @@
+"""Ranks that write one folder together: a refusal on one is a refusal on all, and none waits for another that has stopped."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from medcodi.errors import DataError, MedCoDiError
+from medcodi.training.caching import files
+from medcodi.training.processes import Processes
+
+
+class Agreement:
+    """Lets ranks do things together."""
+
+    def __init__(self, processes: Processes) -> None:
+        self._processes = processes
+
+    def by_first(self, do: Callable[[], Any]) -> Any:
+        """What ``do`` gives on the first rank (picklable, small), on every rank."""
+        result, refusal = _attempt(do) if self._processes.is_first else (None, None)
+        result, refusal = self._processes.from_first((result, refusal))
+        if refusal is not None:
+            raise DataError(refusal[0], expected=refusal[1], mend=refusal[2])
+        return result
+
+    def by_each(self, do: Callable[[], Any]) -> None:
+        """Let every rank do its part."""
+        refusals = self._processes.gather(_attempt(do)[1])
+        found = [(rank, refusal) for rank, refusal in enumerate(refusals) if refusal is not None]
+        if found:
+            rank, (failed, expected, mend) = found[0]
+            whose = f"rank {rank}: " if len(refusals) > 1 else ""
+            raise DataError(f"{whose}{failed}", expected=expected, mend=mend)
+
+    @contextmanager
+    def holding(self, folder: Path) -> Iterator[None]:
+        """Hold a cache folder on the first rank, made if need be; taken away again if nothing was written into it."""
+        held: list[Any] = []
+        self.by_first(lambda: held.append(_lock(folder)))
+        try:
+            yield
+        finally:
+            for lock in held:
+                Path(lock.name).unlink(missing_ok=True)
+                lock.close()
+                with suppress(OSError):
+                    folder.rmdir()  # does nothing unless it is empty
+
+
+def _attempt(do: Callable[[], Any]) -> tuple[Any, tuple[str, str, str] | None]:
+    try:
+        return do(), None
+    except MedCoDiError as error:
+        return None, (error.failed, error.expected, error.mend)
+
+
+def _lock(folder: Path) -> Any:
+    """A lock in the folder, which the system lets go of when the process ends, killed or not."""
+    files.read_info(folder)  # refuses folders that hold something else
+    with files.writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = (folder / files.LOCK).open("w")
+    try:
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        lock.close()
+        raise DataError(
+            f"{folder} is being made by another process", mend="wait for it, or name another cache folder"
+        ) from None
+    except OSError:  # a file system without locks
+        pass
+    return lock

@@ -1,0 +1,129 @@
+"""What a cache was made from: it is used for nothing else."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from medcodi.config import to_dict
+from medcodi.data.dataset import StudyDataset
+from medcodi.errors import DataError
+from medcodi.model import MedCoDi
+
+PRECISIONS = ("fp32", "bf16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class CacheKey:
+    """Everything that decides the bytes of a cache.
+
+    Attributes:
+        weights: Hash of the autoencoders and prompt encoders: files, tokenizers, configuration.
+        data: Fingerprint of the dataset.
+        dataset: Its name.
+        split: ``train``, ``val`` or ``test``.
+        studies: How many.
+        image_size: Pixels a side.
+        precision: Autocast precision of the encoders.
+        context: What the denoisers attend to: with ``pooled`` no tokens are kept.
+        modalities: Of the model.
+    """
+
+    weights: str
+    data: str
+    dataset: str
+    split: str
+    studies: int
+    image_size: int
+    precision: str
+    context: str
+    modalities: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """Plain values."""
+        return {**asdict(self), "modalities": list(self.modalities)}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> CacheKey:
+        """Read it back."""
+        return cls(**{**values, "modalities": tuple(values["modalities"])})
+
+    def check(self, folder: Path, wanted: CacheKey) -> None:
+        """Refuse to use a cache with this key for another one.
+
+        Raises:
+            DataError: If they differ; says in what.
+        """
+        if self == wanted:
+            return
+        mend = (
+            f"name another cache folder, or make this one again: medcodi data cache … --overwrite, or remove {folder}"
+        )
+        if self.weights != wanted.weights:
+            raise DataError(
+                f"{folder}: cache made from other weights, {_short(self.weights)}",
+                expected=f"the autoencoders and prompt encoders of the model, {_short(wanted.weights)}",
+                mend=mend,
+            )
+        if (self.data, self.split, self.studies) != (wanted.data, wanted.split, wanted.studies):
+            raise DataError(f"{folder}: cache made from other data, {self._data()}", expected=wanted._data(), mend=mend)
+        different = [name for name, value in asdict(wanted).items() if getattr(self, name) != value]
+        told = [f"{name} {getattr(self, name)!r}" for name in different]
+        raise DataError(
+            f"{folder}: cache made with {', '.join(told)}",
+            expected=", ".join(f"{name} {getattr(wanted, name)!r}" for name in different),
+            mend=mend,
+        )
+
+    def _data(self) -> str:
+        return f"{self.studies:,} studies of {self.dataset!r}, split {self.split!r}, {_short(self.data)}"
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= 24 else f"{name[:16]}…{name[64:]}"  # a SHA-256, and what follows it
+
+
+def cache_key(model: MedCoDi, dataset: StudyDataset, *, split: str = "train", precision: str = "fp32") -> CacheKey:
+    """The key of a dataset's cache by a model; no weights are loaded where the model has files.
+
+    Args:
+        model: As it was loaded: its files are taken to be its weights.
+        dataset: What is encoded, whole.
+        split: Of the dataset.
+        precision: Autocast precision of the encoders: ``fp32`` or ``bf16``.
+    """
+    return CacheKey(
+        weights=encoder_hash(model),
+        data=dataset.fingerprint,
+        dataset=dataset.name,
+        split=split,
+        studies=len(dataset),
+        image_size=dataset.image_size,
+        precision=precision,
+        context=model.config.context,
+        modalities=tuple(model.config.modalities),
+    )
+
+
+def encoder_names(model: MedCoDi) -> list[str]:
+    """The components that a cache stands for."""
+    return [name for name in model.components() if name.startswith("autoencoder_") or name == "prompt_encoders"]
+
+
+def encoder_hash(model: MedCoDi) -> str:
+    """SHA-256 over files, tokenizers and configuration of the autoencoders and prompt encoders, as hexadecimal."""
+    names = encoder_names(model)
+    if model.files is None:
+        weights: Any = model.fingerprint(names)
+    else:
+        index = model.files.index
+        spoken = index.get("tokenizers", index.get("tokenizer_sha256"))
+        weights = [{name: index["components"][name]["sha256"] for name in names}, spoken]
+    settings = to_dict(model.config)
+    parts = {
+        name: settings[name] for name in ("image_size", "prompt_encoders", "image_autoencoder", "report_autoencoder")
+    }
+    return hashlib.sha256(json.dumps([weights, parts], sort_keys=True).encode()).hexdigest()
