@@ -80,6 +80,10 @@ class StepRandomness:
         """Uniform draws named ``what``: float64 ``[B, num]`` on the CPU."""
         return keyed_uniform(self.keys(what), num)
 
+    def choice(self, what: str, num: int) -> int:
+        """One of ``num``, uniformly, that every rank and row of this step shares."""
+        return int(torch.randint(num, (), generator=self.shared_generator(what)))
+
     def shared_generator(self, what: str) -> torch.Generator:
         """A generator that every rank and row of this step shares."""
         return torch_generator(what, self.seed, self.step)

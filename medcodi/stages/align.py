@@ -48,7 +48,7 @@ class AlignStage(Stage):
         return [self.model.prompt_encoders]
 
     def forward(self, batch: Batch, randomness: StepRandomness, share: Share | None = None) -> StepOutput:
-        """Sum over pairs of modalities of the symmetric InfoNCE; logs loss and top-1 accuracy of each pair."""
+        """Sum over pairs of modalities of the symmetric InfoNCE; logs loss, top-1 accuracy and spread of each pair."""
         return self.compared(self.features(batch, randomness), batch, share)
 
     def features(self, batch: Batch, randomness: StepRandomness) -> Features:
@@ -68,6 +68,7 @@ class AlignStage(Stage):
             loss = loss + result.loss
             logs[f"{first}-{second}/loss"] = result.loss.detach()
             logs[f"{first}-{second}/top1"] = result.accuracy
+            logs[f"{first}-{second}/spread"] = result.spread
         logs["logit_scale"] = logit_scale.detach()
         return StepOutput(loss, logs)
 

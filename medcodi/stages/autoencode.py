@@ -80,6 +80,10 @@ class AutoencodeStage(Stage):
         """The autoencoders of the chosen kinds."""
         return [self.model.autoencoders[kind] for kind in self.options.kinds]
 
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """An autoencoder for each kind."""
+        return {kind: [self.model.autoencoders[kind]] for kind in self.options.kinds}
+
     def needs(self) -> tuple[str, ...]:
         """The modalities of the kinds that it trains."""
         return tuple(name for name in self.model.config.modalities if MODALITIES[name].kind in self.options.kinds)

@@ -25,11 +25,14 @@ class Contrast:
         loss: Scalar, with gradient; 0 where no row has both sides.
         accuracy: Share of rows, both ways, whose partner is the nearest of all candidates; without gradient.
         num_rows: Number of rows with both sides, on all ranks.
+        spread: Standard deviation of the cosines of all rows with all partners: 0 where every study looks the same;
+            NaN with fewer than two rows; without gradient.
     """
 
     loss: Tensor
     accuracy: Tensor
     num_rows: Tensor
+    spread: Tensor
 
 
 class _GatherRows(torch.autograd.Function):
@@ -78,13 +81,14 @@ def info_nce(
         present: bool ``[N]``, True where the row has both sides; the others take no part. None: all do.
 
     Returns:
-        The mean over rows of the cross-entropy both ways, halved; the accuracy; the number of rows.
+        The mean over rows of the cross-entropy both ways, halved; the accuracy; the number of rows; the spread.
     """
     num = len(a)
     own = torch.arange(num, device=a.device)
     present = torch.ones(num, dtype=torch.bool, device=a.device) if present is None else present
     with torch.autocast(a.device.type, enabled=False):
         logits = scale * a.float() @ b.float().T  # [N, N]
+    spread = cosine_spread(logits.detach() / scale, present)
     shut = ~present[None, :] | ~present[:, None]
     if groups is not None:
         shut = shut | (groups[:, None] == groups[None, :])
@@ -95,7 +99,17 @@ def info_nce(
     for side in (logits, logits.T):
         loss = loss + 0.5 * (F.cross_entropy(side, own, reduction="none") * weight).sum() / num_rows.clamp(min=1)
         hits = hits + 0.5 * ((side.argmax(1) == own) * weight).sum() / num_rows.clamp(min=1)
-    return Contrast(loss, hits.detach(), num_rows)
+    return Contrast(loss, hits.detach(), num_rows, spread)
+
+
+@torch.no_grad()
+def cosine_spread(cosines: Tensor, present: Tensor) -> Tensor:
+    """Standard deviation over all pairs of present rows of ``[N, N]`` cosines; NaN with fewer than two rows."""
+    weight = (present[:, None] & present[None, :]).to(cosines)
+    num_pairs = weight.sum()
+    mean = (cosines * weight).sum() / num_pairs
+    variance = ((cosines - mean).square() * weight).sum() / num_pairs
+    return torch.where(num_pairs > 1, variance.sqrt(), torch.full_like(variance, torch.nan))
 
 
 def contrast(a: Tensor, b: Tensor, scale: Tensor | float, groups: Tensor, present: Tensor) -> Contrast:

@@ -7,11 +7,13 @@ from torch import nn
 
 from medcodi.config import config
 from medcodi.data.loading import Batch
-from medcodi.diffusion.objective import add_noise, denoising_error, timesteps_from_uniform, training_target
+from medcodi.diffusion.objective import add_noise, denoising_error, training_target
 from medcodi.randomness import StepRandomness
-from medcodi.stages.encoded import EncodedBatch, encode_batch, training_context
+from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, prompted_context
 from medcodi.stages.sharing import Share, each_weight
 from medcodi.stages.stage import Stage, StepOutput, mean_over_ranks
+from medcodi.stages.tally import tally
+from medcodi.stages.timesteps import draw_timesteps, tally_timesteps
 
 
 @config
@@ -32,6 +34,7 @@ class DiffuseStage(Stage):
     name = "diffuse"
     requires = ("autoencode", "align")
     Options = DiffuseOptions
+    timed = True
     options: DiffuseOptions
 
     @property
@@ -43,32 +46,43 @@ class DiffuseStage(Stage):
         """The chosen denoisers, without the connectors: nothing is heard in this stage."""
         return [part for name in self.targets for part in self.model.denoisers[name].single_target_parts()]  # pyright: ignore
 
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """A denoiser for each target."""
+        return {name: self.model.denoisers[name].single_target_parts() for name in self.targets}  # pyright: ignore
+
     def needs(self) -> tuple[str, ...]:
         """Its targets; any of the others may be absent, as prompts are in generation."""
         return self.targets
 
+    def components(self) -> tuple[str, ...]:
+        """The denoisers of its targets."""
+        return tuple(f"denoiser_{name}" for name in self.targets)
+
     def forward(
         self, batch: Batch | EncodedBatch, randomness: StepRandomness, share: Share | None = None
     ) -> StepOutput:
-        """Sum over targets of the denoising loss; logs it per target."""
-        encoded = encode_batch(self.model, batch)
+        """Sum over targets of the denoising loss; logs it per target, and per target and what it was prompted with."""
+        encoded, num_timesteps = encode_batch(self.model, batch), self.model.schedule.config["num_train_timesteps"]
         losses, logs = [], {}
         for target in self.targets:
             mean, std = encoded.means[target], encoded.stds[target]
             shape, device = mean.shape[1:], mean.device
             x0 = mean + std * randomness.normal(f"posterior/{target}", shape, device)
             noise = randomness.normal(f"noise/{target}", shape, device)
-            u = randomness.uniform(f"t/{target}")[:, 0]
-            t = timesteps_from_uniform(u, self.model.schedule.config["num_train_timesteps"]).to(device)
+            t = draw_timesteps(randomness, f"t/{target}", num_timesteps).to(device)
             with torch.no_grad():
-                context = training_context(
-                    self.model, encoded, (target,), randomness, drop_probability=self.options.drop_probability
+                drawn = draw_training_prompts(
+                    encoded, (target,), randomness, drop_probability=self.options.drop_probability
                 )
+                context = prompted_context(self.model, encoded, drawn)
             x_t = add_noise(self.model.schedule, x0, noise, t)
             prediction = self.model.denoise({target: x_t}, t, context)[target]
             error = denoising_error(prediction, training_target(self.model.schedule, x0, noise, t))
             whole = each_weight(share, lambda rows, name=target: rows.present[name])
-            loss = mean_over_ranks(error, encoded.present[target], whole)
+            present = encoded.present[target]
+            loss = mean_over_ranks(error, present, whole)
             losses.append(loss)
             logs[f"loss/{target}"] = loss.detach()
+            logs |= tally(error, present, drawn.cells, [f"loss/{target}/from {subset}" for subset in drawn.subsets])
+            logs |= tally_timesteps(randomness, error, present, num_timesteps, target)
         return StepOutput(torch.stack(losses).sum(), logs)

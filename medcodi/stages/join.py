@@ -10,13 +10,21 @@ from torch import Tensor, nn
 
 from medcodi.config import config
 from medcodi.data.loading import Batch
-from medcodi.diffusion.objective import add_noise, denoising_error, timesteps_from_uniform, training_target
+from medcodi.diffusion.objective import add_noise, denoising_error, training_target
 from medcodi.model import MedCoDi
 from medcodi.randomness import StepRandomness
 from medcodi.stages.contrastive import contrast, group_ids
-from medcodi.stages.encoded import EncodedBatch, encode_batch, training_context
+from medcodi.stages.encoded import (
+    DrawnPrompts,
+    EncodedBatch,
+    draw_training_prompts,
+    encode_batch,
+    prompted_context,
+)
 from medcodi.stages.sharing import Features, Rows, Share, each_weight
 from medcodi.stages.stage import Stage, StepOutput, mean_over_ranks
+from medcodi.stages.tally import tally
+from medcodi.stages.timesteps import draw_timesteps, tally_timesteps
 
 
 @config
@@ -39,6 +47,7 @@ class JoinStage(Stage):
     name = "join"
     requires = ("autoencode", "align", "diffuse")
     Options = JoinOptions
+    timed = True
     options: JoinOptions
 
     def __init__(self, model: MedCoDi, options: JoinOptions | None = None) -> None:
@@ -52,6 +61,21 @@ class JoinStage(Stage):
         heard = denoisers if self.options.train_denoisers else [c for d in denoisers for c in d.connectors()]  # pyright: ignore
         return [*self.model.environment.values(), *heard]
 
+    def components(self) -> tuple[str, ...]:
+        """All denoisers and environment encoders."""
+        return tuple(f"{part}_{name}" for part in ("denoiser", "environment") for name in self.model.config.modalities)
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """What lets each modality speak, and hear."""
+        denoisers = self.model.denoisers.items()
+        heard = {name: [d] if self.options.train_denoisers else d.connectors() for name, d in denoisers}  # pyright: ignore
+        return {name: [self.model.environment[name], *modules] for name, modules in heard.items()}
+
+    @property
+    def num_turns(self) -> int:
+        """One for each set of targets."""
+        return len(self.target_sets)
+
     def forward(
         self, batch: Batch | EncodedBatch, randomness: StepRandomness, share: Share | None = None
     ) -> StepOutput:
@@ -60,28 +84,28 @@ class JoinStage(Stage):
         noised = self._noised(encoded, randomness)
         targets = tuple(noised.z)
         with torch.no_grad():
-            context = training_context(
-                self.model, encoded, targets, randomness, drop_probability=self.options.drop_probability
-            )
+            drawn = draw_training_prompts(encoded, targets, randomness, drop_probability=self.options.drop_probability)
+            context = prompted_context(self.model, encoded, drawn)
         environments = self.model.environments(noised.z, noised.t)
         predictions = self.model.denoise(noised.z, noised.t, context, heard=environments)
         whole, everywhere = _complete(encoded, targets), each_weight(share, lambda rows: _complete(rows, targets))
-        losses = {
-            name: mean_over_ranks(denoising_error(predictions[name], noised.wanted[name]), whole, everywhere)
-            for name in targets
-        }
-        agreement = self.compared(environments, encoded, share).loss
+        errors = {name: denoising_error(predictions[name], noised.wanted[name]) for name in targets}
+        losses = {name: mean_over_ranks(error, whole, everywhere) for name, error in errors.items()}
+        agreement, told = self.compared(environments, encoded, share)
         loss = torch.stack(list(losses.values())).sum() + self.options.contrastive_weight * agreement
         logs = {f"loss/{name}": value.detach() for name, value in losses.items()}
-        return StepOutput(loss, {**logs, "environment_info_nce": agreement.detach()})
+        for name, error in errors.items():
+            logs |= _by_prompts(name, targets, error, whole, drawn)
+            logs |= tally_timesteps(randomness, error, whole, self.model.schedule.config["num_train_timesteps"], name)
+        return StepOutput(loss, {**logs, "environment_info_nce": agreement.detach(), **told})
 
     @torch.no_grad()
     def _noised(self, encoded: EncodedBatch, randomness: StepRandomness) -> _Noised:
         """The step's targets, drawn for all ranks together, at the timesteps of their samples."""
-        draw = torch.randint(len(self.target_sets), (), generator=randomness.shared_generator("targets"))
-        targets, schedule = self.target_sets[int(draw)], self.model.schedule
+        targets = self.target_sets[randomness.choice("targets", len(self.target_sets))]
+        schedule = self.model.schedule
         device = encoded.means[targets[0]].device
-        t = timesteps_from_uniform(randomness.uniform("t")[:, 0], schedule.config["num_train_timesteps"]).to(device)
+        t = draw_timesteps(randomness, "t", schedule.config["num_train_timesteps"]).to(device)
         z, wanted = {}, {}
         for name in targets:
             mean, std = encoded.means[name], encoded.stds[name]
@@ -104,8 +128,20 @@ class JoinStage(Stage):
         whole = _complete(rows, tuple(features))
         studies = group_ids(rows.study_ids, whole.device)
         pairs = combinations(features.values(), 2)
-        found = [contrast(a, b, 1 / self.options.temperature, studies, whole).loss for a, b in pairs]
-        return StepOutput(torch.stack(found).mean(), {})
+        found = [contrast(a, b, 1 / self.options.temperature, studies, whole) for a, b in pairs]
+        told = {name: torch.stack([getattr(one, what) for one in found]).mean() for name, what in TOLD.items()}
+        return StepOutput(torch.stack([one.loss for one in found]).mean(), told)
+
+
+TOLD = {"environment/top1": "accuracy", "environment/spread": "spread"}  # of the comparison of environments
+
+
+def _by_prompts(
+    name: str, targets: tuple[str, ...], error: Tensor, whole: Tensor, drawn: DrawnPrompts
+) -> dict[str, Tensor]:
+    """The loss of one target by what it was generated with, and from."""
+    others = "+".join(other for other in targets if other != name)
+    return tally(error, whole, drawn.cells, [f"loss/{name}/with {others} from {subset}" for subset in drawn.subsets])
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from medcodi.stages.sharing import Features, Rows, Share
 if TYPE_CHECKING:
     from medcodi.data.loading import Batch
     from medcodi.model import MedCoDi
+    from medcodi.stages.encoded import EncodedBatch
 
 # Name -> where its class is. In the order of training. A new stage is one more row.
 STAGES: dict[str, str] = {
@@ -33,7 +34,8 @@ class StepOutput(NamedTuple):
 
     Attributes:
         loss: Scalar, with gradient.
-        logs: Name -> scalar without gradient, averaged over ranks and micro-batches by whoever logs them.
+        logs: Name -> scalar without gradient, averaged over ranks and micro-batches by whoever logs them; or ``[2]``, a
+            weighted sum and its weights, of which all ranks' and micro-batches' are added up (:func:`medcodi.stages.tally.tally`).
     """
 
     loss: Tensor
@@ -47,6 +49,7 @@ class Stage(nn.Module):
         name: Its name in the table.
         Options: Class of its options, made by :func:`medcodi.config.config`.
         requires: Stages that the model must have been through.
+        timed: Whether it draws timesteps, so that a validation can be told bucket by bucket.
         model: The model that it trains.
         options: Its options.
     """
@@ -54,6 +57,7 @@ class Stage(nn.Module):
     name: ClassVar[str]
     Options: ClassVar[type]
     requires: ClassVar[tuple[str, ...]] = ()
+    timed: ClassVar[bool] = False
 
     def __init__(self, model: MedCoDi, options: Any = None) -> None:
         """Take a model over: only the parts that this stage trains keep ``requires_grad``.
@@ -80,9 +84,25 @@ class Stage(nn.Module):
         """The modules whose parameters this stage trains."""
         raise NotImplementedError
 
+    def parts(self) -> dict[str, list[nn.Module]]:
+        """What is trained, under the names by which a run tells of it."""
+        return {self.name: self.trained_parts()}
+
+    @property
+    def num_turns(self) -> int:
+        """How many kinds of step it takes (one is drawn for each step); a validation takes each equally often."""
+        return 1
+
     def needs(self) -> tuple[str, ...]:
         """The modalities without which there is nothing to train; by default all of the model's."""
         return tuple(self.model.config.modalities)
+
+    def components(self) -> tuple[str, ...]:
+        """Names of the model's components that a step runs, given studies as :meth:`forward` takes them; by default all.
+
+        For the stages that train on encodings: of encoded studies.
+        """
+        return tuple(self.model.components())
 
     def train(self, mode: bool = True) -> Stage:
         """Training mode for the parts that are trained; the others stay in evaluation mode."""
@@ -119,7 +139,7 @@ class Stage(nn.Module):
         """The part of the loss that compares studies, over all rows of this rank (and of the others, by its own exchange)."""
         raise NotImplementedError
 
-    def compared(self, features: Features, batch: Batch, share: Share | None) -> StepOutput:
+    def compared(self, features: Features, batch: Batch | EncodedBatch, share: Share | None) -> StepOutput:
         """:meth:`compare` for one micro-batch: with those before and after it, if it is one of several."""
         if share is None or share.comparison is None:
             return self.compare(features, Rows.of(batch))

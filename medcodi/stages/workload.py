@@ -23,10 +23,12 @@ class Workload:
     Attributes:
         trained: Whose activations wait for the backward pass; all of them are alive together.
         frozen: Run without gradient before that; empty where studies come from a cache of encodings.
+        drawn: Share of the trained ones that a step runs on average, where it draws some of them.
     """
 
     trained: tuple[Forward, ...]
     frozen: tuple[Forward, ...] = ()
+    drawn: float = 1.0
 
 
 def workload(stage: Stage, *, cached: bool = False) -> Workload:
@@ -149,7 +151,9 @@ def _join(stage: Any, cached: bool) -> Workload:
     model = stage.model
     names = in_table_order(model.config.modalities)
     passes = [_denoiser(model, name, environments=len(names) - 1) for name in names]
-    return Workload((*passes, *(_environment(model, name) for name in names)), () if cached else _encoding(model))
+    drawn = sum(map(len, stage.target_sets)) / (len(stage.target_sets) * len(names))
+    trained = (*passes, *(_environment(model, name) for name in names))
+    return Workload(trained, () if cached else _encoding(model), drawn)
 
 
 WORKLOADS: dict[str, Callable[[Any, bool], Workload]] = {

@@ -8,6 +8,7 @@ from typing import Any, Literal
 from medcodi.config import config, to_dict
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
+from medcodi.training.tracking_config import TrackingConfig
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -129,7 +130,10 @@ class EngineConfig:
         name: ``auto`` is DeepSpeed when its launcher started the process, else plain (one process, or DDP).
         zero_stage: DeepSpeed's partitioning: 0 nothing, 1 optimiser, 2 and gradients, 3 and weights.
         persist_below: ZeRO-3 leaves parameters of at most so many elements whole on every rank.
-        offload_optimizer: Where DeepSpeed keeps the optimiser's state, and takes its step; ``nvme`` is refused so far.
+        offload_optimizer: Where DeepSpeed keeps the optimiser's state (its step is taken on the CPU): ``cpu`` under ZeRO 1 to
+            3, ``nvme`` (files in ``nvme_path``) under ZeRO-3.
+        offload_parameters: Where ZeRO-3 keeps its shares of the weights, and of their average, between uses; ``nvme`` is refused.
+        nvme_path: Folder on a fast local disk, the same on every machine; files of a run lie there under its name.
         activation_checkpointing: Keep the inputs of the blocks only and compute them anew in the backward pass: less
             memory, about a third more time, the same numbers.
     """
@@ -138,13 +142,19 @@ class EngineConfig:
     zero_stage: Literal[0, 1, 2, 3] = 2
     persist_below: int = 100_000
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    offload_parameters: Literal["none", "cpu", "nvme"] = "none"
+    nvme_path: str | None = None
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
         if self.persist_below < 0:
             raise ValueError(f"persist_below is {self.persist_below}, must not be negative")
-        if self.name == "plain" and self.offload_optimizer != "none":
-            raise ValueError(f"offload_optimizer={self.offload_optimizer!r} with name='plain': only deepspeed offloads")
+        for name in ("offload_optimizer", "offload_parameters"):
+            value = getattr(self, name)
+            if self.name == "plain" and value != "none":
+                raise ValueError(f"{name}={value!r} with name='plain': only deepspeed offloads")
+            if value == "nvme" and self.nvme_path is None:
+                raise ValueError(f"{name}='nvme' without nvme_path: give a folder on a fast local disk")
 
 
 @config
@@ -191,32 +201,6 @@ class FaultConfig:
 
     def __post_init__(self) -> None:
         _positive(self, "max_skipped", "data_s", "rank_s", "exchange_minutes")
-
-
-@config
-class TrackingConfig:
-    """What a run tells.
-
-    Attributes:
-        tensorboard: Write TensorBoard events beside ``log.jsonl``.
-        log_every: Steps between two logged lines; each holds means over these steps.
-        samples_every: Steps between two sample grids; 0: none.
-        num_samples: Studies in a sample grid.
-        validate_every: Steps between two validations on ``validation``; 0: never.
-        validate_batches: Batches in a validation.
-    """
-
-    tensorboard: bool = True
-    log_every: int = 20
-    samples_every: int = 0
-    num_samples: int = 4
-    validate_every: int = 0
-    validate_batches: int = 4
-
-    def __post_init__(self) -> None:
-        _positive(self, "log_every", "num_samples", "validate_batches")
-        if self.samples_every < 0 or self.validate_every < 0:
-            raise ValueError("samples_every and validate_every must not be negative")
 
 
 @config
@@ -286,5 +270,6 @@ class TrainConfig:
         values = to_dict(self)
         chosen = {key: values[key] for key in ("stage", "data", "precision", "ema", "seed")}
         chosen["batch"] = {"global_size": self.batch.global_size}
+        chosen["cached"] = self.cache is not None  # encodings are rounded to half precision
         chosen["optimizer"] = {**values["optimizer"], "schedule_horizon": self.horizon}
         return chosen

@@ -71,7 +71,7 @@ class Cost:
 
     Attributes:
         trained: Parameters with gradient.
-        frozen: Parameters without, held in memory.
+        frozen: Parameters without, held in memory: none of those that the cache stands for.
         fixed_activations: Bytes kept for the backward pass whatever the batch (weights cast by autocast).
         study_activations: Bytes kept for the backward pass, per study of the micro-batch.
         study_transient: Bytes of the frozen networks' largest intermediate results, per study; gone before the rest begins.
@@ -188,12 +188,14 @@ def stage_cost(run: TrainConfig, described: ModelConfig | None = None) -> Cost:
     """
     described = described or _described(run)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = MedCoDi(described, _vocabularies(described))
+        model = MedCoDi(described, empty_vocabularies(described))
         model.trained_stages = STAGES
         stage = build_stage(run.stage.name, model, run.stage.options)
         passes = workload(stage, cached=run.cache is not None)
         trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
-        held = sum(p.numel() for p in stage.parameters())  # a run keeps the whole model, for samples and for the end
+        parts = model.components()  # all are kept, for samples and for the end, unless studies come from the cache
+        names = stage.components() if run.cache is not None else tuple(parts)
+        held = sum(p.numel() for name in names for p in parts[name].parameters())
         one, two = (_saved_bytes(passes.trained, stage, run, studies) for studies in (1, 2))
         with torch.no_grad():
             transient = max((_largest_result(forward, stage, run) for forward in passes.frozen), default=0.0)
@@ -208,7 +210,7 @@ def _described(run: TrainConfig) -> ModelConfig:
     return from_dict(ModelConfig, index["config"], source=str(folder))
 
 
-def _vocabularies(described: ModelConfig) -> Tokenizers:
+def empty_vocabularies(described: ModelConfig) -> Tokenizers:
     """Vocabularies of the right sizes, without a word in them."""
     sizes = {
         "prompts": described.prompt_encoders.text.vocab_size,

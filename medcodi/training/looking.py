@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -10,22 +11,44 @@ import torch
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, collate
-from medcodi.randomness import StepRandomness
+from medcodi.stages.timesteps import NUM_BUCKETS, ValidationRandomness
+from medcodi.training import motion
+from medcodi.training.alerts import Alerts
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
 from medcodi.training.engine import Engine, StepResult
+from medcodi.training.means import Means
+from medcodi.training.motion import Motion
+from medcodi.training.progress import Progress
 from medcodi.training.samples import Samples, draw_samples, write_samples
-from medcodi.training.tracking import Means, Progress, RunLog
+from medcodi.training.speed import Utilisation, memory
+from medcodi.training.tracking import RunLog
 
 
 class Figures:
-    """Means of what the steps gave since the last logged one, and the time they took."""
+    """Means of what the steps gave since the last logged one, the time they took, and what is wrong with them."""
 
-    def __init__(self, config: TrainConfig, log: RunLog, progress: Progress) -> None:
+    def __init__(
+        self, config: TrainConfig, log: RunLog, progress: Progress, engine: Engine, start_step: int = 0
+    ) -> None:
+        """Begin after ``start_step`` steps; signs of trouble know what was logged before."""
         self.config, self.log, self.progress = config, log, progress
         self.means = Means()
+        self._motion = Motion(engine)
+        self._utilisation = Utilisation(config, engine.processes.device, engine.processes.world_size)
+        self._told_utilisation = False
+        self._alerts = Alerts(
+            config.tracking.alerts, num_rows=config.batch.global_size, warmup_steps=config.optimizer.warmup_steps
+        )
+        for line in log.before:
+            self._alerts.see(line["step"], {name: value for name, value in line.items() if isinstance(value, float)})
         self._seconds = self._waited = 0.0
         self._steps = 0
+        if self._is_due(start_step + 1):
+            self._motion.remember()
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.config.tracking.log_every == 0 or step == self.config.steps
 
     def note(self, step: int, result: StepResult, waited: float, seconds: float, engine: Engine) -> None:
         """Take a step's figures in; every ``log_every`` steps write their means.
@@ -40,22 +63,49 @@ class Figures:
         if not result.skipped:
             for loss, logs in zip(result.losses, result.logs, strict=True):
                 self.means.add({"loss": loss, **logs})
-            self.means.add({} if result.grad_norm is None else {"grad_norm": result.grad_norm})
+            self.means.add(self._gradient(result))
         self._seconds += seconds
         self._waited += waited
         self._steps += 1
         self.progress.advance(step)
-        if step % self.config.tracking.log_every == 0 or step == self.config.steps:
-            values = {**self.means.take(engine.processes), "lr": result.lr}
-            rate = self._steps * self.config.batch.global_size / max(self._seconds, 1e-9)
-            timing = {
-                "seconds_per_step": self._seconds / self._steps,
-                "studies_per_second": rate,
-                "data_wait": self._waited / self._seconds,
-            }
-            self.log.scalars(step, values, timing)
-            self.progress.figures(step, values, rate)
+        if self._is_due(step):
+            if not result.skipped:
+                self.means.add(self._motion.moved())
+            self._tell(step, result.lr, engine)
             self._seconds, self._waited, self._steps = 0.0, 0.0, 0
+        if self._is_due(step + 1):
+            self._motion.remember()
+
+    def _gradient(self, result: StepResult) -> dict[str, float]:
+        if result.grad_norm is None:
+            return {}
+        limit = self.config.optimizer.grad_clip
+        clipped = {} if limit is None else {"clipped": float(result.grad_norm > limit)}
+        return {"grad_norm": result.grad_norm, **clipped}
+
+    def _tell(self, step: int, lr: float, engine: Engine) -> None:
+        """A logged line: means over all ranks; of waiting and memory, the greatest of all ranks."""
+        machine = {"data_wait": self._waited / max(self._seconds, 1e-9), **memory(engine.processes.device)}
+        means, greatest = self.means.take(engine.processes, machine)
+        values = {**motion.finished(means), "lr": lr}
+        if not engine.processes.is_first:
+            return
+        rate = self._steps * self.config.batch.global_size / max(self._seconds, 1e-9)
+        timing = {"seconds_per_step": self._seconds / self._steps, "studies_per_second": rate, **greatest}
+        stage: Any = engine.stage
+        used = self._utilisation.figures(stage.model, rate)
+        self.log.scalars(step, values, {**timing, **used})
+        self.progress.figures(step, values, rate)
+        words = self._utilisation.in_words(used)
+        if words and not self._told_utilisation:
+            self._told_utilisation = True
+            self.progress.say(words)
+        alerts = self._alerts.see(step, values)
+        if alerts:
+            texts = [f"{alert.kind}: {alert.text}." for alert in alerts]
+            self.log.alerts(step, texts)
+            for text in texts:
+                self.progress.say(f"LOOK: {text}")
 
 
 @contextmanager
@@ -69,27 +119,45 @@ def evaluating(engine: Engine, ema: Ema) -> Iterator[None]:
         engine.stage.train()
 
 
+def rounds(stage: Any, batches: GlobalBatches) -> tuple[int, int]:
+    """Batches after which every timestep bucket came equally often, and after which every kind of step did so too."""
+    even = NUM_BUCKETS // math.gcd(NUM_BUCKETS, batches.batch_size) if getattr(stage, "timed", False) else 1
+    return even, even * getattr(stage, "num_turns", 1)
+
+
 def validation_losses(engine: Engine, batches: GlobalBatches, config: TrainConfig) -> dict[str, float]:
     """Mean losses on held-out studies, with the same batches and the same draws every time.
 
+    Timesteps are stratified over all rows of all ranks, so that each bucket has equally many; a stage that draws what it
+    takes a step on (``join`` its targets) takes everything in turn.
+
     Returns:
-        ``validation/<name>`` -> mean over ranks and batches.
+        ``validation/<name>`` -> mean over ranks and batches; ``validation/t/000-099/<modality>`` and so on for each bucket.
     """
-    means = Means()
-    for step_batches in batches.iterate(0, config.tracking.validate_batches):
+    means, stage, processes = Means(), engine.stage, engine.processes
+    even, whole = rounds(stage, batches)
+    num_batches = -(-config.tracking.validate_batches // whole) * whole
+    for step_batches in batches.iterate(0, num_batches):
+        place = step_batches.step * batches.batch_size + processes.rank * batches.batch_size // processes.world_size
         for batch in step_batches.micro:
-            draw = StepRandomness(seed=config.seed, step=0, samples=batch.samples)
-            output = engine.stage(batch.to(engine.processes.device), draw)
+            draw = ValidationRandomness(
+                seed=config.seed,
+                step=0,
+                samples=batch.samples,
+                positions=tuple(range(place, place + len(batch))),
+                turn=step_batches.step // even,
+            )
+            output = stage(batch.to(processes.device), draw)
             means.add({"loss": output.loss, **output.logs})
-    return {f"validation/{name}": value for name, value in means.take(engine.processes).items()}
+            place += len(batch)
+    return {f"validation/{name}": value for name, value in means.take(processes)[0].items()}
 
 
 def samples(engine: Engine, dataset: StudyDataset, config: TrainConfig) -> Samples:
     """What the model makes of the first studies: every rank draws them, for under ZeRO-3 it takes all of them."""
-    model: Any = engine.stage.model
     indices = list(range(min(config.tracking.num_samples, len(dataset))))
     batch = collate([dataset[index] for index in indices], indices, dataset.image_size)
-    return draw_samples(config.stage.name, model, batch.to(engine.processes.device), config.seed)
+    return draw_samples(engine.stage, batch.to(engine.processes.device), config.seed, config.tracking.samples)
 
 
 def look_in(

@@ -11,29 +11,31 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, StepBatches
 from medcodi.data.stalls import missing, workers_failed
 from medcodi.errors import CheckpointError, TrainingError
-from medcodi.model import MedCoDi
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.training import run_folder
-from medcodi.training.cache import encoded
+from medcodi.training.attention import choose_attention
+from medcodi.training.caching import borrowed, from_cache
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
 from medcodi.training.engine import Engine, StepResult, build_engine
 from medcodi.training.interrupts import Interrupts
 from medcodi.training.looking import Figures, look_in
+from medcodi.training.means import means_for_ranks
+from medcodi.training.optimizer import trained_parameters
 from medcodi.training.processes import Processes, join_processes, launcher
-from medcodi.training.requirements import check_data
+from medcodi.training.progress import Progress
+from medcodi.training.requirements import check_data, check_room
 from medcodi.training.result import write_model
 from medcodi.training.run_folder import RunFolder
 from medcodi.training.saving import CheckpointWriter
-from medcodi.training.tracking import Progress, RunLog
+from medcodi.training.summary import summarise
+from medcodi.training.tracking import RunLog
 from medcodi.training.watch import Watch
 
 
@@ -85,25 +87,31 @@ class Run:
         model = run_folder.start_model(config, folder, self.dataset, processes)
         self.identity = run_folder.identity(config, folder, self.dataset)
         saved = run_folder.checkpoint_to_resume(folder, resume, self.identity, self._announce)
+        if saved is not None:
+            self.start_step = saved.step
+        run_folder.agree(self.identity, self.start_step, folder, processes)
         self.stage: Any = build_stage(config.stage.name, model, config.stage.options)
         check_data(self.stage, self.dataset)
         if validation is not None:
             check_data(self.stage, validation, "validation")
-        if saved is not None:
-            self.start_step = saved.step
-            run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
+        if processes.is_first:
+            check_room(folder.checkpoints, config, trained_parameters(self.stage).values(), self.start_step)
         if config.cache is not None:
-            self.dataset = self._encoded(model, self.dataset)
-            self.validation_batches = self._batches(self._encoded(model, validation)) if validation else None
+            self.dataset, validation = from_cache(self.stage, config, self.dataset, validation, processes, watch)
+            self.validation_batches = self._batches(validation) if validation else None
+        if saved is not None:
+            run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
         self.batches = self._batches(self.dataset)
+        choose_attention(self.stage, config.precision, processes.device)
         self.engine: Engine = build_engine(self.stage, config, processes, launcher(os.environ))
         self.ema = Ema(self.engine.shards(), config.ema)
         self.writer = CheckpointWriter(folder.checkpoints, config.checkpoint)
         watch.before_exit = self.writer.finish
+        run_folder.accept(config, folder, processes)
 
-        log = RunLog(folder.root, processes, start_step=self.start_step, tensorboard=config.tracking.tensorboard)
+        log = RunLog(folder.root, processes, config, start_step=self.start_step)
         progress = Progress(config.stage.name, processes, start_step=self.start_step, steps=config.steps)
-        self.figures = Figures(config, log, progress)
+        self.figures = Figures(config, log, progress, self.engine, self.start_step)
         if saved is not None:
             self._restore(saved)
 
@@ -122,7 +130,10 @@ class Run:
                 if self.num_skipped >= self.config.faults.max_skipped:
                     self._give_up(step)
                 self.figures.note(step, result, waited, time.perf_counter() - clock, self.engine)
-                look_in(step, self.engine, self.ema, self.config, self.validation_batches, self.figures, self.held_out)
+                with borrowed(self.stage.model):
+                    look_in(
+                        step, self.engine, self.ema, self.config, self.validation_batches, self.figures, self.held_out
+                    )
                 stopped = interrupts.reason(self.processes) if step < self.config.steps else None
                 if stopped is not None:
                     break
@@ -144,6 +155,7 @@ class Run:
             raise refusal from error
         finally:
             self._close()
+        summarise(self.config, self.folder.root, self.processes)
         if stopped is not None:
             self._announce(f"{stopped}: saved at step {step}; go on with --resume latest")
         if stopped is None or stopped == Interrupts.TIME_IS_UP:  # a scheduler that sends a signal does not wait long
@@ -168,14 +180,15 @@ class Run:
 
     def _leave_out(self, step_batches: StepBatches, result: StepResult) -> None:
         """Name the studies of a step that was not finite: those whose loss was not, else all of the step."""
-        self.num_skipped += 1
         mine = result.suspects, [study for batch in step_batches.micro for study in batch.study_ids]
         gathered = self.processes.gather(mine)
         suspects, everyone = ([study for part in parts for study in part] for parts in zip(*gathered, strict=True))
+        if not suspects and self.engine.scalars().get("scale", 0.0) > 1.0:
+            return  # fp16: the scale of the loss was too large, and is halved
+        self.num_skipped += 1
         self.suspects = ", ".join(suspects or everyone)
-        if suspects or self.config.precision != "fp16":  # fp16 overflows now and then while its scale settles
-            what = "its loss was" if suspects else "its loss was finite, its gradient"
-            self._announce(f"step {step_batches.step + 1} left out: {what} not finite; studies: {self.suspects}")
+        what = "its loss was" if suspects else "its loss was finite, its gradient"
+        self._announce(f"step {step_batches.step + 1} left out: {what} not finite; studies: {self.suspects}")
 
     def _give_up(self, step: int) -> None:
         """Save what there is: the weights are those of the last finite step."""
@@ -215,6 +228,7 @@ class Run:
     # ---- state ---------------------------------------------------------------------------------------------------
     def save(self, step: int) -> None:
         """Take a snapshot and have it written; every rank calls this."""
+        self.watch.at(f"saving at step {step}")
         self.writer.check()
         engine = self.engine
         tensors = {"weights": engine.whole(engine.shards()), "optimizer": engine.optimizer_state()}
@@ -260,37 +274,6 @@ class Run:
             timeout_s=self.config.faults.data_s,
         )
 
-    def _encoded(self, model: MedCoDi, dataset: StudyDataset) -> StudyDataset:
-        """The dataset encoded; the first rank makes the cache where it is missing, the others wait for it."""
-        model.to(self.processes.device)
-        precision = torch.bfloat16 if self.config.precision == "bf16" else torch.float32
-        if self.processes.is_first:
-            encoded(model, dataset, self.config.cache or "", precision=precision)
-        self.processes.barrier()
-        return encoded(model, dataset, self.config.cache or "", precision=precision)
-
     def _announce(self, text: str) -> None:
         if self.processes.is_first:
             print(text, flush=True)
-
-
-def means_for_ranks(means: list[dict[str, list[float]]], world_size: int, micro: float) -> list[dict[str, list[float]]]:
-    """Unfinished means on another number of ranks than wrote them: all on the first rank.
-
-    Every micro-batch of every rank counts once (the gradient's norm once a rank), so what was counted before is weighed as
-    if it had been counted by the ranks of now.
-
-    Args:
-        means: Name -> sum and count, of every rank that wrote them.
-        world_size: Ranks there are now.
-        micro: Micro-batches in a global batch now, over those then.
-    """
-    if len(means) == world_size:
-        return means
-    weights = {"grad_norm": world_size / len(means)}
-    names = dict.fromkeys(name for state in means for name in state)
-    merged = {
-        name: [weights.get(name, micro) * sum(state[name][i] for state in means if name in state) for i in range(2)]
-        for name in names
-    }
-    return [merged, *({} for _ in range(world_size - 1))]

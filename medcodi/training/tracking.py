@@ -1,128 +1,208 @@
-"""What a run tells: ``log.jsonl``, TensorBoard, and a bar or plain lines."""
+"""What a run tells, and to whom: ``log.jsonl``, TensorBoard, Weights & Biases."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
-from torch import Tensor
 
+from medcodi.config import to_dict
 from medcodi.errors import MissingExtraError
+from medcodi.modality import MODALITIES
+from medcodi.training.config import TrainConfig
 from medcodi.training.processes import Processes
+from medcodi.training.wandb_tracker import WandbTracker
 
 
-class Means:
-    """Running means of named scalars over steps, micro-batches and ranks; NaN counts as absent.
+@dataclass(frozen=True)
+class Story:
+    """What was told of a run so far.
 
-    Device tensors are kept as they come and read all at once, so that logging never makes the device wait in between.
+    Attributes:
+        root: The run's folder.
+        config: The run.
+        step: It goes on from here; 0: it begins.
+        lines: What was logged until then.
+        retold: True if more than that was logged, by a run that was killed: it is taken out, for it will be told again.
     """
 
-    def __init__(self) -> None:
-        self._pending: list[tuple[str, Tensor]] = []
-        self._sums: dict[str, list[float]] = {}  # name -> [sum, count]
-
-    def add(self, logs: Mapping[str, Tensor | float]) -> None:
-        """Take scalars in."""
-        for name, value in logs.items():
-            if isinstance(value, Tensor):
-                self._pending.append((name, value.detach()))
-            else:
-                self._count(name, value)
-
-    def _count(self, name: str, value: float) -> None:
-        if not math.isnan(value):
-            entry = self._sums.setdefault(name, [0.0, 0.0])
-            entry[0] += value
-            entry[1] += 1.0
-
-    def state(self) -> dict[str, list[float]]:
-        """Sums and counts so far, ready for JSON."""
-        for name, value in self._pending:
-            self._count(name, float(value))
-        self._pending.clear()
-        return self._sums
-
-    def load(self, state: Mapping[str, Sequence[float]]) -> None:
-        """Take back what :meth:`state` gave."""
-        self._pending.clear()
-        self._sums = {name: list(entry) for name, entry in state.items()}
-
-    def take(self, processes: Processes) -> dict[str, float]:
-        """Means over all ranks, and begin anew. Every rank calls this."""
-        total: dict[str, list[float]] = {}
-        for sums in processes.gather(self.state()):
-            for name, (value, count) in sums.items():
-                entry = total.setdefault(name, [0.0, 0.0])
-                entry[0] += value
-                entry[1] += count
-        self._sums = {}
-        return {name: value / count for name, (value, count) in total.items()}
+    root: Path
+    config: TrainConfig
+    step: int
+    lines: Sequence[Mapping[str, Any]]
+    retold: bool
 
 
-class RunLog:
-    """Files that a run writes on its first rank; on the others nothing happens."""
+class Tracker(Protocol):
+    """Someone who is told; opened on the first rank, and told nothing twice."""
 
-    def __init__(self, root: Path, processes: Processes, *, start_step: int, tensorboard: bool) -> None:
-        """Open the files; what was logged after ``start_step`` by a run that was killed is taken out.
-
-        Raises:
-            MissingExtraError: If TensorBoard is asked for and not installed.
-        """
-        self._writer: Any = None
-        self._file: Any = None
-        if not processes.is_first:
-            return
-        path = root / "log.jsonl"
-        kept = (
-            [line for line in path.read_text(encoding="utf-8").splitlines() if _step(line) <= start_step]
-            if path.exists() and start_step
-            else []
-        )
-        path.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        self._file = path.open("a", encoding="utf-8", buffering=1)
-        if tensorboard:
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                raise MissingExtraError(
-                    "tensorboard", extra="tracking", needed_for="tracking.tensorboard=true"
-                ) from None
-            self._writer = SummaryWriter(str(root / "tensorboard"), purge_step=start_step + 1 if start_step else None)
-
-    def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float] | None = None) -> None:
-        """One line: everything in ``values`` is a function of the run, ``timing`` of the machine."""
-        if self._file is None:
-            return
-        line: dict[str, Any] = {"step": step, **values}
-        if timing:
-            line["timing"] = {name: round(value, 6) for name, value in timing.items()}
-        self._file.write(json.dumps(line) + "\n")
-        if self._writer is not None:
-            for name, value in {**values, **{f"timing/{key}": value for key, value in (timing or {}).items()}}.items():
-                self._writer.add_scalar(name, value, step)
+    def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
+        """Figures of a step; ``timing`` is the machine's."""
+        ...
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """One picture for TensorBoard: ``[H, W]`` in [0, 1]."""
-        if self._writer is not None:
-            self._writer.add_image(name, pixels[None], step)
+        """A picture ``[H, W]`` in [0, 1]."""
+        ...
 
     def text(self, step: int, name: str, text: str) -> None:
-        """One text for TensorBoard."""
-        if self._writer is not None:
-            self._writer.add_text(name, text, step)
+        """A text."""
+        ...
+
+    def alerts(self, step: int, texts: Sequence[str]) -> None:
+        """Signs of trouble."""
+        ...
+
+    def close(self) -> None:
+        """Nothing more will be told."""
+        ...
+
+
+class JsonLines:
+    """``log.jsonl``: one JSON object a logged step. The truth; the others are views of it."""
+
+    def __init__(self, story: Story) -> None:
+        path = story.root / "log.jsonl"
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in story.lines), encoding="utf-8")
+        self._file = path.open("a", encoding="utf-8", buffering=1)
+
+    def _write(self, line: Mapping[str, Any]) -> None:
+        self._file.write(json.dumps(line) + "\n")
+
+    def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
+        """One line."""
+        rounded = {name: round(value, 6) for name, value in timing.items()}
+        self._write({"step": step, **values, **({"timing": rounded} if timing else {})})
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """Nothing: pictures lie in a folder of their own."""
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """Nothing: they lie beside the pictures."""
+
+    def alerts(self, step: int, texts: Sequence[str]) -> None:
+        """One line."""
+        self._write({"step": step, "alerts": list(texts)})
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+class TensorBoard:
+    """TensorBoard events in ``tensorboard/``."""
+
+    def __init__(self, story: Story) -> None:
+        """Open them; events after the step gone on from are marked as void.
+
+        Raises:
+            MissingExtraError: If TensorBoard is not installed.
+        """
+        try:
+            from torch.utils.tensorboard import SummaryWriter
+        except ImportError:
+            raise MissingExtraError("tensorboard", extra="tracking", needed_for="tracking.tensorboard=true") from None
+        self._writer: Any = SummaryWriter(
+            str(story.root / "tensorboard"), purge_step=story.step + 1 if story.step else None
+        )
+        if story.config.tracking.validate_every:
+            plots = {f"loss by timestep, {name}": ["Multiline", [rf"validation/t/.*/{name}$"]] for name in MODALITIES}
+            self._writer.add_custom_scalars({"validation": plots})
+
+    def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
+        """A point on each curve."""
+        for name, value in {**values, **{f"timing/{key}": value for key, value in timing.items()}}.items():
+            self._writer.add_scalar(name, value, step)
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """A picture."""
+        self._writer.add_image(name, pixels[None], step)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """A text."""
+        self._writer.add_text(name, text, step)
+
+    def alerts(self, step: int, texts: Sequence[str]) -> None:
+        """A text."""
+        self._writer.add_text("alerts", "\n\n".join(texts), step)
 
     def close(self) -> None:
         """Flush and close."""
-        if self._writer is not None:
-            self._writer.close()
-        if self._file is not None:
-            self._file.close()
+        self._writer.close()
+
+
+def _tensorboard(story: Story) -> Tracker | None:
+    return TensorBoard(story) if story.config.tracking.tensorboard else None
+
+
+def _wandb(story: Story) -> Tracker | None:
+    options = story.config.tracking.wandb
+    if options is None or options.mode == "disabled":
+        return None
+    return WandbTracker(options, story.root, to_dict(story.config), lines=story.lines, retold=story.retold)
+
+
+# Name -> opens it, or gives None where the config does not ask for it. A new tracker is one more row.
+TRACKERS: dict[str, Callable[[Story], Tracker | None]] = {
+    "jsonl": JsonLines,
+    "tensorboard": _tensorboard,
+    "wandb": _wandb,
+}
+
+
+class RunLog:
+    """What a run tells, on its first rank; on the others nothing happens.
+
+    Attributes:
+        before: The lines that were logged until the step that the run goes on from.
+    """
+
+    def __init__(self, root: Path, processes: Processes, config: TrainConfig, *, start_step: int) -> None:
+        """Open every tracker; what was logged after ``start_step`` by a run that was killed is taken out.
+
+        Raises:
+            MissingExtraError: If a tracker that is asked for is not installed.
+            TrainingError: If it cannot be told.
+        """
+        self.before: list[dict[str, Any]] = []
+        self._trackers: list[Tracker] = []
+        if not processes.is_first:
+            return
+        path = root / "log.jsonl"
+        found = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self.before = [json.loads(line) for line in found if start_step and _step(line) <= start_step]
+        story = Story(root, config, start_step, self.before, retold=len(self.before) < len(found))
+        self._trackers = [opened for opener in TRACKERS.values() if (opened := opener(story)) is not None]
+
+    def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float] | None = None) -> None:
+        """Figures of a step: everything in ``values`` is a function of the run, ``timing`` of the machine."""
+        for tracker in self._trackers:
+            tracker.scalars(step, values, timing or {})
+
+    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
+        """A picture: ``[H, W]`` in [0, 1]."""
+        for tracker in self._trackers:
+            tracker.image(step, name, pixels)
+
+    def text(self, step: int, name: str, text: str) -> None:
+        """A text."""
+        for tracker in self._trackers:
+            tracker.text(step, name, text)
+
+    def alerts(self, step: int, texts: Sequence[str]) -> None:
+        """Signs of trouble."""
+        for tracker in self._trackers:
+            tracker.alerts(step, texts)
+
+    def close(self) -> None:
+        """Flush and close."""
+        for tracker in self._trackers:
+            tracker.close()
+        self._trackers = []
 
 
 def _step(line: str) -> float:
@@ -130,52 +210,3 @@ def _step(line: str) -> float:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
         return math.inf  # a line cut short by a kill
-
-
-class Progress:
-    """A rich bar on a terminal, plain lines elsewhere, nothing but on the first rank."""
-
-    def __init__(self, title: str, processes: Processes, *, start_step: int, steps: int) -> None:
-        self._speaks, self._steps, self._bar = processes.is_first, steps, None
-        self._began, self._start_step = time.monotonic(), start_step
-        if self._speaks and sys.stderr.isatty():
-            from rich.console import Console
-            from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
-            from rich.progress import Progress as Bar
-
-            columns = (
-                TextColumn(title),
-                BarColumn(),
-                MofNCompleteColumn(),
-                TimeRemainingColumn(),
-                TextColumn("{task.fields[figures]}"),
-            )
-            self._bar = Bar(*columns, console=Console(stderr=True))
-            self._task = self._bar.add_task(title, total=steps, completed=start_step, figures="")
-            self._bar.start()
-
-    def say(self, text: str) -> None:
-        """One line."""
-        if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
-        elif self._speaks:
-            print(text, file=sys.stderr, flush=True)
-
-    def advance(self, step: int) -> None:
-        """Move the bar."""
-        if self._bar is not None:
-            self._bar.update(self._task, completed=step)
-
-    def figures(self, step: int, values: Mapping[str, float], studies_per_second: float) -> None:
-        """Show the figures of a logged step."""
-        text = f"loss {values.get('loss', math.nan):.4f}  lr {values['lr']:.2e}  {studies_per_second:.1f} studies/s"
-        if self._bar is not None:
-            self._bar.update(self._task, figures=text)
-            return
-        left = (time.monotonic() - self._began) / max(1, step - self._start_step) * (self._steps - step)
-        self.say(f"step {step}/{self._steps}  {text}  {left / 60:.1f} min left")
-
-    def close(self) -> None:
-        """Take the bar down."""
-        if self._bar is not None:
-            self._bar.stop()

@@ -49,7 +49,9 @@ def test_trains_the_prompt_encoders_only(model: MedCoDi) -> None:
 def test_logs_every_pair(model: MedCoDi) -> None:
     batch = make_batch(model)
     output = build_stage("align", model)(batch, randomness(batch))
-    assert set(output.logs) == {f"{pair}/{what}" for pair in PAIRS for what in ("loss", "top1")} | {"logit_scale"}
+    assert set(output.logs) == {f"{pair}/{what}" for pair in PAIRS for what in ("loss", "top1", "spread")} | {
+        "logit_scale"
+    }
     assert torch.allclose(output.loss, sum(output.logs[f"{pair}/loss"] for pair in PAIRS))
     assert not any(value.requires_grad for value in output.logs.values())
 

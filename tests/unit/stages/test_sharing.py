@@ -32,7 +32,9 @@ def accumulated(stage: Stage, batches: list[Batch], step: int = 0) -> dict[str, 
         output = stage(batch, drawn(batch, step), share)
         (output.loss / len(batches)).backward()
         for name, value in {"loss": output.loss.detach(), **output.logs}.items():
-            if "psnr" not in name:
+            if value.ndim:  # a sum over rows, and their weights
+                total[f"rows:{name}"] = total.get(f"rows:{name}", torch.zeros(2)) + value
+            elif "psnr" not in name:
                 total[name] = total.get(name, torch.zeros(())) + value / len(batches)
     gradients = {n: p.grad.clone() for n, p in stage.named_parameters() if p.grad is not None}
     stage.zero_grad()
@@ -72,9 +74,10 @@ def _rank(rank: int, name: str, folder: str) -> None:
     batch = uneven_batch(stage.model, absent=ABSENT)
     mine = [batch.rows(start, start + 2) for start in (4 * rank, 4 * rank + 2)]
     found = accumulated(stage, mine, step=1)
-    for value in found.values():
+    for key, value in found.items():
         dist.all_reduce(value)
-        value /= 2
+        if not key.startswith("rows:"):
+            value /= 2
     if rank == 0:
         torch.save(found, f"{folder}/found.pt")
     dist.destroy_process_group()

@@ -75,6 +75,11 @@ def test_zero_stages_divide_what_they_say_they_divide() -> None:
 def test_a_cache_leaves_encoding_out_of_the_time_and_of_the_peak() -> None:
     fresh, cached = cost_of("diffuse"), cost_of("diffuse", cache="somewhere")
     assert cached.trained == fresh.trained
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in tiny_model().components().items()}
+    left_out = sum(size for name, size in parts.items() if not name.startswith("denoiser"))
+    assert (
+        fresh.frozen - cached.frozen == left_out
+    )  # autoencoders, prompt encoders, and environments, which diffuse lacks
     assert cached.study_transient == 0 < fresh.study_transient and cached.study_flops < fresh.study_flops
 
 
