@@ -55,7 +55,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run; 0 when it went well, 2 for a refusal."""
+    """Run; 0 when it went well, 2 for a refusal, 3 for a run that was stopped by what may be better next time."""
     try:
         options, overrides = parse(arguments)
         if options.local_rank is not None:
@@ -71,7 +71,7 @@ def main(arguments: list[str]) -> int:
         train(config, options.resume)
     except MedCoDiError as error:
         print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
-        return 2
+        return error.exit_code
     return 0
 
 

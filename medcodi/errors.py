@@ -7,7 +7,13 @@ from collections.abc import Iterable
 
 
 class MedCoDiError(ValueError):
-    """A refusal meant for the user. Exit code 2 on the command line."""
+    """A refusal meant for the user. Exit code 2 on the command line.
+
+    Attributes:
+        exit_code: 3 where the same command may do better when it is started once more, as after a machine was lost.
+    """
+
+    exit_code: int = 2
 
     def __init__(self, failed: str, *, expected: str = "", mend: str = "") -> None:
         """Compose the message.

@@ -69,7 +69,7 @@ class GenerationSettings:
         )
 
 
-@torch.inference_mode()
+@torch.no_grad()  # not inference_mode: under ZeRO-3 the weights gathered in here are trained on afterwards
 def generate_batch(
     model: MedCoDi,
     prompts: Sequence[Mapping[str, Value]],

@@ -11,11 +11,11 @@ import medcodi.app.commands  # noqa: F401 - registers every command
 from medcodi.app.root import app, err
 from medcodi.errors import MedCoDiError
 
-REFUSED = 2  # exit code of a refusal: something that the user can mend
+REFUSED = MedCoDiError.exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code: 0, 1 for a failed check, 2 for a refusal."""
+    """Run the command line and leave with its exit code: 0, 1 for a failed check, 2 for a refusal (3 where to start it again may mend it)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -25,7 +25,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         if debug:
             raise
         print_refusal(error)
-        sys.exit(REFUSED)
+        sys.exit(error.exit_code)
 
 
 def print_refusal(error: MedCoDiError) -> None:

@@ -49,6 +49,9 @@ def _sync(path: Path) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems flush no folders
+            raise
     finally:
         os.close(descriptor)
 
@@ -60,6 +63,8 @@ def _digest(path: Path) -> str:
 
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int, keep_every: int = 0) -> Path:
     """Write a checkpoint below ``folder`` under a temporary name, flush it, rename it, then remove the oldest.
+
+    This one is the newest now: those of later steps are damaged, or of a run that was taken up again before them, and go.
 
     Args:
         folder: The run's ``checkpoints`` folder.
@@ -88,8 +93,11 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int, keep_every: int = 0
         raise
     finally:
         shutil.rmtree(staging, ignore_errors=True)  # not there any more, unless something went wrong
-    for old in found(folder)[:-keep]:
-        if not keep_every or _step_of(old) % keep_every:
+    at = {path: _step_of(path) for path in found(folder)}
+    for later in (path for path, step in at.items() if step > checkpoint.step):
+        _remove(later)
+    for old in [path for path, step in at.items() if step <= checkpoint.step][:-keep]:
+        if not keep_every or at[old] % keep_every:
             _remove(old)
     return final
 
@@ -190,16 +198,26 @@ def load(path: Path) -> Checkpoint:
             mend="train with the version that wrote it",
         )
     for name, expected in files.items():
-        file = path / name
-        if not file.is_file() or file.stat().st_size != expected["bytes"] or _digest(file) != expected["sha256"]:
-            size = file.stat().st_size if file.is_file() else "no"
+        damage = _damage(path / name, expected)
+        if damage:
             raise CheckpointError(
-                f"{file} is damaged: {size} bytes",
+                f"{path / name} is damaged: {damage}",
                 expected=f"{expected['bytes']} bytes with the checksum in {MANIFEST}",
                 mend=mend,
             )
     tensors = {Path(name).stem: load_file(path / name) for name in files if name.endswith(".safetensors")}
     return Checkpoint(tensors, json.loads((path / STATE).read_text(encoding="utf-8")))
+
+
+def _damage(file: Path, expected: Mapping[str, Any]) -> str:
+    """What is wrong with a file of a checkpoint, in words; empty: nothing."""
+    try:
+        size = file.stat().st_size if file.is_file() else None
+        if size != expected["bytes"]:
+            return f"{'no' if size is None else size} bytes"
+        return "" if _digest(file) == expected["sha256"] else f"{size} bytes, some of them changed"
+    except OSError as error:  # a sector that the disk gives back no more
+        return f"it cannot be read, {error.strerror or error}"
 
 
 def load_latest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:

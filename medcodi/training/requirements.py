@@ -1,10 +1,17 @@
-"""What a stage asks of its data, checked before the first step."""
+"""What a run asks of its data and of its disk, checked before the first step."""
 
 from __future__ import annotations
+
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.errors import TrainingError
 from medcodi.stages.stage import Stage
+from medcodi.training import checkpoint
+from medcodi.training.config import TrainConfig
 
 
 def check_data(stage: Stage, dataset: StudyDataset, role: str = "data") -> None:
@@ -36,4 +43,33 @@ def check_data(stage: Stage, dataset: StudyDataset, role: str = "data") -> None:
             f"{role}: of the {len(dataset):,} studies of {dataset.name}, none has {' or '.join(missing)} (they hold {held})",
             expected=f"{', '.join(stage.needs())}: what stage {stage.name!r} trains here",
             mend=f"prepare them with {missing[0]}, or train a model, or stage.options, without it",
+        )
+
+
+def check_room(folder: Path, config: TrainConfig, trained: Iterable[Any], start_step: int) -> None:
+    """Refuse a disk that cannot hold the checkpoints to come.
+
+    Args:
+        folder: Of the checkpoints.
+        config: The run.
+        trained: Its trained parameters.
+        start_step: Steps done.
+
+    Raises:
+        TrainingError: If there is less room than they will take, all that are there at one time.
+    """
+    copies = 4 if config.ema.enabled else 3  # weights, both moments, average: float32
+    size = 4 * copies * sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained)
+    there = len(checkpoint.found(folder))
+    every = config.checkpoint.every or config.steps
+    to_come = -(-config.steps // every) - start_step // every
+    for_good = config.checkpoint.keep_every or config.steps + 1
+    stay = config.checkpoint.keep + config.steps // for_good - start_step // for_good
+    more = max(1, min(to_come, stay + 1 - there))  # one is written before the oldest goes
+    free = shutil.disk_usage(folder).free
+    if more * size > free:
+        raise TrainingError(
+            f"{folder} has room for {free / 2**30:.3g} GiB, a checkpoint takes {size / 2**30:.3g} GiB",
+            expected=f"room for {more} more: the run keeps {stay}, and writes one before the oldest goes",
+            mend="make room, lower checkpoint.keep, raise checkpoint.keep_every, or choose another out=…",
         )

@@ -10,6 +10,7 @@ from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches
 from medcodi.stages import build_stage
 from medcodi.training import checkpoint, run_folder
+from medcodi.training.caching import hold_only
 from medcodi.training.config import TrainConfig
 from medcodi.training.processes import Processes
 from medcodi.training.run_folder import RunFolder
@@ -29,6 +30,8 @@ def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, p
     saved = checkpoint.load(checkpoint.found(folder.checkpoints)[-1])
     model = run_folder.start_model(config, folder, dataset, processes)
     stage: Any = build_stage(config.stage.name, model, config.stage.options)
+    if config.cache is not None:
+        hold_only(stage)  # the other components are copied from file to file
     run_folder.load_tensors(stage, {**saved.tensors["buffers"], **saved.tensors.get("ema", saved.tensors["weights"])})
     stage.to(processes.device).eval()
     with torch.no_grad():

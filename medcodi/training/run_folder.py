@@ -6,9 +6,11 @@ import fcntl
 import hashlib
 import json
 import os
+import shutil
 import socket
+import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -27,6 +29,8 @@ from medcodi.training import checkpoint
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
 from medcodi.training.processes import Processes
+
+CONFIG = "config.yaml"
 
 
 @dataclass(frozen=True)
@@ -60,24 +64,19 @@ class RunFolder:
 def opened(config: TrainConfig, resume: str | None, processes: Processes) -> Iterator[RunFolder]:
     """Take the folder for this run alone, on the first rank; the others wait until it is ready.
 
+    A run that is refused before it is accepted (:func:`accept`) leaves the folder as it was.
+
     Raises:
         CheckpointError: If a disk is full, or read only, later on.
         TrainingError: If it cannot be written, another run holds it, or it holds a run and ``resume`` is None.
     """
     folder = RunFolder(Path(config.out))
-    lock = None
+    fresh, lock = not folder.root.exists(), None
     if processes.is_first:
         lock = _lock(folder.root)
-        if resume is None and (checkpoint.found(folder.checkpoints) or folder.model.exists()):
-            lock.close()
-            raise TrainingError(
-                f"{folder.root} holds a run already",
-                expected="a new folder",
-                mend="--resume latest to go on with it, or another out=…",
-            )
-        checkpoint.put_back(folder.checkpoints)
-        (folder.root / "config.yaml").write_text(to_yaml(config), encoding="utf-8")
     try:
+        if processes.is_first:
+            _prepare(folder, resume)
         processes.barrier()
         yield folder
     except OSError as error:
@@ -86,21 +85,78 @@ def opened(config: TrainConfig, resume: str | None, processes: Processes) -> Ite
         raise
     finally:
         if lock is not None:
+            if fresh and processes.world_size == 1 and not (folder.root / CONFIG).exists():
+                _leave_nothing(folder)
             lock.close()
 
 
+def _prepare(folder: RunFolder, resume: str | None) -> None:
+    """See that there is one run in the folder, that it can be written, and undo what a kill left half done."""
+    begun = bool(checkpoint.found(folder.checkpoints))
+    if resume is None and (begun or folder.model.exists()):
+        raise TrainingError(
+            f"{folder.root} holds a run already",
+            expected="a new folder",
+            mend="--resume latest to go on with it, or another out=…",
+        )
+    if resume == "latest" and folder.model.exists() and not begun:
+        raise TrainingError(
+            f"{folder.root} holds a trained model, but no checkpoint to go on from",
+            expected="the checkpoints that it was made from",
+            mend="take the model as it is, or train another in another out=…",
+        )
+    try:
+        folder.checkpoints.mkdir(exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder.checkpoints):
+            pass
+    except OSError as error:
+        raise _cannot_write(folder.checkpoints, error) from None
+    checkpoint.put_back(folder.checkpoints)
+    for half in (
+        *folder.root.glob(".model-*"),
+        *folder.root.glob(".start-*"),
+    ):  # of a run that was killed in writing it
+        shutil.rmtree(half, ignore_errors=True)
+    if not begun:
+        shutil.rmtree(folder.start, ignore_errors=True)  # of a run that came to no checkpoint: maybe of other settings
+
+
+def _leave_nothing(folder: RunFolder) -> None:
+    """Take away what a run that was refused has made; what others have put into its folder stays."""
+    shutil.rmtree(folder.start, ignore_errors=True)
+    (folder.root / ".lock").unlink(missing_ok=True)
+    with suppress(OSError):
+        folder.checkpoints.rmdir()
+        folder.root.rmdir()
+
+
+def accept(config: TrainConfig, folder: RunFolder, processes: Processes) -> None:
+    """Write down what the run runs with: from here on the folder is its own."""
+    if processes.is_first:
+        whole = folder.root / f".{CONFIG}.partial"
+        whole.write_text(to_yaml(config), encoding="utf-8")
+        whole.replace(folder.root / CONFIG)
+
+
+def _cannot_write(folder: Path, error: OSError) -> TrainingError:
+    return TrainingError(
+        f"cannot write in {folder}: {error.strerror}",
+        expected="a folder that can be written",
+        mend="choose another out=…",
+    )
+
+
 def _lock(root: Path) -> Any:
+    file = root / ".lock"
     try:
         root.mkdir(parents=True, exist_ok=True)
-        lock = (root / ".lock").open("a+", encoding="utf-8")
+        lock = file.open("a+", encoding="utf-8")
     except OSError as error:
-        raise TrainingError(
-            f"cannot write in {root}: {error.strerror}",
-            expected="a folder that can be written",
-            mend="choose another out=…",
-        ) from None
+        raise _cannot_write(root, error) from None
     try:
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if not file.exists() or not os.path.samestat(os.fstat(lock.fileno()), file.stat()):
+            raise BlockingIOError  # who held it is removing the folder just now
     except BlockingIOError:
         lock.seek(0)
         holder = lock.read().strip()
@@ -122,11 +178,14 @@ def _lock(root: Path) -> Any:
 def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, processes: Processes) -> MedCoDi:
     """The model that training starts from: ``init``, or a fresh one, which the first start keeps in ``start/``.
 
+    A run from the cache has none of its components in memory yet: each is read where it is needed.
+
     Raises:
         DataError: If a tokenizer has to be trained and the data hold no report.
     """
     if config.init is not None:
-        return MedCoDi.from_pretrained(config.init)
+        lazy = config.cache is not None
+        return MedCoDi.from_pretrained(config.init, lazy=lazy, device=processes.device if lazy else "cpu")
     if processes.is_first and not (folder.start / "model_index.json").is_file():
         texts = [report for report in reports(dataset, config.tokenizer_studies) if report]
         if not texts:
@@ -167,6 +226,23 @@ def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> d
     }
 
 
+def agree(identity: dict[str, Any], start_step: int, folder: RunFolder, processes: Processes) -> None:
+    """See that every rank begins the same run at the same step. Every rank calls this.
+
+    Raises:
+        TrainingError: If one has other settings, data or weights, or sees another checkpoint: on every rank alike.
+    """
+    first, *others = processes.gather({"step": start_step, **identity})
+    for rank, values in enumerate(others, start=1):
+        changed = differences(first, values)
+        if changed:
+            raise TrainingError(
+                f"rank 0 and rank {rank} do not begin the same run: {'; '.join(changed[:5])}",
+                expected="the same settings, data and checkpoints on every rank",
+                mend=f"give every rank the same config, and see to it that all machines share {folder.root}",
+            )
+
+
 # ---- going on ----------------------------------------------------------------------------------------------------
 def checkpoint_to_resume(
     folder: RunFolder, resume: str | None, wanted: dict[str, Any], say: Callable[[str], None]
@@ -192,7 +268,7 @@ def checkpoint_to_resume(
             say("no checkpoint yet: starting from step 0")
             return None
         chosen = latest
-    changed = differences(chosen.state["identity"], json.loads(json.dumps(wanted)))
+    changed = differences({"cached": False, **chosen.state["identity"]}, json.loads(json.dumps(wanted)))
     if changed:
         raise CheckpointError(
             f"the run changed since step {chosen.step}: " + "; ".join(changed[:5]),

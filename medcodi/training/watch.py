@@ -25,6 +25,7 @@ from medcodi.training.processes import Processes
 MISSED = 3  # beats, after which a rank is dead if an exchange with it has failed as well
 GRACE_S = 10.0  # for the run to end in order, before the process is ended
 WRITER_S = 60.0  # for a checkpoint that is being written, before the process is ended
+AGAIN = 3  # exit code of a run that may do better when it is started again
 _RUNS = count()  # of this process: all ranks count alike, and each run has keys of its own
 _LOOK = "look at that rank's log (out of memory? a node lost?), and go on with --resume latest"
 
@@ -38,6 +39,7 @@ class Sign:
         doing: In words.
         left: Why it stopped; empty: it has finished; None: it has not left.
         blames: The rank that it stopped for, if any.
+        code: Its exit code: 2 for a refusal, which starting again does not mend.
         seen: Time of this machine's clock, in seconds, at which ``beat`` was new.
     """
 
@@ -45,6 +47,7 @@ class Sign:
     doing: str = "starting"
     left: str | None = None
     blames: int | None = None
+    code: int = AGAIN
     seen: float = field(default_factory=time.monotonic)
 
 
@@ -104,15 +107,21 @@ class Watch:
                 raise
             told = self._verdict
         if told is not None and self._signs:  # leaving the others must not take for ever either
-            self._last_resort = threading.Timer(GRACE_S + WRITER_S, os._exit, (2,))
+            self._last_resort = threading.Timer(GRACE_S + WRITER_S, os._exit, (_code(told),))
             self._last_resort.daemon = True
             self._last_resort.start()
-        self._own.left = "" if told is None else _in_short(told)
-        self._own.blames = getattr(told, "blames", None)
+        if told is None:
+            self._own.left = ""
+        else:
+            self._leave_for(told)
         self._tell()
         self._over.set()
         if told is not None and told is not error:
             raise told from error
+
+    def _leave_for(self, told: BaseException) -> None:
+        self._own.left, self._own.code = _in_short(told), _code(told)
+        self._own.blames = getattr(told, "blames", None)
 
     def linger(self) -> None:
         """Let the others read why this rank stopped; call it after the process groups are down.
@@ -141,7 +150,7 @@ class Watch:
             return
         own = self._own
         own.beat += 1
-        values = {"beat": own.beat, "doing": own.doing, "left": own.left, "blames": own.blames}
+        values = {"beat": own.beat, "doing": own.doing, "left": own.left, "blames": own.blames, "code": own.code}
         try:
             self._store.set(str(self._processes.rank), json.dumps(values))
             self._store_lost = None
@@ -170,16 +179,19 @@ class Watch:
             told = json.loads(value)
             if told["beat"] != sign.beat:
                 sign.beat, sign.seen = told["beat"], time.monotonic()
-                sign.doing, sign.left, sign.blames = told["doing"], told["left"], told["blames"]
+                sign.doing, sign.left = told["doing"], told["left"]
+                sign.blames, sign.code = told["blames"], told["code"]
 
     def _late(self) -> TrainingError | None:
         limit = self._limit
         if limit is None or time.monotonic() < limit[0]:
             return None
-        return TrainingError(
-            limit[1](),
-            expected=f"it within faults.data_s = {self._options.data_s:g} s",
-            mend="look at the disk or network of the data, or raise faults.data_s; go on with --resume latest",
+        return _passing(
+            TrainingError(
+                limit[1](),
+                expected=f"it within faults.data_s = {self._options.data_s:g} s",
+                mend="look at the disk or network of the data, or raise faults.data_s; go on with --resume latest",
+            )
         )
 
     def _silent(self, seconds: float) -> TrainingError | None:
@@ -203,9 +215,9 @@ class Watch:
         left = {rank: sign for rank, sign in self._signs.items() if sign.left}
         for rank, sign in sorted(left.items(), key=lambda item: item[1].blames is not None):
             if sign.blames is None:
-                return _blaming(rank, f"rank {rank} stopped while {sign.doing}: {sign.left}")
+                return _blaming(rank, f"rank {rank} stopped while {sign.doing}: {sign.left}", sign.code)
             if sign.blames != self._processes.rank:
-                return _blaming(sign.blames, f"rank {rank} says: {sign.left}")
+                return _blaming(sign.blames, f"rank {rank} says: {sign.left}", sign.code)
         return None
 
     # ---- the end -------------------------------------------------------------------------------------------------
@@ -219,13 +231,13 @@ class Watch:
                 signal.pthread_kill(self._runner.ident, signal.SIGINT)
         if self._ended.wait(GRACE_S):
             return
-        self._own.left, self._own.blames = _in_short(verdict), getattr(verdict, "blames", None)
+        self._leave_for(verdict)
         self._tell()
         print(f"{type(verdict).__name__}: {verdict}", file=sys.stderr, flush=True)
         with suppress(Exception):
             self.before_exit(WRITER_S)
         sys.stdout.flush()
-        os._exit(2)
+        os._exit(_code(verdict))
 
     def _explained(self, error: BaseException | None) -> BaseException | None:
         """The error that tells why the run ended: an exchange that failed says nothing of who made it fail."""
@@ -243,18 +255,30 @@ class Watch:
             time.sleep(self._interval / 10)
         if "timed out" in str(error).lower() or "timeout" in str(error).lower():
             others = "; ".join(f"rank {rank} is {sign.doing}" for rank, sign in list(self._signs.items())[:8])
-            return TrainingError(
-                f"an exchange between ranks did not end within faults.exchange_minutes = {self._options.exchange_minutes:g}: "
-                f"this rank {self._processes.rank} is {self._own.doing}; {others}",
-                expected="every rank at the same place",
-                mend="look at the rank that is elsewhere, and go on with --resume latest",
+            return _passing(
+                TrainingError(
+                    f"an exchange between ranks did not end within faults.exchange_minutes = {self._options.exchange_minutes:g}: "
+                    f"this rank {self._processes.rank} is {self._own.doing}; {others}",
+                    expected="every rank at the same place",
+                    mend="look at the rank that is elsewhere, and go on with --resume latest",
+                )
             )
         return error
 
 
-def _blaming(rank: int, failed: str) -> TrainingError:
+def _passing(error: TrainingError) -> TrainingError:
+    error.exit_code = AGAIN
+    return error
+
+
+def _code(error: BaseException) -> int:
+    return error.exit_code if isinstance(error, MedCoDiError) else AGAIN
+
+
+def _blaming(rank: int, failed: str, code: int = AGAIN) -> TrainingError:
     error = TrainingError(failed, expected="every rank to live until the end", mend=_LOOK)
     error.blames = rank  # type: ignore[attr-defined]
+    error.exit_code = code
     return error
 
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from medcodi.config import load
+from medcodi.config import from_dict, load
+from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.model import tiny_model
 from medcodi.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("autoencode", "align", "diffuse", "join")
+QUIET = (
+    "tracking.tensorboard=false",
+    "tracking.samples_every=0",
+    "tracking.validate_every=0",
+    "tracking.log_every=1",
+    "optimizer.schedule_horizon=1000",
+)
 
 
 def tiny_config(stage: str, out: Path, init: Path | None, *overrides: str) -> TrainConfig:
@@ -32,3 +42,33 @@ def tiny_runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
         runs[stage] = train(tiny_config(stage, root / stage, init))
         init = runs[stage] / "model"
     return runs
+
+
+# ---- runs that things happen to -------------------------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sixteen phantoms as a dataset on disk: read in no time."""
+    out = tmp_path_factory.mktemp("data") / "phantoms"
+    values = {"source": "phantom", "out": str(out), "image_size": 32, "options": {"num_studies": 16, "val": 4}}
+    prepare(from_dict(PrepareConfig, values))
+    return out
+
+
+@pytest.fixture(scope="session")
+def untrained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model folder that any stage can start from."""
+    made = tiny_model(seed=0)
+    made.trained_stages = ("autoencode", "align", "diffuse")
+    return made.save_pretrained(tmp_path_factory.mktemp("model") / "tiny")
+
+
+@pytest.fixture
+def config(prepared: Path, untrained: Path, tmp_path: Path) -> Callable[..., TrainConfig]:
+    """Gives the config of a run in ``tmp_path/run``, of stage ``align`` unless told, on the prepared phantoms."""
+
+    def made(*words: str, stage: str = "align") -> TrainConfig:
+        words = words if "init=null" in words else ("model=null", *words)
+        data = ("data.source=null", f"data.path={prepared}", "data.num_studies=null", "faults.rank_s=10")
+        return tiny_config(stage, tmp_path / "run", untrained, *data, *QUIET, *words)
+
+    return made

@@ -1,19 +1,14 @@
-"""Run by every rank of a launcher: a step whose numbers are not finite on one rank is left out on all, and the run goes on.
-
-torchrun --nproc_per_node 2 poisoned_ranks.py OUT [engine.name=… engine.zero_stage=…]
-"""
+"""A rank of two: a step whose numbers are not finite on one of them is left out on both, and the run goes on."""
 
 from __future__ import annotations
 
 import json
 import math
-import sys
+import os
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-
-sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from medcodi.config import apply_overrides, from_dict, to_dict
 from medcodi.data.loading import Batch
@@ -73,7 +68,14 @@ def main(out: Path, overrides: list[str], processes: Processes) -> None:
         out.write_text(json.dumps(told))
 
 
-if __name__ == "__main__":
+def rank(number: int, port: int, out: Path, words: list[str]) -> None:
+    """One of two ranks, in a process of its own; what it prints lies beside ``out``."""
+    descriptor = os.open(out.with_name(f"rank{number}.txt"), os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+    for stream in (1, 2):
+        os.dup2(descriptor, stream)
+    shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
+    os.environ.update({**shared, "RANK": str(number), "LOCAL_RANK": str(number)})
+    torch.set_num_threads(1)
     joined = join_processes()
-    main(Path(sys.argv[1]), [text for text in sys.argv[2:] if "=" in text], joined)
+    main(out, words, joined)
     joined.leave()

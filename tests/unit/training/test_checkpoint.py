@@ -28,9 +28,39 @@ def test_load_gives_back_the_same_bits(tmp_path: Path) -> None:
 
 
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
-    for step in (1, 2, 10, 3):
+    for step in (1, 2, 10):
         checkpoint.save(tmp_path, made(step), keep=2)
-    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000003", "step-00000010"]
+    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000002", "step-00000010"]
+
+
+def test_those_of_every_so_many_steps_stay_as_well(tmp_path: Path) -> None:
+    for step in range(1, 12):
+        checkpoint.save(tmp_path, made(step), keep=2, keep_every=4)
+    assert [checkpoint.load(path).step for path in checkpoint.found(tmp_path)] == [4, 8, 10, 11]
+
+
+def test_what_is_written_is_the_newest_and_later_ones_never_cost_it(tmp_path: Path) -> None:
+    for step in (4, 6, 8):
+        checkpoint.save(tmp_path, made(step), keep=3)
+    for step in (6, 8):
+        (tmp_path / f"step-{step:08d}/weights.safetensors").write_bytes(b"damaged")
+    assert checkpoint.load_latest(tmp_path, lambda text: None).step == 4  # type: ignore[union-attr]
+    checkpoint.save(tmp_path, made(5), keep=1)
+    assert checkpoint.load_latest(tmp_path, pytest.fail).step == 5  # type: ignore[union-attr]
+    assert [path.name for path in tmp_path.iterdir()] == ["step-00000005"]
+
+
+def test_a_sector_that_cannot_be_read_is_damage(tmp_path: Path) -> None:
+    checkpoint.save(tmp_path, made(1), keep=2)
+    path = checkpoint.save(tmp_path, made(2), keep=2)
+    manifest = json.loads((path / "manifest.json").read_text())
+    manifest["files"]["weights.safetensors"]["bytes"] = 0
+    (path / "manifest.json").write_text(json.dumps(manifest))
+    (path / "weights.safetensors").unlink()
+    (path / "weights.safetensors").symlink_to("/proc/self/mem")  # a file of 0 bytes that gives an error when it is read
+    said: list[str] = []
+    assert checkpoint.load_latest(tmp_path, said.append).step == 1  # type: ignore[union-attr]
+    assert "cannot be read, Input/output error; going back" in said[0]
 
 
 def test_what_a_killed_save_left_is_not_found_and_is_removed(tmp_path: Path) -> None:

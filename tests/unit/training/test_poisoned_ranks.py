@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
-from .test_ranks import free_port
+from tests.integration.forked import FORKS, free_port
+from tests.unit.training.poisoned_ranks import rank
 
-SCRIPT = Path(__file__).with_name("poisoned_ranks.py")
 HARMED = [[], ["study12", "study13", "study14", "study15"], ["study20", "study21", "study22", "study23"], [], []]
 
 
@@ -29,12 +26,16 @@ HARMED = [[], ["study12", "study13", "study14", "study15"], ["study20", "study21
 def test_what_is_not_finite_on_one_rank_is_left_out_on_both(tmp_path: Path, words: str) -> None:
     if "deepspeed" in words:
         pytest.importorskip("deepspeed")
-    launcher = ["-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", str(free_port())]
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command = [sys.executable, *launcher, str(SCRIPT), str(tmp_path / "out.json"), *words.split()]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
-    assert done.returncode == 0, done.stderr[-3000:]
-    steps = json.loads((tmp_path / "out.json").read_text())
+    port, out = free_port(), tmp_path / "out.json"
+    ranks = [FORKS.Process(target=rank, args=(number, port, out, words.split())) for number in (0, 1)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join(300)
+        if process.is_alive():
+            process.kill()
+    assert [process.exitcode for process in ranks] == [0, 0], (tmp_path / "rank0.txt").read_text()[-3000:]
+    steps = json.loads(out.read_text())
     for number, ((skipped, suspects, same, finite), (skipped_too, suspects_there, _, _)) in enumerate(steps):
         assert skipped == skipped_too == same == (number in (1, 2, 3)), number  # left out, and nothing changed
         assert finite and not suspects and suspects_there == HARMED[number], number

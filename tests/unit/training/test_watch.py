@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import signal
 import time
+from pathlib import Path
 
 import pytest
 
 from medcodi.errors import DataError, TrainingError
+from medcodi.training import watch as watching
 from medcodi.training.config import FaultConfig
 from medcodi.training.processes import Processes
 from medcodi.training.watch import Sign, Watch
@@ -30,6 +34,24 @@ def test_data_that_come_in_time_do_not() -> None:
         time.sleep(0.6)
 
 
+def wait_deaf(written: Path) -> None:
+    """Wait for data as in a call that hears no signal: a network's file system that hangs."""
+    watching.GRACE_S = 0.5  # of 10: how long it may take to come out
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    watch = Watch(Processes(), FaultConfig(data_s=0.3))
+    watch.before_exit = lambda seconds: written.write_text("the checkpoint is whole") and None
+    with watch:
+        watch.at("waiting", 0.3, lambda: "rank 0: step 3 did not come")
+        time.sleep(300)
+
+
+def test_a_run_that_does_not_come_out_of_its_wait_is_ended_once_its_checkpoint_is_whole(tmp_path: Path) -> None:
+    process = multiprocessing.get_context("fork").Process(target=wait_deaf, args=(tmp_path / "written",))
+    process.start()
+    process.join(60)
+    assert process.exitcode == watching.AGAIN and (tmp_path / "written").read_text() == "the checkpoint is whole"
+
+
 @pytest.mark.parametrize("error", [DataError("a bad study"), KeyError("a bug"), RuntimeError("a bug as well")])
 def test_errors_of_a_rank_alone_come_out_as_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as raised, Watch(Processes(), FaultConfig()):
@@ -42,8 +64,20 @@ def test_of_many_that_stopped_the_one_that_began_it_is_named() -> None:
     assert watch._stopped() is None and watch._silent(5.0) is None
     watch._signs[1] = Sign(left="TrainingError: rank 3 stopped", blames=3)
     assert "rank 1 says: TrainingError: rank 3 stopped" in str(watch._stopped())
-    watch._signs[3] = Sign(doing="taking step 7", left="DataError: study 'x' cannot be read")
-    assert "rank 3 stopped while taking step 7: DataError: study 'x'" in str(watch._stopped())
+    refused = DataError("study 'x' cannot be read").exit_code
+    watch._signs[3] = Sign(doing="taking step 7", left="DataError: study 'x' cannot be read", code=refused)
+    verdict = watch._stopped()
+    assert "rank 3 stopped while taking step 7: DataError: study 'x'" in str(verdict)
+    assert verdict is not None and verdict.exit_code == refused == 2  # to begin again would not mend it
+
+
+def test_an_exchange_that_no_one_ends_says_where_each_rank_is() -> None:
+    watch = Watch(Processes(rank=0, world_size=2), FaultConfig(rank_s=1.0, exchange_minutes=5))
+    watch.at("taking step 8")
+    watch._signs[1] = Sign(doing="saving at step 7", seen=time.monotonic() + 60.0)  # it lives
+    told = watch._explained(RuntimeError("Timed out waiting 300000ms for recv operation to complete"))
+    assert "minutes = 5: this rank 0 is taking step 8; rank 1 is saving at step 7" in str(told)
+    assert isinstance(told, TrainingError) and told.exit_code == watching.AGAIN
 
 
 def test_who_finished_is_not_dead_and_who_is_silent_is() -> None:
@@ -52,4 +86,6 @@ def test_who_finished_is_not_dead_and_who_is_silent_is() -> None:
     watch._signs[1] = Sign(left="", seen=long_ago)
     assert watch._silent(5.0) is None and watch._stopped() is None
     watch._signs[2] = Sign(doing="taking step 7", seen=long_ago)
-    assert "rank 2 died: no sign of life for 60 s, the last while taking step 7" in str(watch._silent(5.0))
+    verdict = watch._silent(5.0)
+    assert "rank 2 died: no sign of life for 60 s, the last while taking step 7" in str(verdict)
+    assert verdict is not None and verdict.exit_code == watching.AGAIN
