@@ -4,10 +4,10 @@ from pathlib import Path
 
 import pytest
 
-from medcodi.app.evaluation import NUM_STUDIES, evaluation_values
+from medcodi.app.evaluation import NUM_STUDIES, evaluation_values, named_systems
 from medcodi.config import from_dict
-from medcodi.errors import CheckpointError
-from medcodi.evaluation.matrix import EvaluateConfig
+from medcodi.errors import CheckpointError, ConfigError
+from medcodi.evaluation.options import EvaluateConfig
 from medcodi.model import MedCoDi
 
 
@@ -35,3 +35,32 @@ def test_options_replace_what_the_file_says(tiny_model: MedCoDi, tmp_path: Path)
 def test_a_model_that_is_not_there_is_refused() -> None:
     with pytest.raises(CheckpointError, match="no model at no/such/folder"):
         evaluation_values(None, model="no/such/folder", data=None, out_dir=None)
+
+
+def test_systems_are_told_from_settings() -> None:
+    settings = ["UniXGen=others.csv", "seed=3", "data.num_studies=9"]
+    found, kept = named_systems(None, None, ["RoentGen=theirs/"], settings)
+    assert found == {"RoentGen": "theirs/", "UniXGen": "others.csv"} and kept == ["seed=3", "data.num_studies=9"]
+    assert named_systems(Path("theirs"), None, [], ["seeed=3"]) == ({"theirs": "theirs"}, ["seeed=3"])
+    assert named_systems(Path("x.csv"), "RoentGen", [], [])[0] == {"RoentGen": "x.csv"}
+
+
+@pytest.mark.parametrize(
+    ("system", "systems", "message"),
+    [("A", [], "names nothing"), (None, ["here"], "'here' names no system"), (None, ["A=x", "A=y"], "named 'A'")],
+)
+def test_systems_that_cannot_be_told(system: str | None, systems: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        named_systems(None, system, systems, [])
+
+
+def test_the_recipes_are_right(recipes: Path = Path(__file__).resolve().parents[3] / "configs/eval") -> None:
+    for name in ("demo.yaml", "mimic-cxr.yaml"):
+        values = evaluation_values(
+            recipes / name, model=None, data=None, out_dir=None, systems={"A": "a"}, exclude=True
+        )
+        options = from_dict(EvaluateConfig, values, source=name)
+        assert (
+            len(options.chosen_directions) in (12, 13) and options.systems == {"A": "a"} and options.exclude_unreadable
+        )
+    assert {"split", "sections", "resolution", "N"} <= set(options.notes)
