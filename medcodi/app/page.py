@@ -9,7 +9,7 @@ import jinja2
 
 from medcodi.data.reports import sections
 from medcodi.errors import DataError
-from medcodi.evaluation.page import image_data_uri
+from medcodi.evaluation.pages.page import image_data_uri
 from medcodi.metrics.labeler import label_report
 from medcodi.modality import MODALITIES
 from medcodi.study import Finding
