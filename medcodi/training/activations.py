@@ -37,10 +37,15 @@ def checkpoint_activations(module: nn.Module) -> int:
     Returns:
         Number of blocks.
     """
-    blocks = list(_outermost(module, block_classes()))
+    blocks = list(blocks_of(module))
     for block in blocks:
         block.forward = _computed_twice(block.forward)
     return len(blocks)
+
+
+def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
+    """The blocks that a module is made of, none inside another."""
+    return _outermost(module, block_classes())
 
 
 def _outermost(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import zlib
+from importlib import import_module
+from pathlib import Path
 from typing import Any
 
 from medcodi.errors import ConfigError
@@ -18,19 +21,18 @@ def deepspeed_dictionary(config: TrainConfig, world_size: int, device_type: str)
     """
     _refuse_what_cannot_be(config, device_type)
     accumulation = config.batch.accumulation(world_size)
+    clip = config.optimizer.grad_clip if config.engine.zero_stage else None  # ZeRO-0: the engine clips
     values: dict[str, Any] = {
         "train_batch_size": config.batch.global_size,
         "train_micro_batch_size_per_gpu": config.batch.global_size // (world_size * accumulation),
         "gradient_accumulation_steps": accumulation,
-        "gradient_clipping": config.optimizer.grad_clip or 0.0,
+        "gradient_clipping": clip or 0.0,
         "zero_optimization": _zero(config),
         "zero_allow_untested_optimizer": True,  # the optimiser is ours, the same as on the plain engine
         "steps_per_print": 2**31,
     }
-    if config.engine.offload_optimizer != "none":
-        values["zero_force_ds_cpu_optimizer"] = (
-            False  # ours again: fused AdamW is as much one pass over memory as theirs
-        )
+    if config.engine.offload_optimizer != "none":  # the optimiser stays ours: fused AdamW is one pass over memory too
+        values["zero_force_ds_cpu_optimizer"] = False
     if config.precision == "bf16":
         values["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     return values
@@ -43,7 +45,17 @@ def _zero(config: TrainConfig) -> dict[str, Any]:
         values["stage3_param_persistence_threshold"] = engine.persist_below
     if engine.offload_optimizer != "none":
         values["offload_optimizer"] = {"device": engine.offload_optimizer, "pin_memory": True}
+    if engine.offload_parameters != "none":
+        values["offload_param"] = {"device": engine.offload_parameters, "pin_memory": True}
+    if engine.offload_optimizer == "nvme":  # a share of weights, both moments and gradients: four buffers
+        values["offload_optimizer"] |= {"nvme_path": str(swap_folder(config)), "buffer_count": 4}
     return values
+
+
+def swap_folder(config: TrainConfig) -> Path:
+    """Where a run's offloaded state lies: runs that share ``engine.nvme_path`` do not share files."""
+    out = Path(config.out).resolve()
+    return Path(config.engine.nvme_path or "") / f"{out.name}-{zlib.crc32(str(out).encode()):08x}"
 
 
 def _refuse_what_cannot_be(config: TrainConfig, device_type: str) -> None:
@@ -64,9 +76,51 @@ def _refuse_what_cannot_be(config: TrainConfig, device_type: str) -> None:
             expected="a partitioned optimiser",
             mend="engine.zero_stage=1 or higher",
         )
-    if engine.offload_optimizer == "nvme":
+    if engine.offload_optimizer == "nvme" and engine.zero_stage < 3:
         raise ConfigError(
-            "engine.offload_optimizer nvme",
-            expected="none or cpu: an optimiser whose state is swapped to disk has not been shown to resume bit for bit",
-            mend="engine.offload_optimizer=cpu",
+            f"engine.offload_optimizer nvme with engine.zero_stage {engine.zero_stage}",
+            expected="engine.zero_stage 3, the only one whose optimiser DeepSpeed swaps to disk",
+            mend="engine.zero_stage=3, or engine.offload_optimizer=cpu",
+        )
+    if engine.offload_parameters != "none" and engine.zero_stage < 3:
+        raise ConfigError(
+            f"engine.offload_parameters {engine.offload_parameters} with engine.zero_stage {engine.zero_stage}",
+            expected="weights in shares",
+            mend="engine.zero_stage=3, or engine.offload_parameters=none",
+        )
+    if engine.offload_parameters == "nvme":
+        raise ConfigError(
+            "engine.offload_parameters nvme",
+            expected="none or cpu: the average and checkpoints are made of shares of the weights that are in memory",
+            mend="engine.offload_parameters=cpu; engine.offload_optimizer=nvme takes three times as much off memory",
+        )
+
+
+def refuse_without_async_io(config: TrainConfig) -> None:
+    """See whether this machine can swap to ``engine.nvme_path``, without building anything but DeepSpeed's own one-line probe.
+
+    Raises:
+        ConfigError: If the folder cannot be made, or DeepSpeed's op that reads and writes it cannot be had.
+    """
+    from torch.utils.cpp_extension import is_ninja_available
+
+    builders: Any = import_module("deepspeed.ops.op_builder")
+    instead = "or engine.offload_optimizer=cpu"
+    try:
+        swap_folder(config).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(
+            f"engine.nvme_path {config.engine.nvme_path}: {error.strerror}",
+            expected="a folder on a local disk that can be written",
+            mend=f"another engine.nvme_path, {instead}",
+        ) from error
+    lacking = (
+        [] if builders.AsyncIOBuilder().is_compatible(verbose=False) else ["libaio with its headers, or a C compiler"]
+    )
+    lacking += [] if is_ninja_available() else ["ninja"]
+    if lacking:
+        raise ConfigError(
+            f"engine.offload_optimizer nvme: DeepSpeed's async_io op cannot be had here, for lack of {' and '.join(lacking)}",
+            expected="what it is built from at first use",
+            mend=f"install libaio-dev (libaio-devel), g++ and ninja, {instead}",
         )

@@ -17,8 +17,9 @@ from medcodi.randomness import StepRandomness
 from medcodi.stages.sharing import shares
 from medcodi.training import zero3
 from medcodi.training.activations import checkpoint_activations
+from medcodi.training.compiling import compile_blocks
 from medcodi.training.config import TrainConfig
-from medcodi.training.deepspeed_config import deepspeed_dictionary
+from medcodi.training.deepspeed_config import deepspeed_dictionary, refuse_without_async_io
 from medcodi.training.engine import (
     DTYPES,
     OPTIMIZER_STATE,
@@ -73,6 +74,8 @@ class DeepSpeedEngine:
         """
         dictionary = deepspeed_dictionary(config, processes.world_size, processes.device.type)
         deepspeed = import_deepspeed(processes.device)
+        if config.engine.offload_optimizer == "nvme":
+            refuse_without_async_io(config)
         if not dist.is_initialized():
             raise TrainingError(
                 "no process group for DeepSpeed", mend="start with: deepspeed launch/train.py …, or torchrun"
@@ -82,10 +85,10 @@ class DeepSpeedEngine:
         self._trained = trained_parameters(stage)
         if not self._trained:
             raise TrainingError(f"stage {config.stage.name!r} trains no parameter", mend="check stage.options")
+        if config.compile:
+            compile_blocks(stage, processes.device)
         if config.engine.activation_checkpointing:
             checkpoint_activations(stage)
-        if config.compile:
-            self.stage.compile()
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         optimizer = build_optimizer(stage, config.optimizer)
         prepared = zero3.scalars_as_vectors if self.zero_stage == 3 else scalars_left_alone
@@ -93,6 +96,9 @@ class DeepSpeedEngine:
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=stage, optimizer=optimizer, config=dictionary
             )
+        if self.zero_stage == 3:
+            zero3.leave_gradients_in_memory(self._optimizer)
+            zero3.clear_padding(self._optimizer, self._trained.values(), processes.rank)
         self._make_optimizer_state(0)
 
     def autocast(self) -> Any:
@@ -116,7 +122,7 @@ class DeepSpeedEngine:
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         if self.zero_stage == 3:
-            zero3.clear_gradients(self._optimizer, offloaded=self.config.engine.offload_optimizer != "none")
+            zero3.clear_gradients(self._optimizer)
         batches = [batch.to(self.processes.device) for batch in micro_batches]
         with zero3.gathering(self.stage) if self.zero_stage == 3 else nullcontext():
             step_shares = shares(self.stage, batches, features_of(self, batches, randomness))
@@ -135,10 +141,9 @@ class DeepSpeedEngine:
                 self._drop_gradients()  # or leaving the block would exchange them, with ranks that do something else
                 raise
         self._engine.set_gradient_accumulation_boundary(True)
-        taken = self._step_if_finite()
-        norm = self._engine.get_global_grad_norm()
+        taken, norm = self._step_if_finite()
         suspects = [] if taken else check_finite(losses, micro_batches)
-        return StepResult(losses, logs, None if norm is None else float(norm), lr, not taken, suspects)
+        return StepResult(losses, logs, norm, lr, not taken, suspects)
 
     def _gradient_exchange(self) -> Any:
         """Context of a step's backward passes.
@@ -149,17 +154,25 @@ class DeepSpeedEngine:
         """
         return self._engine.coalesce_grad_reduction() if self.zero_stage in (1, 2) else nullcontext()
 
-    def _step_if_finite(self) -> bool:
-        """Take the step; False if it was left out. ZeRO 1-3 look at the norm themselves, stage 0 does not."""
+    def _step_if_finite(self) -> tuple[bool, float | None]:
+        """Take the step; whether it was taken, and the norm of the gradients. ZeRO 1-3 look at it themselves, and clip."""
         if self.zero_stage == 0:
-            gradients = [parameter.grad for parameter in self._trained.values() if parameter.grad is not None]
-            if gradients and not bool(nn.utils.get_total_norm(gradients).isfinite()):
+            parameters = list(self._trained.values())
+            total = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+            if not bool(total.isfinite()):
                 self._engine.zero_grad()
-                return False
+                return False, float(total)
+            if self.config.optimizer.grad_clip is not None:  # DeepSpeed's own clipping fails on scalars
+                nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.grad_clip, total)
+            self._engine.step()
+            return True, float(total)
         self._engine.step()
-        return self._engine.was_step_applied()
+        norm = self._engine.get_global_grad_norm()
+        return self._engine.was_step_applied(), None if norm is None else float(norm)
 
     def _fill_missing_gradients(self) -> None:
+        if self.zero_stage == 3:
+            zero3.fill_missing_gradients(self._optimizer)
         for parameter in self._trained.values():
             if parameter.grad is None and self.zero_stage in (1, 2):
                 parameter.grad = torch.zeros_like(parameter)
@@ -177,17 +190,19 @@ class DeepSpeedEngine:
         """Name -> whole tensor on the CPU, on the first rank."""
         result = {}
         for name, shard in shards.items():
-            tensor = self._gathered(shard.detach(), self._trained[name])
+            tensor = self._gathered(shard.detach().to(self.processes.device), self._trained[name])
             if self.processes.is_first:
                 result[name] = tensor.to("cpu", copy=True).contiguous()
         return result
 
     def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What this rank holds of whole tensors, on its device."""
-        on_device = {name: tensor.to(self.processes.device) for name, tensor in whole.items()}
+        """What this rank holds of whole tensors, where it holds the like of its weights."""
         if self.zero_stage < 3:
-            return on_device
-        return {name: self._own_share(tensor, self._trained[name]) for name, tensor in on_device.items()}
+            return {name: tensor.to(self.processes.device) for name, tensor in whole.items()}
+        kept = self.shards()
+        return {
+            name: self._own_share(tensor, self._trained[name]).to(kept[name].device) for name, tensor in whole.items()
+        }
 
     def _gathered(self, shard: Tensor, parameter: Any) -> Tensor:
         if self.zero_stage < 3:
@@ -198,31 +213,44 @@ class DeepSpeedEngine:
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Both moments of every trained parameter, on the first rank."""
+        moments = {}
+        for name, key, value in self._whole_moments():
+            if self.processes.is_first:
+                moments[f"{key}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
+        return moments
+
+    def _whole_moments(self) -> Iterator[tuple[str, str, Tensor]]:
         from deepspeed.utils import safe_get_full_optimizer_state
 
-        moments = {}
+        if self.zero_stage == 3:
+            names = {parameter: name for name, parameter in self._trained.items()}
+            for parameter, key, share in zero3.shares_of_moments(self._optimizer, OPTIMIZER_STATE, changed=False):
+                yield names[parameter], key, self._gathered(share.to(self.processes.device), parameter)
+            return
         for name, parameter in self._trained.items():
             for key in OPTIMIZER_STATE:
-                if self.zero_stage:
-                    value = safe_get_full_optimizer_state(parameter, key)
-                else:
-                    value = self._optimizer.state[parameter][key]
-                if self.processes.is_first:
-                    assert value is not None  # every rank of the first process group holds it
-                    moments[f"{key}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
-        return moments
+                value = (
+                    safe_get_full_optimizer_state(parameter, key)
+                    if self.zero_stage
+                    else self._optimizer.state[parameter][key]
+                )
+                assert value is not None  # every rank of the first process group holds it
+                yield name, key, value
 
     def load_optimizer_state(self, state: Mapping[str, Tensor], num_steps: int) -> None:
         """Take the moments back."""
-        from deepspeed.utils import safe_set_full_optimizer_state, safe_set_local_optimizer_state
+        from deepspeed.utils import safe_set_full_optimizer_state
 
         self._make_optimizer_state(num_steps)
+        if self.zero_stage == 3:
+            names = {parameter: name for name, parameter in self._trained.items()}
+            for parameter, key, share in zero3.shares_of_moments(self._optimizer, OPTIMIZER_STATE, changed=True):
+                share.copy_(self._own_share(state[f"{key}.{names[parameter]}"], parameter))
+            return
         for name, parameter in self._trained.items():
             for key in OPTIMIZER_STATE:
                 value = state[f"{key}.{name}"].to(self.processes.device)
-                if self.zero_stage == 3:
-                    safe_set_local_optimizer_state(parameter, self._own_share(value, parameter), key)
-                elif self.zero_stage:
+                if self.zero_stage:
                     safe_set_full_optimizer_state(parameter, value, key)
                 else:
                     self._optimizer.state[parameter][key].copy_(value)
@@ -236,19 +264,24 @@ class DeepSpeedEngine:
     def _make_optimizer_state(self, num_steps: int) -> None:
         """Make the optimiser's state now: DeepSpeed would at the first step, and then lose sight of the second group's."""
         base = self._optimizer if self.zero_stage == 0 else self._optimizer.optimizer
-        owners = {
-            0: lambda: list(self._trained.values()),
-            1: lambda: self._optimizer.single_partition_of_fp32_groups,
-            2: lambda: self._optimizer.single_partition_of_fp32_groups,
-            3: lambda: self._optimizer.fp32_partitioned_groups_flat,
-        }[self.zero_stage]()
-        for owner in owners:
+        for owner in self._owners():
             state = base.state[owner]
             state["step"] = torch.tensor(float(num_steps), device=owner.device)
             for key in OPTIMIZER_STATE:
                 state.setdefault(key, torch.zeros_like(owner))
         if self.zero_stage in (1, 2):
             self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _owners(self) -> Iterator[nn.Parameter]:
+        """What the optimiser's state belongs to on this rank; from the disk, as long as the next is not asked for."""
+        if self.zero_stage == 0:
+            yield from self._trained.values()
+        elif self.zero_stage < 3:
+            yield from self._optimizer.single_partition_of_fp32_groups
+        else:
+            for group in range(len(self._optimizer.fp16_groups)):
+                with zero3.group_in_memory(self._optimizer, group, changed=True) as owner:
+                    yield owner
 
     def scalars(self) -> dict[str, float]:
         """Nothing: fp16 is refused."""

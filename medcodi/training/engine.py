@@ -17,6 +17,7 @@ from medcodi.errors import TrainingError
 from medcodi.randomness import StepRandomness, seed_from_keys
 from medcodi.stages.sharing import shares
 from medcodi.training.activations import checkpoint_activations
+from medcodi.training.compiling import compile_blocks
 from medcodi.training.config import TrainConfig
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
 from medcodi.training.processes import Processes
@@ -137,10 +138,10 @@ class PlainEngine:
         self._trained = trained_parameters(stage)
         if not self._trained:
             raise TrainingError(f"stage {config.stage.name!r} trains no parameter", mend="check stage.options")
+        if config.compile:
+            compile_blocks(stage, processes.device)
         if config.engine.activation_checkpointing:
             checkpoint_activations(stage)
-        if config.compile:
-            self.stage.compile()
         self._module: nn.Module = self.stage
         if processes.world_size > 1:
             # Which denoisers a batch needs differs between ranks; with this set the buckets also stay as they are.
@@ -188,8 +189,9 @@ class PlainEngine:
         total = nn.utils.get_total_norm(gradients)
         grad_norm = float(total)
         finite = math.isfinite(grad_norm)
-        if finite and self.config.optimizer.grad_clip is not None:
-            nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.grad_clip, total)
+        clip = self.config.optimizer.grad_clip
+        if finite and clip is not None and grad_norm + 1e-6 > clip:  # below it torch would multiply by one
+            nn.utils.clip_grads_with_norm_(parameters, clip, total)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         if finite or self._scaler.is_enabled():

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 
 @contextmanager
@@ -56,11 +56,91 @@ def shares_changed(optimizer: Any) -> Iterator[None]:
         optimizer.empty_partition_cache()
 
 
-def clear_gradients(optimizer: Any, offloaded: bool) -> None:
+@contextmanager
+def group_in_memory(optimizer: Any, group: int, changed: bool) -> Iterator[nn.Parameter]:
+    """This rank's share of a group's weights, to whose moments it is the key, read from disk if that is where they lie.
+
+    Args:
+        optimizer: DeepSpeed's.
+        group: Its number.
+        changed: Write it back afterwards.
+    """
+    swapped = optimizer._swappable_optimizer_subgroup(group)
+    if swapped:
+        optimizer._optimizer_states_and_gradient_swap_in(group)
+    yield optimizer.fp32_partitioned_groups_flat[group]
+    if swapped and changed:
+        optimizer._optimizer_states_and_gradient_swap_out(group)
+    elif swapped:
+        optimizer._release_swap_buffers(group)
+
+
+def shares_of_moments(optimizer: Any, keys: Iterable[str], changed: bool) -> Iterator[tuple[Any, str, Tensor]]:
+    """Trained parameter, name of a moment, this rank's flat share of it, to be read or written before the next is asked for."""
+    for group, parameters in enumerate(optimizer.fp16_groups):
+        with group_in_memory(optimizer, group, changed) as owner:
+            state = optimizer.optimizer.state[owner]
+            for parameter in parameters:
+                _, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+                for key in keys:
+                    yield parameter, key, state[key].narrow(0, offset, size)
+
+
+@torch.no_grad()
+def clear_padding(optimizer: Any, parameters: Iterable[Any], rank: int) -> None:
+    """Zero what fills this rank's shares up to the size of the others': DeepSpeed leaves there what was in memory before."""
+
+    def clear(share: Tensor, parameter: Any) -> None:
+        share[max(0, parameter.ds_numel - rank * share.numel()) :] = 0.0
+
+    for parameter in parameters:
+        clear(parameter.ds_tensor, parameter)
+    for group, members in enumerate(optimizer.fp16_groups):
+        with group_in_memory(optimizer, group, changed=True) as owner:
+            for parameter in members:
+                _, offset, size = optimizer.grad_position[optimizer.get_param_id(parameter)]
+                clear(owner.narrow(0, offset, size), parameter)
+
+
+def leave_gradients_in_memory(optimizer: Any) -> None:
+    """Where moments lie on disk, do not write gradients there too.
+
+    DeepSpeed 0.19 keeps a buffer for all of a rank's shares anyway, so a copy on the disk spares nothing; and it reads one of
+    1 MB or more back wrong if its place among the group's is not a multiple of 1024 bytes.
+    """
+    if not optimizer.swap_optimizer:
+        return
+    groups = optimizer.optimizer_swapper.swap_params_info
+
+    def keep(parameter: Any, gradient_offsets: Iterable[int], gradient_tensors: Iterable[Tensor]) -> None:
+        groups[parameter.ds_id].unswapped_gradients.update(zip(gradient_offsets, gradient_tensors, strict=True))
+
+    optimizer.optimizer_swapper.swap_out_gradients = keep
+
+
+def clear_gradients(optimizer: Any) -> None:
     """Zero this rank's shares of the gradients: those of parts that a step does not reach would stay from the step before."""
     optimizer.grad_partitions_flat_buffer.zero_()
-    if offloaded:
+    if optimizer.offload_optimizer:
         optimizer.norm_for_param_grads.clear()
         for flat in optimizer.fp32_partitioned_groups_flat:
             if flat.grad is not None:
                 flat.grad.zero_()
+    if optimizer.swap_optimizer:
+        for group in optimizer.optimizer_swapper.swap_params_info.values():
+            group.unswapped_gradients.clear()
+
+
+def fill_missing_gradients(optimizer: Any) -> None:
+    """Where gradients lie on disk: zeros for the parts that this step did not reach. Call it after the backward passes."""
+    if not optimizer.swap_optimizer:
+        return
+    for group, parameters in enumerate(optimizer.fp16_groups):
+        if not optimizer._swappable_optimizer_subgroup(group):
+            continue
+        found = optimizer.optimizer_swapper.swap_params_info[optimizer.fp32_partitioned_groups_flat[group].ds_id]
+        for parameter in parameters:
+            name = optimizer.get_param_id(parameter)
+            if name not in optimizer.norm_for_param_grads:
+                _, offset, size = optimizer.grad_position[name]
+                found.unswapped_gradients[offset] = torch.zeros(size)

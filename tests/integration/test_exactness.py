@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import itertools
+import shutil
 from pathlib import Path
 
 import pytest
 
 from medcodi.training.config import TrainConfig
 from tests.integration.conftest import STAGES, tiny_config
-from tests.integration.forked import KILLED, curve, finished, log, run, tensors
+from tests.integration.forked import KILLED, built, curve, finished, log, run, tensors
 
 QUIET = ("tracking.tensorboard=false", "tracking.samples_every=0", "tracking.validate_every=0", "tracking.log_every=1")
 ENGINES = {
     "plain": ("engine.name=plain",),
-    "zero-2": ("engine.name=deepspeed", "engine.zero_stage=2"),
+    **{f"zero-{stage}": ("engine.name=deepspeed", f"engine.zero_stage={stage}") for stage in (0, 1, 2)},
     "zero-3": ("engine.name=deepspeed", "engine.zero_stage=3", "engine.persist_below=2000"),
     # Nothing stays whole: every weight is put together where it is needed, the temperature too.
     "zero-3-all": ("engine.name=deepspeed", "engine.zero_stage=3", "engine.persist_below=0"),
@@ -23,12 +24,17 @@ ENGINES = {
         *("engine.name=deepspeed", "engine.zero_stage=3", "engine.persist_below=1000"),
         "engine.offload_optimizer=cpu",
     ),
+    "zero-3-offload-all": (
+        *("engine.name=deepspeed", "engine.zero_stage=3", "engine.persist_below=0"),
+        *("engine.offload_optimizer=cpu", "engine.offload_parameters=cpu"),
+    ),
+    "zero-3-nvme": ("engine.name=deepspeed", "engine.zero_stage=3", "engine.offload_optimizer=nvme"),
 }
 FAULTS = pytest.mark.faults
 STEPS, KILL_AT = 5, 2
 
 # Every stage, one and two ranks, plain and ZeRO-2; some of them at every `make test`.
-ALWAYS = {("align", 1, "plain"), ("join", 2, "zero-2")}
+ALWAYS = {("align", 1, "plain"), ("align", 2, "zero-2")}
 KILLS = [
     pytest.param(*case, marks=() if case in ALWAYS else FAULTS)
     for case in [
@@ -38,6 +44,11 @@ KILLS = [
             ("join", 2, "zero-3"),
             ("align", 2, "zero-2-offload"),
             ("align", 2, "zero-3-offload"),
+            ("align", 2, "zero-0"),
+            ("join", 2, "zero-1"),
+            ("align", 2, "zero-3-offload-all"),
+            ("diffuse", 1, "zero-3-nvme"),  # a megabyte of trained weights: DeepSpeed swaps nothing smaller
+            ("diffuse", 2, "zero-3-nvme"),
         ),
     ]
 ]
@@ -46,13 +57,19 @@ KILLS = [
 def config(stage: str, runs: dict[str, Path], out: Path, engine: str = "plain", *words: str) -> TrainConfig:
     before = STAGES.index(stage) - 1
     init = None if before < 0 else runs[STAGES[before]] / "model"
-    values = (*QUIET, "checkpoint.every=0", f"steps={STEPS}", "optimizer.schedule_horizon=6", *ENGINES[engine], *words)
+    schedule = (f"steps={STEPS}", "optimizer.schedule_horizon=6", "checkpoint.every=0")
+    swap = (f"engine.nvme_path={out.parent / 'swap'}",)
+    values = (*QUIET, *schedule, *ENGINES[engine], *(swap if "nvme" in engine else ()), *words)
     return tiny_config(stage, out, init, *values)
 
 
 def skip_unless_possible(engine: str) -> None:
     if engine != "plain":
         pytest.importorskip("deepspeed")
+    if "nvme" in engine and not built("async_io"):
+        pytest.skip(
+            "DeepSpeed's async_io op is not built here: AsyncIOBuilder().load() of deepspeed.ops.op_builder does it"
+        )
 
 
 @pytest.mark.timeout(2400)
@@ -79,7 +96,9 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(
         *(pytest.param(stage, "plain", marks=FAULTS) for stage in STAGES),
         *(pytest.param(stage, "zero-2", marks=FAULTS) for stage in STAGES),
         *(pytest.param(stage, "zero-3", marks=FAULTS) for stage in STAGES if stage != "align"),
-        *(pytest.param("align", engine, marks=FAULTS) for engine in ("zero-2-offload", "zero-3-offload")),
+        *(pytest.param("align", engine, marks=FAULTS) for engine in ("zero-0", "zero-1", "zero-2-offload")),
+        *(pytest.param("align", engine, marks=FAULTS) for engine in ("zero-3-offload", "zero-3-offload-all")),
+        pytest.param("diffuse", "zero-3-nvme", marks=FAULTS),
     ],
 )
 def test_two_ranks_have_the_curve_of_one(tiny_runs: dict[str, Path], tmp_path: Path, stage: str, engine: str) -> None:
@@ -134,3 +153,14 @@ def test_accumulation_on_two_ranks_has_the_curve_of_one_large_batch(
     two = finished(config(stage, tiny_runs, tmp_path / "two", engine, *words), ranks=2)
     assert curve(two) == pytest.approx(curve(one), abs=1e-5)
     assert curve(two, "grad_norm") == pytest.approx(curve(one, "grad_norm"), abs=1e-3)
+
+
+@FAULTS
+@pytest.mark.timeout(2400)
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler on the CPU")
+@pytest.mark.parametrize("engine", ["plain", "zero-2"])
+def test_compiled_a_run_has_its_curve(tiny_runs: dict[str, Path], tmp_path: Path, engine: str) -> None:
+    skip_unless_possible(engine)
+    one = finished(config("align", tiny_runs, tmp_path / "one"))
+    two = finished(config("align", tiny_runs, tmp_path / "two", engine, "compile=true"), ranks=2, timeout_s=2000)
+    assert curve(two) == pytest.approx(curve(one), abs=1e-4)

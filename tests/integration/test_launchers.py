@@ -33,11 +33,13 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
 
 
+@pytest.mark.faults
+@pytest.mark.timeout(1000)
 @pytest.mark.parametrize(
     "words",
     [
         pytest.param(["--num_processes", "2", "--multi_gpu"], id="ddp"),
-        pytest.param(["--num_processes", "1", "--use_deepspeed"], id="deepspeed", marks=pytest.mark.faults),
+        pytest.param(["--num_processes", "1", "--use_deepspeed"], id="deepspeed"),
     ],
 )
 def test_accelerate_launch(tiny_runs: dict[str, Path], tmp_path: Path, words: list[str]) -> None:
@@ -48,7 +50,7 @@ def test_accelerate_launch(tiny_runs: dict[str, Path], tmp_path: Path, words: li
         *("--dynamo_backend", "no", "--main_process_port", str(free_port()), *words),
         *("launch/train.py", "--config", "configs/train/tiny/align.yaml", *start),
     ]
-    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(command, cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, (done.stdout + done.stderr)[-4000:]
     ranks = words[words.index("--num_processes") + 1]
     assert f"× {ranks} (ranks)" in done.stdout

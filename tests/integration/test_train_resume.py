@@ -46,7 +46,9 @@ def checksums(run: Path, step: int) -> dict[str, Any]:
     return json.loads((run / f"checkpoints/step-{step:08d}/manifest.json").read_text())["files"]
 
 
-@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize(
+    "stage", [pytest.param(stage, marks=() if stage == "align" else pytest.mark.faults) for stage in STAGES]
+)
 def test_stopped_and_resumed_is_bit_for_bit_the_same(tiny_runs: dict[str, Path], tmp_path: Path, stage: str) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(config(stage, tiny_runs, whole))
@@ -129,6 +131,7 @@ def test_max_minutes_saves_a_model_and_can_go_on(tiny_runs: dict[str, Path], tmp
     assert (run / "checkpoints/step-00000006").is_dir()
 
 
+@pytest.mark.faults
 def test_sigterm_saves_and_exits(tiny_runs: dict[str, Path], tmp_path: Path) -> None:
     run = tmp_path / "run"
     words = [f"out={run}", f"init={tiny_runs['autoencode'] / 'model'}", *QUIET, "steps=100000", "tracking.log_every=1"]

@@ -25,6 +25,9 @@ from tests.unit.training.toy import ToyStage, step_samples, toy_batch, toy_confi
 
 STEPS, STOP = 6, 3
 ABSENT, DROPOUT = "absent" in sys.argv, 0.1 if "dropout" in sys.argv else 0.0
+WIDTH = (
+    40_001 if "wide" in sys.argv else 13
+)  # so that DeepSpeed finds weights and gradients worth a disk: 1 MB and more
 
 
 def steps(engine: Engine, ema: Ema, config: TrainConfig, first: int, last: int) -> list[float]:
@@ -58,7 +61,7 @@ def state(engine: Engine, ema: Ema) -> dict[str, torch.Tensor]:
 def main(out: Path, overrides: list[str], processes: Processes) -> None:
     """Train 6 steps; then again 3, save, rebuild, restore, 3 more."""
     config = from_dict(TrainConfig, apply_overrides(to_dict(toy_config()), overrides))
-    engine = build_engine(ToyStage(dropout=DROPOUT), config, processes, "torchrun")
+    engine = build_engine(ToyStage(DROPOUT, WIDTH), config, processes, "torchrun")
     ema = Ema(engine.shards(), config.ema)
     losses = steps(engine, ema, config, 0, STOP)
     saved = state(engine, ema)
@@ -70,7 +73,7 @@ def main(out: Path, overrides: list[str], processes: Processes) -> None:
         kind: {name.split("/", 1)[1]: value for name, value in saved.items() if name.startswith(kind)}
         for kind in ("weights", "ema", "moments")
     }
-    stage = ToyStage(dropout=DROPOUT)
+    stage = ToyStage(DROPOUT, WIDTH)
     load_tensors(stage, part["weights"])
     engine = build_engine(stage, config, processes, "torchrun")
     ema = Ema(engine.shards(), config.ema)

@@ -37,6 +37,10 @@ def test_the_schedule_warms_up_and_comes_down() -> None:
     assert {learning_rate(constant, step, 20) for step in range(30)} == {2.0}
 
 
+def test_the_optimizer_is_the_fused_one() -> None:
+    assert build_optimizer(nn.Linear(1, 1), OptimizerConfig()).defaults["fused"] is True
+
+
 def test_one_step_of_adamw_by_hand() -> None:
     """First step: moments are g and g^2 after bias correction, so the update is lr * sign(g) + lr * decay * w."""
     weight = nn.Linear(1, 1, bias=False)

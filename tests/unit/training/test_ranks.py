@@ -13,6 +13,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.integration.forked import built
+
 SCRIPT = Path(__file__).with_name("ranks.py")
 
 
@@ -61,6 +63,22 @@ def test_two_ranks_take_the_steps_of_one(tmp_path: Path, one_rank: dict[str, Ten
     for name, value in one_rank.items():
         torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-5, msg=name)
     same_after_restore(two)
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("offload", ["optimizer=cpu engine.offload_parameters=cpu", "optimizer=nvme"])
+def test_weights_worth_a_disk_take_the_same_steps_from_there(tmp_path: Path, offload: str) -> None:
+    if not built("async_io") and "nvme" in offload:
+        pytest.skip("DeepSpeed's async_io op is not built here")
+    words = ["wide", "optimizer.lr=1e-6"]
+    engine = f"engine.name=deepspeed engine.zero_stage=3 engine.offload_{offload} engine.nvme_path={tmp_path / 'swap'}"
+    one = trained(tmp_path / "plain.safetensors", 1, *words)
+    two = trained(tmp_path / "offloaded.safetensors", 2, *words, *engine.split())
+    for name, value in one.items():
+        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=name)
+    same_after_restore(two)
+    files = {path.name.split("-")[0] for path in tmp_path.glob("swap/*/zero_stage_3/optimizer/rank1/*.swp")}
+    assert ("nvme" in offload) == ({"exp_avg", "exp_avg_sq"} <= files)
 
 
 @pytest.mark.parametrize(

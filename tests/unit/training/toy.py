@@ -19,13 +19,13 @@ SIZE = 8
 class ToyStage(nn.Module):
     """Predicts noise from pixels; a modality that no row holds leaves its part without a gradient."""
 
-    def __init__(self, dropout: float = 0.0) -> None:
+    def __init__(self, dropout: float = 0.0, width: int = 13) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.frozen = nn.Linear(SIZE * SIZE, 16).requires_grad_(False)
         self.parts = nn.ModuleDict(
             {
-                name: nn.Sequential(nn.Linear(16, 13), nn.LayerNorm(13), nn.Linear(13, 5))
+                name: nn.Sequential(nn.Linear(16, width), nn.LayerNorm(width), nn.Linear(width, 5))
                 for name in ("frontal", "lateral")
             }
         )
