@@ -26,6 +26,7 @@ MISSED = 3  # beats, after which a rank is dead if an exchange with it has faile
 GRACE_S = 10.0  # for the run to end in order, before the process is ended
 WRITER_S = 60.0  # for a checkpoint that is being written, before the process is ended
 AGAIN = 3  # exit code of a run that may do better when it is started again
+BREAK_IN = signal.SIGUSR2  # not SIGINT, which is ignored in what a script started in the background
 _RUNS = count()  # of this process: all ranks count alike, and each run has keys of its own
 _LOOK = "look at that rank's log (out of memory? a node lost?), and go on with --resume latest"
 
@@ -67,12 +68,15 @@ class Watch:
         self._lock = threading.Lock()  # between the end of the run and the verdict on it
         self._last_resort: threading.Timer | None = None
         self._runner = threading.current_thread()
+        self._handled: Any = None  # what the signal did before, where it is ours for a while
         self.before_exit: Callable[[float], None] = lambda seconds: None
 
     def __enter__(self) -> Watch:
         self._store = self._connected()
         self._tell()
         self._processes.barrier()  # now every rank has told something, and listening never waits
+        if self._runner is threading.main_thread():
+            self._handled = signal.signal(BREAK_IN, signal.default_int_handler)
         self._thread = threading.Thread(target=self._listen, name="signs of life", daemon=True)
         self._thread.start()
         return self
@@ -116,6 +120,9 @@ class Watch:
             self._leave_for(told)
         self._tell()
         self._over.set()
+        self._thread.join(GRACE_S)  # within the store when the interpreter ends, it would abort the process
+        if self._handled is not None:
+            signal.signal(BREAK_IN, self._handled)
         if told is not None and told is not error:
             raise told from error
 
@@ -227,8 +234,8 @@ class Watch:
             if self._ended.is_set():
                 return
             self._verdict = verdict
-            if self._runner is threading.main_thread() and self._runner.ident is not None:
-                signal.pthread_kill(self._runner.ident, signal.SIGINT)
+            if self._handled is not None and self._runner.ident is not None:
+                signal.pthread_kill(self._runner.ident, BREAK_IN)
         if self._ended.wait(GRACE_S):
             return
         self._leave_for(verdict)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import signal
+import threading
 import time
 from pathlib import Path
 
@@ -25,6 +26,20 @@ def test_data_that_do_not_come_end_the_run_and_are_named() -> None:
     assert time.monotonic() - began < 20
 
 
+def test_neither_an_ignored_interrupt_nor_a_handler_of_ours_is_left_behind() -> None:
+    before, interrupt = signal.getsignal(watching.BREAK_IN), signal.getsignal(signal.SIGINT)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # as in what a script started in the background
+    try:
+        watch = Watch(Processes(), FaultConfig(data_s=0.3))
+        with pytest.raises(TrainingError, match="it did not come"), watch:
+            watch.at("waiting", 0.3, lambda: "it did not come")
+            time.sleep(60)
+    finally:
+        signal.signal(signal.SIGINT, interrupt)
+    assert signal.getsignal(watching.BREAK_IN) == before
+    assert not [thread for thread in threading.enumerate() if thread.name == "signs of life" and thread.is_alive()]
+
+
 def test_data_that_come_in_time_do_not() -> None:
     with Watch(Processes(), FaultConfig(data_s=0.3)) as watch:
         for _ in range(4):
@@ -37,7 +52,7 @@ def test_data_that_come_in_time_do_not() -> None:
 def wait_deaf(written: Path) -> None:
     """Wait for data as in a call that hears no signal: a network's file system that hangs."""
     watching.GRACE_S = 0.5  # of 10: how long it may take to come out
-    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    signal.pthread_sigmask(signal.SIG_BLOCK, {watching.BREAK_IN})
     watch = Watch(Processes(), FaultConfig(data_s=0.3))
     watch.before_exit = lambda seconds: written.write_text("the checkpoint is whole") and None
     with watch:
