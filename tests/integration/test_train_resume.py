@@ -46,9 +46,8 @@ def checksums(run: Path, step: int) -> dict[str, Any]:
     return json.loads((run / f"checkpoints/step-{step:08d}/manifest.json").read_text())["files"]
 
 
-@pytest.mark.parametrize(
-    "stage", [pytest.param(stage, marks=() if stage == "align" else pytest.mark.faults) for stage in STAGES]
-)
+@pytest.mark.faults  # at every `make test`: the same with a real kill, tests/integration/test_exactness.py
+@pytest.mark.parametrize("stage", STAGES)
 def test_stopped_and_resumed_is_bit_for_bit_the_same(tiny_runs: dict[str, Path], tmp_path: Path, stage: str) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(config(stage, tiny_runs, whole))
