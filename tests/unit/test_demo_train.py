@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import sys
+from itertools import pairwise
 from pathlib import Path
 from types import ModuleType
 
@@ -48,7 +49,7 @@ def test_recipes_are_a_chain_and_train_from_one_cache(monkeypatch) -> None:
     monkeypatch.chdir(ROOT)
     recipes = [load(TrainConfig, path) for path in sorted(Path("configs/train/demo").glob("*.yaml"))]
     assert recipes[0].init is None and recipes[0].model == "configs/models/demo.yaml"
-    for before, after in zip(recipes, recipes[1:], strict=False):
+    for before, after in pairwise(recipes):
         assert after.init == f"{before.out}/model"
     cached = [recipe.cache for recipe in recipes if recipe.stage.name in ("diffuse", "join")]
     assert len(cached) == 3 and set(cached) == {"runs/demo/cache"}
