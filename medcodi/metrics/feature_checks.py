@@ -7,6 +7,29 @@ import numpy as np
 from medcodi.errors import DataError
 
 
+def finite_features(features: np.ndarray, name: str = "") -> np.ndarray:
+    """Features as float64 ``[N, D]``, all finite.
+
+    Args:
+        features: ``[N, D]``, any float type.
+        name: Of the set, for messages: "generated", "real".
+
+    Raises:
+        DataError: If the shape is another, or a value is NaN or infinite.
+    """
+    features, name = np.asarray(features, dtype=np.float64), f"{name} " if name else ""
+    if features.ndim != 2 or not features.shape[1]:
+        raise DataError(f"{name}features of shape {features.shape}", expected="[N, D], one row a sample")
+    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
+    if bad.size:
+        raise DataError(
+            f"{bad.size} of {len(features)} {name}feature vectors hold NaN or infinity, the first is row {bad[0]}",
+            expected="finite features",
+            mend="look at the samples they come from; none is left out silently",
+        )
+    return features
+
+
 def checked_features(features: np.ndarray, name: str, *, least: int, metric: str) -> np.ndarray:
     """Features as float64 ``[N, D]``, finite, and enough of them.
 
@@ -19,16 +42,7 @@ def checked_features(features: np.ndarray, name: str, *, least: int, metric: str
     Raises:
         DataError: If the shape is another, a value is NaN or infinite, or there are fewer than ``least`` samples.
     """
-    features = np.asarray(features, dtype=np.float64)
-    if features.ndim != 2 or not features.shape[1]:
-        raise DataError(f"{name} features of shape {features.shape}", expected="[N, D], one row a sample")
-    bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-    if bad.size:
-        raise DataError(
-            f"{bad.size} of {len(features)} {name} feature vectors hold NaN or infinity, the first is row {bad[0]}",
-            expected="finite features",
-            mend="look at the samples they come from; none is left out silently",
-        )
+    features = finite_features(features, name)
     if len(features) < least:
         raise DataError(
             f"{metric} was asked of {len(features)} {name} samples",

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medcodi.errors import DataError
+from medcodi.metrics.feature_checks import finite_features
 
 
 @dataclass(frozen=True)
@@ -43,16 +44,7 @@ class Moments:
         Raises:
             DataError: If the shape is not ``[N, D]``, or a value is NaN or infinite.
         """
-        features = np.asarray(features, dtype=np.float64)
-        if features.ndim != 2:
-            raise DataError(f"features of shape {features.shape}", expected="[N, D], one row a sample")
-        bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
-        if bad.size:
-            raise DataError(
-                f"{bad.size} of {len(features)} feature vectors hold NaN or infinity, the first is row {bad[0]}",
-                expected="finite features",
-                mend="look at the samples they come from; none is left out silently",
-            )
+        features = finite_features(features)
         weights = np.ones(len(features)) if weights is None else np.asarray(weights, dtype=np.float64)
         count = float(weights.sum())
         if count == 0:
