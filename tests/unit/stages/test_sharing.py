@@ -18,7 +18,7 @@ from tests.unit.stages.batches import STAGES, drawn, stage_of, uneven_batch
 # Rows without a side in every micro-batch but one, which lacks it everywhere.
 ABSENT = {"lateral": [1, 2, 3], "report": [6], "frontal": [0]}
 OPTIONS = {
-    "align": {"shift": 0.1},
+    "align": {"shift": 0.1, "statement_weight": 0.5},
     "autoencode": {"crop_size": 16, "word_dropout": 0.2},
     "join": {"train_denoisers": True},
 }
