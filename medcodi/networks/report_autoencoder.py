@@ -36,22 +36,26 @@ class ReportAutoencoderConfig:
     decoder_heads: int | None = None  # None: heads
     max_length: int = 128  # tokens of a report, with beginning and end; longer ones are cut
     encoder_positions: int | None = None  # None: max_length
-    decoder_positions: int | None = None  # None: max_length + 1, the memory counts as position 0
+    decoder_positions: int | None = None  # None: max_length + memory_slots, for the memory counts as positions too
     pooling: Literal["first", "mean"] = "first"  # which of the encoder's tokens the posterior is read from
+    memory_slots: int = 1  # keys and values a layer that z becomes; several can be looked up by what they hold
     posterior_bias: bool = True
     encoder_vocab_size: int | None = None  # None: the tokenizer's
     decoder_vocab_size: int | None = None
 
     @model_validator(mode="after")
     def _check(self) -> ReportAutoencoderConfig:
-        if min(self.latent_dim, self.width, self.encoder_layers, self.decoder_layers, self.heads) < 1:
-            raise ValueError("latent_dim, width, layers and heads must be positive")
+        if (
+            min(self.latent_dim, self.width, self.encoder_layers, self.decoder_layers, self.heads, self.memory_slots)
+            < 1
+        ):
+            raise ValueError("latent_dim, width, layers, heads and memory_slots must be positive")
         for width, heads in ((self.width, self.heads), self.decoder_size):
             if width % heads:
                 raise ValueError(f"width = {width} must be a multiple of heads = {heads}")
-        if self.max_length < 2 or self.max_length > min(self.positions[0], self.positions[1] - 1):
+        if self.max_length < 2 or self.max_length > min(self.positions[0], self.positions[1] - self.memory_slots):
             raise ValueError(
-                f"max_length = {self.max_length} must be at least 2 and fit encoder_positions and decoder_positions - 1"
+                f"max_length = {self.max_length} must be at least 2 and fit encoder_positions, and decoder_positions less memory_slots"
             )
         return self
 
@@ -63,7 +67,7 @@ class ReportAutoencoderConfig:
     @property
     def positions(self) -> tuple[int, int]:
         """Number of positions of the encoder and of the decoder."""
-        return self.encoder_positions or self.max_length, self.decoder_positions or self.max_length + 1
+        return self.encoder_positions or self.max_length, self.decoder_positions or self.max_length + self.memory_slots
 
     @property
     def latent_shape(self) -> tuple[int]:
@@ -134,7 +138,7 @@ class ReportAutoencoder(Autoencoder):
                 attn_implementation="sdpa",  # pyright: ignore[reportCallIssue]
             )
         )
-        self.to_memory = nn.Linear(config.latent_dim, config.decoder_layers * width, bias=False)
+        self.to_memory = nn.Linear(config.latent_dim, config.decoder_layers * width * config.memory_slots, bias=False)
         self.to_embedding = nn.Linear(config.latent_dim, width, bias=False)
         if config.posterior_bias:
             with torch.no_grad():
@@ -162,9 +166,9 @@ class ReportAutoencoder(Autoencoder):
         return mean, logvar
 
     def _memory(self, z: Tensor) -> DynamicCache:
-        """A key/value cache that holds z: one vector per layer, the same as key and as value."""
+        """A key/value cache that holds z: ``memory_slots`` vectors per layer, the same as keys and as values."""
         layers, (width, heads) = self.config.decoder_layers, self.config.decoder_size
-        slots = self.to_memory(z).view(len(z), layers, heads, 1, width // heads)
+        slots = self.to_memory(z).view(len(z), layers, heads, self.config.memory_slots, width // heads)
         cache = DynamicCache()
         for layer in range(layers):
             cache.update(slots[:, layer], slots[:, layer], layer)

@@ -35,16 +35,17 @@ def small(**changes) -> ReportAutoencoder:
 
 def optimus_logits(model: ReportAutoencoder, z: torch.Tensor, ids: torch.Tensor) -> torch.Tensor:
     """The decoder written out from the published layout: prefix as one more key and value, bias on the embeddings."""
-    gpt, heads = model.decoder, model.config.heads
+    gpt, heads, slots = model.decoder, model.config.heads, model.config.memory_slots
     batch, length = ids.shape
     memory = (z @ model.to_memory.weight.T).chunk(len(gpt.h), dim=-1)
-    x = gpt.wte.weight[ids] + (z @ model.to_embedding.weight.T)[:, None] + gpt.wpe.weight[1 : length + 1]
-    allowed = torch.cat([torch.ones(length, 1), torch.ones(length, length).tril()], dim=1)
+    x = gpt.wte.weight[ids] + (z @ model.to_embedding.weight.T)[:, None] + gpt.wpe.weight[slots : length + slots]
+    allowed = torch.cat([torch.ones(length, slots), torch.ones(length, length).tril()], dim=1)
     split = lambda part: part.view(batch, -1, heads, part.shape[-1] // heads).transpose(1, 2)  # noqa: E731
     for block, slot in zip(gpt.h, memory, strict=True):
         h = F.layer_norm(x, x.shape[-1:], block.ln_1.weight, block.ln_1.bias, 1e-5)
         query, key, value = (h @ block.attn.c_attn.weight + block.attn.c_attn.bias).chunk(3, dim=-1)
-        key, value = (split(torch.cat([slot[:, None], part], dim=1)) for part in (key, value))
+        slot = slot.view(batch, heads, slots, -1)
+        key, value = (torch.cat([slot, split(part)], dim=2) for part in (key, value))
         scores = split(query) @ key.transpose(-1, -2) / math.sqrt(key.shape[-1])
         scores = scores * allowed - 1e4 * (1 - allowed)
         heard = (scores.softmax(-1) @ value).transpose(1, 2).reshape(batch, length, -1)
@@ -55,16 +56,18 @@ def optimus_logits(model: ReportAutoencoder, z: torch.Tensor, ids: torch.Tensor)
     return F.layer_norm(x, x.shape[-1:], gpt.ln_f.weight, gpt.ln_f.bias, 1e-5) @ gpt.wte.weight.T
 
 
+@pytest.mark.parametrize("slots", [1, 3])
 @torch.no_grad()
-def test_decoder_is_optimus() -> None:
-    model, z = small(), torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
+def test_decoder_is_optimus(slots: int) -> None:
+    model, z = small(memory_slots=slots), torch.randn(2, 8, generator=torch.Generator().manual_seed(1))
     ids, _ = TOKENIZER.encode(TEXTS, 32)
     assert torch.allclose(model.logits(z, ids), optimus_logits(model, z, ids), atol=1e-4)
 
 
+@pytest.mark.parametrize("slots", [1, 3])
 @torch.no_grad()
-def test_cached_greedy_decoding_is_the_uncached_loop() -> None:
-    model, z = small(), torch.randn(3, 8, generator=torch.Generator().manual_seed(2)) * 3
+def test_cached_greedy_decoding_is_the_uncached_loop(slots: int) -> None:
+    model, z = small(memory_slots=slots), torch.randn(3, 8, generator=torch.Generator().manual_seed(2)) * 3
     ids = torch.full((3, 1), TOKENIZER.bos_id)
     while ids.shape[1] < 32:
         ids = torch.cat([ids, optimus_logits(model, z, ids)[:, -1:].argmax(-1)], dim=1)
