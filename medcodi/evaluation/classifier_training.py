@@ -22,6 +22,9 @@ from medcodi.metrics.findings import auroc, best_thresholds, finding_scores
 from medcodi.randomness import numpy_generator, torch_generator
 
 
+MOST_BLUR = 1.6  # pixels: as soft as an autoencoder's images can be, so that findings are not read from sharpness
+
+
 @config
 class ClassifierTrainConfig:
     """What the classifier is trained on, and how."""
@@ -110,12 +113,22 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     column = (slice(None), None, None, None)
-    blur = (uniform(-1.0, 1.0).clamp(min=0))[column]  # none for half of the images
-    moved = torch.lerp(moved, F.avg_pool2d(F.pad(moved, (1, 1, 1, 1), mode="replicate"), 3, 1), blur)
+    moved = blurred(moved, uniform(-MOST_BLUR, MOST_BLUR).clamp(min=0))  # none for half of the images
     mean = moved.mean((2, 3), keepdim=True)
     contrast = (moved - mean) * uniform(0.85, 1.15)[column] + mean + uniform(-0.06, 0.06)[column]
     noise = torch.randn(images.shape, generator=generator).to(images.device)
     return (contrast + noise * uniform(-0.03, 0.03).clamp(min=0)[column]).clamp(0, 1)
+
+
+def blurred(images: Tensor, sigma: Tensor) -> Tensor:
+    """Each image ``[B, 1, S, S]`` after a Gaussian of its own standard deviation, in pixels, ``[B]``; 0 changes nothing."""
+    reach = math.ceil(2.5 * MOST_BLUR)
+    offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
+    kernels = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]).square())  # [B, 2 reach + 1]
+    kernels = kernels / kernels.sum(1, keepdim=True)
+    rows = F.pad(images.transpose(0, 1), (reach,) * 4, mode="replicate")  # the batch as channels
+    rows = F.conv2d(rows, kernels[:, None, :, None], groups=len(images))
+    return F.conv2d(rows, kernels[:, None, None, :], groups=len(images)).transpose(0, 1)
 
 
 def _loss(logits: Tensor, truth: Tensor, positive_weight: Tensor) -> Tensor:
