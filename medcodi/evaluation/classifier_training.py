@@ -21,7 +21,6 @@ from medcodi.evaluation.classifier import ClassifierConfig, FindingClassifier, t
 from medcodi.metrics.findings import auroc, best_thresholds, finding_scores
 from medcodi.randomness import numpy_generator, torch_generator
 
-
 MOST_BLUR = 1.6  # pixels: as soft as an autoencoder's images can be, so that findings are not read from sharpness
 
 
