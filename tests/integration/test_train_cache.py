@@ -130,6 +130,16 @@ def test_a_cache_of_other_weights_or_without_it_is_refused_before_the_first_step
         train(config(begun.name, "cache=null", "steps=2"), resume="latest")
 
 
+def test_other_validation_data_of_a_split_of_the_same_name_do_not_get_in_the_way(
+    config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    others = ("validation.path=null", "validation.source=phantom", "validation.split=train", "validation.num_studies=8")
+    cache = tmp_path / "cache"
+    trained = train(config("run", f"cache={cache}", *others, "steps=1", "tracking.validate_every=1"))
+    assert {folder.name for folder in cache.iterdir()} == {"train", "validation-train"}
+    assert len(curve(trained, "validation/loss")) == 1
+
+
 @pytest.mark.timeout(1200)
 @pytest.mark.parametrize(
     ("stage", "engine"),
