@@ -23,7 +23,7 @@ from medcodi.training.caching import borrowed, from_cache
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
-from medcodi.training.engine import Engine, StepResult, build_engine
+from medcodi.training.engine import Engine, StepResult, build_engine, check_engine, describe_engine
 from medcodi.training.interrupts import Interrupts
 from medcodi.training.looking import Figures, look_in
 from medcodi.training.means import means_for_ranks
@@ -35,7 +35,7 @@ from medcodi.training.result import write_model
 from medcodi.training.run_folder import RunFolder
 from medcodi.training.saving import CheckpointWriter
 from medcodi.training.summary import summarise
-from medcodi.training.tracking import RunLog
+from medcodi.training.tracking import RunLog, check_trackers
 from medcodi.training.watch import Watch
 
 
@@ -78,7 +78,11 @@ class Run:
         self.config, self.folder, self.processes, self.watch = config, folder, processes, watch
         self.start_step = self.num_updates = self.num_skipped = 0  # the last: in a row
         self.suspects = ""
+        self.started_by = launcher(os.environ)
         config.batch.accumulation(processes.world_size)  # refuse before anything is built
+        check_engine(config, processes, self.started_by)
+        if processes.is_first:
+            check_trackers(config.tracking)
         self.dataset = config.data.build()
         validation = config.validation.build() if config.validation else None
         self.held_out = validation or self.dataset
@@ -103,7 +107,7 @@ class Run:
             run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
         self.batches = self._batches(self.dataset)
         choose_attention(self.stage, config.precision, processes.device)
-        self.engine: Engine = build_engine(self.stage, config, processes, launcher(os.environ))
+        self.engine: Engine = build_engine(self.stage, config, processes, self.started_by)
         self.ema = Ema(self.engine.shards(), config.ema)
         self.writer = CheckpointWriter(folder.checkpoints, config.checkpoint)
         watch.before_exit = self.writer.finish
@@ -118,7 +122,8 @@ class Run:
     def to_the_end(self, interrupts: Interrupts) -> Path:
         """Train until the last step, or until something asks to stop; save; write the model."""
         self._announce(
-            f"stage {self.config.stage.name} in {self.folder.root}: {self.config.batch.describe(self.processes.world_size)}"
+            f"stage {self.config.stage.name} in {self.folder.root}: {self.config.batch.describe(self.processes.world_size)}; "
+            f"engine {describe_engine(self.config, self.started_by)}"
         )
         step, stopped = self.start_step, None
         try:

@@ -21,9 +21,9 @@ from medcodi.stages import build_stage
 from medcodi.stages.workload import workload
 from medcodi.training.config import TrainConfig
 from medcodi.training.estimate import empty_vocabularies
+from medcodi.training.precision import DTYPES
 
 GIB = 2**30
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MATRIX = {"cuda": 4096, "cpu": 1024}  # rows and columns of the product that the peak is measured with
 SECONDS = 0.3  # that the measurement takes
 

@@ -13,7 +13,7 @@ import pytest
 
 from medcodi.config import from_dict
 from medcodi.data.prepare import PrepareConfig, prepare
-from medcodi.errors import CheckpointError, DataError
+from medcodi.errors import CheckpointError, ConfigError, DataError
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.training.caching import cache_key, make_cache
 from medcodi.training.config import TrainConfig
@@ -138,6 +138,14 @@ def test_other_validation_data_of_a_split_of_the_same_name_do_not_get_in_the_way
     trained = train(config("run", f"cache={cache}", *others, "steps=1", "tracking.validate_every=1"))
     assert {folder.name for folder in cache.iterdir()} == {"train", "validation-train"}
     assert len(curve(trained, "validation/loss")) == 1
+
+
+def test_what_the_engine_cannot_do_is_refused_before_anything_is_encoded(
+    config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    with pytest.raises(ConfigError, match="offload_optimizer cpu on the plain engine"):
+        train(config("run", f"cache={tmp_path / 'cache'}", "engine.offload_optimizer=cpu"))
+    assert not (tmp_path / "cache").exists() and not (tmp_path / "run").exists()
 
 
 @pytest.mark.timeout(1200)

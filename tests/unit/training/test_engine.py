@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from medcodi.errors import TrainingError
+from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness
-from medcodi.training.engine import PlainEngine, StepResult
+from medcodi.training.engine import PlainEngine, StepResult, check_engine, describe_engine
 from medcodi.training.processes import Processes
 from medcodi.training.run_folder import load_tensors
 
@@ -97,5 +97,16 @@ def test_a_step_that_is_not_finite_is_left_out_and_its_studies_named() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(TrainingError, match="trains no parameter"):
         engine(ToyStage().requires_grad_(False))  # type: ignore[arg-type]
-    with pytest.raises(TrainingError, match="fp16"):
+    with pytest.raises(ConfigError, match="fp16"):
         engine(precision="fp16")
+    offload = toy_config(engine={"offload_optimizer": "cpu"})  # auto: whether it can be had, the launcher decides
+    with pytest.raises(ConfigError, match=r"offload_optimizer cpu on the plain engine.*deepspeed launch/train.py"):
+        check_engine(offload, Processes(), "torchrun")
+
+
+def test_a_run_says_which_engine_it_takes() -> None:
+    auto, named = toy_config(), toy_config(engine={"name": "deepspeed", "zero_stage": 1})
+    assert [describe_engine(auto, launcher) for launcher in ("python", "torchrun", "deepspeed")] == [
+        "plain", "plain", "DeepSpeed, ZeRO-2",
+    ]  # fmt: skip
+    assert describe_engine(named, "torchrun") == "DeepSpeed, ZeRO-1"
