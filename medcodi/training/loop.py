@@ -234,7 +234,7 @@ class Run:
     def save(self, step: int) -> None:
         """Take a snapshot and have it written; every rank calls this."""
         self.watch.at(f"saving at step {step}")
-        self.writer.check()
+        self.writer.finish()  # before the next snapshot is taken: one at most is in memory
         engine = self.engine
         tensors = {"weights": engine.whole(engine.shards()), "optimizer": engine.optimizer_state()}
         if self.config.ema.enabled:
