@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import flop_registry
 
 from medcodi.config import config, from_dict, load
 from medcodi.errors import ConfigError
@@ -23,7 +23,8 @@ from medcodi.model import STAGES, MedCoDi, ModelConfig
 from medcodi.model_files import read_index
 from medcodi.networks.tokenizer import AbsentTokenizer, Tokenizers
 from medcodi.stages import build_stage
-from medcodi.stages.workload import Forward, workload
+from medcodi.stages.stage import Stage
+from medcodi.stages.workload import Forward, Workload, workload
 from medcodi.training.config import TrainConfig
 
 GIB = 2**30
@@ -75,7 +76,7 @@ class Cost:
         fixed_activations: Bytes kept for the backward pass whatever the batch (weights cast by autocast).
         study_activations: Bytes kept for the backward pass, per study of the micro-batch.
         study_transient: Bytes of the frozen networks' largest intermediate results, per study; gone before the rest begins.
-        study_flops: Floating-point operations per study: three forward passes' worth for what is trained, one for the rest.
+        study_flops: Floating-point operations per study, forward and backward (:func:`study_flops`).
     """
 
     trained: int
@@ -188,19 +189,24 @@ def stage_cost(run: TrainConfig, described: ModelConfig | None = None) -> Cost:
     """
     described = described or _described(run)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        model = MedCoDi(described, empty_vocabularies(described))
-        model.trained_stages = STAGES
-        stage = build_stage(run.stage.name, model, run.stage.options)
-        passes = workload(stage, cached=run.cache is not None)
+        stage, passes = _built(run, described)
         trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
-        parts = model.components()  # all are kept, for samples and for the end, unless studies come from the cache
+        parts = stage.model.components()  # all are kept, for samples and for the end, unless studies come from the cache
         names = stage.components() if run.cache is not None else tuple(parts)
         held = sum(p.numel() for name in names for p in parts[name].parameters())
         one, two = (_saved_bytes(passes.trained, stage, run, studies) for studies in (1, 2))
         with torch.no_grad():
             transient = max((_largest_result(forward, stage, run) for forward in passes.frozen), default=0.0)
-        flops = 3 * _flops(passes.trained) + _flops(passes.frozen)
+        flops = _operations(passes)
     return Cost(trained, max(0, held - trained), max(0.0, 2 * one - two), two - one, transient, flops)
+
+
+def _built(run: TrainConfig, described: ModelConfig) -> tuple[Stage, Workload]:
+    """A run's stage around a model without numbers, and its forward passes; called where tensors are fake."""
+    model = MedCoDi(described, empty_vocabularies(described))
+    model.trained_stages = STAGES
+    stage = build_stage(run.stage.name, model, run.stage.options)
+    return stage, workload(stage, cached=run.cache is not None)
 
 
 def _described(run: TrainConfig) -> ModelConfig:
@@ -266,10 +272,41 @@ def _largest_result(forward: Forward, stage: nn.Module, run: TrainConfig) -> flo
     return 3.0 * largest.bytes
 
 
-def _flops(passes: Iterable[Forward]) -> float:
-    """Floating-point operations of one study's forward passes."""
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        for forward in passes:
+class Operations(TorchDispatchMode):
+    """Adds up the floating-point operations of matrix products, convolutions and attention, forward and backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        count = flop_registry.get(func._overloadpacket)  # pyright: ignore[reportFunctionMemberAccess]
+        if count is not None:
+            self.total += count(*args, **(kwargs or {}), out_val=result)
+        return result
+
+
+def study_flops(run: TrainConfig, described: ModelConfig) -> float:
+    """Floating-point operations of a training step for each study: forward and backward, nothing computed twice.
+
+    Counted on fake tensors, which hold no numbers. Weights that are frozen have no gradient, and count so.
+
+    Args:
+        run: The run.
+        described: Its model.
+    """
+    with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True):
+        return _operations(_built(run, described)[1])
+
+
+def _operations(passes: Workload) -> float:
+    """Floating-point operations of one study, where tensors are fake."""
+    with Operations() as frozen, torch.no_grad():
+        for forward in passes.frozen:
             forward(1)
-    return float(counter.get_total_flops())
+    with Operations() as trained, torch.enable_grad():
+        for forward in passes.trained:
+            ends = [result.float().sum() for result in forward(1) if result.requires_grad]
+            torch.stack(ends).sum().backward()
+    return frozen.total + passes.drawn * trained.total

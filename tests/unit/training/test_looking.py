@@ -26,7 +26,8 @@ from medcodi.training.means import Means
 from medcodi.training.processes import Processes
 from medcodi.training.progress import Progress
 from medcodi.training.samples import draw_samples, every_direction, write_samples
-from medcodi.training.speed import Operations, matmul_peak
+from medcodi.training.estimate import Operations
+from medcodi.training.speed import matmul_peak
 from medcodi.training.tracking import RunLog
 
 
