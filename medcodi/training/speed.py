@@ -11,6 +11,7 @@ from pathlib import Path
 import psutil
 import torch
 
+from medcodi.errors import first_line
 from medcodi.model import MedCoDi
 from medcodi.training.config import TrainConfig
 from medcodi.training.estimate import study_flops
@@ -108,7 +109,7 @@ class Utilisation:
             RuntimeError,
             NotImplementedError,
         ) as error:  # an operation without a fake, a GPU that is full: no reason to stop
-            self.trouble = f"MFU is not told: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            self.trouble = f"MFU is not told: {type(error).__name__}: {first_line(error)[:200]}"
             return {}
         return {
             "mfu": studies_per_second * flops / (peak * self.world_size),

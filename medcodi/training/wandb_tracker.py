@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from medcodi.errors import MissingExtraError, TrainingError
+from medcodi.errors import MissingExtraError, TrainingError, first_line
 from medcodi.training.tracking_config import WandbConfig
 
 RECORD = Path("wandb") / "medcodi.json"  # in the run's folder: which of the server's runs it is
@@ -92,7 +92,7 @@ class WandbTracker:
             )
         except (wandb.errors.Error, TimeoutError) as error:
             raise TrainingError(
-                f"Weights & Biases does not take the run: {str(error).splitlines()[0]}",
+                f"Weights & Biases does not take the run: {first_line(error)}",
                 expected="a key and a network for mode online",
                 mend="`wandb login`, or tracking.wandb.mode=offline",
             ) from error
