@@ -266,7 +266,9 @@ def chosen_engine(config: TrainConfig, started_by: str) -> str:
 
 def describe_engine(config: TrainConfig, started_by: str) -> str:
     """The engine in words, for the first line of a run."""
-    return f"DeepSpeed, ZeRO-{config.engine.zero_stage}" if chosen_engine(config, started_by) == "deepspeed" else "plain"
+    return (
+        f"DeepSpeed, ZeRO-{config.engine.zero_stage}" if chosen_engine(config, started_by) == "deepspeed" else "plain"
+    )
 
 
 def check_engine(config: TrainConfig, processes: Processes, started_by: str) -> None:

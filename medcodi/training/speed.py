@@ -14,7 +14,7 @@ import torch
 from medcodi.errors import first_line
 from medcodi.model import MedCoDi
 from medcodi.training.config import TrainConfig
-from medcodi.training.estimate import study_flops
+from medcodi.training.counting import study_flops
 from medcodi.training.precision import DTYPES
 
 GIB = 2**30

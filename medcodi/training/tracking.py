@@ -117,7 +117,9 @@ class TensorBoard:
             MissingExtraError: If TensorBoard is not installed.
         """
         folder = story.root / "tensorboard"
-        void = story.step + 1 if folder.exists() else None  # also where it goes on from step 0: killed before its first checkpoint
+        void = (
+            story.step + 1 if folder.exists() else None
+        )  # also where it goes on from step 0: killed before its first checkpoint
         self._writer: Any = import_summary_writer()(str(folder), purge_step=void)
         if story.config.tracking.validate_every:
             plots = {f"loss by timestep, {name}": ["Multiline", [rf"validation/t/.*/{name}$"]] for name in MODALITIES}

@@ -19,6 +19,7 @@ from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.study import Study
 from medcodi.training.config import TrainConfig
+from medcodi.training.counting import Operations
 from medcodi.training.ema import Ema
 from medcodi.training.engine import PlainEngine
 from medcodi.training.looking import Figures, validation_losses
@@ -26,7 +27,6 @@ from medcodi.training.means import Means
 from medcodi.training.processes import Processes
 from medcodi.training.progress import Progress
 from medcodi.training.samples import draw_samples, every_direction, write_samples
-from medcodi.training.estimate import Operations
 from medcodi.training.speed import matmul_peak
 from medcodi.training.tracking import RunLog
 
