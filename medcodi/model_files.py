@@ -150,6 +150,11 @@ def _read_tokenizers(folder: Path, index: Mapping[str, Any]) -> Tokenizers:
     )
 
 
+def tokenizer_hashes(index: Mapping[str, Any]) -> Any:
+    """What an index says of its tokenizers' bytes: one hash, or for each role an entry that holds one."""
+    return index.get("tokenizers", index.get("tokenizer_sha256"))
+
+
 def _replace(staging: Path, folder: Path) -> None:
     """Put the new files where the old ones were; files that are not the model's (cards, evaluators) stay."""
     staging.chmod(0o755)
@@ -331,8 +336,7 @@ class ComponentFiles:
     def identity(self) -> str:
         """SHA-256 over the config and the hashes of all files, as hexadecimal; loads nothing."""
         hashes = {name: entry["sha256"] for name, entry in self.index["components"].items()}
-        spoken = self.index.get("tokenizers", self.index.get("tokenizer_sha256"))
-        text = json.dumps([self.index["config"], hashes, spoken], sort_keys=True)
+        text = json.dumps([self.index["config"], hashes, tokenizer_hashes(self.index)], sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()
 
 

@@ -20,7 +20,7 @@ from medcodi.config import to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
 from medcodi.errors import CheckpointError, DataError, TrainingError
 from medcodi.model import MedCoDi, ModelConfig, build_model
-from medcodi.model_files import read_index
+from medcodi.model_files import read_index, tokenizer_hashes
 from medcodi.randomness import seed_from_keys
 from medcodi.training import checkpoint, disk
 from medcodi.training.checkpoint import Checkpoint
@@ -196,7 +196,7 @@ def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> d
     """What a resumed run must have in common with the one that was stopped: settings, data and starting weights."""
     _, index = read_index(config.init if config.init is not None else folder.start)
     weights = [
-        index.get("tokenizers", index.get("tokenizer_sha256")),
+        tokenizer_hashes(index),
         {name: part["sha256"] for name, part in index["components"].items()},
     ]
     model = index["config"] if config.model is None else to_dict(load_config(ModelConfig, config.model))
