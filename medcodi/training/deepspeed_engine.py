@@ -15,6 +15,7 @@ from medcodi.data.loading import Batch
 from medcodi.errors import MissingExtraError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages.sharing import shares
+from medcodi.stages.stage import Stage
 from medcodi.training import zero3
 from medcodi.training.activations import checkpoint_activations
 from medcodi.training.compiling import compile_blocks
@@ -84,7 +85,7 @@ def scalars_left_alone(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 class DeepSpeedEngine:
     """ZeRO 0-3 over the same stage, optimiser, schedule and checkpoints as the plain engine."""
 
-    def __init__(self, stage: nn.Module, config: TrainConfig, processes: Processes) -> None:
+    def __init__(self, stage: Stage, config: TrainConfig, processes: Processes) -> None:
         """Partition the stage and its optimiser.
 
         Raises:

@@ -16,6 +16,7 @@ from medcodi.data.loading import Batch
 from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness, seed_from_keys
 from medcodi.stages.sharing import shares
+from medcodi.stages.stage import Stage
 from medcodi.training.activations import checkpoint_activations
 from medcodi.training.compiling import compile_blocks
 from medcodi.training.config import TrainConfig
@@ -50,7 +51,7 @@ class StepResult:
 class Engine(Protocol):
     """Drives one stage. ``shards`` are what this rank holds of the trained weights: all of them, unless ZeRO-3."""
 
-    stage: nn.Module
+    stage: Stage
     processes: Processes
 
     def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
@@ -100,14 +101,17 @@ def seed_step(randomness: StepRandomness, rank: int, micro: int) -> None:
 
 
 def features_of(
-    engine: Engine, batches: Sequence[Batch], randomness: Sequence[StepRandomness]
+    engine: Engine, batches: list[Any], randomness: Sequence[StepRandomness]
 ) -> Iterator[dict[str, Tensor]]:
-    """The stage's features of each micro-batch, from the draws that its own pass will have."""
-    stage: Any = engine.stage
-    for index, (batch, draw) in enumerate(zip(batches, randomness, strict=True)):
+    """The stage's features of each micro-batch, from the draws that its own pass will have.
+
+    In ``batches`` each gives way to what the stage encodes of it, so that its own pass need not do that again.
+    """
+    for index, draw in enumerate(randomness):
         seed_step(draw, engine.processes.rank, index)
         with engine.autocast():  # of its own each time: autocast would keep weights that it cast without a gradient
-            found = stage.features(batch, draw)
+            batches[index] = engine.stage.encoded(batches[index])
+            found = engine.stage.features(batches[index], draw)
         yield found
 
 
@@ -125,7 +129,7 @@ def marked(loss: Tensor) -> Tensor:
 class PlainEngine:
     """torch alone: one process, or DistributedDataParallel under a launcher."""
 
-    def __init__(self, stage: nn.Module, config: TrainConfig, processes: Processes) -> None:
+    def __init__(self, stage: Stage, config: TrainConfig, processes: Processes) -> None:
         """Move the stage to its device and make the optimiser.
 
         Raises:
@@ -287,7 +291,7 @@ def check_engine(config: TrainConfig, processes: Processes, started_by: str) -> 
     check_deepspeed(config, processes)
 
 
-def build_engine(stage: nn.Module, config: TrainConfig, processes: Processes, started_by: str) -> Engine:
+def build_engine(stage: Stage, config: TrainConfig, processes: Processes, started_by: str) -> Engine:
     """The engine that the config names."""
     if chosen_engine(config, started_by) == "plain":
         return PlainEngine(stage, config, processes)

@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, collate
+from medcodi.stages.stage import Stage
 from medcodi.stages.timesteps import NUM_BUCKETS, ValidationRandomness
 from medcodi.training import motion
 from medcodi.training.alerts import Alerts
@@ -92,8 +92,7 @@ class Figures:
             return
         rate = self._steps * self.config.batch.global_size / max(self._seconds, 1e-9)
         timing = {"seconds_per_step": self._seconds / self._steps, "studies_per_second": rate, **greatest}
-        stage: Any = engine.stage
-        used = self._utilisation.figures(stage.model, rate)
+        used = self._utilisation.figures(engine.stage.model, rate)
         self.log.scalars(step, values, {**timing, **used})
         self.progress.figures(step, values, rate)
         words = self._utilisation.in_words(used)
@@ -119,10 +118,10 @@ def evaluating(engine: Engine, ema: Ema) -> Iterator[None]:
         engine.stage.train()
 
 
-def rounds(stage: Any, batches: GlobalBatches) -> tuple[int, int]:
+def rounds(stage: Stage, batches: GlobalBatches) -> tuple[int, int]:
     """Batches after which every timestep bucket came equally often, and after which every kind of step did so too."""
-    even = NUM_BUCKETS // math.gcd(NUM_BUCKETS, batches.batch_size) if getattr(stage, "timed", False) else 1
-    return even, even * getattr(stage, "num_turns", 1)
+    even = NUM_BUCKETS // math.gcd(NUM_BUCKETS, batches.batch_size) if stage.timed else 1
+    return even, even * stage.num_turns
 
 
 def validation_losses(engine: Engine, batches: GlobalBatches, config: TrainConfig) -> dict[str, float]:
