@@ -209,6 +209,9 @@ class TrainConfig:
     """One training run: a stage, what it starts from, its data, and how.
 
     Attributes:
+        stage: What is trained, and its options.
+        data: The studies.
+        validation: Held-out studies, looked at every ``tracking.validate_every`` steps; None: none.
         init: Model folder to start from (the previous stage's ``out/model``); or
         model: Model recipe (YAML) for a fresh one, its tokenizer trained on the data's reports.
         tokenizer_studies: Reports that train a fresh model's tokenizer.
@@ -218,6 +221,7 @@ class TrainConfig:
         out: The run's folder.
         num_workers: Processes that read data ahead.
         cache: Folder in which studies are kept encoded, made at the first start; for ``diffuse`` and ``join``. None: encode each batch anew.
+        compile: Compile the networks' blocks: the first step takes minutes, later ones less.
         max_minutes: Save and exit cleanly after so long; go on with ``--resume latest``.
     """
 

@@ -32,7 +32,7 @@ class Figures:
         self, config: TrainConfig, log: RunLog, progress: Progress, engine: Engine, start_step: int = 0
     ) -> None:
         """Begin after ``start_step`` steps; signs of trouble know what was logged before."""
-        self.config, self.log, self.progress = config, log, progress
+        self.config, self.log, self.progress, self._engine = config, log, progress, engine
         self.means = Means()
         self._motion = Motion(engine)
         self._utilisation = Utilisation(config, engine.processes.device, engine.processes.world_size)
@@ -50,7 +50,7 @@ class Figures:
     def _is_due(self, step: int) -> bool:
         return step % self.config.tracking.log_every == 0 or step == self.config.steps
 
-    def note(self, step: int, result: StepResult, waited: float, seconds: float, engine: Engine) -> None:
+    def note(self, step: int, result: StepResult, waited: float, seconds: float) -> None:
         """Take a step's figures in; every ``log_every`` steps write their means.
 
         Args:
@@ -58,7 +58,6 @@ class Figures:
             result: Of the step.
             waited: Seconds of it spent waiting for data.
             seconds: Seconds it took.
-            engine: Whose ranks the means are over.
         """
         if not result.skipped:
             for loss, logs in zip(result.losses, result.logs, strict=True):
@@ -71,7 +70,7 @@ class Figures:
         if self._is_due(step):
             if not result.skipped:
                 self.means.add(self._motion.moved())
-            self._tell(step, result.lr, engine)
+            self._tell(step, result.lr)
             self._seconds, self._waited, self._steps = 0.0, 0.0, 0
         if self._is_due(step + 1):
             self._motion.remember()
@@ -83,8 +82,9 @@ class Figures:
         clipped = {} if limit is None else {"clipped": float(result.grad_norm > limit)}
         return {"grad_norm": result.grad_norm, **clipped}
 
-    def _tell(self, step: int, lr: float, engine: Engine) -> None:
+    def _tell(self, step: int, lr: float) -> None:
         """A logged line: means over all ranks; of waiting and memory, the greatest of all ranks."""
+        engine = self._engine
         machine = {"data_wait": self._waited / max(self._seconds, 1e-9), **memory(engine.processes.device)}
         means, greatest = self.means.take(engine.processes, machine)
         values = {**motion.finished(means), "lr": lr}

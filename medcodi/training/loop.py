@@ -85,8 +85,7 @@ class Run:
             check_trackers(config.tracking)
         self.dataset = config.data.build()
         validation = config.validation.build() if config.validation else None
-        self.held_out = validation or self.dataset
-        self.validation_batches = self._batches(validation) if validation else None
+        self.held_out = self.dataset if validation is None else validation
 
         model = run_folder.start_model(config, folder, self.dataset, processes)
         self.identity = run_folder.identity(config, folder, self.dataset)
@@ -102,10 +101,10 @@ class Run:
             check_room(folder.checkpoints, config, trained_parameters(self.stage).values(), self.start_step)
         if config.cache is not None:
             self.dataset, validation = from_cache(self.stage, config, self.dataset, validation, processes, watch)
-            self.validation_batches = self._batches(validation) if validation else None
         if saved is not None:
             run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
         self.batches = self._batches(self.dataset)
+        self.validation_batches = None if validation is None else self._batches(validation)
         choose_attention(self.stage, config.precision, processes.device)
         self.engine: Engine = build_engine(self.stage, config, processes, self.started_by)
         self.ema = Ema(self.engine.shards(), config.ema)
@@ -134,7 +133,7 @@ class Run:
                 step = step_batches.step + 1
                 if self.num_skipped >= self.config.faults.max_skipped:
                     self._give_up(step)
-                self.figures.note(step, result, waited, time.perf_counter() - clock, self.engine)
+                self.figures.note(step, result, waited, time.perf_counter() - clock)
                 with borrowed(self.stage.model):
                     look_in(
                         step, self.engine, self.ema, self.config, self.validation_batches, self.figures, self.held_out

@@ -51,11 +51,6 @@ class RunFolder:
         """The result: a model folder with averaged weights."""
         return self.root / "model"
 
-    @property
-    def log(self) -> Path:
-        """One JSON object a logged step."""
-        return self.root / "log.jsonl"
-
 
 @contextmanager
 def opened(config: TrainConfig, resume: str | None, processes: Processes) -> Iterator[RunFolder]:

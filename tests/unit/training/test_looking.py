@@ -155,7 +155,7 @@ def trained(tmp_path: Path, stage: Any, config: TrainConfig, steps: int = 4) -> 
     for step in range(steps):
         batch = collate([DATASET[sample] for sample in SAMPLES], SAMPLES, 32)
         result = engine.run_step([batch], [StepRandomness(seed=0, step=step, samples=SAMPLES)])
-        figures.note(step + 1, result, 0.01, 0.1, engine)
+        figures.note(step + 1, result, 0.01, 0.1)
     log.close()
     return [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
 
