@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import shutil
-import signal
-import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -19,7 +16,7 @@ from medcodi.training.caching import cache_key, make_cache
 from medcodi.training.config import TrainConfig
 from medcodi.training.loop import train
 from tests.integration.conftest import tiny_config
-from tests.integration.forked import FORKS, KILLED, curve, finished, log, run, tensors
+from tests.integration.forked import FORKS, KILLED, curve, die_when_there, finished, log, run, tensors
 
 QUIET = ("tracking.tensorboard=false", "tracking.samples_every=0", "tracking.validate_every=0", "tracking.log_every=1")
 ENGINES = {
@@ -196,12 +193,14 @@ def test_killed_and_resumed_from_the_cache_is_bit_for_bit_the_same(
     assert contents(parts / "model") == contents(whole / "model")
 
 
-def make(model: Path, prepared: Path, folder: Path) -> None:
+def make(model: Path, prepared: Path, folder: Path, kill_at: str | None = None) -> None:
     import torch
 
     from medcodi.data.dataset import open_dataset
 
     torch.set_num_threads(1)
+    if kill_at is not None:
+        die_when_there(folder, kill_at)
     opened, dataset = MedCoDi.from_pretrained(model, lazy=True), open_dataset(prepared, "train")
     make_cache(opened, dataset, folder, cache_key(opened, dataset), batch_size=1)
 
@@ -212,13 +211,9 @@ def test_killed_while_it_is_made_a_cache_goes_on_and_comes_to_the_same_bytes(
 ) -> None:
     make(model, prepared, tmp_path / "whole")
     folder = tmp_path / "killed"
-    process = FORKS.Process(target=make, args=(model, prepared, folder))
+    process = FORKS.Process(target=make, args=(model, prepared, folder, "part-00000.json"))
     process.start()
-    deadline = time.monotonic() + 400
-    while not (folder / "part-00000.json").exists() and time.monotonic() < deadline:
-        time.sleep(0.001)
-    os.kill(int(process.pid or 0), signal.SIGKILL)
-    process.join()
+    process.join(400)
     assert process.exitcode == KILLED and not (folder / "part-00001.json").exists()
     kept = (folder / "part-00000.npy").stat().st_mtime_ns
     make(model, prepared, folder)

@@ -76,7 +76,9 @@ def test_weights_worth_a_disk_take_the_same_steps_from_there(tmp_path: Path, off
     one = trained(tmp_path / "plain.safetensors", 1, *words)
     two = trained(tmp_path / "offloaded.safetensors", 2, *words, *engine.split())
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}")
+        torch.testing.assert_close(
+            two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
     start = {name: value for name, value in ToyStage(width=40_001).named_parameters() if value.requires_grad}
     assert all((one[f"whole/weights/{name}"] - value).abs().max() > 1e-4 for name, value in start.items())
     same_after_restore(two)
