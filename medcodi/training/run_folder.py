@@ -15,12 +15,13 @@ from typing import Any
 
 from torch import nn
 
+from medcodi.component_files import tokenizer_hashes
 from medcodi.config import load as load_config
 from medcodi.config import to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
 from medcodi.errors import CheckpointError, DataError, TrainingError
 from medcodi.model import MedCoDi, ModelConfig, build_model
-from medcodi.model_files import read_index, tokenizer_hashes
+from medcodi.model_files import read_index
 from medcodi.randomness import seed_from_keys
 from medcodi.training import checkpoint, disk
 from medcodi.training.checkpoint import Checkpoint

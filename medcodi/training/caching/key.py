@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medcodi.component_files import tokenizer_hashes
 from medcodi.config import to_dict
 from medcodi.data.dataset import StudyDataset
 from medcodi.errors import DataError
 from medcodi.model import MedCoDi
-from medcodi.model_files import tokenizer_hashes
 
 PRECISIONS = ("fp32", "bf16")
 
