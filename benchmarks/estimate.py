@@ -27,9 +27,9 @@ from medcodi.model import ModelConfig, build_model
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.training.config import TrainConfig
+from medcodi.training.counting import stage_cost
 from medcodi.training.ema import Ema
 from medcodi.training.engine import PlainEngine
-from medcodi.training.estimate import stage_cost
 from medcodi.training.processes import Processes
 
 STAGES = ("autoencode", "align", "diffuse", "join")

@@ -99,7 +99,7 @@ def run_recipe(recipe: Path, before: Path | None, data: Path, options: argparse.
     ranks = ranks_for(config.batch.global_size, options.ranks)
     command = [*launched(ranks), "launch/train.py", "--config", str(recipe)]
     command += [f"{key}={value}" for key, value in values.items() if value is not None]
-    command += ["--resume", "latest"] if any(run.glob("checkpoints/*")) else []
+    command += ["--resume", "latest"]  # from the start, where there is no checkpoint
     print(f"== {recipe.stem}: {steps} steps on {ranks} ranks", flush=True)
     start = time.monotonic()
     code = subprocess.run(command).returncode

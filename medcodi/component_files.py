@@ -1,16 +1,19 @@
-"""One component's weights as a safetensors file: written tensor by tensor, read tensor by tensor, checked by hash."""
+"""A model's components as safetensors files: written tensor by tensor, read tensor by tensor, checked by hash."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import math
+import shutil
 import struct
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcodi.errors import CheckpointError
 from medcodi.stored_tensors import SAFETENSORS_TYPES, StoredTensor, tensors_in_safetensors
@@ -121,3 +124,83 @@ def check_fit(path: Path, weights: Mapping[str, StoredTensor], expected: Mapping
             raise CheckpointError(
                 f"{path}: {name} is {shape}", expected=f"{tuple(value.shape)}, as model_index.json says"
             )
+
+
+def tokenizer_hashes(index: Mapping[str, Any]) -> Any:
+    """What an index says of its tokenizers' bytes: one hash, or for each role an entry that holds one."""
+    return index.get("tokenizers", index.get("tokenizer_sha256"))
+
+
+@dataclass(frozen=True)
+class ComponentFiles:
+    """The files of a model, to read components from when they are needed.
+
+    Attributes:
+        folder: The model folder.
+        index: Its ``model_index.json``.
+        dtype: What weights become.
+        device: Where they go.
+    """
+
+    folder: Path
+    index: Mapping[str, Any]
+    dtype: torch.dtype
+    device: torch.device
+
+    def read_into(self, module: nn.Module, name: str) -> None:
+        """Read one component's weights, checked, tensor by tensor.
+
+        Raises:
+            CheckpointError: If the file is missing, damaged, or does not fit the module.
+        """
+        entry = self.index["components"][name]
+        path = self.folder / entry["file"]
+        parameters, expected = dict(module.named_parameters()), module.state_dict()
+        weights = open_weights(path, entry["sha256"])
+        check_fit(path, weights, expected)
+        state = {}
+        for key in expected:
+            value = weights[key].read()
+            if not _is_finite(value):
+                raise CheckpointError(
+                    f"{path}: {key} holds numbers that are not finite", mend="fetch or train the model again"
+                )
+            floating = value.is_floating_point()
+            cast = self.dtype if key in parameters and value.dim() else torch.float32
+            state[key] = value.to(self.device, cast if floating else value.dtype)
+        module.load_state_dict(state, assign=True)
+
+    def copy(self, name: str, folder: Path) -> dict[str, Any]:
+        """Copy one component's file, checked, without reading its weights into memory.
+
+        Returns:
+            Its entry of the index.
+
+        Raises:
+            CheckpointError: If the file is missing or damaged, or the copy cannot be written.
+        """
+        entry = dict(self.index["components"][name])
+        source, target = self.folder / entry["file"], folder / f"{name}.safetensors"
+        open_weights(source, entry["sha256"])
+        try:
+            shutil.copyfile(source, target)
+        except OSError as error:
+            raise CheckpointError(
+                f"{target} cannot be written: {error.strerror or error}",
+                expected=f"room for {source.stat().st_size / 2**30:.2f} GiB",
+                mend="free the disk, or choose another folder, and run it again",
+            ) from error
+        return {**entry, "file": target.name}
+
+    def identity(self) -> str:
+        """SHA-256 over the config and the hashes of all files, as hexadecimal; loads nothing."""
+        hashes = {name: entry["sha256"] for name, entry in self.index["components"].items()}
+        text = json.dumps([self.index["config"], hashes, tokenizer_hashes(self.index)], sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _is_finite(value: Tensor) -> bool:
+    """Whether all numbers are; without a copy, which would leave holes between the weights in memory."""
+    if not value.is_floating_point() or not value.numel():
+        return True
+    return all(math.isfinite(extreme.item()) for extreme in value.aminmax())  # NaN is passed on by both

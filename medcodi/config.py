@@ -12,7 +12,7 @@ import yaml
 from pydantic import ConfigDict, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
-from medcodi.errors import ConfigError, MedCoDiError, did_you_mean
+from medcodi.errors import ConfigError, MedCoDiError, did_you_mean, first_line
 
 T = TypeVar("T")
 
@@ -129,7 +129,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {str(error).splitlines()[0]}", mend="correct the file") from None
+        raise ConfigError(f"{path} is not YAML: {first_line(error)}", mend="correct the file") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}", expected="keys and values")
     return values

@@ -63,6 +63,11 @@ class MissingExtraError(MedCoDiError, ImportError):
         )
 
 
+def first_line(error: BaseException) -> str:
+    """The first line of what an error says; its kind where it says nothing."""
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
 def did_you_mean(value: str, options: Iterable[str]) -> str:
     """A mend naming the nearest right spelling.
 

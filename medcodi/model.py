@@ -6,69 +6,28 @@ import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from medcodi.config import config
-from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.diffusion.prompts import mix_pooled, mix_tokens
 from medcodi.errors import CheckpointError
 from medcodi.modality import MODALITIES, Kind, in_table_order
+from medcodi.model_config import ModelConfig, tiny_config
 from medcodi.networks.aside import Aside, inside
 from medcodi.networks.attention import Context
-from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
-from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
-from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig, PromptEncoding, TextTowerConfig
-from medcodi.networks.report_autoencoder import ReportAutoencoderConfig
+from medcodi.networks.environment import EnvironmentEncoder
+from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.networks.report_denoiser import VectorLayers
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
 from medcodi.networks.unet import ImageLayers, Layers, UNet, UNetConfig
 
 if TYPE_CHECKING:
-    from medcodi.model_files import ComponentFiles
+    from medcodi.component_files import ComponentFiles
 
 Values = Tensor | list[str]  # images [B, 1, H, W] in [0, 1], or B texts
 STAGES = ("autoencode", "align", "diffuse", "join")
-
-
-@config
-class GenerationDefaults:
-    """How this model generates best; every call may say otherwise."""
-
-    sampler: str = "ddim"
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
-
-
-@config
-class ModelConfig:
-    """Everything that fixes the shape of a model."""
-
-    name: str
-    image_size: int
-    vocab_size: int = 2048
-    modalities: tuple[str, ...] = tuple(MODALITIES)
-    context: Literal["pooled", "tokens"] = "tokens"
-    context_scale: float = 1.0  # the unit-norm encodings are multiplied by it; 1 is the paper
-    prompt_encoders: PromptEncodersConfig
-    image_autoencoder: ImageAutoencoderConfig
-    report_autoencoder: ReportAutoencoderConfig
-    image_denoiser: UNetConfig
-    report_denoiser: UNetConfig
-    environment: EnvironmentConfig
-    joint_attention: Literal["others", "self"] = (
-        "others"  # self: each denoiser hears its own V alone, as the released weights do
-    )
-    schedule: NoiseScheduleConfig = NoiseScheduleConfig()
-    generation: GenerationDefaults = GenerationDefaults()
-
-    def __post_init__(self) -> None:
-        if tuple(self.modalities) != in_table_order(self.modalities):
-            raise ValueError(
-                f"modalities {self.modalities} are not in table order, or doubled: expected {in_table_order(self.modalities)}"
-            )
 
 
 @dataclass(frozen=True)
@@ -375,32 +334,6 @@ def build_model(config: ModelConfig, texts: Sequence[str], *, seed: int = 0) -> 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MedCoDi(config, tokenizer)
-
-
-def tiny_config(**changes: Any) -> ModelConfig:
-    """The smallest model made of the real classes, for tests and dry runs: 32 x 32 images, seconds on a CPU."""
-    unet = UNetConfig(
-        base_channels=16, multipliers=(1, 2), num_res_blocks=1, attention_levels=(0, 1), num_heads=2, num_groups=8
-    )
-    sizes: dict[str, Any] = {
-        "name": "tiny",
-        "image_size": 32,
-        "vocab_size": 512,
-        "prompt_encoders": PromptEncodersConfig(
-            embed_dim=32,
-            image=ImageTowerConfig(patch_size=8, width=32, layers=1, heads=2, stem="conv"),
-            text=TextTowerConfig(context_length=96, width=32, layers=1, heads=2),
-        ),
-        "image_autoencoder": ImageAutoencoderConfig(channels=(8, 16, 16)),
-        "report_autoencoder": ReportAutoencoderConfig(
-            latent_dim=32, width=32, encoder_layers=1, decoder_layers=1, heads=2, max_length=96
-        ),
-        "image_denoiser": unet,
-        "report_denoiser": unet,
-        "environment": EnvironmentConfig(dim=16, base_channels=8, multipliers=(1, 2)),
-        "generation": GenerationDefaults(sampler="ddim", num_inference_steps=4, guidance_scale=2.0),
-    }
-    return ModelConfig(**{**sizes, **changes})
 
 
 def tiny_model(seed: int = 0, **changes: Any) -> MedCoDi:

@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
-import math
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
-from torch import Tensor, nn
+from torch import nn
 
-from medcodi.component_files import check_fit, file_hash, open_weights, write_weights
+from medcodi.component_files import ComponentFiles, file_hash, write_weights
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import CheckpointError
 from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
@@ -265,79 +262,3 @@ def _move_buffers(module: nn.Module, device: str | torch.device) -> None:
     for part in module.modules():
         for name, buffer in part.named_buffers(recurse=False):
             part._buffers[name] = buffer.to(device)
-
-
-@dataclass(frozen=True)
-class ComponentFiles:
-    """The files of a model, to read components from when they are needed.
-
-    Attributes:
-        folder: The model folder.
-        index: Its ``model_index.json``.
-        dtype: What weights become.
-        device: Where they go.
-    """
-
-    folder: Path
-    index: Mapping[str, Any]
-    dtype: torch.dtype
-    device: torch.device
-
-    def read_into(self, module: nn.Module, name: str) -> None:
-        """Read one component's weights, checked, tensor by tensor.
-
-        Raises:
-            CheckpointError: If the file is missing, damaged, or does not fit the module.
-        """
-        entry = self.index["components"][name]
-        path = self.folder / entry["file"]
-        parameters, expected = dict(module.named_parameters()), module.state_dict()
-        weights = open_weights(path, entry["sha256"])
-        check_fit(path, weights, expected)
-        state = {}
-        for key in expected:
-            value = weights[key].read()
-            if not _is_finite(value):
-                raise CheckpointError(
-                    f"{path}: {key} holds numbers that are not finite", mend="fetch or train the model again"
-                )
-            floating = value.is_floating_point()
-            cast = self.dtype if key in parameters and value.dim() else torch.float32
-            state[key] = value.to(self.device, cast if floating else value.dtype)
-        module.load_state_dict(state, assign=True)
-
-    def copy(self, name: str, folder: Path) -> dict[str, Any]:
-        """Copy one component's file, checked, without reading its weights into memory.
-
-        Returns:
-            Its entry of the index.
-
-        Raises:
-            CheckpointError: If the file is missing or damaged, or the copy cannot be written.
-        """
-        entry = dict(self.index["components"][name])
-        source, target = self.folder / entry["file"], folder / f"{name}.safetensors"
-        open_weights(source, entry["sha256"])
-        try:
-            shutil.copyfile(source, target)
-        except OSError as error:
-            raise CheckpointError(
-                f"{target} cannot be written: {error.strerror or error}",
-                expected=f"room for {source.stat().st_size / 2**30:.2f} GiB",
-                mend="free the disk, or choose another folder, and run it again",
-            ) from error
-        return {**entry, "file": target.name}
-
-    def identity(self) -> str:
-        """SHA-256 over the config and the hashes of all files, as hexadecimal; loads nothing."""
-        hashes = {name: entry["sha256"] for name, entry in self.index["components"].items()}
-        spoken = self.index.get("tokenizers", self.index.get("tokenizer_sha256"))
-        text = json.dumps([self.index["config"], hashes, spoken], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _is_finite(value: Tensor) -> bool:
-    """Whether all numbers are; without a copy, which would leave holes between the weights in memory."""
-    if not value.is_floating_point() or not value.numel():
-        return True
-    return all(math.isfinite(extreme.item()) for extreme in value.aminmax())  # NaN is passed on by both

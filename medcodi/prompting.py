@@ -13,7 +13,7 @@ from torch import Tensor
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
 from medcodi.networks.attention import Context
-from medcodi.networks.prompt_encoders import PromptEncoding
+from medcodi.networks.prompt_encoding import PromptEncoding
 
 Value = np.ndarray | str  # a prompt as a model takes it: float32 [H, W] in [0, 1] at its size, or a text
 

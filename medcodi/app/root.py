@@ -19,7 +19,10 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-data_app = typer.Typer(no_args_is_help=True, help="Turn real studies into a dataset that trains.")
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Studies for training: prepare a dataset from real ones, cache what frozen networks make of it.",
+)
 app.add_typer(data_app, name="data")
 out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from medcodi.data.refusals import Refused
-from medcodi.errors import MissingExtraError
+from medcodi.errors import MissingExtraError, first_line
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -31,7 +31,7 @@ def stored_pixels(dataset: Dataset, where: str) -> np.ndarray:
                 "pylibjpeg", extra="dicom", needed_for=f"{name}, the compression of {where}"
             ) from error
         raise Refused(
-            f"{where}: its pixels cannot be decoded ({name}: {str(error).splitlines()[0]})",
+            f"{where}: its pixels cannot be decoded ({name}: {first_line(error)})",
             reason="corrupt",
             expected="whole pixel data",
             mend="export it again",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from medcodi.errors import DataError
+from medcodi.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from medcodi.data.loading import GlobalBatches
@@ -36,7 +36,7 @@ def workers_failed(source: GlobalBatches, step: int, error: Exception) -> DataEr
     Returns:
         None if the error is of another kind.
     """
-    text = str(error).splitlines()[0] if str(error) else ""
+    text = first_line(error) if str(error) else ""
     if isinstance(error, RuntimeError) and "DataLoader" not in text:
         return None
     if "timed out" in text:

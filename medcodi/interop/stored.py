@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from medcodi.errors import CheckpointError
+from medcodi.errors import CheckpointError, first_line
 from medcodi.stored_tensors import StoredTensor, tensors_in_safetensors
 
 TORCH_FILES, SAFETENSORS = (".pt", ".pth", ".bin", ".ckpt"), ".safetensors"
@@ -50,13 +50,13 @@ def _in_torch_file(path: Path) -> dict[str, StoredTensor]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
-            f"{path} holds more than tensors: loading it could run code ({str(error).splitlines()[0][:160]})",
+            f"{path} holds more than tensors: loading it could run code ({first_line(error)[:160]})",
             expected="tensors by name, readable with weights_only=True",
             mend="save its state_dict alone, or as safetensors; do not load files that you do not trust",
         ) from None
     except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
         raise CheckpointError(
-            f"{path} cannot be read as a torch file: {str(error).splitlines()[0][:160]}", mend="fetch it again"
+            f"{path} cannot be read as a torch file: {first_line(error)[:160]}", mend="fetch it again"
         ) from None
     return {key: _stored(path, key, value) for key, value in _weights(path, content).items()}
 

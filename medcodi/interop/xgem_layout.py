@@ -11,7 +11,7 @@ from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.errors import CheckpointError
 from medcodi.interop.xgem_keys import UNET_ROOT, UNETS
 from medcodi.modality import MODALITIES
-from medcodi.model import GenerationDefaults, ModelConfig
+from medcodi.model_config import GenerationDefaults, ModelConfig
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
 from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig, TextTowerConfig

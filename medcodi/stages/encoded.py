@@ -13,7 +13,7 @@ from medcodi.diffusion.prompts import draw_prompts
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
 from medcodi.networks.attention import Context
-from medcodi.networks.prompt_encoders import PromptEncoding
+from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.randomness import StepRandomness
 
 

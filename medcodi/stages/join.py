@@ -116,6 +116,10 @@ class JoinStage(Stage):
         return _Noised(z, wanted, t)
 
     # ---- what micro-batches must know of each other ----------------------------------------------------------------
+    def encoded(self, batch: Batch | EncodedBatch) -> Batch | EncodedBatch:
+        """The encoded studies, where the InfoNCE asks for them."""
+        return encode_batch(self.model, batch) if self.options.contrastive_weight else batch
+
     def features(self, batch: Batch | EncodedBatch, randomness: StepRandomness) -> Features:
         """The environment vectors of the step's targets; nothing where the InfoNCE has no weight."""
         if not self.options.contrastive_weight:

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+
+if TYPE_CHECKING:
+    from medcodi.stages.stage import Stage
 
 Features = dict[str, Tensor]  # name -> [B, ...], or a scalar that all studies share
 
@@ -94,7 +97,7 @@ def each_weight(share: Share | None, weights: Callable[[Rows], Tensor]) -> list[
     return None if share is None else [weights(rows) for rows in share.rows]
 
 
-def shares(stage: Any, batches: Sequence[Any], features: Iterator[Features]) -> list[Share | None]:
+def shares(stage: Stage, batches: Sequence[Any], features: Iterator[Features]) -> list[Share | None]:
     """What each micro-batch of a step must know, in order; nothing for a single one.
 
     Every rank calls this once a step, for comparisons exchange features.
@@ -104,7 +107,7 @@ def shares(stage: Any, batches: Sequence[Any], features: Iterator[Features]) -> 
         batches: The rank's micro-batches, on their device.
         features: The stage's features of each, computed as they are asked for.
     """
-    if len(batches) < 2 or not hasattr(stage, "compare"):
+    if len(batches) < 2:
         return [None] * len(batches)
     rows = tuple(Rows.of(batch) for batch in batches)
     with torch.no_grad():
@@ -113,7 +116,7 @@ def shares(stage: Any, batches: Sequence[Any], features: Iterator[Features]) -> 
     return [Share(index, rows, comparison) for index in range(len(batches))]
 
 
-def _comparison(stage: Any, found: Sequence[Features], rows: Rows) -> Comparison:
+def _comparison(stage: Stage, found: Sequence[Features], rows: Rows) -> Comparison:
     leaves = {
         name: torch.cat([part[name] for part in found]) if first.ndim else first for name, first in found[0].items()
     }

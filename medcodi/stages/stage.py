@@ -126,6 +126,13 @@ class Stage(nn.Module):
         raise NotImplementedError
 
     # ---- what micro-batches must know of each other ----------------------------------------------------------------
+    def encoded(self, batch: Batch) -> Any:
+        """What :meth:`features` and :meth:`forward` take in the place of one batch of several; by default the batch itself.
+
+        Work of frozen parts that both would do is done here, once.
+        """
+        return batch
+
     def features(self, batch: Batch, randomness: StepRandomness) -> Features:
         """What the loss compares between studies, of one micro-batch; empty: it looks at each study alone.
 

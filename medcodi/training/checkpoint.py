@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import json
 import os
 import re
@@ -16,15 +15,14 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medcodi.component_files import write_weights
+from medcodi.component_files import file_hash, write_weights
 from medcodi.errors import CheckpointError
+from medcodi.training import disk
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
 _NAME = re.compile(r"step-(\d{8,})")
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-CANNOT_WRITE = (*_FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,6 @@ def _sync(path: Path) -> None:
             raise
     finally:
         os.close(descriptor)
-
-
-def _digest(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int, keep_every: int = 0) -> Path:
@@ -109,7 +102,7 @@ def _fill(staging: Path, checkpoint: Checkpoint) -> None:
         told = write_weights(staging / f"{stem}.safetensors", specs, tensors.__getitem__)
         files[told["file"]] = {"sha256": told["sha256"]}
     (staging / STATE).write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
-    files[STATE] = {"sha256": _digest(staging / STATE)}
+    files[STATE] = {"sha256": file_hash(staging / STATE)}
     for name, row in files.items():
         row["bytes"] = (staging / name).stat().st_size
     manifest = {"format": FORMAT, "step": checkpoint.step, "files": dict(sorted(files.items()))}
@@ -152,13 +145,9 @@ def put_back(folder: Path) -> None:
 
 def not_written(path: Path, error: OSError) -> CheckpointError:
     """What to say when a file of a run cannot be written."""
-    full = error.errno in _FULL
-    try:
-        free = f"{shutil.disk_usage(path.parent).free / 2**30:.2f} GiB are free"
-    except OSError:
-        free = "the file system cannot be asked"
+    full = error.errno in disk.FULL
     return CheckpointError(
-        f"{path} cannot be written: {error.strerror or error} ({free})",
+        disk.why_not_written(path, error),
         expected="room for it" if full else "a folder that can be written",
         mend=f"{'make room' if full else 'mend the folder'}, and go on with --resume latest: the checkpoints before it are whole",
     )
@@ -215,7 +204,7 @@ def _damage(file: Path, expected: Mapping[str, Any]) -> str:
         size = file.stat().st_size if file.is_file() else None
         if size != expected["bytes"]:
             return f"{'no' if size is None else size} bytes"
-        return "" if _digest(file) == expected["sha256"] else f"{size} bytes, some of them changed"
+        return "" if file_hash(file) == expected["sha256"] else f"{size} bytes, some of them changed"
     except OSError as error:  # a sector that the disk gives back no more
         return f"it cannot be read, {error.strerror or error}"
 

@@ -132,7 +132,8 @@ class EngineConfig:
         persist_below: ZeRO-3 leaves parameters of at most so many elements whole on every rank.
         offload_optimizer: Where DeepSpeed keeps the optimiser's state (its step is taken on the CPU): ``cpu`` under ZeRO 1 to
             3, ``nvme`` (files in ``nvme_path``) under ZeRO-3.
-        offload_parameters: Where ZeRO-3 keeps its shares of the weights, and of their average, between uses; ``nvme`` is refused.
+        offload_parameters: Where ZeRO-3 keeps its shares of the weights, and of their average, between uses. Not on a disk: average
+            and checkpoints are made of them.
         nvme_path: Folder on a fast local disk, the same on every machine; files of a run lie there under its name.
         activation_checkpointing: Keep the inputs of the blocks only and compute them anew in the backward pass: less
             memory, about a third more time, the same numbers.
@@ -142,7 +143,7 @@ class EngineConfig:
     zero_stage: Literal[0, 1, 2, 3] = 2
     persist_below: int = 100_000
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
-    offload_parameters: Literal["none", "cpu", "nvme"] = "none"
+    offload_parameters: Literal["none", "cpu"] = "none"
     nvme_path: str | None = None
     activation_checkpointing: bool = False
 
@@ -208,6 +209,9 @@ class TrainConfig:
     """One training run: a stage, what it starts from, its data, and how.
 
     Attributes:
+        stage: What is trained, and its options.
+        data: The studies.
+        validation: Held-out studies, looked at every ``tracking.validate_every`` steps; None: none.
         init: Model folder to start from (the previous stage's ``out/model``); or
         model: Model recipe (YAML) for a fresh one, its tokenizer trained on the data's reports.
         tokenizer_studies: Reports that train a fresh model's tokenizer.
@@ -217,6 +221,7 @@ class TrainConfig:
         out: The run's folder.
         num_workers: Processes that read data ahead.
         cache: Folder in which studies are kept encoded, made at the first start; for ``diffuse`` and ``join``. None: encode each batch anew.
+        compile: Compile the networks' blocks: the first step takes minutes, later ones less.
         max_minutes: Save and exit cleanly after so long; go on with ``--resume latest``.
     """
 

@@ -88,12 +88,6 @@ def _refuse_what_cannot_be(config: TrainConfig, device_type: str) -> None:
             expected="weights in shares",
             mend="engine.zero_stage=3, or engine.offload_parameters=none",
         )
-    if engine.offload_parameters == "nvme":
-        raise ConfigError(
-            "engine.offload_parameters nvme",
-            expected="none or cpu: the average and checkpoints are made of shares of the weights that are in memory",
-            mend="engine.offload_parameters=cpu; engine.offload_optimizer=nvme takes three times as much off memory",
-        )
 
 
 def refuse_without_async_io(config: TrainConfig) -> None:

@@ -15,13 +15,13 @@ from medcodi.data.loading import Batch
 from medcodi.errors import MissingExtraError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages.sharing import shares
+from medcodi.stages.stage import Stage
 from medcodi.training import zero3
 from medcodi.training.activations import checkpoint_activations
 from medcodi.training.compiling import compile_blocks
 from medcodi.training.config import TrainConfig
 from medcodi.training.deepspeed_config import deepspeed_dictionary, refuse_without_async_io
 from medcodi.training.engine import (
-    DTYPES,
     OPTIMIZER_STATE,
     StepResult,
     check_finite,
@@ -30,6 +30,7 @@ from medcodi.training.engine import (
     seed_step,
 )
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
+from medcodi.training.precision import autocast
 from medcodi.training.processes import Processes
 
 
@@ -51,6 +52,25 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
+def check_deepspeed(config: TrainConfig, processes: Processes) -> Any:
+    """DeepSpeed, if it can do here what the config asks of it.
+
+    Raises:
+        ConfigError: For what it cannot do.
+        MissingExtraError: If it is not installed.
+        TrainingError: If there is no process group.
+    """
+    deepspeed_dictionary(config, processes.world_size, processes.device.type)
+    deepspeed = import_deepspeed(processes.device)
+    if config.engine.offload_optimizer == "nvme":
+        refuse_without_async_io(config)
+    if not dist.is_initialized():
+        raise TrainingError(
+            "no process group for DeepSpeed", mend="start with: deepspeed launch/train.py …, or torchrun"
+        )
+    return deepspeed
+
+
 @contextmanager
 def scalars_left_alone(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     """Keep DeepSpeed from sending scalar parameters to the other ranks, which it cannot; all have read the same file."""
@@ -65,21 +85,15 @@ def scalars_left_alone(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 class DeepSpeedEngine:
     """ZeRO 0-3 over the same stage, optimiser, schedule and checkpoints as the plain engine."""
 
-    def __init__(self, stage: nn.Module, config: TrainConfig, processes: Processes) -> None:
+    def __init__(self, stage: Stage, config: TrainConfig, processes: Processes) -> None:
         """Partition the stage and its optimiser.
 
         Raises:
             ConfigError: For what DeepSpeed cannot do.
             TrainingError: If the stage trains nothing, or there is no process group.
         """
+        deepspeed = check_deepspeed(config, processes)
         dictionary = deepspeed_dictionary(config, processes.world_size, processes.device.type)
-        deepspeed = import_deepspeed(processes.device)
-        if config.engine.offload_optimizer == "nvme":
-            refuse_without_async_io(config)
-        if not dist.is_initialized():
-            raise TrainingError(
-                "no process group for DeepSpeed", mend="start with: deepspeed launch/train.py …, or torchrun"
-            )
         self.config, self.processes, self.zero_stage = config, processes, config.engine.zero_stage
         self.stage = stage.to(processes.device)
         self._trained = trained_parameters(stage)
@@ -103,8 +117,7 @@ class DeepSpeedEngine:
 
     def autocast(self) -> Any:
         """Context in which the stage computes at the run's precision."""
-        dtype = DTYPES[self.config.precision]
-        return torch.autocast(self.processes.device.type, dtype) if dtype != torch.float32 else nullcontext()
+        return autocast(self.processes.device, self.config.precision)
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:

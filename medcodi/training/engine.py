@@ -13,16 +13,17 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medcodi.data.loading import Batch
-from medcodi.errors import TrainingError
+from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness, seed_from_keys
 from medcodi.stages.sharing import shares
+from medcodi.stages.stage import Stage
 from medcodi.training.activations import checkpoint_activations
 from medcodi.training.compiling import compile_blocks
 from medcodi.training.config import TrainConfig
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
+from medcodi.training.precision import autocast
 from medcodi.training.processes import Processes
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 OPTIMIZER_STATE = ("exp_avg", "exp_avg_sq")
 
 
@@ -50,7 +51,7 @@ class StepResult:
 class Engine(Protocol):
     """Drives one stage. ``shards`` are what this rank holds of the trained weights: all of them, unless ZeRO-3."""
 
-    stage: nn.Module
+    stage: Stage
     processes: Processes
 
     def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
@@ -100,14 +101,17 @@ def seed_step(randomness: StepRandomness, rank: int, micro: int) -> None:
 
 
 def features_of(
-    engine: Engine, batches: Sequence[Batch], randomness: Sequence[StepRandomness]
+    engine: Engine, batches: list[Any], randomness: Sequence[StepRandomness]
 ) -> Iterator[dict[str, Tensor]]:
-    """The stage's features of each micro-batch, from the draws that its own pass will have."""
-    stage: Any = engine.stage
-    for index, (batch, draw) in enumerate(zip(batches, randomness, strict=True)):
+    """The stage's features of each micro-batch, from the draws that its own pass will have.
+
+    In ``batches`` each gives way to what the stage encodes of it, so that its own pass need not do that again.
+    """
+    for index, draw in enumerate(randomness):
         seed_step(draw, engine.processes.rank, index)
         with engine.autocast():  # of its own each time: autocast would keep weights that it cast without a gradient
-            found = stage.features(batch, draw)
+            batches[index] = engine.stage.encoded(batches[index])
+            found = engine.stage.features(batches[index], draw)
         yield found
 
 
@@ -125,14 +129,14 @@ def marked(loss: Tensor) -> Tensor:
 class PlainEngine:
     """torch alone: one process, or DistributedDataParallel under a launcher."""
 
-    def __init__(self, stage: nn.Module, config: TrainConfig, processes: Processes) -> None:
+    def __init__(self, stage: Stage, config: TrainConfig, processes: Processes) -> None:
         """Move the stage to its device and make the optimiser.
 
         Raises:
-            TrainingError: If the precision cannot be had here, or the stage trains nothing.
+            ConfigError: For what this engine cannot do.
+            TrainingError: If the stage trains nothing.
         """
-        if config.precision == "fp16" and processes.device.type != "cuda":
-            raise TrainingError("precision fp16 on the CPU", expected="a GPU for fp16", mend="precision=bf16")
+        refuse_what_plain_cannot(config, processes)
         self.config, self.processes = config, processes
         self.stage = stage.to(processes.device)
         self._trained = trained_parameters(stage)
@@ -151,8 +155,7 @@ class PlainEngine:
 
     def autocast(self) -> Any:
         """Context in which the stage computes at the run's precision."""
-        dtype = DTYPES[self.config.precision]
-        return torch.autocast(self.processes.device.type, dtype) if dtype != torch.float32 else nullcontext()
+        return autocast(self.processes.device, self.config.precision)
 
     def evaluation(self) -> Any:
         """The same as :meth:`autocast`."""
@@ -241,11 +244,57 @@ class PlainEngine:
             self._scaler.load_state_dict({**state, "_growth_tracker": int(scalars["_growth_tracker"])})
 
 
-def build_engine(stage: nn.Module, config: TrainConfig, processes: Processes, started_by: str) -> Engine:
-    """The engine that the config names; ``auto`` is DeepSpeed when its launcher started us, else plain."""
-    name = config.engine.name
-    if name == "deepspeed" or (name == "auto" and started_by == "deepspeed"):
-        from medcodi.training.deepspeed_engine import DeepSpeedEngine
+def refuse_what_plain_cannot(config: TrainConfig, processes: Processes) -> None:
+    """Refuse what only DeepSpeed can do, or only a GPU.
 
-        return DeepSpeedEngine(stage, config, processes)
-    return PlainEngine(stage, config, processes)
+    Raises:
+        ConfigError: Says which setting it is.
+    """
+    if config.precision == "fp16" and processes.device.type != "cuda":
+        raise ConfigError("precision fp16 on the CPU", expected="a GPU for fp16", mend="precision=bf16")
+    for key in ("offload_optimizer", "offload_parameters"):
+        value = getattr(config.engine, key)
+        if value != "none":
+            raise ConfigError(
+                f"engine.{key} {value} on the plain engine",
+                expected="DeepSpeed: only it offloads",
+                mend=f"start with: deepspeed launch/train.py …, or engine.name=deepspeed under torchrun, or engine.{key}=none",
+            )
+
+
+def chosen_engine(config: TrainConfig, started_by: str) -> str:
+    """``plain`` or ``deepspeed``; ``auto`` is DeepSpeed when its launcher started us, else plain."""
+    name = config.engine.name
+    return ("deepspeed" if started_by == "deepspeed" else "plain") if name == "auto" else name
+
+
+def describe_engine(config: TrainConfig, started_by: str) -> str:
+    """The engine in words, for the first line of a run."""
+    return (
+        f"DeepSpeed, ZeRO-{config.engine.zero_stage}" if chosen_engine(config, started_by) == "deepspeed" else "plain"
+    )
+
+
+def check_engine(config: TrainConfig, processes: Processes, started_by: str) -> None:
+    """Refuse settings that :func:`build_engine` would refuse, before anything is read or computed.
+
+    Raises:
+        ConfigError: For what the engine cannot do.
+        MissingExtraError: If it is DeepSpeed, and that is not installed.
+        TrainingError: If it is DeepSpeed, and no launcher has brought the processes together.
+    """
+    if chosen_engine(config, started_by) == "plain":
+        refuse_what_plain_cannot(config, processes)
+        return
+    from medcodi.training.deepspeed_engine import check_deepspeed
+
+    check_deepspeed(config, processes)
+
+
+def build_engine(stage: Stage, config: TrainConfig, processes: Processes, started_by: str) -> Engine:
+    """The engine that the config names."""
+    if chosen_engine(config, started_by) == "plain":
+        return PlainEngine(stage, config, processes)
+    from medcodi.training.deepspeed_engine import DeepSpeedEngine
+
+    return DeepSpeedEngine(stage, config, processes)

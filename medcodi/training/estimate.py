@@ -1,30 +1,15 @@
-"""Plan before you pay: memory per GPU, micro-batch, ZeRO stage, steps and GPU-hours of a run, without running it.
-
-Networks are run on fake tensors (shapes and precisions, no numbers): what autograd keeps for the backward pass is summed
-up, and floating-point operations are counted. Nothing is allocated but the count.
-"""
+"""Plan before you pay: memory per GPU, micro-batch, ZeRO stage, steps and GPU-hours of a run, without running it."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
-from typing import Any
 
-import torch
-from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import FlopCounterMode
-
-from medcodi.config import config, from_dict, load
+from medcodi.config import config
 from medcodi.errors import ConfigError
-from medcodi.model import STAGES, MedCoDi, ModelConfig
-from medcodi.model_files import read_index
-from medcodi.networks.tokenizer import AbsentTokenizer, Tokenizers
-from medcodi.stages import build_stage
-from medcodi.stages.workload import Forward, workload
 from medcodi.training.config import TrainConfig
+from medcodi.training.counting import Cost, stage_cost
 
 GIB = 2**30
 MIMIC_IMAGES, MIMIC_STUDIES = 377_110, 227_835  # MIMIC-CXR 2.0.0 (Johnson et al., 2019, Scientific Data 6:317)
@@ -63,27 +48,6 @@ class Hardware:
     def usable(self) -> float:
         """Bytes of one GPU that a run can fill."""
         return (self.gpu_memory - self.reserved) * GIB * (1 - self.fragmentation)
-
-
-@dataclass(frozen=True)
-class Cost:
-    """What a stage needs, whatever the hardware.
-
-    Attributes:
-        trained: Parameters with gradient.
-        frozen: Parameters without, held in memory: none of those that the cache stands for.
-        fixed_activations: Bytes kept for the backward pass whatever the batch (weights cast by autocast).
-        study_activations: Bytes kept for the backward pass, per study of the micro-batch.
-        study_transient: Bytes of the frozen networks' largest intermediate results, per study; gone before the rest begins.
-        study_flops: Floating-point operations per study: three forward passes' worth for what is trained, one for the rest.
-    """
-
-    trained: int
-    frozen: int
-    fixed_activations: float
-    study_activations: float
-    study_transient: float
-    study_flops: float
 
 
 @dataclass(frozen=True)
@@ -176,100 +140,3 @@ def _plan(cost: Cost, hardware: Hardware, zero_stage: int, share: int) -> StageP
     return StagePlan(
         zero_stage, weights, gradients, optimizer, average, buckets, cost.fixed_activations, per_study, micro
     )
-
-
-# ---- counting ----------------------------------------------------------------------------------------------------
-def stage_cost(run: TrainConfig, described: ModelConfig | None = None) -> Cost:
-    """Count parameters, activations and operations of a run's stage on fake tensors; seconds, and next to no memory.
-
-    Args:
-        run: The run.
-        described: Its model; None: the one that the run names.
-    """
-    described = described or _described(run)
-    with FakeTensorMode(allow_non_fake_inputs=True):
-        model = MedCoDi(described, empty_vocabularies(described))
-        model.trained_stages = STAGES
-        stage = build_stage(run.stage.name, model, run.stage.options)
-        passes = workload(stage, cached=run.cache is not None)
-        trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
-        parts = model.components()  # all are kept, for samples and for the end, unless studies come from the cache
-        names = stage.components() if run.cache is not None else tuple(parts)
-        held = sum(p.numel() for name in names for p in parts[name].parameters())
-        one, two = (_saved_bytes(passes.trained, stage, run, studies) for studies in (1, 2))
-        with torch.no_grad():
-            transient = max((_largest_result(forward, stage, run) for forward in passes.frozen), default=0.0)
-        flops = 3 * _flops(passes.trained) + _flops(passes.frozen)
-    return Cost(trained, max(0, held - trained), max(0.0, 2 * one - two), two - one, transient, flops)
-
-
-def _described(run: TrainConfig) -> ModelConfig:
-    if run.model is not None:
-        return load(ModelConfig, run.model)
-    folder, index = read_index(str(run.init))
-    return from_dict(ModelConfig, index["config"], source=str(folder))
-
-
-def empty_vocabularies(described: ModelConfig) -> Tokenizers:
-    """Vocabularies of the right sizes, without a word in them."""
-    sizes = {
-        "prompts": described.prompt_encoders.text.vocab_size,
-        "report": described.report_autoencoder.encoder_vocab_size,
-        "decoder": described.report_autoencoder.decoder_vocab_size,
-    }
-    own = described.vocab_size
-    return Tokenizers(**{role: AbsentTokenizer(size or own, role) for role, size in sizes.items()})
-
-
-def _autocast(run: TrainConfig) -> Any:
-    return torch.autocast("cpu", torch.bfloat16, enabled=run.precision != "fp32")
-
-
-def _saved_bytes(passes: Iterable[Forward], stage: nn.Module, run: TrainConfig, studies: int) -> float:
-    """Bytes that autograd keeps for the backward pass, each storage once, parameters not counted."""
-    own = {parameter.untyped_storage()._cdata for parameter in stage.parameters()}
-    kept: dict[int, Any] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()
-        if storage._cdata not in own:
-            kept[storage._cdata] = storage  # held, so that no number is used twice
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _autocast(run):
-        results = [forward(studies) for forward in passes]
-    total = float(sum(storage.nbytes() for storage in kept.values()))
-    del results
-    return total
-
-
-class _Largest(TorchDispatchMode):
-    """Notes the largest results that operations give."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, Tensor):
-                size = tensor.numel() * tensor.element_size()
-                self.bytes = max(self.bytes, min(size, tensor.untyped_storage().nbytes()))  # an expanded view is small
-        return result
-
-
-def _largest_result(forward: Forward, stage: nn.Module, run: TrainConfig) -> float:
-    """Three of the largest result, for one study: input, output and one beside them."""
-    with _Largest() as largest, _autocast(run):
-        forward(1)
-    return 3.0 * largest.bytes
-
-
-def _flops(passes: Iterable[Forward]) -> float:
-    """Floating-point operations of one study's forward passes."""
-    counter = FlopCounterMode(display=False)
-    with counter, torch.no_grad():
-        for forward in passes:
-            forward(1)
-    return float(counter.get_total_flops())

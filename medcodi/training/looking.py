@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import torch
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, collate
+from medcodi.stages.stage import Stage
 from medcodi.stages.timesteps import NUM_BUCKETS, ValidationRandomness
 from medcodi.training import motion
 from medcodi.training.alerts import Alerts
@@ -32,7 +32,7 @@ class Figures:
         self, config: TrainConfig, log: RunLog, progress: Progress, engine: Engine, start_step: int = 0
     ) -> None:
         """Begin after ``start_step`` steps; signs of trouble know what was logged before."""
-        self.config, self.log, self.progress = config, log, progress
+        self.config, self.log, self.progress, self._engine = config, log, progress, engine
         self.means = Means()
         self._motion = Motion(engine)
         self._utilisation = Utilisation(config, engine.processes.device, engine.processes.world_size)
@@ -50,7 +50,7 @@ class Figures:
     def _is_due(self, step: int) -> bool:
         return step % self.config.tracking.log_every == 0 or step == self.config.steps
 
-    def note(self, step: int, result: StepResult, waited: float, seconds: float, engine: Engine) -> None:
+    def note(self, step: int, result: StepResult, waited: float, seconds: float) -> None:
         """Take a step's figures in; every ``log_every`` steps write their means.
 
         Args:
@@ -58,7 +58,6 @@ class Figures:
             result: Of the step.
             waited: Seconds of it spent waiting for data.
             seconds: Seconds it took.
-            engine: Whose ranks the means are over.
         """
         if not result.skipped:
             for loss, logs in zip(result.losses, result.logs, strict=True):
@@ -71,7 +70,7 @@ class Figures:
         if self._is_due(step):
             if not result.skipped:
                 self.means.add(self._motion.moved())
-            self._tell(step, result.lr, engine)
+            self._tell(step, result.lr)
             self._seconds, self._waited, self._steps = 0.0, 0.0, 0
         if self._is_due(step + 1):
             self._motion.remember()
@@ -83,8 +82,9 @@ class Figures:
         clipped = {} if limit is None else {"clipped": float(result.grad_norm > limit)}
         return {"grad_norm": result.grad_norm, **clipped}
 
-    def _tell(self, step: int, lr: float, engine: Engine) -> None:
+    def _tell(self, step: int, lr: float) -> None:
         """A logged line: means over all ranks; of waiting and memory, the greatest of all ranks."""
+        engine = self._engine
         machine = {"data_wait": self._waited / max(self._seconds, 1e-9), **memory(engine.processes.device)}
         means, greatest = self.means.take(engine.processes, machine)
         values = {**motion.finished(means), "lr": lr}
@@ -92,8 +92,7 @@ class Figures:
             return
         rate = self._steps * self.config.batch.global_size / max(self._seconds, 1e-9)
         timing = {"seconds_per_step": self._seconds / self._steps, "studies_per_second": rate, **greatest}
-        stage: Any = engine.stage
-        used = self._utilisation.figures(stage.model, rate)
+        used = self._utilisation.figures(engine.stage.model, rate)
         self.log.scalars(step, values, {**timing, **used})
         self.progress.figures(step, values, rate)
         words = self._utilisation.in_words(used)
@@ -119,10 +118,10 @@ def evaluating(engine: Engine, ema: Ema) -> Iterator[None]:
         engine.stage.train()
 
 
-def rounds(stage: Any, batches: GlobalBatches) -> tuple[int, int]:
+def rounds(stage: Stage, batches: GlobalBatches) -> tuple[int, int]:
     """Batches after which every timestep bucket came equally often, and after which every kind of step did so too."""
-    even = NUM_BUCKETS // math.gcd(NUM_BUCKETS, batches.batch_size) if getattr(stage, "timed", False) else 1
-    return even, even * getattr(stage, "num_turns", 1)
+    even = NUM_BUCKETS // math.gcd(NUM_BUCKETS, batches.batch_size) if stage.timed else 1
+    return even, even * stage.num_turns
 
 
 def validation_losses(engine: Engine, batches: GlobalBatches, config: TrainConfig) -> dict[str, float]:

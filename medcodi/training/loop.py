@@ -23,7 +23,7 @@ from medcodi.training.caching import borrowed, from_cache
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
-from medcodi.training.engine import Engine, StepResult, build_engine
+from medcodi.training.engine import Engine, StepResult, build_engine, check_engine, describe_engine
 from medcodi.training.interrupts import Interrupts
 from medcodi.training.looking import Figures, look_in
 from medcodi.training.means import means_for_ranks
@@ -35,7 +35,7 @@ from medcodi.training.result import write_model
 from medcodi.training.run_folder import RunFolder
 from medcodi.training.saving import CheckpointWriter
 from medcodi.training.summary import summarise
-from medcodi.training.tracking import RunLog
+from medcodi.training.tracking import RunLog, check_trackers
 from medcodi.training.watch import Watch
 
 
@@ -78,11 +78,14 @@ class Run:
         self.config, self.folder, self.processes, self.watch = config, folder, processes, watch
         self.start_step = self.num_updates = self.num_skipped = 0  # the last: in a row
         self.suspects = ""
+        self.started_by = launcher(os.environ)
         config.batch.accumulation(processes.world_size)  # refuse before anything is built
+        check_engine(config, processes, self.started_by)
+        if processes.is_first:
+            check_trackers(config.tracking)
         self.dataset = config.data.build()
         validation = config.validation.build() if config.validation else None
-        self.held_out = validation or self.dataset
-        self.validation_batches = self._batches(validation) if validation else None
+        self.held_out = self.dataset if validation is None else validation
 
         model = run_folder.start_model(config, folder, self.dataset, processes)
         self.identity = run_folder.identity(config, folder, self.dataset)
@@ -98,12 +101,12 @@ class Run:
             check_room(folder.checkpoints, config, trained_parameters(self.stage).values(), self.start_step)
         if config.cache is not None:
             self.dataset, validation = from_cache(self.stage, config, self.dataset, validation, processes, watch)
-            self.validation_batches = self._batches(validation) if validation else None
         if saved is not None:
             run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
         self.batches = self._batches(self.dataset)
+        self.validation_batches = None if validation is None else self._batches(validation)
         choose_attention(self.stage, config.precision, processes.device)
-        self.engine: Engine = build_engine(self.stage, config, processes, launcher(os.environ))
+        self.engine: Engine = build_engine(self.stage, config, processes, self.started_by)
         self.ema = Ema(self.engine.shards(), config.ema)
         self.writer = CheckpointWriter(folder.checkpoints, config.checkpoint)
         watch.before_exit = self.writer.finish
@@ -118,7 +121,8 @@ class Run:
     def to_the_end(self, interrupts: Interrupts) -> Path:
         """Train until the last step, or until something asks to stop; save; write the model."""
         self._announce(
-            f"stage {self.config.stage.name} in {self.folder.root}: {self.config.batch.describe(self.processes.world_size)}"
+            f"stage {self.config.stage.name} in {self.folder.root}: {self.config.batch.describe(self.processes.world_size)}; "
+            f"engine {describe_engine(self.config, self.started_by)}"
         )
         step, stopped = self.start_step, None
         try:
@@ -129,7 +133,7 @@ class Run:
                 step = step_batches.step + 1
                 if self.num_skipped >= self.config.faults.max_skipped:
                     self._give_up(step)
-                self.figures.note(step, result, waited, time.perf_counter() - clock, self.engine)
+                self.figures.note(step, result, waited, time.perf_counter() - clock)
                 with borrowed(self.stage.model):
                     look_in(
                         step, self.engine, self.ema, self.config, self.validation_batches, self.figures, self.held_out
@@ -229,7 +233,7 @@ class Run:
     def save(self, step: int) -> None:
         """Take a snapshot and have it written; every rank calls this."""
         self.watch.at(f"saving at step {step}")
-        self.writer.check()
+        self.writer.finish()  # before the next snapshot is taken: one at most is in memory
         engine = self.engine
         tensors = {"weights": engine.whole(engine.shards()), "optimizer": engine.optimizer_state()}
         if self.config.ema.enabled:

@@ -19,12 +19,11 @@ class Motion:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        stage: Any = engine.stage
-        parts = stage.parts() if hasattr(stage, "parts") else {}
+        stage = engine.stage
         names = {id(p): name for name, p in stage.named_parameters() if p.requires_grad and _is_vector(p)}
         watched = {
             part: [names[id(p)] for module in modules for p in module.parameters() if id(p) in names]
-            for part, modules in parts.items()
+            for part, modules in stage.parts().items()
         }
         self._watched: Mapping[str, list[str]] = {part: chosen for part, chosen in watched.items() if chosen}
         self._before: dict[str, Tensor] = {}

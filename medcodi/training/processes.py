@@ -11,7 +11,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
-from medcodi.errors import TrainingError
+from medcodi.errors import TrainingError, first_line
 
 TIMEOUT = timedelta(minutes=30)
 
@@ -123,7 +123,7 @@ def join_processes(environment: Mapping[str, str] = os.environ, timeout: timedel
         except (dist.DistStoreError, dist.DistNetworkError) as error:
             raise TrainingError(
                 f"rank {rank} of {world_size} did not find the others at {environment['MASTER_ADDR']}:"
-                f"{environment['MASTER_PORT']} ({str(error).splitlines()[0][:200]})",
+                f"{environment['MASTER_PORT']} ({first_line(error)[:200]})",
                 expected=f"all of them within faults.exchange_minutes = {timeout.total_seconds() / 60:g}",
                 mend="see which rank did not start, and whether the machines reach each other; start all of them again",
             ) from error

@@ -5,7 +5,8 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+
+from torch import nn
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.errors import TrainingError
@@ -46,20 +47,20 @@ def check_data(stage: Stage, dataset: StudyDataset, role: str = "data") -> None:
         )
 
 
-def check_room(folder: Path, config: TrainConfig, trained: Iterable[Any], start_step: int) -> None:
+def check_room(folder: Path, config: TrainConfig, trained: Iterable[nn.Parameter], start_step: int) -> None:
     """Refuse a disk that cannot hold the checkpoints to come.
 
     Args:
         folder: Of the checkpoints.
         config: The run.
-        trained: Its trained parameters.
+        trained: Its trained parameters, whole.
         start_step: Steps done.
 
     Raises:
         TrainingError: If there is less room than they will take, all that are there at one time.
     """
     copies = 4 if config.ema.enabled else 3  # weights, both moments, average: float32
-    size = 4 * copies * sum(getattr(parameter, "ds_numel", parameter.numel()) for parameter in trained)
+    size = 4 * copies * sum(parameter.numel() for parameter in trained)
     there = len(checkpoint.found(folder))
     every = config.checkpoint.every or config.steps
     to_come = -(-config.steps // every) - start_step // every

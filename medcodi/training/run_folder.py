@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-import os
 import shutil
-import socket
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -18,6 +15,7 @@ from typing import Any
 
 from torch import nn
 
+from medcodi.component_files import tokenizer_hashes
 from medcodi.config import load as load_config
 from medcodi.config import to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
@@ -25,12 +23,12 @@ from medcodi.errors import CheckpointError, DataError, TrainingError
 from medcodi.model import MedCoDi, ModelConfig, build_model
 from medcodi.model_files import read_index
 from medcodi.randomness import seed_from_keys
-from medcodi.training import checkpoint
+from medcodi.training import checkpoint, disk
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
 from medcodi.training.processes import Processes
 
-CONFIG = "config.yaml"
+CONFIG, LOCK = "config.yaml", ".lock"
 
 
 @dataclass(frozen=True)
@@ -54,11 +52,6 @@ class RunFolder:
         """The result: a model folder with averaged weights."""
         return self.root / "model"
 
-    @property
-    def log(self) -> Path:
-        """One JSON object a logged step."""
-        return self.root / "log.jsonl"
-
 
 @contextmanager
 def opened(config: TrainConfig, resume: str | None, processes: Processes) -> Iterator[RunFolder]:
@@ -80,7 +73,7 @@ def opened(config: TrainConfig, resume: str | None, processes: Processes) -> Ite
         processes.barrier()
         yield folder
     except OSError as error:
-        if error.errno in checkpoint.CANNOT_WRITE:
+        if error.errno in disk.CANNOT_WRITE:
             raise checkpoint.not_written(Path(error.filename or folder.root), error) from error
         raise
     finally:
@@ -124,7 +117,7 @@ def _prepare(folder: RunFolder, resume: str | None) -> None:
 def _leave_nothing(folder: RunFolder) -> None:
     """Take away what a run that was refused has made; what others have put into its folder stays."""
     shutil.rmtree(folder.start, ignore_errors=True)
-    (folder.root / ".lock").unlink(missing_ok=True)
+    (folder.root / LOCK).unlink(missing_ok=True)
     with suppress(OSError):
         folder.checkpoints.rmdir()
         folder.root.rmdir()
@@ -147,31 +140,16 @@ def _cannot_write(folder: Path, error: OSError) -> TrainingError:
 
 
 def _lock(root: Path) -> Any:
-    file = root / ".lock"
     try:
-        root.mkdir(parents=True, exist_ok=True)
-        lock = file.open("a+", encoding="utf-8")
-    except OSError as error:
-        raise _cannot_write(root, error) from None
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        if not file.exists() or not os.path.samestat(os.fstat(lock.fileno()), file.stat()):
-            raise BlockingIOError  # who held it is removing the folder just now
-    except BlockingIOError:
-        lock.seek(0)
-        holder = lock.read().strip()
-        lock.close()
+        return disk.lock(root / LOCK)
+    except disk.HeldError as error:
         raise TrainingError(
-            f"another run is writing in {root}" + (f": {holder}" if holder else ""),
+            f"another run is writing in {root}" + (f": {error}" if str(error) else ""),
             expected="one run in a folder",
             mend="wait for it, or choose another out=…",
         ) from None
-    except OSError:  # a file system without locks: nobody can be told apart there
-        print(f"{root} cannot be locked: see to it yourself that no other run writes there", flush=True)
-    lock.truncate(0)
-    lock.write(f"process {os.getpid()} on {socket.gethostname()}\n")
-    lock.flush()
-    return lock
+    except OSError as error:
+        raise _cannot_write(root, error) from None
 
 
 # ---- what the run starts from -----------------------------------------------------------------------------------
@@ -214,7 +192,7 @@ def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> d
     """What a resumed run must have in common with the one that was stopped: settings, data and starting weights."""
     _, index = read_index(config.init if config.init is not None else folder.start)
     weights = [
-        index.get("tokenizers", index.get("tokenizer_sha256")),
+        tokenizer_hashes(index),
         {name: part["sha256"] for name, part in index["components"].items()},
     ]
     model = index["config"] if config.model is None else to_dict(load_config(ModelConfig, config.model))

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +14,7 @@ from medcodi.data.loading import Batch
 from medcodi.modality import in_table_order
 from medcodi.model import MedCoDi
 from medcodi.randomness import seed_from_keys
+from medcodi.study import all_directions, subsets
 from medcodi.training.contact_sheet import contact_sheet
 from medcodi.training.tracking import RunLog
 
@@ -115,25 +115,21 @@ def _generated(
 Pairs = list[tuple[tuple[str, ...], tuple[str, ...]]]  # prompts, targets
 
 
-def _subsets(names: tuple[str, ...], least: int = 1) -> list[tuple[str, ...]]:
-    return [chosen for size in range(least, len(names) + 1) for chosen in combinations(names, size)]
-
-
-def _others(modalities: tuple[str, ...], targets: tuple[str, ...]) -> tuple[str, ...]:
-    return tuple(name for name in modalities if name not in targets)
-
-
 def every_direction(modalities: tuple[str, ...]) -> Pairs:
-    """All directions (12 for three modalities), and all modalities together from nothing."""
+    """All directions (12 for three modalities), those with the same targets together; and all modalities together from nothing."""
     names = in_table_order(modalities)
-    prompted = [(prompts, targets) for targets in _subsets(names) for prompts in _subsets(_others(names, targets))]
-    return [*prompted, ((), names)]
+    together = sorted(all_directions(names), key=lambda direction: subsets(names).index(direction.targets))
+    return [*((direction.prompts, direction.targets) for direction in together), ((), names)]
 
 
 def _single_targets(stage: Any) -> Pairs:
     """Each target from every subset of the others, and from nothing."""
     names = in_table_order(stage.model.config.modalities)
-    return [(prompts, (target,)) for target in stage.targets for prompts in _subsets(_others(names, (target,)), 0)]
+    return [
+        (prompts, (target,))
+        for target in stage.targets
+        for prompts in subsets((name for name in names if name != target), least=0)
+    ]
 
 
 def _joint_targets(stage: Any) -> Pairs:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import copy
 import threading
-import time
 from pathlib import Path
 
 from medcodi.errors import CheckpointError
@@ -14,17 +13,15 @@ from medcodi.training.config import CheckpointConfig
 
 
 class CheckpointWriter:
-    """Writes one checkpoint at a time, in a thread of its own; at most one snapshot waits in memory beside the run.
+    """Writes one checkpoint at a time, in a thread of its own.
 
-    Attributes:
-        waited: Seconds that :meth:`write` made the run wait for the checkpoint before, so far.
+    At most one snapshot is in memory beside the run if :meth:`finish` is called before the next is taken.
     """
 
     def __init__(self, folder: Path, options: CheckpointConfig) -> None:
         self._folder, self._options = folder, options
         self._thread: threading.Thread | None = None
         self._error: BaseException | None = None
-        self.waited = 0.0
 
     def write(self, snapshot: Checkpoint) -> None:
         """Start writing; returns at once, unless the one before is still being written.
@@ -35,9 +32,7 @@ class CheckpointWriter:
         Raises:
             CheckpointError: If the one before could not be written.
         """
-        began = time.perf_counter()
         self.finish()
-        self.waited += time.perf_counter() - began
         snapshot = Checkpoint(snapshot.tensors, copy.deepcopy(snapshot.state))  # the run goes on counting in these
         # Not a daemon: an interpreter that ends in order waits for it.
         self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint writer")

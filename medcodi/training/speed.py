@@ -1,69 +1,25 @@
-"""How well a run uses its machine: operations of a study, what the device can do at most, memory."""
+"""How well a run uses its machine: what it does of what the device can do at most, memory."""
 
 from __future__ import annotations
 
 import resource
 import sys
 import time
-from collections.abc import Callable
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import psutil
 import torch
-from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
-from medcodi.model import STAGES, MedCoDi, ModelConfig
-from medcodi.stages import build_stage
-from medcodi.stages.workload import workload
+from medcodi.errors import first_line
+from medcodi.model import MedCoDi
 from medcodi.training.config import TrainConfig
-from medcodi.training.estimate import empty_vocabularies
+from medcodi.training.counting import study_flops
+from medcodi.training.precision import DTYPES
 
 GIB = 2**30
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 MATRIX = {"cuda": 4096, "cpu": 1024}  # rows and columns of the product that the peak is measured with
 SECONDS = 0.3  # that the measurement takes
-
-
-class Operations(TorchDispatchMode):
-    """Adds up the floating-point operations of matrix products, convolutions and attention, forward and backward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)  # pyright: ignore[reportFunctionMemberAccess]
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=result)
-        return result
-
-
-def study_flops(run: TrainConfig, described: ModelConfig) -> float:
-    """Floating-point operations of a training step for each study: forward and backward, nothing computed twice.
-
-    Counted on fake tensors, which hold no numbers. Weights that are frozen have no gradient, and count so.
-
-    Args:
-        run: The run.
-        described: Its model.
-    """
-    with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True):
-        model = MedCoDi(described, empty_vocabularies(described))
-        model.trained_stages = STAGES
-        passes = workload(build_stage(run.stage.name, model, run.stage.options), cached=run.cache is not None)
-        with Operations() as frozen, torch.no_grad():
-            for forward in passes.frozen:
-                forward(1)
-        with Operations() as trained, torch.enable_grad():
-            for forward in passes.trained:
-                ends = [result.float().sum() for result in forward(1) if result.requires_grad]
-                torch.stack(ends).sum().backward()
-    return frozen.total + passes.drawn * trained.total
 
 
 @lru_cache(maxsize=8)
@@ -153,7 +109,7 @@ class Utilisation:
             RuntimeError,
             NotImplementedError,
         ) as error:  # an operation without a fake, a GPU that is full: no reason to stop
-            self.trouble = f"MFU is not told: {type(error).__name__}: {str(error).splitlines()[0][:200]}"
+            self.trouble = f"MFU is not told: {type(error).__name__}: {first_line(error)[:200]}"
             return {}
         return {
             "mfu": studies_per_second * flops / (peak * self.world_size),

@@ -16,7 +16,8 @@ from medcodi.errors import MissingExtraError
 from medcodi.modality import MODALITIES
 from medcodi.training.config import TrainConfig
 from medcodi.training.processes import Processes
-from medcodi.training.wandb_tracker import WandbTracker
+from medcodi.training.tracking_config import TrackingConfig
+from medcodi.training.wandb_tracker import WandbTracker, import_wandb
 
 
 @dataclass(frozen=True)
@@ -93,6 +94,19 @@ class JsonLines:
         self._file.close()
 
 
+def import_summary_writer() -> Any:
+    """TensorBoard's writer.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        raise MissingExtraError("tensorboard", extra="tracking", needed_for="tracking.tensorboard=true") from None
+    return SummaryWriter
+
+
 class TensorBoard:
     """TensorBoard events in ``tensorboard/``."""
 
@@ -102,13 +116,11 @@ class TensorBoard:
         Raises:
             MissingExtraError: If TensorBoard is not installed.
         """
-        try:
-            from torch.utils.tensorboard import SummaryWriter
-        except ImportError:
-            raise MissingExtraError("tensorboard", extra="tracking", needed_for="tracking.tensorboard=true") from None
-        self._writer: Any = SummaryWriter(
-            str(story.root / "tensorboard"), purge_step=story.step + 1 if story.step else None
-        )
+        folder = story.root / "tensorboard"
+        void = (
+            story.step + 1 if folder.exists() else None
+        )  # also where it goes on from step 0: killed before its first checkpoint
+        self._writer: Any = import_summary_writer()(str(folder), purge_step=void)
         if story.config.tracking.validate_every:
             plots = {f"loss by timestep, {name}": ["Multiline", [rf"validation/t/.*/{name}$"]] for name in MODALITIES}
             self._writer.add_custom_scalars({"validation": plots})
@@ -152,6 +164,18 @@ TRACKERS: dict[str, Callable[[Story], Tracker | None]] = {
     "tensorboard": _tensorboard,
     "wandb": _wandb,
 }
+
+
+def check_trackers(tracking: TrackingConfig) -> None:
+    """Refuse trackers that are not installed, before anything is computed.
+
+    Raises:
+        MissingExtraError: Names the extra.
+    """
+    if tracking.tensorboard:
+        import_summary_writer()
+    if tracking.wandb is not None and tracking.wandb.mode != "disabled":
+        import_wandb()
 
 
 class RunLog:

@@ -10,10 +10,24 @@ from typing import Any
 
 import numpy as np
 
-from medcodi.errors import MissingExtraError, TrainingError
+from medcodi.errors import MissingExtraError, TrainingError, first_line
 from medcodi.training.tracking_config import WandbConfig
 
 RECORD = Path("wandb") / "medcodi.json"  # in the run's folder: which of the server's runs it is
+
+
+def import_wandb() -> Any:
+    """The package ``wandb``.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        import wandb
+        import wandb.errors
+    except ImportError:
+        raise MissingExtraError("wandb", extra="tracking", needed_for="tracking.wandb") from None
+    return wandb
 
 
 class WandbTracker:
@@ -45,12 +59,7 @@ class WandbTracker:
             MissingExtraError: If the package is not installed.
             TrainingError: If it refuses, as it does without a key.
         """
-        try:
-            import wandb
-            from wandb.errors import Error
-        except ImportError:
-            raise MissingExtraError("wandb", extra="tracking", needed_for="tracking.wandb") from None
-        self._wandb: Any = wandb
+        wandb = self._wandb = import_wandb()
         self.options = options
         record = root / RECORD
         known = json.loads(record.read_text(encoding="utf-8")) if record.exists() and lines else {}
@@ -81,9 +90,9 @@ class WandbTracker:
                     save_code=False,
                 ),
             )
-        except (Error, TimeoutError) as error:
+        except (wandb.errors.Error, TimeoutError) as error:
             raise TrainingError(
-                f"Weights & Biases does not take the run: {str(error).splitlines()[0]}",
+                f"Weights & Biases does not take the run: {first_line(error)}",
                 expected="a key and a network for mode online",
                 mend="`wandb login`, or tracking.wandb.mode=offline",
             ) from error

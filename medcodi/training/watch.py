@@ -107,6 +107,7 @@ class Watch:
                 self._ended.set()
             told = self._explained(error)
         except KeyboardInterrupt:
+            self._ended.set()  # it may have come before that was done: the listener would wait, and then end the process
             if self._verdict is None:
                 raise
             told = self._verdict

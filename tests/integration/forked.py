@@ -14,6 +14,7 @@ import traceback
 from pathlib import Path
 from typing import Any
 
+from medcodi.errors import MedCoDiError
 from medcodi.training.config import TrainConfig
 
 FORKS = multiprocessing.get_context("forkserver")
@@ -52,6 +53,7 @@ def run(
     ranks: int = 1,
     resume: str | None = None,
     kill_after: int | None = None,
+    kill_at: str | None = None,
     timeout_s: float = 1100,
 ) -> list[int]:
     """Train, each rank in its own process; exit codes by rank, -9 where a rank was killed.
@@ -61,22 +63,29 @@ def run(
         ranks: How many processes; one alone is started as by plain python, unless the engine is DeepSpeed.
         resume: As for ``train``.
         kill_after: SIGKILL every rank as soon as the checkpoint of this step is there.
+        kill_at: The same, as soon as a file of this pattern is in the run's folder.
         timeout_s: After so long all are killed, and the test fails.
     """
-    processes = started(config, ranks=ranks, resume=resume, kill_after=kill_after)
+    processes = started(config, ranks=ranks, resume=resume, kill_after=kill_after, kill_at=kill_at)
     return ended(config, processes, timeout_s)
 
 
 def started(
-    config: TrainConfig, *, ranks: int = 1, resume: str | None = None, kill_after: int | None = None
+    config: TrainConfig,
+    *,
+    ranks: int = 1,
+    resume: str | None = None,
+    kill_after: int | None = None,
+    kill_at: str | None = None,
 ) -> list[Any]:
     """The processes of a run that has begun, by rank."""
+    kill_at = kill_at if kill_after is None else f"checkpoints/step-{kill_after:08d}"
     alone = ranks == 1 and config.engine.name != "deepspeed"
     shared = {} if alone else {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "WORLD_SIZE": str(ranks)}
     processes = []
     for rank in range(ranks):
         environment = {**shared, **({} if alone else {"RANK": str(rank), "LOCAL_RANK": str(rank)})}
-        arguments = (config, resume, environment, kill_after, f"{config.out}.rank{rank}.txt")
+        arguments = (config, resume, environment, kill_at, f"{config.out}.rank{rank}.txt")
         processes.append(FORKS.Process(target=_rank, args=arguments, daemon=not config.num_workers))
         processes[-1].start()
     return processes
@@ -110,7 +119,7 @@ def said(config: TrainConfig, ranks: int) -> str:
 
 
 def _rank(
-    config: TrainConfig, resume: str | None, environment: dict[str, str], kill_after: int | None, output: str
+    config: TrainConfig, resume: str | None, environment: dict[str, str], kill_at: str | None, output: str
 ) -> None:
     os.environ.update({"OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **environment})
     Path(output).parent.mkdir(parents=True, exist_ok=True)
@@ -123,12 +132,14 @@ def _rank(
 
     torch.set_num_threads(1)
     multiprocessing.set_start_method("fork", force=True)  # as plain python starts the workers that read data
-    if kill_after is not None:
-        awaited = Path(config.out) / f"checkpoints/step-{kill_after:08d}"
-        threading.Thread(target=_kill_when_there, args=(awaited,), daemon=True).start()
+    if kill_at is not None:
+        die_when_there(Path(config.out), kill_at)
     code = 0
     try:
         train(config, resume)
+    except MedCoDiError as error:  # as the command line does
+        traceback.print_exc()
+        code = error.exit_code
     except BaseException:
         traceback.print_exc()
         code = 1
@@ -137,10 +148,15 @@ def _rank(
     os._exit(code)
 
 
-def _kill_when_there(awaited: Path) -> None:
-    while not awaited.exists():
-        time.sleep(0.001)
-    os.kill(os.getpid(), signal.SIGKILL)
+def die_when_there(folder: Path, pattern: str) -> None:
+    """SIGKILL to this process as soon as a file of this pattern is there; a thread of its own sees to it, however busy others are."""
+
+    def wait() -> None:
+        while not any(folder.glob(pattern)):
+            time.sleep(0.001)
+        os.kill(os.getpid(), signal.SIGKILL)
+
+    threading.Thread(target=wait, daemon=True).start()
 
 
 # ---- what a run left -----------------------------------------------------------------------------------------------
@@ -153,6 +169,11 @@ def log(folder: Path) -> list[dict[str, Any]]:
 def curve(folder: Path, name: str = "loss") -> list[float]:
     """One figure, line by line."""
     return [line[name] for line in log(folder) if name in line]
+
+
+def state(folder: Path, step: int) -> dict[str, Any]:
+    """A checkpoint's plain values: step, updates, identity, unfinished means."""
+    return json.loads((folder / f"checkpoints/step-{step:08d}/state.json").read_text())
 
 
 def tensors(folder: Path, step: int) -> dict[str, str]:

@@ -10,7 +10,7 @@ import pytest
 
 from medcodi.training.config import TrainConfig
 from tests.integration.conftest import STAGES, tiny_config
-from tests.integration.forked import KILLED, built, curve, finished, log, run, tensors
+from tests.integration.forked import KILLED, built, curve, finished, log, run, state, tensors
 
 QUIET = ("tracking.tensorboard=false", "tracking.samples_every=0", "tracking.validate_every=0", "tracking.log_every=1")
 ENGINES = {
@@ -82,7 +82,8 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(
     killed = config(stage, tiny_runs, tmp_path / "killed", engine, "checkpoint.every=2")
     assert run(killed, ranks=ranks, kill_after=KILL_AT) == [KILLED] * ranks
     parts = finished(killed, ranks=ranks, resume="latest")
-    assert tensors(parts, STEPS) == tensors(whole, STEPS)
+    assert tensors(parts, STEPS) == tensors(whole, STEPS) and state(parts, STEPS) == state(whole, STEPS)
+    assert {f"{part}.safetensors" for part in ("weights", "ema", "optimizer")} <= tensors(whole, STEPS).keys()
     assert log(parts) == log(whole) and len(log(whole)) == STEPS
     for file in (whole / "model").glob("*.safetensors"):
         assert file.read_bytes() == (parts / "model" / file.name).read_bytes(), file.name

@@ -15,7 +15,7 @@ import psutil
 import pytest
 from safetensors.torch import load_file
 
-from medcodi.errors import TrainingError
+from medcodi.errors import MedCoDiError, TrainingError
 from medcodi.model import MedCoDi
 from medcodi.training import checkpoint
 from medcodi.training.config import TrainConfig
@@ -23,6 +23,7 @@ from medcodi.training.loop import train
 from tests.integration import forked
 from tests.integration.rewritten import rewritten
 
+REFUSED, AGAIN = MedCoDiError.exit_code, 3  # starting it again changes nothing, or may
 SOON_S = 40.0  # the longest that a run may take to notice: seconds are expected, the machine may be busy
 
 
@@ -63,6 +64,12 @@ def lines(run: Path) -> int:
     return len((run / "log.jsonl").read_text().splitlines()) if (run / "log.jsonl").exists() else 0
 
 
+def holds(run: Path, process: Any) -> bool:
+    """Whether a process has taken the run's folder."""
+    lock = run / ".lock"
+    return lock.exists() and f"process {process.pid} " in lock.read_text()
+
+
 def killed(process: Any, number: int = signal.SIGKILL) -> None:
     os.kill(process.pid, number)
 
@@ -91,8 +98,8 @@ def test_killed_at_any_moment_it_goes_on_and_comes_to_the_same(
     for number in range(kills):
         folder, since = run / "checkpoints", time.time()
         processes = begun(config(*words), ranks=ranks, resume="latest")
-        if number % 4 == 3:  # while it starts, or a little later
-            time.sleep(chance.uniform(0.0, 3.0))
+        if number % 4 == 3:  # while it starts
+            until(lambda processes=processes: holds(run, processes[0]), processes)
         else:
             until(lambda folder=folder, since=since: being_written(folder, since), processes)
             time.sleep(chance.uniform(0.0, 0.3) if number % 4 == 2 else chance.uniform(0.0, 0.003))
@@ -122,7 +129,7 @@ def test_a_rank_that_is_killed_is_named_by_the_other(
     until(lambda: checkpoint.found(tmp_path / "run/checkpoints"), processes)
     killed(processes[victim])
     codes = forked.ended(settings, processes, SOON_S)
-    assert codes[victim] == forked.KILLED and codes[1 - victim] > 0
+    assert codes[victim] == forked.KILLED and codes[1 - victim] == AGAIN
     said = Path(f"{settings.out}.rank{1 - victim}.txt").read_text()
     assert f"rank {victim} died" in said and "--resume latest" in said
     assert whole(tmp_path / "run") >= 5
@@ -156,7 +163,7 @@ def test_a_rank_that_stops_by_an_error_is_quoted_by_the_other(
     settings = config("steps=100", f"data.path={damaged}")
     codes = forked.run(settings, ranks=2, timeout_s=SOON_S + 30)
     said = [Path(f"{settings.out}.rank{rank}.txt").read_text() for rank in (0, 1)]
-    assert all(code > 0 for code in codes)
+    assert codes == [REFUSED, REFUSED]
     assert all("study 'phantom-0-0000003' (number 3 of phantoms/train) cannot be read" in text for text in said)
     assert sum("stopped while" in text for text in said) == 1  # the one whose share it was not
 
@@ -240,7 +247,7 @@ def test_a_loader_that_stalls_or_dies_is_named(
         if worker.is_running():
             worker.kill()
     said = Path(f"{settings.out}.rank0.txt").read_text()
-    assert codes[0] > 0 and message in said and "by worker 0 of 1" in said and "studies number (" in said
+    assert codes == [AGAIN] and message in said and "by worker 0 of 1" in said and "studies number (" in said
 
 
 # ---- the end -------------------------------------------------------------------------------------------------------
@@ -264,13 +271,10 @@ def test_at_the_end_of_two_ranks_there_is_a_whole_model_of_averaged_weights(
 
 
 def test_killed_while_the_model_is_written_it_writes_it_the_next_time(
-    begun: Callable[..., list[Any]], config: Callable[..., TrainConfig], tmp_path: Path
+    config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     settings, run = config("steps=2"), tmp_path / "run"
-    processes = begun(settings)
-    until(lambda: any(run.glob(".model-*")), processes)
-    killed(processes[0])
-    forked.ended(settings, processes)
+    assert forked.run(settings, kill_at=".model-*") == [forked.KILLED]
     assert not (run / "model").exists() and whole(run) == 2
     train(settings, resume="latest")
     assert same_as_average(run, 2) and not any(run.glob(".model-*"))

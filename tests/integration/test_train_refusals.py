@@ -129,7 +129,7 @@ def test_ranks_that_do_not_see_the_same_folder(config: Callable[..., TrainConfig
         arguments = (settings, "latest", environment, None, f"{settings.out}.rank{rank}.txt")
         processes.append(forked.FORKS.Process(target=forked._rank, args=arguments, daemon=True))
         processes[-1].start()
-    assert all(code > 0 for code in forked.ended(here, processes, 120))
+    assert forked.ended(here, processes, 120) == [TrainingError.exit_code] * 2
     for rank, settings in enumerate((here, there)):
         said = Path(f"{settings.out}.rank{rank}.txt").read_text()
         assert "rank 0 and rank 1 do not begin the same run: step was 1, is 2" in said and "machines share" in said

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from medcodi.errors import DataError, MedCoDiError, MissingExtraError, PromptError, did_you_mean, one_of
+from medcodi.errors import DataError, MedCoDiError, MissingExtraError, PromptError, did_you_mean, first_line, one_of
 
 
 def test_message_holds_failure_expectation_and_mend() -> None:
@@ -42,3 +42,10 @@ def test_one_of_takes_an_iterator() -> None:
 def test_one_of_refuses_with_the_class_asked_for() -> None:
     with pytest.raises(PromptError, match="unknown sampler 'dimm'.*did you mean 'ddim'"):
         one_of("sampler", "dimm", ["ddim", "unipc"], PromptError)
+
+
+@pytest.mark.parametrize(
+    ("error", "line"), [(ValueError("one\ntwo"), "one"), (RuntimeError(""), "RuntimeError"), (OSError("\n"), "OSError")]
+)
+def test_an_error_that_says_nothing_is_named_by_its_kind(error: Exception, line: str) -> None:
+    assert first_line(error) == line

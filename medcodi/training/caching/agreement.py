@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from medcodi.errors import DataError, MedCoDiError
+from medcodi.training import disk
 from medcodi.training.caching import files
 from medcodi.training.processes import Processes
 
@@ -59,18 +59,13 @@ def _attempt(do: Callable[[], Any]) -> tuple[Any, tuple[str, str, str] | None]:
 
 
 def _lock(folder: Path) -> Any:
-    """A lock in the folder, which the system lets go of when the process ends, killed or not."""
+    """Take the folder for this run alone."""
     files.read_info(folder)  # refuses folders that hold something else
-    with files.writing(folder):
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / files.LOCK).open("w")
     try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        lock.close()
+        with files.writing(folder):
+            return disk.lock(folder / files.LOCK)
+    except disk.HeldError as error:
         raise DataError(
-            f"{folder} is being made by another process", mend="wait for it, or name another cache folder"
+            f"{folder} is being made by another process" + (f": {error}" if str(error) else ""),
+            mend="wait for it, or name another cache folder",
         ) from None
-    except OSError:  # a file system without locks
-        pass
-    return lock

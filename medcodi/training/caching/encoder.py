@@ -14,7 +14,7 @@ from medcodi.data.dataset import StudyDataset, read_study
 from medcodi.data.loading import Batch, collate
 from medcodi.errors import DataError
 from medcodi.model import MedCoDi
-from medcodi.networks.prompt_encoders import PromptEncoding
+from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.stages.encoded import EncodedBatch, encode_batch, encode_nulls
 from medcodi.training.caching import files
 from medcodi.training.caching.files import Part

@@ -6,12 +6,10 @@ of a study in one piece, so that reading a row is reading one place of the file,
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import io
 import json
 import os
-import shutil
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -21,7 +19,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from medcodi.component_files import file_hash
 from medcodi.errors import DataError
+from medcodi.training import disk
 from medcodi.training.caching.key import CacheKey
 
 INFO, FORMAT = "cache.json", "medcodi-cache/1"
@@ -30,7 +30,6 @@ LOCK = ".lock"
 CRC = "crc32"
 MAX_PARTS = 256  # each stays open while it is mapped, and a process may open about a thousand
 MIN_STUDIES = 32
-_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,14 +167,9 @@ def writing(path: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        full = error.errno in _FULL
-        try:
-            parent = next(place for place in path.absolute().parents if place.is_dir())
-            free = f"{shutil.disk_usage(parent).free / 2**30:.2f} GiB are free"
-        except (OSError, StopIteration):
-            free = "the file system cannot be asked"
+        full = error.errno in disk.FULL
         raise DataError(
-            f"{path} cannot be written: {error.strerror or error} ({free})",
+            disk.why_not_written(path, error),
             expected="room for it" if full else "a cache folder that can be written",
             mend="make room and run it again: finished parts stay" if full else "mend the folder, or name another",
         ) from error
@@ -239,7 +233,6 @@ def finished(folder: Path, parts: list[Part]) -> dict[int, Note]:
 def is_intact(path: Path, sha256: str) -> bool:
     """Whether a file has the bytes that were written."""
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest() == sha256
+        return file_hash(path) == sha256
     except OSError:
         return False

@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from medcodi.component_files import tokenizer_hashes
 from medcodi.config import to_dict
 from medcodi.data.dataset import StudyDataset
 from medcodi.errors import DataError
@@ -120,8 +121,7 @@ def encoder_hash(model: MedCoDi) -> str:
         weights: Any = model.fingerprint(names)
     else:
         index = model.files.index
-        spoken = index.get("tokenizers", index.get("tokenizer_sha256"))
-        weights = [{name: index["components"][name]["sha256"] for name in names}, spoken]
+        weights = [{name: index["components"][name]["sha256"] for name in names}, tokenizer_hashes(index)]
     settings = to_dict(model.config)
     parts = {
         name: settings[name] for name in ("image_size", "prompt_encoders", "image_autoencoder", "report_autoencoder")

@@ -11,7 +11,7 @@ import torch
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.errors import DataError
-from medcodi.networks.prompt_encoders import PromptEncoding
+from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.stages.encoded import EncodedBatch
 from medcodi.training.caching import files
 from medcodi.training.caching.files import Note

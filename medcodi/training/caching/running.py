@@ -53,6 +53,12 @@ def from_cache(
     return encoded, held_out
 
 
+def cache_folder(run: TrainConfig, data: DataConfig) -> Path:
+    """Where a run's studies lie encoded: by their split; held-out studies that only share its name have a folder of their own."""
+    namesake = data is run.validation and data.split == run.data.split and data != run.data
+    return Path(run.cache or "") / (f"validation-{data.split}" if namesake else data.split)
+
+
 def _open_or_make(
     model: MedCoDi,
     run: TrainConfig,
@@ -62,7 +68,7 @@ def _open_or_make(
     watch: Watch,
 ) -> EncodedStudies:
     key = cache_key(model, dataset, split=data.split, precision="bf16" if run.precision == "bf16" else "fp32")
-    folder = Path(run.cache or "") / data.split
+    folder = cache_folder(run, data)
     began = time.monotonic()
     spoken = [began]
 

@@ -18,7 +18,7 @@ from medcodi.diffusion.guidance import guided
 from medcodi.diffusion.sampling import sample_jointly
 from medcodi.model import MedCoDi
 from medcodi.networks.attention import Context
-from medcodi.networks.prompt_encoders import PromptEncoding
+from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.networks.tokenizer import AbsentTokenizer
 
 OURS = {"frontal": "frontal", "lateral": "lateral", "text": "report"}

@@ -78,6 +78,10 @@ def test_help_does_not_wait_for_torch() -> None:
             ["report is both prompt and target", "leave it out"],
         ),
         (("generate", "--prompt", "frontal=no.png", "--target", "lateral"), ["no.png"]),
+        (
+            ("generate", "--prompt", "frontal=no.png", "--model", "no/such/folder"),
+            ["no image file at no.png"],
+        ),  # before the model
         (("generate", "--prompt", "report=", "--target", "frontal"), ["report"]),
         (("generate", "--prompt", "report=x", "--weight", "report=-1"), ["-1"]),
         (("generate", "--prompt", "report=x", "--steps", "0"), ["0"]),

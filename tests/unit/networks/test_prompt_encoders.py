@@ -8,7 +8,8 @@ from torch import nn
 
 from medcodi.config import from_dict
 from medcodi.errors import ConfigError, PromptError
-from medcodi.networks.prompt_encoders import PromptEncoders, PromptEncodersConfig, PromptEncoding
+from medcodi.networks.prompt_encoders import PromptEncoders, PromptEncodersConfig
+from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.networks.tokenizer import ReportTokenizer
 
 TOKENIZER = ReportTokenizer.train(["The heart is enlarged.", "No pleural effusion."] * 3, vocab_size=300)

@@ -8,11 +8,12 @@ import os
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from medcodi.config import apply_overrides, from_dict, to_dict
 from medcodi.data.loading import Batch
 from medcodi.randomness import StepRandomness
+from medcodi.stages.sharing import Share
 from medcodi.stages.stage import StepOutput
 from medcodi.training.config import TrainConfig
 from medcodi.training.engine import build_engine
@@ -32,16 +33,16 @@ class _Overflow(torch.autograd.Function):
         return gradient * math.inf
 
 
-class Failing(nn.Module):
+class Failing(ToyStage):
     """The toy stage; in step 1 the loss of rank 1 is NaN, in step 2 infinite without a gradient of its own, in step 3 its
     loss is finite and the gradient is not."""
 
     def __init__(self, rank: int) -> None:
         super().__init__()
-        self.stage, self.rank = ToyStage(), rank
+        self.rank = rank
 
-    def forward(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
-        output = self.stage(batch, randomness)
+    def forward(self, batch: Batch, randomness: StepRandomness, share: Share | None = None) -> StepOutput:
+        output = super().forward(batch, randomness, share)
         if self.rank != 1:
             return output
         loss = output.loss

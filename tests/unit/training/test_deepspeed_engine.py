@@ -36,7 +36,7 @@ def test_the_dictionary_says_what_the_config_says() -> None:
         ({"engine": {"zero_stage": 0, "offload_optimizer": "cpu"}}, "zero_stage=1"),
         ({"engine": {"zero_stage": 2, "offload_optimizer": "nvme", "nvme_path": "swap"}}, "zero_stage=3, or .*=cpu"),
         ({"engine": {"zero_stage": 2, "offload_parameters": "cpu"}}, "offload_parameters=none"),
-        ({"engine": {"zero_stage": 3, "offload_parameters": "nvme", "nvme_path": "swap"}}, "offload_parameters=cpu"),
+        ({"engine": {"zero_stage": 3, "offload_parameters": "nvme", "nvme_path": "swap"}}, "offload_parameters"),
         ({"engine": {"offload_optimizer": "nvme", "zero_stage": 3}}, "nvme_path"),
         ({"engine": {"name": "plain", "offload_parameters": "cpu"}}, "only deepspeed offloads"),
     ],

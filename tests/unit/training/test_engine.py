@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from medcodi.errors import TrainingError
+from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness
-from medcodi.training.engine import PlainEngine, StepResult
+from medcodi.training.engine import PlainEngine, StepResult, check_engine, describe_engine
 from medcodi.training.processes import Processes
 from medcodi.training.run_folder import load_tensors
+from tests.unit.stages.batches import drawn, stage_of, uneven_batch
 
 from .toy import ToyStage, step_samples, toy_batch, toy_config
 
@@ -31,12 +32,12 @@ def run(plain: PlainEngine, first: int, last: int, micro: int = 4, absent: str |
 
 def test_it_learns_and_leaves_the_frozen_part_alone() -> None:
     stage = ToyStage()
-    frozen = stage.frozen.weight.clone()
+    frozen = stage.model.frozen.weight.clone()
     plain = engine(stage, optimizer={"lr": 0.05})
     draws = StepRandomness(seed=0, step=0, samples=(0, 1, 2, 3))
     losses = [float(plain.run_step([toy_batch((0, 1, 2, 3))], [draws]).losses[0]) for _ in range(30)]
     assert losses[-1] < 0.5 * losses[0]
-    assert stage.frozen.weight.equal(frozen)
+    assert stage.model.frozen.weight.equal(frozen)
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
@@ -65,11 +66,24 @@ def test_accumulation_is_the_same_step() -> None:
         torch.testing.assert_close(apart.shards()[name], value, rtol=1e-5, atol=1e-6)
 
 
+def test_micro_batches_are_encoded_once_though_their_features_are_computed_twice() -> None:
+    stage = stage_of("join")
+    batch, calls = uneven_batch(stage.model, absent={}), []
+    encoder = next(part for part in stage.model.autoencoders["image"].modules() if isinstance(part, nn.Conv2d))
+    encoder.register_forward_hook(lambda *_: calls.append(encoder))
+    plain = PlainEngine(stage, toy_config(stage={"name": "join"}), Processes())
+    plain.run_step([batch], [drawn(batch, 0)])
+    whole = len(calls)
+    halves = [batch.rows(0, 4), batch.rows(4, 8)]
+    plain.run_step(halves, [drawn(half, 0) for half in halves])
+    assert len(calls) - whole == 2 * whole > 0
+
+
 def test_a_part_that_no_sample_reached_is_stepped_with_a_gradient_of_zero() -> None:
     plain = engine(optimizer={"lr": 0.1, "weight_decay": 0.5})
-    before = plain.stage.parts["lateral"][0].weight.detach().clone()
+    before = plain.stage.model.heads["lateral"][0].weight.detach().clone()
     run(plain, 0, 1, absent="lateral")
-    assert torch.allclose(plain.stage.parts["lateral"][0].weight, before * (1 - 0.1 * 0.5))
+    assert torch.allclose(plain.stage.model.heads["lateral"][0].weight, before * (1 - 0.1 * 0.5))
 
 
 def test_gradients_are_clipped_by_their_global_norm() -> None:
@@ -97,5 +111,16 @@ def test_a_step_that_is_not_finite_is_left_out_and_its_studies_named() -> None:
 def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(TrainingError, match="trains no parameter"):
         engine(ToyStage().requires_grad_(False))  # type: ignore[arg-type]
-    with pytest.raises(TrainingError, match="fp16"):
+    with pytest.raises(ConfigError, match="fp16"):
         engine(precision="fp16")
+    offload = toy_config(engine={"offload_optimizer": "cpu"})  # auto: whether it can be had, the launcher decides
+    with pytest.raises(ConfigError, match=r"offload_optimizer cpu on the plain engine.*deepspeed launch/train.py"):
+        check_engine(offload, Processes(), "torchrun")
+
+
+def test_a_run_says_which_engine_it_takes() -> None:
+    auto, named = toy_config(), toy_config(engine={"name": "deepspeed", "zero_stage": 1})
+    assert [describe_engine(auto, launcher) for launcher in ("python", "torchrun", "deepspeed")] == [
+        "plain", "plain", "DeepSpeed, ZeRO-2",
+    ]  # fmt: skip
+    assert describe_engine(named, "torchrun") == "DeepSpeed, ZeRO-1"

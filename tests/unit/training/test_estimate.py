@@ -10,11 +10,13 @@ from medcodi.app.cli import main
 from medcodi.config import load
 from medcodi.data.loading import DataConfig, collate
 from medcodi.errors import ConfigError
-from medcodi.model import tiny_model
+from medcodi.model import ModelConfig, tiny_model
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
+from medcodi.stages.workload import workload
 from medcodi.training.config import TrainConfig
-from medcodi.training.estimate import ADAM_BYTES, GIB, Cost, Hardware, estimate, recommend, stage_cost
+from medcodi.training.counting import Cost, Operations, stage_cost, study_flops
+from medcodi.training.estimate import ADAM_BYTES, GIB, Hardware, estimate, recommend
 
 STAGES = ("autoencode", "align", "diffuse", "join")
 
@@ -81,6 +83,22 @@ def test_a_cache_leaves_encoding_out_of_the_time_and_of_the_peak() -> None:
         fresh.frozen - cached.frozen == left_out
     )  # autoencoders, prompt encoders, and environments, which diffuse lacks
     assert cached.study_transient == 0 < fresh.study_transient and cached.study_flops < fresh.study_flops
+
+
+def test_operations_are_those_of_an_average_step() -> None:
+    """`join` draws two targets or three of three: 9 denoisers in 4 steps; the plan counts them as the running MFU does."""
+    cost = cost_of("join", cache="somewhere")
+    described = load(ModelConfig, "configs/models/tiny.yaml")
+    assert cost.study_flops == study_flops(run("join", cache="somewhere"), described)
+    model = tiny_model()
+    model.trained_stages = STAGES
+    stage = build_stage("join", model)
+    passes = workload(stage, cached=True)
+    assert passes.drawn == 9 / 12
+    with Operations() as operations:
+        for forward in passes.trained:
+            torch.stack([end.float().sum() for end in forward(1) if end.requires_grad]).sum().backward()
+    assert cost.study_flops == 0.75 * operations.total > 0
 
 
 def test_activations_are_halved_where_autocast_halves_them() -> None:

@@ -14,6 +14,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from tests.integration.forked import built
+from tests.unit.training.toy import ToyStage
 
 SCRIPT = Path(__file__).with_name("ranks.py")
 
@@ -70,12 +71,16 @@ def test_two_ranks_take_the_steps_of_one(tmp_path: Path, one_rank: dict[str, Ten
 def test_weights_worth_a_disk_take_the_same_steps_from_there(tmp_path: Path, offload: str) -> None:
     if not built("async_io") and "nvme" in offload:
         pytest.skip("DeepSpeed's async_io op is not built here")
-    words = ["wide", "optimizer.lr=1e-6"]
+    words = ["wide", "optimizer.lr=1e-3", "optimizer.eps=1e-4"]  # or rounding would choose the sign of a step
     engine = f"engine.name=deepspeed engine.zero_stage=3 engine.offload_{offload} engine.nvme_path={tmp_path / 'swap'}"
     one = trained(tmp_path / "plain.safetensors", 1, *words)
     two = trained(tmp_path / "offloaded.safetensors", 2, *words, *engine.split())
     for name, value in one.items():
-        torch.testing.assert_close(two[name], value, rtol=1e-4, atol=1e-6, msg=name)
+        torch.testing.assert_close(
+            two[name], value, rtol=1e-4, atol=1e-6, msg=lambda text, name=name: f"{name}: {text}"
+        )
+    start = {name: value for name, value in ToyStage(width=40_001).named_parameters() if value.requires_grad}
+    assert all((one[f"whole/weights/{name}"] - value).abs().max() > 1e-4 for name, value in start.items())
     same_after_restore(two)
     files = {path.name.split("-")[0] for path in tmp_path.glob("swap/*/zero_stage_3/optimizer/rank1/*.swp")}
     assert ("nvme" in offload) == ({"exp_avg", "exp_avg_sq"} <= files)

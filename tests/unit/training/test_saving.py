@@ -9,7 +9,9 @@ import random
 import resource
 import signal
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -94,6 +96,19 @@ def run(folder: str, steps: int) -> None:
     writer.finish()
 
 
+def stop_inside_a_save(process: Any, folder: Path, delay: Callable[[], float]) -> None:
+    """Stop a run while one of its checkpoints is half written."""
+    while process.is_alive():
+        while not any(folder.glob(".step-*.partial")) and process.is_alive():
+            time.sleep(0.0005)
+        time.sleep(delay())
+        os.kill(process.pid, signal.SIGSTOP)
+        os.waitpid(process.pid, os.WUNTRACED)
+        if any(folder.glob(".step-*.partial")):
+            return
+        os.kill(process.pid, signal.SIGCONT)  # it was done by then
+
+
 def test_killed_at_forty_moments_the_latest_is_always_whole(tmp_path: Path) -> None:
     chance, forks = random.Random(3), multiprocessing.get_context("fork")
     folder, inside, last = tmp_path / "checkpoints", 0, 0
@@ -104,10 +119,8 @@ def test_killed_at_forty_moments_the_latest_is_always_whole(tmp_path: Path) -> N
             while not any(path.name > f"step-{last:08d}" for path in checkpoint.found(folder)) and process.is_alive():
                 time.sleep(0.0005)
             time.sleep(chance.uniform(0.0, 0.1))
-        else:  # inside a save, somewhere
-            while not any(folder.glob(".step-*.partial")) and process.is_alive():
-                time.sleep(0.0005)
-            time.sleep(chance.uniform(0.0, 0.01))
+        else:
+            stop_inside_a_save(process, folder, lambda: chance.uniform(0.0, 0.01))
         os.kill(process.pid or 0, signal.SIGKILL)
         process.join()
         assert process.exitcode == -signal.SIGKILL

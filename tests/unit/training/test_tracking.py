@@ -15,7 +15,7 @@ import torch
 from medcodi.errors import MissingExtraError
 from medcodi.training.means import Means, means_for_ranks
 from medcodi.training.processes import Processes
-from medcodi.training.tracking import RunLog
+from medcodi.training.tracking import RunLog, check_trackers
 
 from .toy import toy_config
 
@@ -115,10 +115,25 @@ def test_tensorboard_has_figures_pictures_texts_and_signs(tmp_path: Path) -> Non
     assert "alerts/text_summary" in events.Tags()["tensors"]
 
 
+def test_tensorboard_of_a_run_killed_before_its_first_checkpoint_begins_anew(tmp_path: Path) -> None:
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    for values in ([1.0, 2.0, 3.0], [4.0]):  # the second goes on from step 0
+        told = log(tmp_path, tensorboard=True)
+        for step, value in enumerate(values, start=1):
+            told.scalars(step, {"loss": value})
+        told.close()
+    events = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert [event.value for event in events.Scalars("loss")] == [4.0]
+
+
 def test_a_tracker_that_is_absent_names_its_extra(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
     with pytest.raises(MissingExtraError, match=r"medcodi\[tracking\]"):
         log(tmp_path, tensorboard=True)
+    with pytest.raises(MissingExtraError, match=r"medcodi\[tracking\]"):
+        check_trackers(toy_config(tracking={"tensorboard": True}).tracking)
 
 
 def test_only_the_first_rank_writes(tmp_path: Path) -> None:

@@ -41,12 +41,14 @@ def test_neither_an_ignored_interrupt_nor_a_handler_of_ours_is_left_behind() -> 
 
 
 def test_data_that_come_in_time_do_not() -> None:
-    with Watch(Processes(), FaultConfig(data_s=0.3)) as watch:
-        for _ in range(4):
-            watch.at("waiting", 0.3, lambda: "late")
-            time.sleep(0.1)
-        watch.at("taking step 1")
-        time.sleep(0.6)
+    watch = Watch(Processes(), FaultConfig())
+    watch.at("waiting", 0.0, lambda: "late")
+    assert "late" in str(watch._late())
+    watch.at("waiting for the next", 3600.0, lambda: "late")  # each wait has a limit of its own
+    assert watch._late() is None
+    watch.at("waiting", 0.0, lambda: "late")
+    watch.at("taking step 1")
+    assert watch._late() is None
 
 
 def wait_deaf(written: Path) -> None:

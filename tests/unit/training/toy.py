@@ -7,41 +7,73 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcodi.config import from_dict
+from medcodi.config import config, from_dict
 from medcodi.data.loading import Batch
 from medcodi.randomness import StepRandomness
-from medcodi.stages.stage import StepOutput
+from medcodi.stages.sharing import Share
+from medcodi.stages.stage import Stage, StepOutput
 from medcodi.training.config import TrainConfig
 
 SIZE = 8
 
 
-class ToyStage(nn.Module):
-    """Predicts noise from pixels; a modality that no row holds leaves its part without a gradient."""
+@config
+class ToyOptions:
+    """What the toy can be told."""
 
-    def __init__(self, dropout: float = 0.0, width: int = 13) -> None:
+    dropout: float = 0.0
+    width: int = 13
+
+
+class ToyModel(nn.Module):
+    """What the toy stage trains, and what it leaves alone."""
+
+    trained_stages = ()
+
+    def __init__(self, options: ToyOptions) -> None:
         super().__init__()
         torch.manual_seed(0)
-        self.frozen = nn.Linear(SIZE * SIZE, 16).requires_grad_(False)
-        self.parts = nn.ModuleDict(
+        self.frozen, width = nn.Linear(SIZE * SIZE, 16), options.width
+        self.heads = nn.ModuleDict(
             {
                 name: nn.Sequential(nn.Linear(16, width), nn.LayerNorm(width), nn.Linear(width, 5))
                 for name in ("frontal", "lateral")
             }
         )
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = nn.Dropout(options.dropout)
         self.register_buffer("scale", torch.tensor(0.5))
 
-    def forward(self, batch: Batch, randomness: StepRandomness) -> StepOutput:
+
+class ToyStage(Stage):
+    """Predicts noise from pixels; a modality that no row holds leaves its part without a gradient."""
+
+    name = "toy"
+    Options = ToyOptions
+    options: ToyOptions
+    model: Any
+
+    def __init__(self, dropout: float = 0.0, width: int = 13) -> None:
+        options: Any = ToyOptions(dropout=dropout, width=width)
+        model: Any = ToyModel(options)
+        super().__init__(model, options)
+
+    def trained_parts(self) -> list[nn.Module]:
+        return [*self.model.heads.values(), self.model.dropout]
+
+    def parts(self) -> dict[str, list[nn.Module]]:
+        return {name: [head] for name, head in self.model.heads.items()}
+
+    def forward(self, batch: Batch, randomness: StepRandomness, share: Share | None = None) -> StepOutput:
         loss, logs = torch.zeros(()), {}
-        for name, part in self.parts.items():
+        for name, head in self.model.heads.items():
             present = batch.present[name]
             if not present.any():
                 continue
             values = batch.contents[name]
             assert isinstance(values, Tensor)
             target = randomness.normal(name, (5,))
-            error = (part(self.dropout(self.frozen(values.flatten(1)) * self.scale)) - target).square().mean(dim=1)
+            hidden = self.model.frozen(values.flatten(1)) * self.model.scale
+            error = (head(self.model.dropout(hidden)) - target).square().mean(dim=1)
             logs[name] = (error * present).mean().detach()
             loss = loss + (error * present).mean()
         return StepOutput(loss, logs)
