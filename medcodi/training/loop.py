@@ -18,7 +18,7 @@ from medcodi.errors import CheckpointError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.training import run_folder
-from medcodi.training.attention import choose_attention
+from medcodi.training.attention import attention_kernels, choose_attention
 from medcodi.training.caching import borrowed, from_cache
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
@@ -61,6 +61,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
             watch,
             run_folder.opened(config, resume, processes) as folder,
             Interrupts(config.max_minutes) as interrupts,
+            attention_kernels(config.precision, processes.device),
         ):
             return Run(config, folder, processes, watch, resume).to_the_end(interrupts)
     finally:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from medcodi.model import tiny_model
 from medcodi.networks.attention import Attention
 from medcodi.networks.attention_backends import ATTENTION_BACKENDS
-from medcodi.training.attention import choose_attention
+from medcodi.training.attention import attention_kernels, choose_attention
 
 
 def results(backend: str, dtype: torch.dtype) -> list[torch.Tensor]:
@@ -46,3 +47,23 @@ def test_it_is_chosen_in_bf16_on_a_cpu_alone() -> None:
 
     assert chosen("bf16", "cpu") == "sdpa-float32"
     assert chosen("fp32", "cpu") == chosen("bf16", "cuda") == "sdpa"
+
+
+def test_the_report_autoencoder_computes_the_same_with_plain_products() -> None:
+    model, texts = tiny_model(seed=0).autoencoder("report"), ["The heart is large.", "No effusion."]
+    before = model.reconstruction_loss(texts).ce
+    choose_attention(model, "bf16", torch.device("cpu"))
+    assert model.encoder.config._attn_implementation == model.decoder.config._attn_implementation == "eager"
+    torch.testing.assert_close(model.reconstruction_loss(texts).ce, before, rtol=1e-5, atol=1e-5)
+
+
+def test_kernels_are_restricted_where_they_are_slow_and_only_inside() -> None:
+    def fused() -> bool:
+        return torch.backends.cuda.flash_sdp_enabled()  # CPUs heed it too
+
+    before = fused()
+    with attention_kernels("bf16", torch.device("cpu")):
+        assert not fused()
+    with attention_kernels("fp32", torch.device("cpu")):
+        assert fused() == before
+    assert fused() == before
