@@ -8,20 +8,20 @@ import torch
 from torch import Tensor
 
 
-def draw_prompts(available: Tensor, u: Tensor) -> Tensor:
+def draw_prompts(available: Tensor, u: Tensor, most: int | None = None) -> Tensor:
     """For each sample, a non-empty subset of its available prompts, uniformly.
 
     Args:
         available: bool ``[B, P]``: which prompts a sample has (the target is not among the columns).
         u: Uniform numbers in [0, 1), ``[B]``.
+        most: Of how many prompts a subset may be; None: of all.
 
     Returns:
         bool ``[B, P]``: the chosen subset; empty only where nothing is available.
     """
     num = available.shape[1]
-    subsets = torch.tensor(
-        [[bool(code >> p & 1) for p in range(num)] for code in range(1, 2**num)], dtype=torch.bool
-    )  # [S, P]
+    codes = [code for code in range(1, 2**num) if most is None or code.bit_count() <= most]
+    subsets = torch.tensor([[bool(code >> p & 1) for p in range(num)] for code in codes], dtype=torch.bool)  # [S, P]
     possible = ~(subsets[None] & ~available.cpu()[:, None]).any(dim=2)  # [B, S]
     count = possible.sum(dim=1)
     rank = (u.cpu() * count).long().clamp(max=(count - 1).clamp(min=0))  # which of the possible ones

@@ -22,10 +22,13 @@ class DiffuseOptions:
 
     targets: tuple[str, ...] = ()  # empty: every modality of the model
     drop_probability: float = 0.1  # of the null prompt, for guidance
+    most_prompts: int | None = None  # at once; 1 is single-prompt training, None the paper's: any subset
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_probability < 1:
             raise ValueError(f"drop_probability is {self.drop_probability}, expected a number in [0, 1)")
+        if self.most_prompts is not None and self.most_prompts < 1:
+            raise ValueError(f"most_prompts is {self.most_prompts}, expected at least 1, or nothing")
 
 
 class DiffuseStage(Stage):
@@ -72,7 +75,11 @@ class DiffuseStage(Stage):
             t = draw_timesteps(randomness, f"t/{target}", num_timesteps).to(device)
             with torch.no_grad():
                 drawn = draw_training_prompts(
-                    encoded, (target,), randomness, drop_probability=self.options.drop_probability
+                    encoded,
+                    (target,),
+                    randomness,
+                    drop_probability=self.options.drop_probability,
+                    most=self.options.most_prompts,
                 )
                 context = prompted_context(self.model, encoded, drawn)
             x_t = add_noise(self.model.schedule, x0, noise, t)

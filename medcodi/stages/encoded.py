@@ -110,12 +110,17 @@ class DrawnPrompts:
 
 
 def draw_training_prompts(
-    batch: EncodedBatch, targets: tuple[str, ...], randomness: StepRandomness, *, drop_probability: float
+    batch: EncodedBatch,
+    targets: tuple[str, ...],
+    randomness: StepRandomness,
+    *,
+    drop_probability: float,
+    most: int | None = None,
 ) -> DrawnPrompts:
     """What a sample is prompted with in training (DESIGN section 2, multi-prompt).
 
-    Per sample, keyed: a non-empty subset of the modalities it has apart from the targets, uniformly; then, with
-    ``drop_probability``, or where it has none, the null prompts instead.
+    Per sample, keyed: a non-empty subset (of at most ``most``) of the modalities it has apart from the targets, uniformly;
+    then, with ``drop_probability``, or where it has none, the null prompts instead.
     """
     names = tuple(name for name in batch.prompts if name not in targets)
     present = [batch.present[name] for name in names]
@@ -124,7 +129,7 @@ def draw_training_prompts(
         return DrawnPrompts((), everybody[:, None][:, :0], everybody)
     what = "+".join(targets)
     u = randomness.uniform(f"prompts/{what}", 2).to(torch.float32)  # [B, 2]
-    chosen = draw_prompts(torch.stack(present, dim=1), u[:, 0])  # [B, P]
+    chosen = draw_prompts(torch.stack(present, dim=1), u[:, 0], most)  # [B, P]
     empty = ~chosen.any(dim=1)
     dropped = (u[:, 1].to(chosen.device) < drop_probability) | empty
     return DrawnPrompts(names, chosen | empty[:, None], dropped)  # rows without any prompt: the nulls of all

@@ -59,6 +59,8 @@ def test_drawn_subsets_are_uniform_and_available():
     one = draw_prompts(torch.tensor([[False, True]]).expand(num, 2), u)
     assert one.tolist() == [[False, True]] * num
     assert not draw_prompts(torch.zeros(5, 2, dtype=torch.bool), u[:5]).any()
+    single = draw_prompts(torch.ones(num, 2, dtype=torch.bool), u, most=1)
+    assert single.sum(1).eq(1).all() and abs(single[:, 0].float().mean() - 0.5) < 0.05
 
 
 def test_pooled_mix_is_the_weighted_mean_and_ignores_the_absent():
