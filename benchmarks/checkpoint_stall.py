@@ -54,7 +54,7 @@ def demo_run(folder: Path, batch_size: int) -> TrainConfig:
         "steps=1000000",
         "optimizer.schedule_horizon=1000",
     ]
-    return load(TrainConfig, ROOT / "configs/train/demo/4-diffuse-images.yaml", settings)
+    return load(TrainConfig, ROOT / "configs/train/demo/5-diffuse-images.yaml", settings)
 
 
 def clocks() -> tuple[float, float]:

@@ -38,7 +38,7 @@ from medcodi.training.processes import Processes
 from medcodi.training.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
-RECIPE = ROOT / "configs/train/demo/4-diffuse-images.yaml"
+RECIPE = ROOT / "configs/train/demo/5-diffuse-images.yaml"
 TARGET, STUDIES = 3.0, 64
 
 

@@ -29,7 +29,7 @@ class AutoencodeOptions:
     """Options of stage ``autoencode``."""
 
     kinds: tuple[Kind, ...] = ("image", "text")
-    crop_size: int | None = None  # train on random crops of so many pixels; None: on whole images
+    crop_size: int | None = None  # train on random crops of so many pixels; None: whole images (end with those: norms see other statistics in crops)
     kl_weight: float = 1e-4  # of the image latents' KL, nats per latent element
     edge_weight: float = 1.0  # of the gradient term
     edge_scales: int = 3  # resolutions it is taken at, each half the one before
