@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import time
+from contextlib import suppress
 from typing import TYPE_CHECKING
 
 from medcodi.errors import DataError, first_line
 
 if TYPE_CHECKING:
     from medcodi.data.loading import GlobalBatches
+
+LATE_WORD_S = 2.0  # from the break of a dead worker's connection to the signal that tells of its death
 
 
 def missing(source: GlobalBatches, step: int, why: str = "") -> str:
@@ -46,6 +50,11 @@ def workers_failed(source: GlobalBatches, step: int, error: Exception) -> DataEr
             mend="look at the disk or network of the data",
         )
     else:
+        if not isinstance(
+            error, RuntimeError
+        ):  # a connection broke: torch's word of the dead worker is on its way still,
+            with suppress(RuntimeError):  # and would break into whatever the run does then
+                time.sleep(LATE_WORD_S)
         refusal = DataError(
             missing(source, step, text or f"a worker left: {type(error).__name__}"),
             expected="workers that live",
