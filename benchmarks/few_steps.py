@@ -30,7 +30,8 @@ from medcodi.checkpoints import demo_checkpoint
 from medcodi.config import from_dict
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.classifier import FindingClassifier
-from medcodi.evaluation.held_out import HeldOut, Reading, Value, read_values
+from medcodi.evaluation.finding_readings import Reading, read_values
+from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.kept import Generated, generate_direction, slug
 from medcodi.evaluation.scoring import counted_findings
 from medcodi.generation import GenerationSettings, load

@@ -15,7 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from medcodi.config import load, to_yaml
 from medcodi.errors import MedCoDiError
 from medcodi.evaluation.matrix import EvaluateConfig, evaluate
-from medcodi.evaluation.pages.tables import plain_rows, summary_table
+from medcodi.evaluation.pages.summary import terminal_table
+from medcodi.evaluation.pages.verdict import verdict
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -30,14 +31,16 @@ def main(arguments: list[str] | None = None) -> int:
         if given.print_config:
             print(to_yaml(options), end="")
             return 0
-        table = summary_table(evaluate(options))
+        results = evaluate(options)
     except MedCoDiError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     if int(os.environ.get("RANK", "0")):
         return 0
-    for row in (table.columns, *plain_rows(table)):
-        print("\t".join(row))
+    columns, rows = terminal_table(results)
+    for row in (columns, *rows):
+        print("\t".join(cell.replace("\n", " ") for cell in row))
+    print("\n".join(verdict(results)))
     print(f"{Path(options.out) / 'page.html'}")
     return 0
 

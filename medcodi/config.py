@@ -6,15 +6,23 @@ import dataclasses
 import functools
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, TypeVar, dataclass_transform, get_type_hints
+from typing import Annotated, Any, TypeVar, dataclass_transform, get_type_hints
 
 import yaml
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from medcodi.errors import ConfigError, MedCoDiError, did_you_mean, first_line
 
 T = TypeVar("T")
+
+
+def at_least(least: float) -> Any:
+    """Bound of a number, to stand in its type (``Annotated[int, ...]``); a lower value is refused by name."""
+    return Field(ge=least)
+
+
+Count = Annotated[int, at_least(1)]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -57,6 +65,9 @@ def _refusal(cls: Any, error: ValidationError, *, source: str) -> MedCoDiError:
         elif cause is not None:  # raised by the class itself, whose message names the value
             problems.append(f"{key}: {cause}" if key else str(cause))
             mends.append(f"correct {key}" if key else "correct the values named")
+        elif item["type"] == "greater_than_equal":
+            problems.append(f"{key} is {item['input']!r}, must be at least {item['ctx']['ge']}")
+            mends.append(f"raise {key}")
         else:
             problems.append(f"{key} = {item['input']!r}: {item['msg']}")
             mends.append(f"correct {key}")

@@ -16,7 +16,7 @@ import numpy as np
 from medcodi.errors import DataError
 from medcodi.evaluation.geometry import geometry_agreement
 from medcodi.metrics.bootstrap import Interval, Statistic, bootstrap_interval
-from medcodi.metrics.coherence import RECALLS, Contingency, agreement, pair_similarity, retrieval
+from medcodi.metrics.coherence import RECALLS, Contingency, agreement, pair_similarity, partner_ranks, retrieval
 
 
 @dataclass(frozen=True)
@@ -165,18 +165,18 @@ def _latents(
     found, ceiling = retrieval(first, second, recalls=recalls), None
     if real is not None:
         ceiling = retrieval(*real, recalls=recalls)
-    floors = [retrieval(first, second[rows], recalls=recalls) for rows in moved]
+    floors = partner_ranks(first, second, moved)
     figures["retrieval_median_rank"] = Figure(
         bootstrap_interval(found.median_statistic(), weights),
         None if ceiling is None else ceiling.median_rank,
-        float(np.mean([one.median_rank for one in floors])),
+        float(np.median(floors, axis=1).mean()),
         lower_is_better=True,
     )
     for k in recalls:
         figures[f"retrieval_recall_at_{k}"] = Figure(
             bootstrap_interval(found.recall_statistic(k), weights),
             None if ceiling is None else ceiling.recall[k],
-            float(np.mean([one.recall[k] for one in floors])),
+            float((floors <= k).mean()),
         )
     alike = pair_similarity(first, second)
     known = np.ones_like(alike)

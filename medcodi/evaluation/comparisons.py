@@ -76,7 +76,8 @@ def multi_prompt_tests(
 
     Returns:
         JSON-ready rows: direction, against, target (``all``: averaged over the targets), metric, first, second, difference with its
-        interval, p_value, p_holm, not_worse (for metrics where more is better).
+        interval, p_value, p_holm, not_worse (for metrics where more is better); the primary figure's also say ``against_better``:
+        whether the single prompt is the better one of the direction's.
     """
     tests = []
     for direction, one in scores.items():
@@ -87,6 +88,11 @@ def multi_prompt_tests(
             if single in scores:
                 named = {"direction": str(direction), "against": str(single)}
                 tests += [named | test for test in _tests(one, scores[single], held, options)]
+    for direction in dict.fromkeys(test["direction"] for test in tests):
+        own = [test for test in tests if test["direction"] == direction and test["target"] == ALL_TARGETS]
+        best = max(own, key=lambda test: -1.0 if test["second"] is None else test["second"], default=None)
+        for test in own:
+            test["against_better"] = test is best
     return _adjusted(tests)
 
 

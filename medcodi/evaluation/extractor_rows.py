@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from medcodi.evaluation.extractor_networks import (
     INCEPTION_SIZE,
     RAD_DINO,
@@ -24,28 +26,25 @@ _INCEPTION_WEIGHTS = WeightSource(
 )
 _XRV_FILE = "nih-pc-chex-mimic_ch-google-openi-kaggle-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
 
+_INCEPTION = ExtractorRow(
+    name="inception",
+    title="Inception-v3 (torch-fidelity)",
+    input_size=INCEPTION_SIZE,
+    resize="none before the network; inside, TensorFlow 1's bilinear without antialiasing, as torch-fidelity has it",
+    normalisation="gray as three colours, (8 bit - 128) / 128",
+    features="2048 after the last pooling",
+    dim=2048,
+    weights=_INCEPTION_WEIGHTS,
+    load=load_inception,
+)
+
 _ROWS = (
-    ExtractorRow(
-        name="inception",
-        title="Inception-v3 (torch-fidelity)",
-        input_size=INCEPTION_SIZE,
-        resize="none before the network; inside, TensorFlow 1's bilinear without antialiasing, as torch-fidelity has it",
-        normalisation="gray as three colours, (8 bit - 128) / 128",
-        features="2048 after the last pooling",
-        dim=2048,
-        weights=_INCEPTION_WEIGHTS,
-        load=load_inception,
-    ),
-    ExtractorRow(
+    _INCEPTION,
+    replace(
+        _INCEPTION,
         name="inception-antialiased",
         title="Inception-v3, antialiased",
-        input_size=INCEPTION_SIZE,
         resize="antialiased bicubic (Pillow) to 299, 8 bits; nothing is resized inside the network",
-        normalisation="gray as three colours, (8 bit - 128) / 128",
-        features="2048 after the last pooling",
-        dim=2048,
-        weights=_INCEPTION_WEIGHTS,
-        load=load_inception,
     ),
     ExtractorRow(
         name="xrv",

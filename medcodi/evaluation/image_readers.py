@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +18,7 @@ from medcodi.evaluation.extractor_networks import xrv_input, xrv_network
 from medcodi.evaluation.extractor_rows import EXTRACTORS
 from medcodi.evaluation.extractor_weights import check_hash, find_weights
 from medcodi.evaluation.extractors import ExtractorRequest, eight_bit_pixels
+from medcodi.evaluation.feature_cache import FeatureCache, content_key
 
 # torchxrayvision's names that are CheXpert's under another name; a label of several names is the likeliest of them. "Infiltration",
 # "Emphysema", "Fibrosis" and "Hernia" have no label of CheXpert's.
@@ -48,6 +51,10 @@ class ImageReader(Protocol):
         """From which probability on a target counts as present: ``[K]``."""
         ...
 
+    def judged(self, modality: str) -> tuple[str, ...]:
+        """Targets that it tells well enough in a modality."""
+        ...
+
     def describe(self) -> dict[str, Any]:
         """What a results bundle says of it."""
         ...
@@ -67,10 +74,15 @@ class ClassifierReader:
         """Chosen on its validation studies."""
         return self.classifier.thresholds[self.classifier.view(modality)].cpu().numpy()
 
+    def judged(self, modality: str) -> tuple[str, ...]:
+        """Those that it told well in real held-out images."""
+        return self.classifier.judged(modality)
+
     def describe(self) -> dict[str, Any]:
-        """Name, hash, data."""
+        """Name, hash, data, what it reached on real held-out images."""
         card = self.classifier.card
-        return {"name": "demo", "weights_sha256": card.get("sha256"), "data": card.get("data"), "sides": True}
+        told = {"name": "demo", "weights_sha256": card.get("sha256"), "data": card.get("data"), "sides": True}
+        return {**told, "measured": card.get("ceiling")}
 
 
 class XrvReader:
@@ -100,6 +112,10 @@ class XrvReader:
         """0.5 each, by its own scaling."""
         return np.full(len(self.targets), 0.5, np.float32)
 
+    def judged(self, modality: str) -> tuple[str, ...]:
+        """All: nothing was measured here."""
+        return self.targets
+
     def describe(self) -> dict[str, Any]:
         """Name, hash, how its names were mapped."""
         labels = {label: list(told) for label, told in XRV_LABELS.items()}
@@ -110,6 +126,40 @@ class XrvReader:
             "sides": False,
             "trained_on": "frontals",
         }
+
+
+class CachedReader:
+    """An image reader whose probabilities are kept by content: an image that was read once is not read again.
+
+    Attributes:
+        reader: Who reads.
+    """
+
+    def __init__(self, reader: ImageReader, root: Path) -> None:
+        self.reader, self.targets, self._root = reader, reader.targets, root
+        self._caches: dict[str, FeatureCache] = {}
+        self.thresholds, self.judged, self.describe = reader.thresholds, reader.judged, reader.describe
+
+    def _cache(self, modality: str) -> FeatureCache:
+        if modality not in self._caches:
+            told = {"reader": self.describe(), "targets": list(self.targets), "modality": modality}
+            identity = hashlib.sha256(json.dumps(told, sort_keys=True, default=str).encode()).hexdigest()
+            self._caches[modality] = FeatureCache(self._root, identity, len(self.targets), told)
+        return self._caches[modality]
+
+    def probabilities(self, images: Sequence[np.ndarray], modality: str) -> np.ndarray:
+        """float32 ``[N, K]`` in ``targets`` order."""
+        cache = self._cache(modality)
+        keys = [content_key(eight_bit_pixels(image)) for image in images]
+        known = {key: cache.get(key) for key in keys}
+        new = {key: image for key, image in zip(keys, images, strict=True) if known[key] is None}
+        if new:
+            made = self.reader.probabilities(list(new.values()), modality)
+            cache.put(list(new), made)
+            cache.flush()
+            known |= dict(zip(new, made, strict=True))
+        rows = [known[key] for key in keys]
+        return np.stack(rows) if rows else np.zeros((0, len(self.targets)), np.float32)  # type: ignore[arg-type]
 
 
 def _demo(request: ExtractorRequest) -> ImageReader:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -74,8 +75,14 @@ def no_hub_weights(title: str, hub: Sequence[str], error: Exception) -> Checkpoi
     )
 
 
+@lru_cache(maxsize=1 << 16)
+def _told(report: str) -> tuple[Finding, ...]:
+    """Findings of a report by the rules: read once, however many figures ask."""
+    return label_report(report)
+
+
 def _rules(row: LabelerRow, device: str) -> Labeler:
-    return lambda reports: [labels_from_findings(label_report(report)) for report in reports]
+    return lambda reports: [labels_from_findings(_told(report)) for report in reports]
 
 
 def chexbert_states(evaluator: Any) -> Labeler:
@@ -164,7 +171,7 @@ class LoadedLabeler:
     def findings(self, reports: Sequence[str]) -> list[tuple[Finding, ...]]:
         """Findings with sides where the labeler tells them; else the positive and uncertain labels."""
         if self.row.sides:
-            return [label_report(report) for report in reports]
+            return [_told(report) for report in reports]
         named: dict[float, Literal["positive", "uncertain"]] = {1.0: "positive", -1.0: "uncertain"}
         return [
             tuple(Finding(label=label, state=named[value]) for label, value in states.items() if value in named)

@@ -11,8 +11,9 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medcodi.errors import CheckpointError, DataError
-from medcodi.evaluation.bundle import Bundle, described_bench
+from medcodi.evaluation.bundle import Bundle
 from medcodi.evaluation.comparisons import common_rows, multi_prompt_tests, system_tests
+from medcodi.evaluation.describing import described_bench
 from medcodi.evaluation.held_out import Value
 from medcodi.evaluation.kept import Block, KeptSystem, blocks_with
 from medcodi.evaluation.opening import Bench, open_bench
@@ -69,9 +70,8 @@ def score_bench(bench: Bench, generated: Path, work: Path, *, quiet: bool = Fals
                 found.produced.setdefault(system.name, {})[direction] = produced
                 seconds = {"generate and read": round(time.monotonic() - started, 2)}
                 found.seconds.setdefault(system.name, {})[str(direction)] = seconds
-        targets = {target for each in found.produced.values() for one in each for target in one.targets}
-        for target in sorted(targets):
-            _read_real(bench, target, work / "real" / target)
+        for name, paired in sorted(_real_modalities(bench, found).items()):
+            _read_real(bench, name, paired, work / "real" / name)
         ranks.wait()
         if ranks.is_first:
             _score(bench, found, generated, work, progress)
@@ -85,13 +85,23 @@ def _read_direction(bench: Bench, kept: KeptSystem, direction: Direction, blocks
         for target in direction.targets:
             is_image = MODALITIES[target].kind == "image"
             truth = held.values(target, block.rows) if is_image and bench.readers.similarity else None
-            reading = bench.readers.read(target, contents[target], truth, patients)
+            paired = len(direction.targets) > 1
+            reading = bench.readers.read(target, contents[target], truth, patients, paired=paired)
             reading.save(work / target / f"{block.number:05d}.npz")
 
 
-def _read_real(bench: Bench, target: str, work: Path) -> None:
-    for block in bench.ranks.share(blocks_with(bench.held, bench.held.having([target]))):
-        reading = bench.readers.read(target, bench.held.values(target, block.rows))
+def _real_modalities(bench: Bench, found: Scored) -> dict[str, bool]:
+    """Real contents that are read: every target's (ceilings), and every prompt's that can be; and whether beside another target."""
+    asked = [one for each in found.produced.values() for one in each]
+    targets = {target for one in asked for target in one.targets}
+    prompts = {name for one in asked for name in one.prompts if bench.readers.can_read(name)}
+    joint = {target for one in asked if len(one.targets) > 1 for target in one.targets}
+    return {name: name in joint for name in targets | prompts}
+
+
+def _read_real(bench: Bench, name: str, paired: bool, work: Path) -> None:
+    for block in bench.ranks.share(blocks_with(bench.held, bench.held.having([name]))):
+        reading = bench.readers.read(name, bench.held.values(name, block.rows), paired=paired)
         reading.save(work / f"{block.number:05d}.npz")
 
 
@@ -105,8 +115,8 @@ def _loaded(work: Path, target: str, blocks: list[Block]) -> tuple[dict[int, int
 def _score(bench: Bench, found: Scored, generated: Path, work: Path, progress: Progress) -> None:
     held, options = bench.held, bench.options.scoring
     real = {
-        target: _loaded(work / "real" / target, target, blocks_with(held, held.having([target])))
-        for target in {target for each in found.produced.values() for one in each for target in one.targets}
+        name: _loaded(work / "real" / name, name, blocks_with(held, held.having([name])))
+        for name in _real_modalities(bench, found)
     }
     bar = progress.add_task("scoring", total=sum(map(len, found.produced.values())))
     with TextScorer(meteor=bench.options.meteor) as scorer:
@@ -122,13 +132,16 @@ def _score(bench: Bench, found: Scored, generated: Path, work: Path, progress: P
                         expected="at least 4",
                         mend="leave a system out, or complete its files",
                     )
-                readings, truths = {}, {}
+                readings = {}
                 for target in direction.targets:
                     place, reading = _loaded(work / name / str(direction) / target, target, produced.blocks)
                     found.hashes.setdefault(name, {}).setdefault(direction, {})[target] = reading.hashes
                     readings[target] = reading.rows([place[row] for row in rows])
-                    places, truth = real[target]
-                    truths[target] = truth.rows([places[row] for row in rows])
+                truths = {
+                    one: real[one][1].rows([real[one][0][row] for row in rows])
+                    for one in direction.prompts + direction.targets
+                    if one in real
+                }
                 values = {target: _values_of(kept, direction, produced.blocks, target) for target in direction.targets}
                 scores = score_direction(
                     direction, readings, truths, held, rows, bench.readers, scorer, options, values

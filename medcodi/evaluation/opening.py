@@ -17,7 +17,7 @@ from medcodi.evaluation.external import Listing, list_generated
 from medcodi.evaluation.extractors import ExtractorRequest
 from medcodi.evaluation.geometry import GEOMETRY_FILE, GeometryReader
 from medcodi.evaluation.held_out import HeldOut
-from medcodi.evaluation.image_readers import load_image_reader
+from medcodi.evaluation.image_readers import CachedReader, load_image_reader
 from medcodi.evaluation.labelers import load_labeler
 from medcodi.evaluation.options import EvaluateConfig
 from medcodi.evaluation.ranks import Ranks, device_of_rank
@@ -145,7 +145,8 @@ def _open_readers(
         request = ExtractorRequest(
             weights=weights, sha256=options.extractor_sha256.get(name), device=device, download=options.download
         )
-        readers.images = load_image_reader(name, request)
+        reader = load_image_reader(name, request)
+        readers.images = reader if cache is None else CachedReader(reader, cache)
         if {"frechet", "kernel", "prdc"} & set(options.metrics):
             readers.features = tuple(
                 open_features(

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import field
+from dataclasses import field, fields
+from typing import Annotated
 
-from medcodi.config import config
+from medcodi.config import Count, at_least, config
 from medcodi.data.loading import DataConfig
 from medcodi.diffusion.presets import preset_of
 from medcodi.errors import ConfigError, one_of
@@ -21,8 +22,8 @@ UNCONDITIONAL = Direction((), tuple(MODALITIES))
 
 
 @config
-class EvaluateConfig:
-    """What is evaluated, on what, and how.
+class EvaluateConfig(ScoringOptions):
+    """What is evaluated, on what, and how; how figures are taken is in the attributes of :class:`ScoringOptions`.
 
     Attributes:
         model: Folder or hub name; None: the shipped demo, or no model where other systems' output is judged.
@@ -31,7 +32,6 @@ class EvaluateConfig:
         data: The held-out studies.
         num_studies: The first so many of them; None: as ``data`` says.
         directions: Such as ``"report->frontal"``; None: all 12, and unconditional (of other systems: all that they have).
-        metrics: Groups of metrics.
         extractors: Of features, for Fréchet and kernel distances, precision, recall, density, coverage.
         extractor_weights: Name -> file or folder of its weights, where they do not lie where their library keeps them.
         extractor_sha256: Name -> hash that they must have.
@@ -43,15 +43,8 @@ class EvaluateConfig:
         batch_size: Studies of a block: generated and read together, by one rank.
         preset: Sampler and steps under one name; what is said beside it wins.
         num_inference_steps, guidance_scale, sampler: None: the preset's, or the model's own.
-        seed: Of generation, resamples, derangements, pairs and pictures.
         out: Folder of the bundle.
         cache: Folder of features kept by content; None: ``features`` in ``out``.
-        bootstrap_samples: Resamples of each interval.
-        permutations: Of each paired test, at most.
-        min_positives: A finding counts where at least so many of the scored studies truly have it.
-        kernel_subset, kernel_subsets: Samples and number of the subsets that the kernel distance is also taken over.
-        neighbours: k of precision, recall, density and coverage.
-        diversity_pairs: Pairs whose MS-SSIM is taken.
         pictures: Random and worst studies shown for each direction, so many of each; 0: no study is shown on the page.
         meteor: False leaves METEOR out.
         exclude_unreadable: List what cannot be read as excluded, and go on without it; else it stops the run.
@@ -64,9 +57,8 @@ class EvaluateConfig:
     model: str | None = None
     systems: dict[str, str] = field(default_factory=dict)
     name: str | None = None
-    num_studies: int | None = None
+    num_studies: Annotated[int, at_least(8)] | None = None
     directions: tuple[str, ...] | None = None
-    metrics: tuple[str, ...] = ScoringOptions.metrics
     extractors: tuple[str, ...] = ("demo",)
     extractor_weights: dict[str, str] = field(default_factory=dict)
     extractor_sha256: dict[str, str] = field(default_factory=dict)
@@ -75,22 +67,14 @@ class EvaluateConfig:
     labeler: str = "rules"
     report_scorers: tuple[str, ...] = ()
     classifier: str | None = None
-    batch_size: int = 32
+    batch_size: Count = 32
     preset: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
-    seed: int = 0
     out: str = "runs/evaluation"
     cache: str | None = None
-    bootstrap_samples: int = 1000
-    permutations: int = 2000
-    min_positives: int = 5
-    kernel_subset: int = 1000
-    kernel_subsets: int = 100
-    neighbours: int = 5
-    diversity_pairs: int = 100
-    pictures: int = 2
+    pictures: Annotated[int, at_least(0)] = 2
     meteor: bool = True
     exclude_unreadable: bool = False
     device: str | None = None
@@ -98,14 +82,6 @@ class EvaluateConfig:
     notes: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        least = {
-            "batch_size": 1, "bootstrap_samples": 100, "permutations": 100, "min_positives": 1, "num_studies": 8,
-            "kernel_subset": 2, "kernel_subsets": 1, "neighbours": 1, "diversity_pairs": 1, "pictures": 0,
-        }  # fmt: skip
-        for name, number in least.items():
-            value = getattr(self, name)
-            if value is not None and value < number:
-                raise ValueError(f"{name} is {value}, must be at least {number}")
         for direction in self.directions or ():
             Direction.parse(direction)
         for group in self.metrics:
@@ -141,8 +117,5 @@ class EvaluateConfig:
     @property
     def scoring(self) -> ScoringOptions:
         """How figures are taken."""
-        names = (
-            "bootstrap_samples", "min_positives", "seed", "metrics", "permutations", "kernel_subset", "kernel_subsets",
-            "neighbours", "diversity_pairs",
-        )  # fmt: skip
+        names = [one.name for one in fields(ScoringOptions)]  # type: ignore[arg-type]
         return ScoringOptions(**{name: getattr(self, name) for name in names})

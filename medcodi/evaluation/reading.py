@@ -15,14 +15,17 @@ from zipfile import BadZipFile
 import numpy as np
 
 from medcodi.errors import DataError
+from medcodi.evaluation.finding_readings import Reading, reading_of_probabilities
 from medcodi.evaluation.geometry import GeometryReader
-from medcodi.evaluation.held_out import Reading, Value, content_sha256, reading_of_probabilities
-from medcodi.evaluation.image_readers import ClassifierReader, ImageReader
+from medcodi.evaluation.held_out import Value, content_sha256
+from medcodi.evaluation.image_readers import ImageReader
 from medcodi.evaluation.labelers import LoadedLabeler, load_labeler
 from medcodi.evaluation.report_scorers import Scorer
 from medcodi.evaluation.wiring import FeatureReader
+from medcodi.metrics.bootstrap import known_mean
 from medcodi.metrics.similarity import image_similarity
 from medcodi.modality import MODALITIES
+from medcodi.study import CHEXPERT_LABELS
 
 CONSTANT = 0.02  # of the range: an image that spans less shows nothing
 
@@ -124,7 +127,13 @@ class Readers:
         self.labeler, self.report_scorers = labeler or load_labeler("rules"), report_scorers or {}
 
     def read(
-        self, target: str, values: Sequence[Value], truth: Sequence[Value] | None = None, patients: Sequence[str] = ()
+        self,
+        target: str,
+        values: Sequence[Value],
+        truth: Sequence[Value] | None = None,
+        patients: Sequence[str] = (),
+        *,
+        paired: bool = True,
     ) -> ContentReading:
         """Read a block.
 
@@ -133,6 +142,7 @@ class Readers:
             values: Contents.
             truth: The true ones, for generated images.
             patients: Of each; the floor of a likeness is that to the next true image of another patient in the block.
+            paired: Whether it is held against another target of the same study: place in the latent space, geometry.
 
         Raises:
             DataError: If images are to be judged without a classifier.
@@ -143,9 +153,11 @@ class Readers:
         else:
             images = [np.asarray(value, dtype=np.float32) for value in values]
             reading.arrays |= self._of_images(target, images)
+            if paired and self.geometry is not None and target in self.geometry.views:
+                reading.arrays["geometry"] = self.geometry.read(images, target)
             if self.similarity and truth is not None:
                 reading.arrays |= _likeness(images, [np.asarray(one) for one in truth], patients)
-        if self.encoder is not None and self.encoder.reads(target):
+        if paired and self.encoder is not None and self.encoder.reads(target):
             reading.arrays["latent"] = self.encoder.features(target, values)
         return reading
 
@@ -159,9 +171,11 @@ class Readers:
         found["probabilities"] = self.images.probabilities(images, target)
         found["range"] = np.array([float(np.ptp(image)) for image in images])
         found["brightness"] = np.array([float(image.mean()) for image in images])
-        if self.geometry is not None and target in self.geometry.views:
-            found["geometry"] = self.geometry.read(images, target)
         return found
+
+    def can_read(self, modality: str) -> bool:
+        """Whether findings are read from a modality here."""
+        return MODALITIES[modality].kind == "text" or self.images is not None
 
     def findings(self, reading: ContentReading) -> Reading:
         """Labels and sides of what was read."""
@@ -173,11 +187,30 @@ class Readers:
         judged = self.judged(reading.target)
         return reading_of_probabilities(self.images.targets, thresholds, judged, reading.arrays["probabilities"])
 
+    def legible(self, prompts: Mapping[str, ContentReading]) -> np.ndarray | None:
+        """What the prompts of each study show, read together: float64 ``[N, 14]`` of 0, 1; None where no prompt can be read.
+
+        The mean of the prompts' probabilities is held against the mean of their thresholds; a report says 0 or 1, at 0.5. Every
+        finding is read that a reader has a threshold for, whether or not it tells it well; what none has counts as absent.
+        """
+        told = []
+        for name, reading in prompts.items():
+            if MODALITIES[name].kind == "text":
+                told.append((self.labeler.matrix(reading.texts), np.full(len(CHEXPERT_LABELS), 0.5)))
+            elif self.images is not None and "probabilities" in reading.arrays:
+                targets = self.images.targets
+                columns = [targets.index(label) if label in targets else -1 for label in CHEXPERT_LABELS]
+                absent = np.array(columns) < 0
+                probabilities = np.where(absent, np.nan, reading.arrays["probabilities"][:, columns])
+                told.append((probabilities, np.where(absent, np.nan, self.images.thresholds(name)[columns])))
+        if not told:
+            return None
+        margins = np.stack([probabilities - thresholds for probabilities, thresholds in told])
+        return (known_mean(margins, 0) >= 0).astype(np.float64)
+
     def judged(self, target: str) -> tuple[str, ...]:
         """Findings that can be told in a modality: of our classifier those that it tells in real held-out images."""
-        if isinstance(self.images, ClassifierReader):
-            return self.images.classifier.judged(target)
-        return () if self.images is None else self.images.targets
+        return () if self.images is None else self.images.judged(target)
 
     def findings_of(self, target: str, values: Sequence[Value]) -> Reading:
         """Findings of contents, without anything else."""

@@ -4,43 +4,43 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 
+from medcodi.config import Count, at_least, config
 from medcodi.evaluation.materials import Material
 from medcodi.metrics.bootstrap import Interval, Statistic, bootstrap_interval
 
 
-@dataclass(frozen=True, kw_only=True)
+@config
 class ScoringOptions:
     """How sure the figures are to be, and which findings count.
 
     Attributes:
-        bootstrap_samples: Resamples of each interval.
-        min_positives: A finding counts where at least so many of the scored studies truly have it.
-        seed: Of resamples, derangements, pairs and subsets.
         metrics: Groups of metrics.
-        permutations: Of paired tests, at most.
-        frechet_samples: Resamples of a Fréchet distance's interval: it takes a decomposition each.
-        kernel_subset: Samples of a subset of the kernel distance.
-        kernel_subsets: How many of them.
+        bootstrap_samples: Resamples of each interval.
+        frechet_samples: Resamples of a Fréchet distance's interval, at most: it takes a decomposition each.
+        permutations: Of each paired test, at most.
+        min_positives: A finding counts where at least so many of the scored studies truly have it.
+        kernel_subset, kernel_subsets: Samples and number of the subsets that the kernel distance is also taken over.
         neighbours: k of precision, recall, density and coverage.
         diversity_pairs: Pairs whose MS-SSIM is taken.
+        seed: Of resamples, derangements, pairs and subsets; of a whole evaluation, also of generation and pictures.
     """
 
-    bootstrap_samples: int = 1000
-    min_positives: int = 5
-    seed: int = 0
     metrics: tuple[str, ...] = (
         "frechet", "kernel", "prdc", "diversity", "similarity", "findings", "text", "coherence",
     )  # fmt: skip
-    permutations: int = 2000
-    frechet_samples: int = 200
-    kernel_subset: int = 1000
-    kernel_subsets: int = 100
-    neighbours: int = 5
-    diversity_pairs: int = 100
+    bootstrap_samples: Annotated[int, at_least(100)] = 1000
+    frechet_samples: Count = 200
+    permutations: Annotated[int, at_least(100)] = 2000
+    min_positives: Count = 5
+    kernel_subset: Annotated[int, at_least(2)] = 1000
+    kernel_subsets: Count = 100
+    neighbours: Count = 5
+    diversity_pairs: Count = 100
+    seed: int = 0
 
 
 def plain(number: float | None) -> float | None:
@@ -78,6 +78,7 @@ class TargetScores:
         flags: What is odd about the contents: how many, and the first studies.
         materials: Metric -> what the figure is made of.
         floors, ceilings: Of the metrics that primary figures are averaged of.
+        counted: Which of CheXpert's labels count here, by their places.
     """
 
     metrics: dict[str, dict[str, Any]] = field(default_factory=dict)
@@ -88,6 +89,7 @@ class TargetScores:
     materials: dict[str, Material] = field(default_factory=dict)
     floors: dict[str, Material] = field(default_factory=dict)
     ceilings: dict[str, Material] = field(default_factory=dict)
+    counted: list[int] = field(default_factory=list)
 
     def leave_out(self, metric: str, reason: str, needed: int | None = None, available: int | None = None) -> None:
         """List a metric as left out."""

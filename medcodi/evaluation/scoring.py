@@ -12,6 +12,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+import numpy as np
+
 from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.materials import Counts, Material
 from medcodi.evaluation.measures import GROUPS
@@ -21,7 +23,7 @@ from medcodi.evaluation.measures.findings import counted_findings
 from medcodi.evaluation.measures.images import flag_images
 from medcodi.evaluation.measures.texts import flag_texts
 from medcodi.evaluation.reading import ContentReading, Readers
-from medcodi.evaluation.scores import ScoringOptions, TargetScores, record, value_of
+from medcodi.evaluation.scores import ScoringOptions, TargetScores, plain, record, value_of
 from medcodi.metrics.bootstrap import bootstrap_interval, paired_difference
 from medcodi.metrics.findings import Confusion
 from medcodi.metrics.text import TextScorer
@@ -83,7 +85,7 @@ def score_direction(
     Args:
         direction: Prompts and targets.
         generated: Target -> what was read from the generated contents of ``rows``.
-        real: Target -> what was read from the true ones.
+        real: Target -> what was read from the true ones; and prompt -> the same, as far as prompts were read.
         held: The real studies.
         rows: Which of them.
         readers: Who read.
@@ -110,7 +112,8 @@ def score_direction(
     found = DirectionScores(direction, list(rows), {case.target: case.scores for case in cases})
     if "coherence" in options.metrics and len(cases) > 1:
         found.coherence = score_coherence(cases)
-    found.primary = primary_metric(found, studies)
+    prompts = {name: real[name] for name in direction.prompts if name in real}
+    found.primary = primary_metric(found, studies, readers.legible(prompts))
     return found
 
 
@@ -128,28 +131,55 @@ def _joined(parts: Sequence[Material | None]) -> Counts | None:
     return Counts(tuple(confusions), "macro_f1") if confusions else None
 
 
-def primary_metric(scores: DirectionScores, studies: Studies) -> dict[str, Any]:
+def primary_metric(scores: DirectionScores, studies: Studies, legible: np.ndarray | None = None) -> dict[str, Any]:
     """Macro finding F1, averaged over the targets that have one: the model, prompts shuffled, the real targets.
 
     ``difference`` is the paired one of model and shuffled; ``beats_shuffled`` whether its interval lies above 0 (None without prompts:
-    there is nothing to shuffle).
+    there is nothing to shuffle). ``prompt_reader`` is the same figure of what readers see in the prompts themselves.
+
+    Args:
+        scores: Of the targets.
+        studies: They were scored on.
+        legible: What is read from the prompts, ``[N, 14]`` of 0, 1; None: nothing.
     """
     targets = list(scores.targets.values())
     model, floor, ceiling = (
         _joined([getattr(one, kind).get(PRIMARY) for one in targets]) for kind in ("materials", "floors", "ceilings")
     )
-    empty = dict.fromkeys(("model", "shuffled", "ceiling", "difference", "fraction_of_ceiling", "beats_shuffled"))
+    names = ("model", "shuffled", "ceiling", "difference", "fraction_of_ceiling", "fraction_low", "fraction_high",
+             "beats_shuffled", "prompt_reader")  # fmt: skip
     if model is None or floor is None or ceiling is None:
-        return {"name": PRIMARY, **empty}
+        return {"name": PRIMARY, **dict.fromkeys(names)}
     weights = studies.weights
-    difference = paired_difference(model.statistic(), floor.statistic(), weights)
-    value, best = (value_of(one.statistic(), weights.shape[1]) for one in (model, ceiling))
-    return {
-        "name": PRIMARY,
-        "model": bootstrap_interval(model.statistic(), weights).to_dict(),
-        "shuffled": bootstrap_interval(floor.statistic(), weights).to_dict(),
-        "ceiling": best,
-        "difference": difference.to_dict(),
-        "fraction_of_ceiling": value / best if best else None,
-        "beats_shuffled": bool(difference.low > 0) if scores.direction.prompts else None,
-    }
+    told, best = model.statistic(), ceiling.statistic()
+
+    def fraction(rows: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return told(rows) / best(rows)
+
+    reached = bootstrap_interval(fraction, weights).to_dict()
+    difference = paired_difference(told, floor.statistic(), weights)
+    figures = (
+        bootstrap_interval(told, weights).to_dict(),
+        bootstrap_interval(floor.statistic(), weights).to_dict(),
+        value_of(best, weights.shape[1]),
+        difference.to_dict(),
+        *(plain(reached[key]) for key in ("value", "low", "high")),
+        bool(difference.low > 0) if scores.direction.prompts else None,
+        _of_prompts(targets, studies, legible),
+    )
+    return {"name": PRIMARY, **dict(zip(names, figures, strict=True))}
+
+
+def _of_prompts(
+    targets: Sequence[TargetScores], studies: Studies, legible: np.ndarray | None
+) -> dict[str, float | None] | None:
+    """The primary figure of a reader who is shown the prompts and nothing else: what a generator could know."""
+    if legible is None:
+        return None
+    told = [
+        Confusion.of(studies.truth[:, one.counted], legible[:, one.counted])
+        for one in targets
+        if PRIMARY in one.materials
+    ]
+    return bootstrap_interval(Counts(tuple(told), "macro_f1").statistic(), studies.weights).to_dict()

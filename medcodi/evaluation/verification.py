@@ -11,7 +11,8 @@ from typing import Any
 
 from medcodi.config import from_dict
 from medcodi.errors import DataError
-from medcodi.evaluation.bundle import INDEX, RESULTS, SCHEMA_VERSION, SCORED, described_bench, file_sha256, read_json
+from medcodi.evaluation.bundle import INDEX, RESULTS, SCORED, file_sha256, read_json
+from medcodi.evaluation.describing import SCHEMA_VERSION, described_bench
 from medcodi.evaluation.held_out import HeldOut
 from medcodi.evaluation.matrix import score_bench
 from medcodi.evaluation.opening import open_bench

@@ -56,6 +56,23 @@ def resampling_weights(patients: Sequence[str], num_resamples: int, *keys: Key) 
     return counts[:, cluster]
 
 
+def in_blocks(statistic: Statistic, rows: int = 64) -> Statistic:
+    """The same statistic, so many resamples at a time: what it holds stays small, and near the processor."""
+
+    def blocked(weights: np.ndarray) -> np.ndarray:
+        parts = [statistic(weights[start : start + rows]) for start in range(0, len(weights), rows)]
+        return np.concatenate(parts) if parts else np.zeros(0)
+
+    return blocked
+
+
+def known_mean(values: np.ndarray, axis: int) -> np.ndarray:
+    """The mean along an axis of what is not NaN; NaN where nothing is known."""
+    known = ~np.isnan(values)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(known, values, 0.0).sum(axis) / known.sum(axis)
+
+
 def weighted_mean(values: np.ndarray) -> Statistic:
     """The statistic of a mean over studies: ``values`` float ``[N]``, NaN where a study has none."""
     values = np.asarray(values, dtype=np.float64)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.metrics.bootstrap import Statistic
+from medcodi.metrics.bootstrap import Statistic, in_blocks, known_mean
 from medcodi.metrics.findings import finding_scores
 
 
@@ -50,7 +50,7 @@ def auroc_statistic(truth: np.ndarray, scores: np.ndarray) -> Statistic:
         with np.errstate(invalid="ignore", divide="ignore"):
             return (rates[0] * rates[1]).sum(1) / (hits[:, -1] * alarms[:, -1])
 
-    return statistic
+    return in_blocks(statistic)
 
 
 def auprc_statistic(truth: np.ndarray, scores: np.ndarray) -> Statistic:
@@ -68,12 +68,13 @@ def auprc_statistic(truth: np.ndarray, scores: np.ndarray) -> Statistic:
             precision = np.where(hits + alarms > 0, hits / (hits + alarms), 0.0)
             return (np.diff(hits, axis=1, prepend=0.0) * precision).sum(1) / hits[:, -1]
 
-    return statistic
+    return in_blocks(statistic)
 
 
 def _cumulative(weights: np.ndarray, positive: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """True and false positives at each threshold: ``[R, T]`` both."""
-    return (weights * positive).cumsum(1)[:, ends], (weights * ~positive).cumsum(1)[:, ends]
+    hits = (weights * positive).cumsum(1)[:, ends]
+    return hits, weights.cumsum(1)[:, ends] - hits
 
 
 def mean_statistic(statistics: Sequence[Statistic]) -> Statistic:
@@ -81,9 +82,7 @@ def mean_statistic(statistics: Sequence[Statistic]) -> Statistic:
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         values = np.stack([one(weights) for one in statistics]) if statistics else np.full((1, len(weights)), np.nan)
-        known = ~np.isnan(values)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            return np.where(known, values, 0.0).sum(0) / known.sum(0)
+        return known_mean(values, 0)
 
     return statistic
 

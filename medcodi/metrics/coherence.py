@@ -12,10 +12,12 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.metrics.bootstrap import Statistic, weighted_mean
+from medcodi.metrics.bootstrap import Statistic, known_mean, weighted_mean
 from medcodi.metrics.feature_checks import checked_features
 
 RECALLS = (1, 5, 10)
+_BLOCK = 1024  # rows of a matrix of similarities in memory at once
+_TIE = 1e-12  # cosines that differ by less are equal
 
 
 @dataclass(frozen=True)
@@ -79,13 +81,7 @@ class Contingency:
         """Mean over findings of ``"kappa"``, ``"f1"`` or ``"agreement"``, NaN left out."""
         per_finding: Callable[[np.ndarray], np.ndarray] = getattr(self, measure)
 
-        def statistic(weights: np.ndarray) -> np.ndarray:
-            values = per_finding(np.asarray(weights, dtype=np.float64))
-            known = ~np.isnan(values)
-            with np.errstate(invalid="ignore", divide="ignore"):
-                return np.where(known, values, 0.0).sum(1) / known.sum(1)
-
-        return statistic
+        return lambda weights: known_mean(per_finding(np.asarray(weights, dtype=np.float64)), 1)
 
 
 @dataclass(frozen=True)
@@ -179,17 +175,36 @@ def retrieval(first: np.ndarray, second: np.ndarray, *, recalls: Sequence[int] =
     Raises:
         DataError: If shapes differ, there are fewer than 2 studies, or a latent is not finite or zero.
     """
+    ranks = partner_ranks(first, second, [np.arange(len(first))])[0]
+    return Retrieval(float(np.median(ranks)), {k: float((ranks <= k).mean()) for k in recalls}, len(first), ranks)
+
+
+def partner_ranks(first: np.ndarray, second: np.ndarray, partners: Sequence[np.ndarray]) -> np.ndarray:
+    """Rank of a partner of each query among all candidates, for several pairings of the same latents.
+
+    Args:
+        first: ``[N, D]``: queries.
+        second: ``[N, D]``: candidates.
+        partners: ``P`` times int ``[N]``: the row of each query's partner.
+
+    Returns:
+        float64 ``[P, N]``; equal similarities share their mean rank.
+
+    Raises:
+        DataError: As :func:`retrieval`.
+    """
     first, second = _directions(first), _directions(second)
     if first.shape != second.shape:
         raise DataError(f"latents of shapes {first.shape} and {second.shape}", expected="[N, D] both, in one space")
-    ranks = np.empty(len(first))
-    for start in range(0, len(first), 1024):
-        similarity = first[start : start + 1024] @ second.T
+    ranks = np.empty((len(partners), len(first)))
+    for start in range(0, len(first), _BLOCK):
+        similarity = first[start : start + _BLOCK] @ second.T
         rows = np.arange(len(similarity))
-        own = similarity[rows, start + rows][:, None]
-        ties = np.isclose(similarity, own, rtol=0, atol=1e-12)
-        ranks[start : start + len(rows)] = 1 + ((similarity > own) & ~ties).sum(1) + (ties.sum(1) - 1) / 2
-    return Retrieval(float(np.median(ranks)), {k: float((ranks <= k).mean()) for k in recalls}, len(first), ranks)
+        for pairing, partner in enumerate(partners):
+            own = similarity[rows, partner[start : start + len(rows)]][:, None]
+            nearer, as_near = (similarity > own + _TIE).sum(1), (np.abs(similarity - own) <= _TIE).sum(1)
+            ranks[pairing, start : start + len(rows)] = 1 + nearer + (as_near - 1) / 2
+    return ranks
 
 
 def pair_similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:

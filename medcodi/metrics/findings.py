@@ -12,7 +12,7 @@ from typing import Literal
 import numpy as np
 
 from medcodi.errors import DataError, MissingExtraError
-from medcodi.metrics.bootstrap import Statistic
+from medcodi.metrics.bootstrap import Statistic, known_mean
 from medcodi.study import Finding
 
 UncertainPolicy = Literal["positive", "negative", "ignore"]
@@ -71,18 +71,12 @@ class Confusion:
 
     def macro_f1(self) -> Statistic:
         """The statistic "mean F1 over findings that occur or are predicted"."""
-        return lambda weights: _nanmean(self.f1(weights))
+        return lambda weights: known_mean(self.f1(weights), 1)
 
     def micro_f1(self) -> Statistic:
         """The statistic "F1 of all pairs of study and finding together"."""
         pooled = Confusion(self.tp.sum(1, keepdims=True), self.fp.sum(1, keepdims=True), self.fn.sum(1, keepdims=True))
         return lambda weights: pooled.f1(weights)[:, 0]
-
-
-def _nanmean(values: np.ndarray) -> np.ndarray:
-    known = ~np.isnan(values)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known, values, 0.0).sum(1) / known.sum(1)
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ import numpy as np
 from medcodi.errors import DataError, MissingExtraError
 from medcodi.metrics.bootstrap import Statistic, weighted_mean
 
+_LINES = 64  # that METEOR is given at once: what it answers must fit a pipe, or both would wait for each other
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider")
 
 
@@ -256,30 +257,39 @@ def _meteor(java: str) -> Any:
 
         def statistic(self, targets: Sequence[str], hypotheses: Sequence[str]) -> Statistic:
             """METEOR of a weighted set: the program's own match counts per study, summed, given back to it for the score."""
+            lines = [
+                " ||| ".join(("SCORE", target, hypothesis.replace("|||", "").replace("  ", " ")))
+                for hypothesis, target in zip(hypotheses, targets, strict=True)
+            ]
             with self.lock:
-                counts = np.array(
-                    [
-                        self._stat(hypothesis, [target]).split()
-                        for hypothesis, target in zip(hypotheses, targets, strict=True)
-                    ],
-                    dtype=np.float64,
-                )
+                told = [one for start in range(0, len(lines), _LINES) for one in self._answers(lines[start:][:_LINES])]
+            counts = np.array([one.split() for one in told], dtype=np.float64)
             whole = (counts[:, 20] == 1) & (counts[:, 21] == counts[:, 0]) & (counts[:, 22] == counts[:, 1])
             counts[whole, 20] = 0  # as METEOR adds them up: a text matched in one piece is not fragmented
 
             def statistic(weights: np.ndarray) -> np.ndarray:
+                rows = weights @ counts
                 with self.lock:
-                    return np.array([self._evaluated(row) for row in weights @ counts])
+                    parts = [self._evaluated(rows[start : start + _LINES]) for start in range(0, len(rows), _LINES)]
+                return np.concatenate(parts)
 
             return statistic
 
-        def _evaluated(self, counts: np.ndarray) -> float:
-            line = "EVAL ||| " + " ".join(repr(float(count)) for count in counts) + "\n"
+        def _answers(self, lines: Sequence[str]) -> list[str]:
+            """One line of each question: all are asked before the first answer is read, so the program never waits."""
             assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
-            self.meteor_p.stdin.write(line.encode())
+            self.meteor_p.stdin.write(("\n".join(lines) + "\n").encode())
             self.meteor_p.stdin.flush()
-            self.meteor_p.stdout.readline()  # the score of the one line, and then that of the set of one
-            return float(self.meteor_p.stdout.readline())
+            return [self.meteor_p.stdout.readline().decode() for _ in lines]
+
+        def _evaluated(self, rows: np.ndarray) -> np.ndarray:
+            """Scores of rows of counts, and behind them that of all together, which is dropped."""
+            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
+            told = " ||| ".join(" ".join(repr(float(count)) for count in row) for row in rows)
+            self.meteor_p.stdin.write(f"EVAL ||| {told}\n".encode())
+            self.meteor_p.stdin.flush()
+            scores = [float(self.meteor_p.stdout.readline()) for _ in range(len(rows) + 1)]
+            return np.array(scores[:-1])
 
         def close(self) -> None:
             assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None

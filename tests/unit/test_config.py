@@ -2,11 +2,11 @@ from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 import pytest
 
-from medcodi.config import apply_overrides, config, from_dict, load, read_yaml, to_dict, to_yaml
+from medcodi.config import Count, apply_overrides, at_least, config, from_dict, load, read_yaml, to_dict, to_yaml
 from medcodi.errors import ConfigError, PromptError
 
 
@@ -30,6 +30,12 @@ class Run:
 
 
 @config
+class Bounded:
+    rows: Count = 4
+    spare: Annotated[int, at_least(3)] | None = None
+
+
+@config
 class Walk:
     far: int = 0
 
@@ -41,6 +47,12 @@ class Walk:
 def test_defaults_and_nested_values() -> None:
     run = from_dict(Run, {"steps": 3, "optimizer": {"lr": 0.5}})
     assert run == Run(steps=3, optimizer=Optimizer(lr=0.5))
+
+
+def test_a_number_below_its_bound_is_refused_by_name() -> None:
+    assert from_dict(Bounded, {"rows": 1}).spare is None
+    with pytest.raises(ConfigError, match="rows is 0, must be at least 1; spare is 2, must be at least 3"):
+        from_dict(Bounded, {"rows": 0, "spare": 2})
 
 
 def test_frozen_and_keyword_only() -> None:

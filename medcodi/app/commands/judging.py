@@ -78,15 +78,15 @@ def evaluate(
 
 def _evaluate(options: EvaluateConfig) -> None:
     from medcodi.evaluation.matrix import evaluate as run
-    from medcodi.evaluation.pages.results import alarms, verdict
-    from medcodi.evaluation.pages.tables import plain_rows, summary_table
+    from medcodi.evaluation.pages.summary import terminal_table
+    from medcodi.evaluation.pages.verdict import alarms, verdict
 
     results = run(options)
     if int(os.environ.get("RANK", "0")):
         return
-    summary = summary_table(results)
-    table = Table(*summary.columns)
-    for row in plain_rows(summary):
+    columns, rows = terminal_table(results)
+    table = Table(*columns, show_lines=True)
+    for row in rows:
         table.add_row(*row)
     out.print(table)
     for line in verdict(results):

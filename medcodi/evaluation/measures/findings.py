@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medcodi.evaluation.classifier import SIDED_LABELS
-from medcodi.evaluation.held_out import Reading
+from medcodi.evaluation.finding_readings import Reading
 from medcodi.evaluation.materials import Areas, Counts, Ratio
 from medcodi.evaluation.measures.case import Case
 from medcodi.evaluation.scores import plain
@@ -16,7 +16,8 @@ from medcodi.metrics.findings import Confusion, finding_scores, sides_of
 from medcodi.modality import MODALITIES
 from medcodi.study import CHEXPERT_LABELS, Finding
 
-SIDES = ("left", "right")
+SIDES = {"left": 1, "right": 2}
+SIDED = tuple(f"{label}/{side}" for label in SIDED_LABELS for side in SIDES)
 
 
 def counted_findings(truth: np.ndarray, readable: np.ndarray, min_positives: int) -> list[int]:
@@ -25,22 +26,31 @@ def counted_findings(truth: np.ndarray, readable: np.ndarray, min_positives: int
     return [k for k in range(truth.shape[1]) if positives[k] >= min_positives and negatives[k] >= 1 and readable[k]]
 
 
-def sided(findings: Sequence[Sequence[Finding]], labels: np.ndarray) -> tuple[list[str], np.ndarray]:
-    """Findings with a side: names such as ``Pneumothorax/left``, and ``[N, K]`` of 0, 1, NaN (present, but no side told)."""
+def side_codes(findings: Sequence[Sequence[Finding]]) -> np.ndarray:
+    """On which sides each finding that has sides is told: int8 ``[N, L]``, bits of ``SIDES``; 0 without a side."""
+    told = [[sum(SIDES[side] for side in sides_of(one, label)) for label in SIDED_LABELS] for one in findings]
+    return np.array(told, dtype=np.int8).reshape(len(findings), len(SIDED_LABELS))
+
+
+def sided(codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
+    """Findings with a side, in the order of ``SIDED``: ``[N, K]`` of 0, 1, NaN (present, but no side told).
+
+    Args:
+        codes: From :func:`side_codes`.
+        labels: ``[N, 14]`` of 0, 1, NaN.
+    """
     columns = []
-    for label in SIDED_LABELS:
-        known = labels[:, CHEXPERT_LABELS.index(label)]
-        told = [sides_of(one, label) for one in findings]
-        for side in SIDES:
-            here = np.array([float(side in one) if one else np.nan for one in told], dtype=np.float64)
+    for place, label in enumerate(SIDED_LABELS):
+        known, code = labels[:, CHEXPERT_LABELS.index(label)], codes[:, place]
+        for bit in SIDES.values():
+            here = np.where(code > 0, (code & bit) > 0, np.nan)
             columns.append(np.where(known == 0, 0.0, np.where(known == 1, here, np.nan)))
-    return [f"{label}/{side}" for label in SIDED_LABELS for side in SIDES], np.stack(columns, 1)
+    return np.stack(columns, 1)
 
 
-def _with_sides(reading: Reading, truth: np.ndarray, true: Sequence[Sequence[Finding]]) -> tuple[np.ndarray, ...]:
+def _with_sides(reading: Reading, truth: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, ...]:
     """Truth, reading: the 14 findings, then those with a side; a side that is not read counts as not there."""
-    _, truths = sided(true, truth)
-    _, read = sided(reading.sides, reading.labels)
+    truths, read = sided(true, truth), sided(side_codes(reading.sides), reading.labels)
     unread = np.isnan(reading.labels[:, [CHEXPERT_LABELS.index(label) for label in SIDED_LABELS for _ in SIDES]])
     read = np.where(unread, np.nan, np.nan_to_num(read))
     return np.hstack([truth, truths]), np.hstack([reading.labels, read])
@@ -48,7 +58,7 @@ def _with_sides(reading: Reading, truth: np.ndarray, true: Sequence[Sequence[Fin
 
 def score_findings(case: Case) -> None:
     """F1, AUROC, AUPRC; sides."""
-    truth, true = case.studies.truth, [case.studies.held.findings[row] for row in case.studies.rows]
+    truth, true = case.studies.truth, side_codes([case.studies.held.findings[row] for row in case.studies.rows])
     reading, real = case.generated_findings, case.real_findings
     readable = np.asarray(~np.isnan(reading.labels).any(0) & ~np.isnan(real.labels).any(0))
     columns = counted_findings(truth, readable, case.options.min_positives)
@@ -61,6 +71,7 @@ def score_findings(case: Case) -> None:
             int((truth == 1).sum(0).max(initial=0)),
         )
         return
+    case.scores.counted = columns
     generated, told = reading.labels[:, columns], truth[:, columns]
     model, ceiling = Confusion.of(told, generated), Confusion.of(told, real.labels[:, columns])
     floor = Confusion.mean([Confusion.of(told[permutation], generated) for permutation in case.studies.moved])
@@ -97,11 +108,11 @@ def _score_areas(case: Case, truth: np.ndarray, names: Sequence[str]) -> None:
         case.scores.add(f"finding_{measure}", parts[0], case.studies.weights, ceiling=parts[1], floor=floor)
 
 
-def _score_each(case: Case, truth: np.ndarray, true: Sequence[Sequence[Finding]], counted: Sequence[int]) -> None:
+def _score_each(case: Case, truth: np.ndarray, true: np.ndarray, counted: Sequence[int]) -> None:
     """Every finding that counts, then its sides: F1 with interval, precision, recall, areas, ceiling, floor."""
     told, read = _with_sides(case.generated_findings, truth, true)
     real = _with_sides(case.real_findings, truth, true)[1]
-    every = [*CHEXPERT_LABELS, *(f"{label}/{side}" for label in SIDED_LABELS for side in SIDES)]
+    every = [*CHEXPERT_LABELS, *SIDED]
     readable = np.asarray(~np.isnan(read).any(0) & ~np.isnan(real).any(0))
     judged = case.readers.judged(case.target) if MODALITIES[case.target].kind == "image" else every
     columns = list(counted) + [
@@ -132,24 +143,20 @@ def _score_each(case: Case, truth: np.ndarray, true: Sequence[Sequence[Finding]]
         case.scores.findings[name] = figures
 
 
-def _score_sides(case: Case, reading: Reading, real: Reading, true: Sequence[Sequence[Finding]]) -> None:
+def _right_sides(read: np.ndarray, true: np.ndarray) -> Ratio:
+    """Of the findings that are told with a side by both, how many with the same: from two arrays of :func:`side_codes`."""
+    both = (read > 0) & (true > 0)
+    return Ratio((both & (read == true)).sum(1).astype(np.float64), both.sum(1).astype(np.float64))
+
+
+def _score_sides(case: Case, reading: Reading, real: Reading, true: np.ndarray) -> None:
     """How often the side is right where a finding with a side is both true and read."""
-
-    def pairs(read: Sequence[Sequence[Finding]], told: Sequence[Sequence[Finding]]) -> Ratio:
-        right, both = np.zeros(len(read)), np.zeros(len(read))
-        for row, (one, other) in enumerate(zip(read, told, strict=True)):
-            for label in SIDED_LABELS:
-                seen, expected = sides_of(one, label), sides_of(other, label)
-                if seen and expected:
-                    both[row] += 1
-                    right[row] += seen == expected
-        return Ratio(right, both)
-
-    model, ceiling = pairs(reading.sides, true), pairs(real.sides, true)
+    read = side_codes(reading.sides)
+    model, ceiling = _right_sides(read, true), _right_sides(side_codes(real.sides), true)
     if not model.bottom.sum():
         case.scores.leave_out("side_accuracy", "no finding with a side is both true and read here", 1, 0)
         return
-    shuffled = [pairs(reading.sides, [true[row] for row in permutation]) for permutation in case.studies.moved]
+    shuffled = [_right_sides(read, true[permutation]) for permutation in case.studies.moved]
     floor = Ratio(np.mean([one.top for one in shuffled], 0), np.mean([one.bottom for one in shuffled], 0))
     case.scores.add(
         "side_accuracy", model, case.studies.weights, ceiling=ceiling, floor=floor, pairs=int(model.bottom.sum())

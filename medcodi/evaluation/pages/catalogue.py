@@ -80,18 +80,16 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
+def percent(value: float | None) -> str:
+    """A share: ``93 %``; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.0f} %"
+
+
 def interval(figure: dict[str, Any] | None) -> str:
     """``[0.690, 0.731]``, or nothing."""
     if not figure or figure.get("low") is None:
         return ""
     return f"[{number(figure['low'])}, {number(figure['high'])}]"
-
-
-def with_interval(figure: dict[str, Any] | None) -> str:
-    """``0.712 [0.690, 0.731]``."""
-    if not figure or figure.get("value") is None:
-        return "–"
-    return f"{number(figure['value'])} {interval(figure)}".strip()
 
 
 def pretty(direction: str) -> str:

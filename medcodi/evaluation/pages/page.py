@@ -6,6 +6,7 @@ import base64
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -69,6 +70,12 @@ class PictureRow:
     title: str
     cells: Sequence[Cell]
     note: str = ""
+
+    @property
+    def groups(self) -> list[list[Cell]]:
+        """The prompts, then each target with its truth: what stays side by side where a row is too long."""
+        runs = groupby(self.cells, key=lambda cell: "" if cell.role == "prompt" else cell.caption)
+        return [list(run) for _, run in runs]
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,9 +14,10 @@ from medcodi.evaluation.materials import Counts
 from medcodi.evaluation.pages.page import Cell, PictureRow
 from medcodi.evaluation.reading import Readers
 from medcodi.evaluation.scoring import PRIMARY, DirectionScores
+from medcodi.metrics.findings import sides_of
 from medcodi.modality import modality
 from medcodi.randomness import numpy_generator
-from medcodi.study import CHEXPERT_LABELS, Direction
+from medcodi.study import CHEXPERT_LABELS, Direction, Finding
 
 if TYPE_CHECKING:
     from medcodi.evaluation.matrix import Scored
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 RULE = (
     "Random studies: drawn by a generator keyed with the seed and the direction, before anything was looked at. Worst studies: the most "
     "findings wrong (missed or invented, over all targets; of the first system), the same draw deciding between equals. "
-    "Blue: prompt. Green: truth. Orange: generated. Below each: the findings that classifier or labeler read from it."
+    "Blue: prompt. Orange: generated. Green: truth. Below each: the findings that classifier or labeler read from it, held against those "
+    "that the study truly has; without a reader's errors, a real target has all of them right. Pictures stand at twice their size."
 )
 
 
@@ -51,10 +53,40 @@ def shown_studies(scores: DirectionScores, seed: int, num: int) -> list[tuple[st
     ]
 
 
-def _read(readers: Readers, target: str, value: Value) -> str:
-    labels = readers.findings_of(target, [value]).labels[0]
-    told = [name for name, present in zip(CHEXPERT_LABELS, labels, strict=True) if present == 1]
-    return "read: " + (", ".join(told) or "nothing")
+def _side(findings: Sequence[Finding], label: str) -> str:
+    sides = sides_of(findings, label)
+    return "" if not sides else " (both sides)" if len(sides) > 1 else f" ({next(iter(sides))})"
+
+
+def _labels(row: np.ndarray) -> tuple[set[str], set[str]]:
+    """Those that are there, and those of which nothing is known."""
+    named = list(zip(CHEXPERT_LABELS, row, strict=True))
+    return {label for label, one in named if one == 1}, {label for label, one in named if np.isnan(one)}
+
+
+def _read(readers: Readers, name: str, value: Value, held: HeldOut, row: int) -> str:
+    """What was read from a content against what the study truly has: right, missed, not true, on the wrong side."""
+    reading = readers.findings_of(name, [value])
+    sides, true = reading.sides[0], held.findings[row]
+    seen, unread = _labels(reading.labels[0])
+    there, untold = _labels(held.truth[row])
+    turned = {
+        label
+        for label in seen & there
+        if sides_of(sides, label) and sides_of(true, label) not in (frozenset(), sides_of(sides, label))
+    }
+    parts = (
+        ("right", [label + _side(sides, label) for label in CHEXPERT_LABELS if label in seen & there - turned]),
+        ("wrong side", [label + _side(sides, label) for label in CHEXPERT_LABELS if label in turned]),
+        ("missed", [label + _side(true, label) for label in CHEXPERT_LABELS if label in there - seen - unread]),
+        ("not true", [label + _side(sides, label) for label in CHEXPERT_LABELS if label in seen - there - untold]),
+    )
+    return "\n".join(f"{what}: {', '.join(labels)}" for what, labels in parts if labels) or "nothing read"
+
+
+def _cell(name: str, role: str, value: Value, readers: Readers, held: HeldOut, row: int, label: str = "") -> Cell:
+    note = _read(readers, name, value, held, row) if readers.can_read(name) else ""
+    return Cell(caption=modality(name).title, role=role, value=value, note=note, label=label)
 
 
 def picture_rows(
@@ -89,22 +121,17 @@ def picture_rows(
     }
     found = []
     for why, row in chosen:
-        cells = [
-            Cell(caption=modality(name).title, role="prompt", value=held.values(name, [row])[0])
-            for name in direction.prompts
-        ]
+        cells = [_cell(name, "prompt", held.values(name, [row])[0], readers, held, row) for name in direction.prompts]
         for target in direction.targets:
-            value, caption = held.values(target, [row])[0], modality(target).title
-            cells.append(Cell(caption=caption, role="truth", value=value, note=_read(readers, target, value)))
             for name in each:
-                value = contents[name][row][target]
                 label = name if len(each) > 1 else ""
-                cells.append(
-                    Cell(
-                        caption=caption, role="generated", value=value, note=_read(readers, target, value), label=label
-                    )
-                )
-        true = [label for label, told in zip(CHEXPERT_LABELS, held.truth[row], strict=True) if told == 1]
+                cells.append(_cell(target, "generated", contents[name][row][target], readers, held, row, label))
+            cells.append(_cell(target, "truth", held.values(target, [row])[0], readers, held, row))
+        true = [
+            label + _side(held.findings[row], label)
+            for label, told in zip(CHEXPERT_LABELS, held.truth[row], strict=True)
+            if told == 1
+        ]
         found.append(
             PictureRow(
                 title=why,

@@ -20,6 +20,7 @@ class Range:
         label: What it is.
         value, low, high: The figure and its interval.
         floor, ceiling: What it stands between; None: not drawn.
+        legible: What a reader sees in the prompts; None: not drawn.
         series: Which colour.
     """
 
@@ -29,6 +30,7 @@ class Range:
     high: float | None = None
     floor: float | None = None
     ceiling: float | None = None
+    legible: float | None = None
     series: int = 0
 
 
@@ -76,7 +78,8 @@ def range_plot(title: str, rows: Sequence[Range], names: Sequence[str] = ()) -> 
         rows: From top to bottom; neighbours of one label share it.
         names: Of the series, for the legend, where there are several.
     """
-    numbers = [one for row in rows for one in (row.value, row.low, row.high, row.floor, row.ceiling) if one is not None]
+    drawn = ("value", "low", "high", "floor", "ceiling", "legible")
+    numbers = [one for row in rows for name in drawn if (one := getattr(row, name)) is not None]
     axis, height = _Axis(min(numbers), max(numbers)), _TOP + _ROW * len(rows) + (20 if names else 6)
     parts = axis.lines(_TOP + _ROW * len(rows))
     for index, row in enumerate(rows):
@@ -96,6 +99,11 @@ def range_plot(title: str, rows: Sequence[Range], names: Sequence[str] = ()) -> 
             x = axis.x(row.ceiling)
             parts.append(
                 f'<line x1="{x:.1f}" y1="{y - 8:.1f}" x2="{x:.1f}" y2="{y + 8:.1f}" stroke="#2f8f57" stroke-width="2.5"/>'
+            )
+        if row.legible is not None:
+            x = axis.x(row.legible)
+            parts.append(
+                f'<path d="M{x:.1f} {y - 6:.1f}l4.5 6l-4.5 6l-4.5 -6z" fill="#fff" stroke="#2f8f57" stroke-width="1.6"/>'
             )
         if row.low is not None and row.high is not None:
             low, high = axis.x(row.low), axis.x(row.high)

@@ -5,26 +5,15 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from medcodi.evaluation.held_out import HeldOut
 from medcodi.evaluation.pages.catalogue import number, pretty, shown
+from medcodi.evaluation.pages.lists import excluded_table, flag_table, left_out_table, provenance_tables
 from medcodi.evaluation.pages.page import Head, Plot, Section, write_page
 from medcodi.evaluation.pages.pictures import RULE, picture_rows
 from medcodi.evaluation.pages.plots import Range, difference_plot, range_plot
-from medcodi.evaluation.pages.tables import (
-    ALL,
-    coherence_table,
-    comparison_table,
-    directions,
-    excluded_table,
-    finding_tables,
-    flag_table,
-    left_out_table,
-    matrix_table,
-    provenance_tables,
-    summary_table,
-)
+from medcodi.evaluation.pages.summary import ALL, directions, summary_table
+from medcodi.evaluation.pages.tables import coherence_table, comparison_table, finding_tables, matrix_table
+from medcodi.evaluation.pages.verdict import alarms, verdict
 from medcodi.evaluation.reading import Readers
 from medcodi.modality import modality
 from medcodi.study import Direction
@@ -39,76 +28,11 @@ _EXPLAINED = (
     "a classifier trained on real images; reports: a labeler) against the truth of the study that prompted it.\n"
     "Ceiling: the same readers on the real targets of the same studies; no generator should be asked for more. Floor: prompts shuffled, that is the "
     "same generations against other patients' truth. Colours run from the floor (red) to the ceiling (green). "
-    "Brackets: 95 % bootstrap interval over patients."
+    "Brackets: 95 % bootstrap interval over patients.\n"
+    "Legible in the prompt: the same figure of the readers themselves, shown the real prompts and nothing else. What a film does not show, "
+    "no generator can know from it; the ceiling does not say that. Side right: where a finding with a side is both true and read, of each target. "
+    "Targets agree: Cohen's κ between the findings of targets generated together, as a share of what real pairs give."
 )
-
-
-def verdict(results: Results) -> list[str]:
-    """What the figures say, a sentence for each system, and for each pair of systems."""
-    lines = []
-    for name, told in results["systems"].items():
-        judged = [(one, scores["primary"]) for one, scores in told["directions"].items() if scores["primary"]["model"]]
-        prompted = [(one, primary) for one, primary in judged if primary["beats_shuffled"] is not None]
-        if not prompted:
-            lines.append(f"{name}: no direction could be judged by findings.")
-            continue
-        beats = sum(primary["beats_shuffled"] for _, primary in prompted)
-        reached = {one: primary["fraction_of_ceiling"] for one, primary in prompted if primary["fraction_of_ceiling"]}
-        sentence = f"{name}: {beats} of {len(prompted)} directions follow their prompts (better than with shuffled prompts, interval above 0)"
-        if reached:
-            best, worst = max(reached, key=lambda one: reached[one]), min(reached, key=lambda one: reached[one])
-            middle = float(np.median(list(reached.values())))
-            sentence += f"; what they show is right to {100 * middle:.0f} % of what real studies allow (median)"
-            if best != worst:
-                sentence += f", from {100 * reached[worst]:.0f} % ({pretty(worst)}) to {100 * reached[best]:.0f} % ({pretty(best)})"
-        lines.append(sentence + ".")
-    lines += _verdict_of_prompts(results) + _verdict_of_systems(results)
-    return lines
-
-
-def _verdict_of_prompts(results: Results) -> list[str]:
-    tests = [test for test in results["comparisons"]["multi_prompt"] if test["target"] == ALL]
-    if not tests:
-        return []
-    better = sum(test["difference"]["low"] is not None and test["difference"]["low"] > 0 for test in tests)
-    worse = sum(not test["not_worse"] for test in tests)
-    return [
-        f"Two prompts against one: better in {better}, worse in {worse} and alike in {len(tests) - better - worse} "
-        f"of {len(tests)} comparisons (paired, finding F1)."
-    ]
-
-
-def _verdict_of_systems(results: Results) -> list[str]:
-    tests = [test for test in results["comparisons"]["systems"] if test["target"] == ALL]
-    lines = []
-    for pair in dict.fromkeys(tuple(test["systems"]) for test in tests):
-        own = [test for test in tests if tuple(test["systems"]) == pair]
-        clear = [test for test in own if test.get("p_holm") is not None and test["p_holm"] < 0.05]
-        first = sum(test["difference"]["value"] > 0 for test in clear)
-        lines.append(
-            f"{pair[0]} against {pair[1]}: {first} directions better, {len(clear) - first} worse, {len(own) - len(clear)} "
-            "not told apart (finding F1, permutation test, Holm-adjusted p < 0.05)."
-        )
-    return lines
-
-
-def alarms(results: Results) -> list[str]:
-    """What must not be overlooked: parts of the studies only, exclusions, small numbers."""
-    found = []
-    for name, told in results["systems"].items():
-        for one, coverage in told["coverage"].items():
-            if coverage["scored"] < coverage["usable"]:
-                found.append(
-                    f"{name}, {pretty(one)}: {coverage['given']} of {coverage['usable']} studies were given, and the "
-                    f"{coverage['scored']} that all systems have were scored."
-                )
-    if results["excluded"]:
-        found.append(f"{len(results['excluded'])} contents were excluded; they are listed below, each with its reason.")
-    if results["data"]["num_studies"] < 100:
-        found.append(
-            f"Only {results['data']['num_studies']} studies: the intervals are wide, and many metrics are left out."
-        )
-    return found
 
 
 def _head(results: Results) -> Head:
@@ -148,6 +72,7 @@ def _range_plots(results: Results) -> list[Plot]:
             high=primary["model"]["high"],
             floor=primary["shuffled"]["value"],
             ceiling=primary["ceiling"],
+            legible=(primary.get("prompt_reader") or {}).get("value"),
             series=names.index(system),
         )
         for system, name, primary in ((system, name, scores["primary"]) for system, name, scores in directions(results))
@@ -224,7 +149,8 @@ def sections(results: Results, held: HeldOut, readers: Readers, scored: Scored, 
         ),
         Section(
             title="Between floor and ceiling",
-            text="Ring: floor, prompts shuffled. Dot and bar: the figure and its interval. Green line: ceiling, real targets.",
+            text="Ring: floor, prompts shuffled. Dot and bar: the figure and its interval. Green line: ceiling, real targets. "
+            "Diamond: what a reader sees in the prompts.",
             plots=_range_plots(results),
         ),
     ]

@@ -1,71 +1,16 @@
-"""Tables of results: the summary, the matrix, findings, comparisons, coherence, what is left out."""
+"""Tables of figures: the matrix, findings, comparisons, coherence."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
-from medcodi.evaluation.pages.catalogue import METRICS, interval, number, pretty, share, shown, title, with_interval
+from medcodi.evaluation.pages.catalogue import METRICS, interval, number, percent, pretty, share, shown, title
 from medcodi.evaluation.pages.page import Figure, Table
+from medcodi.evaluation.pages.summary import ALL, directions, several
 from medcodi.modality import MODALITIES, modality
 from medcodi.study import CHEXPERT_LABELS
 
 Results = dict[str, Any]
-ALL = "all"
-
-
-def directions(results: Results) -> Iterator[tuple[str, str, dict[str, Any]]]:
-    """(system, direction, scores), systems within directions."""
-    names = dict.fromkeys(name for system in results["systems"].values() for name in system["directions"])
-    for name in names:
-        for system, told in results["systems"].items():
-            if name in told["directions"]:
-                yield system, name, told["directions"][name]
-
-
-def _several(results: Results) -> bool:
-    return len(results["systems"]) > 1
-
-
-def summary_table(results: Results) -> Table:
-    """Direction -> primary figure, ceiling, shuffled prompts, difference."""
-    rows = []
-    for system, name, scores in directions(results):
-        primary = scores["primary"]
-        verdict = {True: "yes", False: "no", None: "–"}[primary["beats_shuffled"]]
-        prompted = bool(scores["prompts"])
-        reached = primary["fraction_of_ceiling"] if prompted else None
-        whole = {
-            **(primary["model"] or {}),
-            "ceiling": primary["ceiling"],
-            "floor": (primary["shuffled"] or {}).get("value"),
-        }
-        rows.append(
-            (
-                pretty(name),
-                *((system,) if _several(results) else ()),
-                Figure(text=str(scores["num_studies"]), value=scores["num_studies"]),
-                Figure(
-                    text=number(whole.get("value")),
-                    value=whole.get("value"),
-                    small=interval(whole),
-                    shade=share(whole) if prompted else None,
-                ),
-                Figure(text=number(primary["ceiling"]), value=primary["ceiling"]),
-                Figure(text="–" if reached is None else f"{100 * reached:.0f} %", value=reached, strong=True),
-                Figure(text=with_interval(primary["shuffled"]), value=whole["floor"]),
-                Figure(text=with_interval(primary["difference"]), value=(primary["difference"] or {}).get("value")),
-                verdict,
-            )
-        )
-    columns = ("direction", *(("system",) if _several(results) else ()), "studies", "finding F1, macro", "ceiling")
-    columns += ("of ceiling", "prompts shuffled", "difference", "beats shuffled")
-    return Table(columns=columns, rows=rows, left=2 if _several(results) else 1)
-
-
-def plain_rows(table: Table) -> list[tuple[str, ...]]:
-    """The table for a terminal."""
-    return [tuple(" ".join(filter(None, (cell.text, cell.small))) for cell in row) for row in table.cells()]
 
 
 def matrix_table(results: Results, kind: str, groups: tuple[str, ...], caption: str = "") -> Table | None:
@@ -88,13 +33,13 @@ def matrix_table(results: Results, kind: str, groups: tuple[str, ...], caption: 
         (
             pretty(name),
             modality(target).title,
-            *((system,) if _several(results) else ()),
+            *((system,) if several(results) else ()),
             *(_matrix_cell(metric, metrics.get(metric)) for metric in chosen),
         )
         for system, name, target, metrics in scored
     ]
-    columns = ("direction", "target", *(("system",) if _several(results) else ()), *map(title, chosen))
-    return Table(columns=columns, rows=rows, caption=caption, left=3 if _several(results) else 2)
+    columns = ("direction", "target", *(("system",) if several(results) else ()), *map(title, chosen))
+    return Table(columns=columns, rows=rows, caption=caption, left=3 if several(results) else 2)
 
 
 def _matrix_cell(metric: str, record: dict[str, Any] | None) -> Figure:
@@ -102,10 +47,11 @@ def _matrix_cell(metric: str, record: dict[str, Any] | None) -> Figure:
         return Figure(text="–")
     marks = (("f", "floor"), ("c", "ceiling"))
     bounds = [f"{mark} {number(record[key])}" for mark, key in marks if record.get(key) is not None]
+    of_real = "" if record.get("share_of_ceiling") is None else f"{percent(record['share_of_ceiling'])} of real pairs"
     return Figure(
         text=number(record["value"]),
         value=record["value"],
-        below="\n".join(filter(None, (interval(record), " · ".join(bounds)))),
+        below="\n".join(filter(None, (interval(record), " · ".join(bounds), of_real))),
         shade=share(record, shown(metric).better),
     )
 
@@ -124,13 +70,13 @@ def coherence_table(results: Results) -> Table | None:
         (
             pretty(name),
             " and ".join(pair.split("+")),
-            *((system,) if _several(results) else ()),
+            *((system,) if several(results) else ()),
             *(_matrix_cell(metric, metrics.get(metric)) for metric in present),
         )
         for system, name, pair, metrics in scored
     ]
-    columns = ("direction", "pair", *(("system",) if _several(results) else ()), *map(title, present))
-    return Table(columns=columns, rows=rows, left=3 if _several(results) else 2)
+    columns = ("direction", "pair", *(("system",) if several(results) else ()), *map(title, present))
+    return Table(columns=columns, rows=rows, left=3 if several(results) else 2)
 
 
 def finding_tables(results: Results) -> list[Table]:
@@ -138,7 +84,7 @@ def finding_tables(results: Results) -> list[Table]:
     tables = []
     for target in MODALITIES:
         scored = [
-            (f"{system}: {pretty(name)}" if _several(results) else pretty(name), scores["targets"][target]["findings"])
+            (f"{system}: {pretty(name)}" if several(results) else pretty(name), scores["targets"][target]["findings"])
             for system, name, scores in directions(results)
             if target in scores["targets"]
         ]
@@ -187,7 +133,7 @@ def comparison_table(tests: list[dict[str, Any]], what: str) -> Table | None:
     rows = []
     for test in tests:
         versus = f"{pretty(test['against'])}" if "against" in test else " against ".join(test["systems"])
-        several = (test["system"],) if "system" in test else ()
+        named = (test["system"],) if "system" in test else ()
         above = test["difference"]["low"] is not None and test["difference"]["low"] > 0
         under = test["difference"]["high"] is not None and test["difference"]["high"] < 0
         down = shown(test["metric"]).better == "down"
@@ -196,7 +142,7 @@ def comparison_table(tests: list[dict[str, Any]], what: str) -> Table | None:
             (
                 pretty(test["direction"]),
                 versus,
-                *several,
+                *named,
                 "all" if test["target"] == ALL else modality(test["target"]).title,
                 title(test["metric"]),
                 *(Figure(text=number(test[side]), value=test[side]) for side in ("first", "second")),
@@ -210,11 +156,11 @@ def comparison_table(tests: list[dict[str, Any]], what: str) -> Table | None:
                 Figure(text=verdict, shade={"better": 1.0, "alike": None, "worse": 0.0}[verdict]),
             )
         )
-    several = ("system",) if "system" in tests[0] else ()
+    named = ("system",) if "system" in tests[0] else ()
     columns = (
         "direction",
         what,
-        *several,
+        *named,
         "target",
         "metric",
         "first",
@@ -224,83 +170,4 @@ def comparison_table(tests: list[dict[str, Any]], what: str) -> Table | None:
         "p, Holm",
         "first is",
     )
-    return Table(columns=columns, rows=rows, left=4 + len(several))
-
-
-def left_out_table(results: Results) -> Table | None:
-    """Metrics that are not there, and why."""
-    rows = [
-        (
-            pretty(name),
-            *((system,) if _several(results) else ()),
-            part,
-            title(entry["metric"].partition(":")[0])
-            + entry["metric"].partition(":")[1]
-            + entry["metric"].partition(":")[2],
-            str(entry.get("needed", "–")),
-            str(entry.get("available", "–")),
-            entry["reason"],
-        )
-        for system, name, scores in directions(results)
-        for part, told in {**scores["targets"], **scores["coherence"]}.items()
-        for entry in told["left_out"]
-    ]
-    columns = ("direction", *(("system",) if _several(results) else ()), "target", "metric", "needs", "has", "why")
-    return Table(columns=columns, rows=rows, left=6) if rows else None
-
-
-def flag_table(results: Results) -> Table | None:
-    """What is odd about generated contents."""
-    rows = [
-        (
-            pretty(name),
-            *((system,) if _several(results) else ()),
-            modality(target).title,
-            kind,
-            Figure(text=f"{told['count']} of {scores['num_studies']}", value=told["count"]),
-            ", ".join(told["studies"]) + (" …" if told["count"] > len(told["studies"]) else ""),
-        )
-        for system, name, scores in directions(results)
-        for target, one in scores["targets"].items()
-        for kind, told in one["flags"].items()
-    ]
-    columns = (
-        "direction",
-        *(("system",) if _several(results) else ()),
-        "target",
-        "contents are",
-        "how many",
-        "studies",
-    )
-    return Table(columns=columns, rows=rows, left=3) if rows else None
-
-
-def excluded_table(results: Results) -> Table | None:
-    """What was not scored, and why."""
-    rows = [(one["system"], one["study_id"], one["what"], one["reason"]) for one in results["excluded"]]
-    return Table(columns=("system", "study", "what", "why"), rows=rows, left=4) if rows else None
-
-
-def provenance_tables(results: Results) -> list[Table]:
-    """What the figures depend on."""
-
-    def flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
-        if isinstance(value, dict) and value:
-            for key, one in value.items():
-                yield from flat(one, f"{name}.{key}" if name else str(key))
-        else:
-            shown_value = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
-            yield name, shown_value
-
-    readers = {name: told for name, told in results["readers"].items() if told}
-    images = {key: value for key, value in (readers.get("images") or {}).items() if key != "measured"}
-    systems = {
-        name: {key: value for key, value in told.items() if key != "directions"}
-        for name, told in results["systems"].items()
-    }
-    parts = {
-        "data": results["data"], "systems": systems, "readers": {**readers, "images": images},
-        "preprocessing": results["preprocessing"], "scoring": results["scoring"], "config": results["config"],
-        "versions": results["versions"],
-    }  # fmt: skip
-    return [Table(columns=(name, "value"), rows=list(flat(part, "")), left=2) for name, part in parts.items() if part]
+    return Table(columns=columns, rows=rows, left=4 + len(named))

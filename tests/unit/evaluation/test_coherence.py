@@ -14,7 +14,7 @@ from medcodi.errors import CheckpointError, ConfigError, DataError
 from medcodi.evaluation.coherence import PairReadings, coherence
 from medcodi.evaluation.derangements import derangements
 from medcodi.evaluation.geometry import ATTRIBUTES, GeometryReader, fit_geometry, geometry_agreement, geometry_truth
-from medcodi.evaluation.image_readers import XRV_LABELS, load_image_reader
+from medcodi.evaluation.image_readers import XRV_LABELS, CachedReader, ClassifierReader, load_image_reader
 from medcodi.metrics.bootstrap import resampling_weights
 from medcodi.randomness import numpy_generator
 from medcodi.study import CHEXPERT_LABELS, Study
@@ -150,6 +150,26 @@ def test_xrv_reads_chexperts_labels_by_its_own_outputs(tmp_path: Path) -> None:
         expected = outputs[:, [network.targets.index(name) for name in names]].max(1)
         np.testing.assert_allclose(told[:, reader.targets.index(label)], expected, rtol=1e-5)
     assert reader.describe()["labels"]["Pleural Effusion"] == ["Effusion"]
+
+
+def test_an_image_is_read_once_whatever_the_batch(tmp_path: Path) -> None:
+    class Counting(ClassifierReader):
+        read = 0
+
+        def probabilities(self, images, modality: str) -> np.ndarray:
+            self.read += len(images)
+            return super().probabilities(images, modality)
+
+    reader = Counting(load_image_reader("demo").classifier)  # type: ignore[attr-defined]
+    images = [GENERATOR.random((32, 32)).astype(np.float32) for _ in range(4)]
+    told = CachedReader(reader, tmp_path).probabilities([*images[:3], images[0]], "frontal")
+    again = CachedReader(reader, tmp_path)  # another run
+    found = again.probabilities(images[::-1], "frontal")
+    assert reader.read == 4 and again.judged("frontal") == reader.judged("frontal")
+    np.testing.assert_array_equal(found[1:], told[2::-1])
+    np.testing.assert_array_equal(told[3], told[0])
+    again.probabilities(images[:1], "lateral")  # another head
+    assert reader.read == 5
 
 
 def test_ours_reads_sides_and_unknown_readers_are_refused() -> None:

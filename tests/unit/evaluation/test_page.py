@@ -38,6 +38,16 @@ def test_only_grey_images() -> None:
         image_data_uri(np.zeros((8, 8, 3)))
 
 
+def test_a_target_and_its_truth_stay_side_by_side() -> None:
+    told = [("Report", "prompt"), ("Frontal", "generated"), ("Frontal", "truth"), ("Lateral", "generated")]
+    row = PictureRow(title="", cells=[Cell(caption=caption, role=role, value="") for caption, role in told])
+    assert [[cell.role for cell in group] for group in row.groups] == [
+        ["prompt"],
+        ["generated", "truth"],
+        ["generated"],
+    ]
+
+
 def test_page_is_self_contained_and_escaped(tmp_path) -> None:
     row = PictureRow(
         title="report → frontal",

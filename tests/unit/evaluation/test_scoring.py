@@ -62,6 +62,7 @@ def score_values(
         generated[target] = readers.read(target, made, truth, held.patients)
         real[target] = readers.read(target, truth)
         contents[target] = lambda chosen, made=made: [made[row] for row in chosen]
+    real |= {prompt: readers.read(prompt, held.values(prompt, rows)) for prompt in parsed.prompts}
     return score_direction(parsed, generated, real, held, rows, readers, scorer, options, contents)
 
 
@@ -79,6 +80,7 @@ def test_a_generator_that_gives_back_the_truth_reaches_the_ceiling(held, readers
     primary = scores["primary"]
     assert primary["fraction_of_ceiling"] == 1.0 and primary["beats_shuffled"] is True
     assert primary["difference"]["low"] > 0.2
+    assert primary["fraction_low"] == primary["fraction_high"] == 1.0
     metrics = scores["targets"]["frontal"]["metrics"]
     macro = metrics["finding_macro_f1"]
     assert macro["value"] == macro["ceiling"] > macro["floor"] + 0.2
@@ -115,7 +117,26 @@ def test_reports(held, readers, scorer) -> None:
 
 
 def test_without_prompts_there_is_nothing_to_shuffle(held, readers, scorer) -> None:
-    assert score("->report", held, readers, scorer, 3)["primary"]["beats_shuffled"] is None
+    primary = score("->report", held, readers, scorer, 3)["primary"]
+    assert primary["beats_shuffled"] is None and primary["prompt_reader"] is None
+
+
+def test_what_is_legible_in_the_prompt_is_what_its_reader_reaches(held, readers, scorer) -> None:
+    """Of a report everything; of a film what the classifier tells in it; of both no less than the film alone."""
+    told = {
+        one: score(f"{one}->lateral", held, readers, scorer, 7)["primary"]["prompt_reader"]
+        for one in ("report", "frontal", "frontal+report")
+    }
+    assert told["report"]["value"] == 1.0
+    film = score("lateral->frontal", held, readers, scorer, 0)["primary"]["ceiling"]
+    assert told["frontal"]["value"] == pytest.approx(film) and told["frontal"]["low"] <= film <= told["frontal"]["high"]
+    assert told["frontal"]["value"] <= told["frontal+report"]["value"] <= 1.0
+
+
+def test_prompts_that_nobody_reads_are_not_legible(held, readers) -> None:
+    blind = Readers(None, labeler=readers.labeler)
+    assert not blind.can_read("frontal") and blind.can_read("report")
+    assert blind.legible({"frontal": readers.read("frontal", held.values("frontal", [0]))}) is None
 
 
 def test_the_same_scores_twice(held, readers, scorer) -> None:

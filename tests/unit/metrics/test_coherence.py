@@ -11,6 +11,7 @@ from medcodi.metrics.coherence import (
     agreement,
     correlation_statistic,
     pair_similarity,
+    partner_ranks,
     retrieval,
 )
 
@@ -66,6 +67,15 @@ def test_own_latents_are_found_and_shuffled_ones_stand_in_the_middle() -> None:
     ones = np.ones((1, 400))
     assert shuffled.median_statistic()(ones)[0] == shuffled.median_rank
     assert shuffled.recall_statistic(10)(ones)[0] == pytest.approx(shuffled.recall[10])
+
+
+def test_ranks_of_several_pairings_are_those_of_each_alone() -> None:
+    first, second = GENERATOR.normal(size=(2, 60, 5))
+    second[7] = second[3]  # a tie
+    pairings = [GENERATOR.permutation(60) for _ in range(3)]
+    ranks = partner_ranks(first, second, pairings)
+    for rank, rows in zip(ranks, pairings, strict=True):
+        np.testing.assert_array_equal(rank, retrieval(first, second[rows]).ranks)
 
 
 def test_correlation_is_numpys_and_weights_repeat() -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medcodi.errors import DataError
-from medcodi.metrics.similarity import diversity, draw_pairs, image_similarity, num_scales
+from medcodi.metrics.similarity import BETAS, diversity, draw_pairs, image_similarity, num_scales
 
 image_metrics = pytest.importorskip("torchmetrics.functional.image")
 GENERATOR = np.random.default_rng(0)
@@ -29,7 +29,7 @@ def test_agrees_with_torchmetrics_and_scikit_image() -> None:
     ours = image_similarity(first, second)
     one, other = as_tensor(first), as_tensor(second)
     expected = image_metrics.structural_similarity_index_measure(one, other, data_range=1.0)
-    assert ours.ssim == pytest.approx(float(expected), rel=1e-6)
+    assert ours.ssim == pytest.approx(float(expected), rel=1e-9)
     psnr = image_metrics.peak_signal_noise_ratio(
         one, other, data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3)
     )
@@ -67,6 +67,19 @@ def test_five_scales_are_torchmetrics_ms_ssim() -> None:
     one, other = (as_tensor([images[row] for row in ours.pairs[:, side]]) for side in (0, 1))
     expected = image_metrics.multiscale_structural_similarity_index_measure(one, other, data_range=1.0)
     assert ours.num_scales == 5 and ours.ms_ssim == pytest.approx(float(expected), rel=1e-6)
+
+
+@pytest.mark.parametrize("side", [128, 131])
+def test_fewer_scales_are_torchmetrics_with_their_weights_of_sum_one(side: int) -> None:
+    images = films(4, side)
+    ours = diversity(images, list("abcd"), 0)
+    betas = tuple(beta / sum(BETAS[: ours.num_scales]) for beta in BETAS[: ours.num_scales])
+    one, other = (as_tensor([images[row] for row in ours.pairs[:, place]]) for place in (0, 1))
+    expected = image_metrics.multiscale_structural_similarity_index_measure(
+        one, other, data_range=1.0, betas=betas, normalize="relu", reduction="none"
+    )
+    np.testing.assert_allclose(ours.per_pair, expected.numpy(), rtol=1e-6)  # its exponents are float32
+    assert ours.num_scales == 4
 
 
 def test_alike_images_are_less_diverse() -> None:

@@ -86,6 +86,18 @@ def test_statistics_of_repeated_studies_are_scores_of_repetition(scorer: TextSco
 
 
 @needs_java
+def test_many_texts_and_resamples_are_asked_at_once_and_answered_in_order(scorer: TextScorer) -> None:
+    few, many = (
+        scorer.score(GENERATED, REFERENCES),
+        scorer.score(GENERATED * 40, REFERENCES * 40),
+    )  # more than one batch
+    np.testing.assert_array_equal(many.per_study["meteor"], np.tile(few.per_study["meteor"], 40))
+    weights = np.random.default_rng(0).poisson(1, (150, 4)).astype(float) + 1
+    one_by_one = [few.statistics["meteor"](row[None])[0] for row in weights]
+    np.testing.assert_array_equal(few.statistics["meteor"](weights), one_by_one)
+
+
+@needs_java
 def test_same_text_is_perfect_and_empty_scores_zero(scorer: TextScorer) -> None:
     scores = scorer.score([REFERENCES[0], ""], REFERENCES[:2])
     assert scores.per_study["rouge_l"].tolist() == [1.0, 0.0] and scores.per_study["meteor"].tolist() == [1.0, 0.0]
