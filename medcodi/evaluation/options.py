@@ -43,6 +43,7 @@ class EvaluateConfig(ScoringOptions):
         batch_size: Studies of a block: generated and read together, by one rank.
         preset: Sampler and steps under one name; what is said beside it wins.
         num_inference_steps, guidance_scale, sampler: None: the preset's, or the model's own.
+        joint: False: targets generated together do not hear each other (an ablation).
         out: Folder of the bundle.
         cache: Folder of features kept by content; None: ``features`` in ``out``.
         pictures: Random and worst studies shown for each direction, so many of each; 0: no study is shown on the page.
@@ -72,6 +73,7 @@ class EvaluateConfig(ScoringOptions):
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
     sampler: str | None = None
+    joint: bool = True
     out: str = "runs/evaluation"
     cache: str | None = None
     pictures: Annotated[int, at_least(0)] = 2

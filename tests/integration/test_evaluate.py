@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from typer.testing import CliRunner
 
 from medcodi.config import from_dict
@@ -23,7 +24,7 @@ from medcodi.evaluation import (
     train_classifier,
     verify_bundle,
 )
-from medcodi.model import tiny_model
+from medcodi.model import MedCoDi, tiny_model
 
 pytest.importorskip("pycocoevalcap")
 pytest.importorskip("jinja2")
@@ -142,6 +143,25 @@ def test_it_resumes_to_the_same_figures(bundle: Path, copied: Path, model_folder
         assert (copied / name).read_bytes() == (bundle / name).read_bytes(), name
     assert kept.stat().st_mtime_ns == before  # not generated again
     assert not (copied / "generated/earlier").exists() and not list(copied.rglob("*.partial"))
+
+
+def test_joint_attention_can_be_left_out(model_folder: Path, tmp_path: Path) -> None:
+    model = MedCoDi.from_pretrained(model_folder)
+    with torch.no_grad():  # a fresh model's targets hear nothing yet
+        for parameter in model.parameters():
+            if not parameter.any():
+                parameter.normal_(std=0.3, generator=torch.Generator().manual_seed(0))
+    told: dict[str, Any] = {"directions": ["report->frontal+lateral"], "metrics": ["findings"], "pictures": 0}
+    model.save_pretrained(tmp_path / "model")
+    contents = []
+    for joint in (True, False):
+        out = tmp_path / f"joint-{joint}"
+        told |= {"classifier": str(model_folder), "joint": joint}
+        evaluate(options(tmp_path / "model", out, **told), quiet=True)
+        system = next(iter(json.loads((out / "results.json").read_text())["systems"].values()))
+        assert system["settings"]["joint"] is joint
+        contents.append(json.loads((out / "scored.json").read_text()))
+    assert contents[0] != contents[1]
 
 
 def test_two_ranks_write_the_same_results(bundle: Path, model_folder: Path, tmp_path: Path) -> None:
