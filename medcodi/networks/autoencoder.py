@@ -40,6 +40,10 @@ class Autoencoder(nn.Module):
         """Values of the modality from scaled latents ``[B, *latent_shape]``."""
         raise NotImplementedError
 
+    def decoder_parts(self) -> list[nn.Module]:
+        """The modules that :meth:`decode` alone needs."""
+        raise NotImplementedError
+
     def latent(self, values: Any, noise: Tensor | None = None) -> Tensor:
         """The scaled latent.
 

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
 from pydantic import model_validator
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcodi.config import config
 from medcodi.errors import ConfigError
@@ -93,6 +93,10 @@ class ImageAutoencoder(Autoencoder):
         x = (2.0 * values - 1.0).to(self.net.dtype).expand(-1, self.config.in_channels, -1, -1)
         posterior = self.net.encode(F.pixel_unshuffle(x, self.config.patch_size)).latent_dist
         return posterior.mean.float(), posterior.logvar.float()
+
+    def decoder_parts(self) -> list[nn.Module]:
+        """The decoder, and what lies between it and the latent."""
+        return [self.net.post_quant_conv, self.net.decoder]
 
     def decode_unclamped(self, z: Tensor) -> Tensor:
         """What the network paints from an unscaled latent: ``[B, in_channels, H, W]``, about [-1, 1], with gradient."""

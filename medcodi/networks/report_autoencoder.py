@@ -165,6 +165,10 @@ class ReportAutoencoder(Autoencoder):
         mean, logvar = self.to_posterior(pooled).float().chunk(2, dim=-1)
         return mean, logvar
 
+    def decoder_parts(self) -> list[nn.Module]:
+        """GPT-2, and the two ways in which it hears z."""
+        return [self.decoder, self.to_memory, self.to_embedding]
+
     def _memory(self, z: Tensor) -> DynamicCache:
         """A key/value cache that holds z: ``memory_slots`` vectors per layer, the same as keys and as values."""
         layers, (width, heads) = self.config.decoder_layers, self.config.decoder_size

@@ -29,7 +29,12 @@ class AutoencodeOptions:
     """Options of stage ``autoencode``."""
 
     kinds: tuple[Kind, ...] = ("image", "text")
-    crop_size: int | None = None  # train on random crops of so many pixels; None: whole images (end with those: norms see other statistics in crops)
+    decoder_only: bool = (
+        False  # latents stay as they are, so that denoisers trained on them fit; only what is made of them improves
+    )
+    crop_size: int | None = (
+        None  # train on random crops of so many pixels; None: whole images (end with those: norms see other statistics in crops)
+    )
     kl_weight: float = 1e-4  # of the image latents' KL, nats per latent element
     edge_weight: float = 1.0  # of the gradient term
     edge_scales: int = 3  # resolutions it is taken at, each half the one before
@@ -77,12 +82,13 @@ class AutoencodeStage(Stage):
                 )
 
     def trained_parts(self) -> list[nn.Module]:
-        """The autoencoders of the chosen kinds."""
-        return [self.model.autoencoders[kind] for kind in self.options.kinds]
+        """The autoencoders of the chosen kinds, or what decodes in them."""
+        return [module for modules in self.parts().values() for module in modules]
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """An autoencoder for each kind."""
-        return {kind: [self.model.autoencoders[kind]] for kind in self.options.kinds}
+        chosen = {kind: self._autoencoder(kind) for kind in self.options.kinds}
+        return {kind: one.decoder_parts() if self.options.decoder_only else [one] for kind, one in chosen.items()}
 
     def needs(self) -> tuple[str, ...]:
         """The modalities of the kinds that it trains."""
@@ -175,7 +181,7 @@ class AutoencodeStage(Stage):
     # ---- scale -------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def finish(self, batches: Iterable[Batch]) -> None:
-        """Measure mean and standard deviation of the latents and store the scale with the weights.
+        """Measure mean and standard deviation of the latents and store the scale with the weights; with ``decoder_only`` both stay.
 
         Args:
             batches: Batches of whole training studies, on the model's device.
@@ -183,6 +189,8 @@ class AutoencodeStage(Stage):
         Raises:
             TrainingError: If the latents do not vary, or the batches are empty.
         """
+        if self.options.decoder_only:
+            return
         self.eval()
         sums: dict[Kind, Tensor] = {}
         for batch in batches:

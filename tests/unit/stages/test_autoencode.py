@@ -153,3 +153,25 @@ def test_learns(model: MedCoDi) -> None:
         logs.append(output.logs)
     assert logs[-1]["image/l1"] < 0.5 * logs[0]["image/l1"] and logs[-1]["image/psnr"] > logs[0]["image/psnr"] + 3
     assert logs[-1]["text/ce"] < 0.5 * logs[0]["text/ce"] and math.isfinite(output.loss.item())
+
+
+def test_decoders_alone_can_go_on_while_latents_stay(model: MedCoDi) -> None:
+    batch = make_batch(model)
+    build_stage("autoencode", model).finish([batch])  # the scale that denoisers know
+    stage = build_stage("autoencode", model, {"decoder_only": True})
+    trained = {name for name, value in model.autoencoders.named_parameters() if value.requires_grad}
+    assert {name.partition(".")[0] for name in trained} == {"image", "text"}
+    assert not any("encoder.conv_in" in name or "to_posterior" in name for name in trained if "decoder" not in name)
+    latents = {name: model.latent(name, batch.contents[name]) for name in ("frontal", "report")}
+    decoded = model.decode("frontal", latents["frontal"]).detach()
+    optimizer = torch.optim.Adam([value for value in stage.parameters() if value.requires_grad], lr=3e-3)
+    first, last = 0.0, 0.0
+    for step in range(8):
+        last = stage(batch, randomness(batch, 7)).loss
+        first = last.item() if step == 0 else first
+        optimizer.zero_grad(), last.backward(), optimizer.step()
+    stage.finish([])  # measures nothing
+    assert last.item() < first
+    for name, latent in latents.items():
+        assert torch.equal(model.latent(name, batch.contents[name]), latent)
+    assert not torch.equal(model.decode("frontal", latents["frontal"]), decoded)
