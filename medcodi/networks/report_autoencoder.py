@@ -88,12 +88,16 @@ class ReportLoss:
         ce: ``[B]`` cross-entropy, nats per token.
         kl: ``[B]`` KL of the posterior to N(0, 1), nats, without weight or free bits.
         accuracy: ``[B]`` share of next tokens guessed right.
+        num_tokens: ``[B]`` next tokens in all.
+        z: ``[B, d]`` the unscaled latents that were decoded.
     """
 
     loss: Tensor
     ce: Tensor
     kl: Tensor
     accuracy: Tensor
+    num_tokens: Tensor
+    z: Tensor
 
 
 class ReportAutoencoder(Autoencoder):
@@ -225,7 +229,8 @@ class ReportAutoencoder(Autoencoder):
         if dropped is not None:
             hidden = dropped[:, : inputs.shape[1]].to(self._device) & (inputs != self.decoder_tokenizer.bos_id)
             inputs = inputs.masked_fill(hidden, self.decoder_tokenizer.pad_id)
-        logits = self.logits(draw(mean, logvar, noise), inputs).float()
+        z = draw(mean, logvar, noise)
+        logits = self.logits(z, inputs).float()
         num_tokens = known.sum(1).clamp(min=1)
         ce = (
             F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").masked_fill(~known, 0.0).sum(1)
@@ -233,7 +238,7 @@ class ReportAutoencoder(Autoencoder):
         )
         accuracy = ((logits.argmax(-1) == targets) & known).sum(1) / num_tokens
         loss = ce + beta * kl.clamp(min=free_bits).sum(1) / num_tokens
-        return ReportLoss(loss=loss, ce=ce, kl=kl.sum(1), accuracy=accuracy)
+        return ReportLoss(loss=loss, ce=ce, kl=kl.sum(1), accuracy=accuracy, num_tokens=num_tokens, z=z)
 
     def decode(
         self,

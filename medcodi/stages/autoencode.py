@@ -19,9 +19,11 @@ from medcodi.networks.autoencoder import draw, kl_to_standard_normal
 from medcodi.randomness import StepRandomness
 from medcodi.stages.sharing import Rows, Share, each_weight
 from medcodi.stages.stage import Stage, StepOutput, mean_over_ranks, num_ranks
+from medcodi.stages.statements import STATEMENTS, statement_loss, statement_truth
 
 if TYPE_CHECKING:
     from medcodi.data.loading import Batch
+    from medcodi.networks.report_autoencoder import ReportLoss
 
 
 @config
@@ -46,12 +48,24 @@ class AutoencodeOptions:
     cycle_ramp: float = 0.5  # share of a cycle in which beta rises from 0
     free_bits: float = 0.05  # nats per report latent dimension that cost nothing
     word_dropout: float = 0.0  # share of input tokens the report decoder does not see
+    statement_weight: float = 0.0  # of reading off a report's latent which findings it tells, and on which side
 
     @model_validator(mode="after")
     def _check(self) -> AutoencodeOptions:
         if not self.kinds:
             raise ValueError("kinds must name at least one of image, text")
-        if min(self.kl_weight, self.edge_weight, self.hard_weight, self.text_weight, self.beta, self.free_bits) < 0:
+        if (
+            min(
+                self.kl_weight,
+                self.edge_weight,
+                self.hard_weight,
+                self.text_weight,
+                self.beta,
+                self.free_bits,
+                self.statement_weight,
+            )
+            < 0
+        ):
             raise ValueError("weights, beta and free_bits must not be negative")
         if self.cycle_steps < 1 or not 0 < self.cycle_ramp <= 1 or self.edge_scales < 1:
             raise ValueError("cycle_steps and edge_scales must be at least 1, cycle_ramp in (0, 1]")
@@ -73,6 +87,10 @@ class AutoencodeStage(Stage):
 
     def __init__(self, model: Any, options: AutoencodeOptions | None = None) -> None:
         super().__init__(model, options)
+        self.statements: nn.Linear | None = None
+        if self.options.statement_weight and "text" in self.options.kinds:
+            self.statements = nn.Linear(model.autoencoders["text"].latent_shape[0], len(STATEMENTS))
+            nn.init.zeros_(self.statements.weight), nn.init.zeros_(self.statements.bias)
         crop = self.options.crop_size
         if "image" in self.options.kinds and crop is not None:
             factor, size = model.autoencoders["image"].config.factor, model.config.image_size
@@ -161,7 +179,23 @@ class AutoencodeStage(Stage):
         whole = each_weight(share, self._counted("text", batch))
         logs = {f"text/{name}": mean_over_ranks(value.detach(), weight, whole) for name, value in rows.items()}
         logs["text/beta"] = torch.tensor(beta, device=weight.device)
-        return StepOutput(options.text_weight * mean_over_ranks(result.loss, weight, whole), logs)
+        loss = options.text_weight * mean_over_ranks(result.loss, weight, whole)
+        if self.statements is not None:
+            stated = self._stated(result, texts)
+            logs["text/statements"] = mean_over_ranks(stated.detach(), weight, whole)
+            stated = stated / result.num_tokens  # as the other terms: nats per token
+            loss = loss + options.statement_weight * mean_over_ranks(stated, weight, whole)
+        return StepOutput(loss, logs)
+
+    def _stated(self, result: ReportLoss, texts: list[str]) -> Tensor:
+        """Nats ``[B]`` by which a linear reading of each latent misses what its report states.
+
+        A side is one word of a report, and words cost alike: left to the words alone, latents forget it long before a turn of phrase.
+        """
+        assert self.statements is not None
+        truth = statement_truth(texts).to(result.z.device)
+        with torch.autocast(result.z.device.type, enabled=False):
+            return statement_loss(self.statements(result.z.float()), truth)
 
     def _autoencoder(self, kind: Kind) -> Any:
         return self.model.autoencoders[kind]

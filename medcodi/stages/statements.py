@@ -115,9 +115,13 @@ def agreement(pooled: Tensor, statements: Tensor, truth: Tensor, scale: Tensor) 
     claims, denials = statements.float().chunk(2)
     with torch.autocast(pooled.device.type, enabled=False):
         logits = scale * pooled.float() @ (claims - denials).T  # [B, K]
-    known = ~truth.isnan()
-    target = torch.where(known, truth, torch.zeros_like(truth))
-    each = F.binary_cross_entropy_with_logits(logits, target, reduction="none") * known
-    held = target.sum(1)
-    hits = ((logits.detach() > 0) * target).sum(1) / held.clamp(min=1)
-    return Agreement(each.sum(1), hits, held)
+    holds = truth.nan_to_num(0.0)
+    claims_held = holds.sum(1)
+    hits = ((logits.detach() > 0) * holds).sum(1) / claims_held.clamp(min=1)
+    return Agreement(statement_loss(logits, truth), hits, claims_held)
+
+
+def statement_loss(logits: Tensor, truth: Tensor) -> Tensor:
+    """Binary cross-entropy of logits ``[B, K]`` against :func:`statement_truth`, in nats, summed over what is known: ``[B]``."""
+    each = F.binary_cross_entropy_with_logits(logits, truth.nan_to_num(0.0), reduction="none")
+    return (each * ~truth.isnan()).sum(1)

@@ -12,6 +12,7 @@ from medcodi.model import MedCoDi, build_model, tiny_config
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.stages.autoencode import AutoencodeOptions, cyclic_beta, edge_difference, random_crops
+from medcodi.stages.statements import STATEMENTS
 
 TEXTS = [f"Study number {row}. The heart is {size}." for row in range(8) for size in ("large", "small")]
 
@@ -175,3 +176,22 @@ def test_decoders_alone_can_go_on_while_latents_stay(model: MedCoDi) -> None:
     for name, latent in latents.items():
         assert torch.equal(model.latent(name, batch.contents[name]), latent)
     assert not torch.equal(model.decode("frontal", latents["frontal"]), decoded)
+
+
+def test_latents_of_reports_can_be_held_to_their_statements() -> None:
+    texts = ["There is a left pneumothorax.", "There is a right pneumothorax."]
+    model = build_model(tiny_config(), texts, seed=0)
+    batch = make_batch(model, 4)
+    batch.contents["report"] = texts * 2
+    plain = build_stage("autoencode", model, {"kinds": ["text"]})(batch, randomness(batch))
+    stage = build_stage("autoencode", model, {"kinds": ["text"], "statement_weight": 3.0})
+    output = stage(batch, randomness(batch))
+    assert output.logs["text/statements"].item() == pytest.approx(len(STATEMENTS) * math.log(2))  # nothing is read yet
+    assert output.loss > plain.loss
+    optimizer = torch.optim.Adam([value for value in stage.parameters() if value.requires_grad], lr=3e-3)
+    for step in range(40):
+        output = stage(batch, randomness(batch, step))
+        optimizer.zero_grad(), output.loss.backward(), optimizer.step()
+    assert output.logs["text/statements"] < 2.0
+    with pytest.raises(ConfigError, match="must not be negative"):
+        build_stage("autoencode", model, {"statement_weight": -1.0})

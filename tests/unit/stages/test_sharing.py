@@ -19,7 +19,7 @@ from tests.unit.stages.batches import STAGES, drawn, stage_of, uneven_batch
 ABSENT = {"lateral": [1, 2, 3], "report": [6], "frontal": [0]}
 OPTIONS = {
     "align": {"shift": 0.1, "statement_weight": 0.5},
-    "autoencode": {"crop_size": 16, "word_dropout": 0.2},
+    "autoencode": {"crop_size": 16, "word_dropout": 0.2, "statement_weight": 2.0},
     "join": {"train_denoisers": True},
 }
 
