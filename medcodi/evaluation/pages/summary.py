@@ -85,7 +85,7 @@ def _primary(scores: dict[str, Any]) -> tuple[Figure, ...]:
             strong=True,
             below=""
             if reached is None or bounds["low"] is None
-            else f"[{percent(bounds['low'])}, {percent(bounds['high'])}]",
+            else f"[{percent(bounds['low'], '')}, {percent(bounds['high'])}]",
         ),
         Figure(text=number(legible.get("value")), value=legible.get("value"), below=interval(legible)),
     )
@@ -97,7 +97,7 @@ def _sides(scores: dict[str, Any]) -> Figure:
     values = [one["value"] for one in told if one and one["value"] is not None]
     if not values:
         return Figure(text="–")
-    below = " · ".join(interval(one) for one in told if one and one["value"] is not None)
+    below = "\n".join(interval(one) for one in told if one and one["value"] is not None)
     return Figure(text=" · ".join(percent(value) for value in values), value=min(values), below=below)
 
 
