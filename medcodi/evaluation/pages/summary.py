@@ -121,7 +121,7 @@ def _shuffled(primary: dict[str, Any]) -> tuple[Figure, ...]:
     """The floor; whether the figure lies above it, and how far."""
     floor, difference = primary["shuffled"] or {}, primary["difference"] or {}
     verdict = {True: "yes", False: "no", None: "–"}[primary["beats_shuffled"]]
-    gap = "" if primary["beats_shuffled"] is None else f"{signed(difference['value'])} {interval(difference)}".strip()
+    gap = "" if primary["beats_shuffled"] is None else f"{signed(difference['value'])}\n{interval(difference)}".strip()
     return (
         Figure(text=number(floor.get("value")), value=floor.get("value"), below=interval(floor)),
         Figure(text=verdict, value=difference.get("value"), below=gap),
