@@ -16,7 +16,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import platform
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,7 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from medcodi.errors import DataError
-from medcodi.evaluation.describing import SCHEMA_VERSION
+from medcodi.evaluation.describing import SCHEMA_VERSION, machine
 from medcodi.evaluation.held_out import LeftOut
 from medcodi.evaluation.ranks import Ranks
 from medcodi.study import Direction
@@ -218,12 +217,9 @@ def _scored(bench: Bench, scored: Scored) -> dict[str, Any]:
 
 
 def _run(bench: Bench, scored: Scored) -> dict[str, Any]:
-    import torch
-
     return {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "ranks": bench.ranks.world,
-        "machine": {"cores": os.cpu_count(), "architecture": platform.machine(), "threads": torch.get_num_threads()},
-        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        "machine": machine(),
         "seconds": scored.seconds,
     }

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import platform
 from dataclasses import asdict
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any
+
+import torch
 
 from medcodi.config import to_dict
 from medcodi.evaluation.reading import Readers
@@ -35,6 +38,16 @@ def _version(package: str) -> str:
 def versions() -> dict[str, str]:
     """Python and the packages that figures depend on."""
     return {"python": platform.python_version(), **{name: _version(name) for name in PACKAGES}}
+
+
+def machine() -> dict[str, Any]:
+    """What this process runs on; it changes no figure, to rounding."""
+    return {
+        "cores": os.cpu_count(),
+        "architecture": platform.machine(),
+        "threads": torch.get_num_threads(),
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+    }
 
 
 def _described_images(readers: Readers) -> dict[str, Any] | None:

@@ -10,13 +10,16 @@ from medcodi.evaluation.classifier import SIDED_LABELS
 from medcodi.evaluation.finding_readings import Reading
 from medcodi.evaluation.materials import Areas, Counts, Ratio
 from medcodi.evaluation.measures.case import Case
-from medcodi.evaluation.scores import plain
+from medcodi.evaluation.scores import plain, value_of
 from medcodi.metrics.classification import auprc_statistic, auroc_statistic
 from medcodi.metrics.findings import Confusion, finding_scores, sides_of
 from medcodi.modality import MODALITIES
 from medcodi.study import CHEXPERT_LABELS, Finding
 
 SIDES = {"left": 1, "right": 2}
+LEAST_SIDES = (
+    0.8  # right in real targets; a reader below that (of laterals, which hardly show sides) says nothing of a generator
+)
 SIDED = tuple(f"{label}/{side}" for label in SIDED_LABELS for side in SIDES)
 
 
@@ -155,6 +158,12 @@ def _score_sides(case: Case, reading: Reading, real: Reading, true: np.ndarray) 
     model, ceiling = _right_sides(read, true), _right_sides(side_codes(real.sides), true)
     if not model.bottom.sum():
         case.scores.leave_out("side_accuracy", "no finding with a side is both true and read here", 1, 0)
+        return
+    told = value_of(ceiling.statistic(), len(read))
+    if not told >= LEAST_SIDES:
+        case.scores.leave_out(
+            "side_accuracy", f"the reader tells no sides here: in real targets it has {100 * told:.0f} % of them right"
+        )
         return
     shuffled = [_right_sides(read, true[permutation]) for permutation in case.studies.moved]
     floor = Ratio(np.mean([one.top for one in shuffled], 0), np.mean([one.bottom for one in shuffled], 0))

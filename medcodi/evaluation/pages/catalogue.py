@@ -80,9 +80,9 @@ def number(value: float | None) -> str:
     return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
 
 
-def percent(value: float | None) -> str:
+def percent(value: float | None, unit: str = " %") -> str:
     """A share: ``93 %``; a dash where there is none."""
-    return "–" if value is None else f"{100 * value:.0f} %"
+    return "–" if value is None else f"{100 * value:.0f}{unit}"
 
 
 def interval(figure: dict[str, Any] | None) -> str:

@@ -70,6 +70,7 @@ def _read(readers: Readers, name: str, value: Value, held: HeldOut, row: int) ->
     sides, true = reading.sides[0], held.findings[row]
     seen, unread = _labels(reading.labels[0])
     there, untold = _labels(held.truth[row])
+    wrong = (seen ^ there) - {"No Finding"}  # which the others say
     turned = {
         label
         for label in seen & there
@@ -78,8 +79,8 @@ def _read(readers: Readers, name: str, value: Value, held: HeldOut, row: int) ->
     parts = (
         ("right", [label + _side(sides, label) for label in CHEXPERT_LABELS if label in seen & there - turned]),
         ("wrong side", [label + _side(sides, label) for label in CHEXPERT_LABELS if label in turned]),
-        ("missed", [label + _side(true, label) for label in CHEXPERT_LABELS if label in there - seen - unread]),
-        ("not true", [label + _side(sides, label) for label in CHEXPERT_LABELS if label in seen - there - untold]),
+        ("missed", [label + _side(true, label) for label in CHEXPERT_LABELS if label in wrong & there - unread]),
+        ("not true", [label + _side(sides, label) for label in CHEXPERT_LABELS if label in wrong & seen - untold]),
     )
     return "\n".join(f"{what}: {', '.join(labels)}" for what, labels in parts if labels) or "nothing read"
 

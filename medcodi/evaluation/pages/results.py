@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from medcodi.evaluation.describing import machine
 from medcodi.evaluation.held_out import HeldOut
 from medcodi.evaluation.pages.catalogue import number, pretty, shown
 from medcodi.evaluation.pages.lists import excluded_table, flag_table, left_out_table, provenance_tables
@@ -52,8 +53,15 @@ def _head(results: Results) -> Head:
             (str(len(systems)), "system" if len(systems) == 1 else "systems"),
             (", ".join(results["readers"]["extractors"]) or "none", "feature extractors"),
             (str(results["config"]["seed"]), "seed"),
+            (_machine(), "machine"),
+            (f"{results['versions']['medcodi']} · {results['versions']['torch']}", "medcodi · torch"),
         ],
     )
+
+
+def _machine() -> str:
+    here = machine()
+    return here["gpu"] or f"{here['cores']} cores, {here['architecture']}"
 
 
 def _label(direction: str) -> str:

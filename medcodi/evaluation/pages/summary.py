@@ -85,7 +85,7 @@ def _primary(scores: dict[str, Any]) -> tuple[Figure, ...]:
             strong=True,
             below=""
             if reached is None or bounds["low"] is None
-            else f"[{percent(bounds['low'])}, {percent(bounds['high'])}]",
+            else f"[{percent(bounds['low'], '')}, {percent(bounds['high'])}]",
         ),
         Figure(text=number(legible.get("value")), value=legible.get("value"), below=interval(legible)),
     )
@@ -97,7 +97,7 @@ def _sides(scores: dict[str, Any]) -> Figure:
     values = [one["value"] for one in told if one and one["value"] is not None]
     if not values:
         return Figure(text="–")
-    below = " · ".join(interval(one) for one in told if one and one["value"] is not None)
+    below = "\n".join(interval(one) for one in told if one and one["value"] is not None)
     return Figure(text=" · ".join(percent(value) for value in values), value=min(values), below=below)
 
 
@@ -121,7 +121,7 @@ def _shuffled(primary: dict[str, Any]) -> tuple[Figure, ...]:
     """The floor; whether the figure lies above it, and how far."""
     floor, difference = primary["shuffled"] or {}, primary["difference"] or {}
     verdict = {True: "yes", False: "no", None: "–"}[primary["beats_shuffled"]]
-    gap = "" if primary["beats_shuffled"] is None else f"{signed(difference['value'])} {interval(difference)}".strip()
+    gap = "" if primary["beats_shuffled"] is None else f"{signed(difference['value'])}\n{interval(difference)}".strip()
     return (
         Figure(text=number(floor.get("value")), value=floor.get("value"), below=interval(floor)),
         Figure(text=verdict, value=difference.get("value"), below=gap),

@@ -116,6 +116,14 @@ def test_reports(held, readers, scorer) -> None:
     assert set(right["findings"]) == {"No Finding", "Cardiomegaly", "Pleural Effusion"} | sided
 
 
+def test_a_reader_that_tells_no_sides_says_nothing_of_a_generators(held, readers, monkeypatch) -> None:
+    monkeypatch.setattr("medcodi.evaluation.measures.findings.LEAST_SIDES", 1.01)
+    told = score("report->frontal", held, readers, None, 0)["targets"]["frontal"]
+    assert "side_accuracy" not in told["metrics"]
+    reason = next(one["reason"] for one in told["left_out"] if one["metric"] == "side_accuracy")
+    assert "tells no sides here: in real targets it has" in reason
+
+
 def test_without_prompts_there_is_nothing_to_shuffle(held, readers, scorer) -> None:
     primary = score("->report", held, readers, scorer, 3)["primary"]
     assert primary["beats_shuffled"] is None and primary["prompt_reader"] is None

@@ -53,7 +53,7 @@ def test_each_row_says_what_decides() -> None:
     rows = {row[0]: dict(zip(columns, row, strict=True)) for row in told}
     assert {"ceiling", "prompts shuffled"} == {*summary_table(results()).columns} - {*columns, "studies"}
     two = rows["lateral + report → frontal"]
-    assert two["of ceiling"] == "96 %\n[93 %, 99 %]" and two["legible in the prompt"].startswith("0.850")
+    assert two["of ceiling"] == "96 %\n[93, 99 %]" and two["legible in the prompt"].startswith("0.850")
     assert two["two prompts − better one"].startswith("+0.050\n[0.030") and two["side right"].startswith("97 %")
     assert two["follows the prompt"].startswith("yes\n+0.660")
     joint = rows["report → frontal + lateral"]
