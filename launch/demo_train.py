@@ -1,4 +1,4 @@
-"""Train the shipped demo checkpoint from nothing: phantoms, seven runs of the four stages, the finding classifier.
+"""Train the shipped demo checkpoint from nothing: phantoms, eight runs of the four stages, the finding classifier.
 
     python launch/demo_train.py                                    # or: make demo-train; goes on where it was stopped
     python launch/demo_train.py --scale 0.01 --work runs/try --out runs/try/demo     # the whole chain, in minutes
