@@ -90,7 +90,8 @@ class AutoencodeStage(Stage):
         self.statements: nn.Linear | None = None
         if self.options.statement_weight and "text" in self.options.kinds:
             self.statements = nn.Linear(model.autoencoders["text"].latent_shape[0], len(STATEMENTS))
-            nn.init.zeros_(self.statements.weight), nn.init.zeros_(self.statements.bias)
+            for parameter in self.statements.parameters():
+                nn.init.zeros_(parameter)
         crop = self.options.crop_size
         if "image" in self.options.kinds and crop is not None:
             factor, size = model.autoencoders["image"].config.factor, model.config.image_size

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import AbstractContextManager, nullcontext
+from typing import Any
 
 import torch
 from torch import nn
@@ -31,6 +32,6 @@ def choose_attention(module: nn.Module, precision: str, device: torch.device) ->
             part.set_attn_implementation("eager")
 
 
-def attention_kernels(precision: str, device: torch.device) -> AbstractContextManager[None]:
+def attention_kernels(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Context of a whole run, backward passes and recomputed activations included: which kernels PyTorch's attention may take."""
     return sdpa_kernel([SDPBackend.MATH]) if _is_slow(precision, device) else nullcontext()
