@@ -9,6 +9,7 @@ import pytest
 
 from medcodi.errors import DataError
 from medcodi.evaluation.classifier import FindingClassifier
+from medcodi.evaluation.comparisons import ALL_TARGETS, multi_prompt_tests
 from medcodi.evaluation.derangements import derangements
 from medcodi.evaluation.extractors import load_extractor
 from medcodi.evaluation.held_out import HeldOut, Value
@@ -139,6 +140,21 @@ def test_what_is_legible_in_the_prompt_is_what_its_reader_reaches(held, readers,
     film = score("lateral->frontal", held, readers, scorer, 0)["primary"]["ceiling"]
     assert told["frontal"]["value"] == pytest.approx(film) and told["frontal"]["low"] <= film <= told["frontal"]["high"]
     assert told["frontal"]["value"] <= told["frontal+report"]["value"] <= 1.0
+
+
+def test_two_prompts_are_set_beside_the_better_one(held, readers) -> None:
+    def told(direction: str, move: int) -> DirectionScores:
+        def values(target: str, rows: list[int]) -> list[Value]:
+            return held.values(target, np.roll(rows, -move).tolist())
+
+        return score_values(direction, held, readers, None, values)
+
+    given = (told("report->frontal", 1), told("lateral->frontal", 7), told("lateral+report->frontal", 0))
+    scores = {one.direction: one for one in given}
+    tests = [one for one in multi_prompt_tests(scores, held, OPTIONS) if one["target"] == ALL_TARGETS]
+    better = max(scores[Direction.parse(test["against"])].primary["model"]["value"] for test in tests)
+    assert [test["second"] for test in tests if test["against_better"]] == [pytest.approx(better)]
+    assert len(tests) == 2 and all(test["not_worse"] for test in tests)
 
 
 def test_prompts_that_nobody_reads_are_not_legible(held, readers) -> None:
