@@ -66,7 +66,7 @@ def _refusal(cls: Any, error: ValidationError, *, source: str) -> MedCoDiError:
             problems.append(f"{key}: {cause}" if key else str(cause))
             mends.append(f"correct {key}" if key else "correct the values named")
         elif item["type"] == "greater_than_equal":
-            problems.append(f"{key} is {item['input']!r}, must be at least {item['ctx']['ge']}")
+            problems.append(f"{key} is {item['input']!r}, must be at least {item.get('ctx', {}).get('ge')}")
             mends.append(f"raise {key}")
         else:
             problems.append(f"{key} = {item['input']!r}: {item['msg']}")
