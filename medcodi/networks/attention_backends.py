@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from medcodi.errors import ConfigError, MissingExtraError, one_of
 
@@ -35,10 +36,13 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _sdpa_float32(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """In float32 where a gradient is asked for: a CPU's backward kernel takes several times as long in bfloat16."""
+    """In float32 where a gradient is asked for: a CPU's backward kernel takes several times as long in bfloat16.
+
+    The fused kernel is allowed here whatever a run allows elsewhere: in float32 its backward pass is the fast one.
+    """
     if not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)):
         return _sdpa(q, k, v, mask)
-    with torch.autocast(q.device.type, enabled=False):
+    with torch.autocast(q.device.type, enabled=False), sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
         wide = _sdpa(q.float(), k.float(), v.float(), None if mask is None else mask.float())
     return wide.to(q.dtype)
 
