@@ -68,6 +68,8 @@ def open_bench(options: EvaluateConfig, ranks: Ranks, *, kept: Kept | None = Non
         MissingExtraError: If a reader's package is not installed.
     """
     device = device_of_rank(options.device) or ("cuda" if torch.cuda.is_available() else "cpu")
+    if kept is None:
+        options.execution.check(device)
     model = load(options.model, device) if options.judges_model else None
     listings: dict[str, Listing] = {}
     if kept is None:
@@ -183,4 +185,5 @@ def _model_system(options: EvaluateConfig, model: MedCoDi, held: HeldOut, settin
         options.seed,
         model.fingerprint(),
         options.resume,
+        options.execution,
     )

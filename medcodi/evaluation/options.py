@@ -15,6 +15,7 @@ from medcodi.evaluation.labelers import LABELERS
 from medcodi.evaluation.measures import GROUPS
 from medcodi.evaluation.report_scorers import REPORT_SCORERS
 from medcodi.evaluation.scores import ScoringOptions
+from medcodi.execution import ExecutionConfig
 from medcodi.modality import MODALITIES
 from medcodi.study import Direction, all_directions
 
@@ -44,6 +45,7 @@ class EvaluateConfig(ScoringOptions):
         preset: Sampler and steps under one name; what is said beside it wins.
         num_inference_steps, guidance_scale, sampler: None: the preset's, or the model's own.
         joint: False: targets generated together do not hear each other (an ablation).
+        execution: How the model generates: precision, layout, kernels, offload; what may change digits stands in the results.
         out: Folder of the bundle.
         cache: Folder of features kept by content; None: ``features`` in ``out``.
         pictures: Random and worst studies shown for each direction, so many of each; 0: no study is shown on the page.
@@ -74,6 +76,7 @@ class EvaluateConfig(ScoringOptions):
     guidance_scale: float | None = None
     sampler: str | None = None
     joint: bool = True
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     out: str = "runs/evaluation"
     cache: str | None = None
     pictures: Annotated[int, at_least(0)] = 2

@@ -16,6 +16,7 @@ from medcodi.evaluation.external import Listing, Origin, SizesSeen, read_origin
 from medcodi.evaluation.held_out import HeldOut, LeftOut, Value
 from medcodi.evaluation.kept import Block, KeptSystem, blocks_with, generate_direction
 from medcodi.evaluation.ranks import Ranks
+from medcodi.execution import ExecutionConfig
 from medcodi.generation import GenerationSettings
 from medcodi.model import MedCoDi
 from medcodi.study import Direction
@@ -80,6 +81,7 @@ class ModelSystem:
     seed: int
     fingerprint: str
     resume: bool = True
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
 
     def key(self, direction: Direction, block: Block) -> str:
         """Of everything that a block's contents depend on."""
@@ -87,19 +89,24 @@ class ModelSystem:
             [self.held.ids[row], {name: self.held.hashes[row][name] for name in direction.prompts}]
             for row in block.rows
         ]
-        return _digest(self.fingerprint, to_dict(self.settings), self.seed, str(direction), studies)
+        how = [self.execution.arithmetic] if self.execution.arithmetic else []
+        return _digest(self.fingerprint, to_dict(self.settings), self.seed, str(direction), studies, *how)
 
     def produce(
         self, direction: Direction, kept: KeptSystem, ranks: Ranks, on_studies: Callable[[int], None]
     ) -> Produced:
         """Generate what is not there yet; a block is one batch, whatever the number of ranks."""
         blocks = blocks_with(self.held, self.held.usable(direction))
-        for block in ranks.share(blocks):
-            key, size = self.key(direction, block), len(block.rows)
-            if not self.resume or kept.read(direction, block, key) is None:
-                made = generate_direction(self.model, direction, self.held, block.rows, self.settings, self.seed, size)
-                kept.write(direction, block, key, made)
-            on_studies(size)
+        needed = sorted(self.model.components_for(direction.prompts, direction.targets))
+        with self.execution.running(self.model, needed):
+            for block in ranks.share(blocks):
+                key, size = self.key(direction, block), len(block.rows)
+                if not self.resume or kept.read(direction, block, key) is None:
+                    made = generate_direction(
+                        self.model, direction, self.held, block.rows, self.settings, self.seed, size
+                    )
+                    kept.write(direction, block, key, made)
+                on_studies(size)
         return Produced(blocks=blocks)
 
     def described(self) -> dict[str, Any]:
@@ -109,6 +116,7 @@ class ModelSystem:
             "model": self.model.config.name,
             "sha256": self.fingerprint,
             "settings": to_dict(self.settings),
+            "execution": self.execution.arithmetic,
             "seed": self.seed,
         }
 

@@ -84,7 +84,7 @@ class ReportLoss:
     """What one reconstruction costs, row by row.
 
     Attributes:
-        loss: ``[B]`` cross-entropy plus weighted KL, nats per token.
+        loss: ``[B]`` cross-entropy (of weighted tokens, where they are) plus weighted KL, nats per token.
         ce: ``[B]`` cross-entropy, nats per token.
         kl: ``[B]`` KL of the posterior to N(0, 1), nats, without weight or free bits.
         accuracy: ``[B]`` share of next tokens guessed right.
@@ -209,6 +209,7 @@ class ReportAutoencoder(Autoencoder):
         beta: float = 0.0,
         free_bits: float = 0.0,
         dropped: Tensor | None = None,
+        token_weights: Tensor | None = None,
     ) -> ReportLoss:
         """The negative evidence lower bound of each text, per token.
 
@@ -218,6 +219,7 @@ class ReportAutoencoder(Autoencoder):
             beta: Weight of the KL.
             free_bits: Nats per latent dimension below which the KL costs nothing (Kingma et al., 2016).
             dropped: bool ``[B, max_length]``, True where the decoder does not get to see its input token.
+            token_weights: float ``[vocabulary]``, by which each token's cross-entropy counts in the loss; None: 1 each.
 
         Returns:
             Every part of the loss, row by row.
@@ -232,12 +234,11 @@ class ReportAutoencoder(Autoencoder):
         z = draw(mean, logvar, noise)
         logits = self.logits(z, inputs).float()
         num_tokens = known.sum(1).clamp(min=1)
-        ce = (
-            F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").masked_fill(~known, 0.0).sum(1)
-            / num_tokens
-        )
+        each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").masked_fill(~known, 0.0)  # [B, L]
+        ce = each.sum(1) / num_tokens
+        weighted = ce if token_weights is None else (each * token_weights.to(each)[targets]).sum(1) / num_tokens
         accuracy = ((logits.argmax(-1) == targets) & known).sum(1) / num_tokens
-        loss = ce + beta * kl.clamp(min=free_bits).sum(1) / num_tokens
+        loss = weighted + beta * kl.clamp(min=free_bits).sum(1) / num_tokens
         return ReportLoss(loss=loss, ce=ce, kl=kl.sum(1), accuracy=accuracy, num_tokens=num_tokens, z=z)
 
     def decode(

@@ -154,6 +154,12 @@ class ReportTokenizer:
             bodies.append([token for token in row[start:end] if token not in special])
         return self._tokenizer.decode_batch(bodies, skip_special_tokens=False)
 
+    def ids_of_words(self, words: Iterable[str]) -> list[int]:
+        """Ids of the tokens that are one of the words whole, small or capitalised, after a space or not; words of several tokens have none."""
+        forms = [space + form for word in words for form in (word.lower(), word.capitalize()) for space in ("", " ")]
+        pieces = self._tokenizer.encode_batch(forms, add_special_tokens=False)
+        return sorted({piece.ids[0] for piece in pieces if len(piece.ids) == 1})
+
     def to_str(self) -> str:
         """The content of ``tokenizer.json``; equal tokenizers give equal text."""
         return self._tokenizer.to_str()

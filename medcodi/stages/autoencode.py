@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from medcodi.data.loading import Batch
     from medcodi.networks.report_autoencoder import ReportLoss
 
+SIDE_WORDS = ("left", "right", "bilateral", "bilaterally", "both")
+
 
 @config
 class AutoencodeOptions:
@@ -48,6 +50,7 @@ class AutoencodeOptions:
     cycle_ramp: float = 0.5  # share of a cycle in which beta rises from 0
     free_bits: float = 0.05  # nats per report latent dimension that cost nothing
     word_dropout: float = 0.0  # share of input tokens the report decoder does not see
+    side_weight: float = 1.0  # of the words that tell a side, in a report's cross-entropy; other words have 1
     statement_weight: float = 0.0  # of reading off a report's latent which findings it tells, and on which side
 
     @model_validator(mode="after")
@@ -62,6 +65,7 @@ class AutoencodeOptions:
                 self.text_weight,
                 self.beta,
                 self.free_bits,
+                self.side_weight,
                 self.statement_weight,
             )
             < 0
@@ -175,6 +179,7 @@ class AutoencodeStage(Stage):
             beta=beta,
             free_bits=options.free_bits,
             dropped=torch.cat(drops) if options.word_dropout else None,
+            token_weights=self._token_weights(),
         )
         rows = {"ce": result.ce, "kl": result.kl, "accuracy": result.accuracy.to(result.ce)}
         whole = each_weight(share, self._counted("text", batch))
@@ -197,6 +202,15 @@ class AutoencodeStage(Stage):
         truth = statement_truth(texts).to(result.z.device)
         with torch.autocast(result.z.device.type, enabled=False):
             return statement_loss(self.statements(result.z.float()), truth)
+
+    def _token_weights(self) -> Tensor | None:
+        """What each token of the report decoder counts; None where all count alike."""
+        if self.options.side_weight == 1.0:
+            return None
+        tokenizer = self._autoencoder("text").decoder_tokenizer
+        weights = torch.ones(tokenizer.vocab_size)
+        weights[tokenizer.ids_of_words(SIDE_WORDS)] = self.options.side_weight
+        return weights
 
     def _autoencoder(self, kind: Kind) -> Any:
         return self.model.autoencoders[kind]

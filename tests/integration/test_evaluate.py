@@ -164,6 +164,19 @@ def test_joint_attention_can_be_left_out(model_folder: Path, tmp_path: Path) -> 
     assert contents[0] != contents[1]
 
 
+def test_how_the_model_runs_stands_in_the_results_and_in_the_key_of_what_is_kept(
+    model_folder: Path, tmp_path: Path
+) -> None:
+    told: dict[str, Any] = {"directions": ["report->frontal"], "metrics": ["findings"], "pictures": 0}
+    contents = []
+    for execution in ({}, {"precision": "bfloat16"}):
+        evaluate(options(model_folder, tmp_path / "out", **told, execution=execution), quiet=True)  # one folder: resumed
+        system = next(iter(json.loads((tmp_path / "out/results.json").read_text())["systems"].values()))
+        assert system["execution"] == execution
+        contents.append(json.loads((tmp_path / "out/scored.json").read_text()))
+    assert contents[0] != contents[1]
+
+
 def test_two_ranks_write_the_same_results(bundle: Path, model_folder: Path, tmp_path: Path) -> None:
     from tests.integration.forked import FORKS, free_port
 

@@ -127,6 +127,12 @@ def test_loss_adds_up() -> None:
     ids, mask = TOKENIZER.encode(TEXTS[:1], 32)
     logits = model.logits(model.encode(TEXTS[:1])[0], ids[:, :-1])
     assert torch.allclose(plain.ce[0], F.cross_entropy(logits[0], ids[0, 1:]), atol=1e-4)
+    weights = torch.ones(TOKENIZER.vocab_size)
+    weights[ids[0, 3]] = 4.0
+    each = F.cross_entropy(logits[0], ids[0, 1:], reduction="none")
+    weighted = model.reconstruction_loss(TEXTS[:1], token_weights=weights)
+    assert torch.allclose(weighted.loss[0], (each * weights[ids[0, 1:]]).mean(), atol=1e-4)
+    assert torch.allclose(weighted.ce, plain.ce[:1], atol=1e-5)  # what is told stays comparable
     assert plain.accuracy[0] == pytest.approx((logits[0].argmax(-1) == ids[0, 1:]).float().mean().item(), abs=1e-6)
 
 

@@ -87,3 +87,9 @@ def test_refusals(tmp_path) -> None:
         ReportTokenizer.load(tmp_path)
     with pytest.raises(MedCoDiError, match="no padding"):
         ReportTokenizer(Tokenizer(models.BPE()))
+
+
+def test_words_that_are_one_token_are_found_in_all_their_forms() -> None:
+    made = ReportTokenizer.train(["Left lung. the left lung, clear."] * 20, 300)
+    ids = made.ids_of_words(["LEFT", "pneumothorax"])
+    assert {made.decode([[one]])[0] for one in ids} == {"Left", " left"}

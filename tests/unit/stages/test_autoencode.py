@@ -178,6 +178,24 @@ def test_decoders_alone_can_go_on_while_latents_stay(model: MedCoDi) -> None:
     assert not torch.equal(model.decode("frontal", latents["frontal"]), decoded)
 
 
+def test_the_words_that_tell_a_side_can_count_more() -> None:
+    texts = ["There is a left pneumothorax.", "Left effusion. The heart is large."] * 40
+    model = build_model(tiny_config(), texts, seed=0)
+    batch = make_batch(model, 2)
+    batch.contents["report"] = texts[:2]
+    plain, weighted = (
+        build_stage("autoencode", model, {"kinds": ["text"], "side_weight": weight})(batch, randomness(batch))
+        for weight in (1.0, 5.0)
+    )
+    assert weighted.logs["text/ce"] == plain.logs["text/ce"] and weighted.loss > plain.loss
+    batch.contents["report"] = ["The heart is large."] * 2
+    no_side = [
+        build_stage("autoencode", model, {"kinds": ["text"], "side_weight": weight})(batch, randomness(batch)).loss
+        for weight in (1.0, 5.0)
+    ]
+    assert no_side[0] == no_side[1]
+
+
 def test_latents_of_reports_can_be_held_to_their_statements() -> None:
     texts = ["There is a left pneumothorax.", "There is a right pneumothorax."]
     model = build_model(tiny_config(), texts, seed=0)
