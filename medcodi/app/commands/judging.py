@@ -73,10 +73,11 @@ def evaluate(
         config, model=model, data=data, out_dir=out_dir, systems=named, preset=preset, exclude=exclude_unreadable
     )
     options = from_dict(EvaluateConfig, apply_overrides(values, overrides), source=str(config or "evaluate"))
-    _evaluate(options)
+    evaluate_and_tell(options)
 
 
-def _evaluate(options: EvaluateConfig) -> None:
+def evaluate_and_tell(options: EvaluateConfig) -> None:
+    """Evaluate; the first rank prints the table, what the figures say, and what must not be overlooked."""
     from medcodi.evaluation.matrix import evaluate as run
     from medcodi.evaluation.pages.summary import terminal_table
     from medcodi.evaluation.pages.verdict import alarms, verdict
