@@ -91,7 +91,7 @@ class XrvReader:
     """Torchxrayvision's DenseNet-121 ("all"), whose outputs are scaled so that its operating points lie at 0.5; frontals only."""
 
     targets = tuple(XRV_LABELS)
-    modalities = ("frontal",)
+    modalities: tuple[str, ...] = ("frontal",)
 
     def __init__(self, network: Any, digest: str, device: str | torch.device = "cpu") -> None:
         self.network, self.digest, self.device = network.to(device), digest, device

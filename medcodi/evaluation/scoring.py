@@ -177,7 +177,7 @@ def _of_prompts(
     """The primary figure of a reader who is shown the prompts and nothing else: what a generator could know."""
     if legible is None:
         return None
-    readable = ~np.isnan(legible).any(0)
+    readable = np.asarray(~np.isnan(legible).any(0))
     told = []
     for columns in ([k for k in one.counted if readable[k]] for one in targets if PRIMARY in one.materials):
         if columns:  # a finding that no prompt's reader knows says nothing of the prompts

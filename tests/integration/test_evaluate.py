@@ -352,6 +352,73 @@ def test_an_unreadable_file_of_a_system(systems: tuple[Path, Path], model_folder
     assert victim.name in (tmp_path / "out/page.html").read_text()
 
 
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve studies as a hospital would have them: images of 48 pixels and a table, which say nothing of phantoms; and what was generated."""
+    from medcodi.data.loading import DataConfig
+    from medcodi.data.prepare import PrepareConfig, prepare
+
+    folder = tmp_path_factory.mktemp("films")
+    dataset = from_dict(DataConfig, {**phantom("test", NUM), "image_size": 48}).build()
+    rows = []
+    for study in (dataset[index] for index in range(NUM)):
+        here = folder / "theirs/report_to_frontal+lateral" / study.study_id
+        here.mkdir(parents=True)
+        for name, pixels in study.images.items():
+            save_png8(pixels, here / f"{name}.png")
+        files = {name: str(here / f"{name}.png") for name in study.images}
+        rows.append({"study_id": study.study_id, "patient_id": study.patient_id, "split": "test", **files})
+        rows[-1]["report"] = study.report or ""
+    with (folder / "films.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    told = {"source": "csv", "path": str(folder / "films.csv"), "out": str(folder / "prepared"), "image_size": 48}
+    prepare(from_dict(PrepareConfig, told))
+    return folder
+
+
+def test_real_films_are_judged_at_their_size_and_readers_of_phantoms_are_named(films: Path, tmp_path: Path) -> None:
+    """By the command of the README, with nothing said of readers."""
+    from medcodi.app.cli import app
+
+    told = ["metrics=[findings,prdc,coherence]", "min_positives=1", "bootstrap_samples=100", "pictures=0", "device=cpu"]
+    asked = [
+        "--systems",
+        f"theirs={films / 'theirs'}",
+        "--data",
+        str(films / "prepared"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = CliRunner().invoke(app, ["evaluate", *asked, *told])
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["data"]["image_size"] == 48 and not results["data"]["phantoms"]
+    assert results["data"]["truth"] == "reference report" and results["scoring"]["unmentioned"] == "absent"
+    pair = results["systems"]["theirs"]["directions"]["report->frontal+lateral"]["coherence"]["frontal+lateral"]
+    assert "geometry_correlation" not in pair["metrics"] and "finding_kappa" in pair["metrics"]
+    page, said = (tmp_path / "out/page.html").read_text(), " ".join(done.output.split())
+    for mend in ("image_reader=xrv", "extractors=[xrv]", "model=..."):
+        assert mend in page and mend in said
+    assert verify_bundle(tmp_path / "out", device="cpu", quiet=True).holds
+
+
+def test_the_script_says_what_the_command_says(
+    copied: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import runpy
+
+    recipe = copied.parent / "again.yaml"
+    recipe.write_text(json.dumps(values(model_folder, copied, directions=["report->frontal"], metrics=["findings"])))
+    main = runpy.run_path(str(Path(__file__).parents[2] / "eval/evaluate.py"))["main"]
+    assert main(["--config", str(recipe)]) == 0
+    told = capsys.readouterr()
+    assert f"Only {NUM} studies" in " ".join(told.err.split()) and "page.html" in told.out
+    assert main(["--config", str(recipe), f"out={model_folder}"]) == 2
+    assert "holds no bundle" in capsys.readouterr().err
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
