@@ -9,6 +9,7 @@ from typing import Any
 
 from medcodi.checkpoints import demo_checkpoint
 from medcodi.config import read_yaml
+from medcodi.data.dataset import read_info
 from medcodi.errors import ConfigError
 from medcodi.model_files import read_index
 
@@ -30,7 +31,8 @@ def evaluation_values(
     Args:
         config: YAML file; None: held-out phantoms of the model's own image size.
         model: Model folder or hub repository; None: as the file says, else the shipped demo.
-        data: Prepared dataset, whose test split is judged; None: as the file says, else phantoms.
+        data: Prepared dataset in the place of the file's (split, number of studies and image size stay as the file says; without it: the
+            test split, at the size it was prepared at); None: as the file says, else phantoms.
         out_dir: Folder of the results; None: as the file says.
         systems: Name -> folder or CSV of what other systems generated, beside those of the file.
         preset: Of generation; None: as the file says.
@@ -39,6 +41,7 @@ def evaluation_values(
     Raises:
         ConfigError: If there is no such file, or it cannot be read.
         CheckpointError: If the model is needed for its image size, and cannot be found.
+        DataError: If the prepared dataset is needed for its image size, and cannot be found.
     """
     values = read_yaml(config) if config else {}
     if model is not None:
@@ -51,10 +54,15 @@ def evaluation_values(
         values["preset"] = preset
     if exclude:
         values["exclude_unreadable"] = True
-    if data is not None or "data" not in values:
-        chosen = {"source": "phantom", "num_studies": NUM_STUDIES} if data is None else {"path": data}
+    if data is not None:
+        told = {name: value for name, value in (values.get("data") or {}).items() if name not in ("path", "source")}
+        values["data"] = {"split": "test", **told, "path": data}
+        if "image_size" not in told:
+            values["data"]["image_size"] = int(read_info(data)["image_size"])
+    elif "data" not in values:
         _, index = read_index(values.get("model") or demo_checkpoint())
-        values["data"] = {"split": "test", "image_size": index["config"]["image_size"], **chosen}
+        size = index["config"]["image_size"]
+        values["data"] = {"split": "test", "image_size": size, "source": "phantom", "num_studies": NUM_STUDIES}
     return values
 
 

@@ -313,6 +313,6 @@ class DataConfig:
             raise DataError(
                 f"{self.path} was prepared at {dataset.image_size} pixels, image_size is {self.image_size}",
                 expected="the same size",
-                mend=f"set image_size={dataset.image_size}, or prepare it again at {self.image_size}",
+                mend=f"data.image_size={dataset.image_size}, or prepare it again at {self.image_size}",
             )
         return dataset if self.num_studies is None else FirstStudies(dataset, self.num_studies)

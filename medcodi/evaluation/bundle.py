@@ -7,8 +7,11 @@
     page.html      the same for people; loads nothing
     run.json       when, how long, by how many ranks
     generated/     what was generated: <system>/<direction>/<block>.npz, 8-bit images and texts
-    bundle.json    SHA-256 of every file above
+    bundle.json    SHA-256 of every file above, as far as this run scored it
     features/      (not part of it) features kept by content; may be deleted
+
+Nothing is deleted but the folder through which ranks exchange readings. What an earlier run generated and this one did not score stays
+in ``generated/``, so that it need not be made again; ``bundle.json`` does not list it, and no figure comes from it.
 """
 
 from __future__ import annotations
@@ -26,6 +29,8 @@ from typing import TYPE_CHECKING, Any
 from medcodi.errors import DataError
 from medcodi.evaluation.describing import SCHEMA_VERSION, machine
 from medcodi.evaluation.held_out import LeftOut
+from medcodi.evaluation.kept import KeptSystem
+from medcodi.evaluation.placing import WORK, mark
 from medcodi.evaluation.ranks import Ranks
 from medcodi.study import Direction
 
@@ -57,7 +62,7 @@ class Bundle:
 
     @classmethod
     def open(cls, folder: Path, ranks: Ranks) -> Bundle:
-        """Make the folder, and see that all ranks look into the same one.
+        """Make the folder, which :func:`medcodi.evaluation.placing.check_out` has let pass; see that all ranks look into the same one.
 
         Raises:
             OSError: If it cannot be made.
@@ -67,6 +72,7 @@ class Bundle:
         token = ""
         if ranks.is_first:
             folder.mkdir(parents=True, exist_ok=True)
+            mark(folder)
             shutil.rmtree(bundle.work, ignore_errors=True)
             bundle.work.mkdir()
             token = os.urandom(8).hex()
@@ -86,7 +92,7 @@ class Bundle:
     @property
     def work(self) -> Path:
         """What ranks exchange; gone at the end."""
-        return self.folder / "work"
+        return self.folder / WORK
 
     def read_results(self) -> dict[str, Any]:
         """The figures."""
@@ -97,7 +103,6 @@ class Bundle:
         from medcodi.evaluation.pages.results import write_results_page
 
         (self.folder / INDEX).unlink(missing_ok=True)
-        _forget_others(self.generated, scored)
         write_json(self.folder / SCORED, _scored(bench, scored))
         results = {
             **described,
@@ -111,7 +116,7 @@ class Bundle:
         write_json(self.folder / RUN, _run(bench, scored))
         write_results_page(self.folder / PAGE, results, bench.held, bench.readers, scored, self.generated)
         files = [self.folder / name for name in (RESULTS, SCORED, PAGE, RUN)]
-        files += sorted(path for path in self.generated.rglob("*.npz"))
+        files += _scored_files(self.generated, scored)
         write_json(
             self.folder / INDEX,
             {
@@ -136,22 +141,14 @@ def read_json(path: Path) -> Any:
         ) from None
 
 
-def _forget_others(generated: Path, scored: Scored) -> None:
-    """Remove kept contents of earlier runs that this one did not score."""
-    from medcodi.evaluation.kept import KeptSystem
-
-    wanted = {
+def _scored_files(generated: Path, scored: Scored) -> list[Path]:
+    """Kept contents that this run scored; others may lie beside them."""
+    return sorted(
         KeptSystem(generated / name).path(direction, block)
         for name, each in scored.produced.items()
         for direction, produced in each.items()
         for block in produced.blocks
-    }
-    for path in generated.rglob("*"):
-        if path.is_file() and path not in wanted:
-            path.unlink()
-    for folder in sorted((path for path in generated.rglob("*") if path.is_dir()), reverse=True):
-        if not any(folder.iterdir()):
-            folder.rmdir()
+    )
 
 
 def _systems(bench: Bench, scored: Scored) -> dict[str, Any]:

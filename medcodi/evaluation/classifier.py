@@ -216,7 +216,7 @@ class FindingClassifier(nn.Module):
             raise CheckpointError(
                 f"no finding classifier in {directory}",
                 expected=f"{WEIGHTS_FILE} and {CARD_FILE}",
-                mend="train one: python eval/train_classifier.py",
+                mend="train one: python eval/train_classifier.py; or, for phantoms, classifier=checkpoints/demo",
             )
         try:
             card = json.loads(card_path.read_text(encoding="utf-8"))

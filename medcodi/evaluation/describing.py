@@ -70,6 +70,7 @@ def described_bench(bench: Bench) -> dict[str, Any]:
             "num_studies": len(held),
             "num_patients": len(set(held.patients)),
             "image_size": size,
+            "phantoms": held.are_phantoms,
             "truth": held.truth_source,
             "study_ids_sha256": hashlib.sha256("\n".join(held.ids).encode()).hexdigest(),
         },

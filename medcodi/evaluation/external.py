@@ -20,7 +20,7 @@ import numpy as np
 from medcodi.data.images import fit_square, read_image
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
-from medcodi.errors import DataError, did_you_mean
+from medcodi.errors import DataError, MedCoDiError, did_you_mean
 from medcodi.evaluation.held_out import Value, eight_bit
 from medcodi.evaluation.kept import slug
 from medcodi.modality import MODALITIES, in_table_order, names
@@ -28,6 +28,14 @@ from medcodi.study import Direction, all_directions
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
 TEXT_SUFFIXES = (".txt",)
+_OF_SYNTHESIZE = {
+    "id",
+    "study_id",
+    "row",
+    "sample",
+    "seed",
+    "direction",
+}  # columns that only its results.csv has together
 _KNOWN = {slug(one): one for one in [*all_directions(), *(Direction((), (name,)) for name in MODALITIES)]}
 
 
@@ -82,6 +90,12 @@ def _from_folder(folder: Path, directions: Sequence[Direction] | None) -> Listin
     places = sorted(path for path in folder.iterdir() if path.is_dir() and not path.name.startswith("."))
     told = {path: _direction_of_folder(path.name) for path in places}
     if any(told.values()):
+        if unknown := next((path for path, direction in told.items() if direction is None), None):
+            raise DataError(
+                f"{unknown} is no folder of a direction, and those beside it are",
+                expected="folders such as report_to_frontal",
+                mend=did_you_mean(unknown.name, _KNOWN) + "; or move it elsewhere",
+            )
         return {direction: _studies_in(path, direction) for path, direction in told.items() if direction is not None}
     if directions is None or len(directions) != 1:
         raise DataError(
@@ -135,11 +149,16 @@ def _from_table(path: Path) -> Listing:
     lines: dict[tuple[Direction, str], int] = {}
     for number, row in _rows(path):
         # The results.csv of `medcodi synthesize` names its own study in study_id, and the row of the manifest in id.
-        study_id = row.get("id") or row["study_id"]
+        study_id = (row["id"] if set(row) >= _OF_SYNTHESIZE else "") or row["study_id"]
         where = f"{path.name}, line {number}"
         if not study_id:
             raise DataError(f"{where}: no study_id", expected="the id of a held-out study")
-        direction, origins = _row_contents(path.parent, row, where)
+        try:
+            direction, origins = _row_contents(path.parent, row, where)
+        except DataError:
+            raise
+        except MedCoDiError as error:  # of the direction, which does not know where it stands
+            raise DataError(f"{where}: {error.failed}", expected=error.expected, mend=error.mend) from None
         if (first := lines.setdefault((direction, study_id), number)) != number:
             raise DataError(
                 f"{path.name} holds study {study_id!r} of {direction} twice, in lines {first} and {number}",
@@ -162,6 +181,12 @@ def _row_contents(folder: Path, row: dict[str, str], where: str) -> tuple[Direct
         cell, text = row.get(target, ""), row.get(f"{target}_text", "")
         place = f"{where}, {target}"
         is_text = MODALITIES[target].kind == "text"
+        if is_text and not text and not cell:
+            raise DataError(
+                f"{place}: nothing stands there, and {direction} has a {target}",
+                expected=f"a text, or the path of one, in column {target}",
+                mend="leave the line out; if an empty text was generated, name an empty .txt file",
+            )
         if is_text and text:
             origins[target] = Origin(place, text=text)
         elif is_text and not (cell.lower().endswith(TEXT_SUFFIXES) and "\n" not in cell):

@@ -235,7 +235,8 @@ def load_demo(row: ExtractorRow, request: ExtractorRequest) -> LoadedNetwork:
         views = torch.full((len(batch),), classifier.view(modality), device=batch.device)
         return classifier.feature_map(batch, views).mean((2, 3))
 
-    settings = {"input_size": classifier.config.image_size}
+    train = classifier.card.get("data", {}).get("train", {}).get("name")
+    settings = {"input_size": classifier.config.image_size, "trained_on": train}
     return LoadedNetwork(dim=classifier.feature_dim, weights=digest, prepare=prepare, embed=embed, settings=settings)
 
 

@@ -185,27 +185,13 @@ def stream_moments(
     """Moments of the features of a stream; arguments and refusals as of :func:`feature_blocks`.
 
     Returns:
-        What :func:`medcodi.metrics.frechet.frechet_distance` takes; ranks merge theirs with :func:`merge_moments`.
+        What :func:`medcodi.metrics.frechet.frechet_distance` takes; those of several parts are put together by ``Moments.merge``.
     """
     accumulator = MomentsAccumulator(extractor.dim)
     for block in feature_blocks(extractor, sources, modality, cache=cache, options=options):
         accumulator.add(block)
         on_samples(len(block))
     return accumulator.result()
-
-
-def merge_moments(parts: Sequence[Moments]) -> Moments:
-    """Moments of all parts together, in the order given: what one pass over everything gives, to rounding.
-
-    Raises:
-        DataError: If there are none, or they are of different extractors.
-    """
-    if not parts:
-        raise DataError("no moments to merge", expected="those of at least one rank")
-    merged = parts[0]
-    for part in parts[1:]:
-        merged = merged.merge(part)
-    return merged
 
 
 def open_cache(root: str | Path, extractor: Extractor, modality: str) -> FeatureCache:

@@ -108,6 +108,7 @@ class HeldOut:
         ranks: Ranks = ALONE,
         exclude_unreadable: bool = False,
         label: Callable[[Sequence[str]], list[tuple[Finding, ...]]] | None = None,
+        unmentioned: str = "absent",
     ) -> None:
         """Read every study once, each rank its share.
 
@@ -118,6 +119,7 @@ class HeldOut:
             ranks: The processes.
             exclude_unreadable: List a study that cannot be read as excluded; else it stops the run.
             label: Reads the truth from reports where the dataset tells no labels; None: the rule labeler.
+            unmentioned: Of labels: see ``ScoringOptions``.
 
         Raises:
             DataError: If a study cannot be read and ``exclude_unreadable`` is not set, or an id stands twice.
@@ -144,7 +146,7 @@ class HeldOut:
         if len(set(self.ids)) < len(self.ids):
             twice = next(one for one in self.ids if self.ids.count(one) > 1)
             raise DataError(f"{self.name} holds study {twice!r} twice", mend="prepare the dataset again")
-        told = np.stack([target_truth(study, CHEXPERT_LABELS) for study in light])
+        told = np.stack([_truth_told(study, unmentioned == "absent") for study in light])
         self.truth_source = "reference report" if np.isnan(told).all() else "labels"
         reports = [study.report or "" for study in light]
         read = (label or _label_by_rules)(reports) if self.truth_source != "labels" else []
@@ -159,6 +161,11 @@ class HeldOut:
 
     def __len__(self) -> int:
         return len(self.studies)
+
+    @property
+    def are_phantoms(self) -> bool:
+        """Whether every study is a thorax phantom, of which readers of this project were made."""
+        return all(study.metadata.get("source") == "phantom" for study in self.studies.light)
 
     @property
     def blocks(self) -> list[range]:
@@ -219,6 +226,15 @@ def _looked_at(dataset: StudyDataset, place: int, kept: dict[int, Study], exclud
     judged = {name: eight_bit(image) for name, image in study.images.items()}
     hashes = {name: content_sha256(value) for name, value in {**texts, **judged}.items()}
     return replace(study, contents=texts), tuple(study.contents), hashes
+
+
+def _truth_told(study: Study, blank_is_absent: bool) -> np.ndarray:
+    """What a study's labels say, float32 ``[14]``; of a study without any, nothing is known."""
+    truth = target_truth(study, CHEXPERT_LABELS)
+    told = np.array([not np.isnan(study.labels.get(label, np.nan)) for label in CHEXPERT_LABELS])
+    if blank_is_absent and told.any():
+        truth[~told] = 0.0
+    return truth
 
 
 def _label_by_rules(reports: Sequence[str]) -> list[tuple[Finding, ...]]:

@@ -42,6 +42,7 @@ class ImageReader(Protocol):
     """Images of one modality -> probabilities of findings."""
 
     targets: tuple[str, ...]  # a label, or label/side
+    modalities: tuple[str, ...]  # that it was trained on; nothing is judged in others
 
     def probabilities(self, images: Sequence[np.ndarray], modality: str) -> np.ndarray:
         """float32 ``[N, K]`` in ``targets`` order."""
@@ -65,6 +66,7 @@ class ClassifierReader:
 
     def __init__(self, classifier: FindingClassifier) -> None:
         self.classifier, self.targets = classifier, classifier.config.targets
+        self.modalities = classifier.config.modalities
 
     def probabilities(self, images: Sequence[np.ndarray], modality: str) -> np.ndarray:
         """float32 ``[N, K]``."""
@@ -89,6 +91,7 @@ class XrvReader:
     """Torchxrayvision's DenseNet-121 ("all"), whose outputs are scaled so that its operating points lie at 0.5; frontals only."""
 
     targets = tuple(XRV_LABELS)
+    modalities: tuple[str, ...] = ("frontal",)
 
     def __init__(self, network: Any, digest: str, device: str | torch.device = "cpu") -> None:
         self.network, self.digest, self.device = network.to(device), digest, device
@@ -113,8 +116,8 @@ class XrvReader:
         return np.full(len(self.targets), 0.5, np.float32)
 
     def judged(self, modality: str) -> tuple[str, ...]:
-        """All: nothing was measured here."""
-        return self.targets
+        """All of frontals, for nothing was measured here; none of other views, which it never saw."""
+        return self.targets if modality in self.modalities else ()
 
     def describe(self) -> dict[str, Any]:
         """Name, hash, how its names were mapped."""
@@ -124,7 +127,7 @@ class XrvReader:
             "weights_sha256": self.digest,
             "labels": labels,
             "sides": False,
-            "trained_on": "frontals",
+            "trained_on": list(self.modalities),
         }
 
 
@@ -136,7 +139,7 @@ class CachedReader:
     """
 
     def __init__(self, reader: ImageReader, root: Path) -> None:
-        self.reader, self.targets, self._root = reader, reader.targets, root
+        self.reader, self.targets, self.modalities, self._root = reader, reader.targets, reader.modalities, root
         self._caches: dict[str, FeatureCache] = {}
         self.thresholds, self.judged, self.describe = reader.thresholds, reader.judged, reader.describe
 

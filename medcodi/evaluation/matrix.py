@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from medcodi.errors import CheckpointError, DataError
+from medcodi.errors import CheckpointError, ConfigError, DataError
 from medcodi.evaluation.bundle import Bundle
 from medcodi.evaluation.comparisons import common_rows, multi_prompt_tests, system_tests
 from medcodi.evaluation.describing import described_bench
@@ -18,7 +18,8 @@ from medcodi.evaluation.held_out import Value
 from medcodi.evaluation.kept import Block, KeptSystem, blocks_with
 from medcodi.evaluation.opening import Bench, open_bench
 from medcodi.evaluation.options import UNCONDITIONAL, EvaluateConfig
-from medcodi.evaluation.ranks import join_ranks
+from medcodi.evaluation.placing import check_out
+from medcodi.evaluation.ranks import Ranks, join_ranks
 from medcodi.evaluation.reading import ContentReading
 from medcodi.evaluation.scoring import DirectionScores, score_direction
 from medcodi.evaluation.systems import Produced
@@ -169,6 +170,18 @@ def _values_of(
     return values
 
 
+def _check_out(options: EvaluateConfig, ranks: Ranks) -> None:
+    """The first rank looks, before any writes; all refuse alike."""
+    refusal = None
+    if ranks.is_first:
+        try:
+            check_out(Path(options.out), options.systems)
+        except ConfigError as error:
+            refusal = error
+    if (refusal := ranks.agree(refusal)[0]) is not None:
+        raise refusal
+
+
 def evaluate(options: EvaluateConfig, *, quiet: bool = False) -> dict[str, Any]:
     """Generate (or read) and score every chosen direction of every system; write the bundle into ``options.out``.
 
@@ -182,6 +195,7 @@ def evaluate(options: EvaluateConfig, *, quiet: bool = False) -> dict[str, Any]:
             if a file of another system cannot be read.
     """
     ranks = join_ranks()
+    _check_out(options, ranks)
     bench = open_bench(options, ranks)
     try:
         bundle = Bundle.open(Path(options.out), ranks)

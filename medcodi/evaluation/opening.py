@@ -13,6 +13,7 @@ from medcodi.checkpoints import demo_checkpoint
 from medcodi.config import from_dict
 from medcodi.data.loading import StudyDataset
 from medcodi.errors import ConfigError, DataError
+from medcodi.evaluation.classifier import WEIGHTS_FILE
 from medcodi.evaluation.external import Listing, list_generated
 from medcodi.evaluation.extractors import ExtractorRequest
 from medcodi.evaluation.geometry import GEOMETRY_FILE, GeometryReader
@@ -94,7 +95,10 @@ def open_bench(options: EvaluateConfig, ranks: Ranks, *, kept: Kept | None = Non
         ranks=ranks,
         exclude_unreadable=options.exclude_unreadable,
         label=readers.labeler.findings,
+        unmentioned=options.unmentioned,
     )
+    if not held.are_phantoms:
+        readers.geometry = None  # it knows phantoms' bodies only
     systems: list[System] = []
     if kept is not None:
         systems += [KeptOnly(name, held, dict(rows)) for name, rows in kept.items()]
@@ -121,7 +125,8 @@ def _open_data(options: EvaluateConfig, model: MedCoDi | None, directions: Seque
     if model is not None and dataset.image_size != model.config.image_size:
         raise ConfigError(
             f"the data are {dataset.image_size} pixels a side, the model makes {model.config.image_size}",
-            mend=f"data.image_size={model.config.image_size}",
+            mend=f"data.image_size={model.config.image_size}"
+            + ("" if data.path is None else ", of data prepared at that size"),
         )
     if len(dataset) < LEAST_STUDIES:
         raise DataError(
@@ -131,10 +136,19 @@ def _open_data(options: EvaluateConfig, model: MedCoDi | None, directions: Seque
     return dataset
 
 
+def classifier_folder(options: EvaluateConfig) -> Path:
+    """The folder that is named; else the model's, if a finding classifier lies in it; else the demo's."""
+    if options.classifier is not None:
+        return Path(options.classifier)
+    if options.model is not None and (Path(options.model) / WEIGHTS_FILE).is_file():
+        return Path(options.model)
+    return demo_checkpoint()
+
+
 def _open_readers(
     options: EvaluateConfig, model: MedCoDi | None, directions: set[Direction], device: str, cache: Path | None
 ) -> tuple[Readers, dict[str, Any] | None]:
-    folder = Path(options.classifier or options.model or demo_checkpoint())
+    folder = classifier_folder(options)
     readers = Readers(
         None,
         similarity="similarity" in options.metrics,

@@ -37,10 +37,11 @@ class EvaluateConfig(ScoringOptions):
         extractor_weights: Name -> file or folder of its weights, where they do not lie where their library keeps them.
         extractor_sha256: Name -> hash that they must have.
         download: Whether published weights of extractors may be fetched.
-        image_reader: Reads findings from images: ``demo``, our finding classifier, or ``xrv``.
+        image_reader: Reads findings from images: ``demo``, our finding classifier (the shipped one knows phantoms only), or ``xrv``, of
+            frontals.
         labeler: Reads findings from reports: ``rules``, ours, or ``chexbert``.
         report_scorers: Of pairs of reports, by radeval: ``radgraph``, ``ratescore``.
-        classifier: Folder of the finding classifier; None: the model's own folder, else the demo's.
+        classifier: Folder of the finding classifier; None: the model's own folder, where one lies in it, else the demo's (of phantoms).
         batch_size: Studies of a block: generated and read together, by one rank.
         preset: Sampler and steps under one name; what is said beside it wins.
         num_inference_steps, guidance_scale, sampler: None: the preset's, or the model's own.

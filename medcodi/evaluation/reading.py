@@ -175,7 +175,7 @@ class Readers:
 
     def can_read(self, modality: str) -> bool:
         """Whether findings are read from a modality here."""
-        return MODALITIES[modality].kind == "text" or self.images is not None
+        return MODALITIES[modality].kind == "text" or (self.images is not None and modality in self.images.modalities)
 
     def findings(self, reading: ContentReading) -> Reading:
         """Labels and sides of what was read."""
@@ -191,13 +191,13 @@ class Readers:
         """What the prompts of each study show, read together: float64 ``[N, 14]`` of 0, 1; None where no prompt can be read.
 
         The mean of the prompts' probabilities is held against the mean of their thresholds; a report says 0 or 1, at 0.5. Every
-        finding is read that a reader has a threshold for, whether or not it tells it well; what none has counts as absent.
+        finding is read that a prompt's reader has a threshold for, whether or not it tells it well; NaN where none has.
         """
         told = []
         for name, reading in prompts.items():
             if MODALITIES[name].kind == "text":
                 told.append((self.labeler.matrix(reading.texts), np.full(len(CHEXPERT_LABELS), 0.5)))
-            elif self.images is not None and "probabilities" in reading.arrays:
+            elif self.images is not None and self.can_read(name) and "probabilities" in reading.arrays:
                 targets = self.images.targets
                 columns = [targets.index(label) if label in targets else -1 for label in CHEXPERT_LABELS]
                 absent = np.array(columns) < 0
@@ -206,7 +206,8 @@ class Readers:
         if not told:
             return None
         margins = np.stack([probabilities - thresholds for probabilities, thresholds in told])
-        return (known_mean(margins, 0) >= 0).astype(np.float64)
+        margin = known_mean(margins, 0)
+        return np.where(np.isnan(margin), np.nan, margin >= 0)
 
     def judged(self, target: str) -> tuple[str, ...]:
         """Findings that can be told in a modality: of our classifier those that it tells in real held-out images."""

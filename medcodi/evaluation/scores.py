@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import numpy as np
 
@@ -23,6 +23,8 @@ class ScoringOptions:
         frechet_samples: Resamples of a Fréchet distance's interval, at most: it takes a decomposition each.
         permutations: Of each paired test, at most.
         min_positives: A finding counts where at least so many of the scored studies truly have it.
+        unmentioned: What a label is that a study leaves blank and that tells others: ``absent``, as CheXpert's tables and this project's
+            readers of reports mean it, or ``unknown``, where labels were given in part. Uncertain ones (-1) are left out either way.
         kernel_subset, kernel_subsets: Samples and number of the subsets that the kernel distance is also taken over.
         neighbours: k of precision, recall, density and coverage.
         diversity_pairs: Pairs whose MS-SSIM is taken.
@@ -36,6 +38,7 @@ class ScoringOptions:
     frechet_samples: Count = 200
     permutations: Annotated[int, at_least(100)] = 2000
     min_positives: Count = 5
+    unmentioned: Literal["absent", "unknown"] = "absent"
     kernel_subset: Annotated[int, at_least(2)] = 1000
     kernel_subsets: Count = 100
     neighbours: Count = 5

@@ -177,9 +177,11 @@ def _of_prompts(
     """The primary figure of a reader who is shown the prompts and nothing else: what a generator could know."""
     if legible is None:
         return None
-    told = [
-        Confusion.of(studies.truth[:, one.counted], legible[:, one.counted])
-        for one in targets
-        if PRIMARY in one.materials
-    ]
+    readable = np.asarray(~np.isnan(legible).any(0))
+    told = []
+    for columns in ([k for k in one.counted if readable[k]] for one in targets if PRIMARY in one.materials):
+        if columns:  # a finding that no prompt's reader knows says nothing of the prompts
+            told.append(Confusion.of(studies.truth[:, columns], legible[:, columns]))
+    if not told:
+        return None
     return bootstrap_interval(Counts(tuple(told), "macro_f1").statistic(), studies.weights).to_dict()

@@ -24,6 +24,7 @@ from medcodi.evaluation import (
     train_classifier,
     verify_bundle,
 )
+from medcodi.evaluation.placing import MARK, mark
 from medcodi.model import MedCoDi, tiny_model
 
 pytest.importorskip("pycocoevalcap")
@@ -126,7 +127,7 @@ def test_a_bundle_holds_everything(bundle: Path) -> None:
     assert len(scored["studies"]) == NUM == len(listed["generated"]["frontal"]) and listed["scored"] == list(range(NUM))
     index = json.loads((bundle / "bundle.json").read_text())["files"]
     there = {path.relative_to(bundle).as_posix() for path in bundle.rglob("*") if path.is_file()}
-    assert set(index) == {name for name in there if not name.startswith("features/")} - {"bundle.json"}
+    assert set(index) == {name for name in there if not name.startswith("features/")} - {"bundle.json", MARK}
     page = (bundle / "page.html").read_text()
     assert page.count("data:image/png") >= 8 and "https://" not in page and "report → frontal" in page
     assert "Two prompts beside one" in page and "<svg" in page
@@ -142,7 +143,32 @@ def test_it_resumes_to_the_same_figures(bundle: Path, copied: Path, model_folder
     for name in ("results.json", "scored.json", "page.html"):
         assert (copied / name).read_bytes() == (bundle / name).read_bytes(), name
     assert kept.stat().st_mtime_ns == before  # not generated again
-    assert not (copied / "generated/earlier").exists() and not list(copied.rglob("*.partial"))
+    assert not list(copied.rglob("*.partial"))
+    assert (copied / "generated/earlier/left.npz").read_bytes() == b"of another run"  # kept, and not taken for ours
+    assert "generated/earlier/left.npz" not in json.loads((copied / "bundle.json").read_text())["files"]
+
+
+def test_what_an_earlier_run_generated_is_kept_unlisted(copied: Path, model_folder: Path) -> None:
+    other = sorted((copied / "generated/tiny/lateral_to_frontal").iterdir())
+    told = {"directions": ["report->frontal"], "metrics": ["findings"], "pictures": 0}
+    evaluate(options(model_folder, copied, **told), quiet=True)
+    assert len(other) == 3 and all(path.is_file() for path in other)
+    index = json.loads((copied / "bundle.json").read_text())["files"]
+    assert {name.split("/")[2] for name in index if name.startswith("generated/")} == {"report_to_frontal"}
+    found = verify_bundle(copied, device="cpu", quiet=True)
+    assert found.holds and any("files in generated/ are of other runs" in note for note in found.notes)
+
+
+def test_nobodys_files_are_overwritten_or_judged_in_their_place(systems: tuple[Path, Path], model_folder: Path) -> None:
+    theirs = systems[0]
+    before = sorted(theirs.rglob("*"))
+    for out, message in ((theirs.parent, "lies in the results' own folder"), (theirs / "out", "would lie among")):
+        told = options(None, out, systems={"theirs": str(theirs)}, classifier=str(model_folder), directions=None)
+        with pytest.raises(ConfigError, match=message):
+            evaluate(told, quiet=True)
+    with pytest.raises(ConfigError, match="holds no bundle"):
+        evaluate(options(model_folder, theirs.parent), quiet=True)
+    assert sorted(theirs.rglob("*")) == before
 
 
 def test_joint_attention_can_be_left_out(model_folder: Path, tmp_path: Path) -> None:
@@ -170,7 +196,9 @@ def test_how_the_model_runs_stands_in_the_results_and_in_the_key_of_what_is_kept
     told: dict[str, Any] = {"directions": ["report->frontal"], "metrics": ["findings"], "pictures": 0}
     contents = []
     for execution in ({}, {"precision": "bfloat16"}):
-        evaluate(options(model_folder, tmp_path / "out", **told, execution=execution), quiet=True)  # one folder: resumed
+        evaluate(
+            options(model_folder, tmp_path / "out", **told, execution=execution), quiet=True
+        )  # one folder: resumed
         system = next(iter(json.loads((tmp_path / "out/results.json").read_text())["systems"].values()))
         assert system["execution"] == execution
         contents.append(json.loads((tmp_path / "out/scored.json").read_text()))
@@ -183,6 +211,7 @@ def test_two_ranks_write_the_same_results(bundle: Path, model_folder: Path, tmp_
     told = values(model_folder, tmp_path / "ranks", directions=DIRECTIONS[:4])
     alone = values(model_folder, tmp_path / "alone", directions=DIRECTIONS[:4])
     shutil.copytree(bundle / "generated", tmp_path / "alone/generated")  # made by one rank
+    mark(tmp_path / "alone")
     evaluate(from_dict(EvaluateConfig, alone), quiet=True)
     port = str(free_port())
     workers = [FORKS.Process(target=_rank, args=(rank, port, told), daemon=True) for rank in range(2)]
@@ -321,6 +350,73 @@ def test_an_unreadable_file_of_a_system(systems: tuple[Path, Path], model_folder
     assert [one["study_id"] for one in results["excluded"]] == [victim.name]
     assert results["systems"]["theirs"]["directions"]["report->frontal"]["num_studies"] == NUM - 1
     assert victim.name in (tmp_path / "out/page.html").read_text()
+
+
+@pytest.fixture(scope="module")
+def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve studies as a hospital would have them: images of 48 pixels and a table, which say nothing of phantoms; and what was generated."""
+    from medcodi.data.loading import DataConfig
+    from medcodi.data.prepare import PrepareConfig, prepare
+
+    folder = tmp_path_factory.mktemp("films")
+    dataset = from_dict(DataConfig, {**phantom("test", NUM), "image_size": 48}).build()
+    rows = []
+    for study in (dataset[index] for index in range(NUM)):
+        here = folder / "theirs/report_to_frontal+lateral" / study.study_id
+        here.mkdir(parents=True)
+        for name, pixels in study.images.items():
+            save_png8(pixels, here / f"{name}.png")
+        files = {name: str(here / f"{name}.png") for name in study.images}
+        rows.append({"study_id": study.study_id, "patient_id": study.patient_id, "split": "test", **files})
+        rows[-1]["report"] = study.report or ""
+    with (folder / "films.csv").open("w", newline="") as file:
+        writer = csv.DictWriter(file, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    told = {"source": "csv", "path": str(folder / "films.csv"), "out": str(folder / "prepared"), "image_size": 48}
+    prepare(from_dict(PrepareConfig, told))
+    return folder
+
+
+def test_real_films_are_judged_at_their_size_and_readers_of_phantoms_are_named(films: Path, tmp_path: Path) -> None:
+    """By the command of the README, with nothing said of readers."""
+    from medcodi.app.cli import app
+
+    told = ["metrics=[findings,prdc,coherence]", "min_positives=1", "bootstrap_samples=100", "pictures=0", "device=cpu"]
+    asked = [
+        "--systems",
+        f"theirs={films / 'theirs'}",
+        "--data",
+        str(films / "prepared"),
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    done = CliRunner().invoke(app, ["evaluate", *asked, *told])
+    assert done.exit_code == 0, done.output
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["data"]["image_size"] == 48 and not results["data"]["phantoms"]
+    assert results["data"]["truth"] == "reference report" and results["scoring"]["unmentioned"] == "absent"
+    pair = results["systems"]["theirs"]["directions"]["report->frontal+lateral"]["coherence"]["frontal+lateral"]
+    assert "geometry_correlation" not in pair["metrics"] and "finding_kappa" in pair["metrics"]
+    page, said = (tmp_path / "out/page.html").read_text(), " ".join(done.output.split())
+    for mend in ("image_reader=xrv", "extractors=[xrv]", "model=..."):
+        assert mend in page and mend in said
+    assert verify_bundle(tmp_path / "out", device="cpu", quiet=True).holds
+
+
+def test_the_script_says_what_the_command_says(
+    copied: Path, model_folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import runpy
+
+    recipe = copied.parent / "again.yaml"
+    recipe.write_text(json.dumps(values(model_folder, copied, directions=["report->frontal"], metrics=["findings"])))
+    main = runpy.run_path(str(Path(__file__).parents[2] / "eval/evaluate.py"))["main"]
+    assert main(["--config", str(recipe)]) == 0
+    told = capsys.readouterr()
+    assert f"Only {NUM} studies" in " ".join(told.err.split()) and "page.html" in told.out
+    assert main(["--config", str(recipe), f"out={model_folder}"]) == 2
+    assert "holds no bundle" in capsys.readouterr().err
 
 
 # ---- refusals --------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.markup import escape
 from rich.table import Table
 
 from medcodi.app.root import Model, Overrides, app, err, out
@@ -73,10 +74,11 @@ def evaluate(
         config, model=model, data=data, out_dir=out_dir, systems=named, preset=preset, exclude=exclude_unreadable
     )
     options = from_dict(EvaluateConfig, apply_overrides(values, overrides), source=str(config or "evaluate"))
-    _evaluate(options)
+    evaluate_and_tell(options)
 
 
-def _evaluate(options: EvaluateConfig) -> None:
+def evaluate_and_tell(options: EvaluateConfig) -> None:
+    """Evaluate; the first rank prints the table, what the figures say, and what must not be overlooked."""
     from medcodi.evaluation.matrix import evaluate as run
     from medcodi.evaluation.pages.summary import terminal_table
     from medcodi.evaluation.pages.verdict import alarms, verdict
@@ -92,7 +94,7 @@ def _evaluate(options: EvaluateConfig) -> None:
     for line in verdict(results):
         out.print(line, markup=False)
     for line in alarms(results):
-        err.print(f"[yellow]Note:[/yellow] {line}")
+        err.print(f"[yellow]Note:[/yellow] {escape(line)}")
     out.print(f"The page: {Path(options.out) / 'page.html'}")
 
 
@@ -103,7 +105,7 @@ def _verify(folder: Path, data: str | None, model: str | None) -> None:
     for one in found.differences:
         out.print(f"- {one}", markup=False)
     for note in found.notes:
-        err.print(f"[yellow]Note:[/yellow] {note}")
+        err.print(f"[yellow]Note:[/yellow] {escape(note)}")
     checked = f"{found.num_files} files, {found.num_contents} contents, {found.num_figures} figures"
     if not found.holds:
         out.print(f"{folder} does not hold: {len(found.differences)} differences ({checked} looked at).")

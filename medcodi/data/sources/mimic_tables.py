@@ -95,7 +95,7 @@ def official_splits(options: MimicOptions) -> dict[str, str] | None:
 
 
 def study_labels(options: MimicOptions) -> dict[str, dict[str, float]]:
-    """Study -> labels; blank cells are unknown."""
+    """Study -> labels; blank cells (not mentioned) have no key, so that who reads them can tell them from 0, denied."""
     if options.labels is None:
         return {}
     path = mimic_table(options, f"mimic-cxr-*-{options.labels}", "the labels", "; or options.labels=null for none")

@@ -9,6 +9,7 @@ import numpy as np
 
 from medcodi.evaluation.pages.catalogue import percent, pretty
 from medcodi.evaluation.pages.summary import AGREEMENT, ALL, against_better
+from medcodi.evaluation.suitability import unfit_readers
 
 Results = dict[str, Any]
 
@@ -97,8 +98,8 @@ def _verdict_of_systems(results: Results) -> list[str]:
 
 
 def alarms(results: Results) -> list[str]:
-    """What must not be overlooked: parts of the studies only, exclusions, small numbers."""
-    found = []
+    """What must not be overlooked: readers that do not know such data, parts of the studies only, exclusions, small numbers."""
+    found = unfit_readers(results)
     for name, told in results["systems"].items():
         for one, coverage in told["coverage"].items():
             if coverage["scored"] < coverage["usable"]:

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
 
 from medcodi.app.evaluation import NUM_STUDIES, evaluation_values, named_systems
+from medcodi.checkpoints import demo_checkpoint
 from medcodi.config import from_dict
-from medcodi.errors import CheckpointError, ConfigError
+from medcodi.errors import CheckpointError, ConfigError, DataError
+from medcodi.evaluation.opening import classifier_folder
 from medcodi.evaluation.options import EvaluateConfig
 from medcodi.model import MedCoDi
 
@@ -25,11 +28,32 @@ def test_options_replace_what_the_file_says(tiny_model: MedCoDi, tmp_path: Path)
     recipe.write_text("model: elsewhere\nseed: 4\ndata: {source: phantom, num_studies: 9, image_size: 64}\n")
     assert evaluation_values(recipe, model=None, data=None, out_dir=None)["data"]["image_size"] == 64
     values = evaluation_values(recipe, model=folder, data="prepared", out_dir=None)
-    assert values == {
-        "model": folder,
-        "seed": 4,
-        "data": {"path": "prepared", "split": "test", "image_size": tiny_model.config.image_size},
-    }
+    section = {
+        "path": "prepared",
+        "split": "test",
+        "num_studies": 9,
+        "image_size": 64,
+    }  # only path and source are replaced
+    assert values == {"model": folder, "seed": 4, "data": section}
+
+
+def test_without_a_recipe_the_prepared_folder_tells_its_size(tmp_path: Path) -> None:
+    (tmp_path / "mine").mkdir()
+    told = {"format": "medcodi-studies/1", "name": "mine", "image_size": 48, "fingerprint": "f"}
+    (tmp_path / "mine/dataset_info.json").write_text(json.dumps({**told, "counts": {"split": {"test": 9}}}))
+    values = evaluation_values(None, model=None, data=str(tmp_path / "mine"), out_dir=None, systems={"A": "theirs"})
+    assert values["data"] == {"split": "test", "path": str(tmp_path / "mine"), "image_size": 48}
+    with pytest.raises(DataError, match="no dataset folder at nowhere"):
+        evaluation_values(None, model=None, data="nowhere", out_dir=None)
+
+
+def test_the_classifier_is_the_models_where_it_has_one(tmp_path: Path) -> None:
+    data = {"source": "phantom", "num_studies": 9}
+    model = from_dict(EvaluateConfig, {"data": data, "model": str(tmp_path)})
+    assert classifier_folder(model) == demo_checkpoint()
+    (tmp_path / "finding_classifier.safetensors").touch()
+    assert classifier_folder(model) == tmp_path
+    assert classifier_folder(from_dict(EvaluateConfig, {"data": data, "classifier": "named"})) == Path("named")
 
 
 def test_a_model_that_is_not_there_is_refused() -> None:

@@ -150,6 +150,8 @@ def test_xrv_reads_chexperts_labels_by_its_own_outputs(tmp_path: Path) -> None:
         expected = outputs[:, [network.targets.index(name) for name in names]].max(1)
         np.testing.assert_allclose(told[:, reader.targets.index(label)], expected, rtol=1e-5)
     assert reader.describe()["labels"]["Pleural Effusion"] == ["Effusion"]
+    assert reader.judged("frontal") == reader.targets and reader.judged("lateral") == ()  # trained on frontals
+    assert CachedReader(reader, tmp_path / "cache").modalities == ("frontal",)
 
 
 def test_an_image_is_read_once_whatever_the_batch(tmp_path: Path) -> None:

@@ -41,6 +41,11 @@ def test_folders_of_directions_and_of_one_direction(tmp_path: Path) -> None:
     assert set(one[R_F]) == {"s1", "s2"}
     with pytest.raises(DataError, match="does not tell of which direction"):
         list_generated(tmp_path / "all/report_to_frontal")
+    image(tmp_path / "all/report-to-lateral/s1/lateral.png")
+    with pytest.raises(
+        DataError, match="report-to-lateral is no folder of a direction.*did you mean 'report_to_lateral'"
+    ):
+        list_generated(tmp_path / "all", [F_R])
 
 
 def test_a_table(tmp_path: Path) -> None:
@@ -56,6 +61,13 @@ def test_a_table(tmp_path: Path) -> None:
     assert listing[F_R]["s2"]["report"].text == "Small left effusion."
     table.write_text("study_id,direction,report,report_text\ns1,frontal->report,r.txt,Told here.\n")
     assert list_generated(table)[F_R]["s1"]["report"].text == "Told here."
+    (tmp_path / "empty.txt").write_text("")  # an empty report was generated: it is judged
+    table.write_text("study_id,direction,report,id\ns1,frontal->report,empty.txt,7\ns2,frontal->report,r.txt,7\n")
+    listing = list_generated(table)
+    assert set(listing[F_R]) == {"s1", "s2"}  # a column of their own named id is not ours
+    assert read_origin(listing[F_R]["s1"]["report"], "report", 32, SizesSeen())[0] == ""
+    table.write_text("study_id,id,row,sample,seed,direction,report\nrow-1-0,s1,1,0,5,frontal->report,r.txt\n")
+    assert set(list_generated(table)[F_R]) == {"s1"}  # of medcodi synthesize: id names the held-out study
 
 
 @pytest.mark.parametrize(
@@ -67,6 +79,12 @@ def test_a_table(tmp_path: Path) -> None:
         ("study_id,direction,frontal\n,report->frontal,a\n", "line 2: no study_id"),
         ("study_id,direction,frontal\ns1,report->frontals,a\n", "frontals"),
         ("study_id,direction,frontal\n", "holds nothing"),
+        (
+            "study_id,direction,report\ns1,frontal->report,Clear.\ns2,frontal->report,\n",
+            "line 3, report: nothing stands",
+        ),
+        ("study_id,direction,frontal\ns1,frontal->report,a.png\n", "line 2, report: nothing stands there"),
+        ("study_id,prompts,frontal\ns1,report,\n", "line 2: .*has no targets"),
     ],
 )
 def test_tables_that_are_refused(tmp_path: Path, content: str, message: str) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from medcodi.data.dataset import row_from_study
 from medcodi.errors import DataError
 from medcodi.evaluation.classifier import FindingClassifier
 from medcodi.evaluation.comparisons import ALL_TARGETS, multi_prompt_tests
@@ -20,7 +22,7 @@ from medcodi.evaluation.scores import ScoringOptions
 from medcodi.evaluation.scoring import DirectionScores, score_direction
 from medcodi.evaluation.wiring import FeatureReader
 from medcodi.metrics import Moments, TextScorer
-from medcodi.study import Direction
+from medcodi.study import CHEXPERT_LABELS, Direction
 
 OPTIONS = ScoringOptions(bootstrap_samples=200, min_positives=3, kernel_subset=20, diversity_pairs=10)
 
@@ -163,6 +165,45 @@ def test_prompts_that_nobody_reads_are_not_legible(held, readers) -> None:
     assert blind.legible({"frontal": readers.read("frontal", held.values("frontal", [0]))}) is None
 
 
+class FrontalsOnly(ClassifierReader):
+    """Knows two findings, and one view."""
+
+    def __init__(self, classifier: FindingClassifier) -> None:
+        super().__init__(classifier)
+        self.targets, self.modalities = ("Cardiomegaly", "Pleural Effusion"), ("frontal",)
+        self.columns = [classifier.config.targets.index(target) for target in self.targets]
+
+    def probabilities(self, images, modality: str) -> np.ndarray:
+        return super().probabilities(images, modality)[:, self.columns]
+
+    def thresholds(self, modality: str) -> np.ndarray:
+        return super().thresholds(modality)[self.columns]
+
+    def judged(self, modality: str) -> tuple[str, ...]:
+        return self.targets if modality in self.modalities else ()
+
+
+def test_a_reader_judges_only_the_views_and_findings_that_it_knows(held, toy_classifier) -> None:
+    readers = Readers(FrontalsOnly(toy_classifier))
+    assert readers.can_read("frontal") and not readers.can_read("lateral")
+    film = readers.read("frontal", held.values("frontal", [0, 1, 2]))
+    legible = readers.legible({"frontal": film, "lateral": film})
+    assert legible is not None and (~np.isnan(legible).any(0)).sum() == 2 and readers.legible({"lateral": film}) is None
+    options = replace(OPTIONS, metrics=("findings",))
+
+    def told(direction: str) -> DirectionScores:
+        return score_values(direction, held, readers, None, held.values, options)
+
+    lateral = told("report->lateral")
+    assert lateral.primary["model"] is None
+    assert lateral.targets["lateral"].left_out[0]["metric"] == "finding_macro_f1"
+    assert told("lateral->report").primary["prompt_reader"] is None
+    both = told("frontal->report")
+    known = [CHEXPERT_LABELS.index(name) for name in ("Cardiomegaly", "Pleural Effusion")]
+    assert set(known) < set(both.targets["report"].counted)  # "No Finding" counts too, and is not held against the film
+    assert both.primary["prompt_reader"]["value"] > 0.9
+
+
 def test_the_same_scores_twice(held, readers, scorer) -> None:
     first, second = (score("report->frontal", held, readers, scorer, 1) for _ in range(2))
     assert first == second
@@ -210,6 +251,45 @@ def test_truth_comes_from_the_report_where_no_labels_are_told(toy_dataset) -> No
     read = HeldOut(dataset, None)
     assert read.truth_source == "reference report"
     np.testing.assert_array_equal(read.truth, told)
+
+
+def test_a_blank_label_is_absent_where_others_are_told(toy_dataset) -> None:
+    """As CheXpert's tables are stored: 1, 0, -1, blank. Only what is uncertain, or told of nobody, is unknown."""
+    dataset = toy_dataset(3, seed=5)
+    labels = ({"Edema": 1.0, "Fracture": -1.0}, {"Edema": 0.0}, {})
+    stored = [
+        row_from_study(replace(one, labels=told), "test") for one, told in zip(dataset.studies, labels, strict=True)
+    ]
+    dataset.studies = [
+        replace(study, labels={name: float(value) for name, value in zip(CHEXPERT_LABELS, row["labels"], strict=True)})
+        for study, row in zip(dataset.studies, stored, strict=True)
+    ]
+    edema, fracture, lesion = (CHEXPERT_LABELS.index(name) for name in ("Edema", "Fracture", "Lung Lesion"))
+    truth = HeldOut(dataset, None).truth
+    assert truth[0, edema] == 1 and np.isnan(truth[0, fracture]) and truth[0, lesion] == 0
+    assert (truth[1] == 0).all() and np.isnan(truth[2]).all()
+    given = HeldOut(dataset, None, unmentioned="unknown").truth
+    assert given[0, edema] == 1 and given[1, edema] == 0 and np.isnan(given).sum() == 3 * 14 - 2
+
+
+def test_what_is_shown_and_was_not_mentioned_is_a_false_positive(toy_classifier, toy_dataset, readers) -> None:
+    """A generator that shows every finding everywhere must not be told from one that shows the right ones by negations alone."""
+    dataset = toy_dataset(40, seed=5)
+    everything = next(one for one in dataset.studies if min(one.labels["Cardiomegaly"], one.labels["Pleural Effusion"]))
+    mentioned = [{name: value for name, value in one.labels.items() if value} for one in dataset.studies]
+    dataset.studies = [replace(one, labels=told) for one, told in zip(dataset.studies, mentioned, strict=True)]
+
+    def primary(unmentioned: str) -> float | None:
+        held = HeldOut(dataset, toy_classifier, unmentioned=unmentioned)
+        told = score_values(
+            "report->frontal", held, readers, None, lambda target, rows: [everything.contents[target]] * len(rows)
+        )
+        return told.primary["model"] and told.primary["model"]["value"]
+
+    absent = primary("absent")
+    assert (
+        primary("unknown") is None and absent is not None and absent < 0.8
+    )  # no negative, nothing counts; or it costs
 
 
 def test_moments_of_blocks_are_those_of_all(held, readers) -> None:
