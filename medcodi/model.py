@@ -268,7 +268,7 @@ class MedCoDi(nn.Module):
         for name, z in latents.items():
             own = self.config.joint_attention == "self"
             spoken = [environments[other] for other in in_table_order(environments) if (other == name) == own]
-            environment = Context(torch.stack(spoken, dim=1)) if spoken else None
+            environment = Context(torch.stack(spoken, dim=1) * self.config.environment_scale) if spoken else None
             dtype = dtype_of(self.denoisers[name])
             heeded = environment.to(dtype) if environment is not None else None
             predictions[name] = self.denoisers[name](z.to(dtype), t, context.to(dtype), heeded).to(z.dtype)

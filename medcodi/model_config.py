@@ -33,6 +33,7 @@ class ModelConfig:
     modalities: tuple[str, ...] = tuple(MODALITIES)
     context: Literal["pooled", "tokens"] = "tokens"
     context_scale: float = 1.0  # the unit-norm encodings are multiplied by it; 1 is the paper
+    environment_scale: float = 1.0  # so are the unit-norm environment vectors, before the other denoisers hear them
     prompt_encoders: PromptEncodersConfig
     image_autoencoder: ImageAutoencoderConfig
     report_autoencoder: ReportAutoencoderConfig

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
@@ -160,6 +161,19 @@ def test_a_denoiser_does_not_hear_itself_through_v(model):
         plain = model.denoise(latents, t, prompts, heard=environments)
         other = model.denoise(latents, t, prompts, heard={**environments, "frontal": -environments["frontal"]})
     assert torch.equal(plain["frontal"], other["frontal"]) and not torch.equal(plain["lateral"], other["lateral"])
+
+
+def test_environments_are_scaled_before_they_are_heard(model):
+    latents, t, prompts = noisy(model), torch.tensor([400, 400]), context(model)
+    louder = MedCoDi(replace(model.config, environment_scale=3.0), model.tokenizers)
+    louder.load_state_dict(model.state_dict())
+    with torch.no_grad():
+        environments = model.environments(latents, t)
+        wanted = model.denoise(latents, t, prompts, heard={name: 3.0 * v for name, v in environments.items()})
+        found, plain = louder.denoise(latents, t, prompts), model.denoise(latents, t, prompts)
+    for name in latents:
+        assert torch.allclose(found[name], wanted[name], atol=1e-5)
+        assert (found[name] - plain[name]).abs().max() > 1e-4
 
 
 # ---- law 4 -------------------------------------------------------------------------------------------------------
