@@ -28,7 +28,7 @@ from medcodi.metrics.bootstrap import bootstrap_interval, paired_difference
 from medcodi.metrics.findings import Confusion
 from medcodi.metrics.text import TextScorer
 from medcodi.modality import MODALITIES
-from medcodi.study import Direction
+from medcodi.study import CHEXPERT_LABELS, Direction
 
 __all__ = ["DirectionScores", "ScoringOptions", "counted_findings", "record", "score_direction"]
 
@@ -127,8 +127,10 @@ def _real_values(held: HeldOut, target: str) -> Contents:
 
 def _joined(parts: Sequence[Material | None]) -> Counts | None:
     """Several targets' confusions as one figure: the mean of theirs."""
-    confusions: list[Confusion] = [one for part in parts if isinstance(part, Counts) for one in part.confusions]
-    return Counts(tuple(confusions), "macro_f1") if confusions else None
+    counts = [part for part in parts if isinstance(part, Counts)]
+    confusions: tuple[Confusion, ...] = tuple(one for part in counts for one in part.confusions)
+    names = tuple(one for part in counts for one in part.names)
+    return Counts(confusions, "macro_f1", names) if confusions else None
 
 
 def primary_metric(scores: DirectionScores, studies: Studies, legible: np.ndarray | None = None) -> dict[str, Any]:
@@ -177,9 +179,7 @@ def _of_prompts(
     """The primary figure of a reader who is shown the prompts and nothing else: what a generator could know."""
     if legible is None:
         return None
-    told = [
-        Confusion.of(studies.truth[:, one.counted], legible[:, one.counted])
-        for one in targets
-        if PRIMARY in one.materials
-    ]
-    return bootstrap_interval(Counts(tuple(told), "macro_f1").statistic(), studies.weights).to_dict()
+    scored = [one for one in targets if PRIMARY in one.materials]
+    told = tuple(Confusion.of(studies.truth[:, one.counted], legible[:, one.counted]) for one in scored)
+    names = tuple(tuple(CHEXPERT_LABELS[k] for k in one.counted) for one in scored)
+    return bootstrap_interval(Counts(told, "macro_f1", names).statistic(), studies.weights).to_dict()

@@ -100,7 +100,7 @@ def copied(bundle: Path, tmp_path: Path) -> Path:
 
 def test_a_bundle_holds_everything(bundle: Path) -> None:
     results = json.loads((bundle / "results.json").read_text())
-    assert results["schema_version"] == 2 and results["complete"] and list(results["systems"]) == ["tiny"]
+    assert results["schema_version"] == 3 and results["complete"] and list(results["systems"]) == ["tiny"]
     directions = results["systems"]["tiny"]["directions"]
     assert list(directions) == DIRECTIONS and directions["->report"]["primary"]["beats_shuffled"] is None
     joint = directions["frontal->lateral+report"]
@@ -170,7 +170,9 @@ def test_how_the_model_runs_stands_in_the_results_and_in_the_key_of_what_is_kept
     told: dict[str, Any] = {"directions": ["report->frontal"], "metrics": ["findings"], "pictures": 0}
     contents = []
     for execution in ({}, {"precision": "bfloat16"}):
-        evaluate(options(model_folder, tmp_path / "out", **told, execution=execution), quiet=True)  # one folder: resumed
+        evaluate(
+            options(model_folder, tmp_path / "out", **told, execution=execution), quiet=True
+        )  # one folder: resumed
         system = next(iter(json.loads((tmp_path / "out/results.json").read_text())["systems"].values()))
         assert system["execution"] == execution
         contents.append(json.loads((tmp_path / "out/scored.json").read_text()))
