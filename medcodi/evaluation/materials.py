@@ -260,13 +260,12 @@ def compare(
     """
     if type(first) is not type(second):
         raise NotComparableError(f"they are not the same figure: {type(first).__name__} and {type(second).__name__}")
-    more = {}
-    if isinstance(first, Counts | Areas) and isinstance(second, Counts | Areas):
-        counted = {*first.findings(), *second.findings()}
-        first, second = on_common_findings(first, second)
-        assert isinstance(first, Counts | Areas)
-        common = first.findings()
-        more = {"findings": len(common), "findings_left_out": sorted(counted - set(common))}
+    counted = [set(one.findings()) for one in (first, second) if isinstance(one, Counts | Areas)]
+    first, second = on_common_findings(first, second)
+    more: dict[str, Any] = {}
+    if counted:
+        common = set.intersection(*counted)
+        more = {"findings": len(common), "findings_left_out": sorted(set.union(*counted) - common)}
     stacked = first.stacked(second)
     if stacked is not None:
         test = paired_test(

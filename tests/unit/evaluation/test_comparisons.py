@@ -7,7 +7,7 @@ import pytest
 
 from medcodi.evaluation.comparisons import ALL_TARGETS, judgement, multi_prompt_tests, system_tests
 from medcodi.evaluation.held_out import HeldOut
-from medcodi.evaluation.materials import Counts, Means, Whole
+from medcodi.evaluation.materials import Counts, Material, Means, Whole
 from medcodi.evaluation.scores import ScoringOptions, TargetScores
 from medcodi.evaluation.scoring import PRIMARY, DirectionScores
 from medcodi.metrics.findings import Confusion
@@ -35,10 +35,12 @@ def counts(*errors: float | None) -> Counts:
     return Counts((Confusion.of(TRUTH[:, columns], read),), "macro_f1", (names,))
 
 
-def scores(direction: str, *errors: float | None, rows: list[int] | None = None, **more: object) -> DirectionScores:
+def scores(
+    direction: str, *errors: float | None, rows: list[int] | None = None, more: dict[str, Material] | None = None
+) -> DirectionScores:
     """One target, with its primary figure unless no errors are told."""
     told = TargetScores()
-    told.materials = {**({PRIMARY: counts(*errors)} if errors else {}), **more}  # type: ignore[dict-item]
+    told.materials = {**({PRIMARY: counts(*errors)} if errors else {}), **(more or {})}
     return DirectionScores(Direction.parse(direction), rows or list(range(NUM)), {"frontal": told})
 
 
@@ -99,7 +101,7 @@ def test_a_longer_distance_is_worse(held) -> None:
         values = np.random.default_rng(4).normal(mean, 0.1, NUM)
         return Whole(lambda weights: weights @ values / weights.sum(1), NUM)
 
-    near, far = (scores("report->frontal", **{"kernel/demo": of(mean)}) for mean in (1.0, 2.0))
+    near, far = (scores("report->frontal", more={"kernel/demo": of(mean)}) for mean in (1.0, 2.0))
     for first, second, not_worse, first_is in ((near, far, True, "better"), (far, near, False, "worse")):
         systems = {name: {one.direction: one} for name, one in (("one", first), ("two", second))}
         (test,) = system_tests(systems, held, OPTIONS).tests
@@ -131,6 +133,6 @@ def test_what_a_test_says(
 
 
 def test_means_are_still_tested_by_exchange(held) -> None:
-    low, high = (scores("report->frontal", precision=Means(np.full(NUM, value))) for value in (0.2, 0.7))
+    low, high = (scores("report->frontal", more={"precision": Means(np.full(NUM, value))}) for value in (0.2, 0.7))
     systems = {"one": {high.direction: high}, "two": {low.direction: low}}
     assert system_tests(systems, held, OPTIONS).tests[0]["p_value"] < 0.01
