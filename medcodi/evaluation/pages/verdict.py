@@ -90,13 +90,16 @@ def _verdict_of_prompts(results: Results) -> list[str]:
 
 def _verdict_of_systems(results: Results) -> list[str]:
     tests = [test for test in results["comparisons"]["systems"] if test["target"] == ALL]
+    left_out = [one for one in results["comparisons"]["left_out"] if "systems" in one and one["target"] == ALL]
     lines = []
-    for pair in dict.fromkeys(tuple(test["systems"]) for test in tests):
+    for pair in dict.fromkeys(tuple(one["systems"]) for one in tests + left_out):
         own = [test for test in tests if tuple(test["systems"]) == pair]
+        lost = sum(tuple(one["systems"]) == pair for one in left_out)
         better, worse = (sum(test["first_is"] == one for test in own) for one in ("better", "worse"))
         lines.append(
             f"{pair[0]} against {pair[1]}: {better} directions better, {worse} worse, {len(own) - better - worse} "
-            "not told apart (finding F1, permutation test, Holm-adjusted p < 0.05)."
+            "not told apart (finding F1, permutation test, Holm-adjusted p < 0.05)"
+            + (f"; {lost} could not be compared (see what was left out)." if lost else ".")
         )
     return lines
 

@@ -105,7 +105,11 @@ def test_what_was_not_compared_is_said() -> None:
         {**lost, "metric": "finding_macro_f1", "reason": "none in common", "needed": 100, "available": 9},
         {**lost, "metric": "kernel/demo", "target": "lateral", "reason": "why not", "needed": 20, "available": 3},
     ]
-    assert "1 could not be set against all of their single prompts" in "\n".join(verdict(told))
+    systems = {"systems": ["demo", "other"], "direction": "report->frontal", "target": "all"}
+    told["comparisons"]["left_out"].append({**systems, "metric": "every figure", "reason": "too few"})
+    said = "\n".join(verdict(told))
+    assert "1 could not be set against all of their single prompts" in said
+    assert "demo against other: 0 directions better" in said and "; 1 could not be compared" in said
     for system in told["systems"].values():
         for scores in system["directions"].values():
             for target in scores["targets"].values():
@@ -115,7 +119,7 @@ def test_what_was_not_compared_is_said() -> None:
     rows = [[cell.text for cell in row] for row in table.cells()]
     assert rows[0][0] == "frontal + report → lateral, against frontal → lateral"
     assert rows[0][2] == "paired test: finding F1, macro ↑" and rows[0][-1] == "none in common"
-    assert sorted(cell.value or 0 for cell in (row[3] for row in table.cells())) == [20, 100]  # numbers, not words
+    assert sorted(cell.value or 0 for cell in (row[3] for row in table.cells())) == [0, 20, 100]  # numbers, not words
 
 
 def test_halves_stand_between_value_and_ceiling() -> None:
