@@ -185,7 +185,12 @@ def sections(results: Results, held: HeldOut, readers: Readers, scored: Scored, 
     tables = [
         matrix_table(results, "image", ("findings",), f"Images, what they show. {told}."),
         matrix_table(results, "image", ("images", "other"), f"Images, what they look like. {told}{sets}."),
-        matrix_table(results, "text", ("findings", "reports", "other"), f"Reports. {told}; overlap of texts has none."),
+        matrix_table(
+            results,
+            "text",
+            ("findings", "reports", "other"),
+            f"Reports. {told}; overlap of texts has none, and the floor of one shuffle.",
+        ),
     ]
     parts.append(Section(title="The matrix", tables=[table for table in tables if table is not None]))
     parts += _comparisons(results)
