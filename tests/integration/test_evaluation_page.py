@@ -14,8 +14,9 @@ def test_a_click_sorts_and_the_mark_says_how(tmp_path: Path) -> None:
     table = Table(columns=("word", "number"), rows=[*rows, ("all", "–")], last=1)
     page_file = write_page(tmp_path / "page.html", Head(title="Sorting"), [Section(title="One", tables=[table])])
     with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=browser_path(), args=FLAGS)
+        browser = driver.chromium.launch(executable_path=browser_path(), args=FLAGS, timeout=180_000)
         page = browser.new_page()
+        page.set_default_timeout(120_000)  # a loaded machine is slow
         page.goto(page_file.as_uri())
 
         def after_click(place: int) -> tuple[str, str]:
