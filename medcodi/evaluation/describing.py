@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medcodi.config import to_dict
+from medcodi.evaluation.measures.case import NUM_DERANGEMENTS
 from medcodi.evaluation.reading import Readers
 from medcodi.evaluation.wiring import described as described_features
 from medcodi.modality import names
@@ -19,7 +20,7 @@ from medcodi.modality import names
 if TYPE_CHECKING:
     from medcodi.evaluation.opening import Bench
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 # Where a run lies and what it ran on change no figure.
 NOT_THE_PROTOCOL = ("out", "device", "resume", "cache")
 PACKAGES = (
@@ -89,10 +90,14 @@ def described_bench(bench: Bench) -> dict[str, Any]:
         },
         "scoring": {
             **asdict(bench.options.scoring),
-            "interval": "95 % percentile bootstrap over patients; of Fréchet distances centred on the figure",
-            "floor": "the same generations against other patients' truth (16 derangements); likeness: another patient of the block",
-            "ceiling": "the same readers on the real targets; distances: real half against real half, patients kept together",
-            "paired_test": "exchange of the systems within patients, two-sided; Holm within a table and metric",
+            "interval": "95 % percentile bootstrap over patients; of Fréchet distances centred on the figure, and none above 512 features",
+            "floor": f"the same generations against other patients' truth: mean of up to {NUM_DERANGEMENTS} derangements; overlap of texts: of the first "
+            "of them alone; likeness: another patient of the block",
+            "ceiling": "the same readers on the real targets; distances and PRDC: real half against real half, patients kept together; to be compared "
+            "with halves (generated half against real other half), not with the value, which is of all studies and against the same studies",
+            "kernel": "unbiased; pairs of the generated and the real image of one study left out, but over subsets all counted, as the field does",
+            "paired_test": "on the findings that both count; exchange of the systems within patients, two-sided (none of figures of whole sets); Holm over "
+            "all tests of a metric in a table",
         },
         "versions": versions(),
     }

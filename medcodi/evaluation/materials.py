@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol, Self
 
@@ -14,8 +14,12 @@ from medcodi.metrics.findings import Confusion
 from medcodi.metrics.paired import paired_test, stacked_confusion
 from medcodi.metrics.text import TextScorer
 
-LEAST_RESAMPLES = 100  # of an interval of a difference
+LEAST_RESAMPLES = 100  # of an interval
 AREAS = {"auroc": auroc_statistic, "auprc": auprc_statistic}
+
+
+class NotComparableError(Exception):
+    """Why two figures are not set against each other: the text is for the list of what was left out."""
 
 
 class Material(Protocol):
@@ -80,10 +84,17 @@ class Ratio:
 
 @dataclass(frozen=True)
 class Counts:
-    """F1 from confusions; ``measure`` is macro_f1 or micro_f1. Several targets' are averaged."""
+    """F1 from confusions; ``measure`` is macro_f1 or micro_f1. Several targets' are averaged.
+
+    Attributes:
+        confusions: A target each.
+        measure: Of all of them.
+        names: Of each confusion's findings, with their target: two figures are compared on those that both count.
+    """
 
     confusions: tuple[Confusion, ...]
     measure: str
+    names: tuple[tuple[str, ...], ...]
 
     def statistic(self) -> Statistic:
         """The mean over the targets."""
@@ -93,25 +104,40 @@ class Counts:
     def take(self, rows: Sequence[int]) -> Counts:
         """Of some of the studies."""
         chosen = list(rows)
-        return Counts(
-            tuple(Confusion(one.tp[chosen], one.fp[chosen], one.fn[chosen]) for one in self.confusions), self.measure
-        )
+        cut = tuple(Confusion(one.tp[chosen], one.fp[chosen], one.fn[chosen]) for one in self.confusions)
+        return Counts(cut, self.measure, self.names)
+
+    def of_findings(self, names: Collection[str]) -> Counts:
+        """Of some of the findings; a target without any of them is left out."""
+        found = []
+        for one, known in zip(self.confusions, self.names, strict=True):
+            columns = [place for place, name in enumerate(known) if name in names]
+            if columns:
+                cut = Confusion(one.tp[:, columns], one.fp[:, columns], one.fn[:, columns])
+                found.append((cut, tuple(known[place] for place in columns)))
+        return Counts(tuple(one for one, _ in found), self.measure, tuple(known for _, known in found))
+
+    def findings(self) -> list[str]:
+        """All of them, of every target."""
+        return [name for known in self.names for name in known]
 
     def stacked(self, other: Counts) -> Statistic | None:
         """Over both, where they count the same findings."""
-        pairs = list(zip(self.confusions, other.confusions, strict=False))
-        if len(self.confusions) != len(other.confusions) or any(a.tp.shape[1] != b.tp.shape[1] for a, b in pairs):
+        if self.names != other.names:
             return None
-        return Counts(tuple(stacked_confusion(one, another) for one, another in pairs), self.measure).statistic()
+        pairs = zip(self.confusions, other.confusions, strict=True)
+        both = tuple(stacked_confusion(one, another) for one, another in pairs)
+        return Counts(both, self.measure, self.names).statistic()
 
 
 @dataclass(frozen=True)
 class Areas:
-    """Mean area under a curve over findings: truth and scores ``[N, K]``, ``measure`` auroc or auprc."""
+    """Mean area under a curve over findings: truth and scores ``[N, K]``, ``measure`` auroc or auprc, ``names`` of the findings."""
 
     truth: np.ndarray
     scores: np.ndarray
     measure: str
+    names: tuple[str, ...]
 
     def statistic(self) -> Statistic:
         """The mean over findings."""
@@ -120,14 +146,24 @@ class Areas:
 
     def take(self, rows: Sequence[int]) -> Areas:
         """Of some of the studies."""
-        return Areas(self.truth[list(rows)], self.scores[list(rows)], self.measure)
+        return Areas(self.truth[list(rows)], self.scores[list(rows)], self.measure, self.names)
+
+    def of_findings(self, names: Collection[str]) -> Areas:
+        """Of some of the findings."""
+        columns = [place for place, name in enumerate(self.names) if name in names]
+        chosen = tuple(self.names[place] for place in columns)
+        return Areas(self.truth[:, columns], self.scores[:, columns], self.measure, chosen)
+
+    def findings(self) -> list[str]:
+        """All of them."""
+        return list(self.names)
 
     def stacked(self, other: Areas) -> Statistic | None:
         """Over both, where they count the same findings."""
-        if self.truth.shape[1] != other.truth.shape[1]:
+        if self.names != other.names:
             return None
         both = [np.concatenate(pair) for pair in ((self.truth, other.truth), (self.scores, other.scores))]
-        return Areas(both[0], both[1], self.measure).statistic()
+        return Areas(both[0], both[1], self.measure, self.names).statistic()
 
 
 @dataclass(frozen=True)
@@ -157,7 +193,7 @@ class Overlap:
 
 @dataclass(frozen=True)
 class Whole:
-    """A figure of the whole set (a Fréchet distance), which cannot be exchanged study by study.
+    """A figure of the whole set (a Fréchet distance, recall), which cannot be exchanged study by study.
 
     Attributes:
         function: Of weights ``[R, N]``.
@@ -194,33 +230,72 @@ class Whole:
         return None
 
 
+def on_common_findings(*materials: Material) -> list[Material]:
+    """The same figures of those findings alone that all of them count; others than of findings stay as they are.
+
+    Raises:
+        NotComparableError: If they have no finding in common.
+    """
+    counted = [set(one.findings()) for one in materials if isinstance(one, Counts | Areas)]
+    if not counted:
+        return list(materials)
+    if not (common := set.intersection(*counted)):
+        told = " and ".join(str(len(names)) for names in counted)
+        raise NotComparableError(f"they count {told} findings, none of them in common")
+    return [one.of_findings(common) if isinstance(one, Counts | Areas) else one for one in materials]
+
+
 def compare(
     first: Material, second: Material, patients: Sequence[str], seed: int, resamples: int, permutations: int
-) -> dict[str, Any] | None:
+) -> dict[str, Any]:
     """First against second, study by study, on the same studies: values, difference with interval, p-value (None where there is none).
 
+    Figures of findings are compared on those that both count; ``findings`` says how many, ``findings_left_out`` names the others.
+
     Returns:
-        JSON-ready; None where they are not the same figure.
+        JSON-ready.
+
+    Raises:
+        NotComparableError: If they are not the same figure, or one is not known on these studies, or no interval can be given.
     """
     if type(first) is not type(second):
-        return None
+        raise NotComparableError(f"they are not the same figure: {type(first).__name__} and {type(second).__name__}")
+    counted = [set(one.findings()) for one in (first, second) if isinstance(one, Counts | Areas)]
+    first, second = on_common_findings(first, second)
+    more: dict[str, Any] = {}
+    if counted:
+        common = set.intersection(*counted)
+        more = {"findings": len(common), "findings_left_out": sorted(set.union(*counted) - common)}
     stacked = first.stacked(second)
     if stacked is not None:
-        return paired_test(
+        test = paired_test(
             stacked, patients, "compare", seed, num_resamples=resamples, num_permutations=permutations
         ).to_dict()
-    if not isinstance(first, Whole) or not isinstance(second, Whole) or first.resamples < LEAST_RESAMPLES:
-        return None
+        _known(test, len(patients))
+        return {**test, **more}
+    if not isinstance(first, Whole) or not isinstance(second, Whole):
+        raise NotComparableError("they cannot be exchanged study by study")
+    taken = min(resamples, first.resamples, second.resamples)
+    if taken < LEAST_RESAMPLES:
+        raise NotComparableError(
+            f"an interval of the difference needs at least {LEAST_RESAMPLES} resamples; there are {taken}"
+        )
     one, other = first.statistic(), second.statistic()
-    weights = resampling_weights(patients, min(resamples, first.resamples), "compare", seed)
     ones = np.ones((1, len(patients)))
-    difference = paired_difference(one, other, weights)
-    return {
+    difference = paired_difference(one, other, resampling_weights(patients, taken, "compare", seed))
+    test = {
         "first": float(one(ones)[0]),
         "second": float(other(ones)[0]),
         "p_value": None,
         "num_studies": len(patients),
         "num_patients": len(set(patients)),
         "difference": difference.to_dict(),
-        "not_worse": bool(difference.high >= 0),
     }
+    _known(test, len(patients))
+    return test
+
+
+def _known(test: dict[str, Any], num: int) -> None:
+    unknown = [side for side in ("first", "second") if test[side] is None or not np.isfinite(test[side])]
+    if unknown:
+        raise NotComparableError(f"there is no figure of the {' and '.join(unknown)} on the {num} common studies")

@@ -150,14 +150,9 @@ def _score(bench: Bench, found: Scored, generated: Path, work: Path, progress: P
                 found.scores.setdefault(name, {})[direction] = scores
                 found.seconds[name][str(direction)]["score"] = round(time.monotonic() - started, 2)
                 progress.advance(bar)
-        found.comparisons = {
-            "multi_prompt": [
-                {"system": name, **test}
-                for name, each in found.scores.items()
-                for test in multi_prompt_tests(each, held, options)
-            ],
-            "systems": system_tests(found.scores, held, options),
-        }
+        prompts, systems = (tests(found.scores, held, options) for tests in (multi_prompt_tests, system_tests))
+        left_out = prompts.left_out + systems.left_out
+        found.comparisons = {"multi_prompt": prompts.tests, "systems": systems.tests, "left_out": left_out}
 
 
 def _values_of(

@@ -20,7 +20,7 @@ class ScoringOptions:
     Attributes:
         metrics: Groups of metrics.
         bootstrap_samples: Resamples of each interval.
-        frechet_samples: Resamples of a Fréchet distance's interval, at most: it takes a decomposition each.
+        frechet_samples: Resamples of a Fréchet distance's interval, at most: it takes a decomposition each. Below 100 there is no interval.
         permutations: Of each paired test, at most.
         min_positives: A finding counts where at least so many of the scored studies truly have it.
         unmentioned: What a label is that a study leaves blank and that tells others: ``absent``, as CheXpert's tables and this project's

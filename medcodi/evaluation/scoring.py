@@ -28,7 +28,7 @@ from medcodi.metrics.bootstrap import bootstrap_interval, paired_difference
 from medcodi.metrics.findings import Confusion
 from medcodi.metrics.text import TextScorer
 from medcodi.modality import MODALITIES
-from medcodi.study import Direction
+from medcodi.study import CHEXPERT_LABELS, Direction
 
 __all__ = ["DirectionScores", "ScoringOptions", "counted_findings", "record", "score_direction"]
 
@@ -127,8 +127,10 @@ def _real_values(held: HeldOut, target: str) -> Contents:
 
 def _joined(parts: Sequence[Material | None]) -> Counts | None:
     """Several targets' confusions as one figure: the mean of theirs."""
-    confusions: list[Confusion] = [one for part in parts if isinstance(part, Counts) for one in part.confusions]
-    return Counts(tuple(confusions), "macro_f1") if confusions else None
+    counts = [part for part in parts if isinstance(part, Counts)]
+    confusions: tuple[Confusion, ...] = tuple(one for part in counts for one in part.confusions)
+    names = tuple(one for part in counts for one in part.names)
+    return Counts(confusions, "macro_f1", names) if confusions else None
 
 
 def primary_metric(scores: DirectionScores, studies: Studies, legible: np.ndarray | None = None) -> dict[str, Any]:
@@ -178,10 +180,10 @@ def _of_prompts(
     if legible is None:
         return None
     readable = np.asarray(~np.isnan(legible).any(0))
-    told = []
-    for columns in ([k for k in one.counted if readable[k]] for one in targets if PRIMARY in one.materials):
-        if columns:  # a finding that no prompt's reader knows says nothing of the prompts
-            told.append(Confusion.of(studies.truth[:, columns], legible[:, columns]))
-    if not told:
+    counted = [[k for k in one.counted if readable[k]] for one in targets if PRIMARY in one.materials]
+    counted = [columns for columns in counted if columns]  # what no prompt's reader knows says nothing of the prompts
+    if not counted:
         return None
-    return bootstrap_interval(Counts(tuple(told), "macro_f1").statistic(), studies.weights).to_dict()
+    told = tuple(Confusion.of(studies.truth[:, columns], legible[:, columns]) for columns in counted)
+    names = tuple(tuple(CHEXPERT_LABELS[k] for k in columns) for columns in counted)
+    return bootstrap_interval(Counts(told, "macro_f1", names).statistic(), studies.weights).to_dict()

@@ -45,30 +45,45 @@ class KernelDistance:
     num_subsets: int
 
 
-def mmd2(real: np.ndarray, generated: np.ndarray) -> float:
+def mmd2(real: np.ndarray, generated: np.ndarray, *, study_paired: bool = False) -> float:
     """Unbiased squared maximum mean discrepancy of two whole sets, which may differ in size.
 
     Args:
         real: ``[N, D]``, at least 2 rows.
         generated: ``[M, D]``, at least 2 rows.
+        study_paired: Row ``i`` of both is of study ``i``, so these two depend on each other: the cross term leaves them out,
+            for it is unbiased over independent pairs only (Gretton et al., 2012, eq. 4: the U-statistic of paired sets).
 
     Raises:
-        DataError: If a set is too small, not finite, or of another extractor.
+        DataError: If a set is too small, not finite, or of another extractor; if paired sets differ in size.
     """
     real, generated = checked_pair(real, generated, least=2, metric=_METRIC)
-    return _within(real) + _within(generated) - 2 * _between(real, generated)
+    if study_paired:
+        _check_paired(real, generated)
+    return _within(real) + _within(generated) - 2 * _between(real, generated, study_paired)
+
+
+def _check_paired(real: np.ndarray, generated: np.ndarray) -> None:
+    if len(real) != len(generated):
+        raise DataError(f"{len(real)} real and {len(generated)} generated samples", expected="one of each a study")
+
+
+def _same_row(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """The kernel of row ``i`` with row ``i``: ``[N]``."""
+    return _cubed((first * second).sum(1) / first.shape[1] + COEF0)
 
 
 def _within(features: np.ndarray) -> float:
     """Mean kernel of all pairs of different rows."""
     num = len(features)
     total = sum(polynomial_kernel(features[s : s + _BLOCK], features).sum() for s in range(0, num, _BLOCK))
-    own = _cubed((features**2).sum(1) / features.shape[1] + COEF0)
-    return float((total - own.sum()) / (num * (num - 1)))
+    return float((total - _same_row(features, features).sum()) / (num * (num - 1)))
 
 
-def _between(first: np.ndarray, second: np.ndarray) -> float:
+def _between(first: np.ndarray, second: np.ndarray, study_paired: bool) -> float:
     total = sum(polynomial_kernel(first[s : s + _BLOCK], second).sum() for s in range(0, len(first), _BLOCK))
+    if study_paired:
+        return float((total - _same_row(first, second).sum()) / (len(first) * (len(first) - 1)))
     return float(total / (len(first) * len(second)))
 
 
@@ -99,7 +114,7 @@ def kernel_distance(
     seed: int = 0,
     subsets: Sequence[Subset] | None = None,
 ) -> KernelDistance:
-    """Kernel distance as the field takes it: the mean over random subsets of the unbiased estimate.
+    """Kernel distance as the field takes it: the mean over random subsets of the unbiased estimate, all cross pairs counted.
 
     Args:
         real: ``[N, D]``.
@@ -125,23 +140,23 @@ def kernel_distance(
     return KernelDistance(float(values.mean()), float(values.std()), size, len(values))
 
 
-def kernel_statistic(real: np.ndarray, generated: np.ndarray) -> Statistic:
-    """The kernel distance of study-paired sets as a function of study weights, for bootstrap intervals.
+def kernel_statistic(real: np.ndarray, generated: np.ndarray, *, study_paired: bool = False) -> Statistic:
+    """The kernel distance of two sets of equal size as a function of study weights, for bootstrap intervals.
 
-    Row ``i`` of both sets belongs to study ``i``. Pairs of a study with its own repetition are left out, as a row with
-    itself is, so that resampling does not add the bias of duplicates. A row of ones gives :func:`mmd2`, up to which
-    cross pairs count: all of them, as there. Kernels are taken block by block at each call: none is kept.
+    The weight of row ``i`` counts in both sets. Pairs of a row with its own repetition are left out of each set, as a row
+    with itself is, so that resampling does not add the bias of duplicates. A row of ones gives :func:`mmd2` of the same
+    ``study_paired``. Kernels are taken block by block at each call: none is kept.
 
     Args:
         real: ``[N, D]``.
         generated: ``[N, D]``.
+        study_paired: As of :func:`mmd2`: real ``i`` with generated ``i``, and with its repetitions, is left out.
 
     Raises:
         DataError: If the sets differ in size, or as :func:`mmd2`.
     """
     real, generated = checked_pair(real, generated, least=2, metric=_METRIC)
-    if len(real) != len(generated):
-        raise DataError(f"{len(real)} real and {len(generated)} generated samples", expected="one of each a study")
+    _check_paired(real, generated)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         weights = np.asarray(weights, dtype=np.float64)
@@ -153,8 +168,10 @@ def kernel_statistic(real: np.ndarray, generated: np.ndarray) -> Statistic:
             places = np.arange(len(within))
             within[places, start + places] = 0.0
             between = polynomial_kernel(real[rows], generated)
+            if study_paired:
+                between[places, start + places] = 0.0
             inside += ((weights @ within.T) * weights[:, rows]).sum(1)
             across += ((weights @ between.T) * weights[:, rows]).sum(1)
-        return inside / (total**2 - squares) - 2 * across / total**2
+        return inside / (total**2 - squares) - 2 * across / (total**2 - squares * study_paired)
 
     return statistic

@@ -42,18 +42,13 @@ class PairedTest:
     num_permutations: int
     exact: bool
 
-    @property
-    def not_worse(self) -> bool:
-        """Whether the interval lets the first be at least as good as the second."""
-        return self.difference.high >= 0
-
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: NaN becomes None."""
         plain = {
             name: None if isinstance(value := getattr(self, name), float) and np.isnan(value) else value
             for name in ("first", "second", "p_value", "num_studies", "num_patients", "num_permutations", "exact")
         }
-        return {**plain, "difference": self.difference.to_dict(), "not_worse": self.not_worse}
+        return {**plain, "difference": self.difference.to_dict()}
 
 
 def halves(stacked: Statistic, num: int) -> tuple[Statistic, Statistic]:

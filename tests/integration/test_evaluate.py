@@ -101,7 +101,7 @@ def copied(bundle: Path, tmp_path: Path) -> Path:
 
 def test_a_bundle_holds_everything(bundle: Path) -> None:
     results = json.loads((bundle / "results.json").read_text())
-    assert results["schema_version"] == 2 and results["complete"] and list(results["systems"]) == ["tiny"]
+    assert results["schema_version"] == 3 and results["complete"] and list(results["systems"]) == ["tiny"]
     directions = results["systems"]["tiny"]["directions"]
     assert list(directions) == DIRECTIONS and directions["->report"]["primary"]["beats_shuffled"] is None
     joint = directions["frontal->lateral+report"]

@@ -78,9 +78,9 @@ def score_findings(case: Case) -> None:
     generated, told = reading.labels[:, columns], truth[:, columns]
     model, ceiling = Confusion.of(told, generated), Confusion.of(told, real.labels[:, columns])
     floor = Confusion.mean([Confusion.of(told[permutation], generated) for permutation in case.studies.moved])
+    names = tuple(f"{case.target}: {CHEXPERT_LABELS[k]}" for k in columns)
     for measure in ("macro_f1", "micro_f1"):
-        parts = (Counts((one,), measure) for one in (model, ceiling, floor))
-        one, best, worst = parts
+        one, best, worst = (Counts((each,), measure, (names,)) for each in (model, ceiling, floor))
         case.scores.add(f"finding_{measure}", one, case.studies.weights, ceiling=best, floor=worst)
     _score_areas(case, told, [CHEXPERT_LABELS[k] for k in columns])
     _score_each(case, truth, true, columns)
@@ -104,10 +104,11 @@ def _score_areas(case: Case, truth: np.ndarray, names: Sequence[str]) -> None:
     scores = _probabilities(case, names)
     if scores is None:
         return
-    first = case.studies.moved[0]
+    named = tuple(f"{case.target}: {name}" for name in names)
     for measure in ("auroc", "auprc"):
-        parts = (Areas(truth, scores[0], measure), Areas(truth, scores[1], measure))
-        floor = Areas(truth[first], scores[0], measure)
+        parts = (Areas(truth, scores[0], measure, named), Areas(truth, scores[1], measure, named))
+        shuffled = (Areas(truth[permutation], scores[0], measure, named) for permutation in case.studies.moved)
+        floor = float(np.mean([value_of(one.statistic(), len(truth)) for one in shuffled]))
         case.scores.add(f"finding_{measure}", parts[0], case.studies.weights, ceiling=parts[1], floor=floor)
 
 

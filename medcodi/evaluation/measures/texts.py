@@ -13,7 +13,7 @@ from medcodi.metrics.bootstrap import bootstrap_interval
 
 
 def score_texts(case: Case) -> None:
-    """BLEU, ROUGE-L, METEOR and CIDEr, and the same against other patients' reports. No ceiling: each study has one true report."""
+    """BLEU, ROUGE-L, METEOR and CIDEr, and the same against other patients' reports (one derangement). No ceiling: each study has one true report."""
     assert case.scorer is not None
     told, true = case.generated.texts, case.real.texts
     shuffled = [true[row] for row in case.studies.moved[0]]

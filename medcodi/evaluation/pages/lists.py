@@ -23,16 +23,32 @@ def left_out_table(results: Results) -> Table | None:
             title(entry["metric"].partition(":")[0])
             + entry["metric"].partition(":")[1]
             + entry["metric"].partition(":")[2],
-            str(entry.get("needed", "–")),
-            str(entry.get("available", "–")),
+            _count(entry.get("needed")),
+            _count(entry.get("available")),
             entry["reason"],
         )
         for system, name, scores in directions(results)
         for part, told in {**scores["targets"], **scores["coherence"]}.items()
         for entry in told["left_out"]
+    ] + [
+        (
+            f"{pretty(entry['direction'])}, against {pretty(entry['against']) if 'against' in entry else entry['systems'][1]}",
+            *((entry["system"] if "system" in entry else entry["systems"][0],) if several(results) else ()),
+            entry["target"],
+            f"paired test: {title(entry['metric'])}",
+            _count(entry.get("needed")),
+            _count(entry.get("available")),
+            entry["reason"],
+        )
+        for entry in results["comparisons"]["left_out"]
     ]
     columns = ("direction", *(("system",) if several(results) else ()), "target", "metric", "needs", "has", "why")
     return Table(columns=columns, rows=rows, left=6) if rows else None
+
+
+def _count(number: int | None) -> Figure:
+    """Of studies or resamples; it sorts as a number."""
+    return Figure(text="–" if number is None else str(number), value=number)
 
 
 def flag_table(results: Results) -> Table | None:

@@ -26,7 +26,7 @@ RULE = (
     "Random studies: drawn by a generator keyed with the seed and the direction, before anything was looked at. Worst studies: the most "
     "findings wrong (missed or invented, over all targets; of the first system), the same draw deciding between equals. "
     "Blue: prompt. Orange: generated. Green: truth. Below each: the findings that classifier or labeler read from it, held against those "
-    "that the study truly has; without a reader's errors, a real target has all of them right. Pictures stand at twice their size."
+    "that the study truly has; without a reader's errors, a real target has all of them right. Pictures stand 256 pixels wide, whatever their own size."
 )
 
 

@@ -22,6 +22,7 @@ class Range:
         floor, ceiling: What it stands between; None: not drawn.
         legible: What a reader sees in the prompts; None: not drawn.
         series: Which colour.
+        verdict: Of a difference: better, worse or alike, which decides its colour.
     """
 
     label: str
@@ -32,6 +33,7 @@ class Range:
     ceiling: float | None = None
     legible: float | None = None
     series: int = 0
+    verdict: str = "alike"
 
 
 def _ticks(low: float, high: float) -> list[float]:
@@ -135,9 +137,7 @@ def difference_plot(title: str, rows: Sequence[Range]) -> str:
     parts.append(f'<line x1="{zero:.1f}" y1="{_TOP - 6}" x2="{zero:.1f}" y2="{height - 4:.1f}" stroke="{_INK}"/>')
     for index, row in enumerate(rows):
         y = _TOP + _ROW * (index + 0.5)
-        above = row.low is not None and row.low > 0
-        below = row.high is not None and row.high < 0
-        colour = "#2f8f57" if above else "#b33a4a" if below else _SOFT
+        colour = {"better": "#2f8f57", "worse": "#b33a4a"}.get(row.verdict, _SOFT)
         parts.append(f'<text x="0" y="{y + 4:.1f}" fill="{_INK}">{escape(row.label)}</text>')
         if row.low is not None and row.high is not None:
             low, high = axis.x(row.low), axis.x(row.high)

@@ -24,9 +24,10 @@ if TYPE_CHECKING:
 
 Results = dict[str, Any]
 PLOTTED = ("side_accuracy", "finding_auroc", "bleu_4", "cider")
+_TOLD_APART = "Green and red: told apart by the permutation test, Holm-adjusted p below 0.05; grey: not told apart, whatever the interval."
 _EXPLAINED = (
-    "Finding F1 is the mean over findings (macro), averaged over the targets of a direction: findings read from what was generated (images: "
-    "a classifier trained on real images; reports: a labeler) against the truth of the study that prompted it.\n"
+    "Finding F1 is the mean over findings (macro), averaged over the targets of a direction: findings read from what was generated ({readers}) "
+    "against the truth of the study that prompted it.\n"
     "Ceiling: the same readers on the real targets of the same studies; no generator should be asked for more. Floor: prompts shuffled, that is the "
     "same generations against other patients' truth. Colours run from the floor (red) to the ceiling (green). "
     "Brackets: 95 % bootstrap interval over patients.\n"
@@ -57,6 +58,13 @@ def _head(results: Results) -> Head:
             (f"{results['versions']['medcodi']} · {results['versions']['torch']}", "medcodi · torch"),
         ],
     )
+
+
+def _readers(results: Results) -> str:
+    """Who read the findings: ``images: the classifier "demo"; reports: the labeler "rules"``."""
+    readers = results["readers"]
+    told = {"images: the classifier": readers["images"], "reports: the labeler": readers["reports"]}
+    return "; ".join(f"{what} “{one['name']}”" for what, one in told.items() if one)
 
 
 def _machine() -> str:
@@ -118,7 +126,7 @@ def _comparisons(results: Results) -> list[Section]:
         parts.append(
             Section(
                 title="Systems against each other",
-                text="Paired on the studies that both have; differences are first minus second.",
+                text=f"Paired on the studies that both have; differences are first minus second. {_TOLD_APART}",
                 plots=[Plot(svg=difference_plot(f"Difference of finding F1: {pairs}", rows))] if rows else (),
                 tables=[table] if table else (),
             )
@@ -133,7 +141,8 @@ def _comparisons(results: Results) -> list[Section]:
         parts.append(
             Section(
                 title="Two prompts beside one",
-                text="Each direction with two prompts against the same targets from each of the two alone, paired on the same studies.",
+                text="Each direction with two prompts against the same targets from each of the two alone, paired on the same studies. "
+                + _TOLD_APART,
                 plots=[Plot(svg=difference_plot("Difference of finding F1: two prompts − one", rows))] if rows else (),
                 parts=[Section(title="All metrics", tables=[table], folded=True)] if table else (),
             )
@@ -143,7 +152,13 @@ def _comparisons(results: Results) -> list[Section]:
 
 def _difference(label: str, test: dict[str, Any]) -> Range:
     difference = test["difference"]
-    return Range(label=label, value=difference["value"], low=difference["low"], high=difference["high"])
+    return Range(
+        label=label,
+        value=difference["value"],
+        low=difference["low"],
+        high=difference["high"],
+        verdict=test["first_is"],
+    )
 
 
 def sections(results: Results, held: HeldOut, readers: Readers, scored: Scored, generated: Path) -> list[Section]:
@@ -151,7 +166,7 @@ def sections(results: Results, held: HeldOut, readers: Readers, scored: Scored, 
     parts = [
         Section(
             title="Does the prompt decide what is shown?",
-            text=_EXPLAINED,
+            text=_EXPLAINED.format(readers=_readers(results)),
             alarms=alarms(results),
             tables=[summary_table(results)],
         ),
@@ -162,11 +177,20 @@ def sections(results: Results, held: HeldOut, readers: Readers, scored: Scored, 
             plots=_range_plots(results),
         ),
     ]
-    told = "value [95 % interval]; f: floor, prompts shuffled; c: ceiling, real targets (distances: real half against real half)"
+    told = "value [95 % interval]; f: floor, prompts shuffled; c: ceiling, real targets"
+    sets = (
+        "; of distances, precision, recall, density and coverage, c: real images of one half of the patients against those of the other, h: generated "
+        "images of the one half against the real ones of the other. Compare h with c: the value is of all studies, and against the same studies' images"
+    )
     tables = [
-        matrix_table(results, "image", ("findings",), f"Images, what they show. {told}"),
-        matrix_table(results, "image", ("images", "other"), f"Images, what they look like. {told}"),
-        matrix_table(results, "text", ("findings", "reports", "other"), f"Reports. {told}"),
+        matrix_table(results, "image", ("findings",), f"Images, what they show. {told}."),
+        matrix_table(results, "image", ("images", "other"), f"Images, what they look like. {told}{sets}."),
+        matrix_table(
+            results,
+            "text",
+            ("findings", "reports", "other"),
+            f"Reports. {told}; overlap of texts has none, and the floor of one shuffle.",
+        ),
     ]
     parts.append(Section(title="The matrix", tables=[table for table in tables if table is not None]))
     parts += _comparisons(results)

@@ -11,6 +11,7 @@ from medcodi.evaluation.pages.page import Figure, Table
 Results = dict[str, Any]
 ALL = "all"
 AGREEMENT = "finding_kappa"
+VERDICT_SHADE = {"better": 1.0, "alike": None, "worse": 0.0}
 ON_PAGE_ONLY = ("studies", "ceiling", "prompts shuffled")  # columns
 
 
@@ -102,11 +103,11 @@ def _sides(scores: dict[str, Any]) -> Figure:
 
 
 def _beside_one(test: dict[str, Any] | None) -> Figure:
-    """Two prompts minus the better one of them."""
+    """Two prompts minus the better one of them; painted where the paired test tells them apart."""
     if test is None:
         return Figure(text="–")
     difference = test["difference"]
-    shade = None if difference["value"] is None else 1.0 if test["not_worse"] else 0.0
+    shade = VERDICT_SHADE[test["first_is"]]
     return Figure(text=signed(difference["value"]), value=difference["value"], below=interval(difference), shade=shade)
 
 

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from medcodi.evaluation.pages.catalogue import METRICS, interval, number, percent, pretty, share, shown, title
 from medcodi.evaluation.pages.page import Figure, Table
-from medcodi.evaluation.pages.summary import ALL, directions, several
+from medcodi.evaluation.pages.summary import ALL, VERDICT_SHADE, directions, several
 from medcodi.modality import MODALITIES, modality
 from medcodi.study import CHEXPERT_LABELS
 
 Results = dict[str, Any]
+_WORDS = {"better": "better", "worse": "worse", "alike": "not told apart"}
 
 
 def matrix_table(results: Results, kind: str, groups: tuple[str, ...], caption: str = "") -> Table | None:
@@ -45,7 +47,7 @@ def matrix_table(results: Results, kind: str, groups: tuple[str, ...], caption: 
 def _matrix_cell(metric: str, record: dict[str, Any] | None) -> Figure:
     if not record or record.get("value") is None:
         return Figure(text="–")
-    marks = (("f", "floor"), ("c", "ceiling"))
+    marks = (("f", "floor"), ("h", "halves"), ("c", "ceiling"))
     bounds = [f"{mark} {number(record[key])}" for mark, key in marks if record.get(key) is not None]
     of_real = "" if record.get("share_of_ceiling") is None else f"{percent(record['share_of_ceiling'])} of real pairs"
     return Figure(
@@ -76,7 +78,11 @@ def coherence_table(results: Results) -> Table | None:
         for system, name, pair, metrics in scored
     ]
     columns = ("direction", "pair", *(("system",) if several(results) else ()), *map(title, present))
-    return Table(columns=columns, rows=rows, left=3 if several(results) else 2)
+    caption = (
+        "value [95 % interval]; f: floor, a target beside another patient's generation; c: ceiling, real pairs; below, the share of the "
+        "ceiling. Colours run from floor (red) to ceiling (green)."
+    )
+    return Table(columns=columns, rows=rows, caption=caption, left=3 if several(results) else 2)
 
 
 def finding_tables(results: Results) -> list[Table]:
@@ -92,12 +98,12 @@ def finding_tables(results: Results) -> list[Table]:
         if not present:
             continue
         labels = sorted(present, key=_finding_order)
-        first = {label: next(found[label] for _, found in scored if label in found) for label in labels}
+        told = {label: [found[label] for _, found in scored if label in found] for label in labels}
         rows = [
             (
                 label.replace("/", ", "),
-                Figure(text=f"{first[label]['positives']:.0f}", value=first[label]["positives"]),
-                Figure(text=number(first[label]["ceiling_f1"]), value=first[label]["ceiling_f1"]),
+                _span([one["positives"] for one in told[label]], lambda value: f"{value:.0f}"),
+                _span([one["ceiling_f1"] for one in told[label]], number),
                 *(_finding_cell(found.get(label)) for _, found in scored),
             )
             for label in labels
@@ -106,10 +112,19 @@ def finding_tables(results: Results) -> list[Table]:
             Table(
                 columns=("finding", "positive studies", "ceiling", *(name for name, _ in scored)),
                 rows=rows,
-                caption=f"{modality(target).title}: F1, with AUROC below where the reader gives probabilities",
+                caption=f"{modality(target).title}: F1 [95 % interval], with AUROC below where the reader gives probabilities; c: ceiling of "
+                "that direction. Positive studies and ceiling: from the least to the most among the directions, whose studies may differ.",
             )
         )
     return tables
+
+
+def _span(values: list[float | None], text: Callable[[float], str]) -> Figure:
+    """One number, or from the least to the greatest where they differ."""
+    known = [value for value in values if value is not None]
+    if not known:
+        return Figure(text="–")
+    return Figure(text=" to ".join(dict.fromkeys((text(min(known)), text(max(known))))), value=min(known))
 
 
 def _finding_order(label: str) -> tuple[int, str]:
@@ -122,7 +137,8 @@ def _finding_cell(found: dict[str, Any] | None) -> Figure:
         return Figure(text="–")
     shade = share({"value": found["f1"], "ceiling": found["ceiling_f1"], "floor": found["floor_f1"]})
     area = f"AUROC {number(found['auroc'])}" if found.get("auroc") is not None else ""
-    below = "\n".join(filter(None, (interval(found), area)))
+    best = f"c {number(found['ceiling_f1'])}" if found["ceiling_f1"] is not None else ""
+    below = "\n".join(filter(None, (interval(found), best, area)))
     return Figure(text=number(found["f1"]), value=found["f1"], below=below, shade=shade)
 
 
@@ -134,17 +150,15 @@ def comparison_table(tests: list[dict[str, Any]], what: str) -> Table | None:
     for test in tests:
         versus = f"{pretty(test['against'])}" if "against" in test else " against ".join(test["systems"])
         named = (test["system"],) if "system" in test else ()
-        above = test["difference"]["low"] is not None and test["difference"]["low"] > 0
-        under = test["difference"]["high"] is not None and test["difference"]["high"] < 0
-        down = shown(test["metric"]).better == "down"
-        verdict = "better" if (under if down else above) else "worse" if (above if down else under) else "alike"
+        left_out = len(test.get("findings_left_out") or ())
+        only = f"on the {test['findings']} findings that both count; {left_out} left out" if left_out else ""
         rows.append(
             (
                 pretty(test["direction"]),
                 versus,
                 *named,
                 "all" if test["target"] == ALL else modality(test["target"]).title,
-                title(test["metric"]),
+                Figure(text=title(test["metric"]), below=only),
                 *(Figure(text=number(test[side]), value=test[side]) for side in ("first", "second")),
                 Figure(
                     text=number(test["difference"]["value"]),
@@ -153,7 +167,7 @@ def comparison_table(tests: list[dict[str, Any]], what: str) -> Table | None:
                 ),
                 Figure(text=number(test["p_value"]), value=test["p_value"]),
                 Figure(text=number(test.get("p_holm")), value=test.get("p_holm")),
-                Figure(text=verdict, shade={"better": 1.0, "alike": None, "worse": 0.0}[verdict]),
+                Figure(text=_WORDS[test["first_is"]], shade=VERDICT_SHADE[test["first_is"]]),
             )
         )
     named = ("system",) if "system" in tests[0] else ()
@@ -170,4 +184,8 @@ def comparison_table(tests: list[dict[str, Any]], what: str) -> Table | None:
         "p, Holm",
         "first is",
     )
-    return Table(columns=columns, rows=rows, left=4 + len(named))
+    caption = (
+        "First is better or worse: p, adjusted by Holm over all tests of the metric in this table, is below 0.05; where a figure of whole sets has "
+        "no p-value, the 95 % interval excludes 0."
+    )
+    return Table(columns=columns, rows=rows, caption=caption, left=4 + len(named))

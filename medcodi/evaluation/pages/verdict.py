@@ -24,7 +24,8 @@ def verdict(results: Results) -> list[str]:
             lines.append(f"{name}: no direction could be judged by findings.")
             continue
         beats = sum(primary["beats_shuffled"] for _, primary in prompted)
-        reached = {one: primary["fraction_of_ceiling"] for one, primary in prompted if primary["fraction_of_ceiling"]}
+        shares = {one: primary["fraction_of_ceiling"] for one, primary in prompted}
+        reached = {one: share for one, share in shares.items() if share is not None}
         sentence = f"{name}: {beats} of {len(prompted)} directions follow their prompts (better than with shuffled prompts, interval above 0)"
         if reached:
             best, worst = max(reached, key=lambda one: reached[one]), min(reached, key=lambda one: reached[one])
@@ -73,26 +74,33 @@ def _verdict_of_pairs(name: str, told: dict[str, Any]) -> list[str]:
 
 def _verdict_of_prompts(results: Results) -> list[str]:
     tests = against_better(results)
+    known = {(test["system"], test["direction"]) for test in tests}
+    lost = [one for one in results["comparisons"]["left_out"] if "against" in one and one["target"] == ALL]
+    missing = {(one["system"], one["direction"]) for one in lost} - known
+    told = f"{len(missing)} could not be set against all of their single prompts (see what was left out)"
     if not tests:
-        return []
-    better = sum(test["difference"]["low"] is not None and test["difference"]["low"] > 0 for test in tests)
-    kept = sum(test["not_worse"] for test in tests)
+        return [f"Two prompts against the better one of them: {told}."] if missing else []
+    better, worse = (sum(test["first_is"] == one for test in tests) for one in ("better", "worse"))
+    kept = sum(bool(test["not_worse"]) for test in tests)
     return [
-        f"Two prompts against the better one of them: at least as good, within the interval, in {kept} of {len(tests)} directions, "
-        f"and clearly better in {better} (paired, finding F1)."
+        f"Two prompts against the better one of them: no loss shown (interval reaches 0) in {kept} of {len(tests)} directions; "
+        f"better in {better}, worse in {worse} (finding F1, permutation test, Holm-adjusted p < 0.05)"
+        + (f"; {told}." if missing else ".")
     ]
 
 
 def _verdict_of_systems(results: Results) -> list[str]:
     tests = [test for test in results["comparisons"]["systems"] if test["target"] == ALL]
+    left_out = [one for one in results["comparisons"]["left_out"] if "systems" in one and one["target"] == ALL]
     lines = []
-    for pair in dict.fromkeys(tuple(test["systems"]) for test in tests):
+    for pair in dict.fromkeys(tuple(one["systems"]) for one in tests + left_out):
         own = [test for test in tests if tuple(test["systems"]) == pair]
-        clear = [test for test in own if test.get("p_holm") is not None and test["p_holm"] < 0.05]
-        first = sum(test["difference"]["value"] > 0 for test in clear)
+        lost = sum(tuple(one["systems"]) == pair for one in left_out)
+        better, worse = (sum(test["first_is"] == one for test in own) for one in ("better", "worse"))
         lines.append(
-            f"{pair[0]} against {pair[1]}: {first} directions better, {len(clear) - first} worse, {len(own) - len(clear)} "
-            "not told apart (finding F1, permutation test, Holm-adjusted p < 0.05)."
+            f"{pair[0]} against {pair[1]}: {better} directions better, {worse} worse, {len(own) - better - worse} "
+            "not told apart (finding F1, permutation test, Holm-adjusted p < 0.05)"
+            + (f"; {lost} could not be compared (see what was left out)." if lost else ".")
         )
     return lines
 

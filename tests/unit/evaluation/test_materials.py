@@ -5,7 +5,17 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcodi.evaluation.materials import Areas, Counts, Material, Means, Overlap, Ratio, Whole, compare
+from medcodi.evaluation.materials import (
+    Areas,
+    Counts,
+    Material,
+    Means,
+    NotComparableError,
+    Overlap,
+    Ratio,
+    Whole,
+    compare,
+)
 from medcodi.metrics import TextScorer
 from medcodi.metrics.findings import Confusion
 
@@ -24,8 +34,8 @@ def materials(seed: int) -> dict[str, Material]:
     found: dict[str, Material] = {
         "means": Means(values),
         "ratio": Ratio(values, draw.integers(1, 3, NUM).astype(float)),
-        "macro": Counts((confusion, confusion), "macro_f1"),
-        "auroc": Areas(truth, draw.random((NUM, 3)), "auroc"),
+        "macro": Counts((confusion, confusion), "macro_f1", (("a", "b", "c"), ("d", "e", "f"))),
+        "auroc": Areas(truth, draw.random((NUM, 3)), "auroc", ("a", "b", "c")),
         "whole": Whole(lambda weights: weights @ values**2 / weights.sum(1), NUM),
     }
     pytest.importorskip("pycocoevalcap")
@@ -46,7 +56,7 @@ def test_cut_stacked_and_compared(name: str) -> None:
             chosen[0, place * NUM : (place + 1) * NUM] = 1
             np.testing.assert_allclose(stacked(chosen), one.statistic()(np.ones((1, NUM))))
     test = compare(first, second, PATIENTS, 0, 100, 100)
-    assert test is not None and test["num_patients"] == 12
+    assert test["num_patients"] == 12
     ones = np.ones((1, NUM))
     gap = float(first.statistic()(ones)[0] - second.statistic()(ones)[0])
     assert test["difference"]["value"] == pytest.approx(gap)
@@ -58,12 +68,32 @@ def test_a_clear_difference_is_told_and_none_is_not() -> None:
     draw = np.random.default_rng(0)
     low, high = Means(draw.random(NUM)), Means(draw.random(NUM) + 1)
     clear, same = (compare(high, other, PATIENTS, 0, 200, 400) for other in (low, high))
-    assert clear and clear["p_value"] < 0.01 and clear["difference"]["low"] > 0.5
-    assert same and same["p_value"] == 1 and same["difference"]["value"] == 0
+    assert clear["p_value"] < 0.01 and clear["difference"]["low"] > 0.5
+    assert same["p_value"] == 1 and same["difference"]["value"] == 0
 
 
 def test_what_is_not_the_same_figure_is_not_compared() -> None:
     made = materials(0)
-    assert compare(made["means"], made["ratio"], PATIENTS, 0, 100, 100) is None
-    rare = Whole(lambda weights: weights.sum(1), NUM, resamples=20)  # too few for an interval of a difference
-    assert compare(rare, rare, PATIENTS, 0, 100, 100) is None
+    rare = Whole(lambda weights: weights.sum(1), NUM, resamples=20)
+    unknown = Means(np.full(NUM, np.nan))
+    other = Areas(np.eye(NUM)[:, :1], np.eye(NUM)[:, :1], "auroc", ("g",))
+    for first, second, reason in (
+        (made["means"], made["ratio"], "not the same figure: Means and Ratio"),
+        (rare, rare, "at least 100 resamples; there are 20"),
+        (made["means"], unknown, "no figure of the second on the 24 common studies"),
+        (made["auroc"], other, "count 3 and 1 findings, none of them in common"),
+    ):
+        with pytest.raises(NotComparableError, match=reason):
+            compare(first, second, PATIENTS, 0, 100, 100)
+
+
+@pytest.mark.parametrize("name", ["macro", "auroc"])
+def test_figures_of_findings_are_compared_on_those_that_both_count(name: str) -> None:
+    whole, other = materials(0)[name], materials(1)[name]
+    assert isinstance(whole, Counts | Areas) and isinstance(other, Counts | Areas)
+    test = compare(whole.of_findings({"a", "c"}), other.of_findings({"b", "c", "e"}), PATIENTS, 0, 100, 100)
+    both = compare(whole.of_findings({"c"}), other.of_findings({"c"}), PATIENTS, 0, 100, 100)
+    left_out = ["a", "b"] + ["e"] * (name == "macro")
+    assert both == {**test, "findings_left_out": []} and test["findings_left_out"] == left_out
+    assert test["findings"] == 1 and test["p_value"] is not None
+    assert test["first"] != compare(whole, other, PATIENTS, 0, 100, 100)["first"]

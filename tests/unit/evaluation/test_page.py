@@ -71,3 +71,11 @@ def test_page_is_self_contained_and_escaped(tmp_path) -> None:
     assert 'data-v="0.5"' in page and 'class="last"' in page and "background:rgb(190,226,201)" in page
     assert '<details class="part"' in page and page == render_page(head, sections)
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["page.html"]
+
+
+def test_a_difference_has_the_colour_of_its_verdict() -> None:
+    row = {"label": "one", "value": 0.1, "low": 0.05, "high": 0.15}
+    green = {
+        verdict: "#2f8f57" in difference_plot("", [Range(**row, verdict=verdict)]) for verdict in ("better", "alike")
+    }
+    assert green == {"better": True, "alike": False}

@@ -16,6 +16,8 @@ from medcodi.evaluation.derangements import derangements
 from medcodi.evaluation.extractors import load_extractor
 from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.image_readers import ClassifierReader
+from medcodi.evaluation.materials import Areas
+from medcodi.evaluation.measures.case import NUM_DERANGEMENTS
 from medcodi.evaluation.measures.distributions import merged_moments
 from medcodi.evaluation.reading import Readers
 from medcodi.evaluation.scores import ScoringOptions
@@ -92,7 +94,10 @@ def test_a_generator_that_gives_back_the_truth_reaches_the_ceiling(held, readers
     assert metrics["side_accuracy"]["value"] > 0.95 > metrics["side_accuracy"]["floor"] + 0.2
     assert metrics["frechet/demo"]["value"] == pytest.approx(0, abs=1e-6)
     assert metrics["frechet/demo"]["ceiling"] == pytest.approx(metrics["frechet/demo"]["halves"])
-    assert metrics["kernel/demo"]["value"] <= 0 and metrics["coverage/demo"]["value"] == 1
+    assert metrics["kernel/demo"]["value"] == pytest.approx(0, abs=1e-9)  # no image meets itself
+    assert metrics["coverage/demo"]["value"] == 1
+    for name in ("kernel", "precision", "recall", "density", "coverage"):
+        assert metrics[f"{name}/demo"]["halves"] == pytest.approx(metrics[f"{name}/demo"]["ceiling"])
     assert metrics["ssim"]["value"] == pytest.approx(1) and metrics["ssim"]["floor"] < 0.95
     assert metrics["ms_ssim"]["value"] == pytest.approx(metrics["ms_ssim"]["ceiling"])
     sides = scores["targets"]["frontal"]["findings"]["Pleural Effusion/left"]
@@ -153,7 +158,12 @@ def test_two_prompts_are_set_beside_the_better_one(held, readers) -> None:
 
     given = (told("report->frontal", 1), told("lateral->frontal", 7), told("lateral+report->frontal", 0))
     scores = {one.direction: one for one in given}
-    tests = [one for one in multi_prompt_tests(scores, held, OPTIONS) if one["target"] == ALL_TARGETS]
+    compared = multi_prompt_tests({"ours": scores}, held, OPTIONS)
+    tests = [one for one in compared.tests if one["target"] == ALL_TARGETS]
+    assert not compared.left_out and {one["system"] for one in tests} == {"ours"}
+    whole = {one["metric"]: one["p_value"] for one in compared.tests if one["metric"].endswith("/demo")}
+    unpaired = {name.partition("/")[0] for name, p_value in whole.items() if p_value is None}
+    assert unpaired == {"frechet", "kernel", "recall", "coverage"}
     better = max(scores[Direction.parse(test["against"])].primary["model"]["value"] for test in tests)
     assert [test["second"] for test in tests if test["against_better"]] == [pytest.approx(better)]
     assert len(tests) == 2 and all(test["not_worse"] for test in tests)
@@ -223,6 +233,46 @@ def test_too_few_studies_leave_metrics_out_with_the_number_needed(toy_classifier
     assert left_out["prdc/demo"]["needed"] == 10 and left_out["finding_macro_f1"]["needed"] == 50
     assert left_out["kernel/demo: over subsets of 1000"]["needed"] == 1000
     assert told["primary"]["model"] is None and "frechet/demo" not in target["metrics"]
+
+
+def test_no_interval_of_few_resamples_and_no_ceiling_of_few_studies(toy_classifier, toy_dataset, readers) -> None:
+    """34 studies of 5 patients: enough for the distance, but two patients have fewer than the 16 features."""
+    few, dim = HeldOut(toy_dataset(34, seed=5, patients=5), toy_classifier), readers.features[0].extractor.dim
+    options = ScoringOptions(bootstrap_samples=100, frechet_samples=99, metrics=("frechet",))
+    told = score_values(
+        "report->frontal",
+        few,
+        readers,
+        None,
+        lambda target, rows: few.values(target, np.roll(rows, 1).tolist()),
+        options,
+    ).targets["frontal"]
+    figure, left_out = told.metrics["frechet/demo"], {one["metric"]: one for one in told.left_out}
+    assert figure["value"] is not None
+    assert [figure[key] for key in ("low", "high", "ceiling", "halves")] == [None] * 4
+    assert (
+        left_out["frechet/demo: interval"]["available"] == 99 and "100" in left_out["frechet/demo: interval"]["reason"]
+    )
+    ceiling = left_out["frechet/demo: ceiling"]
+    assert 2 * dim < len(few) and ceiling["needed"] == dim and ceiling["available"] in (13, 14)
+
+
+def test_wide_features_have_no_interval(held, readers, monkeypatch) -> None:
+    monkeypatch.setattr("medcodi.evaluation.measures.distributions.WIDE", 8)
+    told = score("report->frontal", held, readers, None, 7)["targets"]["frontal"]
+    assert told["metrics"]["frechet/demo"]["low"] is None and told["metrics"]["frechet/demo"]["ceiling"] is not None
+    assert "frechet/demo: interval" in {one["metric"] for one in told["left_out"]}
+
+
+def test_the_floor_of_areas_is_the_mean_over_all_derangements(held, readers) -> None:
+    told = score_values("report->frontal", held, readers, None, held.values).targets["frontal"]
+    areas, ones = told.materials["finding_auroc"], np.ones((1, len(held)))
+    assert isinstance(areas, Areas)
+    floors = [
+        Areas(areas.truth[moved], areas.scores, "auroc", areas.names).statistic()(ones)[0]
+        for moved in derangements(held.patients, NUM_DERANGEMENTS, OPTIONS.seed)
+    ]
+    assert told.metrics["finding_auroc"]["floor"] == pytest.approx(np.mean(floors)) != pytest.approx(floors[0])
 
 
 def test_odd_contents_are_flagged_and_scored_as_they_are(held, readers, scorer) -> None:

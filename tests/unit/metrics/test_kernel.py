@@ -58,6 +58,39 @@ def test_statistic_is_the_plain_value_at_ones_and_that_of_a_subset_at_its_weight
     assert statistic(weights)[1] == pytest.approx(mmd2(REAL[rows], FAKE[rows]), rel=1e-10)
 
 
+def test_of_paired_sets_no_study_meets_itself() -> None:
+    """Against every kernel worked out one by one; a repetition of a study is that study too."""
+    real, fake = REAL[:7], FAKE[:7]
+
+    def kernel(x: np.ndarray, y: np.ndarray) -> float:
+        return float((x @ y / 24 + 1) ** 3)
+
+    def mean(first: np.ndarray, second: np.ndarray, rows: list[int]) -> float:
+        return float(np.mean([kernel(first[i], second[j]) for i in rows for j in rows if i != j]))
+
+    for rows in (list(range(7)), [0, 0, 0, 2, 3, 3, 6]):
+        by_hand = mean(real, real, rows) + mean(fake, fake, rows) - 2 * mean(real, fake, rows)
+        weights = np.bincount(rows, minlength=7)[None].astype(float)
+        assert kernel_statistic(real, fake, study_paired=True)(weights)[0] == pytest.approx(by_hand, rel=1e-10)
+    assert mmd2(real, fake, study_paired=True) == pytest.approx(
+        kernel_statistic(real, fake, study_paired=True)(np.ones((1, 7)))[0], rel=1e-10
+    )
+    with pytest.raises(DataError, match="90 real and 70 generated"):
+        mmd2(REAL, FAKE, study_paired=True)
+
+
+def test_images_like_their_own_studies_do_not_look_nearer_than_they_are() -> None:
+    """Two sets of one law, row i of the one like row i of the other: the distance is 0, which all pairs together miss."""
+    draw = np.random.default_rng(1)
+    found = []
+    for _ in range(300):
+        real, noise = draw.normal(size=(2, 10, 4))
+        fake = 0.9 * real + np.sqrt(1 - 0.9**2) * noise
+        found.append([mmd2(real, fake, study_paired=True), mmd2(real, fake)])
+    means, errors = np.mean(found, 0), np.std(found, 0) / np.sqrt(len(found))
+    assert abs(means[0]) < 3 * errors[0] and means[1] < -5 * errors[1]
+
+
 def test_resampled_copies_do_not_pull_the_interval() -> None:
     """A bootstrap of it is centred near the value; with a study's copies counted as pairs it would not be."""
     statistic = kernel_statistic(REAL[:70], FAKE)
