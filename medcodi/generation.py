@@ -15,7 +15,7 @@ from torch import Tensor
 from medcodi.config import config
 from medcodi.data.images import fit_square, read_image
 from medcodi.data.reports import normalise_report
-from medcodi.diffusion.guidance import guided
+from medcodi.diffusion.guidance import Denoise, Latents, guided, guided_by_each_other
 from medcodi.diffusion.presets import PRESETS, preset_of
 from medcodi.diffusion.sampling import SAMPLERS, sample_jointly
 from medcodi.errors import PromptError, one_of
@@ -36,6 +36,7 @@ class GenerationSettings:
     sampler: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    joint_guidance_scale: float | None = None  # how far targets generated together without a prompt follow each other
     joint: bool = True  # False: targets do not hear each other (an ablation)
 
     def __post_init__(self) -> None:
@@ -49,22 +50,26 @@ class GenerationSettings:
                 expected="at least 1",
                 mend="20 to 50 serve most uses",
             )
-        if self.guidance_scale is not None and not (math.isfinite(self.guidance_scale) and self.guidance_scale >= 0):
-            raise PromptError(
-                f"guidance_scale is {self.guidance_scale}",
-                expected="a finite number >= 0",
-                mend="1 follows the prompt plainly, 2 to 8 more strictly",
-            )
+        for name in ("guidance_scale", "joint_guidance_scale"):
+            scale = getattr(self, name)
+            if scale is not None and not (math.isfinite(scale) and scale >= 0):
+                raise PromptError(
+                    f"{name} is {scale}",
+                    expected="a finite number >= 0",
+                    mend="1 follows plainly, 2 to 8 more strictly",
+                )
 
     def resolved(self, model: MedCoDi) -> GenerationSettings:
         """The same without a preset: its values, else the model's defaults, in the place of None."""
         own = model.config.generation
         preset = PRESETS[self.preset] if self.preset is not None else own
         asked = (self.guidance_scale, preset.guidance_scale, own.guidance_scale)
+        together = own.joint_guidance_scale if self.joint_guidance_scale is None else self.joint_guidance_scale
         return GenerationSettings(
             sampler=self.sampler or preset.sampler,
             num_inference_steps=self.num_inference_steps or preset.num_inference_steps,
             guidance_scale=next(scale for scale in asked if scale is not None),
+            joint_guidance_scale=together,
             joint=self.joint,
         )
 
@@ -102,21 +107,11 @@ def generate_batch(
     targets = in_table_order(targets)
     contexts = contexts or PromptContexts(model)
     context, null = contexts.contexts(prompts, weights or [{} for _ in prompts])
-    doubled = settings.guidance_scale != 1.0
-    both = (Context.cat([null, context]) if doubled else context).remembering()
-    heard: dict[str, Tensor] | None = None if settings.joint else {}
-
-    def denoise(latents: dict[str, Tensor], t: Tensor) -> dict[str, Tensor]:
-        return model.denoise(latents, t, both, heard=heard)
-
-    assert (
-        settings.sampler is not None
-        and settings.num_inference_steps is not None
-        and settings.guidance_scale is not None
-    )
+    denoise = _guided(model, settings, targets, context, null, torch.tensor([not prompt for prompt in prompts]))
+    assert settings.sampler is not None and settings.num_inference_steps is not None
     schedule = model.config.schedule
     latents = sample_jointly(
-        guided(denoise, settings.guidance_scale) if doubled else denoise,
+        denoise,
         {target: model.latent_shape(target) for target in targets},
         list(seeds),
         sampler=settings.sampler,
@@ -133,6 +128,34 @@ def generate_batch(
     )
     decoded = _decode(model, latents)
     return [{target: values[row] for target, values in decoded.items()} for row in range(len(prompts))]
+
+
+def _guided(
+    model: MedCoDi,
+    settings: GenerationSettings,
+    targets: Sequence[str],
+    context: Context,
+    null: Context,
+    unprompted: Tensor,
+) -> Denoise:
+    """What a joint run denoises with: guided by its prompts, and the rows without any (bool ``[B]``) by each other's targets."""
+    scale, together = settings.guidance_scale, settings.joint_guidance_scale
+    assert scale is not None and together is not None
+    both = (Context.cat([null, context]) if scale != 1.0 else context).remembering()
+    heard: dict[str, Tensor] | None = None if settings.joint else {}
+
+    def denoise(latents: Latents, t: Tensor) -> Latents:
+        return model.denoise(latents, t, both, heard=heard)
+
+    prompted = guided(denoise, scale) if scale != 1.0 else denoise
+    if not settings.joint or together == 1.0 or len(targets) < 2 or not bool(unprompted.any()):
+        return prompted
+    alone = context.remembering()
+
+    def apart(latents: Latents, t: Tensor) -> Latents:
+        return model.denoise(latents, t, alone, heard={})
+
+    return guided_by_each_other(prompted, apart, together, unprompted)
 
 
 def _decode(model: MedCoDi, latents: Mapping[str, Tensor]) -> dict[str, list[Any]]:

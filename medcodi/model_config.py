@@ -21,6 +21,7 @@ class GenerationDefaults:
     sampler: str = "ddim"
     num_inference_steps: int = 50
     guidance_scale: float = 7.5
+    joint_guidance_scale: float = 1.0  # of targets generated together without a prompt; 1 is the paper
 
 
 @config

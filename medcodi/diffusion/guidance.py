@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans, 2022), both halves in one batch."""
+"""Classifier-free guidance (Ho & Salimans, 2022): by prompts, both halves in one batch; without a prompt, by what else is generated."""
 
 from __future__ import annotations
 
@@ -28,6 +28,30 @@ def guided(denoise_doubled: Denoise, scale: float) -> Denoise:
         for name, prediction in doubled.items():
             unconditional, conditional = prediction.chunk(2)
             result[name] = unconditional + scale * (conditional - unconditional)
+        return result
+
+    return denoise
+
+
+def guided_by_each_other(together: Denoise, apart: Denoise, scale: float, unprompted: Tensor) -> Denoise:
+    """Eps = eps_apart + s (eps_together - eps_apart), for the rows that have no prompt; the others as ``together`` says.
+
+    Nothing but the other targets' environments tells such a row what its study is about, and a denoiser that hears them faintly
+    must be made to follow. The same contrast as that of prompts, with joint attention in their place.
+
+    Args:
+        together: Denoises all targets, which hear each other.
+        apart: The same without joint attention.
+        scale: s. 1 is ``together``.
+        unprompted: bool ``[B]``.
+    """
+
+    def denoise(latents: Mapping[str, Tensor], t: Tensor) -> Latents:
+        heard, unheard = together(dict(latents), t), apart(dict(latents), t)
+        result = {}
+        for name, prediction in heard.items():
+            rows = unprompted.to(prediction.device).view(-1, *(1,) * (prediction.dim() - 1))
+            result[name] = torch.where(rows, unheard[name] + scale * (prediction - unheard[name]), prediction)
         return result
 
     return denoise

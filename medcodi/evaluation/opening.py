@@ -83,7 +83,7 @@ def open_bench(options: EvaluateConfig, ranks: Ranks, *, kept: Kept | None = Non
     dataset = _open_data(options, model, sorted(directions))
     settings = None
     if model is not None:
-        asked = ("preset", "sampler", "num_inference_steps", "guidance_scale", "joint")
+        asked = ("preset", "sampler", "num_inference_steps", "guidance_scale", "joint_guidance_scale", "joint")
         values = {name: getattr(options, name) for name in asked}
         settings = from_dict(GenerationSettings, values, source="evaluation").resolved(model)
     cache = None if kept is not None else Path(options.cache or Path(options.out) / "features")

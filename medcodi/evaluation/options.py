@@ -44,7 +44,7 @@ class EvaluateConfig(ScoringOptions):
         classifier: Folder of the finding classifier; None: the model's own folder, where one lies in it, else the demo's (of phantoms).
         batch_size: Studies of a block: generated and read together, by one rank.
         preset: Sampler and steps under one name; what is said beside it wins.
-        num_inference_steps, guidance_scale, sampler: None: the preset's, or the model's own.
+        num_inference_steps, guidance_scale, joint_guidance_scale, sampler: None: the preset's, or the model's own.
         joint: False: targets generated together do not hear each other (an ablation).
         execution: How the model generates: precision, layout, kernels, offload; what may change digits stands in the results.
         out: Folder of the bundle.
@@ -75,6 +75,7 @@ class EvaluateConfig(ScoringOptions):
     preset: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
+    joint_guidance_scale: float | None = None
     sampler: str | None = None
     joint: bool = True
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
