@@ -47,11 +47,17 @@ def test_the_reference_is_the_papers() -> None:
 
 
 def test_what_is_said_wins_over_the_preset_and_the_preset_over_the_model(tiny_model: MedCoDi) -> None:
-    own = tiny_config().generation.guidance_scale
+    own = tiny_config().generation
     chosen = GenerationSettings(preset="fast").resolved(tiny_model)
-    assert chosen == GenerationSettings(sampler="dpm++", num_inference_steps=20, guidance_scale=own)
+    assert chosen == GenerationSettings(
+        sampler="dpm++",
+        num_inference_steps=20,
+        guidance_scale=own.guidance_scale,
+        joint_guidance_scale=own.joint_guidance_scale,
+    )
     chosen = GenerationSettings(preset="fast", num_inference_steps=3, guidance_scale=0.0).resolved(tiny_model)
-    assert chosen == GenerationSettings(sampler="dpm++", num_inference_steps=3, guidance_scale=0.0)
+    assert (chosen.sampler, chosen.num_inference_steps, chosen.guidance_scale) == ("dpm++", 3, 0.0)
+    assert GenerationSettings(joint_guidance_scale=2.0).resolved(tiny_model).joint_guidance_scale == 2.0
     assert GenerationSettings(sampler="ddim", preset="faster").resolved(tiny_model).num_inference_steps == 10
 
 
