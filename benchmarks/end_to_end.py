@@ -30,7 +30,8 @@ from transformers import CLIPTextConfig, CLIPTextModel
 from medcodi.config import load
 from medcodi.data.sources.phantom import phantom_report
 from medcodi.execution import ExecutionConfig
-from medcodi.generation import GenerationSettings, generate_batch
+from medcodi.generation import generate_batch
+from medcodi.generation_settings import GenerationSettings
 from medcodi.model import MedCoDi, ModelConfig
 from medcodi.networks.attention import Context
 from medcodi.networks.tokenizer import ReportTokenizer

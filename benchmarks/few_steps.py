@@ -34,7 +34,8 @@ from medcodi.evaluation.finding_readings import Reading, read_values
 from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.kept import Generated, generate_direction, slug
 from medcodi.evaluation.scoring import counted_findings
-from medcodi.generation import GenerationSettings, load
+from medcodi.generation import load
+from medcodi.generation_settings import GenerationSettings
 from medcodi.metrics.bootstrap import (
     Statistic,
     bootstrap_interval,

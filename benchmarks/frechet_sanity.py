@@ -49,7 +49,8 @@ def made_frontals(num: int, folder: Path | None, steps: int) -> list[np.ndarray]
         return [read_image(path) for path in sorted(folder.glob("*.png"))[:num]]
     from medcodi.checkpoints import demo_checkpoint
     from medcodi.data.sources.phantom import phantom_report
-    from medcodi.generation import GenerationSettings, generate_batch, load
+    from medcodi.generation import generate_batch, load
+    from medcodi.generation_settings import GenerationSettings
 
     model = load(str(demo_checkpoint()), "cpu")
     settings = GenerationSettings(num_inference_steps=steps).resolved(model)

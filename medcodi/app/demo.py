@@ -15,7 +15,8 @@ from medcodi.app.progress import progress_bar
 from medcodi.config import config
 from medcodi.data.loading import DataConfig
 from medcodi.errors import PromptError
-from medcodi.generation import GenerationSettings, Value, generate_batch, load, read_prompt
+from medcodi.generation import Value, generate_batch, load, read_prompt
+from medcodi.generation_settings import GenerationSettings
 from medcodi.model import MedCoDi
 from medcodi.study import Direction, Study, all_directions
 

@@ -12,7 +12,8 @@ import numpy as np
 
 from medcodi.errors import DataError
 from medcodi.evaluation.held_out import HeldOut, Value, eight_bit
-from medcodi.generation import GenerationSettings, generate_batch
+from medcodi.generation import generate_batch
+from medcodi.generation_settings import GenerationSettings
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
 from medcodi.randomness import seed_from_keys

@@ -26,7 +26,8 @@ from medcodi.evaluation.reading import Readers
 from medcodi.evaluation.report_scorers import load_report_scorer
 from medcodi.evaluation.systems import ExternalSystem, KeptOnly, ModelSystem, System
 from medcodi.evaluation.wiring import FeatureOptions, open_encoder, open_features
-from medcodi.generation import GenerationSettings, load
+from medcodi.generation import load
+from medcodi.generation_settings import GenerationSettings
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
 from medcodi.study import Direction

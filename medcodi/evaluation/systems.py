@@ -17,7 +17,7 @@ from medcodi.evaluation.held_out import HeldOut, LeftOut, Value
 from medcodi.evaluation.kept import Block, KeptSystem, blocks_with, generate_direction
 from medcodi.evaluation.ranks import Ranks
 from medcodi.execution import ExecutionConfig
-from medcodi.generation import GenerationSettings
+from medcodi.generation_settings import GenerationSettings
 from medcodi.model import MedCoDi
 from medcodi.study import Direction
 

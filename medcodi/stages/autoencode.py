@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from pydantic import model_validator
 from torch import Tensor, nn
 
@@ -17,6 +16,7 @@ from medcodi.errors import TrainingError
 from medcodi.modality import MODALITIES, Kind, in_table_order
 from medcodi.networks.autoencoder import draw, kl_to_standard_normal
 from medcodi.randomness import StepRandomness
+from medcodi.stages.image_terms import edge_difference, random_crops
 from medcodi.stages.sharing import Rows, Share, each_weight
 from medcodi.stages.stage import Stage, StepOutput, mean_over_ranks, num_ranks
 from medcodi.stages.statements import STATEMENTS, statement_loss, statement_truth
@@ -290,44 +290,3 @@ def cyclic_beta(step: int, options: AutoencodeOptions) -> float:
     """Weight of the KL at a step: in each cycle it rises from 0 to ``options.beta``, then stays (Fu et al., 2019)."""
     place = (step % options.cycle_steps) / options.cycle_steps
     return options.beta * min(1.0, place / options.cycle_ramp)
-
-
-def random_crops(images: Tensor, size: int, draws: Tensor) -> Tensor:
-    """Square crops, each from its own place.
-
-    Args:
-        images: ``[B, 1, H, W]``.
-        size: Pixels on a side, at most H and W.
-        draws: ``[B, 2]`` in [0, 1): where each crop lies, down and right.
-
-    Returns:
-        ``[B, 1, size, size]``.
-    """
-    height, width = images.shape[-2:]
-    corners = (draws.cpu() * torch.tensor([height - size + 1, width - size + 1])).long().tolist()
-    return torch.stack(
-        [image[:, top : top + size, left : left + size] for image, (top, left) in zip(images, corners, strict=True)]
-    )
-
-
-def edge_difference(a: Tensor, b: Tensor, num_scales: int) -> Tensor:
-    """Mean absolute difference of the horizontal and vertical gradients at several resolutions.
-
-    Args:
-        a: ``[B, C, H, W]``.
-        b: The same shape.
-        num_scales: How many resolutions, each half the one before; those below 2 pixels are left out.
-
-    Returns:
-        ``[B]``.
-    """
-    difference = a - b  # gradients are linear: the gradient of the difference is the difference of the gradients
-    found = []
-    for _ in range(num_scales):
-        if min(difference.shape[-2:]) < 2:
-            break
-        across = difference.diff(dim=-1).abs().flatten(1).mean(1)
-        down = difference.diff(dim=-2).abs().flatten(1).mean(1)
-        found.append(across + down)
-        difference = F.avg_pool2d(difference, 2) if min(difference.shape[-2:]) >= 4 else difference[..., :1, :1]
-    return torch.stack(found).mean(0)

@@ -16,7 +16,8 @@ from medcodi.config import config, to_dict
 from medcodi.errors import DataError, MedCoDiError, PromptError
 from medcodi.execution import ExecutionConfig
 from medcodi.generated import image_format, model_identity, provenance, write_contents
-from medcodi.generation import GenerationSettings, generate_batch, load
+from medcodi.generation import generate_batch, load
+from medcodi.generation_settings import GenerationSettings
 from medcodi.model import MedCoDi
 from medcodi.prompting import PromptContexts, Value
 from medcodi.synthesis.folder import SynthesisFolder

@@ -11,7 +11,8 @@ from typing import Any
 from medcodi.errors import DataError, PromptError
 from medcodi.execution import ExecutionConfig
 from medcodi.generated import Generation, Sample, model_identity, provenance
-from medcodi.generation import GenerationSettings, check_request, generate_batch, load, read_prompt
+from medcodi.generation import check_request, generate_batch, load, read_prompt
+from medcodi.generation_settings import GenerationSettings
 from medcodi.model import MedCoDi
 from medcodi.prompting import PromptContexts, Value
 from medcodi.study import Direction

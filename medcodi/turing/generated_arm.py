@@ -159,7 +159,8 @@ class GeneratedByModel:
         self, requests: Sequence[Request], real: RealArm, on_step: Callable[[int, int], None] | None = None
     ) -> dict[Request, dict[str, Value]]:
         """Generate, in batches of one direction; a sample depends on its case and the seed only."""
-        from medcodi.generation import GenerationSettings, generate_batch
+        from medcodi.generation import generate_batch
+        from medcodi.generation_settings import GenerationSettings
         from medcodi.randomness import seed_from_keys
 
         settings = GenerationSettings(

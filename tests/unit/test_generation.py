@@ -9,7 +9,8 @@ from PIL import Image
 
 import medcodi
 from medcodi.errors import DataError, PromptError
-from medcodi.generation import GenerationSettings, check_request, generate, generate_batch
+from medcodi.generation import check_request, generate, generate_batch
+from medcodi.generation_settings import GenerationSettings
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.study import Direction, all_directions

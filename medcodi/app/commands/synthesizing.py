@@ -88,7 +88,7 @@ def synthesize(
     """
     rank, world = _place(rank, world, os.environ)
     targets = read_targets(target or [])
-    from medcodi.generation import GenerationSettings
+    from medcodi.generation_settings import GenerationSettings
     from medcodi.synthesis import SynthesisConfig
     from medcodi.synthesis import synthesize as run
     from medcodi.synthesis.manifest import RowDefaults

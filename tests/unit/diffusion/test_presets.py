@@ -12,7 +12,8 @@ from medcodi.app.cli import REFUSED, main
 from medcodi.diffusion.presets import PRESETS
 from medcodi.diffusion.sampling import build_scheduler
 from medcodi.errors import PromptError
-from medcodi.generation import GenerationSettings, generate
+from medcodi.generation import generate
+from medcodi.generation_settings import GenerationSettings
 from medcodi.model import MedCoDi, tiny_config
 
 REPORT = "FINDINGS: Small left pleural effusion. IMPRESSION: Effusion."

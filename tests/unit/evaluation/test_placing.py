@@ -14,7 +14,7 @@ from medcodi.evaluation.ranks import ALONE
 
 
 def test_a_folder_of_other_files_is_refused_and_nothing_in_it_is_touched(tmp_path: Path) -> None:
-    mine = tmp_path / "project/work/thesis.txt"
+    mine = tmp_path / "project/writings/thesis.txt"
     mine.parent.mkdir(parents=True)
     mine.write_text("years")
     with pytest.raises(ConfigError, match="holds no bundle.*choose another --out"):

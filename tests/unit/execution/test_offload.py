@@ -9,7 +9,8 @@ import torch
 from medcodi.errors import ConfigError
 from medcodi.execution import ExecutionConfig
 from medcodi.execution.offload import num_bytes
-from medcodi.generation import GenerationSettings, generate_batch
+from medcodi.generation import generate_batch
+from medcodi.generation_settings import GenerationSettings
 from medcodi.model import MedCoDi, tiny_model
 
 SETTINGS = GenerationSettings(num_inference_steps=2, guidance_scale=2.0)

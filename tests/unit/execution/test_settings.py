@@ -8,7 +8,8 @@ import torch
 
 from medcodi.errors import ConfigError, MedCoDiError
 from medcodi.execution import ExecutionConfig
-from medcodi.generation import GenerationSettings, generate_batch
+from medcodi.generation import generate_batch
+from medcodi.generation_settings import GenerationSettings
 from medcodi.model import tiny_model
 from medcodi.networks.attention import Attention, Context
 

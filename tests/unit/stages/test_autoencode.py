@@ -11,7 +11,8 @@ from medcodi.errors import ConfigError, TrainingError
 from medcodi.model import MedCoDi, build_model, tiny_config
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
-from medcodi.stages.autoencode import AutoencodeOptions, cyclic_beta, edge_difference, random_crops
+from medcodi.stages.autoencode import AutoencodeOptions, cyclic_beta
+from medcodi.stages.image_terms import edge_difference, random_crops
 from medcodi.stages.statements import STATEMENTS
 
 TEXTS = [f"Study number {row}. The heart is {size}." for row in range(8) for size in ("large", "small")]
