@@ -23,11 +23,11 @@ from measuring import machine, report, spread
 
 from medcodi.config import load
 from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.distributed import Processes
 from medcodi.model import MedCoDi
 from medcodi.training import run_folder
 from medcodi.training.config import CheckpointConfig, FaultConfig, TrainConfig
 from medcodi.training.loop import Run
-from medcodi.training.processes import Processes
 from medcodi.training.saving import CheckpointWriter
 from medcodi.training.watch import Watch
 

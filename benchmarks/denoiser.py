@@ -22,7 +22,7 @@ from measuring import fill, interleaved, machine, mfu, ratio, report
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from medcodi.execution import ExecutionConfig
+from medcodi.model.execution import ExecutionConfig
 from medcodi.networks.attention import Context
 from medcodi.networks.unet import UNetConfig, image_denoiser
 

@@ -29,10 +29,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from medcodi.config import load
 from medcodi.data.sources.phantom import phantom_report
-from medcodi.execution import ExecutionConfig
-from medcodi.generation import generate_batch
-from medcodi.generation_settings import GenerationSettings
+from medcodi.generation.config import GenerationConfig
+from medcodi.generation.pipeline import generate_batch
 from medcodi.model import MedCoDi, ModelConfig
+from medcodi.model.execution import ExecutionConfig
 from medcodi.networks.attention import Context
 from medcodi.networks.tokenizer import ReportTokenizer
 
@@ -143,7 +143,7 @@ def their_images(pipeline: StableDiffusionPipeline, config: ModelConfig, batch: 
 
 def our_images(model: MedCoDi, batch: int, sampler: str, steps: int) -> np.ndarray:
     """Images of ``batch`` prompts."""
-    settings = GenerationSettings(sampler=sampler, num_inference_steps=steps, guidance_scale=SCALE)
+    settings = GenerationConfig(sampler=sampler, num_inference_steps=steps, guidance_scale=SCALE)
     prompts = [{PROMPT: phantom_report(seed=0, index=index)} for index in range(batch)]
     results = generate_batch(model, prompts, [TARGET], list(range(batch)), settings)
     images = np.stack([np.asarray(result[TARGET]) for result in results])

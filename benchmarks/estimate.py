@@ -23,6 +23,7 @@ import torch
 from medcodi.config import load
 from medcodi.data.loading import GlobalBatches
 from medcodi.data.sources.phantom import phantom_report
+from medcodi.distributed import Processes
 from medcodi.model import ModelConfig, build_model
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
@@ -30,7 +31,6 @@ from medcodi.training.config import TrainConfig
 from medcodi.training.counting import stage_cost
 from medcodi.training.ema import Ema
 from medcodi.training.engine import PlainEngine
-from medcodi.training.processes import Processes
 
 STAGES = ("autoencode", "align", "diffuse", "join")
 LARGER = [

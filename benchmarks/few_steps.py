@@ -26,7 +26,6 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import numpy as np
 import torch
 
-from medcodi.checkpoints import demo_checkpoint
 from medcodi.config import from_dict
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.classifier import FindingClassifier
@@ -34,8 +33,8 @@ from medcodi.evaluation.finding_readings import Reading, read_values
 from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.kept import Generated, generate_direction, slug
 from medcodi.evaluation.scoring import counted_findings
-from medcodi.generation import load
-from medcodi.generation_settings import GenerationSettings
+from medcodi.generation.config import GenerationConfig
+from medcodi.generation.pipeline import load
 from medcodi.metrics.bootstrap import (
     Statistic,
     bootstrap_interval,
@@ -47,6 +46,7 @@ from medcodi.metrics.findings import Confusion
 from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
+from medcodi.model.shipped import demo_checkpoint
 from medcodi.study import Direction
 
 CHUNK, RESAMPLES, FRECHET_RESAMPLES, MIN_POSITIVES, OTHER_SEED = 32, 1000, 200, 5, 1
@@ -95,7 +95,7 @@ def generate_chunk(model: MedCoDi, held: HeldOut, work: Path, chunk: int, finger
             clock = store.folder / f"{slug(direction)}.seconds"
             if clock.is_file() and store.read(direction) is not None:
                 continue
-            settings = GenerationSettings(sampler=setting.sampler, num_inference_steps=setting.steps)
+            settings = GenerationConfig(sampler=setting.sampler, num_inference_steps=setting.steps)
             started = time.process_time()
             contents = generate_direction(model, direction, held, rows, settings, setting.seed, CHUNK)
             seconds = (time.process_time() - started) / CHUNK

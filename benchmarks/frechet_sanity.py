@@ -47,13 +47,13 @@ def real_frontals(folder: Path, size: int) -> tuple[list[np.ndarray], dict[str, 
 def made_frontals(num: int, folder: Path | None, steps: int) -> list[np.ndarray]:
     if folder is not None:
         return [read_image(path) for path in sorted(folder.glob("*.png"))[:num]]
-    from medcodi.checkpoints import demo_checkpoint
     from medcodi.data.sources.phantom import phantom_report
-    from medcodi.generation import generate_batch, load
-    from medcodi.generation_settings import GenerationSettings
+    from medcodi.generation.config import GenerationConfig
+    from medcodi.generation.pipeline import generate_batch, load
+    from medcodi.model.shipped import demo_checkpoint
 
     model = load(str(demo_checkpoint()), "cpu")
-    settings = GenerationSettings(num_inference_steps=steps).resolved(model)
+    settings = GenerationConfig(num_inference_steps=steps).resolved(model)
     offset, images = DATA_SPLITS.index("test") * PHANTOMS_PER_SPLIT, []
     for start in range(0, num, 16):
         rows = range(start, min(start + 16, num))

@@ -22,13 +22,13 @@ from typing import Any
 import torch
 from measuring import fill, machine, peak_mib, report
 
-from medcodi.component_files import write_weights
 from medcodi.config import load
 from medcodi.data.sources.phantom import phantom_report
-from medcodi.execution import ExecutionConfig
-from medcodi.generation import generate
+from medcodi.generation.pipeline import generate
 from medcodi.model import MedCoDi, ModelConfig
-from medcodi.model_files import INDEX, write_index
+from medcodi.model.components import write_weights
+from medcodi.model.execution import ExecutionConfig
+from medcodi.model.files import INDEX, write_index
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
 
 FULL = Path(__file__).parents[1] / "configs/models/medcodi-m.yaml"

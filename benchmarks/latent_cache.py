@@ -29,12 +29,12 @@ from torch import nn
 
 from medcodi.config import load
 from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.distributed import Processes
 from medcodi.model import MedCoDi
 from medcodi.networks.attention import Attention
 from medcodi.training import run_folder
 from medcodi.training.config import FaultConfig, TrainConfig
 from medcodi.training.loop import Run
-from medcodi.training.processes import Processes
 from medcodi.training.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]

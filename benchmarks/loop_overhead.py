@@ -31,12 +31,12 @@ from measuring import machine, report, spread, wait
 
 from medcodi.config import from_dict, to_dict, to_yaml
 from medcodi.data.loading import StepBatches
+from medcodi.distributed import Processes
 from medcodi.randomness import StepRandomness
 from medcodi.training import run_folder
 from medcodi.training.config import TrainConfig
 from medcodi.training.interrupts import Interrupts
 from medcodi.training.loop import Run
-from medcodi.training.processes import Processes
 from medcodi.training.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]

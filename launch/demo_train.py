@@ -105,7 +105,7 @@ def run_recipe(recipe: Path, before: Path | None, data: Path, options: argparse.
     code = subprocess.run(command).returncode
     if code or not (run / "model").exists():
         raise TrainingError(
-            f"{recipe} stopped (exit code {code})", mend="see above; the same command goes on where it was"
+            f"{recipe} stopped (exit code {code})", fix="see above; the same command goes on where it was"
         )
     print(f"== {recipe.stem} took {(time.monotonic() - start) / 60:.1f} min", flush=True)
     return run / "model"
@@ -120,7 +120,7 @@ def main(arguments: list[str]) -> int:
         for recipe in sorted(RECIPES.glob("*.yaml")):
             model = run_recipe(recipe, model, data, options)
         if model is None:
-            raise TrainingError(f"no recipe in {RECIPES}", mend="run it from the root of the repository")
+            raise TrainingError(f"no recipe in {RECIPES}", fix="run it from the root of the repository")
         MedCoDi.from_pretrained(model).save_pretrained(options.out, dtype=torch.float16)
         print(f"model in {options.out}; now the finding classifier beside it", flush=True)
         classifier = load(ClassifierTrainConfig, "configs/eval/classifier.yaml")

@@ -49,7 +49,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         raise ConfigError(
             f"unknown option {wrong[0]!r}",
             expected="--config, --resume, --print-config or key=value",
-            mend="see --help",
+            fix="see --help",
         )
     return options, overrides
 

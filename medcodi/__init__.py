@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medcodi.generation import Generation, generate
+    from medcodi.generation.bulk import Request, SynthesisConfig, generate_many, synthesize
     from medcodi.model import MedCoDi
-    from medcodi.synthesis import Request, SynthesisConfig, generate_many, synthesize
 
 __version__ = "0.1.0"
 __all__ = [
@@ -27,10 +27,10 @@ _HOMES = {
     "generate": "medcodi.generation",
     "Generation": "medcodi.generation",
     "MedCoDi": "medcodi.model",
-    "Request": "medcodi.synthesis",
-    "SynthesisConfig": "medcodi.synthesis",
-    "generate_many": "medcodi.synthesis",
-    "synthesize": "medcodi.synthesis",
+    "Request": "medcodi.generation.bulk",
+    "SynthesisConfig": "medcodi.generation.bulk",
+    "generate_many": "medcodi.generation.bulk",
+    "synthesize": "medcodi.generation.bulk",
 }
 
 

@@ -47,31 +47,31 @@ def config(cls: type[T]) -> type[T]:
 
 
 def _refusal(cls: Any, error: ValidationError, *, source: str) -> MedCoDiError:
-    """What a user may see of a failed validation: every problem, by the name of its key, with the mends."""
+    """What a user may see of a failed validation: every problem, by the name of its key, with the fixes."""
     items = error.errors()
     causes = [item.get("ctx", {}).get("error") for item in items]
     if len(items) == 1 and isinstance(causes[0], MedCoDiError) and not items[0]["loc"]:
         return causes[0]
-    problems, mends = [], []
+    problems, fixes = [], []
     for item, cause in zip(items, causes, strict=True):
         key = ".".join(str(part) for part in item["loc"])
         if item["type"] in ("unexpected_keyword_argument", "extra_forbidden"):
             known = _known_keys(cls, item["loc"])
             problems.append(f"unknown key {key!r}")
-            mends.append(did_you_mean(str(item["loc"][-1]), known) if known else f"remove {key}")
+            fixes.append(did_you_mean(str(item["loc"][-1]), known) if known else f"remove {key}")
         elif item["type"] in ("missing", "missing_keyword_only_argument"):
             problems.append(f"missing key {key!r}")
-            mends.append(f"add {key}")
+            fixes.append(f"add {key}")
         elif cause is not None:  # raised by the class itself, whose message names the value
             problems.append(f"{key}: {cause}" if key else str(cause))
-            mends.append(f"correct {key}" if key else "correct the values named")
+            fixes.append(f"correct {key}" if key else "correct the values named")
         elif item["type"] == "greater_than_equal":
             problems.append(f"{key} is {item['input']!r}, must be at least {item.get('ctx', {}).get('ge')}")
-            mends.append(f"raise {key}")
+            fixes.append(f"raise {key}")
         else:
             problems.append(f"{key} = {item['input']!r}: {item['msg']}")
-            mends.append(f"correct {key}")
-    return ConfigError(f"{source}: " + "; ".join(problems), mend="; ".join(dict.fromkeys(mends)))
+            fixes.append(f"correct {key}")
+    return ConfigError(f"{source}: " + "; ".join(problems), fix="; ".join(dict.fromkeys(fixes)))
 
 
 def _known_keys(cls: Any, location: Sequence[str | int]) -> list[str]:
@@ -135,12 +135,12 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"no configuration file at {path}",
             expected="a YAML file",
-            mend="check the path; ready ones lie in configs/",
+            fix="check the path; ready ones lie in configs/",
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not YAML: {first_line(error)}", mend="correct the file") from None
+        raise ConfigError(f"{path} is not YAML: {first_line(error)}", fix="correct the file") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}", expected="keys and values")
     return values

@@ -1,4 +1,4 @@
-"""What a user may see when something is wrong: one sentence each for what failed, what was expected and the mend."""
+"""What a user may see when something is wrong: one sentence each for what failed, what was expected and the fix."""
 
 from __future__ import annotations
 
@@ -15,20 +15,20 @@ class MedCoDiError(ValueError):
 
     exit_code: int = 2
 
-    def __init__(self, failed: str, *, expected: str = "", mend: str = "") -> None:
+    def __init__(self, failed: str, *, expected: str = "", fix: str = "") -> None:
         """Compose the message.
 
         Args:
             failed: What failed, with the value that was seen.
             expected: What was expected instead.
-            mend: What the user can do now.
+            fix: What the user can do now.
         """
-        self.failed, self.expected, self.mend = failed, expected, mend
+        self.failed, self.expected, self.fix = failed, expected, fix
         parts = [failed.rstrip(".") + "."]
         if expected:
             parts.append(f"Expected {expected.rstrip('.')}.")
-        if mend:
-            parts.append(f"Mend: {mend.rstrip('.')}.")
+        if fix:
+            parts.append(f"Fix: {fix.rstrip('.')}.")
         super().__init__(" ".join(parts))
 
 
@@ -59,7 +59,7 @@ class MissingExtraError(MedCoDiError, ImportError):
         super().__init__(
             f"the package {package!r} is not installed",
             expected=f"it for {needed_for}",
-            mend=f"pip install 'medcodi[{extra}]'",
+            fix=f"pip install 'medcodi[{extra}]'",
         )
 
 
@@ -69,7 +69,7 @@ def first_line(error: BaseException) -> str:
 
 
 def did_you_mean(value: str, options: Iterable[str]) -> str:
-    """A mend naming the nearest right spelling.
+    """A fix naming the nearest right spelling.
 
     Args:
         value: What the user wrote.
@@ -102,4 +102,4 @@ def one_of(kind: str, value: str, options: Iterable[str], error: type[MedCoDiErr
     options = list(options)
     if value in options:
         return value
-    raise error(f"unknown {kind} {value!r}", expected=f"a known {kind}", mend=did_you_mean(str(value), options))
+    raise error(f"unknown {kind} {value!r}", expected=f"a known {kind}", fix=did_you_mean(str(value), options))

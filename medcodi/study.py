@@ -102,13 +102,13 @@ class Direction:
             raise PromptError(
                 f"{', '.join(sorted(both))} is both prompt and target in '{self}'",
                 expected="prompts and targets without a common modality",
-                mend="leave it out of the targets, or out of the prompts",
+                fix="leave it out of the targets, or out of the prompts",
             )
         if not self.targets:
             raise PromptError(
                 f"'{self}' has no targets",
                 expected="at least one of " + ", ".join(MODALITIES),
-                mend="name a target, or give fewer prompts",
+                fix="name a target, or give fewer prompts",
             )
 
     def __str__(self) -> str:

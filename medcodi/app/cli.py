@@ -15,7 +15,7 @@ REFUSED = MedCoDiError.exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code: 0, 1 for a failed check, 2 for a refusal (3 where to start it again may mend it)."""
+    """Run the command line and leave with its exit code: 0, 1 for a failed check, 2 for a refusal (3 where to start it again may fix it)."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -29,10 +29,10 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def print_refusal(error: MedCoDiError) -> None:
-    """What failed, what was expected and the mend, a line each, on stderr."""
+    """What failed, what was expected and the fix, a line each, on stderr."""
     err.print("[bold red]Error:[/bold red]", end=" ")
     err.print(error.failed.rstrip(".") + ".", markup=False)
-    for label, text in (("Expected", error.expected), ("Mend", error.mend)):
+    for label, text in (("Expected", error.expected), ("Fix", error.fix)):
         if text:
             err.print(f"[bold]{label}:[/bold]", end=" ")
             err.print(text.rstrip(".") + ".", markup=False)

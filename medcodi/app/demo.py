@@ -15,8 +15,8 @@ from medcodi.app.progress import progress_bar
 from medcodi.config import config
 from medcodi.data.loading import DataConfig
 from medcodi.errors import PromptError
-from medcodi.generation import Value, generate_batch, load, read_prompt
-from medcodi.generation_settings import GenerationSettings
+from medcodi.generation.config import GenerationConfig
+from medcodi.generation.pipeline import Value, generate_batch, load, read_prompt
 from medcodi.model import MedCoDi
 from medcodi.study import Direction, Study, all_directions
 
@@ -70,7 +70,7 @@ def write_demo(demo: DemoConfig, console: Console) -> Path:
         PromptError: If a setting cannot be.
         DataError: If the folder cannot be written.
     """
-    settings = GenerationSettings(num_inference_steps=demo.num_inference_steps)
+    settings = GenerationConfig(num_inference_steps=demo.num_inference_steps)
     with console.status("Loading the model ..."):
         model = load(demo.model, demo.device)
     settings = settings.resolved(model)
@@ -79,7 +79,7 @@ def write_demo(demo: DemoConfig, console: Console) -> Path:
     return write_page(html, Path(demo.out) / "index.html")
 
 
-def generate_rows(model: MedCoDi, settings: GenerationSettings, *, seed: int, console: Console) -> list[Row]:
+def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, console: Console) -> list[Row]:
     """Each direction on a patient of its own: the first ones held out, none chosen by how the result looks."""
     directions = all_directions(model.config.modalities)
     first = seed * len(directions)
@@ -108,7 +108,7 @@ def generate_rows(model: MedCoDi, settings: GenerationSettings, *, seed: int, co
     return rows
 
 
-def model_facts(model: MedCoDi, settings: GenerationSettings) -> dict[str, Any]:
+def model_facts(model: MedCoDi, settings: GenerationConfig) -> dict[str, Any]:
     """What a reader should know of the model, as label -> text."""
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     return {

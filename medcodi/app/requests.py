@@ -10,7 +10,7 @@ from medcodi.errors import DataError, PromptError, first_line
 from medcodi.modality import in_table_order, modality
 
 if TYPE_CHECKING:
-    from medcodi.execution import ExecutionConfig
+    from medcodi.model.execution import ExecutionConfig
 
 
 def read_prompts(texts: Sequence[str]) -> dict[str, str]:
@@ -71,7 +71,7 @@ def read_device(text: str | None) -> str | None:
         raise PromptError(
             f"the device {text!r} cannot be used: {first_line(error)}",
             expected="cpu, cuda, cuda:0 ... as this machine has them",
-            mend="leave --device out, or see medcodi doctor",
+            fix="leave --device out, or see medcodi doctor",
         ) from None
     return text
 
@@ -83,7 +83,7 @@ def read_execution(texts: Sequence[str]) -> ExecutionConfig:
         ConfigError: If a key is unknown or a value cannot be.
     """
     from medcodi.config import apply_overrides, from_dict
-    from medcodi.execution import ExecutionConfig
+    from medcodi.model.execution import ExecutionConfig
 
     return from_dict(ExecutionConfig, apply_overrides({}, texts), source="--execution")
 
@@ -95,9 +95,7 @@ def refuse_full_folder(folder: Path) -> None:
         DataError: If it is a file, or holds something.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise DataError(
-            f"{folder} is not empty", expected="a new or empty folder", mend="choose another one with --out"
-        )
+        raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another one with --out")
 
 
 def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
@@ -109,12 +107,12 @@ def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
             raise PromptError(
                 f"{option} {text!r} cannot be read",
                 expected="modality=value, such as frontal=chest.dcm",
-                mend="name the modality before the value",
+                fix="name the modality before the value",
             )
         modality(name)
         if name in pairs:
             raise PromptError(
-                f"{option} names {name} twice", expected="each modality at most once", mend="leave one of them out"
+                f"{option} names {name} twice", expected="each modality at most once", fix="leave one of them out"
             )
         pairs[name] = value
     return pairs
@@ -130,5 +128,5 @@ def _prompt_value(name: str, value: str) -> str:
         raise PromptError(
             f"the {name} {path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}",
             expected="a text file after @",
-            mend=f"check the path, or write the text itself: {name}='...'",
+            fix=f"check the path, or write the text itself: {name}='...'",
         ) from None

@@ -10,7 +10,7 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from medcodi.data.files import INFO_FILE, MEND, arrow_files, fetched, info_from_text, is_url, remote_info
+from medcodi.data.files import FIX, INFO_FILE, arrow_files, fetched, info_from_text, is_url, remote_info
 from medcodi.errors import DataError, did_you_mean
 from medcodi.modality import MODALITIES
 from medcodi.study import CHEXPERT_LABELS, Finding, Study
@@ -151,7 +151,7 @@ def read_study(dataset: StudyDataset, index: int) -> Study:
         raise DataError(
             f"study {name}(number {index} of {dataset.name}) cannot be read: {type(error).__name__}: {error}",
             expected="the study as it was prepared",
-            mend="copy the dataset again, or prepare it again: its source tells whether the study is whole",
+            fix="copy the dataset again, or prepare it again: its source tells whether the study is whole",
         ) from error
 
 
@@ -163,7 +163,7 @@ class FirstStudies:
             raise DataError(
                 f"{dataset.name} holds {len(dataset)} studies, num_studies is {num_studies}",
                 expected="no more than there are",
-                mend=f"num_studies={len(dataset)}, or leave it out",
+                fix=f"num_studies={len(dataset)}, or leave it out",
             )
         self.name = dataset.name
         self.image_size = dataset.image_size
@@ -192,7 +192,7 @@ def read_info(path: str | Path) -> dict[str, Any]:
         return remote_info(str(path))
     folder = Path(path)
     if not folder.is_dir():
-        raise DataError(f"no dataset folder at {folder}", expected="a prepared folder", mend=MEND)
+        raise DataError(f"no dataset folder at {folder}", expected="a prepared folder", fix=FIX)
     try:
         text = (folder / INFO_FILE).read_text(encoding="utf-8")
     except (OSError, ValueError):
@@ -216,7 +216,7 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
     if split not in sizes:
         found = ", ".join(f"{name} ({count})" for name, count in sizes.items()) or "none"
         raise DataError(
-            f"{path} has no studies in split {split!r}", expected=f"one of: {found}", mend=did_you_mean(split, sizes)
+            f"{path} has no studies in split {split!r}", expected=f"one of: {found}", fix=did_you_mean(split, sizes)
         )
     folder = fetched(str(path), info, split) if is_url(path) else Path(path)
     try:
@@ -227,7 +227,7 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
         raise DataError(
             f"{folder / split} cannot be read: {error}",
             expected="the files as written",
-            mend="prepare the dataset again",
+            fix="prepare the dataset again",
         ) from error
 
 
@@ -239,12 +239,12 @@ def _check_counts(folder: Path, split: str, info: dict[str, Any], num_rows: int)
         raise DataError(
             f"{folder / 'ledger.json'} cannot be read ({type(error).__name__})",
             expected="the ledger that 'data prepare' wrote",
-            mend="copy the whole folder again, or prepare it again",
+            fix="copy the whole folder again, or prepare it again",
         ) from None
     told = {"the ledger": in_ledger, INFO_FILE: info["counts"]["split"].get(split, 0), "the files": num_rows}
     if len(set(told.values())) > 1:
         raise DataError(
             f"{folder}, split {split!r}: " + ", ".join(f"{name} has {num:,} studies" for name, num in told.items()),
             expected="the same number in all three",
-            mend="copy the whole folder again, or prepare it again",
+            fix="copy the whole folder again, or prepare it again",
         )

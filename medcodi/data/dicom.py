@@ -91,7 +91,7 @@ def read_dicom(path: str | Path) -> DicomImage:
             f"{path} holds no pixels",
             reason="no pixels",
             expected="a DICOM file with Pixel Data",
-            mend="export the image itself, not a report or a presentation state",
+            fix="export the image itself, not a report or a presentation state",
         )
     image = display_from_stored(dataset, stored_pixels(dataset, str(path)), str(path))
     check_image(image, str(path))
@@ -118,7 +118,7 @@ def _read(path: Path, header_only: bool = False) -> Dataset:
             f"{path} is corrupt ({type(error).__name__}: {error})",
             reason="corrupt",
             expected="a whole DICOM file",
-            mend="export it again",
+            fix="export it again",
         ) from error
 
 
@@ -129,7 +129,7 @@ def _check_kind(dataset: Dataset, where: str) -> None:
             f"{where} is of DICOM modality {kind!r}",
             reason="not a radiograph",
             expected="CR or DX",
-            mend="leave it out",
+            fix="leave it out",
         )
     frames = int(dataset.get("NumberOfFrames") or 1)
     if frames > 1:
@@ -137,7 +137,7 @@ def _check_kind(dataset: Dataset, where: str) -> None:
             f"{where} holds {frames} frames",
             reason="multi-frame",
             expected="one image",
-            mend="export the frame you mean",
+            fix="export the frame you mean",
         )
     colour = str(dataset.get("PhotometricInterpretation") or _GRAY[1])
     if int(dataset.get("SamplesPerPixel") or 1) != 1 or colour not in _GRAY:
@@ -145,7 +145,7 @@ def _check_kind(dataset: Dataset, where: str) -> None:
             f"{where} is in colour ({colour})",
             reason="colour",
             expected=" or ".join(_GRAY),
-            mend="leave it out: radiographs are gray",
+            fix="leave it out: radiographs are gray",
         )
 
 

@@ -34,14 +34,14 @@ def stored_pixels(dataset: Dataset, where: str) -> np.ndarray:
             f"{where}: its pixels cannot be decoded ({name}: {first_line(error)})",
             reason="corrupt",
             expected="whole pixel data",
-            mend="export it again",
+            fix="export it again",
         ) from error
     except Exception as error:  # decoders are foreign code: whatever they raise on broken data
         raise Refused(
             f"{where}: its pixels are corrupt ({type(error).__name__}: {error})",
             reason="corrupt",
             expected="whole pixel data",
-            mend="export it again",
+            fix="export it again",
         ) from error
 
 
@@ -79,7 +79,7 @@ def display_from_stored(dataset: Dataset, pixels: np.ndarray, where: str) -> np.
             f"{where}: its look-up tables are corrupt ({type(error).__name__}: {error})",
             reason="corrupt",
             expected="whole look-up tables, or none",
-            mend="export it again",
+            fix="export it again",
         ) from error
 
 
@@ -108,7 +108,7 @@ def _transfer(dataset: Dataset, values: np.ndarray, pixels: np.ndarray) -> np.nd
     else:
         inside = pixels if padding is None else pixels[pixels != padding]
         if inside.size == 0:
-            raise Refused("pixels that are all padding", reason="constant", expected="a picture", mend="leave it out")
+            raise Refused("pixels that are all padding", reason="constant", expected="a picture", fix="leave it out")
         ends = apply_modality_lut(np.array([inside.min(), inside.max()]).astype(pixels.dtype), dataset)
         shown = _between(modality_values, float(ends.min()), float(ends.max()))
     if dataset.get("PhotometricInterpretation") == "MONOCHROME1":

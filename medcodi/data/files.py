@@ -17,7 +17,7 @@ from medcodi.errors import DataError
 
 INFO_FILE = "dataset_info.json"
 FORMAT = "medcodi-studies/1"
-MEND = "make one with 'medcodi data prepare', and give its output folder"
+FIX = "make one with 'medcodi data prepare', and give its output folder"
 CACHE_VARIABLE = "MEDCODI_CACHE"
 _BLOCK = 1 << 22  # bytes copied at once
 
@@ -43,9 +43,7 @@ def info_from_text(text: str, where: str) -> dict[str, Any]:
     except ValueError:
         info = {}
     if not isinstance(info, dict) or info.get("format") != FORMAT:
-        raise DataError(
-            f"{where} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", mend=MEND
-        )
+        raise DataError(f"{where} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", fix=FIX)
     return info
 
 
@@ -113,11 +111,11 @@ def arrow_files(folder: Path, split: str, info: dict[str, Any]) -> list[Path]:
         raise DataError(
             f"{wrong}: {size}",
             expected=f"{rows[wrong].get('bytes', 0):,} bytes, as written",
-            mend="copy the whole folder again, or prepare it again",
+            fix="copy the whole folder again, or prepare it again",
         )
     if stray := next((file for file in there if file not in rows), None):
         raise DataError(
-            f"{stray} is not a file of this dataset", expected=f"those that {INFO_FILE} names", mend="take it away"
+            f"{stray} is not a file of this dataset", expected=f"those that {INFO_FILE} names", fix="take it away"
         )
     return [file if file.suffix == ".arrow" else _unpacked(file, rows[file]) for file in rows]
 
@@ -160,7 +158,7 @@ def _copy(system: Any, remote: str, target: Path, row: dict[str, Any], url: str)
             raise DataError(
                 f"{url}/{row['file']} has SHA-256 {digest.hexdigest()[:16]} ...",
                 expected=f"{row['sha256'][:16]} ..., as {INFO_FILE} tells",
-                mend="put the dataset there again",
+                fix="put the dataset there again",
             )
         temporary.replace(target)
     finally:
@@ -178,13 +176,13 @@ def _system(url: str) -> tuple[Any, str]:
         raise DataError(
             f"{url} cannot be opened: {error}",
             expected="the package for this protocol",
-            mend=f"pip install 'fsspec[{protocol}]'",
+            fix=f"pip install 'fsspec[{protocol}]'",
         ) from None
     except ValueError:
         raise DataError(
             f"{url} is of the unknown protocol {protocol!r}",
             expected="a local path, or a URL that fsspec reads",
-            mend="such as s3://, gs://, https://, file://",
+            fix="such as s3://, gs://, https://, file://",
         ) from None
     return system, root.rstrip("/")
 
@@ -205,7 +203,7 @@ def _reaching(url: str) -> Iterator[None]:
         raise DataError(
             f"{url} cannot be read ({type(error).__name__}: {error})",
             expected="a file that can be reached from here",
-            mend="check the URL and your access; or copy the folder and give its path",
+            fix="check the URL and your access; or copy the folder and give its path",
         ) from error
 
 
@@ -218,7 +216,7 @@ def _lock(folder: Path) -> Iterator[None]:
     except OSError as error:
         raise DataError(
             f"the cache folder {folder} cannot be written ({error.strerror})",
-            mend=f"set {CACHE_VARIABLE} to one that can",
+            fix=f"set {CACHE_VARIABLE} to one that can",
         ) from None
     with file:
         with suppress(OSError):  # a file system without locks: copies are put in place whole all the same

@@ -69,7 +69,7 @@ def check_image(image: np.ndarray, where: str, *, allow_constant: bool = False) 
             f"{where} is {width}×{height} pixels",
             reason="too small",
             expected=f"at least {MIN_SIDE} on each side",
-            mend="give the original image",
+            fix="give the original image",
         )
     low, high = float(image.min()), float(image.max())
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -79,7 +79,7 @@ def check_image(image: np.ndarray, where: str, *, allow_constant: bool = False) 
             f"{where} is all of one value ({low:.3g})",
             reason="constant",
             expected="a picture (all black is the null prompt)",
-            mend="leave this image out: an absent modality needs no stand-in",
+            fix="leave this image out: an absent modality needs no stand-in",
         )
     return image
 
@@ -114,7 +114,7 @@ def _reading(where: str) -> Iterator[None]:
             f"{where} is not an image that can be read",
             reason="unreadable",
             expected=_FORMATS,
-            mend="convert it to PNG",
+            fix="convert it to PNG",
         ) from None
     except Image.DecompressionBombError as error:
         raise Refused(
@@ -125,7 +125,7 @@ def _reading(where: str) -> Iterator[None]:
             f"{where} is corrupt or cut short ({error})",
             reason="corrupt",
             expected="a whole image file",
-            mend="copy or download it again",
+            fix="copy or download it again",
         ) from None
 
 
@@ -141,11 +141,11 @@ def check_file(path: Path, where: str) -> None:
             f"no image file at {shown}",
             reason="missing file",
             expected="the path of an image",
-            mend="check the path (relative to the image root)",
+            fix="check the path (relative to the image root)",
         )
     if path.stat().st_size == 0:
         raise Refused(
-            f"{where} is empty (0 bytes)", reason="empty file", expected=_FORMATS, mend="copy or download it again"
+            f"{where} is empty (0 bytes)", reason="empty file", expected=_FORMATS, fix="copy or download it again"
         )
 
 
@@ -156,7 +156,7 @@ def _array_from_pil(picture: Image.Image, where: str) -> np.ndarray:
             f"{where} holds {frames} frames",
             reason="multi-frame",
             expected="one image",
-            mend="save the frame you mean",
+            fix="save the frame you mean",
         )
     picture = ImageOps.exif_transpose(picture)
     if picture.mode == "F":
@@ -201,7 +201,7 @@ def _unit_from_array(pixels: np.ndarray, where: str) -> np.ndarray:
             f"{where} is of type {pixels.dtype}",
             reason="bad values",
             expected="uint8, uint16, or float in [0, 1]",
-            mend="convert it first",
+            fix="convert it first",
         )
     low, high = float(pixels.min()), float(pixels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
@@ -211,7 +211,7 @@ def _unit_from_array(pixels: np.ndarray, where: str) -> np.ndarray:
             f"{where} holds values from {low:.4g} to {high:.4g}",
             reason="bad values",
             expected="float in [0, 1]",
-            mend="scale it, black 0 and white 1",
+            fix="scale it, black 0 and white 1",
         )
     return np.clip(pixels.astype(np.float32), 0.0, 1.0)
 

@@ -108,7 +108,7 @@ def _stack_images(studies: Sequence[Study], name: str, size: int) -> Tensor:
             raise DataError(
                 f"study {study.study_id!r}: its {name} image is {'×'.join(map(str, image.shape))}",
                 expected=f"{size}×{size} pixels",
-                mend="prepare the dataset at this image size, or train at the dataset's",
+                fix="prepare the dataset at this image size, or train at the dataset's",
             )
         stack[row, 0] = torch.from_numpy(np.ascontiguousarray(image, dtype=np.float32))
     return stack
@@ -169,11 +169,11 @@ class GlobalBatches:
             raise ConfigError(
                 f"a global batch of {batch_size} does not divide among {world_size} ranks × {accumulation} micro-batches",
                 expected=f"a multiple of {world_size * accumulation}",
-                mend=f"batch_size={-(-batch_size // (world_size * accumulation)) * world_size * accumulation}",
+                fix=f"batch_size={-(-batch_size // (world_size * accumulation)) * world_size * accumulation}",
             )
         if len(dataset) == 0:
             raise DataError(
-                f"dataset {dataset.name!r} holds no studies", expected="at least one", mend="choose another split"
+                f"dataset {dataset.name!r} holds no studies", expected="at least one", fix="choose another split"
             )
         self.dataset, self.batch_size, self.seed = dataset, batch_size, seed
         self.rank, self.world_size, self.accumulation = rank, world_size, accumulation
@@ -313,6 +313,6 @@ class DataConfig:
             raise DataError(
                 f"{self.path} was prepared at {dataset.image_size} pixels, image_size is {self.image_size}",
                 expected="the same size",
-                mend=f"data.image_size={dataset.image_size}, or prepare it again at {self.image_size}",
+                fix=f"data.image_size={dataset.image_size}, or prepare it again at {self.image_size}",
             )
         return dataset if self.num_studies is None else FirstStudies(dataset, self.num_studies)

@@ -116,7 +116,7 @@ def prepare(config: PrepareConfig) -> Ledger:
     out = Path(config.out)
     if out.exists() and not config.overwrite:
         raise DataError(
-            f"{out} exists already", expected="a new folder", mend="overwrite=true replaces it, or choose another --out"
+            f"{out} exists already", expected="a new folder", fix="overwrite=true replaces it, or choose another --out"
         )
     with Workers(config.num_workers, config.source) as workers:
         records = list(config.records(workers.map))
@@ -226,12 +226,12 @@ def _check_share(config: PrepareConfig, written: Iterable[WrittenShard], num_stu
         raise DataError(
             f"no study of {config.source} {config.path or ''} can be used: {reasons}",
             expected="at least one",
-            mend="look at the reasons",
+            fix="look at the reasons",
         )
     example = next((entry.detail for entry in out if entry.detail), "")
     raise DataError(
         f"{'at least ' if partly else ''}{left_out:,} of {num_studies:,} studies ({share:.0%}) cannot be used: {reasons}. "
         f"For one: {example}",
         expected=f"at most {config.max_bad_fraction:.0%}",
-        mend=f"mend the source, or allow it: max_bad_fraction={min(1.0, round(share + 0.01, 2))}",
+        fix=f"fix the source, or allow it: max_bad_fraction={min(1.0, round(share + 0.01, 2))}",
     )

@@ -71,7 +71,7 @@ def normalise_report(text: str) -> str:
             else f"the report {text.strip()[:40]!r} is empty once de-identification marks are removed",
             reason="report: empty",
             expected="at least one word",
-            mend="leave the report out: an absent modality needs no stand-in",
+            fix="leave the report out: an absent modality needs no stand-in",
         )
     words = len(current.split())
     if words > MAX_REPORT_WORDS:
@@ -79,7 +79,7 @@ def normalise_report(text: str) -> str:
             f"the report has {words:,} words ({current[:40]!r} ...)",
             reason="report: too long",
             expected=f"at most {MAX_REPORT_WORDS:,}",
-            mend="give the findings and the impression only",
+            fix="give the findings and the impression only",
         )
     return current
 

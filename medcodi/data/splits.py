@@ -43,7 +43,7 @@ class PatientSplits:
             raise DataError(
                 f"patient {patient_id!r} is in two splits, {known!r} and {split!r}",
                 expected="all studies of a patient in one split",
-                mend="correct the split, or leave it out for splits of our own "
+                fix="correct the split, or leave it out for splits of our own "
                 "(csv: options.columns.split=null; mimic-cxr: options.official_split=false)",
             )
         return split

@@ -91,7 +91,7 @@ def staging_for(out: Path) -> Iterator[Staging]:
         folder.mkdir(parents=True, exist_ok=True)
         lock = (folder / "lock").open("w")
     except OSError as error:
-        raise DataError(f"{out} cannot be made: {error.strerror}", mend="choose a folder that can be written") from None
+        raise DataError(f"{out} cannot be made: {error.strerror}", fix="choose a folder that can be written") from None
     with lock:
         try:
             fcntl.flock(
@@ -99,7 +99,7 @@ def staging_for(out: Path) -> Iterator[Staging]:
             )  # let go by the system when the process ends, killed or not
         except BlockingIOError:
             raise DataError(
-                f"{out} is being prepared by another process", mend="wait for it, or choose another --out"
+                f"{out} is being prepared by another process", fix="wait for it, or choose another --out"
             ) from None
         except OSError:  # a file system without locks
             pass

@@ -47,7 +47,7 @@ def workers_failed(source: GlobalBatches, step: int, error: Exception) -> DataEr
         refusal = DataError(
             missing(source, step, f"within {source.timeout_s:g} s"),
             expected="workers that read",
-            mend="look at the disk or network of the data",
+            fix="look at the disk or network of the data",
         )
     else:
         if not isinstance(
@@ -58,7 +58,7 @@ def workers_failed(source: GlobalBatches, step: int, error: Exception) -> DataEr
         refusal = DataError(
             missing(source, step, text or f"a worker left: {type(error).__name__}"),
             expected="workers that live",
-            mend="fewer num_workers need less memory",
+            fix="fewer num_workers need less memory",
         )
     refusal.exit_code = 3  # what failed was a machine: it may do better next time
     return refusal

@@ -34,7 +34,7 @@ class _Refusal(NamedTuple):
 
     failed: str
     expected: str
-    mend: str
+    fix: str
 
 
 class Workers:
@@ -107,7 +107,7 @@ class Workers:
             raise Interrupted(
                 f"the disk of {folder.parent.parent} is full ({error.strerror})",
                 expected="room for the dataset",
-                mend="make room and run it again, it goes on where it was",
+                fix="make room and run it again, it goes on where it was",
             ) from None
 
     def _written(
@@ -137,7 +137,7 @@ class Workers:
             raise Interrupted(
                 f"a worker of {self.num} was killed while it prepared {self._source}",
                 expected="memory for so many (and, in a script of your own, the call below if __name__ == '__main__')",
-                mend=f"run it again, it goes on where it was; num_workers={max(1, self.num // 2)} needs less memory",
+                fix=f"run it again, it goes on where it was; num_workers={max(1, self.num // 2)} needs less memory",
             ) from None
 
 
@@ -153,12 +153,12 @@ def _refusals_told(work: Callable[[], Result]) -> Result | _Refusal:
     try:
         return work()
     except MedCoDiError as error:
-        return _Refusal(error.failed, error.expected, error.mend)
+        return _Refusal(error.failed, error.expected, error.fix)
 
 
 def _accepted(result: Any) -> Any:
     if isinstance(result, _Refusal):
-        raise DataError(result.failed, expected=result.expected, mend=result.mend)
+        raise DataError(result.failed, expected=result.expected, fix=result.fix)
     return result
 
 

@@ -58,7 +58,7 @@ def build_scheduler(name: str, schedule: Mapping[str, Any], num_inference_steps:
         raise PromptError(
             f"num_inference_steps is {num_inference_steps}",
             expected=f"a number from 1 to {limit}",
-            mend="20 to 50 steps serve most uses",
+            fix="20 to 50 steps serve most uses",
         )
     scheduler = getattr(diffusers, sampler.scheduler)(**{**schedule, **sampler.settings})
     scheduler.set_timesteps(num_inference_steps)

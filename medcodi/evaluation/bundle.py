@@ -80,7 +80,7 @@ class Bundle:
         token = ranks.agree(token)[0]
         if not all(ranks.agree((bundle.work / f"token-{token}").is_file())):
             raise DataError(
-                f"not every rank sees {folder}", expected="a folder that all of them share", mend="choose another out"
+                f"not every rank sees {folder}", expected="a folder that all of them share", fix="choose another out"
             )
         return bundle
 
@@ -137,7 +137,7 @@ def read_json(path: Path) -> Any:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise DataError(
-            f"{path} cannot be read: {error}", expected="a file of an evaluation's bundle", mend="run it again"
+            f"{path} cannot be read: {error}", expected="a file of an evaluation's bundle", fix="run it again"
         ) from None
 
 

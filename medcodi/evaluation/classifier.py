@@ -147,7 +147,7 @@ class FindingClassifier(nn.Module):
             if x.ndim != 2 or not torch.isfinite(x).all():
                 raise DataError(
                     f"image {index} of shape {tuple(x.shape)} is not a finite [H, W] array",
-                    mend="look at what made it; no image is replaced",
+                    fix="look at what made it; no image is replaced",
                 )
             if x.shape != (self.config.image_size,) * 2:
                 x = F.interpolate(
@@ -216,7 +216,7 @@ class FindingClassifier(nn.Module):
             raise CheckpointError(
                 f"no finding classifier in {directory}",
                 expected=f"{WEIGHTS_FILE} and {CARD_FILE}",
-                mend="train one: python eval/train_classifier.py; or, for phantoms, classifier=checkpoints/demo",
+                fix="train one: python eval/train_classifier.py; or, for phantoms, classifier=checkpoints/demo",
             )
         try:
             card = json.loads(card_path.read_text(encoding="utf-8"))
@@ -225,13 +225,13 @@ class FindingClassifier(nn.Module):
         except (json.JSONDecodeError, KeyError, SafetensorError, RuntimeError) as error:
             raise CheckpointError(
                 f"the finding classifier in {directory} cannot be read: {str(error).splitlines()[0]}",
-                mend="train or copy it again",
+                fix="train or copy it again",
             ) from None
         if (seen := hashlib.sha256(weights.read_bytes()).hexdigest()) != card.get("sha256"):
             raise CheckpointError(
                 f"{weights} has sha256 {seen[:12]}…",
                 expected=f"{str(card.get('sha256'))[:12]}…, for which its ceilings were measured",
-                mend="train or copy both files again",
+                fix="train or copy both files again",
             )
         model.card = card
         return model.eval()

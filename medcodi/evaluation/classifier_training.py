@@ -76,7 +76,7 @@ class ImageBank:
                     raise DataError(
                         f"study {study.study_id!r}: {modality} of shape {image.shape}",
                         expected=f"{network.image_size}x{network.image_size}, the classifier's size",
-                        mend="set image_size of the data",
+                        fix="set image_size of the data",
                     )
                 images.append(torch.from_numpy(np.round(image * 255).clip(0, 255).astype(np.uint8)))
                 views.append(view)
@@ -236,7 +236,7 @@ def train_classifier(options: ClassifierTrainConfig, *, quiet: bool = False) -> 
         raise DataError(
             "train, validation and test of the classifier share their studies",
             expected="three different sets",
-            mend="give each its own split or offset",
+            fix="give each its own split or offset",
         )
     banks = {
         name: ImageBank.of(dataset, options.network, f"reading {name} studies") for name, dataset in datasets.items()

@@ -35,7 +35,7 @@ def derangements(patients: Sequence[str], num: int, seed: int) -> list[np.ndarra
         raise DataError(
             f"one patient has {largest} of {total} studies, so prompts cannot be shuffled between patients",
             expected=f"at least {2 * largest} studies",
-            mend="score more patients",
+            fix="score more patients",
         )
     generator = numpy_generator("derangement", seed)
     order = np.argsort(generator.permutation(len(names))[cluster], kind="stable")

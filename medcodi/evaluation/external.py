@@ -68,12 +68,12 @@ def list_generated(source: str | Path, directions: Sequence[Direction] | None = 
     elif source.is_file():
         listing = _from_table(source)
     else:
-        raise DataError(f"no generated contents at {source}", expected="a folder or a CSV file", mend="check the path")
+        raise DataError(f"no generated contents at {source}", expected="a folder or a CSV file", fix="check the path")
     chosen = {one: listing[one] for one in listing if directions is None or one in directions}
     if not chosen:
         found = ", ".join(map(str, listing)) or "nothing"
         asked = "" if directions is None else f" of {', '.join(map(str, directions))}"
-        raise DataError(f"{source} holds nothing{asked}", expected="generated contents", mend=f"it holds: {found}")
+        raise DataError(f"{source} holds nothing{asked}", expected="generated contents", fix=f"it holds: {found}")
     return dict(sorted(chosen.items(), key=lambda item: (len(item[0].targets), len(item[0].prompts), item[0])))
 
 
@@ -94,14 +94,14 @@ def _from_folder(folder: Path, directions: Sequence[Direction] | None) -> Listin
             raise DataError(
                 f"{unknown} is no folder of a direction, and those beside it are",
                 expected="folders such as report_to_frontal",
-                mend=did_you_mean(unknown.name, _KNOWN) + "; or move it elsewhere",
+                fix=did_you_mean(unknown.name, _KNOWN) + "; or move it elsewhere",
             )
         return {direction: _studies_in(path, direction) for path, direction in told.items() if direction is not None}
     if directions is None or len(directions) != 1:
         raise DataError(
             f"{folder} does not tell of which direction its studies are",
             expected="folders such as report_to_frontal, or one direction",
-            mend="directions='[report->frontal]'",
+            fix="directions='[report->frontal]'",
         )
     return {directions[0]: _studies_in(folder, directions[0])}
 
@@ -117,7 +117,7 @@ def _studies_in(folder: Path, direction: Direction) -> dict[str, dict[str, Origi
                 raise DataError(
                     f"{study} holds {target} twice: {', '.join(file.name for file in files)}",
                     expected="one file",
-                    mend="remove the wrong one",
+                    fix="remove the wrong one",
                 )
             path = files[0] if files else study / f"{target}{suffixes[0]}"
             origins[target] = Origin(str(path), path=path)
@@ -136,7 +136,7 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, str]]]:
                 raise DataError(
                     f"{path} has {seen}",
                     expected=f"study_id, direction or prompts, and some of {', '.join(MODALITIES)}",
-                    mend="; ".join(did_you_mean(one, known) for one in sorted(columns - known)[:2]) or "add them",
+                    fix="; ".join(did_you_mean(one, known) for one in sorted(columns - known)[:2]) or "add them",
                 )
             for number, row in enumerate(reader, 2):
                 yield number, {key: (value or "").strip() for key, value in row.items() if key}
@@ -158,12 +158,12 @@ def _from_table(path: Path) -> Listing:
         except DataError:
             raise
         except MedCoDiError as error:  # of the direction, which does not know where it stands
-            raise DataError(f"{where}: {error.failed}", expected=error.expected, mend=error.mend) from None
+            raise DataError(f"{where}: {error.failed}", expected=error.expected, fix=error.fix) from None
         if (first := lines.setdefault((direction, study_id), number)) != number:
             raise DataError(
                 f"{path.name} holds study {study_id!r} of {direction} twice, in lines {first} and {number}",
                 expected="each study once for a direction",
-                mend="keep one of the lines",
+                fix="keep one of the lines",
             )
         listing.setdefault(direction, {})[study_id] = origins
     return listing
@@ -185,7 +185,7 @@ def _row_contents(folder: Path, row: dict[str, str], where: str) -> tuple[Direct
             raise DataError(
                 f"{place}: nothing stands there, and {direction} has a {target}",
                 expected=f"a text, or the path of one, in column {target}",
-                mend="leave the line out; if an empty text was generated, name an empty .txt file",
+                fix="leave the line out; if an empty text was generated, name an empty .txt file",
             )
         if is_text and text:
             origins[target] = Origin(place, text=text)
@@ -217,7 +217,7 @@ def read_origin(origin: Origin, target: str, image_size: int, sizes: SizesSeen) 
         try:
             text = normalise_report(data.decode("utf-8"))
         except UnicodeDecodeError as error:
-            raise Refused(f"{origin.where} is not UTF-8: {error}", reason="not text", mend="save it as UTF-8") from None
+            raise Refused(f"{origin.where} is not UTF-8: {error}", reason="not text", fix="save it as UTF-8") from None
         except Refused as error:
             if error.reason != "report: empty":
                 raise

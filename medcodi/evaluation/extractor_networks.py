@@ -13,13 +13,13 @@ import torch.nn.functional as F
 from PIL import Image
 from torch import Tensor, nn
 
-from medcodi.checkpoints import demo_checkpoint
-from medcodi.component_files import file_hash
 from medcodi.errors import CheckpointError, ConfigError, MissingExtraError
 from medcodi.evaluation.classifier import WEIGHTS_FILE, FindingClassifier
 from medcodi.evaluation.extractor_weights import check_hash, find_weights
 from medcodi.evaluation.extractors import ExtractorRequest, ExtractorRow, LoadedNetwork
 from medcodi.modality import MODALITIES
+from medcodi.model.components import file_hash
+from medcodi.model.shipped import demo_checkpoint
 
 INCEPTION_SIZE, XRV_SIZE = 299, 224
 RAD_DINO = "microsoft/rad-dino"
@@ -41,7 +41,7 @@ def read_state(path: Path, *, trusted: bool = False) -> Any:
         raise CheckpointError(
             f"{path} cannot be read: {str(error).splitlines()[0]}",
             expected="a state dict (safetensors or PyTorch), or the published file",
-            mend="download it again",
+            fix="download it again",
         ) from None
 
 
@@ -51,7 +51,7 @@ def _fill(name: str, network: nn.Module, state: Any, path: Path) -> None:
     except (RuntimeError, TypeError, AttributeError) as error:
         raise CheckpointError(
             f"{path} does not hold the weights of {name!r}: {' '.join(str(error).split())[:200]}",
-            mend="name the right file",
+            fix="name the right file",
         ) from None
 
 
@@ -92,7 +92,7 @@ def load_inception(row: ExtractorRow, request: ExtractorRequest) -> LoadedNetwor
     except (RuntimeError, TypeError) as error:
         raise CheckpointError(
             f"{path} does not hold the weights of {row.name!r}: {' '.join(str(error).split())[:200]}",
-            mend="name the right file",
+            fix="name the right file",
         ) from None
     # the same sums in another order in memory: 1.4 times as fast on a CPU, within 2e-7 (benchmarks/extraction.py)
     network = network.to(request.device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -168,7 +168,7 @@ def load_rad_dino(row: ExtractorRow, request: ExtractorRequest) -> LoadedNetwork
         (folder / name for name in ("model.safetensors", "pytorch_model.bin") if (folder / name).is_file()), None
     )
     if weights is None:
-        raise CheckpointError(f"no model.safetensors in {folder}", mend=f"copy the whole of {row.weights.url}")
+        raise CheckpointError(f"no model.safetensors in {folder}", fix=f"copy the whole of {row.weights.url}")
     digest = check_hash(row.name, weights, request.sha256 or row.weights.sha256)
     try:
         processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
@@ -177,7 +177,7 @@ def load_rad_dino(row: ExtractorRow, request: ExtractorRequest) -> LoadedNetwork
         raise CheckpointError(
             f"{folder} does not hold {row.name!r}: {str(error).splitlines()[0]}",
             expected="config.json, preprocessor_config.json and model.safetensors",
-            mend=f"copy the whole of {row.weights.url}",
+            fix=f"copy the whole of {row.weights.url}",
         ) from None
     settings = {
         "input_size": int(network.config.image_size),
@@ -215,7 +215,7 @@ def _snapshot(row: ExtractorRow, request: ExtractorRequest) -> Path:
         raise CheckpointError(
             f"the feature extractor {row.name!r} has no weights: {asked} is not on this machine ({type(error).__name__})",
             expected="a folder with config.json, preprocessor_config.json and model.safetensors",
-            mend=f"copy {row.weights.url} into a folder and name it (weights of {row.name!r}), or allow the download",
+            fix=f"copy {row.weights.url} into a folder and name it (weights of {row.name!r}), or allow the download",
         ) from None
 
 
@@ -245,7 +245,7 @@ def load_prompt_encoder(row: ExtractorRow, request: ExtractorRequest) -> LoadedN
     model = request.model
     if model is None:
         raise ConfigError(
-            f"the feature extractor {row.name!r} was asked for without a model", mend="give the model whose it is"
+            f"the feature extractor {row.name!r} was asked for without a model", fix="give the model whose it is"
         )
     digest = model.fingerprint(["prompt_encoders"])
     if request.sha256 is not None and request.sha256 != digest:

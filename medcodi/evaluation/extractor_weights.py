@@ -6,8 +6,8 @@ import os
 from dataclasses import dataclass
 from pathlib import Path
 
-from medcodi.component_files import file_hash
 from medcodi.errors import CheckpointError
+from medcodi.model.components import file_hash
 
 FOLDER_VARIABLE = "MEDCODI_EXTRACTORS"  # a folder of weight files, looked into before the libraries' own caches
 
@@ -51,7 +51,7 @@ def find_weights(name: str, source: WeightSource, path: str | Path | None, *, do
     if path is not None:
         if not Path(path).is_file():
             raise CheckpointError(
-                f"no weights of {name!r} at {path}", expected=f"the file {source.file}", mend=how_to_get(name, source)
+                f"no weights of {name!r} at {path}", expected=f"the file {source.file}", fix=how_to_get(name, source)
             )
         return Path(path)
     places = source.places()
@@ -63,7 +63,7 @@ def find_weights(name: str, source: WeightSource, path: str | Path | None, *, do
             f"the feature extractor {name!r} has no weights: {source.file} is not in "
             + ", ".join(str(place.parent) for place in places),
             expected="its published weights, on this machine",
-            mend=how_to_get(name, source),
+            fix=how_to_get(name, source),
         )
     return _fetched(name, source, places[-1])
 
@@ -88,7 +88,7 @@ def _fetched(name: str, source: WeightSource, place: Path) -> Path:
         partial.replace(place)
     except OSError as error:
         raise CheckpointError(
-            f"the weights of {name!r} cannot be fetched from {source.url}: {error}", mend=how_to_get(name, source)
+            f"the weights of {name!r} cannot be fetched from {source.url}: {error}", fix=how_to_get(name, source)
         ) from None
     finally:
         partial.unlink(missing_ok=True)
@@ -106,6 +106,6 @@ def check_hash(name: str, path: Path, wanted: str | None) -> str:
         raise CheckpointError(
             f"the weights of {name!r} at {path} have sha256 {seen}",
             expected=wanted,
-            mend="download the file again; or, if these are weights of your own, say so: give this sha256 with them",
+            fix="download the file again; or, if these are weights of your own, say so: give this sha256 with them",
         )
     return seen

@@ -177,7 +177,7 @@ class Extractor:
             raise DataError(
                 f"{self.name}: the features of {bad.size} of {len(features)} samples hold NaN or infinity, the first is number {bad[0]}",
                 expected="finite features",
-                mend="check the weights (a damaged or half-precision file), and look at that image",
+                fix="check the weights (a damaged or half-precision file), and look at that image",
             )
         return features
 
@@ -205,11 +205,11 @@ def eight_bit_pixels(image: np.ndarray) -> np.ndarray:
     if image.dtype == np.uint8:
         return image
     if not np.issubdtype(image.dtype, np.floating):
-        raise DataError(f"an image of {image.dtype}", expected="uint8, or float in [0, 1]", mend="convert it first")
+        raise DataError(f"an image of {image.dtype}", expected="uint8, or float in [0, 1]", fix="convert it first")
     low, high = float(image.min()), float(image.max())
     if not (low >= -1e-3 and high <= 1 + 1e-3):  # NaN fails too
         raise DataError(
-            f"an image with values from {low:.4g} to {high:.4g}", expected="finite values in [0, 1]", mend="scale it"
+            f"an image with values from {low:.4g} to {high:.4g}", expected="finite values in [0, 1]", fix="scale it"
         )
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
 

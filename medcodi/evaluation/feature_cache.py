@@ -44,7 +44,7 @@ def _write_whole(path: Path, content: bytes) -> None:
         partial.replace(path)
     except OSError as error:
         raise DataError(
-            f"{path} cannot be written: {error.strerror or error}", mend="free the disk, or choose another cache folder"
+            f"{path} cannot be written: {error.strerror or error}", fix="free the disk, or choose another cache folder"
         ) from None
     finally:
         partial.unlink(missing_ok=True)
@@ -60,9 +60,7 @@ class _Shards:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise DataError(
-                f"the cache {root} cannot be used: {error.strerror}", mend="choose another folder"
-            ) from None
+            raise DataError(f"the cache {root} cannot be used: {error.strerror}", fix="choose another folder") from None
         if not (self.folder / "identity.json").is_file():
             content = json.dumps({"identity": identity, "of": described}, indent=1, default=str) + "\n"
             _write_whole(self.folder / "identity.json", content.encode())

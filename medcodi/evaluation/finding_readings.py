@@ -50,7 +50,7 @@ def read_values(classifier: FindingClassifier | None, modality: str, values: Seq
     if classifier is None:
         raise DataError(
             f"{modality} images cannot be judged without a finding classifier",
-            mend="name one (classifier=...), trained by eval/train_classifier.py",
+            fix="name one (classifier=...), trained by eval/train_classifier.py",
         )
     probabilities, features = classifier.read([np.asarray(value) for value in values], modality)
     thresholds = classifier.thresholds[classifier.view(modality)].cpu().numpy()

@@ -124,9 +124,9 @@ class GeometryReader:
             CheckpointError: If it is not there, or damaged.
         """
         path = Path(folder) / GEOMETRY_FILE
-        mend = "fit one: medcodi.evaluation.geometry.fit_geometry"
+        fix = "fit one: medcodi.evaluation.geometry.fit_geometry"
         if not path.is_file():
-            raise CheckpointError(f"no geometry reader in {folder}", expected=GEOMETRY_FILE, mend=mend)
+            raise CheckpointError(f"no geometry reader in {folder}", expected=GEOMETRY_FILE, fix=fix)
         try:
             with safe_open(path, framework="numpy") as file:
                 card = json.loads(file.metadata()["card"])
@@ -135,7 +135,7 @@ class GeometryReader:
             views = {name: _Ridge(*(parts[f"{name}.{part}"] for part in ("mean", "weight", "bias"))) for name in r2}
             return cls(views, tuple(card.pop("attributes")), r2, card)
         except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
-            raise CheckpointError(f"{path} cannot be read: {error}", mend=mend) from None
+            raise CheckpointError(f"{path} cannot be read: {error}", fix=fix) from None
 
 
 def fit_geometry(train: StudyDataset, held_out: StudyDataset, modalities: Sequence[str]) -> GeometryReader:
@@ -154,7 +154,7 @@ def fit_geometry(train: StudyDataset, held_out: StudyDataset, modalities: Sequen
         raise DataError(
             f"{len(truth)} studies to fit a geometry reader on and {len(other_truth)} to measure it on",
             expected="at least 50 and 20",
-            mend="give more phantoms",
+            fix="give more phantoms",
         )
     views, r2 = {}, {}
     scale = truth.std(0)
@@ -177,9 +177,7 @@ def _told(dataset: StudyDataset, modalities: Sequence[str]) -> tuple[dict[str, n
         study = dataset[index]
         told = geometry_truth(study)
         if told is None:
-            raise DataError(
-                f"study {study.study_id!r} is no phantom: its geometry is not known", mend="fit on phantoms"
-            )
+            raise DataError(f"study {study.study_id!r} is no phantom: its geometry is not known", fix="fit on phantoms")
         truth.append(told)
         for name in modalities:
             pixels[name].append(small_images([study.images[name]])[0])

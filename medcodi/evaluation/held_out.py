@@ -145,7 +145,7 @@ class HeldOut:
         self.ids, self.patients = [study.study_id for study in light], [study.patient_id for study in light]
         if len(set(self.ids)) < len(self.ids):
             twice = next(one for one in self.ids if self.ids.count(one) > 1)
-            raise DataError(f"{self.name} holds study {twice!r} twice", mend="prepare the dataset again")
+            raise DataError(f"{self.name} holds study {twice!r} twice", fix="prepare the dataset again")
         told = np.stack([_truth_told(study, unmentioned == "absent") for study in light])
         self.truth_source = "reference report" if np.isnan(told).all() else "labels"
         reports = [study.report or "" for study in light]
@@ -188,7 +188,7 @@ class HeldOut:
             raise DataError(
                 f"{len(rows)} of {len(self)} studies hold all of {direction}",
                 expected="at least 4",
-                mend="choose other directions, or more studies",
+                fix="choose other directions, or more studies",
             )
         return rows
 

@@ -108,7 +108,7 @@ class XrvReader:
             rows.append(np.stack([told[:, columns].max(1) for columns in self._columns], axis=1))
         found = np.concatenate(rows) if rows else np.zeros((0, len(self.targets)), np.float32)
         if not np.isfinite(found).all():
-            raise DataError("torchxrayvision's classifier gave NaN", mend="check the weights, and look at the images")
+            raise DataError("torchxrayvision's classifier gave NaN", fix="check the weights, and look at the images")
         return found
 
     def thresholds(self, modality: str) -> np.ndarray:
@@ -166,7 +166,7 @@ class CachedReader:
 
 
 def _demo(request: ExtractorRequest) -> ImageReader:
-    from medcodi.checkpoints import demo_checkpoint
+    from medcodi.model.shipped import demo_checkpoint
 
     folder = Path(request.weights) if request.weights is not None else demo_checkpoint()
     return ClassifierReader(FindingClassifier.load(folder).to(request.device))

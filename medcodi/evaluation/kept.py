@@ -12,8 +12,8 @@ import numpy as np
 
 from medcodi.errors import DataError
 from medcodi.evaluation.held_out import HeldOut, Value, eight_bit
-from medcodi.generation import generate_batch
-from medcodi.generation_settings import GenerationSettings
+from medcodi.generation.config import GenerationConfig
+from medcodi.generation.pipeline import generate_batch
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
 from medcodi.randomness import seed_from_keys
@@ -137,7 +137,7 @@ class KeptSystem:
                 raise DataError(
                     f"{self.path(direction, block)} is missing or damaged",
                     expected=f"{len(block.rows)} generated studies of {direction}",
-                    mend="run the evaluation again: it goes on where it was",
+                    fix="run the evaluation again: it goes on where it was",
                 )
             yield block, found
 
@@ -160,7 +160,7 @@ def generate_direction(
     direction: Direction,
     held: HeldOut,
     rows: Sequence[int],
-    settings: GenerationSettings,
+    settings: GenerationConfig,
     seed: int,
     batch_size: int,
     on_studies: Callable[[int], None] = lambda done: None,

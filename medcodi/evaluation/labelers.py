@@ -71,7 +71,7 @@ def no_hub_weights(title: str, hub: Sequence[str], error: Exception) -> Checkpoi
     return CheckpointError(
         f"{title} has no weights on this machine ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]})",
         expected=f"{', '.join(hub)} in the Hugging Face cache",
-        mend=f"fetch them where there is a network ({fetch}) and let HF_HOME name that cache",
+        fix=f"fetch them where there is a network ({fetch}) and let HF_HOME name that cache",
     )
 
 

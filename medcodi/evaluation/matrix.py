@@ -131,7 +131,7 @@ def _score(bench: Bench, found: Scored, generated: Path, work: Path, progress: P
                     raise DataError(
                         f"{len(rows)} studies of {direction} are common to {', '.join(found.produced)}",
                         expected="at least 4",
-                        mend="leave a system out, or complete its files",
+                        fix="leave a system out, or complete its files",
                     )
                 readings = {}
                 for target in direction.targets:
@@ -195,7 +195,7 @@ def evaluate(options: EvaluateConfig, *, quiet: bool = False) -> dict[str, Any]:
     try:
         bundle = Bundle.open(Path(options.out), ranks)
     except OSError as error:
-        raise CheckpointError(f"{options.out} cannot be made: {error.strerror}", mend="choose another out") from None
+        raise CheckpointError(f"{options.out} cannot be made: {error.strerror}", fix="choose another out") from None
     scored = score_bench(bench, bundle.generated, bundle.work, quiet=quiet)
     if ranks.is_first:
         bundle.write(described_bench(bench), bench, scored)

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 
-from medcodi.checkpoints import demo_checkpoint
 from medcodi.config import from_dict
 from medcodi.data.loading import StudyDataset
 from medcodi.errors import ConfigError, DataError
@@ -26,10 +25,11 @@ from medcodi.evaluation.reading import Readers
 from medcodi.evaluation.report_scorers import load_report_scorer
 from medcodi.evaluation.systems import ExternalSystem, KeptOnly, ModelSystem, System
 from medcodi.evaluation.wiring import FeatureOptions, open_encoder, open_features
-from medcodi.generation import load
-from medcodi.generation_settings import GenerationSettings
+from medcodi.generation.config import GenerationConfig
+from medcodi.generation.pipeline import load
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
+from medcodi.model.shipped import demo_checkpoint
 from medcodi.study import Direction
 
 LEAST_STUDIES = 8
@@ -86,7 +86,7 @@ def open_bench(options: EvaluateConfig, ranks: Ranks, *, kept: Kept | None = Non
     if model is not None:
         asked = ("preset", "sampler", "num_inference_steps", "guidance_scale", "joint_guidance_scale", "joint")
         values = {name: getattr(options, name) for name in asked}
-        settings = from_dict(GenerationSettings, values, source="evaluation").resolved(model)
+        settings = from_dict(GenerationConfig, values, source="evaluation").resolved(model)
     cache = None if kept is not None else Path(options.cache or Path(options.out) / "features")
     readers, encoder = _open_readers(options, model, directions, device, cache)
     held = HeldOut(
@@ -108,7 +108,7 @@ def open_bench(options: EvaluateConfig, ranks: Ranks, *, kept: Kept | None = Non
         systems.append(_model_system(options, model, held, settings))
     systems += [ExternalSystem(name, listing, held, options.exclude_unreadable) for name, listing in listings.items()]
     if len({system.name for system in systems}) < len(systems):
-        raise ConfigError(f"two systems are named {systems[0].name!r}", mend="name=... names the model otherwise")
+        raise ConfigError(f"two systems are named {systems[0].name!r}", fix="name=... names the model otherwise")
     return Bench(options, held, readers, systems, ranks, encoder)
 
 
@@ -120,13 +120,13 @@ def _open_data(options: EvaluateConfig, model: MedCoDi | None, directions: Seque
             if missing:
                 raise ConfigError(
                     f"direction {direction}: the model has no {', '.join(sorted(missing))}",
-                    mend="choose directions among " + ", ".join(model.config.modalities),
+                    fix="choose directions among " + ", ".join(model.config.modalities),
                 )
     dataset = data.build()
     if model is not None and dataset.image_size != model.config.image_size:
         raise ConfigError(
             f"the data are {dataset.image_size} pixels a side, the model makes {model.config.image_size}",
-            mend=f"data.image_size={model.config.image_size}"
+            fix=f"data.image_size={model.config.image_size}"
             + ("" if data.path is None else ", of data prepared at that size"),
         )
     if len(dataset) < LEAST_STUDIES:
@@ -188,7 +188,7 @@ def _open_readers(
     return readers, {"model": judge.config.name, "weights_sha256": readers.encoder.extractor.network.weights}
 
 
-def _model_system(options: EvaluateConfig, model: MedCoDi, held: HeldOut, settings: GenerationSettings) -> ModelSystem:
+def _model_system(options: EvaluateConfig, model: MedCoDi, held: HeldOut, settings: GenerationConfig) -> ModelSystem:
     for direction in options.chosen_directions:
         held.usable(direction)
     return ModelSystem(

@@ -7,7 +7,6 @@ from typing import Annotated
 
 from medcodi.config import Count, at_least, config
 from medcodi.data.loading import DataConfig
-from medcodi.diffusion.presets import preset_of
 from medcodi.errors import ConfigError, one_of
 from medcodi.evaluation.extractor_rows import EXTRACTORS
 from medcodi.evaluation.image_readers import IMAGE_READERS
@@ -15,8 +14,9 @@ from medcodi.evaluation.labelers import LABELERS
 from medcodi.evaluation.measures import GROUPS
 from medcodi.evaluation.report_scorers import REPORT_SCORERS
 from medcodi.evaluation.scores import ScoringOptions
-from medcodi.execution import ExecutionConfig
+from medcodi.generation.presets import preset_of
 from medcodi.modality import MODALITIES
+from medcodi.model.execution import ExecutionConfig
 from medcodi.study import Direction, all_directions
 
 UNCONDITIONAL = Direction((), tuple(MODALITIES))

@@ -31,19 +31,19 @@ def check_out(out: Path, systems: Mapping[str, str]) -> None:
             raise ConfigError(
                 f"system {name!r} lies in the results' own folder: {source} in {out}",
                 expected="its files outside of out, which is written into",
-                mend="choose another --out",
+                fix="choose another --out",
             )
         if there in here.parents:
             raise ConfigError(
                 f"the results would lie among the files of system {name!r}: {out} in {source}",
                 expected="an out outside of the folder that is judged",
-                mend="choose another --out",
+                fix="choose another --out",
             )
     if out.is_dir() and not _is_ours(out):
         raise ConfigError(
             f"{out} is not empty, and holds no bundle of an evaluation",
             expected="a folder that is empty or not there, or the bundle of an earlier run",
-            mend=f"choose another --out; if an earlier version's unfinished run is in it, make an empty file {MARK} there",
+            fix=f"choose another --out; if an earlier version's unfinished run is in it, make an empty file {MARK} there",
         )
 
 

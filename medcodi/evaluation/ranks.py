@@ -91,7 +91,7 @@ def join_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
         raise ConfigError(
             f"RANK is set, but {' and '.join(missing)} not",
             expected="all variables of a launcher, or none",
-            mend="start with torchrun or deepspeed, or unset RANK and WORLD_SIZE",
+            fix="start with torchrun or deepspeed, or unset RANK and WORLD_SIZE",
         )
     if not dist.is_initialized():
         try:
@@ -99,7 +99,7 @@ def join_ranks(environment: Mapping[str, str] = os.environ) -> Ranks:
         except (dist.DistStoreError, dist.DistNetworkError) as error:
             raise ConfigError(
                 f"rank {rank} of {world} did not find the others: {str(error).splitlines()[0][:200]}",
-                mend="see which process did not start, and start all of them again",
+                fix="see which process did not start, and start all of them again",
             ) from error
     return Ranks(rank, world)
 

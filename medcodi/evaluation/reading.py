@@ -95,7 +95,7 @@ class ContentReading:
             raise DataError(
                 f"the readings of another rank are not at {path}",
                 expected="one folder that all ranks see",
-                mend="give an out on a file system that all machines share",
+                fix="give an out on a file system that all machines share",
             ) from None
 
 
@@ -165,7 +165,7 @@ class Readers:
         if self.images is None:
             raise DataError(
                 f"{target} images cannot be judged without a finding classifier",
-                mend="name one (classifier=...), trained by eval/train_classifier.py",
+                fix="name one (classifier=...), trained by eval/train_classifier.py",
             )
         found = {f"features/{one.name}": one.features(target, images) for one in self.features}
         found["probabilities"] = self.images.probabilities(images, target)

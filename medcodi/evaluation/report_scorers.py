@@ -78,7 +78,7 @@ def radeval_scorer(row: ScorerRow, evaluator: Any) -> Scorer:
         if empty:
             raise DataError(
                 f"{len(empty)} reference reports are empty, the first is number {empty[0]}",
-                mend="leave studies without a report out",
+                fix="leave studies without a report out",
             )
         rows = [index for index, text in enumerate(generated) if text.strip()]
         scores = {name: np.zeros(len(references)) for name in row.keys.values()}

@@ -86,7 +86,7 @@ class Screening:
                 raise DataError(
                     f"{len(found)} of {self.total} {what}: {reason}: {shown}{' …' if len(found) > 3 else ''}",
                     expected=f"none that is {REASONS[reason]}",
-                    mend=f"look at them, or leave them out and have them listed (policy {reason!r}: exclude)",
+                    fix=f"look at them, or leave them out and have them listed (policy {reason!r}: exclude)",
                 )
         out = {one.index for one in self.oddities if actions[one.reason] == "exclude"}
         return Screened(

@@ -16,9 +16,9 @@ from medcodi.evaluation.external import Listing, Origin, SizesSeen, read_origin
 from medcodi.evaluation.held_out import HeldOut, LeftOut, Value
 from medcodi.evaluation.kept import Block, KeptSystem, blocks_with, generate_direction
 from medcodi.evaluation.ranks import Ranks
-from medcodi.execution import ExecutionConfig
-from medcodi.generation_settings import GenerationSettings
+from medcodi.generation.config import GenerationConfig
 from medcodi.model import MedCoDi
+from medcodi.model.execution import ExecutionConfig
 from medcodi.study import Direction
 
 
@@ -77,7 +77,7 @@ class ModelSystem:
     model: MedCoDi
     directions: tuple[Direction, ...]
     held: HeldOut
-    settings: GenerationSettings
+    settings: GenerationConfig
     seed: int
     fingerprint: str
     resume: bool = True
@@ -143,7 +143,7 @@ class ExternalSystem:
             raise DataError(
                 f"none of the {len(given)} studies of system {self.name!r} is among the {len(self.held)} of {self.held.name}",
                 expected=f"their study ids, such as {self.held.ids[0]!r}",
-                mend=f"{example!r}: {did_you_mean(example, self.held.ids[:50])}",
+                fix=f"{example!r}: {did_you_mean(example, self.held.ids[:50])}",
             )
 
     def produce(
@@ -190,7 +190,7 @@ class ExternalSystem:
                     raise DataError(
                         f"system {self.name!r}, study {study_id}, {direction}: {error.failed}",
                         expected=error.expected or "a file that can be read",
-                        mend="mend the file, or leave such studies out and have them listed: --exclude-unreadable",
+                        fix="fix the file, or leave such studies out and have them listed: --exclude-unreadable",
                     ) from None
                 lost.append(LeftOut(study_id, str(direction), f"{error.reason}: {error.failed}"))
         return Block(block.number, tuple(one[0] for one in rows)), rows, lost, sizes.counts

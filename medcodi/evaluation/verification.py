@@ -92,7 +92,7 @@ def verify_bundle(
         raise DataError(
             f"{folder} has schema version {index.get('schema_version')}",
             expected=f"{SCHEMA_VERSION}",
-            mend="verify it with the version that wrote it, or evaluate anew",
+            fix="verify it with the version that wrote it, or evaluate anew",
         )
     found = Verification()
     _files(folder, index, found)
@@ -106,7 +106,7 @@ def verify_bundle(
             for name, each in scored["systems"].items()
         }
     except (KeyError, TypeError, AttributeError):
-        raise DataError(f"{folder / SCORED} is not a list of what was scored", mend="evaluate anew") from None
+        raise DataError(f"{folder / SCORED} is not a list of what was scored", fix="evaluate anew") from None
     bench = open_bench(options, ALONE, kept=kept)
     _studies(bench.held, scored, found)
     if not found.holds and any(one.where.startswith("study") for one in found.differences):

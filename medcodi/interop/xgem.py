@@ -12,7 +12,6 @@ from typing import Any
 import torch
 
 from medcodi import __version__
-from medcodi.component_files import file_hash, write_weights
 from medcodi.config import to_dict
 from medcodi.errors import CheckpointError
 from medcodi.interop.xgem_derived import check_derived, noise_schedule
@@ -22,7 +21,8 @@ from medcodi.interop.xgem_plan import Recipe, Recipes, UnusableWeightsError, pla
 from medcodi.interop.xgem_source import Checkpoint, open_checkpoint
 from medcodi.interop.xgem_tokenizers import find_tokenizers
 from medcodi.model import STAGES, ModelConfig
-from medcodi.model_files import write_index
+from medcodi.model.components import file_hash, write_weights
+from medcodi.model.files import write_index
 
 REPORT, PROGRESS, UNFINISHED = "import_report.json", "import_progress.json", ".unfinished"
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
@@ -119,7 +119,7 @@ def import_xgem(
 def _refuse_taken(out: Path) -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise CheckpointError(
-            f"{out} exists and is not empty", expected="a new folder", mend="choose another, or remove it first"
+            f"{out} exists and is not empty", expected="a new folder", fix="choose another, or remove it first"
         )
 
 
@@ -149,7 +149,7 @@ class _Staging:
         if folder.exists():
             if not progress.is_file():
                 raise CheckpointError(
-                    f"{folder} is in the way", expected="room for the unfinished import", mend="move it away"
+                    f"{folder} is in the way", expected="room for the unfinished import", fix="move it away"
                 )
             try:
                 seen = json.loads(progress.read_text(encoding="utf-8"))
@@ -189,7 +189,7 @@ def _holds(folder: Path, entry: Mapping[str, Any]) -> bool:
 def _unwritable(folder: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
         f"{folder} cannot be written: {error.strerror or error}",
-        mend="free the disk, or choose another folder, and run it again: finished components are kept",
+        fix="free the disk, or choose another folder, and run it again: finished components are kept",
     )
 
 
@@ -211,7 +211,7 @@ def _refuse_full_disk(staging: Path, recipes: Recipes, finished: Mapping[str, An
         raise CheckpointError(
             f"{needed / 2**30:.1f} GiB are to be written to {staging.parent}, and {free / 2**30:.1f} GiB are free",
             expected="room for the whole model",
-            mend="free the disk, choose another folder, or store half the bytes with --dtype bfloat16",
+            fix="free the disk, choose another folder, or store half the bytes with --dtype bfloat16",
         )
 
 
@@ -224,7 +224,7 @@ def _write(
         value = recipes[key].make(checkpoint).to(specs[key][1])
         if not torch.isfinite(value).all():
             raise UnusableWeightsError(
-                f"{', '.join(recipes[key].sources)} holds numbers too large for {dtype}", mend="store it as bfloat16"
+                f"{', '.join(recipes[key].sources)} holds numbers too large for {dtype}", fix="store it as bfloat16"
             )
         return value
 

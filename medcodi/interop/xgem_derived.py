@@ -36,7 +36,7 @@ def noise_schedule(checkpoint: Checkpoint) -> NoiseScheduleConfig:
             raise CheckpointError(
                 f"{key} is not that of a scaled-linear schedule from {schedule.beta_start} to {schedule.beta_end}",
                 expected="the published noise schedule",
-                mend="fetch the checkpoint again",
+                fix="fetch the checkpoint again",
             )
     return schedule
 
@@ -62,6 +62,4 @@ def check_derived(checkpoint: Checkpoint) -> None:
 
 def _check(key: str, holds: bool, expected: str) -> None:
     if not holds:
-        raise CheckpointError(
-            f"{key} is not what the layout says", expected=expected, mend="fetch the checkpoint again"
-        )
+        raise CheckpointError(f"{key} is not what the layout says", expected=expected, fix="fetch the checkpoint again")

@@ -11,7 +11,7 @@ from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.errors import CheckpointError
 from medcodi.interop.xgem_keys import UNET_ROOT, UNETS
 from medcodi.modality import MODALITIES
-from medcodi.model_config import GenerationDefaults, ModelConfig
+from medcodi.model.config import GenerationDefaults, ModelConfig
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
 from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig, TextTowerConfig
@@ -84,7 +84,7 @@ def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
         raise CheckpointError(
             f"the checkpoint has no {key}",
             expected="every part of the published model: three UNets, autokl, optimus and clip",
-            mend="where parts were saved in files of their own, give them too (--also), or a folder that holds them all",
+            fix="where parts were saved in files of their own, give them too (--also), or a folder that holds them all",
         )
     return shapes[key]
 
@@ -227,7 +227,7 @@ def _optimus(shapes: Shapes, untold: Untold) -> ReportAutoencoderConfig:
 def _heads(told: int | None, width: int, option: str) -> int:
     if told is None and width % 64:
         raise CheckpointError(
-            f"a width of {width} has no heads of 64 channels", expected="the number of heads", mend=f"give {option}"
+            f"a width of {width} has no heads of 64 channels", expected="the number of heads", fix=f"give {option}"
         )
     return told or width // 64
 

@@ -69,7 +69,7 @@ class Recipe:
             raise UnusableWeightsError(
                 f"{key} holds {int((~torch.isfinite(value)).sum()):,} numbers that are not finite",
                 expected="finite weights",
-                mend="fetch the checkpoint again; a training run that diverged cannot be imported",
+                fix="fetch the checkpoint again; a training run that diverged cannot be imported",
             )
         return value.flatten(-3) if self.shaping == "matrix" else value.T if self.shaping == "transposed" else value
 
@@ -154,7 +154,7 @@ def _refuse_missing(missing: Sequence[str]) -> None:
         raise CheckpointError(
             f"the checkpoint lacks what {len(missing):,} tensors of {', '.join(parts)} are made of: {_some(missing)}",
             expected="every layer of the published model",
-            mend="fetch it again; where parts were saved in files of their own, give them too (--also)",
+            fix="fetch it again; where parts were saved in files of their own, give them too (--also)",
         )
 
 
@@ -164,7 +164,7 @@ def _refuse_left_over(sources: Mapping[tuple[str, str], Sequence[tuple[str, Targ
         raise CheckpointError(
             f"{len(extra):,} tensors belong to no layer of a model of this size: {_some(extra)}",
             expected="the layers that the checkpoint's own sizes ask for",
-            mend="fetch the checkpoint again, or remove what does not belong to it",
+            fix="fetch the checkpoint again, or remove what does not belong to it",
         )
 
 
@@ -182,7 +182,7 @@ def _refuse_misfits(checkpoint: Checkpoint, recipes: Recipes, allow_half: bool) 
         raise CheckpointError(
             f"{len(misshapen):,} tensors are misshapen: {_some(misshapen)}",
             expected="the shapes that the checkpoint's other layers ask for",
-            mend="fetch it again",
+            fix="fetch it again",
         )
     if wrong_type:
         key, dtype = wrong_type[0]
@@ -190,7 +190,7 @@ def _refuse_misfits(checkpoint: Checkpoint, recipes: Recipes, allow_half: bool) 
         raise CheckpointError(
             f"{len(wrong_type):,} weights are not float32: {key} is {str(dtype).removeprefix('torch.')}",
             expected="float32, as published",
-            mend="--allow-half takes them as they are, rounded" if is_half else "fetch the checkpoint again",
+            fix="--allow-half takes them as they are, rounded" if is_half else "fetch the checkpoint again",
         )
 
 

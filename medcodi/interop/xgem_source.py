@@ -107,7 +107,7 @@ def _current_name(original: str, view: str | None) -> str:
         raise CheckpointError(
             f"{original}: older files call the UNet of either view {_OLD_IMAGE_UNET}",
             expected=f"the modality it belongs to: one of {', '.join(published)}",
-            mend="give --unet-image",
+            fix="give --unet-image",
         )
     return published[view]
 
@@ -120,7 +120,7 @@ def _files(source: Path) -> list[Path]:
         raise CheckpointError(
             f"{source} holds {len(indices)} indices: {', '.join(index.name for index in indices)}",
             expected="one checkpoint in a folder",
-            mend="give the file itself, or move the others away",
+            fix="give the file itself, or move the others away",
         )
     if indices:
         return _shards(indices[0])
@@ -147,7 +147,7 @@ def _shards(index: Path) -> list[Path]:
         raise CheckpointError(
             f"{len(missing)} of {len(names)} shards are missing: {', '.join(missing[:_SHOWN])}",
             expected=f"every file that {index} names",
-            mend="fetch them",
+            fix="fetch them",
         )
     return [index.parent / name for name in names]
 
@@ -159,5 +159,5 @@ def _refuse_unknown(keys: Iterable[str]) -> None:
         raise CheckpointError(
             f"{len(keys):,} keys are not of the published layout: {', '.join(keys[:_SHOWN])}{more}",
             expected="keys such as model.diffusion_model.unet_frontal.*, autokl.*, optimus.*, clip.model.*",
-            mend="remove them if they belong to something else; a layout of another model cannot be read",
+            fix="remove them if they belong to something else; a layout of another model cannot be read",
         )

@@ -36,7 +36,7 @@ def find_tokenizers(folder: Path | None, config: ModelConfig) -> Tokenizers:
         raise CheckpointError(
             f"{folder} holds no tokenizer",
             expected="prompts.json (CLIP's), report.json (BERT's, cased), decoder.json (GPT-2's)",
-            mend="put the tokenizer.json of each there under that name",
+            fix="put the tokenizer.json of each there under that name",
         )
     return Tokenizers(
         **{role: _read(file, role, absent[role].vocab_size) if file else absent[role] for role, file in files.items()}
@@ -56,6 +56,6 @@ def _read(file: Path, role: str, vocab_size: int) -> ReportTokenizer:
         raise CheckpointError(
             f"{file} has {tokenizer.get_vocab_size():,} tokens",
             expected=f"{vocab_size:,}, as many as the weights embed",
-            mend="give the vocabulary that the weights were trained with",
+            fix="give the vocabulary that the weights were trained with",
         )
     return ReportTokenizer(tokenizer, lowercase=ROLES[role])

@@ -48,7 +48,7 @@ def resampling_weights(patients: Sequence[str], num_resamples: int, *keys: Key) 
     names, cluster = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     if len(names) < 2:
         raise DataError(
-            f"a bootstrap over {len(names)} patients", expected="at least 2 patients", mend="score more studies"
+            f"a bootstrap over {len(names)} patients", expected="at least 2 patients", fix="score more studies"
         )
     draws = numpy_generator("bootstrap", *keys).integers(0, len(names), size=(num_resamples, len(names)))
     counts = np.zeros((num_resamples, len(names)))

@@ -23,7 +23,7 @@ def _ranked(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
         raise DataError(f"truth of shape {truth.shape} and scores of shape {scores.shape}", expected="[N] both")
     rows = np.flatnonzero(~np.isnan(truth))
     if not np.isin(truth[rows], (0.0, 1.0)).all():
-        raise DataError("truth holds values other than 0, 1 and NaN", mend="resolve uncertain labels first")
+        raise DataError("truth holds values other than 0, 1 and NaN", fix="resolve uncertain labels first")
     if not np.isfinite(scores[rows]).all():
         raise DataError(
             f"{int((~np.isfinite(scores[rows])).sum())} scores are NaN or infinite", expected="finite scores"

@@ -41,7 +41,7 @@ class Contingency:
             raise DataError(f"readings of shapes {first.shape} and {second.shape}", expected="[N, K] both")
         known = ~np.isnan(first) & ~np.isnan(second)
         if not (np.isin(first[known], (0, 1)).all() and np.isin(second[known], (0, 1)).all()):
-            raise DataError("readings hold values other than 0, 1 and NaN", mend="resolve uncertain labels first")
+            raise DataError("readings hold values other than 0, 1 and NaN", fix="resolve uncertain labels first")
         yes, no = (first == 1, second == 1), (first == 0, second == 0)
         parts = (yes[0] & yes[1], yes[0] & no[1], no[0] & yes[1], no[0] & no[1])
         return cls(*(np.asarray(known & part, dtype=np.float64) for part in parts))
@@ -226,7 +226,7 @@ def _directions(latents: np.ndarray) -> np.ndarray:
         raise DataError(
             f"{int((norms == 0).sum())} latents are zero, the first is row {int(np.flatnonzero(norms[:, 0] == 0)[0])}",
             expected="vectors with a direction",
-            mend="look at the samples they come from",
+            fix="look at the samples they come from",
         )
     return latents / norms
 

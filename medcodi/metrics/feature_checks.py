@@ -25,7 +25,7 @@ def finite_features(features: np.ndarray, name: str = "") -> np.ndarray:
         raise DataError(
             f"{bad.size} of {len(features)} {name}feature vectors hold NaN or infinity, the first is row {bad[0]}",
             expected="finite features",
-            mend="look at the samples they come from; none is left out silently",
+            fix="look at the samples they come from; none is left out silently",
         )
     return features
 
@@ -47,7 +47,7 @@ def checked_features(features: np.ndarray, name: str, *, least: int, metric: str
         raise DataError(
             f"{metric} was asked of {len(features)} {name} samples",
             expected=f"at least {least}",
-            mend=f"score at least {least} studies, or choose a metric that needs fewer",
+            fix=f"score at least {least} studies, or choose a metric that needs fewer",
         )
     return features
 

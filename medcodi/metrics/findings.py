@@ -45,7 +45,7 @@ class Confusion:
         for name, array in (("truth", truth[known]), ("predictions", predicted[known])):
             if not np.isin(array, (0.0, 1.0)).all():
                 raise DataError(
-                    f"{name} hold values other than 0 and 1", mend="resolve uncertain labels first (resolve_uncertain)"
+                    f"{name} hold values other than 0 and 1", fix="resolve uncertain labels first (resolve_uncertain)"
                 )
         return cls(
             known * (truth == 1) * (predicted == 1),

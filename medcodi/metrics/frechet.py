@@ -99,7 +99,7 @@ def frechet_distance(first: Moments, second: Moments, *, strict: bool = True) ->
         said = f"the Fréchet distance of {dim}-dimensional features was asked of {fewest} samples"
         expected = f"at least {max(dim, 2)} samples in each set, so that the covariance can have full rank"
         if strict or fewest < 2:
-            raise DataError(said, expected=expected, mend=f"score at least {max(dim, 2)} studies")
+            raise DataError(said, expected=expected, fix=f"score at least {max(dim, 2)} studies")
         warnings.warn(f"{said}; expected {expected}. The number is not comparable to others.", stacklevel=2)
     values, vectors = np.linalg.eigh(first.covariance)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T

@@ -49,7 +49,7 @@ def _checked(images: Sequence[np.ndarray], name: str) -> None:
         raise DataError(
             f"{name} images of {len(shapes)} sizes ({', '.join(map(str, sorted(shapes)[:3]))} …)",
             expected="one size, so that structure is compared at one scale",
-            mend="bring them to one size first (medcodi.data.images.fit_square, antialiased)",
+            fix="bring them to one size first (medcodi.data.images.fit_square, antialiased)",
         )
     if shapes and len(next(iter(shapes))) != 2:
         raise DataError(f"{name} images of shape {next(iter(shapes))}", expected="[H, W]")

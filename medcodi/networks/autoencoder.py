@@ -76,7 +76,7 @@ class Autoencoder(nn.Module):
             raise CheckpointError(
                 f"latent scale {float(value)}",
                 expected="a positive number",
-                mend="train the autoencoder: its latents do not vary",
+                fix="train the autoencoder: its latents do not vary",
             )
         self.scale.fill_(float(value))
         self.shift.copy_(

@@ -54,7 +54,7 @@ class ImageAutoencoderConfig:
                 f"image_size = {image_size} does not fit an image autoencoder with {len(self.channels)} levels "
                 f"on patches of {self.patch_size}",
                 expected=f"a multiple of {self.factor}",
-                mend="change image_size, image_autoencoder.patch_size or the number of image_autoencoder.channels",
+                fix="change image_size, image_autoencoder.patch_size or the number of image_autoencoder.channels",
             )
         return ImageAutoencoder(self, image_size)
 

@@ -102,7 +102,7 @@ class PromptEncodersConfig:
             raise ConfigError(
                 f"image_size = {size} cannot be cut into patches of {self.image.patch_size}",
                 expected=f"a multiple of {self.image.patch_size}",
-                mend="change image_size, or prompt_encoders.image.patch_size",
+                fix="change image_size, or prompt_encoders.image.patch_size",
             )
         return PromptEncoders(self, tokenizer, size)
 

@@ -268,7 +268,7 @@ class ReportAutoencoder(Autoencoder):
             raise PromptError(
                 f"temperature {temperature}",
                 expected="a positive number",
-                mend="for the likeliest report leave sampling off",
+                fix="for the likeliest report leave sampling off",
             )
         ids = self.generate_ids(self.unscaled(latent), temperature, generators if sample else None)
         return self.decoder_tokenizer.decode(ids)

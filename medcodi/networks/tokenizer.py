@@ -100,7 +100,7 @@ class ReportTokenizer:
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
-            raise CheckpointError(f"no tokenizer at {file}", expected="a tokenizer.json", mend="check the path")
+            raise CheckpointError(f"no tokenizer at {file}", expected="a tokenizer.json", fix="check the path")
         try:
             return cls(Tokenizer.from_file(str(file)), lowercase=lowercase)
         except MedCoDiError:
@@ -182,7 +182,7 @@ class AbsentTokenizer(ReportTokenizer):
         raise CheckpointError(
             f"the model has no tokenizer for {self.role!r}: its weights came without that vocabulary of {self.vocab_size:,} tokens",
             expected="a tokenizer.json whose ids are the ones the weights were trained with",
-            mend="convert the model again with that vocabulary (medcodi import-xgem --tokenizers), or leave reports out of the request",
+            fix="convert the model again with that vocabulary (medcodi import-xgem --tokenizers), or leave reports out of the request",
         )
 
     def encode(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
@@ -229,6 +229,6 @@ def embedding_size(own: int | None, tokenizer: ReportTokenizer, role: str) -> in
         raise ConfigError(
             f"the {role} tokenizer has {tokenizer.vocab_size:,} ids, the config's vocab_size is {size:,}",
             expected="a vocabulary that fits",
-            mend="give the tokenizer that belongs to this model",
+            fix="give the tokenizer that belongs to this model",
         )
     return size

@@ -60,7 +60,7 @@ class AlignStage(Stage):
             raise ConfigError(
                 f"statement_weight = {self.options.statement_weight} in a model of {', '.join(model.config.modalities)}",
                 expected="a text modality, in which findings are told",
-                mend="set it to 0",
+                fix="set it to 0",
             )
 
     def trained_parts(self) -> list[nn.Module]:

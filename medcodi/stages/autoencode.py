@@ -224,7 +224,7 @@ class AutoencodeStage(Stage):
         """The modalities of one kind that the batch has room for."""
         names = [name for name in in_table_order(batch.contents) if MODALITIES[name].kind == kind]
         if not names:
-            raise TrainingError(f"the data hold no {kind} modality", mend=f"leave {kind!r} out of the stage's kinds")
+            raise TrainingError(f"the data hold no {kind} modality", fix=f"leave {kind!r} out of the stage's kinds")
         return names
 
     # ---- scale -------------------------------------------------------------------------------------------------
@@ -273,7 +273,7 @@ class AutoencodeStage(Stage):
         if not (math.isfinite(deviation) and deviation > 1e-8):
             raise TrainingError(
                 f"the {kind} latents have a standard deviation of {deviation}",
-                mend="train the autoencoder for longer, or at a lower rate",
+                fix="train the autoencoder for longer, or at a lower rate",
             )
         self._autoencoder(kind).set_scale(1.0 / deviation, centre.float())
 

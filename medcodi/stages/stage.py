@@ -71,7 +71,7 @@ class Stage(nn.Module):
             raise TrainingError(
                 f"stage {self.name!r} cannot start: the model has not been through {', '.join(map(repr, missing))}",
                 expected=f"a model trained by {', '.join(map(repr, self.requires))}",
-                mend=f"train {missing[0]!r} first, or start from the model folder it wrote",
+                fix=f"train {missing[0]!r} first, or start from the model folder it wrote",
             )
         self.model = model
         self.options = self.Options() if options is None else options

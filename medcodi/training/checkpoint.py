@@ -15,9 +15,9 @@ from typing import Any
 from safetensors.torch import load_file
 from torch import Tensor
 
-from medcodi.component_files import file_hash, write_weights
 from medcodi.errors import CheckpointError
-from medcodi.training import disk
+from medcodi.model.components import file_hash, write_weights
+from medcodi.storage import disk
 
 FORMAT = 1
 MANIFEST = "manifest.json"
@@ -149,7 +149,7 @@ def not_written(path: Path, error: OSError) -> CheckpointError:
     return CheckpointError(
         disk.why_not_written(path, error),
         expected="room for it" if full else "a folder that can be written",
-        mend=f"{'make room' if full else 'mend the folder'}, and go on with --resume latest: the checkpoints before it are whole",
+        fix=f"{'make room' if full else 'fix the folder'}, and go on with --resume latest: the checkpoints before it are whole",
     )
 
 
@@ -170,7 +170,7 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: If it is missing, cut short, changed, or of another format.
     """
-    mend = "resume from an older one, by its path"
+    fix = "resume from an older one, by its path"
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         files = manifest["files"]
@@ -178,13 +178,13 @@ def load(path: Path) -> Checkpoint:
         raise CheckpointError(
             f"no checkpoint at {path}",
             expected=f"a folder with {MANIFEST}",
-            mend="check the path; --resume latest finds the newest",
+            fix="check the path; --resume latest finds the newest",
         ) from None
     if manifest.get("format") != FORMAT:
         raise CheckpointError(
             f"{path} has format {manifest.get('format')!r}",
             expected=f"format {FORMAT}",
-            mend="train with the version that wrote it",
+            fix="train with the version that wrote it",
         )
     for name, expected in files.items():
         damage = _damage(path / name, expected)
@@ -192,7 +192,7 @@ def load(path: Path) -> Checkpoint:
             raise CheckpointError(
                 f"{path / name} is damaged: {damage}",
                 expected=f"{expected['bytes']} bytes with the checksum in {MANIFEST}",
-                mend=mend,
+                fix=fix,
             )
     tensors = {Path(name).stem: load_file(path / name) for name in files if name.endswith(".safetensors")}
     return Checkpoint(tensors, json.loads((path / STATE).read_text(encoding="utf-8")))
@@ -225,6 +225,6 @@ def load_latest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
             say(f"{error.failed}; going back to the one before")
     if candidates:
         raise CheckpointError(
-            f"no checkpoint in {folder} is whole ({len(candidates)} damaged)", mend="start again in another folder"
+            f"no checkpoint in {folder} is whole ({len(candidates)} damaged)", fix="start again in another folder"
         )
     return None

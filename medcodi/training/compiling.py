@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from medcodi.execution.settings import ExecutionConfig
+from medcodi.model.execution import ExecutionConfig
 from medcodi.training.activations import blocks_of
 
 SHAPES = 128  # of one class of block: more than a network has; torch gives up after 8

@@ -66,7 +66,7 @@ class BatchConfig:
             raise ConfigError(
                 f"batch.global_size {self.global_size} is not micro_size {micro} × accumulation × {world_size} ranks",
                 expected=f"a multiple of {unit}",
-                mend=f"batch.global_size={-(-self.global_size // unit) * unit}, or another batch.micro_size",
+                fix=f"batch.global_size={-(-self.global_size // unit) * unit}, or another batch.micro_size",
             )
         return share // micro
 

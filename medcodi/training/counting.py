@@ -18,7 +18,7 @@ from torch.utils.flop_counter import flop_registry
 
 from medcodi.config import from_dict, load
 from medcodi.model import STAGES, MedCoDi, ModelConfig
-from medcodi.model_files import read_index
+from medcodi.model.files import read_index
 from medcodi.networks.tokenizer import AbsentTokenizer, Tokenizers
 from medcodi.stages import build_stage
 from medcodi.stages.stage import Stage

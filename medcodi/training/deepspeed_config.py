@@ -61,32 +61,32 @@ def swap_folder(config: TrainConfig) -> Path:
 def _refuse_what_cannot_be(config: TrainConfig, device_type: str) -> None:
     engine = config.engine
     if config.precision == "fp16" and device_type != "cuda":
-        raise ConfigError("precision fp16 on the CPU", expected="a GPU for fp16", mend="precision=bf16")
+        raise ConfigError("precision fp16 on the CPU", expected="a GPU for fp16", fix="precision=bf16")
     if config.precision == "fp16":
         raise ConfigError(
-            "precision fp16 under DeepSpeed", expected="bf16 or fp32", mend="precision=bf16, or engine.name=plain"
+            "precision fp16 under DeepSpeed", expected="bf16 or fp32", fix="precision=bf16, or engine.name=plain"
         )
     if config.compile and engine.zero_stage == 3:
         raise ConfigError(
-            "compile with engine.zero_stage 3", expected="one of them", mend="compile=false, or engine.zero_stage=2"
+            "compile with engine.zero_stage 3", expected="one of them", fix="compile=false, or engine.zero_stage=2"
         )
     if engine.offload_optimizer == "cpu" and engine.zero_stage == 0:
         raise ConfigError(
             "engine.offload_optimizer cpu with engine.zero_stage 0",
             expected="a partitioned optimiser",
-            mend="engine.zero_stage=1 or higher",
+            fix="engine.zero_stage=1 or higher",
         )
     if engine.offload_optimizer == "nvme" and engine.zero_stage < 3:
         raise ConfigError(
             f"engine.offload_optimizer nvme with engine.zero_stage {engine.zero_stage}",
             expected="engine.zero_stage 3, the only one whose optimiser DeepSpeed swaps to disk",
-            mend="engine.zero_stage=3, or engine.offload_optimizer=cpu",
+            fix="engine.zero_stage=3, or engine.offload_optimizer=cpu",
         )
     if engine.offload_parameters != "none" and engine.zero_stage < 3:
         raise ConfigError(
             f"engine.offload_parameters {engine.offload_parameters} with engine.zero_stage {engine.zero_stage}",
             expected="weights in shares",
-            mend="engine.zero_stage=3, or engine.offload_parameters=none",
+            fix="engine.zero_stage=3, or engine.offload_parameters=none",
         )
 
 
@@ -106,7 +106,7 @@ def refuse_without_async_io(config: TrainConfig) -> None:
         raise ConfigError(
             f"engine.nvme_path {config.engine.nvme_path}: {error.strerror}",
             expected="a folder on a local disk that can be written",
-            mend=f"another engine.nvme_path, {instead}",
+            fix=f"another engine.nvme_path, {instead}",
         ) from error
     lacking = (
         [] if builders.AsyncIOBuilder().is_compatible(verbose=False) else ["libaio with its headers, or a C compiler"]
@@ -116,5 +116,5 @@ def refuse_without_async_io(config: TrainConfig) -> None:
         raise ConfigError(
             f"engine.offload_optimizer nvme: DeepSpeed's async_io op cannot be had here, for lack of {' and '.join(lacking)}",
             expected="what it is built from at first use",
-            mend=f"install libaio-dev (libaio-devel), g++ and ninja, {instead}",
+            fix=f"install libaio-dev (libaio-devel), g++ and ninja, {instead}",
         )

@@ -12,6 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from medcodi.data.loading import Batch
+from medcodi.distributed import Processes
 from medcodi.errors import MissingExtraError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages.sharing import shares
@@ -31,7 +32,6 @@ from medcodi.training.engine import (
 )
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
 from medcodi.training.precision import autocast
-from medcodi.training.processes import Processes
 
 
 def import_deepspeed(device: torch.device) -> Any:
@@ -66,7 +66,7 @@ def check_deepspeed(config: TrainConfig, processes: Processes) -> Any:
         refuse_without_async_io(config)
     if not dist.is_initialized():
         raise TrainingError(
-            "no process group for DeepSpeed", mend="start with: deepspeed launch/train.py …, or torchrun"
+            "no process group for DeepSpeed", fix="start with: deepspeed launch/train.py …, or torchrun"
         )
     return deepspeed
 
@@ -98,7 +98,7 @@ class DeepSpeedEngine:
         self.stage = stage.to(processes.device)
         self._trained = trained_parameters(stage)
         if not self._trained:
-            raise TrainingError(f"stage {config.stage.name!r} trains no parameter", mend="check stage.options")
+            raise TrainingError(f"stage {config.stage.name!r} trains no parameter", fix="check stage.options")
         if config.compile:
             compile_blocks(stage, processes.device)
         if config.engine.activation_checkpointing:

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medcodi.data.loading import Batch
+from medcodi.distributed import Processes
 from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness, seed_from_keys
 from medcodi.stages.sharing import shares
@@ -22,7 +23,6 @@ from medcodi.training.compiling import compile_blocks
 from medcodi.training.config import TrainConfig
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
 from medcodi.training.precision import autocast
-from medcodi.training.processes import Processes
 
 OPTIMIZER_STATE = ("exp_avg", "exp_avg_sq")
 
@@ -141,7 +141,7 @@ class PlainEngine:
         self.stage = stage.to(processes.device)
         self._trained = trained_parameters(stage)
         if not self._trained:
-            raise TrainingError(f"stage {config.stage.name!r} trains no parameter", mend="check stage.options")
+            raise TrainingError(f"stage {config.stage.name!r} trains no parameter", fix="check stage.options")
         if config.compile:
             compile_blocks(stage, processes.device)
         if config.engine.activation_checkpointing:
@@ -251,14 +251,14 @@ def refuse_what_plain_cannot(config: TrainConfig, processes: Processes) -> None:
         ConfigError: Says which setting it is.
     """
     if config.precision == "fp16" and processes.device.type != "cuda":
-        raise ConfigError("precision fp16 on the CPU", expected="a GPU for fp16", mend="precision=bf16")
+        raise ConfigError("precision fp16 on the CPU", expected="a GPU for fp16", fix="precision=bf16")
     for key in ("offload_optimizer", "offload_parameters"):
         value = getattr(config.engine, key)
         if value != "none":
             raise ConfigError(
                 f"engine.{key} {value} on the plain engine",
                 expected="DeepSpeed: only it offloads",
-                mend=f"start with: deepspeed launch/train.py …, or engine.name=deepspeed under torchrun, or engine.{key}=none",
+                fix=f"start with: deepspeed launch/train.py …, or engine.name=deepspeed under torchrun, or engine.{key}=none",
             )
 
 

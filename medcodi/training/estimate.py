@@ -107,7 +107,7 @@ def estimate(run: TrainConfig, hardware: Hardware, cost: Cost | None = None) -> 
         raise ConfigError(
             f"batch.global_size {run.batch.global_size} over {hardware.gpus} GPUs",
             expected=f"a multiple of {hardware.gpus}",
-            mend=f"batch.global_size={-(-run.batch.global_size // hardware.gpus) * hardware.gpus}",
+            fix=f"batch.global_size={-(-run.batch.global_size // hardware.gpus) * hardware.gpus}",
         )
     cost = cost or stage_cost(run)
     share = run.batch.global_size // hardware.gpus

@@ -7,7 +7,7 @@ import threading
 import time
 from types import FrameType, TracebackType
 
-from medcodi.training.processes import Processes
+from medcodi.distributed import Processes
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 

@@ -14,6 +14,7 @@ from typing import Any
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, StepBatches
 from medcodi.data.stalls import missing, workers_failed
+from medcodi.distributed import Processes, join_processes, launcher
 from medcodi.errors import CheckpointError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
@@ -28,7 +29,6 @@ from medcodi.training.interrupts import Interrupts
 from medcodi.training.looking import Figures, look_in
 from medcodi.training.means import means_for_ranks
 from medcodi.training.optimizer import trained_parameters
-from medcodi.training.processes import Processes, join_processes, launcher
 from medcodi.training.progress import Progress
 from medcodi.training.requirements import check_data, check_room
 from medcodi.training.result import write_model
@@ -204,7 +204,7 @@ class Run:
             f"{self.num_skipped} steps in a row were not finite, the last with studies {self.suspects or 'unknown'}; "
             f"saved at step {step}",
             expected="finite losses and gradients",
-            mend="look at these studies; --resume latest goes on after them, or change optimizer.lr or precision in a new run",
+            fix="look at these studies; --resume latest goes on after them, or change optimizer.lr or precision in a new run",
         )
 
     def _arriving(self) -> Iterator[StepBatches]:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from medcodi.training.processes import Processes
+from medcodi.distributed import Processes
 
 ONCE_A_RANK = ("grad_norm", "clipped")  # counted once a step on each rank, not for each of its micro-batches
 _ROWS = "rows:"  # begins, in a state, the name of what counts rows: they weigh the same on any number of ranks

@@ -7,7 +7,7 @@ import sys
 import time
 from collections.abc import Mapping
 
-from medcodi.training.processes import Processes
+from medcodi.distributed import Processes
 
 
 class Progress:

@@ -31,7 +31,7 @@ def check_data(stage: Stage, dataset: StudyDataset, role: str = "data") -> None:
         raise TrainingError(
             f"{role}: {dataset.name} was prepared at {dataset.image_size} pixels, the model takes {size}",
             expected="the same size",
-            mend=f"prepare the studies with image_size={size} and set {role}.image_size={size}, or take another model",
+            fix=f"prepare the studies with image_size={size} and set {role}.image_size={size}, or take another model",
         )
     counted = getattr(dataset, "modality_counts", None)
     if counted is None:
@@ -43,7 +43,7 @@ def check_data(stage: Stage, dataset: StudyDataset, role: str = "data") -> None:
         raise TrainingError(
             f"{role}: of the {len(dataset):,} studies of {dataset.name}, none has {' or '.join(missing)} (they hold {held})",
             expected=f"{', '.join(stage.needs())}: what stage {stage.name!r} trains here",
-            mend=f"prepare them with {missing[0]}, or train a model, or stage.options, without it",
+            fix=f"prepare them with {missing[0]}, or train a model, or stage.options, without it",
         )
 
 
@@ -72,5 +72,5 @@ def check_room(folder: Path, config: TrainConfig, trained: Iterable[nn.Parameter
         raise TrainingError(
             f"{folder} has room for {free / 2**30:.3g} GiB, a checkpoint takes {size / 2**30:.3g} GiB",
             expected=f"room for {more} more: the run keeps {stay}, and writes one before the oldest goes",
-            mend="make room, lower checkpoint.keep, raise checkpoint.keep_every, or choose another out=…",
+            fix="make room, lower checkpoint.keep, raise checkpoint.keep_every, or choose another out=…",
         )

@@ -8,11 +8,11 @@ import torch
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches
+from medcodi.distributed import Processes
 from medcodi.stages import build_stage
 from medcodi.training import checkpoint, run_folder
 from medcodi.training.caching import hold_only
 from medcodi.training.config import TrainConfig
-from medcodi.training.processes import Processes
 from medcodi.training.run_folder import RunFolder
 
 FINISH_STUDIES = 256  # training studies that a stage's `finish` is given, at least

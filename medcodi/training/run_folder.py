@@ -15,18 +15,19 @@ from typing import Any
 
 from torch import nn
 
-from medcodi.component_files import tokenizer_hashes
 from medcodi.config import load as load_config
 from medcodi.config import to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
+from medcodi.distributed import Processes
 from medcodi.errors import CheckpointError, DataError, TrainingError
 from medcodi.model import MedCoDi, ModelConfig, build_model
-from medcodi.model_files import read_index
+from medcodi.model.components import tokenizer_hashes
+from medcodi.model.files import read_index
 from medcodi.randomness import seed_from_keys
-from medcodi.training import checkpoint, disk
+from medcodi.storage import disk
+from medcodi.training import checkpoint
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
-from medcodi.training.processes import Processes
 
 CONFIG, LOCK = "config.yaml", ".lock"
 
@@ -90,13 +91,13 @@ def _prepare(folder: RunFolder, resume: str | None) -> None:
         raise TrainingError(
             f"{folder.root} holds a run already",
             expected="a new folder",
-            mend="--resume latest to go on with it, or another out=…",
+            fix="--resume latest to go on with it, or another out=…",
         )
     if resume == "latest" and folder.model.exists() and not begun:
         raise TrainingError(
             f"{folder.root} holds a trained model, but no checkpoint to go on from",
             expected="the checkpoints that it was made from",
-            mend="take the model as it is, or train another in another out=…",
+            fix="take the model as it is, or train another in another out=…",
         )
     try:
         folder.checkpoints.mkdir(exist_ok=True)
@@ -135,7 +136,7 @@ def _cannot_write(folder: Path, error: OSError) -> TrainingError:
     return TrainingError(
         f"cannot write in {folder}: {error.strerror}",
         expected="a folder that can be written",
-        mend="choose another out=…",
+        fix="choose another out=…",
     )
 
 
@@ -146,7 +147,7 @@ def _lock(root: Path) -> Any:
         raise TrainingError(
             f"another run is writing in {root}" + (f": {error}" if str(error) else ""),
             expected="one run in a folder",
-            mend="wait for it, or choose another out=…",
+            fix="wait for it, or choose another out=…",
         ) from None
     except OSError as error:
         raise _cannot_write(root, error) from None
@@ -170,7 +171,7 @@ def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, p
             raise DataError(
                 f"no reports in {dataset.name}",
                 expected="reports to train the tokenizer on",
-                mend="start from a model with init=…",
+                fix="start from a model with init=…",
             )
         model = build_model(
             load_config(ModelConfig, str(config.model)), texts, seed=seed_from_keys("weights", config.seed)
@@ -217,7 +218,7 @@ def agree(identity: dict[str, Any], start_step: int, folder: RunFolder, processe
             raise TrainingError(
                 f"rank 0 and rank {rank} do not begin the same run: {'; '.join(changed[:5])}",
                 expected="the same settings, data and checkpoints on every rank",
-                mend=f"give every rank the same config, and see to it that all machines share {folder.root}",
+                fix=f"give every rank the same config, and see to it that all machines share {folder.root}",
             )
 
 
@@ -251,7 +252,7 @@ def checkpoint_to_resume(
         raise CheckpointError(
             f"the run changed since step {chosen.step}: " + "; ".join(changed[:5]),
             expected="the settings, data and starting weights it was begun with",
-            mend="undo the change, or begin a new run in another out=…",
+            fix="undo the change, or begin a new run in another out=…",
         )
     return chosen
 
@@ -279,6 +280,6 @@ def load_tensors(stage: nn.Module, tensors: Any) -> None:
             seen = tuple(own[name].shape) if name in own else "no such tensor"
             raise CheckpointError(
                 f"the checkpoint's {name} is {tuple(value.shape)}, the model has {seen}",
-                mend="resume with the model it was trained with",
+                fix="resume with the model it was trained with",
             )
         own[name].data.copy_(value)

@@ -95,14 +95,14 @@ def _reconstructions(stage: Any, batch: Batch, samples: Samples) -> None:
 def _generated(
     model: MedCoDi, batch: Batch, seed: int, samples: Samples, prompts: tuple[str, ...], targets: tuple[str, ...]
 ) -> None:
-    from medcodi.generation import generate_batch
-    from medcodi.generation_settings import GenerationSettings
+    from medcodi.generation.config import GenerationConfig
+    from medcodi.generation.pipeline import generate_batch
 
     given = {name: samples.truth[name] for name in prompts}
     requests = [{name: v for name in prompts if (v := given[name][row]) is not None} for row in range(len(batch))]
     seeds = [seed_from_keys("samples", seed, sample) for sample in batch.samples]
     num_steps = min(NUM_STEPS, model.config.generation.num_inference_steps or NUM_STEPS)
-    made = generate_batch(model, requests, targets, seeds, GenerationSettings(num_inference_steps=num_steps))
+    made = generate_batch(model, requests, targets, seeds, GenerationConfig(num_inference_steps=num_steps))
     for target in targets:
         others = "+".join(name for name in targets if name != target)
         title = f"{target}{f' (with {others})' if others else ''} from {'+'.join(prompts) or 'nothing'}"

@@ -64,7 +64,7 @@ class CheckpointWriter:
             raise error
         raise CheckpointError(
             f"a checkpoint could not be written: {type(error).__name__}: {error}",
-            mend="go on with --resume latest: the checkpoints before it are whole",
+            fix="go on with --resume latest: the checkpoints before it are whole",
         ) from error
 
     def finish(self, timeout: float | None = None) -> None:

@@ -11,10 +11,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from medcodi.distributed import Processes
 from medcodi.errors import TrainingError
 from medcodi.training.config import TrainConfig
 from medcodi.training.curves import Curve, chart
-from medcodi.training.processes import Processes
 
 PAGE = "summary.html"
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222;background:#fff}
@@ -52,7 +52,7 @@ def read_story(root: str | Path) -> RunStory:
         raise TrainingError(
             f"no log.jsonl in {root}",
             expected="the folder of a run",
-            mend="name its out=… folder; it must have logged a line",
+            fix="name its out=… folder; it must have logged a line",
         )
     story = RunStory(root.resolve().name, root)
     for text in path.read_text(encoding="utf-8").splitlines():
@@ -65,7 +65,7 @@ def read_story(root: str | Path) -> RunStory:
                 if isinstance(value, (int, float)) and math.isfinite(value):
                     story.curves.setdefault(name, []).append((step, float(value)))
     if not story.curves:
-        raise TrainingError(f"{path} holds no figures yet", mend="wait for tracking.log_every steps")
+        raise TrainingError(f"{path} holds no figures yet", fix="wait for tracking.log_every steps")
     return story
 
 
@@ -233,7 +233,7 @@ def write_summary(roots: Sequence[str | Path], path: str | Path) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise TrainingError(f"cannot write {path}: {error.strerror}", mend="name another file with --out") from None
+        raise TrainingError(f"cannot write {path}: {error.strerror}", fix="name another file with --out") from None
     return path
 
 

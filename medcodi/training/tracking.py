@@ -12,10 +12,10 @@ from typing import Any, Protocol
 import numpy as np
 
 from medcodi.config import to_dict
+from medcodi.distributed import Processes
 from medcodi.errors import MissingExtraError
 from medcodi.modality import MODALITIES
 from medcodi.training.config import TrainConfig
-from medcodi.training.processes import Processes
 from medcodi.training.tracking_config import TrackingConfig
 from medcodi.training.wandb_tracker import WandbTracker, import_wandb
 

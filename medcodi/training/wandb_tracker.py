@@ -94,7 +94,7 @@ class WandbTracker:
             raise TrainingError(
                 f"Weights & Biases does not take the run: {first_line(error)}",
                 expected="a key and a network for mode online",
-                mend="`wandb login`, or tracking.wandb.mode=offline",
+                fix="`wandb login`, or tracking.wandb.mode=offline",
             ) from error
         record.write_text(json.dumps({"id": run_id, "project": options.project}) + "\n", encoding="utf-8")
         for line in () if goes_on else lines:

@@ -18,9 +18,9 @@ from typing import Any
 
 import torch.distributed as dist
 
+from medcodi.distributed import Processes
 from medcodi.errors import MedCoDiError, TrainingError
 from medcodi.training.config import FaultConfig
-from medcodi.training.processes import Processes
 
 MISSED = 3  # beats, after which a rank is dead if an exchange with it has failed as well
 GRACE_S = 10.0  # for the run to end in order, before the process is ended
@@ -40,7 +40,7 @@ class Sign:
         doing: In words.
         left: Why it stopped; empty: it has finished; None: it has not left.
         blames: The rank that it stopped for, if any.
-        code: Its exit code: 2 for a refusal, which starting again does not mend.
+        code: Its exit code: 2 for a refusal, which starting again does not fix.
         seen: Time of this machine's clock, in seconds, at which ``beat`` was new.
     """
 
@@ -198,7 +198,7 @@ class Watch:
             TrainingError(
                 limit[1](),
                 expected=f"it within faults.data_s = {self._options.data_s:g} s",
-                mend="look at the disk or network of the data, or raise faults.data_s; go on with --resume latest",
+                fix="look at the disk or network of the data, or raise faults.data_s; go on with --resume latest",
             )
         )
 
@@ -268,7 +268,7 @@ class Watch:
                     f"an exchange between ranks did not end within faults.exchange_minutes = {self._options.exchange_minutes:g}: "
                     f"this rank {self._processes.rank} is {self._own.doing}; {others}",
                     expected="every rank at the same place",
-                    mend="look at the rank that is elsewhere, and go on with --resume latest",
+                    fix="look at the rank that is elsewhere, and go on with --resume latest",
                 )
             )
         return error
@@ -284,7 +284,7 @@ def _code(error: BaseException) -> int:
 
 
 def _blaming(rank: int, failed: str, code: int = AGAIN) -> TrainingError:
-    error = TrainingError(failed, expected="every rank to live until the end", mend=_LOOK)
+    error = TrainingError(failed, expected="every rank to live until the end", fix=_LOOK)
     error.blames = rank  # type: ignore[attr-defined]
     error.exit_code = code
     return error

@@ -76,7 +76,7 @@ def analyze(
     if not analysed:
         raise DataError(
             "no task can be analysed: " + " ".join(problem["what"] for problem in results["problems"]),
-            mend="import more results",
+            fix="import more results",
         )
     _correct_together(results["tests"])
     return results
@@ -98,7 +98,7 @@ def _analyze_task(answers: Answers, found: Findings, results: dict[str, Any]) ->
     }
     try:
         if not own.rows:
-            raise DataError(f"task {found.task!r} has practice answers only", mend="wait until readers went further")
+            raise DataError(f"task {found.task!r} has practice answers only", fix="wait until readers went further")
         ANALYSES[own.kind.answer](own, found)
         _repeats(answers, found, ordered=own.kind.answer == "rating")
         worked = True
@@ -157,7 +157,7 @@ def declared_margins(answers: Answers) -> dict[str, float]:
             raise ConfigError(
                 f"a margin for {task!r}, which is no task of the study",
                 expected="a task's id",
-                mend=did_you_mean(task, known),
+                fix=did_you_mean(task, known),
             )
         check_margin(margin, task=task)
     return margins

@@ -59,7 +59,7 @@ class Answers:
             raise DataError(
                 f"no answers of task {task!r} in {self.source}",
                 expected="one of the study's tasks",
-                mend=did_you_mean(task, self.tasks),
+                fix=did_you_mean(task, self.tasks),
             )
         rows = [row for row in self.rows if row["task"] == task and not row["practice"] and not row["repeat_of"]]
         scale = self.facts.get("tasks", {}).get(task, {}).get("scale")
@@ -207,7 +207,7 @@ def answers_from_rows(
         raise DataError(
             f"{source} holds no answers",
             expected="a row for each answer",
-            mend="medcodi turing import results/*.json …",
+            fix="medcodi turing import results/*.json …",
         )
     seen: set[tuple[str, str, str]] = set()
     for row in checked:
@@ -216,7 +216,7 @@ def answers_from_rows(
             raise DataError(
                 f"{source}: {row['reader']} answers item {row['item']!r} of task {row['task']!r} twice",
                 expected="one answer, a repetition under another item with repeat_of",
-                mend="import the results again with medcodi turing import",
+                fix="import the results again with medcodi turing import",
             )
         seen.add(key)
     return Answers(rows=checked, facts=dict(facts or {}), source=source)
@@ -228,7 +228,7 @@ def _checked(row: Mapping[str, Any], number: int, source: str) -> dict[str, Any]
         raise DataError(
             f"{source} has no column {missing[0]!r}",
             expected="columns " + ", ".join(NEEDED),
-            mend="use the answers.csv that medcodi turing import writes",
+            fix="use the answers.csv that medcodi turing import writes",
         )
     where = f"{source}, line {number}"
     result: dict[str, Any] = {
@@ -236,23 +236,21 @@ def _checked(row: Mapping[str, Any], number: int, source: str) -> dict[str, Any]
     }
     empty = next((name for name in NEEDED if not result[name]), None)
     if empty:
-        raise DataError(f"{where}: {empty} is empty", expected="a value", mend="correct the row")
+        raise DataError(f"{where}: {empty} is empty", expected="a value", fix="correct the row")
     if result["kind"] not in TASK_KINDS:
         raise DataError(
-            f"{where}: unknown kind of task {result['kind']!r}", mend=did_you_mean(result["kind"], TASK_KINDS)
+            f"{where}: unknown kind of task {result['kind']!r}", fix=did_you_mean(result["kind"], TASK_KINDS)
         )
     for name in _NUMBERS:
         text = row.get(name)
         try:
             result[name] = float("nan") if text is None or text == "" else float(text)
         except (TypeError, ValueError):
-            raise DataError(
-                f"{where}: {name} is {text!r}", expected="a number, or nothing", mend="correct it"
-            ) from None
+            raise DataError(f"{where}: {name} is {text!r}", expected="a number, or nothing", fix="correct it") from None
     result["position"] = float(number) if np.isnan(result["position"]) else result["position"]
     practice = str(row.get("practice") or "").strip().lower()
     if practice not in _TRUE | _FALSE:
-        raise DataError(f"{where}: practice is {practice!r}", expected="1 or 0", mend="correct it")
+        raise DataError(f"{where}: practice is {practice!r}", expected="1 or 0", fix="correct it")
     result["practice"] = practice in _TRUE
     for name in ("findings_reader", "findings_truth"):
         result[name] = _mapping(row.get(name), f"{where}: {name}")
@@ -267,7 +265,7 @@ def _mapping(text: Any, where: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         value = None
     if not isinstance(value, dict):
-        raise DataError(f"{where} is {text!r}", expected='JSON such as {"Edema": "present"}', mend="correct it")
+        raise DataError(f"{where} is {text!r}", expected='JSON such as {"Edema": "present"}', fix="correct it")
     return value
 
 
@@ -281,7 +279,7 @@ def read_answers(place: str | Path) -> Answers:
     path = path / TABLE if path.is_dir() else path
     if not path.is_file():
         raise DataError(
-            f"no table of answers at {path}", expected=f"the {TABLE} of an import", mend="medcodi turing import first"
+            f"no table of answers at {path}", expected=f"the {TABLE} of an import", fix="medcodi turing import first"
         )
     facts_path = path.with_name(FACTS)
     try:
@@ -289,5 +287,5 @@ def read_answers(place: str | Path) -> Answers:
             rows = list(csv.DictReader(file))
         facts = json.loads(facts_path.read_text(encoding="utf-8")) if facts_path.is_file() else {}
     except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
-        raise DataError(f"{path} or its {FACTS} cannot be read: {error}", mend="import the results again") from None
+        raise DataError(f"{path} or its {FACTS} cannot be read: {error}", fix="import the results again") from None
     return answers_from_rows(rows, facts, source=str(path))

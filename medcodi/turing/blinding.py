@@ -76,7 +76,7 @@ class BlindingConfig:
         if not 0 <= self.corner_mask <= 0.3:
             raise ConfigError(f"blinding: corner_mask is {self.corner_mask}", expected="a share from 0 to 0.3")
         if not 6 <= self.depth <= 14:
-            raise ConfigError(f"blinding: depth is {self.depth}", expected="6 to 14 bits", mend="8 serves 8-bit files")
+            raise ConfigError(f"blinding: depth is {self.depth}", expected="6 to 14 bits", fix="8 serves 8-bit files")
         if self.native_size is not None and self.native_size < MIN_SIDE:
             raise ConfigError(f"blinding: native_size is {self.native_size}", expected=f"{MIN_SIDE} pixels or more")
         if self.max_words is not None and self.max_words < 10:
@@ -110,7 +110,7 @@ def cut_image(image: np.ndarray, blinding: BlindingConfig, largest: int) -> np.n
             f"{side} pixels of an image are left once its frame is cut off",
             reason="too small",
             expected=f"at least {MIN_SIDE}",
-            mend="leave this image out, or blinding.crop: none",
+            fix="leave this image out, or blinding.crop: none",
         )
     return resized(square, largest) if side > largest else square
 

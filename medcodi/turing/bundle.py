@@ -65,7 +65,7 @@ def open_bundle(place: str | Path) -> Bundle:
         raise DataError(
             f"{path} is no bundle",
             expected="a folder with readers/reader-01/study.js, as 'medcodi turing export' writes it",
-            mend="give the folder named by --out",
+            fix="give the folder named by --out",
         )
     readers = []
     for folder in folders:

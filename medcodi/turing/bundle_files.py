@@ -28,12 +28,12 @@ def new_folder(out: str | Path) -> Iterator[Path]:
     """
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise DataError(f"{out} is not empty", expected="a new or empty folder", mend="choose another --out")
+        raise DataError(f"{out} is not empty", expected="a new or empty folder", fix="choose another --out")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
     except OSError as error:
-        raise DataError(f"{out} cannot be made: {error.strerror}", mend="choose a folder that can be written") from None
+        raise DataError(f"{out} cannot be made: {error.strerror}", fix="choose a folder that can be written") from None
     try:
         yield staging
         staging.chmod(0o755)

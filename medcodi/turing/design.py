@@ -155,7 +155,7 @@ class _TaskItems:
                 f"task {self.task.id!r} needs {num} generated studies with {', '.join(self.task.shown_generated)}; "
                 f"{self.generated.name} has {len(free)} to give",
                 expected=f"at least {num}",
-                mend="generate more, or fewer items",
+                fix="generate more, or fewer items",
             )
         order = numpy_generator("turing-others", self.study.seed, self.task.id, what).permutation(len(free))
         chosen = [free[place] for place in order[:num]]
@@ -195,7 +195,7 @@ class _TaskItems:
         if found is None:
             raise DataError(
                 f"task {self.task.id!r}: its mismatched items need two patients, {self.real.name} gave one",
-                mend="real studies of more patients, or mismatched: 0",
+                fix="real studies of more patients, or mismatched: 0",
             )
         return found
 

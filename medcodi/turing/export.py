@@ -89,7 +89,7 @@ def export_bundle(
         raise DataError(
             "autoencoded items, but no model to pass them through",
             expected="a model",
-            mend="--autoencoder MODEL, or autoencoded: 0",
+            fix="--autoencoder MODEL, or autoencoded: 0",
         )
     with new_folder(out) as staging:
         items = draw_items(study, real, generated)
@@ -123,7 +123,7 @@ def attest(real: RealArm, attested_by: str | None) -> dict[str, str] | None:
         raise DataError(
             f"the real studies ({real.name}) look like {real.agreement.upper()}, which is shared under a use agreement",
             expected="somebody who attests that every reader is covered by it",
-            mend="--attest 'Name, institution' once that is so; it is recorded in the bundle",
+            fix="--attest 'Name, institution' once that is so; it is recorded in the bundle",
         )
     if not (attested_by or "").strip():
         return None
@@ -180,7 +180,7 @@ def _text(study: StudyConfig, content: Content, value: Value) -> str:
         raise DataError(
             f"the {content.origin} {content.modality} of study {content.case!r}: {error.failed}",
             expected=error.expected,
-            mend="generate it again, or leave this study out",
+            fix="generate it again, or leave this study out",
         ) from None
 
 
@@ -200,7 +200,7 @@ def _square(
         raise DataError(
             f"the {content.origin} {content.modality} of study {content.case!r}: {error.failed}",
             expected=error.expected,
-            mend=error.mend,
+            fix=error.fix,
         ) from None
 
 
@@ -230,7 +230,7 @@ def _native(study: StudyConfig, squares: Mapping[Content, np.ndarray]) -> int:
         raise DataError(
             f"the {whose.origin} {whose.modality} of study {whose.case!r} has {coarsest} pixels a side once cut, native_size is {wanted}",
             expected="no image below it, for it would stand out",
-            mend=f"blinding.native_size: {coarsest}, or finer images",
+            fix=f"blinding.native_size: {coarsest}, or finer images",
         )
     return min(wanted or coarsest, study.image_size)
 

@@ -108,7 +108,7 @@ class GeneratedFolder:
             raise DataError(
                 f"the generated study {case!r}: {error.failed}",
                 expected=error.expected or "an image",
-                mend="generate it again, or take the study out of the folder",
+                fix="generate it again, or take the study out of the folder",
             ) from None
 
     def provenance(self) -> dict[str, Any]:
@@ -151,7 +151,7 @@ class GeneratedByModel:
             raise DataError(
                 f"task {task.id!r} generates {', '.join(task.shown_generated)}, but study {case!r} has no prompt for it",
                 expected="a real study with another modality, such as its report",
-                mend="real studies with reports, a --generated folder, or prompts: [] in the task for unconditional samples",
+                fix="real studies with reports, a --generated folder, or prompts: [] in the task for unconditional samples",
             )
         return Direction(in_table_order(prompts), task.shown_generated)
 
@@ -159,11 +159,11 @@ class GeneratedByModel:
         self, requests: Sequence[Request], real: RealArm, on_step: Callable[[int, int], None] | None = None
     ) -> dict[Request, dict[str, Value]]:
         """Generate, in batches of one direction; a sample depends on its case and the seed only."""
-        from medcodi.generation import generate_batch
-        from medcodi.generation_settings import GenerationSettings
+        from medcodi.generation.config import GenerationConfig
+        from medcodi.generation.pipeline import generate_batch
         from medcodi.randomness import seed_from_keys
 
-        settings = GenerationSettings(
+        settings = GenerationConfig(
             sampler=self.sampling.sampler,
             num_inference_steps=self.sampling.num_inference_steps,
             guidance_scale=self.sampling.guidance_scale,
@@ -220,14 +220,14 @@ def open_generated(source: str, sampling: SamplingConfig, seed: int, device: str
     """
     path = Path(source)
     if source == "demo" or (path / "model_index.json").is_file():
-        from medcodi.generation import load
+        from medcodi.generation.pipeline import load
 
         return GeneratedByModel(source, load(None if source == "demo" else source, device), sampling, seed)
     if not path.is_dir():
         raise DataError(
             f"nothing generated at {source!r}",
             expected="'demo', a model folder, or a folder of generated studies",
-            mend="check --generated",
+            fix="check --generated",
         )
     manifest = path / MANIFEST
     files = _from_manifest(manifest) if manifest.is_file() else _from_subfolders(path)
@@ -266,7 +266,7 @@ def _cell(manifest: Path, number: int, name: str, cell: str) -> Path | str:
         raise DataError(
             f"{manifest}, line {number}: there is no {name} at {cell!r}",
             expected="a file beside the table",
-            mend="generate it, or take the row out",
+            fix="generate it, or take the row out",
         )
     return file.read_text(encoding="utf-8") if text else file
 

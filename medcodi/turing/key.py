@@ -88,7 +88,7 @@ def read_key(place: str | Path) -> Key:
         raise DataError(
             f"no key at {path}",
             expected="custodian/key.json, as written by the export",
-            mend="give the custodian's folder, or its copy; without the key no answer can be read",
+            fix="give the custodian's folder, or its copy; without the key no answer can be read",
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -97,6 +97,6 @@ def read_key(place: str | Path) -> Key:
     wanted = ("bundle_id", "salt", "study", "trials", "items")
     if not isinstance(values, dict) or values.get("format") != FORMAT or any(name not in values for name in wanted):
         raise DataError(
-            f"{path} is not a key", expected=f"format {FORMAT} with " + ", ".join(wanted), mend="take the copy of it"
+            f"{path} is not a key", expected=f"format {FORMAT} with " + ", ".join(wanted), fix="take the copy of it"
         )
     return Key(values)

@@ -61,11 +61,11 @@ def _check_key(bundle: Bundle, key: Key) -> None:
     told = bundle.facts.get("key_sha256") or bundle.readers[0].study.get("key_sha256")
     if bundle.readers[0].study.get("bundle_id") != key.bundle_id:
         raise DataError(
-            f"the key is of bundle {key.bundle_id}, not of this one", mend="give this bundle's custodian folder"
+            f"the key is of bundle {key.bundle_id}, not of this one", fix="give this bundle's custodian folder"
         )
     if told != key.sha256:
         raise DataError(
-            "the key is not the one whose SHA-256 the bundle holds", expected="the key unchanged", mend="take its copy"
+            "the key is not the one whose SHA-256 the bundle holds", expected="the key unchanged", fix="take its copy"
         )
 
 

@@ -21,7 +21,7 @@ from medcodi.turing.lint_pixels import image_appearance, image_encoding, text_ap
 from medcodi.turing.lint_statistics import ALPHA, Auc, auc_of, classifier_scores
 from medcodi.turing.payload import Payload
 
-MENDS = {
+FIXES = {
     "grey offset": "both arms through the exporter's grey range; blinding.depth no finer than the coarser arm",
     "border": "blinding.crop: square, or a larger blinding.margin",
     "resolution": "blinding.native_size: that of the coarser arm",
@@ -102,7 +102,7 @@ class Measured:
             num = sum(abs(value - np.median(values)) > 0.3 for value in values)
             if num:
                 probe = next(p for probes in self.encoding.values() for p, row in probes.items() if name in row)
-                leaks.append(Leak(probe, f"{num} of {len(values)} images stand out by {name}", MENDS[probe]))
+                leaks.append(Leak(probe, f"{num} of {len(values)} images stand out by {name}", FIXES[probe]))
         return leaks
 
 
@@ -125,7 +125,7 @@ def attack(report: LintReport, bundle: Bundle, key: Key, seen: Seen, measured: M
         report.tested.append(Separation(f"{probe}: {feature}", found, bool(told)))
         if told:
             report.leaks.append(
-                Leak(probe, f"{feature} tells the arms apart, {told}", MENDS.get(probe, "export again"))
+                Leak(probe, f"{feature} tells the arms apart, {told}", FIXES.get(probe, "export again"))
             )
         elif p < ALPHA:
             report.notes.append(

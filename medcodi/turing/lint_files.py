@@ -33,12 +33,12 @@ class Leak:
     Attributes:
         probe: What sort of leak.
         detail: What was seen, and where.
-        mend: What to do.
+        fix: What to do.
     """
 
     probe: str
     detail: str
-    mend: str = "export again; let nothing else write into the folder"
+    fix: str = "export again; let nothing else write into the folder"
 
 
 @dataclass

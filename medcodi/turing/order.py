@@ -55,7 +55,7 @@ def _best_order(
         raise DataError(
             f"task {items[0].task!r}: one patient would be shown twice in a row, whatever the order of its {len(items)} items",
             expected="items of more patients",
-            mend="real studies of more patients, or paired: false",
+            fix="real studies of more patients, or paired: false",
         )
     return _originals_first(best)
 

@@ -106,5 +106,5 @@ def read_study_script(path: Path) -> dict:
     except (OSError, ValueError):
         study = None
     if not isinstance(study, dict):
-        raise DataError(f"no study in {path}", expected="study.js as exported", mend="give the folder of a bundle")
+        raise DataError(f"no study in {path}", expected="study.js as exported", fix="give the folder of a bundle")
     return study

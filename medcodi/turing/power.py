@@ -103,14 +103,14 @@ def power(
     check_margin(margin)
     for what, values, least in (("items", items, 2), ("readers", readers, 1)):
         if not values or min(values) < least:
-            raise ConfigError(f"{what} {list(values)}", expected=f"numbers from {least}", mend=f"correct {what}")
+            raise ConfigError(f"{what} {list(values)}", expected=f"numbers from {least}", fix=f"correct {what}")
     if not 0 < alpha < 0.5 or num_studies < 1:
         raise ConfigError(f"alpha {alpha}, {num_studies} studies", expected="alpha below 0.5, at least one study")
     if abs(true_value) >= margin:
         raise ConfigError(
             f"the true value {true_value} lies outside the margin {margin}",
             expected="a smaller one: equivalence must be true to be shown",
-            mend="a wider margin, or a true value nearer to 0",
+            fix="a wider margin, or a true value nearer to 0",
         )
     paired = paired and name != "forced_choice"  # the two of a pair are taken to be of different cases
     model = with_truth(model or ReaderModel(), name, true_value, reference)
@@ -156,7 +156,7 @@ def _statistic(kind: str) -> _Simulated:
         raise ConfigError(
             f"no power for tasks of kind {kind!r}",
             expected="a task that is answered by a rating or a choice",
-            mend="how often a finding is marked right depends on the cases: take the spread from a pilot",
+            fix="how often a finding is marked right depends on the cases: take the spread from a pilot",
         )
     return found
 
@@ -199,7 +199,7 @@ def model_from_pilot(answers: Answers, task: str) -> ReaderModel:
     own = answers.of(task)
     if own.kind.answer != "rating":
         raise ConfigError(
-            f"the pilot's task {task!r} is no rating", expected="a rating task", mend="choose another with --task"
+            f"the pilot's task {task!r} is no rating", expected="a rating task", fix="choose another with --task"
         )
     chosen = np.isin(own.arm, ("real", "generated"))
     pair = Ratings(

@@ -118,7 +118,7 @@ class RealArm:
                 f"{purpose} needs {num} real studies with {', '.join(sorted(wanted))}; {self.name} has {len(taken)} to give"
                 + (f" ({len(self.left_out)} left out: {reasons})" if reasons else ""),
                 expected=f"at least {num}",
-                mend="fewer items (num_items, mismatched, practice), or more real studies",
+                fix="fewer items (num_items, mismatched, practice), or more real studies",
             )
         for case in taken:
             self._uses[case.name] += 1
@@ -176,7 +176,7 @@ def open_real(
         raise DataError(
             f"no real studies at {source!r}",
             expected="'phantom', a prepared folder, a CSV table, or a folder of DICOM files",
-            mend="check --real",
+            fix="check --real",
         )
     row = SOURCES[kind]
     records = list(row.announce(from_dict(row.Options, {"path": str(path)}, source=f"options of source {kind!r}")))

@@ -1,4 +1,4 @@
-"""Is a result what the viewer wrote, for this bundle, by this reader, in possible time? Each problem with its mend."""
+"""Is a result what the viewer wrote, for this bundle, by this reader, in possible time? Each problem with its fix."""
 
 from __future__ import annotations
 
@@ -60,18 +60,18 @@ def read_result(path: Path, key: Key) -> Result:
         data = path.read_bytes()
         values = json.loads(data.decode("utf-8"))
     except OSError:
-        raise DataError(f"no result at {path}", expected="a reader's results file", mend="check the path") from None
+        raise DataError(f"no result at {path}", expected="a reader's results file", fix="check the path") from None
     except ValueError as error:
-        raise DataError(f"{path.name} is not JSON ({error})", mend="let the reader download it again") from None
+        raise DataError(f"{path.name} is not JSON ({error})", fix="let the reader download it again") from None
     if not isinstance(values, dict) or values.get("kind") != KIND:
-        raise DataError(f"{path.name} is no results file", expected=f"kind {KIND!r}", mend="leave it out")
+        raise DataError(f"{path.name} is no results file", expected=f"kind {KIND!r}", fix="leave it out")
     missing = [name for name in _FIELDS if name not in values]
     if values.get("format") != FORMAT or missing:
         raise DataError(
             f"{path.name} has format {values.get('format')!r}"
             + (f" and lacks {', '.join(missing)}" if missing else ""),
             expected=f"format {FORMAT}",
-            mend="the version of medcodi that exported the bundle",
+            fix="the version of medcodi that exported the bundle",
         )
     _check_belongs(path.name, values, key)
     _check_checksum(path.name, values)
@@ -84,24 +84,24 @@ def _check_belongs(file: str, values: Mapping[str, Any], key: Key) -> None:
         raise DataError(
             f"{file} is of bundle {values['bundle_id']!r}",
             expected=f"bundle {key.bundle_id!r}",
-            mend="leave it out, or give that bundle's key",
+            fix="leave it out, or give that bundle's key",
         )
     if values["key_sha256"] != key.sha256:
         raise DataError(
             f"{file} was answered under a key with SHA-256 {str(values['key_sha256'])[:12]}..., this key has {key.sha256[:12]}...",
             expected="the key as it was exported",
-            mend="take the copy of key.json: this one, or the result, was changed",
+            fix="take the copy of key.json: this one, or the result, was changed",
         )
     if values["study_sha256"] != key.study_sha256:
         raise DataError(
-            f"{file} was answered under another study file", expected="the study in the key", mend="leave it out"
+            f"{file} was answered under another study file", expected="the study in the key", fix="leave it out"
         )
     if values["reader"] not in key.trials:
         raise DataError(
-            f"{file} is of reader {values['reader']!r}", expected="one of " + ", ".join(key.trials), mend="leave it out"
+            f"{file} is of reader {values['reader']!r}", expected="one of " + ", ".join(key.trials), fix="leave it out"
         )
     if not (values.get("consent") or {}).get("given"):
-        raise DataError(f"{file} holds no consent", expected="a reader who agreed to take part", mend="leave it out")
+        raise DataError(f"{file} holds no consent", expected="a reader who agreed to take part", fix="leave it out")
 
 
 def _check_checksum(file: str, values: Mapping[str, Any]) -> None:
@@ -110,13 +110,13 @@ def _check_checksum(file: str, values: Mapping[str, Any]) -> None:
         right = sha256_of(rest)
     except ValueError as error:
         raise DataError(
-            f"{file} holds what no viewer writes: {error}", mend="let the reader download it again"
+            f"{file} holds what no viewer writes: {error}", fix="let the reader download it again"
         ) from None
     if right != values["checksum"]:
         raise DataError(
             f"{file} was changed after it was saved: its checksum does not fit",
             expected="the file as the viewer saved it",
-            mend="ask the reader for the original download",
+            fix="ask the reader for the original download",
         )
 
 
@@ -126,17 +126,17 @@ def _check_answers(file: str, values: Mapping[str, Any], key: Key) -> None:
     for answer in values["answers"]:
         missing = [name for name in _ANSWER_FIELDS if not isinstance(answer, dict) or name not in answer]
         if missing:
-            raise DataError(f"{file}: an answer lacks {', '.join(missing)}", mend="let the reader download it again")
+            raise DataError(f"{file}: an answer lacks {', '.join(missing)}", fix="let the reader download it again")
         told = trials.get(answer["trial"])
         if told is None:
             raise DataError(
                 f"{file} answers trial {answer['trial']!r}, which {values['reader']} was not shown",
                 expected="answers to this reader's own trials",
-                mend="ask the reader for the original download",
+                fix="ask the reader for the original download",
             )
         if answer["trial"] in seen:
             raise DataError(
-                f"{file} answers trial {answer['trial']!r} twice", mend="ask the reader for the original download"
+                f"{file} answers trial {answer['trial']!r} twice", fix="ask the reader for the original download"
             )
         seen.add(answer["trial"])
         same = answer["position"], answer["task"], answer["practice"]
@@ -144,7 +144,7 @@ def _check_answers(file: str, values: Mapping[str, Any], key: Key) -> None:
             raise DataError(
                 f"{file}: trial {answer['trial']!r} stands at place {answer['position']} of task {answer['task']!r}",
                 expected=f"place {told['position']} of task {told['task']!r}",
-                mend="ask the reader for the original download",
+                fix="ask the reader for the original download",
             )
 
 
@@ -208,7 +208,7 @@ def read_sessions(file: str, values: Mapping[str, Any]) -> list[tuple[datetime, 
             raise DataError(
                 f"{file}: a sitting from {session.get('started')!r} to {session.get('ended')!r}",
                 expected="an end after its start",
-                mend="was the clock of that computer put back? Leave the file out, or ask the reader",
+                fix="was the clock of that computer put back? Leave the file out, or ask the reader",
             )
         found.append((started, ended))
     return found

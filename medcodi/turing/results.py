@@ -85,11 +85,11 @@ def import_results(files: Iterable[str | Path], key_place: str | Path, out: str 
     if problems:
         raise DataError(
             f"{len(problems)} files cannot be used: " + " | ".join(str(problem) for problem in problems),
-            mend="each file's own is named with it; give the others alone to go on without them",
+            fix="each file's own is named with it; give the others alone to go on without them",
         )
     if not results:
         raise DataError(
-            "no results are given", expected="readers' results files", mend="medcodi turing import results/*.json"
+            "no results are given", expected="readers' results files", fix="medcodi turing import results/*.json"
         )
     chosen, superseded = _one_a_reader(results)
     rows, excluded, doubts = _rows(chosen, key)
@@ -120,7 +120,7 @@ def _one_a_reader(results: Sequence[Result]) -> tuple[list[Result], list[dict[st
                 f"{reader} has {len(finished)} finished files with different answers: "
                 + ", ".join(one.file for one in finished),
                 expected="one",
-                mend="ask the reader which one counts, and give that one alone",
+                fix="ask the reader which one counts, and give that one alone",
             )
         best = max(files, key=lambda one: (bool(one.values.get("complete")), len(one.answers), _last(one)))
         chosen.append(best)

@@ -62,13 +62,13 @@ class ReaderModel:
         for name in ("case_share", "detection_case_share"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(
-                    f"{name} = {getattr(self, name)}", expected="a share in [0, 1)", mend=f"correct {name}"
+                    f"{name} = {getattr(self, name)}", expected="a share in [0, 1)", fix=f"correct {name}"
                 )
         for name in ("reader_sd", "interaction_sd", "d_prime_sd", "criterion_sd"):
             if getattr(self, name) < 0:
-                raise ConfigError(f"{name} = {getattr(self, name)}", expected="0 or more", mend=f"correct {name}")
+                raise ConfigError(f"{name} = {getattr(self, name)}", expected="0 or more", fix=f"correct {name}")
         if list(self.cuts) != sorted(self.cuts) or len(self.cuts) != SCALE - 1:
-            raise ConfigError(f"cuts {self.cuts}", expected=f"{SCALE - 1} rising numbers", mend="correct cuts")
+            raise ConfigError(f"cuts {self.cuts}", expected=f"{SCALE - 1} rising numbers", fix="correct cuts")
 
     @property
     def without_readers(self) -> ReaderModel:

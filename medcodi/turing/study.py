@@ -38,12 +38,12 @@ class ScaleConfig:
     def __post_init__(self) -> None:
         if self.min != 1 or not 2 <= self.max <= 10:
             raise ConfigError(
-                f"a scale from {self.min} to {self.max}", expected="from 1 to 5, or 1 to 10", mend="{min: 1, max: 5}"
+                f"a scale from {self.min} to {self.max}", expected="from 1 to 5, or 1 to 10", fix="{min: 1, max: 5}"
             )
         outside = [rating for rating in self.labels or {} if not self.min <= rating <= self.max]
         if outside:
             raise ConfigError(
-                f"a label for {outside[0]}, on a scale from {self.min} to {self.max}", mend="leave that label out"
+                f"a label for {outside[0]}, on a scale from {self.min} to {self.max}", fix="leave that label out"
             )
 
 
@@ -108,9 +108,7 @@ class TaskConfig:
         kind = task_kind(self.kind)
         where = f"task {self.id!r}"
         if not _NAME.fullmatch(self.id):
-            raise ConfigError(
-                f"{where}: its id", expected="lower-case letters, digits, - and _", mend="rename the task"
-            )
+            raise ConfigError(f"{where}: its id", expected="lower-case letters, digits, - and _", fix="rename the task")
         for name in (*self.modalities, *(self.generated or ()), *(self.prompts or ())):
             modality(name)
         if len(set(self.modalities)) != len(self.modalities) or len(self.modalities) < kind.least_modalities:
@@ -125,14 +123,14 @@ class TaskConfig:
             )
         both = set(self.prompts or ()) & set(self.shown_generated)
         if both:
-            raise ConfigError(f"{where}: {', '.join(sorted(both))} is prompt and generated", mend="leave it out of one")
+            raise ConfigError(f"{where}: {', '.join(sorted(both))} is prompt and generated", fix="leave it out of one")
         self._check_counts(kind, where)
         unknown = [name for name in self.findings if name not in CHEXPERT_LABELS]
         if unknown:
             raise ConfigError(
                 f"{where}: unknown finding {unknown[0]!r}",
                 expected="CheXpert's names",
-                mend=did_you_mean(unknown[0], CHEXPERT_LABELS),
+                fix=did_you_mean(unknown[0], CHEXPERT_LABELS),
             )
         if not kind.disclosed:
             refuse_disclosure(where, self.title, self.question, self.instructions, self.free_text)
@@ -142,17 +140,17 @@ class TaskConfig:
         negative = {name: count for name, count in counts.items() if count < 0}
         if self.num_items < 1 or negative:
             name, count = next(iter(negative.items()), ("num_items", self.num_items))
-            raise ConfigError(f"{where}: {name} is {count}", expected="a number of items", mend=f"correct {name}")
+            raise ConfigError(f"{where}: {name} is {count}", expected="a number of items", fix=f"correct {name}")
         if self.mismatched and (len(self.modalities) < 2 or len(kind.sides) > 1):
             raise ConfigError(
                 f"{where}: {self.mismatched} mismatched items of {', '.join(self.modalities)} in a task of kind {self.kind}",
                 expected="two modalities or more, one beside the other",
-                mend="mismatched: 0",
+                fix="mismatched: 0",
             )
         if self.autoencoded and len(kind.sides) > 1:
-            raise ConfigError(f"{where}: autoencoded items in a forced choice", mend="autoencoded: 0")
+            raise ConfigError(f"{where}: autoencoded items in a forced choice", fix="autoencoded: 0")
         if self.repeats > self.num_scored:
-            raise ConfigError(f"{where}: {self.repeats} repeats of {self.num_scored} items", mend="fewer repeats")
+            raise ConfigError(f"{where}: {self.repeats} repeats of {self.num_scored} items", fix="fewer repeats")
 
     @property
     def shown_generated(self) -> tuple[str, ...]:
@@ -224,7 +222,7 @@ class StudyConfig:
         if not 32 <= self.image_size <= 2048:
             raise ConfigError(f"image_size is {self.image_size}", expected="32 to 2048 pixels a side")
         if not 0 < self.alpha < 0.5:
-            raise ConfigError(f"alpha is {self.alpha}", expected="above 0 and below 0.5", mend="alpha: 0.05")
+            raise ConfigError(f"alpha is {self.alpha}", expected="above 0 and below 0.5", fix="alpha: 0.05")
         self._check_margins()
         if self.blinded_to_purpose:
             refuse_disclosure("a study that begins with quality ratings", self.title, *self.pages.before_tasks())
@@ -234,7 +232,7 @@ class StudyConfig:
         for name, margin in self.margins.items():
             if name not in tasks:
                 raise ConfigError(
-                    f"a margin for {name!r}, which is no task", expected="a task's id", mend=did_you_mean(name, tasks)
+                    f"a margin for {name!r}, which is no task", expected="a task's id", fix=did_you_mean(name, tasks)
                 )
             rated = task_kind(tasks[name].kind).answer == "rating"
             limit = float(tasks[name].scale.max - tasks[name].scale.min) if rated else 0.5
@@ -271,7 +269,7 @@ def refuse_disclosure(where: str, *texts: str | None) -> None:
             raise ConfigError(
                 f"{where}: {found.group()!r} in {text!r} discloses the purpose",
                 expected="neutral words until the quality ratings are done",
-                mend="say it in the instructions of a later task",
+                fix="say it in the instructions of a later task",
             )
 
 

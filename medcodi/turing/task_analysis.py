@@ -247,7 +247,7 @@ def _enough(answers: TaskAnswers, arms: list[str], found: Findings) -> list[str]
         raise DataError(
             f"task {answers.task!r} has answers about 1 real item",
             expected="2 or more",
-            mend="wait until readers went further",
+            fix="wait until readers went further",
         )
     found.notes += [f"{arm}: answers about 1 item only, not compared" for arm in arms if counts[arm] < 2]
     return [arm for arm in arms if counts[arm] >= 2]
@@ -258,7 +258,7 @@ def _one_arm(answers: TaskAnswers) -> DataError:
     return DataError(
         f"task {answers.task!r} has answers about {arms} items only",
         expected="real items and those of another arm",
-        mend="wait until readers went further, or import their results again",
+        fix="wait until readers went further, or import their results again",
     )
 
 

@@ -399,8 +399,8 @@ def test_real_films_are_judged_at_their_size_and_readers_of_phantoms_are_named(f
     pair = results["systems"]["theirs"]["directions"]["report->frontal+lateral"]["coherence"]["frontal+lateral"]
     assert "geometry_correlation" not in pair["metrics"] and "finding_kappa" in pair["metrics"]
     page, said = (tmp_path / "out/page.html").read_text(), " ".join(done.output.split())
-    for mend in ("image_reader=xrv", "extractors=[xrv]", "model=..."):
-        assert mend in page and mend in said
+    for fix in ("image_reader=xrv", "extractors=[xrv]", "model=..."):
+        assert fix in page and fix in said
     assert verify_bundle(tmp_path / "out", device="cpu", quiet=True).holds
 
 

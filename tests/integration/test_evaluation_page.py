@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medcodi.evaluation.pages.page import Figure, Head, Section, Table, write_page
+from medcodi.pages.page import Figure, Head, Section, Table, write_page
 from tests.integration.test_turing_viewer import FLAGS, browser_path, playwright
 
 

@@ -19,8 +19,8 @@ from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset
 from medcodi.data.images import read_image, save_png16
 from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.generation.bulk import SynthesisConfig, synthesize
 from medcodi.model import MedCoDi
-from medcodi.synthesis import SynthesisConfig, synthesize
 
 ROOT = Path(__file__).resolve().parents[2]
 NUM_ROWS = 12

@@ -12,11 +12,11 @@ import yaml
 
 from medcodi.config import from_dict, read_yaml
 from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.distributed import Processes
 from medcodi.errors import CheckpointError, ConfigError, DataError, TrainingError
 from medcodi.training import run_folder
 from medcodi.training.config import TrainConfig
 from medcodi.training.loop import train
-from medcodi.training.processes import Processes
 from tests.integration import forked
 from tests.integration.rewritten import rewritten
 
@@ -25,7 +25,7 @@ TINY = Path(__file__).resolve().parents[2] / "configs/models/tiny.yaml"
 
 # ---- the batch and the data ------------------------------------------------------------------------------------------
 def test_a_batch_that_does_not_divide(config: Callable[..., TrainConfig], tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"global_size 8 is not micro_size 3 .* Mend: batch.global_size=9"):
+    with pytest.raises(ConfigError, match=r"global_size 8 is not micro_size 3 .* Fix: batch.global_size=9"):
         train(config("batch.global_size=8", "batch.micro_size=3"))
     assert not (tmp_path / "run").exists()
 
@@ -36,7 +36,7 @@ def test_a_modality_that_the_stage_needs_and_no_study_has(
     poor = rewritten(prepared, tmp_path / "poor", lambda row, study: {**study, "lateral": None})
     for stage in ("autoencode", "align", "diffuse", "join"):
         with pytest.raises(
-            TrainingError, match="of the 16 studies of phantoms/train, none has lateral .*frontal in 16.*Mend"
+            TrainingError, match="of the 16 studies of phantoms/train, none has lateral .*frontal in 16.*Fix"
         ):
             train(config(f"data.path={poor}", stage=stage))
         assert not (tmp_path / "run").exists()
@@ -114,7 +114,7 @@ def test_data_that_were_prepared_anew_in_another_way(config: Callable[..., Train
         return f"data.path={out}"
 
     train(config("steps=1", prepared_with(0)))
-    with pytest.raises(CheckpointError, match="the run changed since step 1: dataset was .*Mend: undo the change"):
+    with pytest.raises(CheckpointError, match="the run changed since step 1: dataset was .*Fix: undo the change"):
         train(config("steps=2", prepared_with(1)), resume="latest")
 
 

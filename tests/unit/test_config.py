@@ -41,7 +41,7 @@ class Walk:
 
     def __post_init__(self) -> None:
         if self.far > 2:
-            raise PromptError(f"far is {self.far}", expected="less", mend="go back")
+            raise PromptError(f"far is {self.far}", expected="less", fix="go back")
 
 
 def test_defaults_and_nested_values() -> None:
@@ -95,7 +95,7 @@ def test_building_one_in_code_is_refused_in_the_same_words() -> None:
 
 
 def test_a_refusal_of_the_class_itself_comes_through_as_it_is() -> None:
-    with pytest.raises(PromptError, match="far is 3. Expected less. Mend: go back"):
+    with pytest.raises(PromptError, match="far is 3. Expected less. Fix: go back"):
         Walk(far=3)
     with pytest.raises(PromptError, match="far is 3"):
         from_dict(Walk, {"far": 3})

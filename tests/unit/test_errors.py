@@ -6,8 +6,8 @@ from medcodi.errors import DataError, MedCoDiError, MissingExtraError, PromptErr
 
 
 def test_message_holds_failure_expectation_and_mend() -> None:
-    error = DataError("image is 0 x 0", expected="pixels", mend="leave it out.")
-    assert str(error) == "image is 0 x 0. Expected pixels. Mend: leave it out."
+    error = DataError("image is 0 x 0", expected="pixels", fix="leave it out.")
+    assert str(error) == "image is 0 x 0. Expected pixels. Fix: leave it out."
     assert isinstance(error, ValueError)
 
 

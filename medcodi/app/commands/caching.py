@@ -12,9 +12,9 @@ from medcodi.app.progress import counting_bar
 from medcodi.app.root import Overrides, data_app, err, out
 
 if TYPE_CHECKING:
+    from medcodi.distributed import Processes
     from medcodi.model import MedCoDi
     from medcodi.training.caching import EncodedStudies
-    from medcodi.training.processes import Processes
 
 
 @data_app.command()
@@ -51,8 +51,8 @@ def cache(
 
         medcodi data cache --model runs/align/model --out runs/cache source=phantom num_studies=10000
     """
+    from medcodi.distributed import join_processes
     from medcodi.model import MedCoDi
-    from medcodi.training.processes import join_processes
 
     processes = join_processes()
     try:

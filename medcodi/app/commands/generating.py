@@ -20,7 +20,7 @@ from medcodi.app.requests import (
 from medcodi.app.root import Device, Execution, Model, app, err, out
 
 if TYPE_CHECKING:
-    from medcodi.generation import Generation
+    from medcodi.generation.pipeline import Generation
 
 
 @app.command()
@@ -83,8 +83,8 @@ def generate(
     refuse_full_folder(out_dir)
     with progress_bar(err) as bar:
         task = bar.add_task("loading", total=None)
-        from medcodi.generated import image_format as check_format
-        from medcodi.generation import generate as run
+        from medcodi.generation.pipeline import generate as run
+        from medcodi.generation.result import image_format as check_format
 
         check_format(image_format)
         generation = run(

@@ -119,7 +119,7 @@ def _copy_report(imported: Imported, path: Path) -> None:
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written: {error.strerror or error}",
-            mend=f"the import is complete; its report is {imported.folder / 'import_report.json'}",
+            fix=f"the import is complete; its report is {imported.folder / 'import_report.json'}",
         ) from None
 
 
@@ -137,4 +137,4 @@ def _print_import(imported: Imported, *, has_tokenizers: bool) -> None:
     out.print(table)
     out.print(f"Each key: {imported.folder / 'import_report.json'}")
     if not has_tokenizers:
-        out.print("No vocabularies were given: the model generates images from images. Mend: --tokenizers.")
+        out.print("No vocabularies were given: the model generates images from images. Fix: --tokenizers.")

@@ -141,7 +141,7 @@ def parameters(
 
     if model is not None and config is not None:
         raise ConfigError(
-            f"two models to count: {model} and --config {config}", expected="one", mend="run the command for each"
+            f"two models to count: {model} and --config {config}", expected="one", fix="run the command for each"
         )
     count = count_parameters(model or config or "configs/models/demo.yaml")
     if as_json:

@@ -40,7 +40,7 @@ def demo(
 
 @app.command()
 def doctor() -> None:
-    """Say what this machine can do, and how to mend what it cannot. Exit code 1 if something needed is missing.
+    """Say what this machine can do, and how to fix what it cannot. Exit code 1 if something needed is missing.
 
     [bold]Example[/bold]
 

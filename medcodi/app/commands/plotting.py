@@ -32,5 +32,5 @@ def plot(
     from medcodi.training.summary import PAGE, write_summary
 
     if page is None and len(runs) > 1:
-        raise TrainingError(f"{len(runs)} runs and no --out", expected="a name for the page", mend="--out compare.html")
+        raise TrainingError(f"{len(runs)} runs and no --out", expected="a name for the page", fix="--out compare.html")
     out.print(f"The page: {write_summary(runs, page or runs[0] / PAGE)}")

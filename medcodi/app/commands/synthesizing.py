@@ -15,7 +15,7 @@ from medcodi.app.root import Device, Execution, Model, app, err, out
 from medcodi.errors import PromptError
 
 if TYPE_CHECKING:
-    from medcodi.synthesis import Outcome
+    from medcodi.generation.bulk import Outcome
 
 INCOMPLETE = 3  # exit code where rows could not be carried out, and all others were
 
@@ -88,15 +88,13 @@ def synthesize(
     """
     rank, world = _place(rank, world, os.environ)
     targets = read_targets(target or [])
-    from medcodi.generation_settings import GenerationSettings
-    from medcodi.synthesis import SynthesisConfig
-    from medcodi.synthesis import synthesize as run
-    from medcodi.synthesis.manifest import RowDefaults
+    from medcodi.generation.bulk import SynthesisConfig
+    from medcodi.generation.bulk import synthesize as run
+    from medcodi.generation.bulk.manifest import RowDefaults
+    from medcodi.generation.config import GenerationConfig
 
     config = SynthesisConfig(
-        generation=GenerationSettings(
-            preset=preset, sampler=sampler, num_inference_steps=steps, guidance_scale=guidance
-        ),
+        generation=GenerationConfig(preset=preset, sampler=sampler, num_inference_steps=steps, guidance_scale=guidance),
         defaults=RowDefaults(targets=targets, seed=seed, num_samples=num_samples),
         keep=tuple(keep or ()),
         batch_size=batch_size,
@@ -146,7 +144,7 @@ def _place(rank: int | None, world: int | None, environment: Mapping[str, str]) 
         raise PromptError(
             f"{given.pop()} is given alone",
             expected="both --rank and --world, or neither",
-            mend="give the other one too",
+            fix="give the other one too",
         )
     return found[0], found[1]
 

@@ -52,7 +52,7 @@ def export(
         medcodi turing export --study study.yaml --real data/mine --generated runs/join/model --readers 3 --out bundle/
     """
     refuse_full_folder(out_dir)
-    from medcodi.generation import load
+    from medcodi.generation.pipeline import load
     from medcodi.turing.export import export_bundle
     from medcodi.turing.generated_arm import open_generated
     from medcodi.turing.real_arm import open_real
@@ -116,7 +116,7 @@ def lint(
     if report:
         report.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
     for leak in found.leaks:
-        out.print(f"LEAK {leak.probe}: {leak.detail}. Mend: {leak.mend}.", markup=False)
+        out.print(f"LEAK {leak.probe}: {leak.detail}. Fix: {leak.fix}.", markup=False)
     for one in found.reported:
         out.print(f"seen by a classifier, reported only: {one.what}: {one.auc.words()}", markup=False)
     for note in found.notes:

@@ -133,12 +133,12 @@ def _asked(
     if study is None:
         if kind is None or margin is None:
             raise ConfigError(
-                "power of what?", expected="--study, or --kind and --margin", mend="medcodi turing power --help"
+                "power of what?", expected="--study, or --kind and --margin", fix="medcodi turing power --help"
             )
         return [(task or kind, kind, margin, 0.05, True)]
     if kind is not None or margin is not None:
         raise ConfigError(
-            "--study together with --kind or --margin", expected="one of both", mend="the study declares them"
+            "--study together with --kind or --margin", expected="one of both", fix="the study declares them"
         )
     from medcodi.turing.simulation import SCALE
     from medcodi.turing.study import read_study
@@ -147,16 +147,14 @@ def _asked(
     config = read_study(study)
     tasks = {one.id: one for one in config.tasks}
     if task is not None and task not in tasks:
-        raise ConfigError(
-            f"no task {task!r} in {study}", expected="a task of the study", mend=did_you_mean(task, tasks)
-        )
+        raise ConfigError(f"no task {task!r} in {study}", expected="a task of the study", fix=did_you_mean(task, tasks))
     chosen = [task] if task else [name for name in tasks if name in config.margins]
     missing = [name for name in chosen if name not in config.margins]
     if missing or not chosen:
         raise ConfigError(
             f"{study} declares no margin" + (f" for {missing[0]!r}" if missing else ""),
             expected="margins: {task: margin}",
-            mend="declare it in the study file, before the export",
+            fix="declare it in the study file, before the export",
         )
     asked = []
     for name in chosen:
@@ -172,7 +170,7 @@ def _numbers(option: str, text: str) -> list[int]:
         return sorted({int(part) for part in text.split(",") if part.strip()})
     except ValueError:
         raise DataError(
-            f"{option} {text!r}", expected="whole numbers with commas, such as 20,40,80", mend="correct it"
+            f"{option} {text!r}", expected="whole numbers with commas, such as 20,40,80", fix="correct it"
         ) from None
 
 

@@ -69,11 +69,11 @@ def records(options: CsvOptions) -> Iterator[Record]:
 
 def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
     if not path.is_file():
-        raise DataError(f"no table at {path}", expected="a CSV file", mend="check path=")
+        raise DataError(f"no table at {path}", expected="a CSV file", fix="check path=")
     try:
         text = path.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start})", mend="save it as UTF-8") from None
+        raise DataError(f"{path} is not UTF-8 text (byte {error.start})", fix="save it as UTF-8") from None
     first = text.partition("\n")[0]
     separator = max(",;\t", key=first.count)
     reader = csv.DictReader(text.splitlines(keepends=True), delimiter=separator, strict=True)
@@ -81,7 +81,7 @@ def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
         rows = list(reader)
     except csv.Error as error:
         raise DataError(
-            f"{path}, line {reader.line_num}: {error}", expected="a CSV table", mend="correct the line"
+            f"{path}, line {reader.line_num}: {error}", expected="a CSV table", fix="correct the line"
         ) from None
     header = list(reader.fieldnames or [])
     if not header or not rows:
@@ -97,7 +97,7 @@ def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> 
             raise DataError(
                 f"{path} has no column {column!r} (for {meaning})",
                 expected="a column of the table",
-                mend=did_you_mean(column, header),
+                fix=did_you_mean(column, header),
             )
     columns = {}
     for meaning, usual in _USUAL.items():
@@ -109,13 +109,13 @@ def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> 
         raise DataError(
             f"{path} has no column of images or reports among {', '.join(header)}",
             expected="one of " + ", ".join(sorted(contents)),
-            mend="say which, e.g. options.columns.image=file",
+            fix="say which, e.g. options.columns.image=file",
         )
     if "image" in columns and "view" not in columns:
         raise DataError(
             f"{path} has images in {columns['image']!r}, but no column of views",
             expected="a view for each image",
-            mend="options.columns.view=...",
+            fix="options.columns.view=...",
         )
     return columns
 
@@ -144,7 +144,7 @@ def _record(row: Mapping[str, str], number: int, columns: Mapping[str, str], roo
         raise DataError(
             f"row {number}: split {cell('split')!r}",
             expected=", ".join(SPLIT_NAMES),
-            mend="correct it, or options.columns.split=null for splits of our own",
+            fix="correct it, or options.columns.split=null for splits of our own",
         )
     labels = {label: value for label in CHEXPERT_LABELS if (value := _label(row.get(label))) is not None}
     metadata = {name: cell(name) for name in ("sex", "age", "view") if cell(name)}

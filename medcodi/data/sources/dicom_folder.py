@@ -47,10 +47,10 @@ def records(options: DicomOptions, each: Callable[..., Iterator[Record]] = map) 
     """
     folder = Path(options.path)
     if not folder.is_dir():
-        raise DataError(f"no folder at {folder}", expected="a folder of DICOM files", mend="check path=")
+        raise DataError(f"no folder at {folder}", expected="a folder of DICOM files", fix="check path=")
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and is_dicom(file)]
     if not files:
-        raise DataError(f"{folder} holds no DICOM file", expected="at least one, in it or below it", mend="check path=")
+        raise DataError(f"{folder} holds no DICOM file", expected="at least one, in it or below it", fix="check path=")
     found: dict[str, Record] = {}
     for one in each(partial(_record, options=options), files):
         found[one.study_id] = _joined(found[one.study_id], one) if one.study_id in found else one

@@ -124,7 +124,7 @@ def _records(
         raise DataError(
             f"no folder {root / 'files'}",
             expected="the database as downloaded, files/p10 to files/p19",
-            mend="check path=",
+            fix="check path=",
         )
     split_of = official_splits(options)
     labels_of = study_labels(options)
@@ -149,7 +149,7 @@ def _records(
         raise DataError(
             f"no image of {root} is in groups={options.groups}",
             expected="groups such as p10",
-            mend="correct options.groups",
+            fix="correct options.groups",
         )
     check_groups(root, (study.patient for study in studies.values()))
     for study_id, study in studies.items():
@@ -229,7 +229,7 @@ def _record(study_id: str, study: _Study, labels: Mapping[str, float], report: P
         raise DataError(
             f"images of study {study_id!r} are in splits {', '.join(sorted(name or 'none' for name in study.splits))}",
             expected="all studies of a patient in one split",
-            mend="download the split table again, or options.official_split=false for splits of our own",
+            fix="download the split table again, or options.official_split=false for splits of our own",
         )
     split = next(iter(study.splits), None)
     if split == "" and refused is None:

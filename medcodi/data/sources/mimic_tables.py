@@ -49,19 +49,19 @@ def tables_folder(options: MimicOptions) -> Path:
     folder = Path(options.tables or options.path)
     if not folder.is_dir():
         raise DataError(
-            f"no folder at {folder}", expected="the folder of MIMIC-CXR's tables", mend="check options.tables"
+            f"no folder at {folder}", expected="the folder of MIMIC-CXR's tables", fix="check options.tables"
         )
     return folder
 
 
-def mimic_table(options: MimicOptions, pattern: str, what: str, mend: str = "") -> Path:
+def mimic_table(options: MimicOptions, pattern: str, what: str, fix: str = "") -> Path:
     """A table that must be there.
 
     Args:
         options: Where to look.
         pattern: Its name, ``*`` for the version.
         what: It tells, for the message.
-        mend: What else would do.
+        fix: What else would do.
     """
     folder = tables_folder(options)
     found = find_table(folder, pattern)
@@ -69,7 +69,7 @@ def mimic_table(options: MimicOptions, pattern: str, what: str, mend: str = "") 
         raise DataError(
             f"no {pattern}.csv.gz in {folder}, which tells {what}",
             expected="the tables of MIMIC-CXR-JPG",
-            mend="download it, and give its folder as options.tables" + mend,
+            fix="download it, and give its folder as options.tables" + fix,
         )
     return found
 
@@ -89,7 +89,7 @@ def official_splits(options: MimicOptions) -> dict[str, str] | None:
                 f"{path}, line {number}: dicom_id {row['dicom_id']!r} is in split {row['split']!r}"
                 + ("" if split is None else f", and in {found[row['dicom_id']]!r} before"),
                 expected="train, validate or test, once for each image",
-                mend="download the table again",
+                fix="download the table again",
             )
     return found
 
@@ -106,7 +106,7 @@ def study_labels(options: MimicOptions) -> dict[str, dict[str, float]]:
             raise DataError(
                 f"{path}, line {number}: {wrong} is {cells[wrong]!r}",
                 expected="1.0, 0.0, -1.0 or nothing",
-                mend="download the table again",
+                fix="download the table again",
             )
         found.setdefault(f"s{row['study_id']}", {label: _LABELS[cell] for label, cell in cells.items()})
     return found
@@ -124,7 +124,7 @@ def report_paths(options: MimicOptions) -> Callable[[str, str], Path | None]:
         raise DataError(
             f"no report in {root}: none like files/p10/p10000032/s50414267.txt",
             expected="the reports of MIMIC-CXR, unpacked",
-            mend=(
+            fix=(
                 f"unzip {archive}" if archive else "unzip mimic-cxr-reports.zip, and give its folder as options.reports"
             )
             + "; options.need_reports=false prepares images alone",
@@ -145,5 +145,5 @@ def check_groups(root: Path, patients: Iterable[str]) -> None:
         raise DataError(
             f"{root / 'files'} has no {', '.join(missing)}, which the tables name",
             expected=", ".join(groups),
-            mend="download the rest" + (f", or options.groups=[{', '.join(there)}]" if there else ""),
+            fix="download the rest" + (f", or options.groups=[{', '.join(there)}]" if there else ""),
         )

@@ -49,7 +49,7 @@ def records(options: OpeniOptions) -> Iterator[Record]:
     """
     root = Path(options.path)
     if not root.is_dir():
-        raise DataError(f"no folder at {root}", expected="the unpacked collection", mend="check path=")
+        raise DataError(f"no folder at {root}", expected="the unpacked collection", fix="check path=")
     reports = sorted(_folder(root, options.reports, _REPORT_FOLDERS, "xml", "reports").glob("*.xml"), key=_number)
     images = {
         _key(file.name): file
@@ -82,7 +82,7 @@ def _folder(root: Path, named: str | None, usual: tuple[str, ...], suffix: str, 
         raise DataError(
             f"no {what} (*.{suffix}) in {named or root}",
             expected="a folder such as " + (usual[0] if named is None else f"{root}/{usual[0]}"),
-            mend=f"unpack NLMCXR_{'reports' if suffix == 'xml' else 'png'}.tgz there, or give options.{what}",
+            fix=f"unpack NLMCXR_{'reports' if suffix == 'xml' else 'png'}.tgz there, or give options.{what}",
         )
     return found
 
@@ -101,7 +101,7 @@ def _projections(root: Path, options: OpeniOptions) -> Mapping[str, str] | None:
         return None
     if not path.is_file():
         raise DataError(
-            f"no table at {path}", expected="a table of filename, projection", mend="check options.projections"
+            f"no table at {path}", expected="a table of filename, projection", fix="check options.projections"
         )
     found: dict[str, str] = {}
     for number, row in enumerate(read_table(path, ("filename", "projection")), start=2):
@@ -109,7 +109,7 @@ def _projections(root: Path, options: OpeniOptions) -> Mapping[str, str] | None:
             raise DataError(
                 f"{path}, line {number}: {row['filename']!r} is {row['projection']!r}, and {found[_key(row['filename'])]!r} before",
                 expected="one projection for each image",
-                mend="correct the table",
+                fix="correct the table",
             )
     return found
 
@@ -166,8 +166,8 @@ def _images(
         if file is None:
             spare.append(LeftOut(file=name, reason="missing file", detail=f"study {study_id!r}: no image {name}.png"))
         elif modality is None:
-            mend = "" if projections else "; options.projections=indiana_projections.csv would tell"
-            detail = f"{file}: view {view or 'none'!r} does not tell frontal from lateral{mend}"
+            fix = "" if projections else "; options.projections=indiana_projections.csv would tell"
+            detail = f"{file}: view {view or 'none'!r} does not tell frontal from lateral{fix}"
             spare.append(LeftOut(file=str(file), reason="unknown view", detail=detail, view=view))
         elif modality in chosen:
             detail = f"study {study_id!r} has a {modality} already: {chosen[modality]}"

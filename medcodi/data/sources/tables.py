@@ -28,7 +28,7 @@ def find_table(folder: Path, pattern: str) -> Path | None:
         raise DataError(
             f"{folder} holds several versions of a table: {', '.join(sorted(versions))}",
             expected=f"one {pattern}.csv or .csv.gz",
-            mend="leave the one you mean, or give its folder as options.tables",
+            fix="leave the one you mean, or give its folder as options.tables",
         )
     return found[0] if found else None
 
@@ -54,21 +54,21 @@ def read_table(path: Path, columns: Sequence[str]) -> Iterator[dict[str, str]]:
                     raise DataError(
                         f"{path}, line {num + 1}: no {empty[0]}",
                         expected="a value in every row",
-                        mend="download the table again",
+                        fix="download the table again",
                     )
                 yield cells
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:
         raise DataError(
             f"{path} cannot be unpacked after {num:,} rows ({error})",
             expected="a whole gzip file",
-            mend="download it again",
+            fix="download it again",
         ) from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise DataError(
-            f"{path} cannot be read after {num:,} rows ({error})", expected="a CSV table", mend="download it again"
+            f"{path} cannot be read after {num:,} rows ({error})", expected="a CSV table", fix="download it again"
         ) from None
     if num == 0:
-        raise DataError(f"{path} holds no rows", expected="a header and at least one row", mend="download it again")
+        raise DataError(f"{path} holds no rows", expected="a header and at least one row", fix="download it again")
 
 
 def _opened(path: Path) -> IO[str]:
@@ -83,5 +83,5 @@ def _check_header(path: Path, header: list[str], columns: Sequence[str]) -> None
         raise DataError(
             f"{path} has no column {missing[0]!r}",
             expected=", ".join(columns),
-            mend=did_you_mean(missing[0], header) if header else "download it again",
+            fix=did_you_mean(missing[0], header) if header else "download it again",
         )

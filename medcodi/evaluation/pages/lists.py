@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from medcodi.evaluation.pages.catalogue import pretty, title
-from medcodi.evaluation.pages.page import Figure, Table
 from medcodi.evaluation.pages.summary import directions, several
 from medcodi.modality import modality
+from medcodi.pages.page import Figure, Table
 
 Results = dict[str, Any]
 

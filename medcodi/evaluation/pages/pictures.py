@@ -11,11 +11,11 @@ import numpy as np
 from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.kept import KeptSystem
 from medcodi.evaluation.materials import Counts
-from medcodi.evaluation.pages.page import Cell, PictureRow
 from medcodi.evaluation.reading import Readers
 from medcodi.evaluation.scoring import PRIMARY, DirectionScores
 from medcodi.metrics.findings import sides_of
 from medcodi.modality import modality
+from medcodi.pages.page import Cell, PictureRow
 from medcodi.randomness import numpy_generator
 from medcodi.study import CHEXPERT_LABELS, Direction, Finding
 

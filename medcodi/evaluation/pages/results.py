@@ -9,7 +9,6 @@ from medcodi.evaluation.describing import machine
 from medcodi.evaluation.held_out import HeldOut
 from medcodi.evaluation.pages.catalogue import number, pretty, shown
 from medcodi.evaluation.pages.lists import excluded_table, flag_table, left_out_table, provenance_tables
-from medcodi.evaluation.pages.page import Head, Plot, Section, write_page
 from medcodi.evaluation.pages.pictures import RULE, picture_rows
 from medcodi.evaluation.pages.plots import Range, difference_plot, range_plot
 from medcodi.evaluation.pages.summary import ALL, directions, summary_table
@@ -17,6 +16,7 @@ from medcodi.evaluation.pages.tables import coherence_table, comparison_table, f
 from medcodi.evaluation.pages.verdict import alarms, verdict
 from medcodi.evaluation.reading import Readers
 from medcodi.modality import modality
+from medcodi.pages.page import Head, Plot, Section, write_page
 from medcodi.study import Direction
 
 if TYPE_CHECKING:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from medcodi.evaluation.pages.catalogue import interval, number, percent, pretty, share
-from medcodi.evaluation.pages.page import Figure, Table
+from medcodi.pages.page import Figure, Table
 
 Results = dict[str, Any]
 ALL = "all"

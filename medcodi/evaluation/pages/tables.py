@@ -6,9 +6,9 @@ from collections.abc import Callable
 from typing import Any
 
 from medcodi.evaluation.pages.catalogue import METRICS, interval, number, percent, pretty, share, shown, title
-from medcodi.evaluation.pages.page import Figure, Table
 from medcodi.evaluation.pages.summary import ALL, VERDICT_SHADE, directions, several
 from medcodi.modality import MODALITIES, modality
+from medcodi.pages.page import Figure, Table
 from medcodi.study import CHEXPERT_LABELS
 
 Results = dict[str, Any]

@@ -7,10 +7,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from medcodi.distributed import Processes
 from medcodi.errors import DataError, MedCoDiError
-from medcodi.training import disk
+from medcodi.storage import disk
 from medcodi.training.caching import files
-from medcodi.training.processes import Processes
 
 
 class Agreement:
@@ -24,7 +24,7 @@ class Agreement:
         result, refusal = _attempt(do) if self._processes.is_first else (None, None)
         result, refusal = self._processes.from_first((result, refusal))
         if refusal is not None:
-            raise DataError(refusal[0], expected=refusal[1], mend=refusal[2])
+            raise DataError(refusal[0], expected=refusal[1], fix=refusal[2])
         return result
 
     def by_each(self, do: Callable[[], Any]) -> None:
@@ -32,9 +32,9 @@ class Agreement:
         refusals = self._processes.gather(_attempt(do)[1])
         found = [(rank, refusal) for rank, refusal in enumerate(refusals) if refusal is not None]
         if found:
-            rank, (failed, expected, mend) = found[0]
+            rank, (failed, expected, fix) = found[0]
             whose = f"rank {rank}: " if len(refusals) > 1 else ""
-            raise DataError(f"{whose}{failed}", expected=expected, mend=mend)
+            raise DataError(f"{whose}{failed}", expected=expected, fix=fix)
 
     @contextmanager
     def holding(self, folder: Path) -> Iterator[None]:
@@ -55,7 +55,7 @@ def _attempt(do: Callable[[], Any]) -> tuple[Any, tuple[str, str, str] | None]:
     try:
         return do(), None
     except MedCoDiError as error:
-        return None, (error.failed, error.expected, error.mend)
+        return None, (error.failed, error.expected, error.fix)
 
 
 def _lock(folder: Path) -> Any:
@@ -67,5 +67,5 @@ def _lock(folder: Path) -> Any:
     except disk.HeldError as error:
         raise DataError(
             f"{folder} is being made by another process" + (f": {error}" if str(error) else ""),
-            mend="wait for it, or name another cache folder",
+            fix="wait for it, or name another cache folder",
         ) from None

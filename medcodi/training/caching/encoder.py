@@ -128,7 +128,7 @@ def _refuse_overflow(records: np.ndarray, studies: Sequence[str]) -> None:
             raise DataError(
                 f"study {studies[int(np.argmin(finite))]!r}: its {name} is not a finite number in float16",
                 expected="encodings within ±65,504",
-                mend="look at the study, and at the model's autoencoders: is their scale set?",
+                fix="look at the study, and at the model's autoencoders: is their scale set?",
             )
 
 

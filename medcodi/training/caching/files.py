@@ -19,9 +19,9 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
-from medcodi.component_files import file_hash
 from medcodi.errors import DataError
-from medcodi.training import disk
+from medcodi.model.components import file_hash
+from medcodi.storage import disk
 from medcodi.training.caching.key import CacheKey
 
 INFO, FORMAT = "cache.json", "medcodi-cache/1"
@@ -171,7 +171,7 @@ def writing(path: Path) -> Iterator[None]:
         raise DataError(
             disk.why_not_written(path, error),
             expected="room for it" if full else "a cache folder that can be written",
-            mend="make room and run it again: finished parts stay" if full else "mend the folder, or name another",
+            fix="make room and run it again: finished parts stay" if full else "fix the folder, or name another",
         ) from error
 
 
@@ -189,7 +189,7 @@ def read_info(folder: Path) -> dict[str, Any] | None:
             return None
         text = ""
     except OSError as error:
-        raise DataError(f"{folder / INFO} cannot be read: {error.strerror}", mend="mend the folder") from error
+        raise DataError(f"{folder / INFO} cannot be read: {error.strerror}", fix="fix the folder") from error
     try:
         info = json.loads(text)
         CacheKey.from_json(info["key"])
@@ -199,7 +199,7 @@ def read_info(folder: Path) -> dict[str, Any] | None:
         raise DataError(
             f"{folder} is not a cache of encoded studies",
             expected=f"a folder with {INFO} of format {FORMAT}, or a new one",
-            mend="remove it, or name another cache folder",
+            fix="remove it, or name another cache folder",
         )
     return info
 

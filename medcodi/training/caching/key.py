@@ -8,11 +8,11 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from medcodi.component_files import tokenizer_hashes
 from medcodi.config import to_dict
 from medcodi.data.dataset import StudyDataset
 from medcodi.errors import DataError
 from medcodi.model import MedCoDi
+from medcodi.model.components import tokenizer_hashes
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -60,23 +60,21 @@ class CacheKey:
         """
         if self == wanted:
             return
-        mend = (
-            f"name another cache folder, or make this one again: medcodi data cache … --overwrite, or remove {folder}"
-        )
+        fix = f"name another cache folder, or make this one again: medcodi data cache … --overwrite, or remove {folder}"
         if self.weights != wanted.weights:
             raise DataError(
                 f"{folder}: cache made from other weights, {_short(self.weights)}",
                 expected=f"the autoencoders and prompt encoders of the model, {_short(wanted.weights)}",
-                mend=mend,
+                fix=fix,
             )
         if (self.data, self.split, self.studies) != (wanted.data, wanted.split, wanted.studies):
-            raise DataError(f"{folder}: cache made from other data, {self._data()}", expected=wanted._data(), mend=mend)
+            raise DataError(f"{folder}: cache made from other data, {self._data()}", expected=wanted._data(), fix=fix)
         different = [name for name, value in asdict(wanted).items() if getattr(self, name) != value]
         told = [f"{name} {getattr(self, name)!r}" for name in different]
         raise DataError(
             f"{folder}: cache made with {', '.join(told)}",
             expected=", ".join(f"{name} {getattr(wanted, name)!r}" for name in different),
-            mend=mend,
+            fix=fix,
         )
 
     def _data(self) -> str:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.data.dataset import StudyDataset
+from medcodi.distributed import Processes
 from medcodi.errors import DataError, one_of
 from medcodi.model import MedCoDi
 from medcodi.training.caching import files
@@ -16,7 +17,6 @@ from medcodi.training.caching.encoder import Encoder, null_record
 from medcodi.training.caching.files import Note, Part
 from medcodi.training.caching.key import PRECISIONS, CacheKey
 from medcodi.training.caching.reading import EncodedStudies, open_cache
-from medcodi.training.processes import Processes
 
 OnProgress = Callable[[int, int], None]  # studies encoded by all ranks, studies in all
 
@@ -99,7 +99,7 @@ def _missing(folder: Path, key: CacheKey, overwrite: bool, verify: bool) -> list
         raise DataError(
             f"{folder / damaged[0]} is missing, cut or damaged ({len(damaged)} of {len(parts) + 1} files are)",
             expected="the bytes that were written",
-            mend="medcodi data cache … --overwrite encodes it again",
+            fix="medcodi data cache … --overwrite encodes it again",
         )
     return todo if damaged else None
 

@@ -33,14 +33,14 @@ def open_cache(folder: Path, key: CacheKey, dataset: StudyDataset | None = None)
     """
     info = files.read_info(folder)
     if info is None:
-        raise DataError(f"no cache at {folder}", expected=f"a folder with {files.INFO}", mend="medcodi data cache")
+        raise DataError(f"no cache at {folder}", expected=f"a folder with {files.INFO}", fix="medcodi data cache")
     CacheKey.from_json(info["key"]).check(folder, key)
     counted = getattr(dataset, "modality_counts", None)
     if counted is not None and info["complete"]:
         held = {name: count for name, count in counted().items() if name in info["present"]}
         told = {name: info["present"][name] for name in held}
         if told != held:
-            raise DataError(f"{folder} counts {told}", expected=f"{held}, as the dataset does", mend=AGAIN)
+            raise DataError(f"{folder} counts {told}", expected=f"{held}, as the dataset does", fix=AGAIN)
     return EncodedStudies(folder)
 
 
@@ -64,7 +64,7 @@ class EncodedStudies:
         """
         info = files.read_info(folder)
         if info is None or not info["complete"]:
-            raise DataError(f"{folder} holds no finished cache", mend="run medcodi data cache again: it goes on")
+            raise DataError(f"{folder} holds no finished cache", fix="run medcodi data cache again: it goes on")
         self.folder, self.key = folder, CacheKey.from_json(info["key"])
         self.name = f"{self.key.dataset} (encoded)"
         self.image_size, self.fingerprint = self.key.image_size, self.key.data
@@ -76,7 +76,7 @@ class EncodedStudies:
             self._ids += self._checked(part).ids
         self._check_size(info["nulls"])
         if len(self._ids) != self.key.studies:
-            raise DataError(f"{folder} holds {len(self._ids):,} studies", expected=f"{self.key.studies:,}", mend=AGAIN)
+            raise DataError(f"{folder} holds {len(self._ids):,} studies", expected=f"{self.key.studies:,}", fix=AGAIN)
         self._size = int(self._parts[0]["rows"])  # of every part but the last
         self._maps: dict[int, np.ndarray] = {}
         self._nulls = self._read_nulls()
@@ -124,7 +124,7 @@ class EncodedStudies:
                 f"{self.folder / self._parts[index]['file']}, row {row}: the encodings of study "
                 f"{self.study_id(sample)!r} are damaged",
                 expected="the bytes that were written",
-                mend=AGAIN,
+                fix=AGAIN,
             )
         return record
 
@@ -135,13 +135,13 @@ class EncodedStudies:
             if found.shape != (part["rows"],) or files.CRC not in (found.dtype.names or ()):
                 raise ValueError(f"an array {found.shape} of {found.dtype.kind!r}")
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} cannot be read: {error}", expected="a part as written", mend=AGAIN) from error
+            raise DataError(f"{path} cannot be read: {error}", expected="a part as written", fix=AGAIN) from error
         return found
 
     def _read_nulls(self) -> dict[str, PromptEncoding]:
         record = np.array(self._mapped({"file": files.NULLS, "rows": 1}))
         if files.damaged(record):
-            raise DataError(f"{self.folder / files.NULLS} is damaged", expected="the bytes as written", mend=AGAIN)
+            raise DataError(f"{self.folder / files.NULLS} is damaged", expected="the bytes as written", fix=AGAIN)
         return {name: _prompts([record], name) for name in self.key.modalities}
 
     def _checked(self, part: dict[str, Any]) -> Note:
@@ -149,16 +149,14 @@ class EncodedStudies:
         path = self.folder / Path(part["file"]).with_suffix(".json")
         note = Note.read(path)
         if note is None or len(note.ids) != part["rows"] or note.sha256 != part["sha256"]:
-            raise DataError(
-                f"{path} is missing or damaged", expected=f"the names of {part['rows']} studies", mend=AGAIN
-            )
+            raise DataError(f"{path} is missing or damaged", expected=f"the names of {part['rows']} studies", fix=AGAIN)
         return note
 
     def _check_size(self, part: dict[str, Any]) -> None:
         path = self.folder / part["file"]
         size = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
         if size != f"{part['bytes']:,} bytes":
-            raise DataError(f"{path}: {size}", expected=f"{part['bytes']:,} bytes, as written", mend=AGAIN)
+            raise DataError(f"{path}: {size}", expected=f"{part['bytes']:,} bytes, as written", fix=AGAIN)
 
 
 def _stacked(rows: Sequence[np.ndarray], name: str) -> torch.Tensor:

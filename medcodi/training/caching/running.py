@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import DataConfig
+from medcodi.distributed import Processes
 from medcodi.model import MedCoDi
 from medcodi.training.caching.key import cache_key
 from medcodi.training.caching.making import make_cache
 from medcodi.training.caching.reading import EncodedStudies
-from medcodi.training.processes import Processes
 from medcodi.training.watch import Watch
 
 if TYPE_CHECKING:

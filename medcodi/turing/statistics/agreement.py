@@ -146,7 +146,7 @@ def krippendorff_alpha(
     answered = counts.sum(1)
     pairable = answered >= 2
     if not pairable.any():
-        raise DataError("no item has two answers", expected="items that several readers rated", mend="add readers")
+        raise DataError("no item has two answers", expected="items that several readers rated", fix="add readers")
     per_pair = np.where(pairable, 1 / np.maximum(answered - 1, 1), 0.0)
     coincidences = counts[:, :, None] * counts[:, None, :] * per_pair[:, None, None]
     size = len(categories)

@@ -62,7 +62,7 @@ def check_margin(margin: float, *, task: str = "") -> None:
         raise ConfigError(
             f"margin {margin!r}" + (f" of task {task!r}" if task else ""),
             expected="a positive number, in rating units or as an accuracy",
-            mend="declare it in the study file, before export",
+            fix="declare it in the study file, before export",
         )
 
 

@@ -46,7 +46,7 @@ def mean_squares(table: np.ndarray) -> MeanSquares:
         raise DataError(
             f"an intraclass correlation of {n} items and {k} readers",
             expected="at least 2 of each",
-            mend="let more readers finish, or read more items",
+            fix="let more readers finish, or read more items",
         )
     grand = table.mean()
     items, readers = table.mean(1) - grand, table.mean(0) - grand

@@ -64,7 +64,7 @@ class Cases:
         """Refuse a single case."""
         if not len(stratum) or np.bincount(stratum).max() < 2:
             raise DataError(
-                f"answers about {len(stratum)} case(s)", expected="at least 2 cases in an arm", mend="read more items"
+                f"answers about {len(stratum)} case(s)", expected="at least 2 cases in an arm", fix="read more items"
             )
 
     @property

@@ -23,7 +23,7 @@ var Turing = Turing || {};
     return page;
   };
 
-  /** A page that says what went wrong and how to mend it. */
+  /** A page that says what went wrong and how to fix it. */
   Turing.showFailure = (title, text) => Turing.showPage({ name: "failure", title, body: paragraphs(text) });
 
   /** A note in the page, replaced by the next one. */

@@ -164,7 +164,7 @@ var Turing = Turing || {};
     failed(error) {
       Turing.dialog({
         id: "broken", title: "This item cannot be shown",
-        body: [el("p", {}, `${error.message}.`), el("p", {}, "Mend: unpack the whole folder again and try once more. If it stays so, skip the item: it will be listed as missing.")],
+        body: [el("p", {}, `${error.message}.`), el("p", {}, "Fix: unpack the whole folder again and try once more. If it stays so, skip the item: it will be listed as missing.")],
         buttons: [
           { label: "Try again", primary: true, click: () => this.load() },
           { label: "Skip this item", click: () => { this.session.skip(this.index); this.move(1); } },

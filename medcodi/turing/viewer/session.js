@@ -181,28 +181,28 @@ var Turing = Turing || {};
     /**
      * Read a progress file's text.
      * @returns {Object} the record, checked.
-     * @throws {Error} a sentence for the reader: what is wrong, what was expected, how to mend it.
+     * @throws {Error} a sentence for the reader: what is wrong, what was expected, how to fix it.
      */
     read(text) {
       let record;
       try {
         record = JSON.parse(text);
       } catch {
-        throw new Error("This file is not JSON. Expected: a progress file that this viewer saved. Mend: choose another file.");
+        throw new Error("This file is not JSON. Expected: a progress file that this viewer saved. Fix: choose another file.");
       }
-      if (!record || record.kind !== KIND) throw new Error("This is no progress file of a reading session. Mend: choose another file.");
-      if (record.format !== FORMAT) throw new Error(`The file has format ${record.format}; this viewer reads ${FORMAT}. Mend: use the viewer that saved it.`);
+      if (!record || record.kind !== KIND) throw new Error("This is no progress file of a reading session. Fix: choose another file.");
+      if (record.format !== FORMAT) throw new Error(`The file has format ${record.format}; this viewer reads ${FORMAT}. Fix: use the viewer that saved it.`);
       for (const [name, said] of [["bundle_id", "study"], ["reader", "reader"], ["key_sha256", "study key"], ["study_sha256", "study"]]) {
         if (record[name] !== this.study[name]) {
-          throw new Error(`The file belongs to another ${said}: its ${name} is ${record[name]}, expected ${this.study[name]}. Mend: choose the file saved from this folder.`);
+          throw new Error(`The file belongs to another ${said}: its ${name} is ${record[name]}, expected ${this.study[name]}. Fix: choose the file saved from this folder.`);
         }
       }
       if (Turing.checksumOf(record) !== record.checksum) {
-        throw new Error("The file was changed after it was saved: its checksum does not fit. Mend: use the original download.");
+        throw new Error("The file was changed after it was saved: its checksum does not fit. Fix: use the original download.");
       }
       const at = new Map(this.trials.map((trial) => [trial.trial, trial.position]));
       const strange = record.answers.find((answer) => at.get(answer.trial) !== answer.position);
-      if (strange) throw new Error(`The file answers trial ${strange.trial}, which this folder does not hold at place ${strange.position}. Mend: choose the file saved from this folder.`);
+      if (strange) throw new Error(`The file answers trial ${strange.trial}, which this folder does not hold at place ${strange.position}. Fix: choose the file saved from this folder.`);
       return record;
     }
 

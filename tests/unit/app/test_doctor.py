@@ -6,9 +6,8 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from medcodi import checkpoints
 from medcodi.app.doctor import CHECKS, Check, check_checkpoint, examine, print_checks
-from medcodi.model import MedCoDi
+from medcodi.model import MedCoDi, shipped
 
 
 def printed(checks: list[Check]) -> str:
@@ -23,7 +22,7 @@ def test_every_check_comes_back_and_every_miss_has_its_mend() -> None:
     assert len(checks) == len(CHECKS)
     for check in checks:
         assert check.seen
-        assert bool(check.mend) == (check.state != "ok"), check
+        assert bool(check.fix) == (check.state != "ok"), check
 
 
 def test_a_table_without_misses_says_ready() -> None:
@@ -34,26 +33,26 @@ def test_a_table_without_misses_says_ready() -> None:
 def test_misses_are_named_with_their_mends() -> None:
     text = printed(
         [
-            Check(name="Python", state="missing", seen="3.8", mend="install Python 3.11"),
-            Check(name="DICOM", state="optional", seen="absent", mend=r"pip install 'medcodi\[dicom]'"),
+            Check(name="Python", state="missing", seen="3.8", fix="install Python 3.11"),
+            Check(name="DICOM", state="optional", seen="absent", fix=r"pip install 'medcodi\[dicom]'"),
         ]
     )
     assert "Not ready: Python." in text
-    assert "mend: install Python 3.11" in text
+    assert "fix: install Python 3.11" in text
     assert "pip install 'medcodi[dicom]'" in text
 
 
 def test_a_missing_checkpoint_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "_PLACES", (tmp_path / "a", tmp_path / "b"))
+    monkeypatch.setattr(shipped, "_PLACES", (tmp_path / "a", tmp_path / "b"))
     check = check_checkpoint()
-    assert check.state == "missing" and str(tmp_path / "b") in check.seen and "make demo-train" in check.mend
+    assert check.state == "missing" and str(tmp_path / "b") in check.seen and "make demo-train" in check.fix
 
 
 def test_a_truncated_checkpoint_is_a_miss(tiny_model: MedCoDi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_model.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(checkpoints, "_PLACES", (folder, folder))
+    monkeypatch.setattr(shipped, "_PLACES", (folder, folder))
     assert check_checkpoint().state == "ok"
     file = next(folder.glob("denoiser_*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])
     check = check_checkpoint()
-    assert check.state == "missing" and "truncated" in check.seen and check.mend
+    assert check.state == "missing" and "truncated" in check.seen and check.fix

@@ -6,7 +6,7 @@ import pytest
 from medcodi.data.dicom import read_dicom, read_header
 from medcodi.data.dicom_writing import uid, write_dicom
 from medcodi.data.images import read_image
-from medcodi.generated import Generation, Sample
+from medcodi.generation.result import Generation, Sample
 from medcodi.modality import names
 from medcodi.study import Direction
 

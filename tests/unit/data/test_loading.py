@@ -279,7 +279,5 @@ class Damaged:
 
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_a_study_that_cannot_be_read_is_named(num_workers: int) -> None:
-    with pytest.raises(
-        DataError, match=r"^study 's2' \(number 2 of damaged\) cannot be read: RuntimeError.*Mend: copy"
-    ):
+    with pytest.raises(DataError, match=r"^study 's2' \(number 2 of damaged\) cannot be read: RuntimeError.*Fix: copy"):
         list(GlobalBatches(Damaged(), batch_size=4, num_workers=num_workers).iterate(0, 1))

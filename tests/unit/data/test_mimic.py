@@ -105,7 +105,7 @@ def test_reports_are_optional_only_when_told(tmp_path: Path, tree: Tree) -> None
     with pytest.raises(DataError, match=r"no report in .*options.reports"):
         run(tmp_path, root)
     (root / "mimic-cxr-reports.zip").write_bytes(b"PK")
-    with pytest.raises(DataError, match=r"Mend: unzip .*mimic-cxr-reports.zip"):
+    with pytest.raises(DataError, match=r"Fix: unzip .*mimic-cxr-reports.zip"):
         run(tmp_path, root)
     assert run(tmp_path, root, need_reports=False).counts()["modality"] == {"frontal": 6, "lateral": 2}
     (apart / "files/p10/p10000001/s50000001.txt").write_text("WET READ: ___ 5:30 PM\n Nothing to be seen here.\n")

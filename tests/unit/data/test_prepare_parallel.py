@@ -241,7 +241,7 @@ def test_headers_read_by_several_processes_announce_the_same_studies(tmp_path: P
 
 def _refusing(number: int) -> int:
     if number == 70:
-        raise DataError("the seventieth", expected="another", mend="none")
+        raise DataError("the seventieth", expected="another", fix="none")
     return number * number
 
 

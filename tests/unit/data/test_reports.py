@@ -61,7 +61,7 @@ def test_empty_reports_are_refused(raw: str) -> None:
     with pytest.raises(Refused, match="empty") as refusal:
         normalise_report(raw)
     assert refusal.value.reason == "report: empty"
-    assert refusal.value.mend
+    assert refusal.value.fix
 
 
 def test_long_reports_are_refused_with_their_length() -> None:

@@ -8,7 +8,6 @@ import numpy as np
 import pytest
 import torch
 
-from medcodi.component_files import file_hash
 from medcodi.data.sources.phantom import line_integrals, phantom_body, phantom_findings
 from medcodi.errors import CheckpointError, ConfigError, DataError
 from medcodi.evaluation.coherence import PairReadings, coherence
@@ -16,6 +15,7 @@ from medcodi.evaluation.derangements import derangements
 from medcodi.evaluation.geometry import ATTRIBUTES, GeometryReader, fit_geometry, geometry_agreement, geometry_truth
 from medcodi.evaluation.image_readers import XRV_LABELS, CachedReader, ClassifierReader, load_image_reader
 from medcodi.metrics.bootstrap import resampling_weights
+from medcodi.model.components import file_hash
 from medcodi.randomness import numpy_generator
 from medcodi.study import CHEXPERT_LABELS, Study
 from tests.unit.evaluation.extractor_files import xrv_file

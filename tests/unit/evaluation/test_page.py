@@ -10,7 +10,8 @@ import pytest
 from PIL import Image
 
 from medcodi.errors import DataError
-from medcodi.evaluation.pages.page import (
+from medcodi.evaluation.pages.plots import Range, difference_plot, range_plot
+from medcodi.pages.page import (
     Cell,
     Figure,
     Head,
@@ -22,7 +23,6 @@ from medcodi.evaluation.pages.page import (
     render_page,
     write_page,
 )
-from medcodi.evaluation.pages.plots import Range, difference_plot, range_plot
 
 pytest.importorskip("jinja2")
 

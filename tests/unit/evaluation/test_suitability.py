@@ -27,7 +27,7 @@ def results(phantoms: bool | None, trained_on: str = "phantom-demo/train", model
 
 def test_every_reader_that_knows_phantoms_only_is_named_with_its_mend() -> None:
     told = unfit_readers(results(False))
-    assert [any(mend in one for one in told) for mend in ("image_reader=xrv", "extractors=[xrv]", "model=...")] == [
+    assert [any(fix in one for one in told) for fix in ("image_reader=xrv", "extractors=[xrv]", "model=...")] == [
         True
     ] * 3
     assert alarms(results(False))[:3] == told  # first of what must not be overlooked, on page and terminal

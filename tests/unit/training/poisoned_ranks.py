@@ -12,12 +12,12 @@ from torch import Tensor
 
 from medcodi.config import apply_overrides, from_dict, to_dict
 from medcodi.data.loading import Batch
+from medcodi.distributed import Processes, join_processes
 from medcodi.randomness import StepRandomness
 from medcodi.stages.sharing import Share
 from medcodi.stages.stage import StepOutput
 from medcodi.training.config import TrainConfig
 from medcodi.training.engine import build_engine
-from medcodi.training.processes import Processes, join_processes
 from tests.unit.training.toy import ToyStage, step_samples, toy_batch, toy_config
 
 

@@ -15,11 +15,11 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from medcodi.config import apply_overrides, from_dict, to_dict
+from medcodi.distributed import Processes, join_processes
 from medcodi.randomness import StepRandomness
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
 from medcodi.training.engine import Engine, build_engine
-from medcodi.training.processes import Processes, join_processes
 from medcodi.training.run_folder import load_tensors
 from tests.unit.training.toy import ToyStage, step_samples, toy_batch, toy_config
 

@@ -18,6 +18,7 @@ from medcodi.app.cli import main
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import collate
 from medcodi.data.sources.phantom import phantom_report
+from medcodi.distributed import Processes
 from medcodi.errors import DataError
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.randomness import StepRandomness, numpy_generator
@@ -27,7 +28,6 @@ from medcodi.study import Study
 from medcodi.training.caching import CacheKey, EncodedStudies, cache_key, files, make_cache
 from medcodi.training.caching.agreement import Agreement
 from medcodi.training.caching.encoder import Encoder
-from medcodi.training.processes import Processes
 
 STUDIES, SIZE = 40, 32  # two parts: 32 and 8
 HALF_STEP = 2.0**-11  # relative rounding of float16, to the nearest

@@ -54,7 +54,7 @@ def test_batch_arithmetic(size: int, micro: int | None, ranks: int, accumulation
 
 @pytest.mark.parametrize(("size", "micro", "ranks"), [(15, None, 2), (16, 3, 1), (16, 16, 2), (1, None, 2)])
 def test_a_batch_that_does_not_divide_is_refused_with_the_mend(size: int, micro: int | None, ranks: int) -> None:
-    with pytest.raises(ConfigError, match=r"Mend: batch.global_size=\d+"):
+    with pytest.raises(ConfigError, match=r"Fix: batch.global_size=\d+"):
         BatchConfig(global_size=size, micro_size=micro).accumulation(ranks)
 
 

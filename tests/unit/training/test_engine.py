@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from medcodi.distributed import Processes
 from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.training.engine import PlainEngine, StepResult, check_engine, describe_engine
-from medcodi.training.processes import Processes
 from medcodi.training.run_folder import load_tensors
 from tests.unit.stages.batches import drawn, stage_of, uneven_batch
 

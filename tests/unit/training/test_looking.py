@@ -13,6 +13,7 @@ import torch
 from medcodi.config import from_dict
 from medcodi.data.loading import GlobalBatches, collate
 from medcodi.data.sources.phantom import PhantomDataset
+from medcodi.distributed import Processes
 from medcodi.model import STAGES, tiny_model
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
@@ -23,7 +24,6 @@ from medcodi.training.ema import Ema
 from medcodi.training.engine import PlainEngine
 from medcodi.training.looking import Figures, validation_losses
 from medcodi.training.means import Means
-from medcodi.training.processes import Processes
 from medcodi.training.progress import Progress
 from medcodi.training.samples import draw_samples, every_direction, write_samples
 from medcodi.training.speed import matmul_peak

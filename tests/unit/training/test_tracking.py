@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
+from medcodi.distributed import Processes
 from medcodi.errors import MissingExtraError
 from medcodi.training.means import Means, means_for_ranks
-from medcodi.training.processes import Processes
 from medcodi.training.tracking import RunLog, check_trackers
 
 from .toy import toy_config

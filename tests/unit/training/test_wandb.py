@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from medcodi.distributed import Processes
 from medcodi.errors import MissingExtraError
-from medcodi.training.processes import Processes
 from medcodi.training.tracking import RunLog
 
 from .toy import toy_config

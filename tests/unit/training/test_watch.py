@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
+from medcodi.distributed import Processes
 from medcodi.errors import DataError, TrainingError
 from medcodi.training import watch as watching
 from medcodi.training.config import FaultConfig
-from medcodi.training.processes import Processes
 from medcodi.training.watch import Sign, Watch
 
 
@@ -85,7 +85,7 @@ def test_of_many_that_stopped_the_one_that_began_it_is_named() -> None:
     watch._signs[3] = Sign(doing="taking step 7", left="DataError: study 'x' cannot be read", code=refused)
     verdict = watch._stopped()
     assert "rank 3 stopped while taking step 7: DataError: study 'x'" in str(verdict)
-    assert verdict is not None and verdict.exit_code == refused == 2  # to begin again would not mend it
+    assert verdict is not None and verdict.exit_code == refused == 2  # to begin again would not fix it
 
 
 def test_an_exchange_that_no_one_ends_says_where_each_rank_is() -> None:

@@ -1,0 +1,275 @@
+"""The manifest: one row a request, as CSV or JSON lines; what cannot be read is told row by row."""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medcodi.config import config
+from medcodi.errors import DataError, PromptError, did_you_mean
+from medcodi.generation.pipeline import check_request
+from medcodi.modality import MODALITIES, in_table_order, names
+from medcodi.randomness import seed_from_keys
+from medcodi.study import Direction
+
+_FILES = {f"{name}_file": name for name in names("text")}  # a text modality's prompt may lie in a file
+COLUMNS = ("id", "targets", "seed", "num_samples", "weights", *MODALITIES, *_FILES)
+RESULT_COLUMNS = (
+    "study_id", *MODALITIES, "seed", "id", "row", "sample", "direction",
+    *(f"{name}_text" for name in names("text")), *(f"{name}_sha256" for name in MODALITIES),
+    *(f"{name}_prompt_sha256" for name in MODALITIES), "model", "model_sha256", "settings",
+)  # fmt: skip
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # it becomes the name of a folder
+
+
+@config
+class RowDefaults:
+    """What a row gets that does not say otherwise."""
+
+    targets: tuple[str, ...] | None = None  # None: every modality that is no prompt
+    seed: int = 0  # rows without a seed get one made of this and their id
+    num_samples: int = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """A readable row.
+
+    Attributes:
+        number: Its place among the rows, from 1.
+        id: Unique among the rows.
+        direction: Prompts of positive weight, and targets.
+        prompts: Modality -> path, or text.
+        weights: Of every prompt.
+        seed: Of the first sample.
+        num_samples: How many.
+        kept: Columns that are carried into the results.
+    """
+
+    number: int
+    id: str
+    direction: Direction
+    prompts: Mapping[str, Path | str]
+    weights: Mapping[str, float]
+    seed: int
+    num_samples: int
+    kept: Mapping[str, str] = field(default_factory=dict)
+
+    def study_id(self, sample: int) -> str:
+        """The name of one sample: the row's id, or ``id-0``, ``id-1`` ... where there are several."""
+        return self.id if self.num_samples == 1 else f"{self.id}-{sample}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class BadRow:
+    """A row that cannot be carried out, and why."""
+
+    number: int
+    id: str
+    message: str
+
+
+def read_manifest(path: Path, defaults: RowDefaults, keep: Sequence[str] = ()) -> list[Row | BadRow]:
+    """Read and check every row; no prompt file is opened.
+
+    Args:
+        path: ``.jsonl`` (one object a line), else CSV with comma, semicolon or tab between columns.
+        defaults: For cells that are empty.
+        keep: Further columns, carried into the results.
+
+    Returns:
+        The rows in order, blank lines left out.
+
+    Raises:
+        DataError: If the file cannot be read at all, has no rows, or a column that is unknown or kept but not there.
+    """
+    if not path.is_file():
+        raise DataError(f"no manifest at {path}", expected="a .csv or .jsonl file", fix="check the path")
+    data = path.read_bytes()
+    lines = _jsonl(data) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv(data, path)
+    rows: list[Row | BadRow] = []
+    taken: dict[str, int] = {}  # study id -> row
+    seen: set[str] = set()
+    for number, cells in enumerate(lines, start=1):
+        one = _row(cells, number, path, defaults, keep)
+        if isinstance(cells, Mapping):
+            seen |= set(cells)
+        if isinstance(one, Row):
+            study_ids = [one.study_id(sample) for sample in range(one.num_samples)]
+            twice = next((name for name in study_ids if name in taken), None)
+            if twice is not None:
+                error = DataError(f"the id {twice!r} is that of row {taken[twice]} already", expected="an id once only")
+                one = BadRow(number=number, id=one.id, message=str(error))
+            else:
+                taken.update(dict.fromkeys(study_ids, number))
+        rows.append(one)
+    if not rows:
+        raise DataError(f"{path} holds no rows", expected="a header and at least one row, or one JSON object a line")
+    _check_columns(seen, keep, path)
+    return rows
+
+
+def _check_columns(seen: set[str], keep: Sequence[str], path: Path) -> None:
+    for name in sorted(seen - set(COLUMNS) - set(keep)):
+        raise DataError(
+            f"{path} has an unknown column {name!r}",
+            expected="the columns of a manifest",
+            fix=f"correct it ({did_you_mean(name, COLUMNS)}), or carry it into the results with --keep {name}",
+        )
+    further = seen - {*COLUMNS, *RESULT_COLUMNS}
+    for name in keep:
+        if name not in further:
+            raise DataError(
+                f"--keep {name}: " + (f"{path} has no such column" if name not in seen else "results.csv has its own"),
+                expected="a further column of the manifest",
+                fix=did_you_mean(name, further) if further else "leave --keep out, or rename the column",
+            )
+
+
+def _csv(data: bytes, path: Path) -> Iterator[Mapping[str, Any] | DataError]:
+    # What is not UTF-8 spoils its own cell only; it is found there.
+    text = data.decode("utf-8-sig", errors="surrogateescape")
+    first = text.partition("\n")[0]
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
+    header: list[str] | None = None
+    while True:
+        start = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            if header is None:
+                raise DataError(f"{path}, line {start}: {error}", expected="a CSV header") from None
+            yield DataError(
+                f"lines {start} to {reader.line_num} are no CSV: {error}",
+                expected="cells with quotes and line breaks to be quoted",
+                fix="double the quotes within a quoted cell",
+            )
+            continue
+        if header is None:
+            header = [cell.strip() for cell in cells]
+            if len(set(header)) != len(header):
+                raise DataError(f"{path} has a column twice: {', '.join(header)}", expected="every column once")
+        elif any(cell.strip() for cell in cells):
+            if len(cells) > len(header):
+                yield DataError(
+                    f"line {start} has {len(cells)} cells",
+                    expected=f"at most {len(header)}, as the header has",
+                    fix="quote cells that hold the separator",
+                )
+            else:
+                yield dict(zip(header, cells, strict=False))
+
+
+def _jsonl(data: bytes) -> Iterator[Mapping[str, Any] | DataError]:
+    for number, line in enumerate(data.removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            values = json.loads(line.decode("utf-8"))
+        except UnicodeDecodeError:
+            yield DataError(f"line {number} is not UTF-8 text", fix="save it as UTF-8")
+        except json.JSONDecodeError as error:
+            yield DataError(f"line {number} is not JSON: {error}", expected="one object a line")
+        else:
+            told = DataError(f"line {number} holds a {type(values).__name__}", expected="an object such as {}")
+            yield values if isinstance(values, dict) else told
+
+
+def _row(
+    cells: Mapping[str, Any] | DataError, number: int, path: Path, defaults: RowDefaults, keep: Sequence[str]
+) -> Row | BadRow:
+    if isinstance(cells, DataError):
+        return BadRow(number=number, id="", message=str(cells))
+    name = ""
+    try:
+        name = _text(cells, "id") or f"row-{number}"
+        if not _ID.fullmatch(name):
+            raise DataError(
+                f"the id {name!r} cannot name a folder",
+                expected="at most 120 letters, digits, '.', '_' and '-', the first a letter or digit",
+            )
+        return _checked(cells, number, name, path.parent, defaults, keep)
+    except (DataError, PromptError) as error:
+        return BadRow(number=number, id=name if _ID.fullmatch(name) else "", message=str(error))
+
+
+def _checked(
+    cells: Mapping[str, Any], number: int, name: str, root: Path, defaults: RowDefaults, keep: Sequence[str]
+) -> Row:
+    """A row of cells.
+
+    Raises:
+        DataError: If a cell cannot be read.
+        PromptError: If the request cannot be.
+    """
+    prompts: dict[str, Path | str] = {}
+    for column, text in ((column, _text(cells, column)) for column in (*MODALITIES, *_FILES)):
+        modality = _FILES.get(column, column)
+        if text and modality in prompts:
+            raise DataError(f"both {modality} and {column} are given", expected="one of them", fix="empty one cell")
+        if text:
+            prompts[modality] = text if column in names("text") else root / text
+    seed, num_samples = _integer(cells, "seed"), _integer(cells, "num_samples")
+    if seed is None:
+        seed = seed_from_keys("synthesize", defaults.seed, name) % 2**31
+    num_samples = defaults.num_samples if num_samples is None else num_samples
+    targets = _targets(cells)
+    direction, used, weights = check_request(
+        prompts, defaults.targets if targets is None else targets, _weights(cells), num_samples, seed
+    )
+    return Row(
+        number=number,
+        id=name,
+        direction=direction,
+        prompts={modality: used[modality] for modality in direction.prompts},
+        weights=weights,
+        seed=seed,
+        num_samples=num_samples,
+        kept={column: _text(cells, column) for column in keep},
+    )
+
+
+def _text(cells: Mapping[str, Any], column: str) -> str:
+    value = cells.get(column)
+    if value is None:
+        return ""
+    if isinstance(value, bool | list | dict):
+        raise DataError(f"{column} holds {json.dumps(value)[:60]}", expected="a text or a number")
+    text = str(value).strip()
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise DataError(f"{column} is not UTF-8 text", fix="save the manifest as UTF-8")
+    return text
+
+
+def _integer(cells: Mapping[str, Any], column: str) -> int | None:
+    text = _text(cells, column)
+    try:
+        return int(text) if text else None
+    except ValueError:
+        raise DataError(f"{column} is {text[:40]!r}", expected="a whole number") from None
+
+
+def _targets(cells: Mapping[str, Any]) -> tuple[str, ...] | None:
+    value = cells.get("targets")
+    listed = [str(one) for one in value] if isinstance(value, list) else re.split(r"[+,;\s]+", _text(cells, "targets"))
+    return in_table_order(one for one in listed if one) or None
+
+
+def _weights(cells: Mapping[str, Any]) -> dict[str, float] | None:
+    value = cells.get("weights")
+    if isinstance(value, dict):
+        pairs = [(str(name), str(weight)) for name, weight in value.items()]
+    else:
+        pairs = [tuple(pair.partition("=")[::2]) for pair in re.split(r"[,;\s]+", _text(cells, "weights")) if pair]
+    try:
+        return {name.strip(): float(weight) for name, weight in pairs} or None
+    except ValueError:
+        raise DataError(f"weights holds {value!r}", expected="such as frontal=0.5 report=1") from None

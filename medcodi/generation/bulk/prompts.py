@@ -1,0 +1,67 @@
+"""The prompts of a row: looked at before the work begins, read when their turn comes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from PIL import Image
+
+from medcodi.data.dicom import read_header
+from medcodi.data.images import check_file, is_dicom
+from medcodi.data.reports import normalise_report
+from medcodi.errors import DataError
+from medcodi.generation.bulk.manifest import Row
+from medcodi.generation.pipeline import read_prompt
+from medcodi.generation.prompts import Value
+from medcodi.modality import MODALITIES
+
+
+def check_prompts(row: Row) -> None:
+    """Look at a row's prompt files without decoding pixels: texts are read, images must be there and have a header.
+
+    Raises:
+        DataError: If one cannot be used.
+        MissingExtraError: If one is a DICOM file and pydicom is not installed.
+    """
+    for name, value in row.prompts.items():
+        if MODALITIES[name].kind == "text":
+            normalise_report(_content(value))
+            continue
+        path = Path(value)
+        check_file(path, str(path))
+        if is_dicom(path):
+            read_header(path)
+            continue
+        try:
+            with Image.open(path):
+                pass
+        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+            raise DataError(
+                f"{path} is not an image that can be read", expected="a PNG, JPEG, TIFF or DICOM file"
+            ) from None
+
+
+def load_prompts(row: Row, image_size: int) -> dict[str, Value]:
+    """A row's prompts as the model takes them.
+
+    Raises:
+        DataError: If one cannot be used.
+    """
+    return {
+        name: read_prompt(name, _content(value) if MODALITIES[name].kind == "text" else value, image_size)
+        for name, value in row.prompts.items()
+    }
+
+
+def _content(value: Path | str) -> str:
+    """The text itself, or that of its file."""
+    if isinstance(value, str):
+        return value
+    try:
+        return value.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise DataError(
+            f"the text {value} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}",
+            expected="a UTF-8 text file",
+            fix="check the path (relative to the manifest)",
+        ) from None

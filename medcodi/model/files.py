@@ -1,0 +1,264 @@
+"""A model on disk: ``model_index.json``, its tokenizers and one safetensors file for each component."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from accelerate import init_empty_weights
+from torch import nn
+
+from medcodi.config import from_dict, to_dict
+from medcodi.errors import CheckpointError
+from medcodi.model.components import ComponentFiles, file_hash, write_weights
+from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
+
+if TYPE_CHECKING:
+    from medcodi.model.medcodi import MedCoDi, ModelConfig
+
+FORMAT_VERSION = 1
+INDEX = "model_index.json"
+TOKENIZER = "tokenizer.json"
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
+
+
+def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
+    """Write a model folder, whole or not at all.
+
+    Args:
+        model: What to save.
+        folder: Made, or replaced when it holds a model already.
+        dtype: Precision of the stored weights (buffers and single numbers, such as scales, stay as they are); None keeps what is there:
+            components that are still on disk are then copied as they are, without being read into memory.
+
+    Returns:
+        The folder.
+
+    Raises:
+        CheckpointError: If the folder exists and holds something other than a model, or cannot be written.
+    """
+    folder = Path(folder)
+    refuse_other_folder(folder)
+    copied = set(model.pending) if dtype is None and model.files and model.files.dtype == torch.float32 else set()
+    model.load_components(model.pending - copied)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        components: dict[str, Any] = {}
+        for name, module in model.components().items():
+            if name in copied and model.files:
+                components[name] = model.files.copy(name, staging)
+                continue
+            parameters = dict(module.named_parameters())
+            state = module.state_dict()
+            specs = {
+                key: (tuple(value.shape), dtype if dtype and key in parameters and value.dim() else value.dtype)
+                for key, value in state.items()
+            }
+            components[name] = {
+                **write_weights(staging / f"{name}.safetensors", specs, state.__getitem__),
+                "num_parameters": sum(parameter.numel() for parameter in parameters.values()),
+            }
+        write_index(
+            staging,
+            model.config,
+            model.tokenizers,
+            components,
+            trained_stages=model.trained_stages,
+            provenance=model.provenance,
+        )
+        _replace(staging, folder)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+    return folder
+
+
+def refuse_other_folder(folder: Path) -> None:
+    """Refuse to write a model where something else lies.
+
+    Raises:
+        CheckpointError: If the folder exists and holds something other than a model.
+    """
+    if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not (folder / INDEX).is_file()):
+        raise CheckpointError(
+            f"{folder} exists and holds no model", expected="a new or empty folder", fix="choose another folder"
+        )
+
+
+def write_index(
+    folder: Path,
+    config: ModelConfig,
+    tokenizers: Tokenizers,
+    components: Mapping[str, Mapping[str, Any]],
+    *,
+    trained_stages: tuple[str, ...],
+    provenance: Mapping[str, Any],
+) -> None:
+    """Write the tokenizers, and then the index, which vouches for everything beside it.
+
+    Args:
+        folder: Holds the components' files already.
+        config: Of the model.
+        tokenizers: Those that are absent are named as absent.
+        components: Name -> ``file``, ``sha256``, ``num_parameters``.
+        trained_stages: The stages the weights have been through.
+        provenance: Where they come from.
+    """
+    index: dict[str, Any] = {
+        "format": FORMAT_VERSION,
+        "config": to_dict(config),
+        "trained_stages": list(trained_stages),
+    }
+    roles = tokenizers.by_role()
+    if all(tokenizer is tokenizers.prompts for tokenizer in roles.values()) and not isinstance(
+        tokenizers.prompts, AbsentTokenizer
+    ):
+        tokenizers.prompts.save(folder / TOKENIZER)
+        index["tokenizer_sha256"] = file_hash(folder / TOKENIZER)
+    else:
+        index["tokenizers"] = {role: _write_tokenizer(folder, role, tokenizer) for role, tokenizer in roles.items()}
+    index |= {"components": dict(components), "provenance": dict(provenance)}
+    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_tokenizer(folder: Path, role: str, tokenizer: ReportTokenizer) -> dict[str, Any]:
+    if isinstance(tokenizer, AbsentTokenizer):
+        return {"file": None, "vocab_size": tokenizer.vocab_size}
+    file = folder / f"tokenizer_{role}.json"
+    tokenizer.save(file)
+    return {"file": file.name, "sha256": file_hash(file), "lowercase": tokenizer.lowercase}
+
+
+def _read_tokenizers(folder: Path, index: Mapping[str, Any]) -> Tokenizers:
+    if "tokenizers" not in index:
+        return Tokenizers.one(ReportTokenizer.load(folder / TOKENIZER))
+    return Tokenizers(
+        **{
+            role: ReportTokenizer.load(folder / entry["file"], lowercase=entry["lowercase"])
+            if entry["file"]
+            else AbsentTokenizer(entry["vocab_size"], role)
+            for role, entry in index["tokenizers"].items()
+        }
+    )
+
+
+def _replace(staging: Path, folder: Path) -> None:
+    """Put the new files where the old ones were; files that are not the model's (cards, evaluators) stay."""
+    staging.chmod(0o755)
+    if not folder.exists():
+        staging.rename(folder)
+        return
+    if (folder / INDEX).is_file():
+        named = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("components", {})
+        for old in (folder / entry["file"] for entry in named.values()):
+            if not (staging / old.name).exists():
+                old.unlink(missing_ok=True)
+    for new in sorted(
+        staging.iterdir(), key=lambda file: file.name == INDEX
+    ):  # the index last: it vouches for the rest
+        new.replace(folder / new.name)
+
+
+def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Find a model folder (on disk, else on the hub) and read its index.
+
+    Raises:
+        CheckpointError: If there is none, it is a pickle, or its index cannot be read.
+    """
+    folder = Path(source)
+    if folder.suffix in _PICKLES:
+        raise CheckpointError(
+            f"{folder} is a pickle by its name, and a pickle can run code",
+            expected="a model folder of safetensors",
+            fix="a checkpoint in the published layout: medcodi import-xgem; else the folder that save_pretrained wrote",
+        )
+    if not folder.exists():
+        folder = _from_hub(str(source))
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(
+            f"{folder} holds no {INDEX}",
+            expected="a folder written by save_pretrained",
+            fix="give the model folder itself",
+        )
+    try:
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"{folder / INDEX} cannot be read: {error}", fix="fetch or train the model again"
+        ) from None
+    if index.get("format") != FORMAT_VERSION:
+        raise CheckpointError(
+            f"{folder} has format {index.get('format')!r}",
+            expected=f"format {FORMAT_VERSION}",
+            fix="use the MedCoDi version that wrote it",
+        )
+    return folder, index
+
+
+def _from_hub(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"no model at {repository}",
+            expected="a model folder, or a hub repository owner/name",
+            fix="check the path; the demo model is checkpoints/demo",
+        )
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"no model at {repository}, and the hub did not give one ({type(error).__name__})",
+            expected="a model folder, or a hub repository that can be reached",
+            fix="check the path; the demo model is checkpoints/demo",
+        ) from None
+
+
+def load_model(
+    source: str | Path,
+    *,
+    device: str | torch.device = "cpu",
+    dtype: torch.dtype = torch.float32,
+    lazy: bool = False,
+) -> MedCoDi:
+    """Load a model folder or a hub repository.
+
+    Args:
+        source: Folder, or ``owner/name`` on the hub.
+        device: Where the weights go.
+        dtype: What weights become; buffers and single numbers stay float32.
+        lazy: Read each component only when it is first needed.
+
+    Raises:
+        CheckpointError: If a file is missing, truncated, changed since it was saved, a pickle, or does not fit the config.
+    """
+    from medcodi.model.medcodi import MedCoDi, ModelConfig
+
+    folder, index = read_index(source)
+    config = from_dict(ModelConfig, index["config"], source=str(folder / INDEX))
+    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+        model = MedCoDi(config, _read_tokenizers(folder, index))
+    missing = [name for name in model.components() if name not in index["components"]]
+    if missing:
+        raise CheckpointError(f"{folder} has no component {missing[0]!r}", expected=", ".join(model.components()))
+    _move_buffers(model, device)
+    model.files = ComponentFiles(folder, index, dtype, torch.device(device))
+    model.pending = set(model.components())
+    model.home = torch.device(device) if lazy else None
+    if not lazy:
+        model.load_components()
+    model.trained_stages = tuple(index["trained_stages"])
+    model.provenance = index.get("provenance", {})
+    return model.eval()
+
+
+def _move_buffers(module: nn.Module, device: str | torch.device) -> None:
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = buffer.to(device)

@@ -1,0 +1,247 @@
+"""Components that rest in CPU memory or on disk, and come to their device when they are used."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from medcodi.errors import ConfigError
+
+# How a component is entered: what may touch its weights.
+ENTRIES = ("encode", "decode", "latent", "null", "encode_ids", "generate_ids", "logits")
+
+
+class Store(Protocol):
+    """Where one component's weights rest."""
+
+    def rest(self) -> None:
+        """Give the device's memory back."""
+        ...
+
+    def bring(self, device: torch.device) -> None:
+        """Put the weights on a device."""
+        ...
+
+    def close(self) -> None:
+        """Leave nothing behind but the weights themselves, where they rested."""
+        ...
+
+
+class MemoryStore:
+    """Weights that rest in the memory they are in."""
+
+    def __init__(self, module: nn.Module) -> None:
+        self._kept = {parameter: parameter.data for parameter in module.parameters()}
+
+    def rest(self) -> None:
+        """Point back at the resting copy."""
+        for parameter, value in self._kept.items():
+            parameter.data = value
+
+    def bring(self, device: torch.device) -> None:
+        """Copy to a device, or use as they are where they rest on it."""
+        for parameter, value in self._kept.items():
+            parameter.data = value.to(device)
+
+    def close(self) -> None:
+        """As :meth:`rest`."""
+        self.rest()
+
+
+class DiskStore:
+    """Weights that rest in a safetensors file, removed at the end.
+
+    Raises:
+        ConfigError: If the folder has no room for them.
+    """
+
+    def __init__(self, module: nn.Module, folder: str, name: str, *, discard: bool) -> None:
+        """Write the weights.
+
+        Args:
+            module: Whose.
+            folder: Where to.
+            name: Of the file.
+            discard: Whether the weights may be lost at the end, because they can be read from the model's own files.
+        """
+        self._module, self._discard = module, discard
+        self._device = next(module.parameters()).device
+        self._formats = {key: _format(value) for key, value in module.named_parameters()}
+        self._path = Path(folder) / f"{name}.safetensors"
+        size, free = num_bytes(module), shutil.disk_usage(folder).free
+        try:
+            if size > free:
+                raise OSError(f"{free / 2**30:.1f} GiB are free")
+            save_file({key: value.detach().contiguous() for key, value in module.named_parameters()}, self._path)
+        except (OSError, SafetensorError) as error:
+            self._path.unlink(missing_ok=True)
+            raise ConfigError(
+                f"{name} ({size / 2**30:.2f} GiB) cannot be offloaded to {folder}: {error}",
+                expected="room for every component used",
+                fix="give an offload_folder on a larger disk",
+            ) from None
+
+    def rest(self) -> None:
+        """Let go of the memory; the file stays."""
+        for parameter in self._module.parameters():
+            parameter.data = torch.empty((), dtype=parameter.dtype).expand(parameter.shape)  # one number
+
+    def bring(self, device: torch.device) -> None:
+        """Read the file."""
+        with safe_open(self._path, framework="pt", device=str(device)) as file:
+            for key, parameter in self._module.named_parameters():
+                parameter.data = file.get_tensor(key).contiguous(memory_format=self._formats[key])
+
+    def close(self) -> None:
+        """Read the weights back unless they may be lost, and remove the file."""
+        if not self._discard:
+            self.bring(self._device)
+        self._path.unlink(missing_ok=True)
+
+
+def _format(value: Tensor) -> torch.memory_format:
+    if value.is_contiguous() or value.dim() != 4:
+        return torch.contiguous_format
+    return torch.channels_last
+
+
+def num_bytes(module: nn.Module) -> int:
+    """Memory of a module's parameters."""
+    return sum(parameter.numel() * parameter.element_size() for parameter in module.parameters())
+
+
+def check_folder(folder: str | Path) -> None:
+    """Make sure that files can be written into a folder, making it if need be.
+
+    Raises:
+        ConfigError: If they cannot.
+    """
+    probe = Path(folder) / ".medcodi-can-write"
+    try:
+        probe.parent.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"\0")
+        probe.unlink()
+    except OSError as error:
+        raise ConfigError(
+            f"the offload folder {folder} cannot be written: {error.strerror or error}",
+            expected="a folder that can be made and written",
+            fix="choose another offload_folder",
+        ) from None
+
+
+class Placement:
+    """Which components are on which device, and what makes room when another one is used.
+
+    Attributes:
+        home: The device that results are returned to.
+        resident: Names of the components that are on their device, the one used last at the end.
+    """
+
+    def __init__(self, home: torch.device, budget: Callable[[torch.device], int]) -> None:
+        """Start with none.
+
+        Args:
+            home: The device that results are returned to.
+            budget: How many bytes of a device the components with a store may take; one component may take more.
+        """
+        self.home, self._budget = home, budget
+        self.resident: list[str] = []
+        self._parts: dict[str, tuple[nn.Module, torch.device, Store | None, int]] = {}
+        self._back: dict[str, torch.device] = {}
+
+    def add(self, name: str, module: nn.Module, device: torch.device, store: Store | None) -> None:
+        """Take a component over: with a store it rests from now on; without, it moves to its device for good."""
+        from accelerate.hooks import add_hook_to_module
+
+        self._parts[name] = (module, device, store, num_bytes(module))
+        self._back[name] = next(module.parameters()).device
+        if store is None:
+            module.to(device)
+        else:
+            store.rest()
+            _move_buffers(module, device)
+        hook = _hook(self, name)
+        add_hook_to_module(module, hook)
+        for entry in ENTRIES:
+            if hasattr(module, entry):
+                setattr(module, entry, _through(hook, module, getattr(module, entry)))
+
+    def remove(self, name: str) -> None:
+        """Give a component back, where and as it was."""
+        from accelerate.hooks import remove_hook_from_module
+
+        module, _, store, _ = self._parts.pop(name)
+        remove_hook_from_module(module)
+        for entry in ("forward", *ENTRIES):
+            module.__dict__.pop(entry, None)
+        if store is None:
+            module.to(self._back[name])
+        else:
+            store.close()
+            _move_buffers(module, self._back[name])
+        if name in self.resident:
+            self.resident.remove(name)
+
+    def need(self, name: str) -> torch.device:
+        """Bring a component to its device, after making room there: the ones not used for longest rest first."""
+        _, device, store, size = self._parts[name]
+        if store is None:
+            return device
+        if name in self.resident:
+            self.resident.remove(name)
+        else:
+            there = [other for other in self.resident if self._parts[other][1] == device]
+            taken = sum(self._parts[other][3] for other in there)
+            while there and taken + size > self._budget(device):
+                oldest = there.pop(0)
+                kept = self._parts[oldest][2]
+                assert kept is not None
+                kept.rest()
+                self.resident.remove(oldest)
+                taken -= self._parts[oldest][3]
+            store.bring(device)
+        self.resident.append(name)
+        return device
+
+
+def _hook(placement: Placement, name: str) -> Any:
+    """The ``accelerate`` hook of one component: weights and arguments to its device, results home."""
+    from accelerate.hooks import ModelHook
+    from accelerate.utils import send_to_device
+
+    class Hook(ModelHook):
+        def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
+            with (
+                torch.inference_mode(False),
+                torch.no_grad(),
+            ):  # weights outlive the inference that they are brought for
+                device = placement.need(name)
+            return send_to_device(args, device), send_to_device(kwargs, device)
+
+        def post_forward(self, module: nn.Module, output: Any) -> Any:
+            return send_to_device(output, placement.home)
+
+    return Hook()
+
+
+def _through(hook: Any, module: nn.Module, entry: Callable[..., Any]) -> Callable[..., Any]:
+    """A component's method by way of its hook."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        args, kwargs = hook.pre_forward(module, *args, **kwargs)
+        return hook.post_forward(module, entry(*args, **kwargs))
+
+    return call
+
+
+def _move_buffers(module: nn.Module, device: torch.device) -> None:
+    for part in module.modules():
+        for key, buffer in part.named_buffers(recurse=False):
+            part._buffers[key] = buffer.to(device)

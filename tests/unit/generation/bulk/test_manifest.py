@@ -1,0 +1,133 @@
+"""Manifests: what a row means, which rows are told to be bad, and which files are refused."""
+
+import json
+
+import numpy as np
+import pytest
+
+from medcodi.data.images import save_png16
+from medcodi.errors import DataError
+from medcodi.generation.bulk.manifest import BadRow, Row, RowDefaults, read_manifest
+from medcodi.generation.bulk.plan import all_items, blocks, share
+from medcodi.generation.bulk.prompts import check_prompts, load_prompts
+
+
+def rows_of(tmp_path, text, name="m.csv", keep=(), **defaults):
+    path = tmp_path / name
+    path.write_bytes(text if isinstance(text, bytes) else text.encode())
+    return read_manifest(path, RowDefaults(**defaults), keep)
+
+
+def test_every_column(tmp_path):
+    (row,) = rows_of(
+        tmp_path,
+        'id,frontal,report,targets,seed,num_samples,weights,sex\n'
+        's1,a/f.png,"Large,\nleft.",lateral,7,2,frontal=0.5 report=2,F\n',
+        keep=["sex"],
+    )  # fmt: skip
+    assert row == Row(
+        number=1, id="s1", direction=row.direction, prompts={"frontal": tmp_path / "a/f.png", "report": "Large,\nleft."},
+        weights={"frontal": 0.5, "report": 2.0}, seed=7, num_samples=2, kept={"sex": "F"},
+    )  # fmt: skip
+    assert str(row.direction) == "frontal+report->lateral" and [row.study_id(k) for k in (0, 1)] == ["s1-0", "s1-1"]
+
+
+def test_json_lines_say_the_same(tmp_path):
+    line = {
+        "id": "s1", "frontal": "f.png", "report": "Clear.", "targets": ["lateral"], "seed": 7,
+        "num_samples": 2, "weights": {"frontal": 0.5},
+    }  # fmt: skip
+    (one,) = rows_of(tmp_path, json.dumps(line) + "\n\n", "m.jsonl")
+    (other,) = rows_of(
+        tmp_path,
+        "id\tfrontal\treport\ttargets\tseed\tnum_samples\tweights\ns1\tf.png\tClear.\tlateral\t7\t2\tfrontal=.5",
+    )
+    assert one == other
+
+
+def test_empty_cells_get_the_defaults_and_a_seed_of_their_id(tmp_path):
+    rows = rows_of(tmp_path, "id,report\na,x\nb,x\n", targets=("frontal",), num_samples=3)
+    again = rows_of(tmp_path, "id,report\nc,x\nb,x\n", targets=("frontal",), num_samples=3)
+    other = rows_of(tmp_path, "id,report\nb,x\n", seed=1)
+    assert all(row.direction.targets == ("frontal",) and row.num_samples == 3 for row in rows)
+    assert rows[1].seed == again[1].seed != rows[0].seed and other[0].seed != rows[1].seed
+    assert [row.id for row in rows_of(tmp_path, "report\nx\ny\n")] == ["row-1", "row-2"]
+
+
+def test_prompts_of_files(tmp_path):
+    save_png16(np.random.default_rng(0).random((40, 50)).astype(np.float32), tmp_path / "f.png")
+    (tmp_path / "r.txt").write_text("Clear   lungs.")
+    (row,) = rows_of(tmp_path, "frontal,report_file\nf.png,r.txt\n")
+    check_prompts(row)
+    prompts = load_prompts(row, 32)
+    assert prompts["frontal"].shape == (32, 32) and prompts["report"] == "Clear lungs."
+
+
+@pytest.mark.parametrize(
+    ("cells", "message"),
+    [
+        ("a,x,,latral,,,", "did you mean 'lateral'"),
+        ("a,x,,report,,,", "both prompt and target"),
+        ("a,x,r.txt,,,,", "both report and report_file"),
+        ("a,x,,,seven,,", "seed is 'seven'"),
+        ("a,x,,,-1,,", "seed is -1"),
+        ("a,x,,,,0,", "num_samples is 0"),
+        ("a,x,,,,,report=much", "weights holds"),
+        ("a,x,,,,,report=0", "weight 0"),
+        ("a,x,,,,,frontal=1", "not a prompt"),
+        ("a/b,x,,,,,", "cannot name a folder"),
+        ("../a,x,,,,,", "cannot name a folder"),
+        ("good,x,,,,,", "that of row 1 already"),
+        ("a,x,,,,,,,", "9 cells"),
+        ('a,"x"y,,,,,', "no CSV"),
+        (b"a,\xff,,,,,", "not UTF-8"),
+    ],
+)
+def test_a_bad_row_is_told_and_the_rest_goes_on(tmp_path, cells, message):
+    header = b"id,report,report_file,targets,seed,num_samples,weights\ngood,x,,,,,\n"
+    rows = rows_of(tmp_path, header + (cells if isinstance(cells, bytes) else cells.encode()) + b"\nlast,x,,,,,\n")
+    assert [type(row) for row in rows] == [Row, BadRow, Row] and [row.number for row in rows] == [1, 2, 3]
+    assert message in rows[1].message and rows[2].id == "last"
+
+
+@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"id": "\xff"}', b'{"seed": [1]}', b'{"num_samples": true}'])
+def test_bad_json_lines(tmp_path, line):
+    rows = rows_of(tmp_path, b'{"report": "x"}\n' + line + b'\n{"report": "y"}\n', "m.jsonl")
+    assert [type(row) for row in rows] == [Row, BadRow, Row]
+
+
+@pytest.mark.parametrize(
+    ("text", "keep", "message"),
+    [
+        ("id,frontl\na,b\n", (), "did you mean 'frontal'.*--keep frontl"),
+        ("id,report\na,b\n", ("sex",), "has no such column"),
+        ("id,report,row\na,b,c\n", ("row",), "results.csv has its own"),
+        ("id,report\n", (), "no rows"),
+        ("", (), "no rows"),
+        ("id,id\na,b\n", (), "column twice"),
+    ],
+)
+def test_files_that_are_refused(tmp_path, text, keep, message):
+    with pytest.raises(DataError, match=message):
+        rows_of(tmp_path, text, keep=keep)
+    with pytest.raises(DataError, match="no manifest"):
+        read_manifest(tmp_path / "none.csv", RowDefaults())
+
+
+@pytest.mark.parametrize("file", ["none.png", "empty.png", "text.png"])
+def test_files_that_are_no_images(tmp_path, file):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("text")
+    (row,) = rows_of(tmp_path, f"frontal\n{file}\n")
+    with pytest.raises(DataError, match=file):
+        check_prompts(row)
+
+
+def test_blocks_are_of_one_direction_and_shared_whole(tmp_path):
+    text = "id,report,targets,num_samples\na,x,frontal,3\nb,x,lateral,1\nc,x,frontal,2\n"
+    items = all_items(rows_of(tmp_path, text))
+    parts = blocks(items, 2)
+    assert [[item.study_id for item in part] for part in parts] == [["a-0", "a-1"], ["a-2", "c-0"], ["b"], ["c-1"]]
+    assert [item.seed for item in items[:3]] == [items[0].seed + k for k in range(3)]
+    shared = [share(parts, rank, 3) for rank in range(3)]
+    assert sorted(item.index for part in shared for block in part for item in block) == list(range(6))
