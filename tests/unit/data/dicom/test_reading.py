@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medcodi.data.dicom import read_dicom, read_header
+from medcodi.data.dicom.reading import read_dicom, read_header
 from medcodi.data.images import read_image
 from medcodi.data.refusals import Refused
 
