@@ -33,7 +33,6 @@ from medcodi.evaluation.finding_readings import Reading, read_values
 from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.kept import Generated, generate_direction, slug
 from medcodi.evaluation.scoring import counted_findings
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import load
 from medcodi.metrics.bootstrap import (
     Statistic,
@@ -46,6 +45,7 @@ from medcodi.metrics.findings import Confusion
 from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.shipped import demo_checkpoint
 from medcodi.study import Direction
 
