@@ -22,10 +22,10 @@ from playwright.sync_api import Page, sync_playwright
 from turing_export import PER_ARM, SIDE, make_arms
 
 from medcodi.config import from_dict
-from medcodi.turing.export import export_bundle
-from medcodi.turing.generated_arm import open_generated
-from medcodi.turing.real_arm import open_real
-from medcodi.turing.study import StudyConfig
+from medcodi.turing.bundle.export import export_bundle
+from medcodi.turing.design.config import StudyConfig
+from medcodi.turing.design.generated_arm import open_generated
+from medcodi.turing.design.real_arm import open_real
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 BARS = {"first_item_s": 2.0, "next_item_ms": 150.0, "frames_per_second": 30.0}

@@ -14,10 +14,10 @@ import pytest
 from medcodi.config import from_dict
 from medcodi.data.images import save_png8
 from medcodi.data.sources.phantom import phantom_study
-from medcodi.turing.export import export_bundle
-from medcodi.turing.generated_arm import open_generated
-from medcodi.turing.real_arm import open_real
-from medcodi.turing.study import StudyConfig
+from medcodi.turing.bundle.export import export_bundle
+from medcodi.turing.design.config import StudyConfig
+from medcodi.turing.design.generated_arm import open_generated
+from medcodi.turing.design.real_arm import open_real
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
 

@@ -11,12 +11,12 @@ import pytest
 
 from medcodi.config import from_dict
 from medcodi.errors import DataError
-from medcodi.turing.design import GENERATED, MISMATCHED, PAIR, REAL, Item, draw_items
-from medcodi.turing.generated_arm import open_generated
-from medcodi.turing.order import reader_order
-from medcodi.turing.reader_study import reader_trials
-from medcodi.turing.real_arm import open_real
-from medcodi.turing.study import StudyConfig
+from medcodi.turing.bundle.order import reader_order
+from medcodi.turing.bundle.trials import reader_trials
+from medcodi.turing.design.config import StudyConfig
+from medcodi.turing.design.generated_arm import open_generated
+from medcodi.turing.design.items import GENERATED, MISMATCHED, PAIR, REAL, Item, draw_items
+from medcodi.turing.design.real_arm import open_real
 
 
 @pytest.fixture(scope="module")

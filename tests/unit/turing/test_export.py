@@ -20,13 +20,13 @@ from medcodi.data.images import save_png8
 from medcodi.data.prepare import PrepareConfig, prepare
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.errors import DataError
-from medcodi.turing.canonical import canonical_json
-from medcodi.turing.export import export_bundle
-from medcodi.turing.generated_arm import GeneratedByModel, open_generated
-from medcodi.turing.key import read_key
-from medcodi.turing.payload import read_payload, read_study_script
-from medcodi.turing.real_arm import open_real
-from medcodi.turing.study import SamplingConfig, StudyConfig
+from medcodi.turing.bundle.canonical import canonical_json
+from medcodi.turing.bundle.export import export_bundle
+from medcodi.turing.bundle.key import read_key
+from medcodi.turing.bundle.payload import read_payload, read_study_script
+from medcodi.turing.design.config import SamplingConfig, StudyConfig
+from medcodi.turing.design.generated_arm import GeneratedByModel, open_generated
+from medcodi.turing.design.real_arm import open_real
 
 
 def read_study(folder: Path) -> dict:

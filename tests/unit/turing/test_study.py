@@ -8,8 +8,8 @@ import pytest
 
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import ConfigError
-from medcodi.turing.study import StudyConfig, read_study
-from medcodi.turing.tasks import TASK_KINDS
+from medcodi.turing.design.config import StudyConfig, read_study
+from medcodi.turing.design.tasks import TASK_KINDS
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "turing").glob("*.yaml"))
 

@@ -10,9 +10,9 @@ from medcodi.config import config, load
 from medcodi.errors import ConfigError, did_you_mean
 from medcodi.modality import modality
 from medcodi.study import CHEXPERT_LABELS
-from medcodi.turing.blinding import BlindingConfig
-from medcodi.turing.pages import PagesConfig
-from medcodi.turing.tasks import TaskKind, task_kind
+from medcodi.turing.design.blinding import BlindingConfig
+from medcodi.turing.design.pages import PagesConfig
+from medcodi.turing.design.tasks import TaskKind, task_kind
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
 _DISCLOSING = re.compile(

@@ -10,10 +10,10 @@ from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
 from medcodi.study import Direction, Study
-from medcodi.turing.generated_arm import GeneratedArm
-from medcodi.turing.real_arm import RealArm
-from medcodi.turing.study import StudyConfig, TaskConfig
-from medcodi.turing.tasks import task_kind
+from medcodi.turing.design.config import StudyConfig, TaskConfig
+from medcodi.turing.design.generated_arm import GeneratedArm
+from medcodi.turing.design.real_arm import RealArm
+from medcodi.turing.design.tasks import task_kind
 
 REAL, GENERATED, AUTOENCODED, MISMATCHED, PAIR = "real", "generated", "autoencoded", "mismatched", "pair"
 

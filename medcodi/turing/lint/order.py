@@ -9,11 +9,11 @@ from itertools import pairwise
 import numpy as np
 from scipy.stats import binomtest, norm
 
-from medcodi.turing.bundle import Bundle
-from medcodi.turing.design import GENERATED, REAL
-from medcodi.turing.key import Key
-from medcodi.turing.lint_files import Leak
-from medcodi.turing.lint_statistics import ALPHA, auc_of
+from medcodi.turing.bundle.folder import Bundle
+from medcodi.turing.bundle.key import Key
+from medcodi.turing.design.items import GENERATED, REAL
+from medcodi.turing.lint.files import Leak
+from medcodi.turing.lint.separation import ALPHA, auc_of
 
 
 def order_leaks(bundle: Bundle, key: Key) -> list[Leak]:

@@ -12,10 +12,10 @@ from typing import Any
 
 from medcodi import __version__
 from medcodi.errors import DataError
-from medcodi.turing.bundle_files import new_folder
-from medcodi.turing.key import FORMAT, Key, read_key
-from medcodi.turing.result_checks import Result, doubtful, impossible_time, read_result, read_sessions, wrong_value
-from medcodi.turing.tasks import task_kind
+from medcodi.turing.answers.results import Result, doubtful, impossible_time, read_result, read_sessions, wrong_value
+from medcodi.turing.bundle.files import new_folder
+from medcodi.turing.bundle.key import FORMAT, Key, read_key
+from medcodi.turing.design.tasks import task_kind
 
 TABLE, FACTS = "answers.csv", "import.json"
 COLUMNS = (

@@ -8,7 +8,8 @@ from dataclasses import replace as change
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.turing.answers import TaskAnswers
+from medcodi.turing.analysis.task_results import Findings, add_agreement, add_alpha, add_learning, add_time, num_known
+from medcodi.turing.answers.table import TaskAnswers
 from medcodi.turing.statistics import (
     NEW_READERS,
     SINGLE_READER,
@@ -19,7 +20,6 @@ from medcodi.turing.statistics import (
     ratings,
     two_way_bootstrap,
 )
-from medcodi.turing.task_findings import Findings, add_agreement, add_alpha, add_learning, add_time, num_known
 
 OTHER_ARMS = ("generated", "autoencoded", "mismatched")
 

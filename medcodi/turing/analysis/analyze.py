@@ -9,12 +9,12 @@ import numpy as np
 
 from medcodi import __version__
 from medcodi.errors import ConfigError, DataError, did_you_mean
-from medcodi.turing.answers import Answers
+from medcodi.turing.analysis.task_results import Findings
+from medcodi.turing.analysis.tasks import ANALYSES
+from medcodi.turing.answers.table import Answers
 from medcodi.turing.statistics import THESE_READERS, repeats
 from medcodi.turing.statistics.equivalence import check_margin
 from medcodi.turing.statistics.ratings import holm
-from medcodi.turing.task_analysis import ANALYSES
-from medcodi.turing.task_findings import Findings
 
 ARMS = ("real", "generated", "autoencoded", "mismatched", "pair")
 

@@ -21,8 +21,8 @@ from medcodi.data.refusals import Refused
 from medcodi.errors import DataError, PromptError
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.study import Direction, Study
-from medcodi.turing.real_arm import RealArm
-from medcodi.turing.study import SamplingConfig, TaskConfig
+from medcodi.turing.design.config import SamplingConfig, TaskConfig
+from medcodi.turing.design.real_arm import RealArm
 
 if TYPE_CHECKING:
     from medcodi.model import MedCoDi

@@ -10,13 +10,13 @@ from collections.abc import Callable
 from pathlib import Path
 
 from medcodi.errors import DataError
-from medcodi.turing.blinding import BlindingConfig
-from medcodi.turing.bundle import Bundle, open_bundle
-from medcodi.turing.key import Key, read_key
-from medcodi.turing.lint_arms import LintReport, Measured, attack
-from medcodi.turing.lint_files import check_files
-from medcodi.turing.lint_order import told_words
-from medcodi.turing.payload import Payload
+from medcodi.turing.bundle.folder import Bundle, open_bundle
+from medcodi.turing.bundle.key import Key, read_key
+from medcodi.turing.bundle.payload import Payload
+from medcodi.turing.design.blinding import BlindingConfig
+from medcodi.turing.lint.arms import LintReport, Measured, attack
+from medcodi.turing.lint.files import check_files
+from medcodi.turing.lint.order import told_words
 
 
 def lint_bundle(

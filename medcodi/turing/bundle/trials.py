@@ -9,12 +9,12 @@ from typing import Any
 from medcodi.config import to_dict
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
-from medcodi.turing.canonical import sha256_of
-from medcodi.turing.design import Content, Item
-from medcodi.turing.key import FORMAT, Key
-from medcodi.turing.order import reader_order
-from medcodi.turing.study import ScaleConfig, StudyConfig, TaskConfig
-from medcodi.turing.tasks import TaskKind, task_kind
+from medcodi.turing.bundle.canonical import sha256_of
+from medcodi.turing.bundle.key import FORMAT, Key
+from medcodi.turing.bundle.order import reader_order
+from medcodi.turing.design.config import ScaleConfig, StudyConfig, TaskConfig
+from medcodi.turing.design.items import Content, Item
+from medcodi.turing.design.tasks import TaskKind, task_kind
 
 ID_DIGITS = 16  # hexadecimal, of trials and payloads
 

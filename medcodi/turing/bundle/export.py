@@ -18,16 +18,16 @@ from medcodi.data.refusals import Refused
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
-from medcodi.turing.blinding import blind_text, cut_image, finish_image
-from medcodi.turing.bundle_files import new_folder, seal, viewer_files, zip_folder
-from medcodi.turing.canonical import sha256_of
-from medcodi.turing.design import AUTOENCODED, GENERATED, Content, Item, draw_items
-from medcodi.turing.generated_arm import GeneratedArm, Request, Value
-from medcodi.turing.key import FORMAT, Key
-from medcodi.turing.payload import image_fields, payload_script, study_script, text_fields
-from medcodi.turing.reader_study import ReaderTrial, reader_study, reader_trials
-from medcodi.turing.real_arm import RealArm
-from medcodi.turing.study import StudyConfig
+from medcodi.turing.bundle.canonical import sha256_of
+from medcodi.turing.bundle.files import new_folder, seal, viewer_files, zip_folder
+from medcodi.turing.bundle.key import FORMAT, Key
+from medcodi.turing.bundle.payload import image_fields, payload_script, study_script, text_fields
+from medcodi.turing.bundle.trials import ReaderTrial, reader_study, reader_trials
+from medcodi.turing.design.blinding import blind_text, cut_image, finish_image
+from medcodi.turing.design.config import StudyConfig
+from medcodi.turing.design.generated_arm import GeneratedArm, Request, Value
+from medcodi.turing.design.items import AUTOENCODED, GENERATED, Content, Item, draw_items
+from medcodi.turing.design.real_arm import RealArm
 
 if TYPE_CHECKING:
     from medcodi.model import MedCoDi

@@ -10,15 +10,15 @@ import numpy as np
 from scipy.special import ndtri
 
 from medcodi.errors import ConfigError
-from medcodi.turing.answers import Answers
-from medcodi.turing.simulation import ReaderModel, Readers, SimulatedStudy, simulate
-from medcodi.turing.simulation_truth import Truth
+from medcodi.turing.answers.table import Answers
+from medcodi.turing.design.tasks import task_kind
+from medcodi.turing.power.simulation import ReaderModel, Readers, SimulatedStudy, simulate
+from medcodi.turing.power.truth import Truth
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS, Cases, Resampled, jackknife
 from medcodi.turing.statistics.detection import mean_statistic, rates
 from medcodi.turing.statistics.equivalence import check_margin, tost
 from medcodi.turing.statistics.intervals import wilson
 from medcodi.turing.statistics.ratings import difference
-from medcodi.turing.tasks import task_kind
 
 
 @dataclass(frozen=True, kw_only=True)

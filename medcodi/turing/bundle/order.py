@@ -8,7 +8,7 @@ import numpy as np
 
 from medcodi.errors import DataError
 from medcodi.randomness import Key, numpy_generator
-from medcodi.turing.design import Item
+from medcodi.turing.design.items import Item
 
 _TRIES = 60  # candidate orders of a block; the best is taken
 

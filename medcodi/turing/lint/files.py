@@ -14,10 +14,10 @@ from pathlib import Path
 from PIL import Image
 
 from medcodi.errors import DataError
-from medcodi.turing.bundle import Bundle, ReaderFolder
-from medcodi.turing.bundle_files import FIXED_DATE, viewer_files
-from medcodi.turing.payload import Payload, read_payload
-from medcodi.turing.reader_study import ID_DIGITS
+from medcodi.turing.bundle.files import FIXED_DATE, viewer_files
+from medcodi.turing.bundle.folder import Bundle, ReaderFolder
+from medcodi.turing.bundle.payload import Payload, read_payload
+from medcodi.turing.bundle.trials import ID_DIGITS
 
 _ID = re.compile(rf"[0-9a-f]{{{ID_DIGITS}}}")
 _FIELDS = {"image": ["kind", "width", "height", "bits"], "text": ["kind"]}

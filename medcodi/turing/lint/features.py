@@ -11,7 +11,7 @@ from functools import lru_cache
 import numpy as np
 from scipy import ndimage
 
-from medcodi.turing.blinding import WHITE, corner_mask
+from medcodi.turing.design.blinding import WHITE, corner_mask
 
 Features = dict[str, float]
 _MARK_SIDE = 128  # pixels a side at which marks are sought

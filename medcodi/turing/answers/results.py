@@ -13,10 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.errors import DataError
-from medcodi.turing.canonical import sha256_of
-from medcodi.turing.key import FORMAT, Key
-from medcodi.turing.study import TaskConfig
-from medcodi.turing.tasks import task_kind
+from medcodi.turing.bundle.canonical import sha256_of
+from medcodi.turing.bundle.key import FORMAT, Key
+from medcodi.turing.design.config import TaskConfig
+from medcodi.turing.design.tasks import task_kind
 
 KIND = "medcodi-turing-results"
 _FIELDS = ("format", "kind", "bundle_id", "reader", "key_sha256", "study_sha256", "sessions", "answers", "checksum")

@@ -7,7 +7,7 @@ from functools import cached_property
 import numpy as np
 from scipy.special import ndtr
 
-from medcodi.turing.simulation import SCALE, ReaderModel, Readers
+from medcodi.turing.power.simulation import SCALE, ReaderModel, Readers
 
 
 class Truth:

@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from medcodi.errors import DataError, did_you_mean
+from medcodi.turing.design.tasks import TASK_KINDS, TaskKind, task_kind
 from medcodi.turing.statistics.repeats import Repeats
 from medcodi.turing.statistics.resampling import Cases
-from medcodi.turing.tasks import TASK_KINDS, TaskKind, task_kind
 
 TABLE, FACTS = "answers.csv", "import.json"
 NEEDED = ("reader", "task", "kind", "item", "case", "arm")

@@ -10,8 +10,8 @@ from typing import Any
 
 from medcodi.config import from_dict
 from medcodi.errors import DataError
-from medcodi.turing.canonical import sha256_of
-from medcodi.turing.study import StudyConfig
+from medcodi.turing.bundle.canonical import sha256_of
+from medcodi.turing.design.config import StudyConfig
 
 FORMAT = 1
 KEY_FILE = "key.json"

@@ -12,11 +12,11 @@ from typing import Any
 
 from medcodi.errors import MissingExtraError
 from medcodi.turing import figures
-from medcodi.turing.answers import Answers
-from medcodi.turing.bundle_files import new_folder
+from medcodi.turing.analysis.imrmc import imrmc_text
+from medcodi.turing.analysis.wording import methods, verdicts
+from medcodi.turing.answers.table import Answers
+from medcodi.turing.bundle.files import new_folder
 from medcodi.turing.figures import ForestRow
-from medcodi.turing.imrmc import imrmc_text
-from medcodi.turing.methods import methods, verdicts
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
 
 TEMPLATES = Path(__file__).parent / "templates"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medcodi.turing.answers import TaskAnswers
+from medcodi.turing.answers.table import TaskAnswers
 
 
 def imrmc_text(answers: TaskAnswers, arm: str = "generated") -> str:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.turing.answers import TaskAnswers
+from medcodi.turing.answers.table import TaskAnswers
 from medcodi.turing.statistics import (
     NEW_READERS,
     THESE_READERS,

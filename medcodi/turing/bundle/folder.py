@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.errors import DataError
-from medcodi.turing.payload import read_study_script
+from medcodi.turing.bundle.payload import read_study_script
 
 
 @dataclass(frozen=True)

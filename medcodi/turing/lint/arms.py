@@ -11,15 +11,15 @@ from typing import Any
 import numpy as np
 from scipy.stats import fisher_exact
 
-from medcodi.turing.blinding import BlindingConfig
-from medcodi.turing.bundle import Bundle
-from medcodi.turing.design import GENERATED, REAL
-from medcodi.turing.key import Key
-from medcodi.turing.lint_files import Leak, Seen
-from medcodi.turing.lint_order import order_leaks
-from medcodi.turing.lint_pixels import image_appearance, image_encoding, text_appearance, text_encoding
-from medcodi.turing.lint_statistics import ALPHA, Auc, auc_of, classifier_scores
-from medcodi.turing.payload import Payload
+from medcodi.turing.bundle.folder import Bundle
+from medcodi.turing.bundle.key import Key
+from medcodi.turing.bundle.payload import Payload
+from medcodi.turing.design.blinding import BlindingConfig
+from medcodi.turing.design.items import GENERATED, REAL
+from medcodi.turing.lint.features import image_appearance, image_encoding, text_appearance, text_encoding
+from medcodi.turing.lint.files import Leak, Seen
+from medcodi.turing.lint.order import order_leaks
+from medcodi.turing.lint.separation import ALPHA, Auc, auc_of, classifier_scores
 
 FIXES = {
     "grey offset": "both arms through the exporter's grey range; blinding.depth no finer than the coarser arm",
