@@ -26,33 +26,21 @@ from medcodi.turing.statistics import (
 
 @dataclass
 class Findings:
-    """What the analysis of a task found, in plain values.
+    """What the analysis of a task found, in plain values."""
 
-    Attributes:
-        task: Its id.
-        level: Coverage of intervals.
-        seed: Key of the bootstrap.
-        num_resamples: Bootstrap samples.
-        margin: Declared margin; None without one.
-        alpha: Level of tests.
-        estimates: A record each: task, group, statistic, contrast, reader and the estimate.
-        tests: A record each: task, group, contrast, reader, name, population, p.
-        equivalences: A record each.
-        extra: Figures' data: distributions, ROC points, blocks, components.
-        notes: What could not be computed, and why.
-    """
-
-    task: str
-    level: float
-    seed: int
-    num_resamples: int
-    margin: float | None
-    alpha: float
+    task: str  # its id
+    level: float  # coverage of intervals
+    seed: int  # key of the bootstrap
+    num_resamples: int  # bootstrap samples
+    margin: float | None  # declared margin; None without one
+    alpha: float  # level of tests
+    # A record each: task, group, statistic, contrast, reader and the estimate
     estimates: list[dict[str, Any]] = field(default_factory=list)
+    # A record each: task, group, contrast, reader, name, population, p
     tests: list[dict[str, Any]] = field(default_factory=list)
-    equivalences: list[dict[str, Any]] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    equivalences: list[dict[str, Any]] = field(default_factory=list)  # A record each
+    extra: dict[str, Any] = field(default_factory=dict)  # figures' data: distributions, ROC points, blocks, components
+    notes: list[str] = field(default_factory=list)  # what could not be computed, and why
 
     def add(self, group: str, statistic: str, estimate: Estimate, *, contrast: str = "", reader: str = "") -> None:
         """Record an estimate."""

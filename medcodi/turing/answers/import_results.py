@@ -44,17 +44,11 @@ COLUMNS = (
 
 @dataclass(frozen=True)
 class Imported:
-    """What an import wrote.
+    """What an import wrote."""
 
-    Attributes:
-        folder: With ``answers.csv`` and ``import.json``.
-        rows: Of the table.
-        facts: As in ``import.json``.
-    """
-
-    folder: Path
-    rows: list[dict[str, Any]]
-    facts: dict[str, Any]
+    folder: Path  # with `answers.csv` and `import.json`
+    rows: list[dict[str, Any]]  # of the table
+    facts: dict[str, Any]  # as in `import.json`
 
 
 def import_results(files: Iterable[str | Path], key_place: str | Path, out: str | Path) -> Imported:

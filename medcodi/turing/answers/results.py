@@ -27,17 +27,11 @@ FASTEST = 0.3  # seconds; below it nobody has looked
 
 @dataclass(frozen=True)
 class Result:
-    """One reader's file, checked.
+    """One reader's file, checked."""
 
-    Attributes:
-        file: Its name.
-        sha256: Of its bytes.
-        values: Its contents.
-    """
-
-    file: str
-    sha256: str
-    values: Mapping[str, Any]
+    file: str  # its name
+    sha256: str  # of its bytes
+    values: Mapping[str, Any]  # its contents
 
     @property
     def reader(self) -> str:

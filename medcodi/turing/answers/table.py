@@ -25,17 +25,13 @@ _TRUE, _FALSE = {"1", "true", "yes"}, {"", "0", "false", "no"}
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
-    """All answers of a study.
+    """All answers of a study."""
 
-    Attributes:
-        rows: A dictionary each: text columns as text, numbers as float (NaN where empty), findings as mappings.
-        facts: What ``import.json`` tells: files, margins, what is missing and excluded; empty without it.
-        source: Where they were read.
-    """
-
+    # A dictionary each: text columns as text, numbers as float (NaN where empty), findings as mappings
     rows: Sequence[Mapping[str, Any]]
+    # What `import.json` tells: files, margins, what is missing and excluded; empty without it
     facts: Mapping[str, Any] = field(default_factory=dict)
-    source: str = "the table"
+    source: str = "the table"  # where they were read
 
     @cached_property
     def readers(self) -> list[str]:
@@ -96,19 +92,12 @@ def _unit(row: Mapping[str, Any]) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class TaskAnswers:
-    """Answers of one task as arrays of readers × items.
+    """Answers of one task as arrays of readers × items."""
 
-    Attributes:
-        task: Its id.
-        kind: Its kind.
-        rows: The rows of the table.
-        highest: Best rating of the study's scale; None: not told.
-    """
-
-    task: str
-    kind: TaskKind
-    rows: Sequence[Mapping[str, Any]]
-    highest: int | None = None
+    task: str  # its id
+    kind: TaskKind  # its kind
+    rows: Sequence[Mapping[str, Any]]  # the rows of the table
+    highest: int | None = None  # best rating of the study's scale; None: not told
 
     @cached_property
     def readers(self) -> list[str]:

@@ -37,23 +37,14 @@ OnStep = Callable[[str, int, int], None]
 
 @dataclass(frozen=True)
 class Exported:
-    """What an export wrote.
+    """What an export wrote."""
 
-    Attributes:
-        folder: Of the bundle.
-        bundle_id: Its id.
-        num_items: Items of the study, controls and practice among them.
-        num_images: Image payloads of one reader.
-        native_size: Pixels a side that both arms were brought down to.
-        left_out: Real studies that could not be used, and why.
-    """
-
-    folder: Path
-    bundle_id: str
-    num_items: int
-    num_images: int
-    native_size: int | None
-    left_out: list[str]
+    folder: Path  # of the bundle
+    bundle_id: str  # its id
+    num_items: int  # items of the study, controls and practice among them
+    num_images: int  # image payloads of one reader
+    native_size: int | None  # pixels a side that both arms were brought down to
+    left_out: list[str]  # real studies that could not be used, and why
 
 
 def export_bundle(

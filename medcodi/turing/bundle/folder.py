@@ -13,19 +13,12 @@ from medcodi.turing.bundle.payload import read_study_script
 
 @dataclass(frozen=True)
 class ReaderFolder:
-    """What one reader gets.
+    """What one reader gets."""
 
-    Attributes:
-        name: ``reader-01``.
-        path: Its folder.
-        archive: Its zip, or None.
-        study: The object in ``study.js``.
-    """
-
-    name: str
-    path: Path
-    archive: Path | None
-    study: dict[str, Any]
+    name: str  # `reader-01`
+    path: Path  # its folder
+    archive: Path | None  # its zip, or None
+    study: dict[str, Any]  # the object in `study.js`
 
     def files(self) -> list[Path]:
         """Every file below the folder, by name."""

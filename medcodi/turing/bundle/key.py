@@ -28,13 +28,9 @@ When results come back:
 
 @dataclass(frozen=True)
 class Key:
-    """An answer key.
+    """An answer key."""
 
-    Attributes:
-        values: As in the file: format, bundle_id, salt, study, trials, items, provenance.
-    """
-
-    values: Mapping[str, Any]
+    values: Mapping[str, Any]  # as in the file: format, bundle_id, salt, study, trials, items, provenance
 
     @property
     def bundle_id(self) -> str:

@@ -18,17 +18,11 @@ STUDY_CALL = re.compile(r"MEDCODI_STUDY = (\{.*\});\n?", re.DOTALL)
 
 @dataclass(frozen=True)
 class Payload:
-    """A payload as read back.
+    """A payload as read back."""
 
-    Attributes:
-        pid: Its random id.
-        fields: The JSON object but for the data.
-        data: The bytes that its base64 holds.
-    """
-
-    pid: str
-    fields: dict
-    data: bytes
+    pid: str  # its random id
+    fields: dict  # the JSON object but for the data
+    data: bytes  # the bytes that its base64 holds
 
     @property
     def image(self) -> np.ndarray:

@@ -30,21 +30,13 @@ class Panel:
 
 @dataclass(frozen=True)
 class ReaderTrial:
-    """One item as one reader sees it.
+    """One item as one reader sees it."""
 
-    Attributes:
-        position: In this reader's order, from 0.
-        trial: Random id.
-        item: What it shows.
-        truth: What is right, the side of the real one of a pair among it.
-        panels: In the order shown.
-    """
-
-    position: int
-    trial: str
-    item: Item
-    truth: Mapping[str, Any]
-    panels: tuple[Panel, ...]
+    position: int  # in this reader's order, from 0
+    trial: str  # random id
+    item: Item  # what it shows
+    truth: Mapping[str, Any]  # what is right, the side of the real one of a pair among it
+    panels: tuple[Panel, ...]  # in the order shown
 
     def entry(self) -> dict[str, Any]:
         """For the key."""

@@ -37,33 +37,25 @@ _ASCII = {
 
 @config
 class BlindingConfig:
-    """How both arms are made alike.
+    """How both arms are made alike."""
 
-    Attributes:
-        crop: ``square`` cuts black or white frames off, then to a square around the middle: no image keeps a border, whatever its arm.
-            ``frame`` cuts frames off and fills up to a square with black; ``none`` leaves frames where they are: for arms whose frames
-            are alike, as those of a model and of what it was trained on.
-        frame_level: Darker rows and columns at an edge (or as close to white) are a frame; share of the grey range.
-        margin: Share of a side cut off each edge besides: generators betray themselves at edges.
-        native_size: Pixels a side that both arms are brought down to first; None: the coarsest that an arm comes in.
-        percentiles: Of the grey values, stretched to black and white.
-        black_level: Share of the stretched range that becomes black: sensors and generators differ in what is nearly black.
-        corner_mask: Share of a side; a square of it is blackened in all four corners, where markers and texts stand.
-        depth: Bits of grey that both arms keep; the shown 16 bits are dithered below them.
-        text_case: ``keep``, ``upper`` or ``lower``, for all reports.
-        max_words: All reports are cut to whole sentences within so many words; None: as they are.
-    """
-
+    # `square` cuts black or white frames off, then to a square around the middle: no image keeps a border, whatever its
+    # arm. `frame` cuts frames off and fills up to a square with black; `none` leaves frames where they are: for arms
+    # whose frames are alike, as those of a model and of what it was trained on
     crop: Literal["square", "frame", "none"] = "square"
+    # Darker rows and columns at an edge (or as close to white) are a frame; share of the grey range
     frame_level: float = 0.03
-    margin: float = 0.02
+    margin: float = 0.02  # share of a side cut off each edge besides: generators betray themselves at edges
+    # Pixels a side that both arms are brought down to first; None: the coarsest that an arm comes in
     native_size: int | None = None
-    percentiles: tuple[float, float] = (0.5, 99.5)
+    percentiles: tuple[float, float] = (0.5, 99.5)  # of the grey values, stretched to black and white
+    # Share of the stretched range that becomes black: sensors and generators differ in what is nearly black
     black_level: float = 0.02
+    # Share of a side; a square of it is blackened in all four corners, where markers and texts stand
     corner_mask: float = 0.16
-    depth: int = 8
-    text_case: Literal["keep", "upper", "lower"] = "keep"
-    max_words: int | None = None
+    depth: int = 8  # bits of grey that both arms keep; the shown 16 bits are dithered below them
+    text_case: Literal["keep", "upper", "lower"] = "keep"  # `keep`, `upper` or `lower`, for all reports
+    max_words: int | None = None  # all reports are cut to whole sentences within so many words; None: as they are
 
     def __post_init__(self) -> None:
         low, high = self.percentiles

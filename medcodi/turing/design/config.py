@@ -23,17 +23,11 @@ _FINDINGS = ("Cardiomegaly", "Edema", "Consolidation", "Pneumothorax", "Pleural 
 
 @config
 class ScaleConfig:
-    """A rating scale.
+    """A rating scale."""
 
-    Attributes:
-        min: Lowest rating, 1.
-        max: Highest, 5 or 10 as a rule; at most 10.
-        labels: Rating -> words beside it; None: the task kind's own at both ends.
-    """
-
-    min: int = 1
-    max: int = 5
-    labels: dict[int, str] | None = None
+    min: int = 1  # lowest rating, 1
+    max: int = 5  # highest, 5 or 10 as a rule; at most 10
+    labels: dict[int, str] | None = None  # rating -> words beside it; None: the task kind's own at both ends
 
     def __post_init__(self) -> None:
         if self.min != 1 or not 2 <= self.max <= 10:
@@ -62,47 +56,28 @@ class WindowConfig:
 
 @config
 class TaskConfig:
-    """One task: a block of items with one question.
+    """One task: a block of items with one question."""
 
-    Attributes:
-        id: Of the task, in the tables.
-        kind: One of :data:`medcodi.turing.tasks.TASK_KINDS`.
-        modalities: What an item shows, in this order.
-        generated: Which of them are generated in the generated arm; None: all. The others are then the prompts' originals.
-        prompts: What a model is given; None: every modality of the real study that is not generated.
-        num_items: Items of the real arm, and as many of the generated arm (forced choice: pairs).
-        autoencoded: Further items: real ones passed through the model's image autoencoder.
-        mismatched: Further items: real, but the last modality is another patient's.
-        repeats: Items shown a second time to the same reader.
-        practice: Items before the others, which do not count.
-        paired: The generated arm shows the same cases as the real one, where it has them.
-        scale: Of ratings.
-        confidence: Scale of the confidence, for kinds that ask for it.
-        findings: The checklist, CheXpert's names.
-        title: Heading; None: of the kind and modalities.
-        question: None: the kind's.
-        instructions: None: the kind's.
-        free_text: What is asked beside a text field; None: no text field.
-    """
-
-    id: str
-    kind: str
-    modalities: tuple[str, ...]
+    id: str  # of the task, in the tables
+    kind: str  # one of TASK_KINDS
+    modalities: tuple[str, ...]  # what an item shows, in this order
+    # Which of them are generated in the generated arm; None: all. The others are then the prompts' originals
     generated: tuple[str, ...] | None = None
+    # What a model is given; None: every modality of the real study that is not generated
     prompts: tuple[str, ...] | None = None
-    num_items: int = 10
-    autoencoded: int = 0
-    mismatched: int = 0
-    repeats: int = 0
-    practice: int = 0
-    paired: bool = True
-    scale: ScaleConfig = ScaleConfig()
-    confidence: ScaleConfig = ScaleConfig()
-    findings: tuple[str, ...] = _FINDINGS
-    title: str | None = None
-    question: str | None = None
-    instructions: str | None = None
-    free_text: str | None = None
+    num_items: int = 10  # items of the real arm, and as many of the generated arm (forced choice: pairs)
+    autoencoded: int = 0  # further items: real ones passed through the model's image autoencoder
+    mismatched: int = 0  # further items: real, but the last modality is another patient's
+    repeats: int = 0  # items shown a second time to the same reader
+    practice: int = 0  # items before the others, which do not count
+    paired: bool = True  # the generated arm shows the same cases as the real one, where it has them
+    scale: ScaleConfig = ScaleConfig()  # of ratings
+    confidence: ScaleConfig = ScaleConfig()  # scale of the confidence, for kinds that ask for it
+    findings: tuple[str, ...] = _FINDINGS  # the checklist, CheXpert's names
+    title: str | None = None  # heading; None: of the kind and modalities
+    question: str | None = None  # none: the kind's
+    instructions: str | None = None  # none: the kind's
+    free_text: str | None = None  # what is asked beside a text field; None: no text field
 
     def __post_init__(self) -> None:
         kind = task_kind(self.kind)
@@ -176,40 +151,27 @@ class SamplingConfig:
 
 @config
 class StudyConfig:
-    """A Visual Turing Test.
+    """A Visual Turing Test."""
 
-    Attributes:
-        name: Of the study, for file names.
-        title: Readers see it.
-        tasks: In this order, those before disclosure first.
-        readers: How many.
-        seed: Of the choice of cases and of generation; what is shown where is drawn anew for every bundle.
-        image_size: Pixels a side on the screen.
-        windows: Presets.
-        blinding: The one pipeline of both arms.
-        sampling: How a model generates.
-        pages: Words around the tasks.
-        margins: Task -> equivalence margin, in rating units, or of accuracy for choices. Declared here, before the export.
-        alpha: Of all tests.
-    """
-
-    name: str
-    title: str
-    tasks: tuple[TaskConfig, ...]
-    readers: int = 3
-    seed: int = 0
-    image_size: int = 512
+    name: str  # of the study, for file names
+    title: str  # readers see it
+    tasks: tuple[TaskConfig, ...]  # in this order, those before disclosure first
+    readers: int = 3  # how many
+    seed: int = 0  # of the choice of cases and of generation; what is shown where is drawn anew for every bundle
+    image_size: int = 512  # pixels a side on the screen
+    # Presets
     windows: tuple[WindowConfig, ...] = (
         WindowConfig(name="Full", lo=0, hi=65535),
         WindowConfig(name="Lung", lo=0, hi=36000),
         WindowConfig(name="Mediastinum", lo=22000, hi=65535),
         WindowConfig(name="Bone", lo=30000, hi=65535),
     )
-    blinding: BlindingConfig = BlindingConfig()
-    sampling: SamplingConfig = SamplingConfig()
-    pages: PagesConfig = PagesConfig()
+    blinding: BlindingConfig = BlindingConfig()  # the one pipeline of both arms
+    sampling: SamplingConfig = SamplingConfig()  # how a model generates
+    pages: PagesConfig = PagesConfig()  # words around the tasks
+    # Task -> equivalence margin, in rating units, or of accuracy for choices. Declared here, before the export
     margins: dict[str, float] = field(default_factory=dict)
-    alpha: float = 0.05
+    alpha: float = 0.05  # of all tests
 
     def __post_init__(self) -> None:
         ids = [task.id for task in self.tasks]

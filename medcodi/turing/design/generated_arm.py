@@ -61,15 +61,10 @@ class GeneratedArm(Protocol):
 
 @dataclass(frozen=True)
 class GeneratedFolder:
-    """Generated studies that lie in files; satisfies :class:`GeneratedArm`.
+    """Generated studies that lie in files; satisfies :class:`GeneratedArm`."""
 
-    Attributes:
-        name: Of the folder.
-        files: Study id -> modality -> image file, or text.
-    """
-
-    name: str
-    files: Mapping[str, Mapping[str, Path | str]]
+    name: str  # of the folder
+    files: Mapping[str, Mapping[str, Path | str]]  # study id -> modality -> image file, or text
 
     def able(self, task: TaskConfig, real: RealArm) -> list[str] | None:
         """Study ids with everything that the task generates, and the rest either here or in the real arm."""

@@ -20,46 +20,27 @@ REAL, GENERATED, AUTOENCODED, MISMATCHED, PAIR = "real", "generated", "autoencod
 
 @dataclass(frozen=True)
 class Content:
-    """One image or text, wherever it is shown.
+    """One image or text, wherever it is shown."""
 
-    Attributes:
-        origin: ``real``, ``generated`` or ``autoencoded``.
-        case: Study id.
-        modality: Which part of it.
-        direction: Of generated contents, what they were made of.
-    """
-
-    origin: str
-    case: str
-    modality: str
-    direction: Direction | None = None
+    origin: str  # `real`, `generated` or `autoencoded`
+    case: str  # study id
+    modality: str  # which part of it
+    direction: Direction | None = None  # of generated contents, what they were made of
 
 
 @dataclass(frozen=True, kw_only=True)
 class Item:
-    """What one trial shows.
+    """What one trial shows."""
 
-    Attributes:
-        name: Unique in the study.
-        task: Its task.
-        arm: ``real``, ``generated``, ``autoencoded``, ``mismatched``; ``pair`` for a forced choice, which shows both arms.
-        case: Study id: items of one case are paired.
-        patients: Patients that it shows.
-        sides: Contents of each side: one side, or two for a forced choice (real first).
-        truth: What is right, where something is.
-        repeat_of: Name of the item that it repeats, or "".
-        practice: Whether it does not count.
-    """
-
-    name: str
-    task: str
-    arm: str
-    case: str
-    patients: tuple[str, ...]
-    sides: tuple[tuple[Content, ...], ...]
-    truth: dict[str, Any] = field(default_factory=dict)
-    repeat_of: str = ""
-    practice: bool = False
+    name: str  # unique in the study
+    task: str  # its task
+    arm: str  # `real`, `generated`, `autoencoded`, `mismatched`; `pair` for a forced choice, which shows both arms
+    case: str  # study id: items of one case are paired
+    patients: tuple[str, ...]  # patients that it shows
+    sides: tuple[tuple[Content, ...], ...]  # contents of each side: one side, or two for a forced choice (real first)
+    truth: dict[str, Any] = field(default_factory=dict)  # what is right, where something is
+    repeat_of: str = ""  # name of the item that it repeats, or ""
+    practice: bool = False  # whether it does not count
 
     @property
     def contents(self) -> tuple[Content, ...]:

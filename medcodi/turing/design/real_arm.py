@@ -26,36 +26,22 @@ AGREEMENTS = ("mimic", "physionet", "vindr", "brax", "chexpert", "padchest")
 
 @dataclass(frozen=True)
 class Case:
-    """A real study that can be shown.
+    """A real study that can be shown."""
 
-    Attributes:
-        name: Its study id.
-        patient: Its patient.
-        modalities: What it holds.
-        load: Reads it; images as they come, float32 ``[H, W]`` in [0, 1].
-    """
-
-    name: str
-    patient: str
-    modalities: frozenset[str]
-    load: Callable[[], Study]
+    name: str  # its study id
+    patient: str  # its patient
+    modalities: frozenset[str]  # what it holds
+    load: Callable[[], Study]  # reads it; images as they come, float32 `[H, W]` in [0, 1]
 
 
 @dataclass
 class RealArm:
-    """Real cases, and which of them are taken.
+    """Real cases, and which of them are taken."""
 
-    Attributes:
-        name: Where they come from, for the key.
-        agreement: The name that shows a use agreement, or "".
-        cases: In the source's order.
-        left_out: What could not be used, and why.
-    """
-
-    name: str
-    agreement: str
-    cases: list[Case]
-    left_out: list[LeftOut] = field(default_factory=list)
+    name: str  # where they come from, for the key
+    agreement: str  # the name that shows a use agreement, or ""
+    cases: list[Case]  # in the source's order
+    left_out: list[LeftOut] = field(default_factory=list)  # what could not be used, and why
     _studies: dict[str, Study] = field(default_factory=dict)
     _uses: Counter[str] = field(default_factory=Counter)
 

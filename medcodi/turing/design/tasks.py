@@ -12,31 +12,18 @@ Answer = Literal["rating", "choice", "findings"]
 
 @dataclass(frozen=True, kw_only=True)
 class TaskKind:
-    """One kind of question that a reader answers.
+    """One kind of question that a reader answers."""
 
-    Attributes:
-        name: In study files and in the bundle.
-        answer: What an answer holds: a rating, a choice, or a checklist of findings.
-        choices: What can be chosen, for kinds that are answered by a choice.
-        confidence: Whether a confidence goes with the choice.
-        sides: Panels of one side; two for a forced choice (A and B).
-        least_modalities: How many modalities an item shows at least, on each side.
-        disclosed: False: readers do not yet know that some items are generated, so it comes first.
-        question: What is asked, unless the study says otherwise.
-        instructions: Shown before the first item, unless the study says otherwise.
-        labels: Ends of the rating scale: lowest, highest.
-    """
-
-    name: str
-    answer: Answer
-    choices: tuple[str, ...] = ()
-    confidence: bool = False
-    sides: tuple[str, ...] = ("",)
-    least_modalities: int = 1
-    disclosed: bool = True
-    question: str
-    instructions: str
-    labels: tuple[str, str] = ("", "")
+    name: str  # in study files and in the bundle
+    answer: Answer  # what an answer holds: a rating, a choice, or a checklist of findings
+    choices: tuple[str, ...] = ()  # what can be chosen, for kinds that are answered by a choice
+    confidence: bool = False  # whether a confidence goes with the choice
+    sides: tuple[str, ...] = ("",)  # panels of one side; two for a forced choice (A and B)
+    least_modalities: int = 1  # how many modalities an item shows at least, on each side
+    disclosed: bool = True  # false: readers do not yet know that some items are generated, so it comes first
+    question: str  # what is asked, unless the study says otherwise
+    instructions: str  # shown before the first item, unless the study says otherwise
+    labels: tuple[str, str] = ("", "")  # ends of the rating scale: lowest, highest
 
 
 _ROWS = (

@@ -42,19 +42,12 @@ class Separation:
 
 @dataclass
 class LintReport:
-    """What a lint found.
+    """What a lint found."""
 
-    Attributes:
-        leaks: Each fails the bundle.
-        tested: Everything that was put to the test with the key.
-        reported: Areas under the curve of what is seen, pixels and words.
-        notes: What could not be tested, and why.
-    """
-
-    leaks: list[Leak] = field(default_factory=list)
-    tested: list[Separation] = field(default_factory=list)
-    reported: list[Separation] = field(default_factory=list)
-    notes: list[str] = field(default_factory=list)
+    leaks: list[Leak] = field(default_factory=list)  # each fails the bundle
+    tested: list[Separation] = field(default_factory=list)  # everything that was put to the test with the key
+    reported: list[Separation] = field(default_factory=list)  # areas under the curve of what is seen, pixels and words
+    notes: list[str] = field(default_factory=list)  # what could not be tested, and why
 
     @property
     def clean(self) -> bool:

@@ -28,17 +28,11 @@ _PANEL_FIELDS = {"slot", "title", "kind", "payload"}
 
 @dataclass(frozen=True)
 class Leak:
-    """Something that gives the arms away, or could.
+    """Something that gives the arms away, or could."""
 
-    Attributes:
-        probe: What sort of leak.
-        detail: What was seen, and where.
-        fix: What to do.
-    """
-
-    probe: str
-    detail: str
-    fix: str = "export again; let nothing else write into the folder"
+    probe: str  # what sort of leak
+    detail: str  # what was seen, and where
+    fix: str = "export again; let nothing else write into the folder"  # what to do
 
 
 @dataclass

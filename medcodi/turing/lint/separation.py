@@ -17,21 +17,13 @@ ALPHA = 0.01  # of a false alarm in a whole clean bundle, shared among all that 
 
 @dataclass(frozen=True)
 class Auc:
-    """How well something tells the arms apart: 0.5 not at all, 1 (or 0) always.
+    """How well something tells the arms apart: 0.5 not at all, 1 (or 0) always."""
 
-    Attributes:
-        value: Probability that a generated one scores above a real one, ties half.
-        low: Of the interval.
-        high: Of the interval.
-        num_real: Real ones.
-        num_generated: Generated ones.
-    """
-
-    value: float
-    low: float
-    high: float
-    num_real: int
-    num_generated: int
+    value: float  # probability that a generated one scores above a real one, ties half
+    low: float  # of the interval
+    high: float  # of the interval
+    num_real: int  # real ones
+    num_generated: int  # generated ones
 
     @property
     def separates(self) -> bool:

@@ -23,23 +23,14 @@ from medcodi.turing.statistics.ratings import difference
 
 @dataclass(frozen=True, kw_only=True)
 class PowerCell:
-    """Power of one size of study.
+    """Power of one size of study."""
 
-    Attributes:
-        readers: Number of readers.
-        items: Items of each arm.
-        these_readers: Share of studies that show equivalence for the readers who took part.
-        new_readers: The same for readers in general; None with fewer than 3.
-        low: Lower bound (95 %, Wilson) of ``these_readers``: what the number of simulated studies leaves open.
-        high: Upper bound.
-    """
-
-    readers: int
-    items: int
-    these_readers: float
-    new_readers: float | None
-    low: float
-    high: float
+    readers: int  # number of readers
+    items: int  # items of each arm
+    these_readers: float  # share of studies that show equivalence for the readers who took part
+    new_readers: float | None  # the same for readers in general; None with fewer than 3
+    low: float  # lower bound (95 %, Wilson) of `these_readers`: what the number of simulated studies leaves open
+    high: float  # upper bound
 
 
 def _rating_difference(study: SimulatedStudy) -> Resampled:

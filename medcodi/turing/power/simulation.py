@@ -24,38 +24,22 @@ class ReaderModel:
 
     Rating: ``q = quality + reader + generated (effect + reader by arm) + case + noise``, cut at ``cuts``.
     Detection: ``s = ± d' / 2 + case + noise``, "generated" where ``s`` exceeds the reader's criterion; confidence by the distance.
-
-    Attributes:
-        quality: Latent mean rating of real items.
-        effect: Latent shift of generated items; 0 means that they are rated alike.
-        case_share: Share of the variance within an arm that belongs to the case: readers agree about it.
-        reader_sd: Spread of readers' means: severe and mild ones.
-        interaction_sd: Spread over readers of the shift.
-        cuts: Where the latent rating passes to the next category.
-        d_prime: Mean d'.
-        d_prime_sd: Spread of d' over readers.
-        criterion: Mean criterion.
-        criterion_sd: Spread of the criterion.
-        detection_case_share: Share of the variance that belongs to the case, for detection.
-        confidence_cuts: Distances from the criterion at which confidence rises.
-        learning: What d' gains from the first to the last trial.
-        seconds: Median time of an answer.
     """
 
-    quality: float = 0.6
-    effect: float = -0.3
-    case_share: float = 0.4
-    reader_sd: float = 0.3
-    interaction_sd: float = 0.15
-    cuts: tuple[float, ...] = (-1.3, -0.5, 0.3, 1.1)
-    d_prime: float = 0.8
-    d_prime_sd: float = 0.25
-    criterion: float = 0.0
-    criterion_sd: float = 0.25
-    detection_case_share: float = 0.3
-    confidence_cuts: tuple[float, ...] = (0.2, 0.5, 0.9, 1.4)
-    learning: float = 0.0
-    seconds: float = 14.0
+    quality: float = 0.6  # latent mean rating of real items
+    effect: float = -0.3  # latent shift of generated items; 0 means that they are rated alike
+    case_share: float = 0.4  # share of the variance within an arm that belongs to the case: readers agree about it
+    reader_sd: float = 0.3  # spread of readers' means: severe and mild ones
+    interaction_sd: float = 0.15  # spread over readers of the shift
+    cuts: tuple[float, ...] = (-1.3, -0.5, 0.3, 1.1)  # where the latent rating passes to the next category
+    d_prime: float = 0.8  # mean d'
+    d_prime_sd: float = 0.25  # spread of d' over readers
+    criterion: float = 0.0  # mean criterion
+    criterion_sd: float = 0.25  # spread of the criterion
+    detection_case_share: float = 0.3  # share of the variance that belongs to the case, for detection
+    confidence_cuts: tuple[float, ...] = (0.2, 0.5, 0.9, 1.4)  # distances from the criterion at which confidence rises
+    learning: float = 0.0  # what d' gains from the first to the last trial
+    seconds: float = 14.0  # median time of an answer
 
     def __post_init__(self) -> None:
         """Refuse what no reader can be."""
@@ -99,33 +83,19 @@ class Readers:
 
 @dataclass(frozen=True, kw_only=True)
 class SimulatedStudy:
-    """One study: what each reader answered to each item.
+    """One study: what each reader answered to each item."""
 
-    Attributes:
-        model: How readers answer.
-        drawn: The readers.
-        generated: bool ``[I]``.
-        case: Case of each item, int ``[I]``.
-        ratings: float ``[R, I]`` in 1..5.
-        again: float ``[R, I]``: the ratings of the same items shown a second time.
-        says_generated: float ``[R, I]``.
-        confidence: float ``[R, I]`` in 1..5.
-        evidence: float ``[R, I]``: how generated the item looked, the latent scale of detection.
-        order: int ``[R, I]``: trial of each item.
-        seconds: float ``[R, I]``.
-    """
-
-    model: ReaderModel
-    drawn: Readers
-    generated: np.ndarray
-    case: np.ndarray
-    ratings: np.ndarray
-    again: np.ndarray
-    says_generated: np.ndarray
-    confidence: np.ndarray
-    evidence: np.ndarray
-    order: np.ndarray
-    seconds: np.ndarray
+    model: ReaderModel  # how readers answer
+    drawn: Readers  # the readers
+    generated: np.ndarray  # bool `[I]`
+    case: np.ndarray  # case of each item, int `[I]`
+    ratings: np.ndarray  # float `[R, I]` in 1..5
+    again: np.ndarray  # float `[R, I]`: the ratings of the same items shown a second time
+    says_generated: np.ndarray  # float `[R, I]`
+    confidence: np.ndarray  # float `[R, I]` in 1..5
+    evidence: np.ndarray  # float `[R, I]`: how generated the item looked, the latent scale of detection
+    order: np.ndarray  # int `[R, I]`: trial of each item
+    seconds: np.ndarray  # float `[R, I]`
 
     @property
     def readers(self) -> list[str]:
