@@ -15,7 +15,7 @@ from medcodi.config import from_dict
 from medcodi.data.images import save_png8
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.turing.bundle.export import export_bundle
-from medcodi.turing.design.config import StudyConfig
+from medcodi.turing.design.config import ReaderStudyConfig
 from medcodi.turing.design.generated_arm import open_generated
 from medcodi.turing.design.real_arm import open_real
 
@@ -66,7 +66,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             study = phantom_study(7, index, 96)
             save_png8(study.images["frontal"], folder / f"{index}.png")
             writer.writerow([f"made-{index}", f"{index}.png", study.report])
-    study = from_dict(StudyConfig, STUDY)
+    study = from_dict(ReaderStudyConfig, STUDY)
     out = tmp_path_factory.mktemp("turing") / "bundle"
     export_bundle(
         study,

@@ -54,14 +54,14 @@ def export(
     refuse_full_folder(out_dir)
     from medcodi.generation.pipeline import load
     from medcodi.turing.bundle.export import export_bundle
-    from medcodi.turing.design.config import num_cases, read_study
+    from medcodi.turing.design.config import max_cases, read_reader_study
     from medcodi.turing.design.generated_arm import open_generated
     from medcodi.turing.design.real_arm import open_real
 
-    chosen = read_study(study).with_readers(readers)
+    chosen = read_reader_study(study).with_readers(readers)
     where = read_device(device)
     real_arm = open_real(
-        real, split=split, num_phantoms=num_cases(chosen), image_size=chosen.image_size, seed=chosen.seed
+        real, split=split, num_phantoms=max_cases(chosen), image_size=chosen.image_size, seed=chosen.seed
     )
     generated_arm = open_generated(generated, chosen.sampling, chosen.seed, where)
     model = load(None if autoencoder == "demo" else autoencoder, where) if autoencoder else None

@@ -140,11 +140,11 @@ def _asked(
         raise ConfigError(
             "--study together with --kind or --margin", expected="one of both", fix="the study declares them"
         )
-    from medcodi.turing.design.config import read_study
+    from medcodi.turing.design.config import read_reader_study
     from medcodi.turing.design.tasks import task_kind
     from medcodi.turing.power.simulation import SCALE
 
-    config = read_study(study)
+    config = read_reader_study(study)
     tasks = {one.id: one for one in config.tasks}
     if task is not None and task not in tasks:
         raise ConfigError(f"no task {task!r} in {study}", expected="a task of the study", fix=did_you_mean(task, tasks))

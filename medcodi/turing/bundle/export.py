@@ -24,7 +24,7 @@ from medcodi.turing.bundle.key import FORMAT, Key
 from medcodi.turing.bundle.payload import image_fields, payload_script, study_script, text_fields
 from medcodi.turing.bundle.trials import ReaderTrial, reader_study, reader_trials
 from medcodi.turing.design.blinding import blind_text, cut_image, finish_image
-from medcodi.turing.design.config import StudyConfig
+from medcodi.turing.design.config import ReaderStudyConfig
 from medcodi.turing.design.generated_arm import GeneratedArm, Request, Value
 from medcodi.turing.design.items import AUTOENCODED, GENERATED, Content, Item, draw_items
 from medcodi.turing.design.real_arm import RealArm
@@ -48,7 +48,7 @@ class Exported:
 
 
 def export_bundle(
-    study: StudyConfig,
+    study: ReaderStudyConfig,
     real: RealArm,
     generated: GeneratedArm,
     out: str | Path,
@@ -124,7 +124,7 @@ def attest(real: RealArm, attested_by: str | None) -> dict[str, str] | None:
 
 # ---- contents ------------------------------------------------------------------------------------------------------
 def _blind(
-    study: StudyConfig,
+    study: ReaderStudyConfig,
     items: Sequence[Item],
     real: RealArm,
     generated: GeneratedArm,
@@ -164,7 +164,7 @@ def _value(content: Content, real: RealArm, made: Mapping[Request, Mapping[str, 
     return real.study(content.case).contents[content.modality]
 
 
-def _text(study: StudyConfig, content: Content, value: Value) -> str:
+def _text(study: ReaderStudyConfig, content: Content, value: Value) -> str:
     try:
         return blind_text(str(value), study.blinding)
     except Refused as error:
@@ -176,7 +176,7 @@ def _text(study: StudyConfig, content: Content, value: Value) -> str:
 
 
 def _square(
-    study: StudyConfig,
+    study: ReaderStudyConfig,
     content: Content,
     real: RealArm,
     made: Mapping[Request, Mapping[str, Value]],
@@ -207,7 +207,7 @@ def autoencoded(model: MedCoDi, modality: str, image: np.ndarray) -> np.ndarray:
     return decoded[0, 0].float().cpu().numpy()
 
 
-def _native(study: StudyConfig, squares: Mapping[Content, np.ndarray]) -> int:
+def _native(study: ReaderStudyConfig, squares: Mapping[Content, np.ndarray]) -> int:
     """Pixels a side of the coarsest image, or what the study says; never above the shown size.
 
     Raises:
@@ -228,7 +228,7 @@ def _native(study: StudyConfig, squares: Mapping[Content, np.ndarray]) -> int:
 
 # ---- files ---------------------------------------------------------------------------------------------------------
 def _key(
-    study: StudyConfig,
+    study: ReaderStudyConfig,
     items: Sequence[Item],
     trials: Mapping[str, Sequence[ReaderTrial]],
     real: RealArm,
@@ -286,7 +286,9 @@ def _write_reader(folder: Path, study: dict, trials: Sequence[ReaderTrial], blin
     zip_folder(folder)
 
 
-def _write_facts(path: Path, study: StudyConfig, key: Key, num_items: int, attestation: dict[str, str] | None) -> None:
+def _write_facts(
+    path: Path, study: ReaderStudyConfig, key: Key, num_items: int, attestation: dict[str, str] | None
+) -> None:
     facts = {
         "format": FORMAT,
         "bundle_id": key.bundle_id,

@@ -11,7 +11,7 @@ from typing import Any
 from medcodi.config import from_dict
 from medcodi.errors import DataError
 from medcodi.turing.bundle.canonical import sha256_of
-from medcodi.turing.design.config import StudyConfig
+from medcodi.turing.design.config import ReaderStudyConfig
 
 FORMAT = 1
 KEY_FILE = "key.json"
@@ -49,9 +49,9 @@ class Key:
         return sha256_of(self.values["study"])
 
     @property
-    def study(self) -> StudyConfig:
+    def study(self) -> ReaderStudyConfig:
         """The study as it was exported."""
-        return from_dict(StudyConfig, dict(self.values["study"]), source="the study in the key")
+        return from_dict(ReaderStudyConfig, dict(self.values["study"]), source="the study in the key")
 
     @property
     def trials(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:

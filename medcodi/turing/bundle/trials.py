@@ -12,7 +12,7 @@ from medcodi.randomness import numpy_generator
 from medcodi.turing.bundle.canonical import sha256_of
 from medcodi.turing.bundle.key import FORMAT, Key
 from medcodi.turing.bundle.order import reader_order
-from medcodi.turing.design.config import ScaleConfig, StudyConfig, TaskConfig
+from medcodi.turing.design.config import ReaderStudyConfig, ScaleConfig, TaskConfig
 from medcodi.turing.design.items import Content, Item
 from medcodi.turing.design.tasks import TaskKind, task_kind
 
@@ -81,7 +81,7 @@ def _content_entry(content: Content) -> dict[str, str]:
     }
 
 
-def reader_trials(study: StudyConfig, items: Sequence[Item], reader: int, salt: str) -> list[ReaderTrial]:
+def reader_trials(study: ReaderStudyConfig, items: Sequence[Item], reader: int, salt: str) -> list[ReaderTrial]:
     """The trials of one reader.
 
     Args:
@@ -121,7 +121,7 @@ def _real_sides(order: Sequence[Item], reader: int, salt: str) -> dict[str, int]
     return sides
 
 
-def reader_study(study: StudyConfig, key: Key, reader: str, trials: Sequence[ReaderTrial]) -> dict[str, Any]:
+def reader_study(study: ReaderStudyConfig, key: Key, reader: str, trials: Sequence[ReaderTrial]) -> dict[str, Any]:
     """The JSON object of ``study.js``."""
     return {
         "format": FORMAT,

@@ -1,4 +1,4 @@
-"""The study file: which tasks, how many items and controls, how the arms are blinded, what margins are declared."""
+"""Config of a reader study: its tasks, items and controls, the blinding of both arms, and the margins declared beforehand."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from medcodi.errors import ConfigError, did_you_mean
 from medcodi.modality import modality
 from medcodi.study import CHEXPERT_LABELS
 from medcodi.turing.design.blinding import BlindingConfig
-from medcodi.turing.design.pages import PagesConfig
 from medcodi.turing.design.tasks import TaskKind, task_kind
 
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]*")
@@ -25,9 +24,9 @@ _FINDINGS = ("Cardiomegaly", "Edema", "Consolidation", "Pneumothorax", "Pleural 
 class ScaleConfig:
     """A rating scale."""
 
-    min: int = 1  # lowest rating, 1
-    max: int = 5  # highest, 5 or 10 as a rule; at most 10
-    labels: dict[int, str] | None = None  # rating -> words beside it; None: the task kind's own at both ends
+    min: int = 1  # always 1
+    max: int = 5  # 2 to 10; usually 5 or 10
+    labels: dict[int, str] | None = None  # rating -> words beside it; None: those of the task kind, at both ends
 
     def __post_init__(self) -> None:
         if self.min != 1 or not 2 <= self.max <= 10:
@@ -37,7 +36,7 @@ class ScaleConfig:
         outside = [rating for rating in self.labels or {} if not self.min <= rating <= self.max]
         if outside:
             raise ConfigError(
-                f"a label for {outside[0]}, on a scale from {self.min} to {self.max}", fix="leave that label out"
+                f"a label for {outside[0]} on a scale from {self.min} to {self.max}", fix="leave that label out"
             )
 
 
@@ -58,30 +57,31 @@ class WindowConfig:
 class TaskConfig:
     """One task: a block of items with one question."""
 
-    id: str  # of the task, in the tables
+    id: str  # names the task in every table
     kind: str  # one of TASK_KINDS
-    modalities: tuple[str, ...]  # what an item shows, in this order
-    # Which of them are generated in the generated arm; None: all. The others are then the prompts' originals
+    modalities: tuple[str, ...]  # shown by each item, in this order
+    # Modalities that are generated in the generated arm; None: all. The others are real, from the same case.
     generated: tuple[str, ...] | None = None
-    # What a model is given; None: every modality of the real study that is not generated
+    # Modalities that prompt the model; None: every modality of the real study that is not generated.
     prompts: tuple[str, ...] | None = None
-    num_items: int = 10  # items of the real arm, and as many of the generated arm (forced choice: pairs)
-    autoencoded: int = 0  # further items: real ones passed through the model's image autoencoder
-    mismatched: int = 0  # further items: real, but the last modality is another patient's
+    num_items: int = 10  # items of each arm (forced choice: pairs)
+    autoencoded: int = 0  # control items: real ones passed through the model's image autoencoder
+    mismatched: int = 0  # control items: real ones whose last modality is of another patient
     repeats: int = 0  # items shown a second time to the same reader
-    practice: int = 0  # items before the others, which do not count
-    paired: bool = True  # the generated arm shows the same cases as the real one, where it has them
-    scale: ScaleConfig = ScaleConfig()  # of ratings
-    confidence: ScaleConfig = ScaleConfig()  # scale of the confidence, for kinds that ask for it
-    findings: tuple[str, ...] = _FINDINGS  # the checklist, CheXpert's names
-    title: str | None = None  # heading; None: of the kind and modalities
-    question: str | None = None  # none: the kind's
-    instructions: str | None = None  # none: the kind's
-    free_text: str | None = None  # what is asked beside a text field; None: no text field
+    practice: int = 0  # items shown first, which do not count
+    paired: bool = True  # both arms show the same cases, where the generated arm has them
+    scale: ScaleConfig = ScaleConfig()  # for ratings
+    confidence: ScaleConfig = ScaleConfig()  # for kinds that ask for a confidence
+    findings: tuple[str, ...] = _FINDINGS  # the checklist, in CheXpert's names
+    title: str | None = None  # heading; None: named after the modalities
+    question: str | None = None  # None: the question of the kind
+    instructions: str | None = None  # None: the instructions of the kind
+    free_text: str | None = None  # label of a text field; None: no text field
 
     def __post_init__(self) -> None:
         kind = task_kind(self.kind)
         where = f"task {self.id!r}"
+        # Names and modalities.
         if not _NAME.fullmatch(self.id):
             raise ConfigError(f"{where}: its id", expected="lower-case letters, digits, - and _", fix="rename the task")
         for name in (*self.modalities, *(self.generated or ()), *(self.prompts or ())):
@@ -96,6 +96,7 @@ class TaskConfig:
                 f"{where}: generated is {', '.join(self.shown_generated) or 'empty'}",
                 expected="one or more of what it shows: " + ", ".join(self.modalities),
             )
+        # A modality is generated or prompts, never both.
         both = set(self.prompts or ()) & set(self.shown_generated)
         if both:
             raise ConfigError(f"{where}: {', '.join(sorted(both))} is prompt and generated", fix="leave it out of one")
@@ -107,6 +108,7 @@ class TaskConfig:
                 expected="CheXpert's names",
                 fix=did_you_mean(unknown[0], CHEXPERT_LABELS),
             )
+        # Tasks before disclosure must not name the purpose.
         if not kind.disclosed:
             refuse_disclosure(where, self.title, self.question, self.instructions, self.free_text)
 
@@ -129,19 +131,19 @@ class TaskConfig:
 
     @property
     def shown_generated(self) -> tuple[str, ...]:
-        """What is generated in the generated arm."""
+        """Modalities that are generated in the generated arm."""
         return self.modalities if self.generated is None else self.generated
 
     @property
     def num_scored(self) -> int:
-        """Items that count, repeats not among them."""
+        """Number of items that count, repeats excluded."""
         arms = 1 if len(task_kind(self.kind).sides) > 1 else 2
         return arms * self.num_items + self.autoencoded + self.mismatched
 
 
 @config
 class SamplingConfig:
-    """How a model generates its arm; None: what the model generates best with."""
+    """How a model generates its arm; None: the model's own default."""
 
     sampler: str | None = None
     num_inference_steps: int | None = None
@@ -150,28 +152,58 @@ class SamplingConfig:
 
 
 @config
-class StudyConfig:
+class PagesConfig:
+    """Texts before and after the tasks: plain text, paragraphs separated by blank lines. Adapt them to your ethics board."""
+
+    welcome: str = (
+        "Thank you for reading. You will see chest examinations, one after the other, and answer one question about each.\n\n"
+        "Everything stays on this computer: the page needs no network and sends nothing. Your answers are kept as you go; "
+        "you can stop at any time and go on later, here or, with a progress file, on another computer.\n\n"
+        "Please read alone, in a darkened room, and do not talk about the items with other readers before all have finished."
+    )
+    consent: str = (
+        "Taking part is voluntary, and you may stop at any time. Your answers, the time you take for each, and the size of "
+        "your screen are recorded under a reader number, without your name. The full purpose of the study is explained "
+        "during it."
+    )
+    consent_label: str = "I have read this and I take part."
+    display_check: str = (
+        "Set the screen to full brightness. In the picture below, the 5 % square should be visible inside the black square, "
+        "and the 95 % square inside the white square."
+    )
+    end: str = (
+        "You have finished. Please download the results file and send it to the person who gave you this folder. "
+        "Thank you."
+    )
+
+    def before_tasks(self) -> tuple[str, ...]:
+        """Texts that a reader sees before the first task."""
+        return self.welcome, self.consent, self.consent_label, self.display_check
+
+
+@config
+class ReaderStudyConfig:
     """A Visual Turing Test."""
 
-    name: str  # of the study, for file names
-    title: str  # readers see it
+    name: str  # for file names
+    title: str  # shown to readers
     tasks: tuple[TaskConfig, ...]  # in this order, those before disclosure first
-    readers: int = 3  # how many
-    seed: int = 0  # of the choice of cases and of generation; what is shown where is drawn anew for every bundle
+    readers: int = 3  # number of readers, 1 to 99
+    seed: int = 0  # for the choice of cases and for generation; orders and ids are drawn anew for every bundle
     image_size: int = 512  # pixels a side on the screen
-    # Presets
+    # Window presets that the viewer offers.
     windows: tuple[WindowConfig, ...] = (
         WindowConfig(name="Full", lo=0, hi=65535),
         WindowConfig(name="Lung", lo=0, hi=36000),
         WindowConfig(name="Mediastinum", lo=22000, hi=65535),
         WindowConfig(name="Bone", lo=30000, hi=65535),
     )
-    blinding: BlindingConfig = BlindingConfig()  # the one pipeline of both arms
+    blinding: BlindingConfig = BlindingConfig()  # the same pipeline for both arms
     sampling: SamplingConfig = SamplingConfig()  # how a model generates
-    pages: PagesConfig = PagesConfig()  # words around the tasks
-    # Task -> equivalence margin, in rating units, or of accuracy for choices. Declared here, before the export
+    pages: PagesConfig = PagesConfig()  # texts before and after the tasks
+    # Task -> equivalence margin, in rating units or (choices) in accuracy; declared here, before the export.
     margins: dict[str, float] = field(default_factory=dict)
-    alpha: float = 0.05  # of all tests
+    alpha: float = 0.05  # level of all tests
 
     def __post_init__(self) -> None:
         ids = [task.id for task in self.tasks]
@@ -196,6 +228,7 @@ class StudyConfig:
                 raise ConfigError(
                     f"a margin for {name!r}, which is no task", expected="a task's id", fix=did_you_mean(name, tasks)
                 )
+            # A margin of the whole scale, or of half the accuracy, would prove nothing.
             rated = task_kind(tasks[name].kind).answer == "rating"
             limit = float(tasks[name].scale.max - tasks[name].scale.min) if rated else 0.5
             if not 0 < margin < limit:
@@ -214,36 +247,33 @@ class StudyConfig:
         """The tasks in the order readers see them: those before disclosure first."""
         return tuple(sorted(self.tasks, key=lambda task: task_kind(task.kind).disclosed))
 
-    def with_readers(self, readers: int | None) -> StudyConfig:
-        """The same study for another number of readers; None: as it is."""
+    def with_readers(self, readers: int | None) -> ReaderStudyConfig:
+        """The same study with another number of readers; None: unchanged."""
         return self if readers is None else replace(self, readers=readers)
 
 
 def refuse_disclosure(where: str, *texts: str | None) -> None:
-    """Refuse words that tell a reader, before the quality ratings, what the study is about.
-
-    Raises:
-        ConfigError: Naming the word.
-    """
+    """Refuse words that disclose the purpose of the study before the quality ratings are done."""
     for text in texts:
-        found = _DISCLOSING.search(text or "")
-        if found:
+        match = _DISCLOSING.search(text or "")
+        if match:
             raise ConfigError(
-                f"{where}: {found.group()!r} in {text!r} discloses the purpose",
+                f"{where}: {match.group()!r} in {text!r} discloses the purpose",
                 expected="neutral words until the quality ratings are done",
                 fix="say it in the instructions of a later task",
             )
 
 
-def read_study(path: str | Path) -> StudyConfig:
-    """Read a study file.
+def read_reader_study(path: str | Path) -> ReaderStudyConfig:
+    """Read the YAML file of a reader study.
 
     Raises:
-        ConfigError: If it cannot be read, or a task, margin or number cannot be.
+        ConfigError: If it is unreadable, or a task, margin or number is invalid.
     """
-    return load(StudyConfig, path)
+    return load(ReaderStudyConfig, path)
 
 
-def num_cases(study: StudyConfig) -> int:
-    """Real cases that a study needs at most, if no task shows those of another."""
+def max_cases(study: ReaderStudyConfig) -> int:
+    """Largest number of real cases that a study needs: the number if no two tasks share a case."""
+    # 2 more for mismatched items, which need two patients.
     return sum(2 * (task.num_items + task.practice) + task.mismatched + 2 + task.autoencoded for task in study.tasks)

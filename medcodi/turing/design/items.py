@@ -10,7 +10,7 @@ from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
 from medcodi.study import Direction, Study
-from medcodi.turing.design.config import StudyConfig, TaskConfig
+from medcodi.turing.design.config import ReaderStudyConfig, TaskConfig
 from medcodi.turing.design.generated_arm import GeneratedArm
 from medcodi.turing.design.real_arm import RealArm
 from medcodi.turing.design.tasks import task_kind
@@ -48,7 +48,7 @@ class Item:
         return tuple(content for side in self.sides for content in side)
 
 
-def draw_items(study: StudyConfig, real: RealArm, generated: GeneratedArm) -> list[Item]:
+def draw_items(study: ReaderStudyConfig, real: RealArm, generated: GeneratedArm) -> list[Item]:
     """Choose the cases of every task and lay out its items.
 
     Args:
@@ -65,7 +65,7 @@ def draw_items(study: StudyConfig, real: RealArm, generated: GeneratedArm) -> li
 class _TaskItems:
     """The items of one task."""
 
-    def __init__(self, study: StudyConfig, task: TaskConfig, real: RealArm, generated: GeneratedArm) -> None:
+    def __init__(self, study: ReaderStudyConfig, task: TaskConfig, real: RealArm, generated: GeneratedArm) -> None:
         self.study, self.task, self.real, self.generated = study, task, real, generated
         self.kind = task_kind(task.kind)
         self.able = generated.able(task, real)
