@@ -35,9 +35,9 @@ from medcodi.distributed import Processes
 from medcodi.randomness import StepRandomness
 from medcodi.training import run_folder
 from medcodi.training.config import TrainConfig
+from medcodi.training.faults import Watch
 from medcodi.training.interrupts import Interrupts
 from medcodi.training.loop import Run
-from medcodi.training.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERHEAD_TARGET, WAIT_TARGET = 0.03, 0.02

@@ -18,11 +18,9 @@ from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness, seed_from_keys
 from medcodi.stages.sharing import shares
 from medcodi.stages.stage import Stage
-from medcodi.training.activations import checkpoint_activations
-from medcodi.training.compiling import compile_blocks
 from medcodi.training.config import TrainConfig
+from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
-from medcodi.training.precision import autocast
 
 OPTIMIZER_STATE = ("exp_avg", "exp_avg_sq")
 
@@ -286,7 +284,7 @@ def check_engine(config: TrainConfig, processes: Processes, started_by: str) -> 
     if chosen_engine(config, started_by) == "plain":
         refuse_what_plain_cannot(config, processes)
         return
-    from medcodi.training.deepspeed_engine import check_deepspeed
+    from medcodi.training.deepspeed.engine import check_deepspeed
 
     check_deepspeed(config, processes)
 
@@ -295,6 +293,6 @@ def build_engine(stage: Stage, config: TrainConfig, processes: Processes, starte
     """The engine that the config names."""
     if chosen_engine(config, started_by) == "plain":
         return PlainEngine(stage, config, processes)
-    from medcodi.training.deepspeed_engine import DeepSpeedEngine
+    from medcodi.training.deepspeed.engine import DeepSpeedEngine
 
     return DeepSpeedEngine(stage, config, processes)

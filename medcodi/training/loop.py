@@ -19,24 +19,24 @@ from medcodi.errors import CheckpointError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.training import run_folder
-from medcodi.training.attention import attention_kernels, choose_attention
 from medcodi.training.caching import borrowed, from_cache
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
 from medcodi.training.engine import Engine, StepResult, build_engine, check_engine, describe_engine
+from medcodi.training.execution import attention_kernels, choose_attention
+from medcodi.training.faults import Watch
 from medcodi.training.interrupts import Interrupts
-from medcodi.training.looking import Figures, look_in
-from medcodi.training.means import means_for_ranks
+from medcodi.training.monitoring.metrics import means_for_ranks
+from medcodi.training.monitoring.progress import Progress
+from medcodi.training.monitoring.summary import summarise
+from medcodi.training.monitoring.trackers import RunLog, check_trackers
+from medcodi.training.monitoring.validation import Figures, look_in
 from medcodi.training.optimizer import trained_parameters
-from medcodi.training.progress import Progress
 from medcodi.training.requirements import check_data, check_room
 from medcodi.training.result import write_model
 from medcodi.training.run_folder import RunFolder
 from medcodi.training.saving import CheckpointWriter
-from medcodi.training.summary import summarise
-from medcodi.training.tracking import RunLog, check_trackers
-from medcodi.training.watch import Watch
 
 
 def train(config: TrainConfig, resume: str | None = None) -> Path:

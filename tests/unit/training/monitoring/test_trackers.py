@@ -14,8 +14,8 @@ import torch
 
 from medcodi.distributed import Processes
 from medcodi.errors import MissingExtraError
-from medcodi.training.means import Means, means_for_ranks
-from medcodi.training.tracking import RunLog, check_trackers
+from medcodi.training.monitoring.metrics import Means, means_for_ranks
+from medcodi.training.monitoring.trackers import RunLog, check_trackers
 
 from .toy import toy_config
 

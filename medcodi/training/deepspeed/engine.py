@@ -17,11 +17,9 @@ from medcodi.errors import MissingExtraError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages.sharing import shares
 from medcodi.stages.stage import Stage
-from medcodi.training import zero3
-from medcodi.training.activations import checkpoint_activations
-from medcodi.training.compiling import compile_blocks
 from medcodi.training.config import TrainConfig
-from medcodi.training.deepspeed_config import deepspeed_dictionary, refuse_without_async_io
+from medcodi.training.deepspeed import zero3
+from medcodi.training.deepspeed.config import deepspeed_dictionary, refuse_without_async_io
 from medcodi.training.engine import (
     OPTIMIZER_STATE,
     StepResult,
@@ -30,8 +28,8 @@ from medcodi.training.engine import (
     marked,
     seed_step,
 )
+from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
-from medcodi.training.precision import autocast
 
 
 def import_deepspeed(device: torch.device) -> Any:

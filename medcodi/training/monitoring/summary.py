@@ -14,7 +14,7 @@ from pathlib import Path
 from medcodi.distributed import Processes
 from medcodi.errors import TrainingError
 from medcodi.training.config import TrainConfig
-from medcodi.training.curves import Curve, chart
+from medcodi.training.monitoring.curves import Curve, chart
 
 PAGE = "summary.html"
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222;background:#fff}

@@ -16,8 +16,8 @@ from medcodi.distributed import Processes
 from medcodi.errors import MissingExtraError
 from medcodi.modality import MODALITIES
 from medcodi.training.config import TrainConfig
-from medcodi.training.tracking_config import TrackingConfig
-from medcodi.training.wandb_tracker import WandbTracker, import_wandb
+from medcodi.training.monitoring.config import TrackingConfig
+from medcodi.training.monitoring.wandb_tracker import WandbTracker, import_wandb
 
 
 @dataclass(frozen=True)

@@ -12,17 +12,17 @@ from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, collate
 from medcodi.stages.stage import Stage
 from medcodi.stages.timesteps import NUM_BUCKETS, ValidationRandomness
-from medcodi.training import motion
-from medcodi.training.alerts import Alerts
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
 from medcodi.training.engine import Engine, StepResult
-from medcodi.training.means import Means
-from medcodi.training.motion import Motion
-from medcodi.training.progress import Progress
-from medcodi.training.samples import Samples, draw_samples, write_samples
-from medcodi.training.speed import Utilisation, memory
-from medcodi.training.tracking import RunLog
+from medcodi.training.monitoring import update_size
+from medcodi.training.monitoring.alerts import Alerts
+from medcodi.training.monitoring.metrics import Means
+from medcodi.training.monitoring.progress import Progress
+from medcodi.training.monitoring.samples import Samples, draw_samples, write_samples
+from medcodi.training.monitoring.throughput import Utilisation, memory
+from medcodi.training.monitoring.trackers import RunLog
+from medcodi.training.monitoring.update_size import Motion
 
 
 class Figures:
@@ -87,7 +87,7 @@ class Figures:
         engine = self._engine
         machine = {"data_wait": self._waited / max(self._seconds, 1e-9), **memory(engine.processes.device)}
         means, greatest = self.means.take(engine.processes, machine)
-        values = {**motion.finished(means), "lr": lr}
+        values = {**update_size.finished(means), "lr": lr}
         if not engine.processes.is_first:
             return
         rate = self._steps * self.config.batch.global_size / max(self._seconds, 1e-9)

@@ -19,15 +19,15 @@ from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.study import Study
 from medcodi.training.config import TrainConfig
-from medcodi.training.counting import Operations
+from medcodi.training.cost import Operations
 from medcodi.training.ema import Ema
 from medcodi.training.engine import PlainEngine
-from medcodi.training.looking import Figures, validation_losses
-from medcodi.training.means import Means
-from medcodi.training.progress import Progress
-from medcodi.training.samples import draw_samples, every_direction, write_samples
-from medcodi.training.speed import matmul_peak
-from medcodi.training.tracking import RunLog
+from medcodi.training.monitoring.metrics import Means
+from medcodi.training.monitoring.progress import Progress
+from medcodi.training.monitoring.samples import draw_samples, every_direction, write_samples
+from medcodi.training.monitoring.throughput import matmul_peak
+from medcodi.training.monitoring.trackers import RunLog
+from medcodi.training.monitoring.validation import Figures, validation_losses
 
 
 class Kept(PhantomDataset):
@@ -228,7 +228,7 @@ def test_samples_explain_themselves_and_touch_no_randomness(
 
 
 def test_an_average_is_shown_without_changing_the_weights(model: Any) -> None:
-    from medcodi.training.looking import evaluating
+    from medcodi.training.monitoring.validation import evaluating
 
     engine = PlainEngine(build_stage("diffuse", model, {"targets": ["report"]}), settings("diffuse"), Processes())
     ema = Ema(engine.shards(), settings("diffuse").ema)
