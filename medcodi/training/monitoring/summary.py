@@ -11,7 +11,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import TrainingError
 from medcodi.training.config import TrainConfig
 from medcodi.training.monitoring.curves import Curve, chart
@@ -237,7 +237,7 @@ def write_summary(roots: Sequence[str | Path], path: str | Path) -> Path:
     return path
 
 
-def summarise(config: TrainConfig, root: Path, processes: Processes) -> None:
+def summarise(config: TrainConfig, root: Path, processes: Ranks) -> None:
     """Write a run's own page at its end, on the first rank. It is an extra: without a line in the log there is none."""
     if config.tracking.summary and processes.is_first:
         with suppress(TrainingError):
