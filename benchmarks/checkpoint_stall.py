@@ -104,9 +104,9 @@ def one_save(run: Run, step: int, batches: list, between: int, background: bool)
 
 def one_resume(config: TrainConfig, watch: Watch) -> dict[str, float]:
     """What it takes from the start of `train`, everything imported, until the first step begins and until it is done."""
-    began, processes = clocks(), Ranks()
-    with run_folder.opened(config, "latest", processes) as folder:
-        run = Run(config, folder, processes, watch, "latest")
+    began, ranks = clocks(), Ranks()
+    with run_folder.opened(config, "latest", ranks) as folder:
+        run = Run(config, folder, ranks, watch, "latest")
         first = next(iter(run._arriving()))
         ready, cpu_ready = since(began)
         run.train_step(first)

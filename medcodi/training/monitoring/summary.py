@@ -237,8 +237,8 @@ def write_summary(roots: Sequence[str | Path], path: str | Path) -> Path:
     return path
 
 
-def summarise(config: TrainConfig, root: Path, processes: Ranks) -> None:
+def summarise(config: TrainConfig, root: Path, ranks: Ranks) -> None:
     """Write a run's own page at its end, on the first rank. It is an extra: without a line in the log there is none."""
-    if config.tracking.summary and processes.is_first:
+    if config.tracking.summary and ranks.is_first:
         with suppress(TrainingError):
             write_summary([root], root / PAGE)

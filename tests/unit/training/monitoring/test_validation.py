@@ -101,20 +101,20 @@ class Rank:
     """A stage on one rank, for what only looks."""
 
     def __init__(self, stage: Any, rank: int = 0, world_size: int = 1) -> None:
-        self.stage, self.processes = stage, Ranks(rank, world_size)
+        self.stage, self.ranks = stage, Ranks(rank, world_size)
 
     def losses(self, accumulation: int = 1) -> dict[str, list[float]]:
         batches = GlobalBatches(
             DATASET,
             batch_size=4,
-            rank=self.processes.rank,
-            world_size=self.processes.world_size,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
             accumulation=accumulation,
         )
         kept: list[Any] = []
         engine: Any = SimpleNamespace(
             stage=self.stage,
-            processes=SimpleNamespace(**{**vars(self.processes), "gather": lambda v: kept.append(v) or [v]}),
+            ranks=SimpleNamespace(**{**vars(self.ranks), "gather": lambda v: kept.append(v) or [v]}),
         )
         with torch.no_grad():
             validation_losses(engine, batches, settings("diffuse", tracking={"validate_batches": 1}))
@@ -147,10 +147,10 @@ def test_ranks_and_micro_batches_fill_the_same_buckets(model: Any) -> None:
 
 def trained(tmp_path: Path, stage: Any, config: TrainConfig, steps: int = 4) -> list[dict[str, Any]]:
     """Steps of a real engine with everything told; the log's lines."""
-    processes = Ranks()
-    engine = PlainEngine(stage, config, processes)
-    log = RunLog(tmp_path, processes, config, start_step=0)
-    figures = Figures(config, log, Progress("unit", processes, start_step=0, steps=steps), engine)
+    ranks = Ranks()
+    engine = PlainEngine(stage, config, ranks)
+    log = RunLog(tmp_path, ranks, config, start_step=0)
+    figures = Figures(config, log, Progress("unit", ranks, start_step=0, steps=steps), engine)
     for step in range(steps):
         batch = collate([DATASET[sample] for sample in SAMPLES], SAMPLES, 32)
         result = engine.run_step([batch], [StepRandomness(seed=0, step=step, samples=SAMPLES)])
