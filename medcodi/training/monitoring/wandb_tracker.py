@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from medcodi.errors import MissingExtraError, TrainingError, first_line
-from medcodi.training.tracking_config import WandbConfig
+from medcodi.training.monitoring.config import WandbConfig
 
 RECORD = Path("wandb") / "medcodi.json"  # in the run's folder: which of the server's runs it is
 

@@ -14,7 +14,7 @@ import pytest
 
 from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError
-from medcodi.training.tracking import RunLog
+from medcodi.training.monitoring.trackers import RunLog
 
 from .toy import toy_config
 

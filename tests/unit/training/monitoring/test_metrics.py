@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medcodi.training.means import means_for_ranks
+from medcodi.training.monitoring.metrics import means_for_ranks
 
 TWO = [{"loss": [2.0, 2.0], "grad_norm": [6.0, 2.0]}, {"loss": [4.0, 2.0], "grad_norm": [6.0, 2.0], "rare": [1.0, 1.0]}]
 

@@ -12,9 +12,9 @@ import pytest
 
 from medcodi.distributed import Ranks
 from medcodi.errors import DataError, TrainingError
-from medcodi.training import watch as watching
+from medcodi.training import faults as watching
 from medcodi.training.config import FaultConfig
-from medcodi.training.watch import Sign, Watch
+from medcodi.training.faults import Sign, Watch
 
 
 def test_data_that_do_not_come_end_the_run_and_are_named() -> None:

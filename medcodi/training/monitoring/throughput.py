@@ -14,8 +14,8 @@ import torch
 from medcodi.errors import first_line
 from medcodi.model import MedCoDi
 from medcodi.training.config import TrainConfig
-from medcodi.training.counting import study_flops
-from medcodi.training.precision import DTYPES
+from medcodi.training.cost import study_flops
+from medcodi.training.execution import DTYPES
 
 GIB = 2**30
 MATRIX = {"cuda": 4096, "cpu": 1024}  # rows and columns of the product that the peak is measured with

@@ -10,8 +10,8 @@ import torch
 
 from medcodi.errors import ConfigError
 from medcodi.training.config import TrainConfig
-from medcodi.training.deepspeed_config import deepspeed_dictionary, refuse_without_async_io, swap_folder
-from medcodi.training.deepspeed_engine import import_deepspeed
+from medcodi.training.deepspeed.config import deepspeed_dictionary, refuse_without_async_io, swap_folder
+from medcodi.training.deepspeed.engine import import_deepspeed
 
 from .toy import toy_config
 

@@ -19,15 +19,15 @@ from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.study import Study
 from medcodi.training.config import TrainConfig
-from medcodi.training.counting import Operations
+from medcodi.training.cost import Operations
 from medcodi.training.ema import Ema
 from medcodi.training.engine import PlainEngine
-from medcodi.training.looking import Figures, validation_losses
-from medcodi.training.means import Means
-from medcodi.training.progress import Progress
-from medcodi.training.samples import draw_samples, every_direction, write_samples
-from medcodi.training.speed import matmul_peak
-from medcodi.training.tracking import RunLog
+from medcodi.training.monitoring.metrics import Means
+from medcodi.training.monitoring.progress import Progress
+from medcodi.training.monitoring.samples import draw_samples, every_direction, write_samples
+from medcodi.training.monitoring.throughput import matmul_peak
+from medcodi.training.monitoring.trackers import RunLog
+from medcodi.training.monitoring.validation import Figures, validation_losses
 
 
 class Kept(PhantomDataset):
@@ -101,20 +101,20 @@ class Rank:
     """A stage on one rank, for what only looks."""
 
     def __init__(self, stage: Any, rank: int = 0, world_size: int = 1) -> None:
-        self.stage, self.processes = stage, Ranks(rank, world_size)
+        self.stage, self.ranks = stage, Ranks(rank, world_size)
 
     def losses(self, accumulation: int = 1) -> dict[str, list[float]]:
         batches = GlobalBatches(
             DATASET,
             batch_size=4,
-            rank=self.processes.rank,
-            world_size=self.processes.world_size,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
             accumulation=accumulation,
         )
         kept: list[Any] = []
         engine: Any = SimpleNamespace(
             stage=self.stage,
-            processes=SimpleNamespace(**{**vars(self.processes), "gather": lambda v: kept.append(v) or [v]}),
+            ranks=SimpleNamespace(**{**vars(self.ranks), "gather": lambda v: kept.append(v) or [v]}),
         )
         with torch.no_grad():
             validation_losses(engine, batches, settings("diffuse", tracking={"validate_batches": 1}))
@@ -147,10 +147,10 @@ def test_ranks_and_micro_batches_fill_the_same_buckets(model: Any) -> None:
 
 def trained(tmp_path: Path, stage: Any, config: TrainConfig, steps: int = 4) -> list[dict[str, Any]]:
     """Steps of a real engine with everything told; the log's lines."""
-    processes = Ranks()
-    engine = PlainEngine(stage, config, processes)
-    log = RunLog(tmp_path, processes, config, start_step=0)
-    figures = Figures(config, log, Progress("unit", processes, start_step=0, steps=steps), engine)
+    ranks = Ranks()
+    engine = PlainEngine(stage, config, ranks)
+    log = RunLog(tmp_path, ranks, config, start_step=0)
+    figures = Figures(config, log, Progress("unit", ranks, start_step=0, steps=steps), engine)
     for step in range(steps):
         batch = collate([DATASET[sample] for sample in SAMPLES], SAMPLES, 32)
         result = engine.run_step([batch], [StepRandomness(seed=0, step=step, samples=SAMPLES)])
@@ -228,7 +228,7 @@ def test_samples_explain_themselves_and_touch_no_randomness(
 
 
 def test_an_average_is_shown_without_changing_the_weights(model: Any) -> None:
-    from medcodi.training.looking import evaluating
+    from medcodi.training.monitoring.validation import evaluating
 
     engine = PlainEngine(build_stage("diffuse", model, {"targets": ["report"]}), settings("diffuse"), Ranks())
     ema = Ema(engine.shards(), settings("diffuse").ema)

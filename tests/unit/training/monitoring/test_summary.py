@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from medcodi.app.cli import app
 from medcodi.errors import TrainingError
-from medcodi.training.contact_sheet import CELL, TITLE, contact_sheet
-from medcodi.training.curves import Curve, chart, ticks
-from medcodi.training.summary import groups, page, read_story, write_summary
+from medcodi.training.monitoring.contact_sheet import CELL, TITLE, contact_sheet
+from medcodi.training.monitoring.curves import Curve, chart, ticks
+from medcodi.training.monitoring.summary import groups, page, read_story, write_summary
 
 
 def run(root: Path, height: float = 1.0) -> Path:

@@ -16,8 +16,8 @@ from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError
 from medcodi.modality import MODALITIES
 from medcodi.training.config import TrainConfig
-from medcodi.training.tracking_config import TrackingConfig
-from medcodi.training.wandb_tracker import WandbTracker, import_wandb
+from medcodi.training.monitoring.config import TrackingConfig
+from medcodi.training.monitoring.wandb_tracker import WandbTracker, import_wandb
 
 
 @dataclass(frozen=True)
@@ -185,7 +185,7 @@ class RunLog:
         before: The lines that were logged until the step that the run goes on from.
     """
 
-    def __init__(self, root: Path, processes: Ranks, config: TrainConfig, *, start_step: int) -> None:
+    def __init__(self, root: Path, ranks: Ranks, config: TrainConfig, *, start_step: int) -> None:
         """Open every tracker; what was logged after ``start_step`` by a run that was killed is taken out.
 
         Raises:
@@ -194,7 +194,7 @@ class RunLog:
         """
         self.before: list[dict[str, Any]] = []
         self._trackers: list[Tracker] = []
-        if not processes.is_first:
+        if not ranks.is_first:
             return
         path = root / "log.jsonl"
         found = path.read_text(encoding="utf-8").splitlines() if path.exists() else []

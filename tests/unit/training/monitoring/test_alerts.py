@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medcodi.errors import ConfigError
-from medcodi.training.alerts import Alert, AlertConfig, Alerts, is_loss, spike_limit
+from medcodi.training.monitoring.alerts import Alert, AlertConfig, Alerts, is_loss, spike_limit
 
 QUICK = AlertConfig(window=20, patience=5, clipped_patience=10, cooldown=30)
 

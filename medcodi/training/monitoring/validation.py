@@ -12,17 +12,17 @@ from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, collate
 from medcodi.stages.stage import Stage
 from medcodi.stages.timesteps import NUM_BUCKETS, ValidationRandomness
-from medcodi.training import motion
-from medcodi.training.alerts import Alerts
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
 from medcodi.training.engine import Engine, StepResult
-from medcodi.training.means import Means
-from medcodi.training.motion import Motion
-from medcodi.training.progress import Progress
-from medcodi.training.samples import Samples, draw_samples, write_samples
-from medcodi.training.speed import Utilisation, memory
-from medcodi.training.tracking import RunLog
+from medcodi.training.monitoring import update_size
+from medcodi.training.monitoring.alerts import Alerts
+from medcodi.training.monitoring.metrics import Means
+from medcodi.training.monitoring.progress import Progress
+from medcodi.training.monitoring.samples import Samples, draw_samples, write_samples
+from medcodi.training.monitoring.throughput import Utilisation, memory
+from medcodi.training.monitoring.trackers import RunLog
+from medcodi.training.monitoring.update_size import Motion
 
 
 class Figures:
@@ -35,7 +35,7 @@ class Figures:
         self.config, self.log, self.progress, self._engine = config, log, progress, engine
         self.means = Means()
         self._motion = Motion(engine)
-        self._utilisation = Utilisation(config, engine.processes.device, engine.processes.world_size)
+        self._utilisation = Utilisation(config, engine.ranks.device, engine.ranks.world_size)
         self._told_utilisation = False
         self._alerts = Alerts(
             config.tracking.alerts, num_rows=config.batch.global_size, warmup_steps=config.optimizer.warmup_steps
@@ -85,10 +85,10 @@ class Figures:
     def _tell(self, step: int, lr: float) -> None:
         """A logged line: means over all ranks; of waiting and memory, the greatest of all ranks."""
         engine = self._engine
-        machine = {"data_wait": self._waited / max(self._seconds, 1e-9), **memory(engine.processes.device)}
-        means, greatest = self.means.take(engine.processes, machine)
-        values = {**motion.finished(means), "lr": lr}
-        if not engine.processes.is_first:
+        machine = {"data_wait": self._waited / max(self._seconds, 1e-9), **memory(engine.ranks.device)}
+        means, greatest = self.means.take(engine.ranks, machine)
+        values = {**update_size.finished(means), "lr": lr}
+        if not engine.ranks.is_first:
             return
         rate = self._steps * self.config.batch.global_size / max(self._seconds, 1e-9)
         timing = {"seconds_per_step": self._seconds / self._steps, "studies_per_second": rate, **greatest}
@@ -133,11 +133,11 @@ def validation_losses(engine: Engine, batches: GlobalBatches, config: TrainConfi
     Returns:
         ``validation/<name>`` -> mean over ranks and batches; ``validation/t/000-099/<modality>`` and so on for each bucket.
     """
-    means, stage, processes = Means(), engine.stage, engine.processes
+    means, stage, ranks = Means(), engine.stage, engine.ranks
     even, whole = rounds(stage, batches)
     num_batches = -(-config.tracking.validate_batches // whole) * whole
     for step_batches in batches.iterate(0, num_batches):
-        place = step_batches.step * batches.batch_size + processes.rank * batches.batch_size // processes.world_size
+        place = step_batches.step * batches.batch_size + ranks.rank * batches.batch_size // ranks.world_size
         for batch in step_batches.micro:
             draw = ValidationRandomness(
                 seed=config.seed,
@@ -146,17 +146,17 @@ def validation_losses(engine: Engine, batches: GlobalBatches, config: TrainConfi
                 positions=tuple(range(place, place + len(batch))),
                 turn=step_batches.step // even,
             )
-            output = stage(batch.to(processes.device), draw)
+            output = stage(batch.to(ranks.device), draw)
             means.add({"loss": output.loss, **output.logs})
             place += len(batch)
-    return {f"validation/{name}": value for name, value in means.take(processes)[0].items()}
+    return {f"validation/{name}": value for name, value in means.take(ranks)[0].items()}
 
 
 def samples(engine: Engine, dataset: StudyDataset, config: TrainConfig) -> Samples:
     """What the model makes of the first studies: every rank draws them, for under ZeRO-3 it takes all of them."""
     indices = list(range(min(config.tracking.num_samples, len(dataset))))
     batch = collate([dataset[index] for index in indices], indices, dataset.image_size)
-    return draw_samples(engine.stage, batch.to(engine.processes.device), config.seed, config.tracking.samples)
+    return draw_samples(engine.stage, batch.to(engine.ranks.device), config.seed, config.tracking.samples)
 
 
 def look_in(
@@ -178,5 +178,5 @@ def look_in(
     if tracking.samples_every and step % tracking.samples_every == 0:
         with evaluating(engine, ema):
             drawn = samples(engine, dataset, config)
-        if engine.processes.is_first:
+        if engine.ranks.is_first:
             write_samples(drawn, step, config.out, figures.log)

@@ -15,8 +15,8 @@ from medcodi.modality import in_table_order
 from medcodi.model import MedCoDi
 from medcodi.randomness import seed_from_keys
 from medcodi.study import all_directions, subsets
-from medcodi.training.contact_sheet import contact_sheet
-from medcodi.training.tracking import RunLog
+from medcodi.training.monitoring.contact_sheet import contact_sheet
+from medcodi.training.monitoring.trackers import RunLog
 
 Value = np.ndarray | str
 NUM_STEPS = 20  # of the sampler, at most: enough to see, cheap enough to be seen often

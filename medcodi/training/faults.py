@@ -55,10 +55,10 @@ class Sign:
 class Watch:
     """A thread that tells the others that this rank lives, listens for theirs, and ends a run that cannot go on."""
 
-    def __init__(self, processes: Ranks, options: FaultConfig, environment: Mapping[str, str] = os.environ) -> None:
-        self._processes, self._options, self._environment = processes, options, environment
+    def __init__(self, ranks: Ranks, options: FaultConfig, environment: Mapping[str, str] = os.environ) -> None:
+        self._ranks, self._options, self._environment = ranks, options, environment
         self._interval = min(2.0, options.rank_s / 10, options.data_s / 4)
-        self._signs = {rank: Sign() for rank in range(processes.world_size) if rank != processes.rank}
+        self._signs = {rank: Sign() for rank in range(ranks.world_size) if rank != ranks.rank}
         self._own = Sign()
         self._limit: tuple[float, Callable[[], str]] | None = None  # until when, and who is late then
         self._store: Any = None
@@ -74,7 +74,7 @@ class Watch:
     def __enter__(self) -> Watch:
         self._store = self._connected()
         self._tell()
-        self._processes.barrier()  # now every rank has told something, and listening never waits
+        self._ranks.barrier()  # now every rank has told something, and listening never waits
         if self._runner is threading.main_thread():
             self._handled = signal.signal(BREAK_IN, signal.default_int_handler)
         self._thread = threading.Thread(target=self._listen, name="signs of life", daemon=True)
@@ -160,7 +160,7 @@ class Watch:
         own.beat += 1
         values = {"beat": own.beat, "doing": own.doing, "left": own.left, "blames": own.blames, "code": own.code}
         try:
-            self._store.set(str(self._processes.rank), json.dumps(values))
+            self._store.set(str(self._ranks.rank), json.dumps(values))
             self._store_lost = None
         except RuntimeError:  # torch's errors of the network are of this class
             self._store_lost = self._store_lost or time.monotonic()
@@ -224,7 +224,7 @@ class Watch:
         for rank, sign in sorted(left.items(), key=lambda item: item[1].blames is not None):
             if sign.blames is None:
                 return _blaming(rank, f"rank {rank} stopped while {sign.doing}: {sign.left}", sign.code)
-            if sign.blames != self._processes.rank:
+            if sign.blames != self._ranks.rank:
                 return _blaming(sign.blames, f"rank {rank} says: {sign.left}", sign.code)
         return None
 
@@ -266,7 +266,7 @@ class Watch:
             return _passing(
                 TrainingError(
                     f"an exchange between ranks did not end within faults.exchange_minutes = {self._options.exchange_minutes:g}: "
-                    f"this rank {self._processes.rank} is {self._own.doing}; {others}",
+                    f"this rank {self._ranks.rank} is {self._own.doing}; {others}",
                     expected="every rank at the same place",
                     fix="look at the rank that is elsewhere, and go on with --resume latest",
                 )

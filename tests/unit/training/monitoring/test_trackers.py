@@ -14,8 +14,8 @@ import torch
 
 from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError
-from medcodi.training.means import Means, means_for_ranks
-from medcodi.training.tracking import RunLog, check_trackers
+from medcodi.training.monitoring.metrics import Means, means_for_ranks
+from medcodi.training.monitoring.trackers import RunLog, check_trackers
 
 from .toy import toy_config
 
@@ -50,9 +50,9 @@ def test_rows_weigh_the_same_wherever_they_are() -> None:
     here.add({"a": torch.tensor([6.0, 3.0]), "b": torch.tensor([0.0, 0.0])})
     here.add({"a": torch.tensor([1.0, 1.0])})
     there.add({"a": torch.tensor([5.0, 1.0])})
-    processes = Others()
-    object.__setattr__(processes, "theirs", (there.state(), {"gib": 3.0}))
-    values, greatest = here.take(processes, {"gib": 2.0, "wait": 0.5})
+    ranks = Others()
+    object.__setattr__(ranks, "theirs", (there.state(), {"gib": 3.0}))
+    values, greatest = here.take(ranks, {"gib": 2.0, "wait": 0.5})
     assert values == {"a": 12.0 / 5.0} and greatest == {"gib": 3.0, "wait": 0.5}  # nobody was in b
 
 

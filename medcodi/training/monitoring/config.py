@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from medcodi.config import config
-from medcodi.training.alerts import AlertConfig
+from medcodi.training.monitoring.alerts import AlertConfig
 
 
 @config

@@ -17,11 +17,9 @@ from medcodi.errors import MissingExtraError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages.sharing import shares
 from medcodi.stages.stage import Stage
-from medcodi.training import zero3
-from medcodi.training.activations import checkpoint_activations
-from medcodi.training.compiling import compile_blocks
 from medcodi.training.config import TrainConfig
-from medcodi.training.deepspeed_config import deepspeed_dictionary, refuse_without_async_io
+from medcodi.training.deepspeed import zero3
+from medcodi.training.deepspeed.config import deepspeed_dictionary, refuse_without_async_io
 from medcodi.training.engine import (
     OPTIMIZER_STATE,
     StepResult,
@@ -30,8 +28,8 @@ from medcodi.training.engine import (
     marked,
     seed_step,
 )
+from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
-from medcodi.training.precision import autocast
 
 
 def import_deepspeed(device: torch.device) -> Any:
@@ -52,7 +50,7 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def check_deepspeed(config: TrainConfig, processes: Ranks) -> Any:
+def check_deepspeed(config: TrainConfig, ranks: Ranks) -> Any:
     """DeepSpeed, if it can do here what the config asks of it.
 
     Raises:
@@ -60,8 +58,8 @@ def check_deepspeed(config: TrainConfig, processes: Ranks) -> Any:
         MissingExtraError: If it is not installed.
         TrainingError: If there is no process group.
     """
-    deepspeed_dictionary(config, processes.world_size, processes.device.type)
-    deepspeed = import_deepspeed(processes.device)
+    deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
+    deepspeed = import_deepspeed(ranks.device)
     if config.engine.offload_optimizer == "nvme":
         refuse_without_async_io(config)
     if not dist.is_initialized():
@@ -85,22 +83,22 @@ def scalars_left_alone(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 class DeepSpeedEngine:
     """ZeRO 0-3 over the same stage, optimiser, schedule and checkpoints as the plain engine."""
 
-    def __init__(self, stage: Stage, config: TrainConfig, processes: Ranks) -> None:
+    def __init__(self, stage: Stage, config: TrainConfig, ranks: Ranks) -> None:
         """Partition the stage and its optimiser.
 
         Raises:
             ConfigError: For what DeepSpeed cannot do.
             TrainingError: If the stage trains nothing, or there is no process group.
         """
-        deepspeed = check_deepspeed(config, processes)
-        dictionary = deepspeed_dictionary(config, processes.world_size, processes.device.type)
-        self.config, self.processes, self.zero_stage = config, processes, config.engine.zero_stage
-        self.stage = stage.to(processes.device)
+        deepspeed = check_deepspeed(config, ranks)
+        dictionary = deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
+        self.config, self.ranks, self.zero_stage = config, ranks, config.engine.zero_stage
+        self.stage = stage.to(ranks.device)
         self._trained = trained_parameters(stage)
         if not self._trained:
             raise TrainingError(f"stage {config.stage.name!r} trains no parameter", fix="check stage.options")
         if config.compile:
-            compile_blocks(stage, processes.device)
+            compile_blocks(stage, ranks.device)
         if config.engine.activation_checkpointing:
             checkpoint_activations(stage)
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
@@ -112,12 +110,12 @@ class DeepSpeedEngine:
             )
         if self.zero_stage == 3:
             zero3.leave_gradients_in_memory(self._optimizer)
-            zero3.clear_padding(self._optimizer, self._trained.values(), processes.rank)
+            zero3.clear_padding(self._optimizer, self._trained.values(), ranks.rank)
         self._make_optimizer_state(0)
 
     def autocast(self) -> Any:
         """Context in which the stage computes at the run's precision."""
-        return autocast(self.processes.device, self.config.precision)
+        return autocast(self.ranks.device, self.config.precision)
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -136,14 +134,14 @@ class DeepSpeedEngine:
             group["lr"] = lr
         if self.zero_stage == 3:
             zero3.clear_gradients(self._optimizer)
-        batches = [batch.to(self.processes.device) for batch in micro_batches]
+        batches = [batch.to(self.ranks.device) for batch in micro_batches]
         with zero3.gathering(self.stage) if self.zero_stage == 3 else nullcontext():
             step_shares = shares(self.stage, batches, features_of(self, batches, randomness))
         losses, logs = [], []
         with self._gradient_exchange():
             try:
                 for index, (batch, draw, share) in enumerate(zip(batches, randomness, step_shares, strict=True)):
-                    seed_step(draw, self.processes.rank, index)
+                    seed_step(draw, self.ranks.rank, index)
                     output = self._engine(batch, draw) if share is None else self._engine(batch, draw, share)
                     losses.append(output.loss.detach())
                     logs.append(output.logs)
@@ -203,15 +201,15 @@ class DeepSpeedEngine:
         """Name -> whole tensor on the CPU, on the first rank."""
         result = {}
         for name, shard in shards.items():
-            tensor = self._gathered(shard.detach().to(self.processes.device), self._trained[name])
-            if self.processes.is_first:
+            tensor = self._gathered(shard.detach().to(self.ranks.device), self._trained[name])
+            if self.ranks.is_first:
                 result[name] = tensor.to("cpu", copy=True).contiguous()
         return result
 
     def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """What this rank holds of whole tensors, where it holds the like of its weights."""
         if self.zero_stage < 3:
-            return {name: tensor.to(self.processes.device) for name, tensor in whole.items()}
+            return {name: tensor.to(self.ranks.device) for name, tensor in whole.items()}
         kept = self.shards()
         return {
             name: self._own_share(tensor, self._trained[name]).to(kept[name].device) for name, tensor in whole.items()
@@ -220,7 +218,7 @@ class DeepSpeedEngine:
     def _gathered(self, shard: Tensor, parameter: Any) -> Tensor:
         if self.zero_stage < 3:
             return shard
-        parts = [torch.empty_like(shard) for _ in range(self.processes.world_size)]
+        parts = [torch.empty_like(shard) for _ in range(self.ranks.world_size)]
         dist.all_gather(parts, shard.contiguous())
         return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
 
@@ -228,7 +226,7 @@ class DeepSpeedEngine:
         """Both moments of every trained parameter, on the first rank."""
         moments = {}
         for name, key, value in self._whole_moments():
-            if self.processes.is_first:
+            if self.ranks.is_first:
                 moments[f"{key}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
         return moments
 
@@ -238,7 +236,7 @@ class DeepSpeedEngine:
         if self.zero_stage == 3:
             names = {parameter: name for name, parameter in self._trained.items()}
             for parameter, key, share in zero3.shares_of_moments(self._optimizer, OPTIMIZER_STATE, changed=False):
-                yield names[parameter], key, self._gathered(share.to(self.processes.device), parameter)
+                yield names[parameter], key, self._gathered(share.to(self.ranks.device), parameter)
             return
         for name, parameter in self._trained.items():
             for key in OPTIMIZER_STATE:
@@ -262,15 +260,15 @@ class DeepSpeedEngine:
             return
         for name, parameter in self._trained.items():
             for key in OPTIMIZER_STATE:
-                value = state[f"{key}.{name}"].to(self.processes.device)
+                value = state[f"{key}.{name}"].to(self.ranks.device)
                 if self.zero_stage:
                     safe_set_full_optimizer_state(parameter, value, key)
                 else:
                     self._optimizer.state[parameter][key].copy_(value)
 
     def _own_share(self, value: Tensor, parameter: Any) -> Tensor:
-        size, rank = parameter.ds_tensor.numel(), self.processes.rank
-        padded = torch.zeros(size * self.processes.world_size, dtype=value.dtype, device=value.device)
+        size, rank = parameter.ds_tensor.numel(), self.ranks.rank
+        padded = torch.zeros(size * self.ranks.world_size, dtype=value.dtype, device=value.device)
         padded[: value.numel()] = value.flatten()
         return padded[rank * size : (rank + 1) * size]
 

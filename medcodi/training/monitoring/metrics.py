@@ -60,12 +60,12 @@ class Means:
         self._sums = {name: list(entry) for name, entry in state.items()}
 
     def take(
-        self, processes: Ranks, greatest: Mapping[str, float] | None = None
+        self, ranks: Ranks, greatest: Mapping[str, float] | None = None
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Means over all ranks, and begin anew. Every rank calls this; it is one exchange.
 
         Args:
-            processes: The ranks.
+            ranks: The ranks.
             greatest: Figures of this rank of which the greatest of all ranks is wanted.
 
         Returns:
@@ -73,7 +73,7 @@ class Means:
         """
         total: dict[str, list[float]] = {}
         most: dict[str, float] = {}
-        for sums, figures in processes.gather((self.state(), dict(greatest or {}))):
+        for sums, figures in ranks.gather((self.state(), dict(greatest or {}))):
             for name, (value, count) in sums.items():
                 entry = total.setdefault(name.removeprefix(_ROWS), [0.0, 0.0])
                 entry[0] += value
