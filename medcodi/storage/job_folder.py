@@ -36,7 +36,8 @@ class JobKind:
         record: The record of a shard. A shard whose record is ``{shard}/…`` is a folder, and appears in one piece.
         files: A shard's only file, where old records hold that file's ``bytes`` and ``sha256`` themselves.
         own: Patterns of everything that the job writes in its folder; a restart removes these and the index.
-        staged: The folder is hidden beside its target, wholly the job's own; :meth:`JobFolder.publish` moves its ``content``.
+        staged: Name of a folder beside the target, wholly the job's own, whose ``content`` becomes the target when the job ends:
+            ``".{target}.partial"``; "": the job works in the folder that it was given.
         exclusive: One process (or group of ranks) at a time; otherwise only the opening is locked.
         error: Class of the refusals.
         choose: What the user does about a folder that cannot be used.
@@ -50,7 +51,7 @@ class JobKind:
     record: str = "shards/{shard}.json"
     files: str = ""
     own: tuple[str, ...] = ()
-    staged: bool = False
+    staged: str = ""
     exclusive: bool = True
     error: type[MedCoDiError] = MedCoDiError
     choose: str = "choose another folder"
@@ -77,8 +78,8 @@ class JobFolder:
 
     @classmethod
     def beside(cls, target: Path, kind: JobKind, identity: Any) -> JobFolder:
-        """The hidden folder in which a staged job makes ``target``."""
-        job = cls(target.with_name(f".{target.name}.partial"), kind, identity)
+        """The folder in which a staged job makes ``target``."""
+        job = cls(target.with_name(kind.staged.format(target=target.name)), kind, identity)
         job.target = target
         return job
 

@@ -18,7 +18,7 @@ from tests.unit.storage.test_atomic import files_of_at_most
 
 FLAT = JobKind(name="a list", record="{shard}.json", own=("*.bin", "*.json"), error=DataError, choose="name another")
 FOLDERS = JobKind(name="a tree", record="{shard}/record.json", own=("s?",), error=DataError)
-STAGED = JobKind(name="a product", staged=True, error=DataError)
+STAGED = JobKind(name="a product", staged=".{target}.partial", error=DataError)
 SHARDS = ("s0", "s1", "s2")
 
 
