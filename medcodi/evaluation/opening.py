@@ -10,10 +10,10 @@ from typing import Any
 import torch
 
 from medcodi.config import from_dict
+from medcodi.data.generated_files import Listing, list_generated
 from medcodi.data.loading import StudyDataset
 from medcodi.errors import ConfigError, DataError
 from medcodi.evaluation.classifier import WEIGHTS_FILE
-from medcodi.evaluation.external import Listing, list_generated
 from medcodi.evaluation.extractors import ExtractorRequest
 from medcodi.evaluation.geometry import GEOMETRY_FILE, GeometryReader
 from medcodi.evaluation.held_out import HeldOut
