@@ -29,8 +29,8 @@ import torch
 from medcodi.config import from_dict
 from medcodi.data.generated_files import direction_folder
 from medcodi.data.loading import DataConfig
-from medcodi.evaluation.classifier import FindingClassifier
-from medcodi.evaluation.finding_readings import Reading, read_values
+from medcodi.evaluation.annotators.classifier import FindingClassifier
+from medcodi.evaluation.annotators.findings import Reading, read_values
 from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.kept import Generated, generate_direction
 from medcodi.evaluation.scoring import counted_findings
