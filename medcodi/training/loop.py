@@ -72,9 +72,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
 class Run:
     """One run: what changes while it trains, and how that is saved."""
 
-    def __init__(
-        self, config: TrainConfig, folder: RunFolder, ranks: Ranks, watch: Watch, resume: str | None
-    ) -> None:
+    def __init__(self, config: TrainConfig, folder: RunFolder, ranks: Ranks, watch: Watch, resume: str | None) -> None:
         """Put the run together, as it was left if ``resume`` says so."""
         self.config, self.folder, self.ranks, self.watch = config, folder, ranks, watch
         self.start_step = self.num_updates = self.num_skipped = 0  # the last: in a row
