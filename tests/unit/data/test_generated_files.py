@@ -1,21 +1,17 @@
-"""What other systems generated: folders and tables, found, matched, refused, or listed."""
+"""Generated files: folders and tables, listed by direction and study, read or refused."""
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from medcodi.data.generated_files import GeneratedFile, direction_folder, list_generated, read_generated
 from medcodi.data.refusals import Refused
 from medcodi.errors import DataError, MedCoDiError
-from medcodi.evaluation.external import Origin, SizesSeen, list_generated, read_origin
-from medcodi.evaluation.held_out import HeldOut
-from medcodi.evaluation.kept import KeptSystem
-from medcodi.evaluation.ranks import ALONE
-from medcodi.evaluation.systems import ExternalSystem
 from medcodi.study import Direction
 
 R_F, F_R = Direction.parse("report->frontal"), Direction.parse("frontal->report")
@@ -39,7 +35,7 @@ def test_folders_of_directions_and_of_one_direction(tmp_path: Path) -> None:
     assert set(list_generated(tmp_path / "all", [F_R])) == {F_R}
     one = list_generated(tmp_path / "all/report_to_frontal", [R_F])
     assert set(one[R_F]) == {"s1", "s2"}
-    with pytest.raises(DataError, match="does not tell of which direction"):
+    with pytest.raises(DataError, match="does not name the direction"):
         list_generated(tmp_path / "all/report_to_frontal")
     image(tmp_path / "all/report-to-lateral/s1/lateral.png")
     with pytest.raises(
@@ -65,7 +61,7 @@ def test_a_table(tmp_path: Path) -> None:
     table.write_text("study_id,direction,report,id\ns1,frontal->report,empty.txt,7\ns2,frontal->report,r.txt,7\n")
     listing = list_generated(table)
     assert set(listing[F_R]) == {"s1", "s2"}  # a column of their own named id is not ours
-    assert read_origin(listing[F_R]["s1"]["report"], "report", 32, SizesSeen())[0] == ""
+    assert read_generated(listing[F_R]["s1"]["report"], "report").value == ""
     table.write_text("study_id,id,row,sample,seed,direction,report\nrow-1-0,s1,1,0,5,frontal->report,r.txt\n")
     assert set(list_generated(table)[F_R]) == {"s1"}  # of medcodi synthesize: id names the held-out study
 
@@ -81,9 +77,9 @@ def test_a_table(tmp_path: Path) -> None:
         ("study_id,direction,frontal\n", "holds nothing"),
         (
             "study_id,direction,report\ns1,frontal->report,Clear.\ns2,frontal->report,\n",
-            "line 3, report: nothing stands",
+            "line 3, report: the cell is empty",
         ),
-        ("study_id,direction,frontal\ns1,frontal->report,a.png\n", "line 2, report: nothing stands there"),
+        ("study_id,direction,frontal\ns1,frontal->report,a.png\n", "line 2, report: the cell is empty"),
         ("study_id,prompts,frontal\ns1,report,\n", "line 2: .*has no targets"),
     ],
 )
@@ -102,49 +98,26 @@ def test_a_modality_told_twice_and_no_folder(tmp_path: Path) -> None:
         list_generated(tmp_path / "nowhere")
 
 
-def test_reading_keeps_what_is_odd_and_refuses_what_is_broken(tmp_path: Path) -> None:
-    sizes = SizesSeen()
-    black = Origin("b", path=image(tmp_path / "b.png", (64, 32), 0))
-    value, digest = read_origin(black, "frontal", 32, sizes)
-    assert isinstance(value, np.ndarray) and value.shape == (32, 32) and value.max() == 0 and len(digest) == 64
-    read_origin(Origin("c", path=image(tmp_path / "c.png", (48, 48))), "frontal", 32, sizes)
-    assert sizes.counts == Counter({"32×64": 1, "48×48": 1})
-    assert read_origin(Origin("t", text="  \n"), "report", 32, sizes)[0] == ""
-    assert read_origin(Origin("t", text="Heart  normal."), "report", 32, sizes)[0] == "Heart normal."
+def test_odd_contents_are_read_and_broken_ones_refused(tmp_path: Path) -> None:
+    black = GeneratedFile("b", path=image(tmp_path / "b.png", (64, 32), 0))
+    content = read_generated(black, "frontal", 32)
+    assert isinstance(content.value, np.ndarray) and content.value.shape == (32, 32) and content.value.max() == 0
+    assert content.size == "32×64" and content.sha256 == hashlib.sha256((tmp_path / "b.png").read_bytes()).hexdigest()
+    with pytest.raises(Refused):
+        read_generated(black, "frontal", allow_constant=False)
+    assert read_generated(GeneratedFile("c", path=image(tmp_path / "c.png", (48, 50))), "frontal").value.shape == (
+        48,
+        50,
+    )
+    assert read_generated(GeneratedFile("t", text="  \n"), "report").value == ""
+    assert read_generated(GeneratedFile("t", text="Heart  normal."), "report").value == "Heart normal."
     (tmp_path / "cut.png").write_bytes((tmp_path / "c.png").read_bytes()[:60])
     (tmp_path / "latin.txt").write_bytes(b"\xff\xfe\x80")
     for name, target in (("cut.png", "frontal"), ("none.png", "frontal"), ("latin.txt", "report")):
         with pytest.raises(Refused):
-            read_origin(Origin(name, path=tmp_path / name), target, 32, sizes)
+            read_generated(GeneratedFile(name, path=tmp_path / name), target, 32)
 
 
-@pytest.fixture
-def files(tmp_path: Path) -> Path:
-    """Six toy studies' frontals, one of them cut short, and one study that no data hold."""
-    for index in range(6):
-        image(tmp_path / f"in/report_to_frontal/toy{index}/frontal.png")
-    broken = tmp_path / "in/report_to_frontal/toy2/frontal.png"
-    broken.write_bytes(broken.read_bytes()[:40])
-    image(tmp_path / "in/report_to_frontal/stranger/frontal.png")
-    return tmp_path
-
-
-def test_an_unreadable_file_stops_or_is_listed_never_replaced(files: Path, toy_dataset) -> None:
-    held, kept = HeldOut(toy_dataset(8), None, block_size=4), KeptSystem(files / "kept")
-    listing = list_generated(files / "in")
-    with pytest.raises(DataError, match="study toy2") as refusal:
-        ExternalSystem("theirs", listing, held).produce(R_F, kept, ALONE, lambda done: None)
-    assert "--exclude-unreadable" in str(refusal.value)
-    produced = ExternalSystem("theirs", listing, held, True).produce(R_F, kept, ALONE, lambda done: None)
-    assert [held.ids[row] for row in produced.rows] == ["toy0", "toy1", "toy3", "toy4", "toy5"]
-    reasons = {one.study_id: one.reason for one in produced.excluded}
-    assert "without a reference" in reasons["stranger"] and "toy2" in reasons
-    contents = kept.of_rows(R_F, produced.blocks, [3, 5])
-    assert set(contents) == {3, 5} and np.asarray(contents[3]["frontal"]).shape == (32, 32)
-    assert set(produced.files["frontal"]) == {"toy0", "toy1", "toy3", "toy4", "toy5"} and produced.sizes == {"40×40": 5}
-
-
-def test_a_system_of_other_studies_is_refused(files: Path, toy_dataset) -> None:
-    listing = {R_F: {"stranger": list_generated(files / "in")[R_F]["stranger"]}}
-    with pytest.raises(DataError, match="none of the 1 studies"):
-        ExternalSystem("theirs", listing, HeldOut(toy_dataset(8), None))
+def test_a_folders_name_gives_its_direction() -> None:
+    assert direction_folder(Direction.parse("frontal+report->lateral")) == "frontal+report_to_lateral"
+    assert direction_folder(Direction((), ("report",))) == "nothing_to_report"
