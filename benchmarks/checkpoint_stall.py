@@ -22,7 +22,7 @@ from pathlib import Path
 from measuring import machine, report, spread
 
 from medcodi.config import load
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.distributed import Ranks
 from medcodi.model import MedCoDi
 from medcodi.training import run_folder

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from medcodi.config import from_dict, read_yaml
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, ConfigError, DataError, TrainingError
 from medcodi.training import run_folder
