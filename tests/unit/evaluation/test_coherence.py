@@ -21,8 +21,8 @@ from medcodi.evaluation.annotators.image_annotators import XRV_LABELS, CachedRea
 from medcodi.evaluation.coherence import PairReadings, coherence
 from medcodi.evaluation.derangements import derangements
 from medcodi.metrics.bootstrap import resampling_weights
-from medcodi.storage.atomic import sha256_file
 from medcodi.randomness import numpy_generator
+from medcodi.storage.atomic import sha256_file
 from medcodi.study import CHEXPERT_LABELS, Study
 from tests.unit.evaluation.annotators.extractor_files import xrv_file
 
