@@ -108,7 +108,7 @@ def _make(
             dataset,
             out_dir / data.split,
             key,
-            processes=processes,
+            ranks=processes,
             verify=True,
             on_progress=on_progress,
             **options,
