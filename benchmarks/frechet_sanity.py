@@ -24,8 +24,8 @@ from medcodi.data.dataset import PHANTOMS_PER_SPLIT
 from medcodi.data.dataset import SPLITS as DATA_SPLITS
 from medcodi.data.images import fit_square, read_image
 from medcodi.data.loading import DataConfig
-from medcodi.evaluation.extractors import load_extractor
-from medcodi.evaluation.features import extract
+from medcodi.evaluation.annotators.extractors import load_extractor
+from medcodi.evaluation.annotators.features import extract
 from medcodi.evaluation.screening import screen_images
 from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.metrics.kernel import mmd2

@@ -9,21 +9,21 @@ from typing import Any
 
 import torch
 
+from medcodi.data.generated_files import Listing, list_generated
 from medcodi.data.loading import StudyDataset
 from medcodi.errors import ConfigError, DataError
-from medcodi.evaluation.classifier import WEIGHTS_FILE
-from medcodi.evaluation.external import Listing, list_generated
-from medcodi.evaluation.extractors import ExtractorRequest
-from medcodi.evaluation.geometry import GEOMETRY_FILE, GeometryReader
+from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE
+from medcodi.evaluation.annotators.extractors import ExtractorRequest
+from medcodi.evaluation.annotators.geometry import GEOMETRY_FILE, GeometryReader
+from medcodi.evaluation.annotators.image_annotators import CachedReader, load_image_reader
+from medcodi.evaluation.annotators.report_labelers import load_labeler
+from medcodi.evaluation.annotators.report_scorers import load_report_scorer
+from medcodi.evaluation.annotators.wiring import FeatureOptions, open_encoder, open_features
 from medcodi.evaluation.held_out import HeldOut
-from medcodi.evaluation.image_readers import CachedReader, load_image_reader
-from medcodi.evaluation.labelers import load_labeler
 from medcodi.evaluation.options import EvaluateConfig
 from medcodi.evaluation.ranks import Ranks, device_of_rank
 from medcodi.evaluation.reading import Readers
-from medcodi.evaluation.report_scorers import load_report_scorer
 from medcodi.evaluation.systems import ExternalSystem, KeptOnly, ModelSystem, System
-from medcodi.evaluation.wiring import FeatureOptions, open_encoder, open_features
 from medcodi.generation.pipeline import load
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi

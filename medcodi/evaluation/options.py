@@ -8,11 +8,11 @@ from typing import Annotated
 from medcodi.config import Count, at_least, config
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError, one_of
-from medcodi.evaluation.extractor_rows import EXTRACTORS
-from medcodi.evaluation.image_readers import IMAGE_READERS
-from medcodi.evaluation.labelers import LABELERS
+from medcodi.evaluation.annotators.extractor_rows import EXTRACTORS
+from medcodi.evaluation.annotators.image_annotators import IMAGE_READERS
+from medcodi.evaluation.annotators.report_labelers import LABELERS
+from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS
 from medcodi.evaluation.measures import GROUPS
-from medcodi.evaluation.report_scorers import REPORT_SCORERS
 from medcodi.evaluation.scores import ScoringOptions
 from medcodi.modality import MODALITIES
 from medcodi.model.execution import ExecutionConfig
