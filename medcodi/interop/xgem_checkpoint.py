@@ -1,18 +1,29 @@
-"""A published checkpoint, in one file or several: every tensor under the key that the whole model's file has for it."""
+"""A published checkpoint in one file or several: its tensors, located without executing anything, under the whole model's keys."""
 
 from __future__ import annotations
 
 import json
+import pickle
+import warnings
+import zipfile
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from medcodi.errors import CheckpointError
-from medcodi.interop.stored import SAFETENSORS, TORCH_FILES, StoredTensor, tensors_in
-from medcodi.interop.xgem_keys import UNET_ROOT, UNETS, Census, rooted, unwrapped
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorMode
 
-_INDEX = ".index.json"  # how sharded checkpoints name the table of their shards
-_OLD_IMAGE_UNET = "unet_image"  # what older single-view files call the UNet of their view
+from medcodi.errors import CheckpointError, first_line
+from medcodi.interop.xgem_keys import Census, rooted, unwrapped
+from medcodi.interop.xgem_unets import UNET_ROOT, UNETS
+from medcodi.storage.tensors import StoredTensor, tensors_in_safetensors
+
+TORCH_FILES, SAFETENSORS = (".pt", ".pth", ".bin", ".ckpt"), ".safetensors"
+_NESTING = ("state_dict", "net", "module")  # keys under which training scripts put the weights
+_INDEX = ".index.json"  # suffix of the table of shards of a checkpoint
+_OLD_IMAGE_UNET = "unet_image"  # name of the UNet in older files of a single view
 _SHOWN = 5
 
 
@@ -39,7 +50,7 @@ class Checkpoint:
 
 
 def open_checkpoint(sources: Sequence[Path], *, old_image_unet: str | None = None) -> Checkpoint:
-    """Find the tensors of a checkpoint; nothing of them is read.
+    """Locate the tensors of a checkpoint; none is read.
 
     Args:
         sources: Files, or folders of them (shards with an index, or single parts). A later source replaces keys of earlier ones.
@@ -53,8 +64,10 @@ def open_checkpoint(sources: Sequence[Path], *, old_image_unet: str | None = Non
     files: list[Path] = []
     unknown: list[str] = []
     for source in sources:
+        # Keys of all files of a source, without wrappers.
         raw = {file: _keyed(file, tensors_in(file), old_image_unet) for file in _files(source)}
         census = Census.of(key for keyed in raw.values() for key in keyed)
+        # Keys of the whole model's file, each once.
         ours: dict[str, tuple[str, StoredTensor]] = {}
         for keyed in raw.values():
             for plain, (original, tensor) in keyed.items():
@@ -67,6 +80,7 @@ def open_checkpoint(sources: Sequence[Path], *, old_image_unet: str | None = Non
                     )
                 else:
                     ours[key] = (original, tensor)
+        # A later source replaces keys of earlier ones.
         files += raw
         tensors |= {key: tensor for key, (_, tensor) in ours.items()}
         found_as |= {key: original for key, (original, _) in ours.items()}
@@ -76,12 +90,12 @@ def open_checkpoint(sources: Sequence[Path], *, old_image_unet: str | None = Non
 
 
 def _keyed(
-    file: Path, found: Mapping[str, StoredTensor], old_image_unet: str | None
+    file: Path, tensors: Mapping[str, StoredTensor], old_image_unet: str | None
 ) -> dict[str, tuple[str, StoredTensor]]:
-    """Keys without wrappers, and with what the file's name says of them -> original key and tensor."""
+    """Keys without wrappers, with the prefix that the file's name gives them -> original key and tensor."""
     prefix = _named_block(file)
     keyed: dict[str, tuple[str, StoredTensor]] = {}
-    for original, tensor in found.items():
+    for original, tensor in tensors.items():
         key = prefix + unwrapped(original)
         if f"{_OLD_IMAGE_UNET}." in key:
             key = key.replace(_OLD_IMAGE_UNET, _current_name(original, old_image_unet))
@@ -94,7 +108,7 @@ def _keyed(
 
 
 def _named_block(file: Path) -> str:
-    """The prefix of a file that holds one block, which the published scripts write into its name; else nothing."""
+    """The prefix of the keys of a file that holds one block, which the published scripts write into its name; else empty."""
     stem = file.name.removesuffix(file.suffix).removeprefix("model.")
     name = stem.removeprefix(UNET_ROOT).split(".")[0]
     is_block = stem.startswith(UNET_ROOT) and name in (*UNETS, _OLD_IMAGE_UNET)
@@ -161,3 +175,74 @@ def _refuse_unknown(keys: Iterable[str]) -> None:
             expected="keys such as model.diffusion_model.unet_frontal.*, autokl.*, optimus.*, clip.model.*",
             fix="remove them if they belong to something else; a layout of another model cannot be read",
         )
+
+
+# ---- tensors in one file -------------------------------------------------------------------------------------------
+def tensors_in(path: Path) -> dict[str, StoredTensor]:
+    """The tensors of a torch file or a safetensors file, located, not read; nothing in the file is executed.
+
+    Raises:
+        CheckpointError: If it is missing, truncated, of another format, or a pickle that holds more than tensors.
+    """
+    if not path.is_file():
+        raise CheckpointError(f"no checkpoint at {path}", expected="a file or a folder", fix="check the path")
+    with path.open("rb") as file:
+        start = file.read(4)
+    if start[:2] == b"PK":
+        return _in_torch_file(path)
+    if path.suffix in TORCH_FILES:
+        raise CheckpointError(
+            f"{path} is not a torch file of the zip format",
+            expected="what torch.save writes since PyTorch 1.6, which can be read without loading it whole",
+            fix="load it with weights_only=True and save it again, or as safetensors",
+        )
+    return tensors_in_safetensors(path)
+
+
+def _in_torch_file(path: Path) -> dict[str, StoredTensor]:
+    # Fake tensors have shape, type and offset in the file, and no memory.
+    if not zipfile.is_zipfile(path):
+        raise CheckpointError(f"{path} ({path.stat().st_size:,} bytes) is truncated", fix="fetch it again")
+    try:
+        with FakeTensorMode(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            content = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"{path} holds more than tensors: loading it could run code ({first_line(error)[:160]})",
+            expected="tensors by name, readable with weights_only=True",
+            fix="save its state_dict alone, or as safetensors; do not load files that you do not trust",
+        ) from None
+    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+        raise CheckpointError(
+            f"{path} cannot be read as a torch file: {first_line(error)[:160]}", fix="fetch it again"
+        ) from None
+    return {key: _stored(path, key, value) for key, value in _state_dict(path, content).items()}
+
+
+def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
+    """The dictionary of tensors, without the dictionaries that training scripts nest it in."""
+    while isinstance(content, Mapping):
+        inner = next((content[name] for name in _NESTING if isinstance(content.get(name), Mapping)), None)
+        if inner is None:
+            return content
+        content = inner
+    raise CheckpointError(f"{path} holds a {type(content).__name__}", expected="tensors by name (a state_dict)")
+
+
+def _stored(path: Path, key: str, value: Any) -> StoredTensor:
+    if not isinstance(value, Tensor) or value.layout != torch.strided:
+        raise CheckpointError(
+            f"{path}: {key} is a {type(value).__name__}{f' ({value.layout})' if isinstance(value, Tensor) else ''}",
+            expected="a dense tensor",
+            fix="save the state_dict alone, without the other content of a training checkpoint",
+        )
+    offset = getattr(value.untyped_storage(), "_checkpoint_offset", None)
+    if offset is None:
+        raise CheckpointError(
+            f"PyTorch {torch.__version__} does not give the offset of a tensor in {path}",
+            expected="PyTorch 2.7 or newer for torch files",
+            fix="update PyTorch, or save the weights as safetensors",
+        )
+    start = offset + value.storage_offset() * value.dtype.itemsize
+    return StoredTensor(path, tuple(value.shape), value.dtype, start, tuple(value.stride()))
