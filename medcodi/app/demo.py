@@ -10,15 +10,20 @@ from typing import Any
 from rich.console import Console
 
 from medcodi import __version__
-from medcodi.app.page import render, write_page
 from medcodi.app.progress import progress_bar
 from medcodi.config import config
 from medcodi.data.loading import DataConfig
+from medcodi.data.reports import sections
 from medcodi.errors import PromptError
 from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import Value, generate_batch, load, read_prompt
+from medcodi.metrics.labeler import label_report
+from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
-from medcodi.study import Direction, Study, all_directions
+from medcodi.pages.page import render_template, write_page
+from medcodi.study import Direction, Finding, Study, all_directions
+
+TEMPLATE = Path(__file__).parent / "templates" / "demo.html"
 
 
 @config
@@ -75,8 +80,20 @@ def write_demo(demo: DemoConfig, console: Console) -> Path:
         model = load(demo.model, demo.device)
     settings = settings.resolved(model)
     rows = generate_rows(model, settings, seed=demo.seed, console=console)
-    html = render("demo.html", rows=rows, facts=model_facts(model, settings), version=__version__)
-    return write_page(html, Path(demo.out) / "index.html")
+    html = render_template(
+        TEMPLATE,
+        filters={"sections": sections, "words": finding_words, "read": label_report},
+        modalities=MODALITIES,
+        rows=rows,
+        facts=model_facts(model, settings),
+        version=__version__,
+    )
+    return write_page(Path(demo.out) / "index.html", html)
+
+
+def finding_words(finding: Finding) -> str:
+    """``"large left lower Lung Lesion"``."""
+    return " ".join(filter(None, (finding.size, finding.side, finding.location, finding.label)))
 
 
 def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, console: Console) -> list[Row]:
