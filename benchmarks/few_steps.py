@@ -28,12 +28,11 @@ import torch
 
 from medcodi.config import from_dict
 from medcodi.data.loading import DataConfig
-from medcodi.evaluation.classifier import FindingClassifier
-from medcodi.evaluation.finding_readings import Reading, read_values
+from medcodi.evaluation.annotators.classifier import FindingClassifier
+from medcodi.evaluation.annotators.findings import Reading, read_values
 from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.kept import Generated, generate_direction, slug
 from medcodi.evaluation.scoring import counted_findings
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import load
 from medcodi.metrics.bootstrap import (
     Statistic,
@@ -46,6 +45,7 @@ from medcodi.metrics.findings import Confusion
 from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.shipped import demo_checkpoint
 from medcodi.study import Direction
 

@@ -31,7 +31,7 @@ from measuring import machine, report, spread, wait
 
 from medcodi.config import from_dict, to_dict, to_yaml
 from medcodi.data.loading import StepBatches
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.randomness import StepRandomness
 from medcodi.training import run_folder
 from medcodi.training.config import TrainConfig
@@ -145,7 +145,7 @@ def measure_loop(config: TrainConfig, steps: int, device: torch.device) -> Measu
         "samples_every": 0,
     }
     config = changed(config, tracking=tracking, steps=steps, checkpoint={"every": 0})
-    processes = Processes(device=device)
+    processes = Ranks(device=device)
     with (
         Watch(processes, config.faults) as watch,
         run_folder.opened(config, None, processes) as folder,

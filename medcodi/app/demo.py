@@ -15,11 +15,11 @@ from medcodi.config import config
 from medcodi.data.loading import DataConfig
 from medcodi.data.reports import sections
 from medcodi.errors import PromptError
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import Value, generate_batch, load, read_prompt
 from medcodi.metrics.labeler import label_report
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.pages.page import render_template, write_page
 from medcodi.study import Direction, Finding, Study, all_directions
 

@@ -12,10 +12,10 @@ import numpy as np
 
 from medcodi.errors import DataError
 from medcodi.evaluation.held_out import HeldOut, Value, eight_bit
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import generate_batch
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.randomness import seed_from_keys
 from medcodi.study import Direction
 

@@ -16,9 +16,9 @@ from medcodi.evaluation.external import Listing, Origin, SizesSeen, read_origin
 from medcodi.evaluation.held_out import HeldOut, LeftOut, Value
 from medcodi.evaluation.kept import Block, KeptSystem, blocks_with, generate_direction
 from medcodi.evaluation.ranks import Ranks
-from medcodi.generation.config import GenerationConfig
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction
 
 

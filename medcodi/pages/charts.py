@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, TypedDict
 
 from medcodi.pages.svg import BLUE, DASHES, GREEN, GREY, GRID, INK, ORANGE, RED, SERIES, SOFT, Axis, Canvas
 
@@ -17,6 +17,11 @@ RATING_COLOURS = {
     10: ("#7f3b08", "#b35806", "#e08214", "#fdb863", "#fee0b6", "#d1e5f0", "#92c5de", "#5b9bd0", "#2166ac", "#053061"),
 }
 _TONES = {"single": BLUE, "pooled": ORANGE, "faint": GREY, "better": GREEN, "worse": RED, "alike": SOFT}
+
+
+class _Stroke(TypedDict):
+    colour: str
+    dash: str
 
 
 @dataclass(frozen=True)
@@ -36,7 +41,7 @@ class Curve:
     dash: int = 0
 
     @property
-    def stroke(self) -> dict[str, str]:
+    def stroke(self) -> _Stroke:
         """Colour and dash pattern; when the colours run out, the pattern changes."""
         dash = DASHES[(self.dash + self.colour // len(SERIES)) % len(DASHES)]
         return {"colour": SERIES[self.colour % len(SERIES)], "dash": dash}

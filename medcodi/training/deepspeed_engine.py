@@ -12,7 +12,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from medcodi.data.loading import Batch
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages.sharing import shares
@@ -52,7 +52,7 @@ def import_deepspeed(device: torch.device) -> Any:
     return deepspeed
 
 
-def check_deepspeed(config: TrainConfig, processes: Processes) -> Any:
+def check_deepspeed(config: TrainConfig, processes: Ranks) -> Any:
     """DeepSpeed, if it can do here what the config asks of it.
 
     Raises:
@@ -85,7 +85,7 @@ def scalars_left_alone(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
 class DeepSpeedEngine:
     """ZeRO 0-3 over the same stage, optimiser, schedule and checkpoints as the plain engine."""
 
-    def __init__(self, stage: Stage, config: TrainConfig, processes: Processes) -> None:
+    def __init__(self, stage: Stage, config: TrainConfig, processes: Ranks) -> None:
         """Partition the stage and its optimiser.
 
         Raises:

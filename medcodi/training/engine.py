@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medcodi.data.loading import Batch
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness, seed_from_keys
 from medcodi.stages.sharing import shares
@@ -52,7 +52,7 @@ class Engine(Protocol):
     """Drives one stage. ``shards`` are what this rank holds of the trained weights: all of them, unless ZeRO-3."""
 
     stage: Stage
-    processes: Processes
+    processes: Ranks
 
     def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
         """Forward and backward over the micro-batches, then one optimiser step."""
@@ -129,7 +129,7 @@ def marked(loss: Tensor) -> Tensor:
 class PlainEngine:
     """torch alone: one process, or DistributedDataParallel under a launcher."""
 
-    def __init__(self, stage: Stage, config: TrainConfig, processes: Processes) -> None:
+    def __init__(self, stage: Stage, config: TrainConfig, processes: Ranks) -> None:
         """Move the stage to its device and make the optimiser.
 
         Raises:
@@ -244,7 +244,7 @@ class PlainEngine:
             self._scaler.load_state_dict({**state, "_growth_tracker": int(scalars["_growth_tracker"])})
 
 
-def refuse_what_plain_cannot(config: TrainConfig, processes: Processes) -> None:
+def refuse_what_plain_cannot(config: TrainConfig, processes: Ranks) -> None:
     """Refuse what only DeepSpeed can do, or only a GPU.
 
     Raises:
@@ -275,7 +275,7 @@ def describe_engine(config: TrainConfig, started_by: str) -> str:
     )
 
 
-def check_engine(config: TrainConfig, processes: Processes, started_by: str) -> None:
+def check_engine(config: TrainConfig, processes: Ranks, started_by: str) -> None:
     """Refuse settings that :func:`build_engine` would refuse, before anything is read or computed.
 
     Raises:
@@ -291,7 +291,7 @@ def check_engine(config: TrainConfig, processes: Processes, started_by: str) -> 
     check_deepspeed(config, processes)
 
 
-def build_engine(stage: Stage, config: TrainConfig, processes: Processes, started_by: str) -> Engine:
+def build_engine(stage: Stage, config: TrainConfig, processes: Ranks, started_by: str) -> Engine:
     """The engine that the config names."""
     if chosen_engine(config, started_by) == "plain":
         return PlainEngine(stage, config, processes)

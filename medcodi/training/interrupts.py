@@ -7,7 +7,7 @@ import threading
 import time
 from types import FrameType, TracebackType
 
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -46,7 +46,7 @@ class Interrupts:
             signal.raise_signal(number)
         self._signal, self._noted = number, time.monotonic()
 
-    def reason(self, processes: Processes) -> str | None:
+    def reason(self, processes: Ranks) -> str | None:
         """Why every rank should stop now, or None. Every rank calls this at the end of each step."""
         if processes.any(self._signal is not None):
             return (

@@ -14,7 +14,7 @@ from typing import Any
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, StepBatches
 from medcodi.data.stalls import missing, workers_failed
-from medcodi.distributed import Processes, join_processes, launcher
+from medcodi.distributed import Ranks, join_ranks, launcher
 from medcodi.errors import CheckpointError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
@@ -54,7 +54,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     Raises:
         MedCoDiError: If the run cannot start or go on; says why and what to do.
     """
-    processes = join_processes(timeout=timedelta(minutes=config.faults.exchange_minutes))
+    processes = join_ranks(timeout=timedelta(minutes=config.faults.exchange_minutes))
     watch = Watch(processes, config.faults)
     try:
         with (
@@ -73,7 +73,7 @@ class Run:
     """One run: what changes while it trains, and how that is saved."""
 
     def __init__(
-        self, config: TrainConfig, folder: RunFolder, processes: Processes, watch: Watch, resume: str | None
+        self, config: TrainConfig, folder: RunFolder, processes: Ranks, watch: Watch, resume: str | None
     ) -> None:
         """Put the run together, as it was left if ``resume`` says so."""
         self.config, self.folder, self.processes, self.watch = config, folder, processes, watch

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 
 ONCE_A_RANK = ("grad_norm", "clipped")  # counted once a step on each rank, not for each of its micro-batches
 _ROWS = "rows:"  # begins, in a state, the name of what counts rows: they weigh the same on any number of ranks
@@ -60,7 +60,7 @@ class Means:
         self._sums = {name: list(entry) for name, entry in state.items()}
 
     def take(
-        self, processes: Processes, greatest: Mapping[str, float] | None = None
+        self, processes: Ranks, greatest: Mapping[str, float] | None = None
     ) -> tuple[dict[str, float], dict[str, float]]:
         """Means over all ranks, and begin anew. Every rank calls this; it is one exchange.
 

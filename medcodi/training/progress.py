@@ -7,13 +7,13 @@ import sys
 import time
 from collections.abc import Mapping
 
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 
 
 class Progress:
     """A rich bar on a terminal, plain lines elsewhere, nothing but on the first rank."""
 
-    def __init__(self, title: str, processes: Processes, *, start_step: int, steps: int) -> None:
+    def __init__(self, title: str, processes: Ranks, *, start_step: int, steps: int) -> None:
         self._speaks, self._steps, self._bar = processes.is_first, steps, None
         self._began, self._start_step = time.monotonic(), start_step
         if self._speaks and sys.stderr.isatty():

@@ -95,8 +95,8 @@ def _reconstructions(stage: Any, batch: Batch, samples: Samples) -> None:
 def _generated(
     model: MedCoDi, batch: Batch, seed: int, samples: Samples, prompts: tuple[str, ...], targets: tuple[str, ...]
 ) -> None:
-    from medcodi.generation.config import GenerationConfig
     from medcodi.generation.pipeline import generate_batch
+    from medcodi.model.generation_config import GenerationConfig
 
     given = {name: samples.truth[name] for name in prompts}
     requests = [{name: v for name in prompts if (v := given[name][row]) is not None} for row in range(len(batch))]

@@ -9,7 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import MedCoDiError, TrainingError
 from medcodi.pages.charts import Curve, line_chart
 from medcodi.pages.page import Figure, Head, Plot, Section, Table, png_data_uri, render_page, write_page
@@ -226,7 +226,7 @@ def write_summary(roots: Sequence[str | Path], path: str | Path) -> Path:
     return write_page(path, page([read_story(root) for root in roots]))
 
 
-def summarise(config: TrainConfig, root: Path, processes: Processes) -> None:
+def summarise(config: TrainConfig, root: Path, processes: Ranks) -> None:
     """Write a run's own page at its end, on the first rank. It is an extra: without a line in the log there is none."""
     if config.tracking.summary and processes.is_first:
         with suppress(MedCoDiError):

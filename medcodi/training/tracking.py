@@ -12,7 +12,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from medcodi.config import to_dict
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError
 from medcodi.modality import MODALITIES
 from medcodi.training.config import TrainConfig
@@ -185,7 +185,7 @@ class RunLog:
         before: The lines that were logged until the step that the run goes on from.
     """
 
-    def __init__(self, root: Path, processes: Processes, config: TrainConfig, *, start_step: int) -> None:
+    def __init__(self, root: Path, processes: Ranks, config: TrainConfig, *, start_step: int) -> None:
         """Open every tracker; what was logged after ``start_step`` by a run that was killed is taken out.
 
         Raises:

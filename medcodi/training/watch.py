@@ -18,7 +18,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import MedCoDiError, TrainingError
 from medcodi.training.config import FaultConfig
 
@@ -55,7 +55,7 @@ class Sign:
 class Watch:
     """A thread that tells the others that this rank lives, listens for theirs, and ends a run that cannot go on."""
 
-    def __init__(self, processes: Processes, options: FaultConfig, environment: Mapping[str, str] = os.environ) -> None:
+    def __init__(self, processes: Ranks, options: FaultConfig, environment: Mapping[str, str] = os.environ) -> None:
         self._processes, self._options, self._environment = processes, options, environment
         self._interval = min(2.0, options.rank_s / 10, options.data_s / 4)
         self._signs = {rank: Sign() for rank in range(processes.world_size) if rank != processes.rank}

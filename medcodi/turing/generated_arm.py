@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from medcodi.config import to_dict
 from medcodi.data.images import fit_square, read_image
 from medcodi.data.refusals import Refused
 from medcodi.errors import DataError, PromptError
 from medcodi.modality import MODALITIES, in_table_order
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction, Study
 from medcodi.turing.real_arm import RealArm
 from medcodi.turing.study import SamplingConfig, TaskConfig
@@ -159,15 +161,10 @@ class GeneratedByModel:
         self, requests: Sequence[Request], real: RealArm, on_step: Callable[[int, int], None] | None = None
     ) -> dict[Request, dict[str, Value]]:
         """Generate, in batches of one direction; a sample depends on its case and the seed only."""
-        from medcodi.generation.config import GenerationConfig
         from medcodi.generation.pipeline import generate_batch
         from medcodi.randomness import seed_from_keys
 
-        settings = GenerationConfig(
-            sampler=self.sampling.sampler,
-            num_inference_steps=self.sampling.num_inference_steps,
-            guidance_scale=self.sampling.guidance_scale,
-        )
+        settings = GenerationConfig.from_fields(self.sampling)
         found: dict[Request, dict[str, Value]] = {}
         for direction in sorted({direction for _, direction in requests}):
             cases = [case for case, asked in requests if asked == direction]
@@ -193,14 +190,7 @@ class GeneratedByModel:
         """Which model, how, from what seed."""
         return {
             "model": {"name": self.model.config.name, "sha256": self.model.fingerprint()},
-            "sampling": {
-                "sampler": self.sampling.sampler or self.model.config.generation.sampler,
-                "num_inference_steps": self.sampling.num_inference_steps
-                or self.model.config.generation.num_inference_steps,
-                "guidance_scale": self.model.config.generation.guidance_scale
-                if self.sampling.guidance_scale is None
-                else self.sampling.guidance_scale,
-            },
+            "sampling": to_dict(GenerationConfig.from_fields(self.sampling).resolved(self.model)),
             "seed": self.seed,
         }
 

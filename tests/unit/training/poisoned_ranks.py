@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medcodi.config import apply_overrides, from_dict, to_dict
 from medcodi.data.loading import Batch
-from medcodi.distributed import Processes, join_processes
+from medcodi.distributed import Ranks, join_ranks
 from medcodi.randomness import StepRandomness
 from medcodi.stages.sharing import Share
 from medcodi.stages.stage import StepOutput
@@ -50,7 +50,7 @@ class Failing(ToyStage):
         return StepOutput(harmed.get(randomness.step, lambda: loss)(), output.logs)
 
 
-def main(out: Path, overrides: list[str], processes: Processes) -> None:
+def main(out: Path, overrides: list[str], processes: Ranks) -> None:
     """Five steps of two micro-batches; what became of each, by rank."""
     config = from_dict(TrainConfig, apply_overrides(to_dict(toy_config(batch={"global_size": 8})), overrides))
     engine = build_engine(Failing(processes.rank), config, processes, "torchrun")
@@ -77,6 +77,6 @@ def rank(number: int, port: int, out: Path, words: list[str]) -> None:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
     os.environ.update({**shared, "RANK": str(number), "LOCAL_RANK": str(number)})
     torch.set_num_threads(1)
-    joined = join_processes()
+    joined = join_ranks()
     main(out, words, joined)
     joined.leave()

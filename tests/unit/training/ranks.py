@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from medcodi.config import apply_overrides, from_dict, to_dict
-from medcodi.distributed import Processes, join_processes
+from medcodi.distributed import Ranks, join_ranks
 from medcodi.randomness import StepRandomness
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
@@ -58,7 +58,7 @@ def state(engine: Engine, ema: Ema) -> dict[str, torch.Tensor]:
     return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
 
 
-def main(out: Path, overrides: list[str], processes: Processes) -> None:
+def main(out: Path, overrides: list[str], processes: Ranks) -> None:
     """Train 6 steps; then again 3, save, rebuild, restore, 3 more."""
     config = from_dict(TrainConfig, apply_overrides(to_dict(toy_config()), overrides))
     engine = build_engine(ToyStage(DROPOUT, WIDTH), config, processes, "torchrun")
@@ -68,7 +68,7 @@ def main(out: Path, overrides: list[str], processes: Processes) -> None:
     losses += steps(engine, ema, config, STOP, STEPS)
     whole = state(engine, ema)
 
-    saved = processes.from_first(saved)
+    saved = processes.broadcast(saved)
     part = {
         kind: {name.split("/", 1)[1]: value for name, value in saved.items() if name.startswith(kind)}
         for kind in ("weights", "ema", "moments")
@@ -89,6 +89,6 @@ def main(out: Path, overrides: list[str], processes: Processes) -> None:
 
 
 if __name__ == "__main__":
-    joined = join_processes()
+    joined = join_ranks()
     main(Path(sys.argv[1]), [text for text in sys.argv[2:] if "=" in text], joined)
     joined.leave()

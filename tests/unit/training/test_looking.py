@@ -13,7 +13,7 @@ import torch
 from medcodi.config import from_dict
 from medcodi.data.loading import GlobalBatches, collate
 from medcodi.data.sources.phantom import PhantomDataset
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.model import STAGES, tiny_model
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
@@ -72,7 +72,7 @@ def means_of(stage: Any, parts: list[tuple[int, ...]], lacking: int | None = Non
             batch.present["lateral"][part.index(lacking)] = False
         with torch.no_grad():
             means.add(stage(batch, StepRandomness(seed=0, step=3, samples=part)).logs)
-    return means.take(Processes())[0]
+    return means.take(Ranks())[0]
 
 
 @pytest.mark.parametrize("name", ["diffuse", "join"])
@@ -101,7 +101,7 @@ class Rank:
     """A stage on one rank, for what only looks."""
 
     def __init__(self, stage: Any, rank: int = 0, world_size: int = 1) -> None:
-        self.stage, self.processes = stage, Processes(rank, world_size)
+        self.stage, self.processes = stage, Ranks(rank, world_size)
 
     def losses(self, accumulation: int = 1) -> dict[str, list[float]]:
         batches = GlobalBatches(
@@ -147,7 +147,7 @@ def test_ranks_and_micro_batches_fill_the_same_buckets(model: Any) -> None:
 
 def trained(tmp_path: Path, stage: Any, config: TrainConfig, steps: int = 4) -> list[dict[str, Any]]:
     """Steps of a real engine with everything told; the log's lines."""
-    processes = Processes()
+    processes = Ranks()
     engine = PlainEngine(stage, config, processes)
     log = RunLog(tmp_path, processes, config, start_step=0)
     figures = Figures(config, log, Progress("unit", processes, start_step=0, steps=steps), engine)
@@ -219,7 +219,7 @@ def test_samples_explain_themselves_and_touch_no_randomness(
     for row, other in zip(drawn.rows, again.rows, strict=True):
         if not isinstance(row.values[0], str):  # law 1: the same whoever stands beside it
             torch.testing.assert_close(torch.tensor(row.values[0]), torch.tensor(other.values[0]), rtol=1e-3, atol=1e-3)
-    log = RunLog(tmp_path, Processes(), settings(name, tracking={"tensorboard": False}), start_step=0)
+    log = RunLog(tmp_path, Ranks(), settings(name, tracking={"tensorboard": False}), start_step=0)
     write_samples(drawn, 4, str(tmp_path), log)
     log.close()
     assert (tmp_path / "samples" / "step-00000004.png").stat().st_size > 1000
@@ -230,7 +230,7 @@ def test_samples_explain_themselves_and_touch_no_randomness(
 def test_an_average_is_shown_without_changing_the_weights(model: Any) -> None:
     from medcodi.training.looking import evaluating
 
-    engine = PlainEngine(build_stage("diffuse", model, {"targets": ["report"]}), settings("diffuse"), Processes())
+    engine = PlainEngine(build_stage("diffuse", model, {"targets": ["report"]}), settings("diffuse"), Ranks())
     ema = Ema(engine.shards(), settings("diffuse").ema)
     before = {name: value.clone() for name, value in engine.shards().items()}
     ema.load({name: value + 1.0 for name, value in before.items()})

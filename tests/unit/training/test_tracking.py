@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 import torch
 
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError
 from medcodi.training.means import Means, means_for_ranks
 from medcodi.training.tracking import RunLog, check_trackers
@@ -20,7 +20,7 @@ from medcodi.training.tracking import RunLog, check_trackers
 from .toy import toy_config
 
 
-class Others(Processes):
+class Others(Ranks):
     """A rank beside one whose figures are given."""
 
     theirs: Any = ({}, {})
@@ -30,7 +30,7 @@ class Others(Processes):
 
 
 def log(root: Path, start_step: int = 0, **tracking: Any) -> RunLog:
-    return RunLog(root, Processes(), toy_config(tracking={"tensorboard": False, **tracking}), start_step=start_step)
+    return RunLog(root, Ranks(), toy_config(tracking={"tensorboard": False, **tracking}), start_step=start_step)
 
 
 def lines(root: Path) -> list[dict[str, Any]]:
@@ -41,8 +41,8 @@ def test_means_leave_nan_out_and_begin_anew() -> None:
     means = Means()
     means.add({"loss": torch.tensor(1.0), "lateral": torch.tensor(math.nan)})
     means.add({"loss": 2.0, "lateral": 4.0})
-    assert means.take(Processes())[0] == {"loss": 1.5, "lateral": 4.0}
-    assert means.take(Processes()) == ({}, {})
+    assert means.take(Ranks())[0] == {"loss": 1.5, "lateral": 4.0}
+    assert means.take(Ranks()) == ({}, {})
 
 
 def test_rows_weigh_the_same_wherever_they_are() -> None:
@@ -64,7 +64,7 @@ def test_rows_keep_their_weight_on_another_number_of_ranks() -> None:
     one = Means()
     one.load(merged)
     assert sorted(merged.values()) == [[1.0, 1.0], [2.0, 1.0], [12.0, 6.0]]
-    assert one.take(Processes())[0] == {"a": 2.0, "loss": 2.0, "clipped": 1.0}
+    assert one.take(Ranks())[0] == {"a": 2.0, "loss": 2.0, "clipped": 1.0}
 
 
 def test_means_go_on_after_json_bit_for_bit() -> None:
@@ -77,7 +77,7 @@ def test_means_go_on_after_json_bit_for_bit() -> None:
     second.load(json.loads(json.dumps(first.state())))
     for value in values[2:]:
         second.add({"loss": torch.tensor(value), "rows": torch.tensor([value, 3.0])})
-    assert second.take(Processes()) == whole.take(Processes())
+    assert second.take(Ranks()) == whole.take(Ranks())
 
 
 def test_a_resumed_log_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
@@ -137,7 +137,7 @@ def test_a_tracker_that_is_absent_names_its_extra(tmp_path: Path, monkeypatch: p
 
 
 def test_only_the_first_rank_writes(tmp_path: Path) -> None:
-    quiet = RunLog(tmp_path, Processes(rank=1, world_size=2), toy_config(), start_step=0)
+    quiet = RunLog(tmp_path, Ranks(rank=1, world_size=2), toy_config(), start_step=0)
     quiet.scalars(1, {"loss": 1.0})
     quiet.close()
     assert list(tmp_path.iterdir()) == []

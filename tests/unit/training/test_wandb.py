@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError
 from medcodi.training.tracking import RunLog
 
@@ -27,7 +27,7 @@ def config(**changes: Any) -> Any:
 
 
 def log(root: Path, start_step: int = 0, **changes: Any) -> RunLog:
-    return RunLog(root, Processes(), config(**changes), start_step=start_step)
+    return RunLog(root, Ranks(), config(**changes), start_step=start_step)
 
 
 def records(file: Path) -> Iterator[bytes]:

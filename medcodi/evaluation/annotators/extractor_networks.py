@@ -14,9 +14,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from medcodi.errors import CheckpointError, ConfigError, MissingExtraError
-from medcodi.evaluation.classifier import WEIGHTS_FILE, FindingClassifier
-from medcodi.evaluation.extractor_weights import check_hash, find_weights
-from medcodi.evaluation.extractors import ExtractorRequest, ExtractorRow, LoadedNetwork
+from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE, FindingClassifier
+from medcodi.evaluation.annotators.extractors import ExtractorRequest, ExtractorRow, LoadedNetwork
+from medcodi.evaluation.annotators.weights import check_hash, find_weights
 from medcodi.modality import MODALITIES
 from medcodi.model.components import file_hash
 from medcodi.model.shipped import demo_checkpoint
@@ -77,7 +77,7 @@ def load_inception(row: ExtractorRow, request: ExtractorRequest) -> LoadedNetwor
     """torch-fidelity's Inception-v3; a row named ``...antialiased`` resizes before the network.
 
     Raises:
-        MissingExtraError, CheckpointError: See :func:`medcodi.evaluation.extractors.load_extractor`, as for every loader here.
+        MissingExtraError, CheckpointError: See :func:`medcodi.evaluation.annotators.extractors.load_extractor`, as for every loader here.
     """
     try:
         from torch_fidelity.feature_extractor_inceptionv3 import FeatureExtractorInceptionV3

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from medcodi.errors import ConfigError, DataError, one_of
-from medcodi.evaluation.extractor_weights import WeightSource
+from medcodi.evaluation.annotators.weights import WeightSource
 from medcodi.modality import MODALITIES, Kind
 
 if TYPE_CHECKING:
@@ -227,7 +227,7 @@ def load_extractor(name: str, request: ExtractorRequest | None = None, **options
         MissingExtraError: If its library is not installed.
         CheckpointError: If its weights are missing, damaged, or others than their hash says; says how to get them.
     """
-    from medcodi.evaluation.extractor_rows import EXTRACTORS
+    from medcodi.evaluation.annotators.extractor_rows import EXTRACTORS
 
     row = EXTRACTORS[one_of("feature extractor", name, EXTRACTORS, ConfigError)]
     return Extractor(row, row.load(row, request or ExtractorRequest(**options)))

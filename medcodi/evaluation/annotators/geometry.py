@@ -124,7 +124,7 @@ class GeometryReader:
             CheckpointError: If it is not there, or damaged.
         """
         path = Path(folder) / GEOMETRY_FILE
-        fix = "fit one: medcodi.evaluation.geometry.fit_geometry"
+        fix = "fit one: medcodi.evaluation.annotators.geometry.fit_geometry"
         if not path.is_file():
             raise CheckpointError(f"no geometry reader in {folder}", expected=GEOMETRY_FILE, fix=fix)
         try:

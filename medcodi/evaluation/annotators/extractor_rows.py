@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from medcodi.evaluation.extractor_networks import (
+from medcodi.evaluation.annotators.extractor_networks import (
     INCEPTION_SIZE,
     RAD_DINO,
     XRV_SIZE,
@@ -14,8 +14,8 @@ from medcodi.evaluation.extractor_networks import (
     load_rad_dino,
     load_xrv,
 )
-from medcodi.evaluation.extractor_weights import WeightSource
-from medcodi.evaluation.extractors import ExtractorRow
+from medcodi.evaluation.annotators.extractors import ExtractorRow
+from medcodi.evaluation.annotators.weights import WeightSource
 
 _INCEPTION_WEIGHTS = WeightSource(
     file="weights-inception-2015-12-05-6726825d.pth",

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from medcodi.data.dicom import read_dicom, read_header
+from medcodi.data.dicom.reading import read_dicom, read_header
 from medcodi.data.images import read_image
 from medcodi.data.refusals import Refused
 
@@ -15,7 +15,7 @@ pydicom = pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
 from pydicom.dataset import Dataset, FileDataset, FileMetaDataset  # noqa: E402
 from pydicom.uid import ExplicitVRLittleEndian, ImplicitVRLittleEndian, generate_uid  # noqa: E402
 
-REAL = Path(__file__).parents[4] / "shared" / "data" / "dicom"
+REAL = Path(__file__).parents[5] / "shared" / "data" / "dicom"
 HEIGHT, WIDTH = 34, 40
 DX = "1.2.840.10008.5.1.4.1.1.1.1"
 

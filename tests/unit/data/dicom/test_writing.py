@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from medcodi.data.dicom import read_dicom, read_header
-from medcodi.data.dicom_writing import uid, write_dicom
+from medcodi.data.dicom.reading import read_dicom, read_header
+from medcodi.data.dicom.writing import uid, write_dicom
 from medcodi.data.images import read_image
 from medcodi.generation.result import Generation, Sample
 from medcodi.modality import names

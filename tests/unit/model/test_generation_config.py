@@ -1,20 +1,24 @@
-"""Presets: a sampler and its steps under one name, in settings, in Python and on the command line."""
+"""The generation config: presets, layers of values, refusals; the same class in a model, an evaluation and a reader study."""
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from medcodi.app.cli import REFUSED, main
+from medcodi.config import from_dict, to_dict
+from medcodi.data.loading import DataConfig
 from medcodi.diffusion.sampling import build_scheduler
-from medcodi.errors import PromptError
-from medcodi.generation.config import GenerationConfig
+from medcodi.errors import ConfigError, PromptError
+from medcodi.evaluation.options import EvaluateConfig
 from medcodi.generation.pipeline import generate
-from medcodi.generation.presets import PRESETS
 from medcodi.model import MedCoDi, tiny_config
+from medcodi.model.generation_config import PRESETS, GenerationConfig
+from medcodi.turing.study import SamplingConfig
 
 REPORT = "FINDINGS: Small left pleural effusion. IMPRESSION: Effusion."
 SCHEDULE = {
@@ -34,17 +38,16 @@ def run(*arguments: str) -> int:
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
 @pytest.mark.parametrize("name", PRESETS)
 def test_a_preset_is_a_sampler_that_can_be_built(name: str, prediction_type: str) -> None:
-    preset = PRESETS[name]
-    schedule = {**SCHEDULE, "prediction_type": prediction_type}
+    sampler, num_steps = PRESETS[name]["sampler"], PRESETS[name]["num_inference_steps"]
     assert (
-        len(build_scheduler(preset.sampler, schedule, preset.num_inference_steps).timesteps)
-        == preset.num_inference_steps
+        len(build_scheduler(sampler, {**SCHEDULE, "prediction_type": prediction_type}, num_steps).timesteps)
+        == num_steps
     )
 
 
 def test_the_reference_is_the_papers() -> None:
-    assert (PRESETS["reference"].sampler, PRESETS["reference"].num_inference_steps) == ("ddim", 50)
-    assert all(preset.num_inference_steps <= 20 for name, preset in PRESETS.items() if name != "reference")
+    assert PRESETS["reference"] == {"sampler": "ddim", "num_inference_steps": 50}
+    assert all(preset["num_inference_steps"] <= 20 for name, preset in PRESETS.items() if name != "reference")
 
 
 def test_what_is_said_wins_over_the_preset_and_the_preset_over_the_model(tiny_model: MedCoDi) -> None:
@@ -70,9 +73,35 @@ def test_a_preset_generates_what_its_values_do(tiny_model: MedCoDi) -> None:
     assert not np.array_equal(by_name.images["frontal"], other.images["frontal"])
 
 
-def test_an_unknown_preset_is_refused_with_the_nearest_name() -> None:
-    with pytest.raises(PromptError, match="'faster'"):
-        GenerationConfig(preset="fastr")
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"preset": "fastr"}, "'faster'"),
+        ({"sampler": "dimm"}, "did you mean 'ddim'"),
+        ({"num_inference_steps": 0}, "num_inference_steps is 0"),
+        ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
+        ({"joint_guidance_scale": -1.0}, "joint_guidance_scale is -1"),
+    ],
+)
+def test_invalid_values_are_refused_by_name(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(PromptError, match=message):
+        GenerationConfig(**values)
+
+
+def test_a_models_own_values_are_complete_and_stored_as_before() -> None:
+    stored = {"sampler": "unipc", "num_inference_steps": 10, "guidance_scale": 3.0, "joint_guidance_scale": 1.0}
+    config = tiny_config(generation=GenerationConfig(preset="faster", guidance_scale=3.0))
+    assert to_dict(config)["generation"] == stored  # the keys of every model_index.json so far
+    assert from_dict(type(config), to_dict(config)) == config
+    with pytest.raises(ConfigError, match="a choice of a request"):
+        tiny_config(generation=GenerationConfig(joint=False))
+
+
+def test_other_configs_hold_the_same_fields() -> None:
+    sampling = SamplingConfig(preset="fast", guidance_scale=2.0, batch_size=4)  # of a reader study
+    assert GenerationConfig.from_fields(sampling) == GenerationConfig(preset="fast", guidance_scale=2.0)
+    evaluation = EvaluateConfig(data=DataConfig(source="phantom", num_studies=8), sampler="ddim", joint=False)
+    assert evaluation.generation == GenerationConfig(sampler="ddim", joint=False)
 
 
 def test_command_line(tiny_model: MedCoDi, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from medcodi.errors import ConfigError, DataError, MissingExtraError, one_of
-from medcodi.evaluation.labelers import import_radeval, no_hub_weights
+from medcodi.evaluation.annotators.report_labelers import import_radeval, no_hub_weights
 
 
 class Scorer(Protocol):

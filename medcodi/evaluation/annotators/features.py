@@ -15,8 +15,8 @@ import numpy as np
 
 from medcodi.data.images import read_image
 from medcodi.errors import DataError
-from medcodi.evaluation.extractors import Extractor, Value, eight_bit_pixels
-from medcodi.evaluation.feature_cache import FeatureCache, content_key
+from medcodi.evaluation.annotators.extractors import Extractor, Value, eight_bit_pixels
+from medcodi.evaluation.annotators.feature_cache import FeatureCache, content_key
 from medcodi.metrics.frechet import Moments
 
 Source = np.ndarray | str | Path  # an image, a text, or the file of an image

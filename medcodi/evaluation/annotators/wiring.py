@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
-from medcodi.evaluation.extractors import Extractor, ExtractorRequest, load_extractor
-from medcodi.evaluation.feature_cache import FeatureCache
-from medcodi.evaluation.features import Extraction, extract, open_cache
+from medcodi.evaluation.annotators.extractors import Extractor, ExtractorRequest, load_extractor
+from medcodi.evaluation.annotators.feature_cache import FeatureCache
+from medcodi.evaluation.annotators.features import Extraction, extract, open_cache
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
 

@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from medcodi.errors import CheckpointError, ConfigError, DataError, MissingExtraError
-from medcodi.evaluation.extractor_networks import xrv_network
-from medcodi.evaluation.extractor_rows import EXTRACTORS
-from medcodi.evaluation.extractors import Extractor, eight_bit_pixels, load_extractor
+from medcodi.evaluation.annotators.extractor_networks import xrv_network
+from medcodi.evaluation.annotators.extractor_rows import EXTRACTORS
+from medcodi.evaluation.annotators.extractors import Extractor, eight_bit_pixels, load_extractor
 from medcodi.model import tiny_model
 from medcodi.model.components import file_hash
-from tests.unit.evaluation.extractor_files import inception_file, rad_dino_folder, xrv_file
+from tests.unit.evaluation.annotators.extractor_files import inception_file, rad_dino_folder, xrv_file
 
 IMAGES = [np.random.default_rng(index).integers(0, 256, (40, 40), dtype=np.uint8) for index in range(3)]
 
@@ -99,7 +99,7 @@ def test_rad_dino_is_transformers_pipeline(rad_dino: Path) -> None:
 
 
 def test_demo_is_the_classifiers_own_features() -> None:
-    from medcodi.evaluation.classifier import FindingClassifier
+    from medcodi.evaluation.annotators.classifier import FindingClassifier
     from medcodi.model.shipped import demo_checkpoint
 
     ours = load_extractor("demo")

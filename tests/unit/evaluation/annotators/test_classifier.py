@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from medcodi.errors import CheckpointError, DataError
-from medcodi.evaluation.classifier import (
+from medcodi.evaluation.annotators.classifier import (
     CARD_FILE,
     TARGETS,
     WEIGHTS_FILE,
@@ -17,7 +17,7 @@ from medcodi.evaluation.classifier import (
     FindingClassifier,
     target_truth,
 )
-from medcodi.evaluation.classifier_training import ImageBank, augment, ceiling_table
+from medcodi.evaluation.annotators.classifier_training import ImageBank, augment, ceiling_table
 from medcodi.randomness import torch_generator
 from medcodi.study import Finding, Study
 

@@ -17,7 +17,7 @@ import numpy as np
 
 import medcodi
 from medcodi.errors import CheckpointError, ConfigError, DataError, MissingExtraError, one_of
-from medcodi.evaluation.feature_cache import LabelCache
+from medcodi.evaluation.annotators.feature_cache import LabelCache
 from medcodi.metrics.findings import UncertainPolicy, resolve_uncertain
 from medcodi.metrics.labeler import label_report, labels_from_findings
 from medcodi.study import CHEXPERT_LABELS, Finding

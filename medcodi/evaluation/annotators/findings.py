@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.evaluation.classifier import FindingClassifier
+from medcodi.evaluation.annotators.classifier import FindingClassifier
 from medcodi.metrics.labeler import label_matrix, label_report
 from medcodi.modality import MODALITIES
 from medcodi.study import CHEXPERT_LABELS, Finding

@@ -11,9 +11,9 @@ import pytest
 from PIL import Image
 
 from medcodi.errors import DataError
-from medcodi.evaluation.extractors import Extractor, load_extractor
-from medcodi.evaluation.feature_cache import FeatureCache, LabelCache, content_key
-from medcodi.evaluation.features import (
+from medcodi.evaluation.annotators.extractors import Extractor, load_extractor
+from medcodi.evaluation.annotators.feature_cache import FeatureCache, LabelCache, content_key
+from medcodi.evaluation.annotators.features import (
     Extraction,
     MomentsAccumulator,
     extract,

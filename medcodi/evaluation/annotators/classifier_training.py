@@ -17,7 +17,7 @@ from torch import Tensor
 from medcodi.config import config
 from medcodi.data.loading import DataConfig, StudyDataset
 from medcodi.errors import DataError
-from medcodi.evaluation.classifier import ClassifierConfig, FindingClassifier, target_truth
+from medcodi.evaluation.annotators.classifier import ClassifierConfig, FindingClassifier, target_truth
 from medcodi.metrics.findings import auroc, best_thresholds, finding_scores
 from medcodi.randomness import numpy_generator, torch_generator
 

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medcodi.data.dicom_pixels import display_from_stored, stored_pixels
+from medcodi.data.dicom.pixels import display_from_stored, stored_pixels
 from medcodi.data.images import check_file, check_image
 from medcodi.data.refusals import Refused
 from medcodi.errors import MissingExtraError

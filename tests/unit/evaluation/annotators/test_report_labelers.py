@@ -9,8 +9,14 @@ import numpy as np
 import pytest
 
 from medcodi.errors import ConfigError, DataError, MissingExtraError
-from medcodi.evaluation.labelers import LABELERS, LoadedLabeler, chexbert_states, load_labeler, policy_text
-from medcodi.evaluation.report_scorers import REPORT_SCORERS, ScorerRow, load_report_scorer, radeval_scorer
+from medcodi.evaluation.annotators.report_labelers import (
+    LABELERS,
+    LoadedLabeler,
+    chexbert_states,
+    load_labeler,
+    policy_text,
+)
+from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS, ScorerRow, load_report_scorer, radeval_scorer
 from medcodi.metrics.labeler import label_matrix
 from medcodi.study import CHEXPERT_LABELS
 

@@ -13,12 +13,12 @@ import numpy as np
 import torch
 
 from medcodi.errors import ConfigError, DataError, one_of
-from medcodi.evaluation.classifier import FindingClassifier
-from medcodi.evaluation.extractor_networks import xrv_input, xrv_network
-from medcodi.evaluation.extractor_rows import EXTRACTORS
-from medcodi.evaluation.extractor_weights import check_hash, find_weights
-from medcodi.evaluation.extractors import ExtractorRequest, eight_bit_pixels
-from medcodi.evaluation.feature_cache import FeatureCache, content_key
+from medcodi.evaluation.annotators.classifier import FindingClassifier
+from medcodi.evaluation.annotators.extractor_networks import xrv_input, xrv_network
+from medcodi.evaluation.annotators.extractor_rows import EXTRACTORS
+from medcodi.evaluation.annotators.extractors import ExtractorRequest, eight_bit_pixels
+from medcodi.evaluation.annotators.feature_cache import FeatureCache, content_key
+from medcodi.evaluation.annotators.weights import check_hash, find_weights
 
 # torchxrayvision's names that are CheXpert's under another name; a label of several names is the likeliest of them. "Infiltration",
 # "Emphysema", "Fibrosis" and "Hernia" have no label of CheXpert's.
@@ -207,7 +207,7 @@ def load_image_reader(name: str, request: ExtractorRequest | None = None, **opti
         **options: Fields of :class:`ExtractorRequest` instead.
 
     Raises:
-        ConfigError, MissingExtraError, CheckpointError: As :func:`medcodi.evaluation.extractors.load_extractor`.
+        ConfigError, MissingExtraError, CheckpointError: As :func:`medcodi.evaluation.annotators.extractors.load_extractor`.
     """
     row = IMAGE_READERS[one_of("image reader", name, IMAGE_READERS, ConfigError)]
     return row.load(request or ExtractorRequest(**options))

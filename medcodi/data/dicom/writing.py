@@ -23,7 +23,7 @@ _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
 def write_dicom(image: np.ndarray, path: Path, modality: str, told: Mapping[str, Any]) -> None:
-    r"""Write one generated image; :func:`medcodi.data.dicom.read_dicom` reads it back within 1/131070.
+    r"""Write one generated image; :func:`medcodi.data.dicom.reading.read_dicom` reads it back within 1/131070.
 
     A Secondary Capture image (PS3.3 A.8.1): MONOCHROME2, 16 bits, conversion type SYN, image type DERIVED\SECONDARY,
     Synthetic Data YES. It carries no date, and no name but a synthetic one. Images of one sample share a study. The same
