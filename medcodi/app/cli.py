@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import typer
 
 import medcodi.app.commands  # noqa: F401 - registers every command
-from medcodi.app.root import app, err
+from medcodi.app.terminal import app, err
 from medcodi.errors import MedCoDiError
 
 REFUSED = MedCoDiError.exit_code

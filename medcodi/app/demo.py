@@ -10,7 +10,7 @@ from typing import Any
 from rich.console import Console
 
 from medcodi import __version__
-from medcodi.app.progress import progress_bar
+from medcodi.app.terminal import progress_bar
 from medcodi.config import config
 from medcodi.data.loading import DataConfig
 from medcodi.data.reports import sections
@@ -50,7 +50,7 @@ class DemoConfig:
 
 
 @dataclass(frozen=True)
-class Row:
+class DemoRow:
     """One direction: the study it was tried on, and what came out."""
 
     direction: Direction
@@ -96,7 +96,7 @@ def finding_words(finding: Finding) -> str:
     return " ".join(filter(None, (finding.size, finding.side, finding.location, finding.label)))
 
 
-def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, console: Console) -> list[Row]:
+def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, console: Console) -> list[DemoRow]:
     """Each direction on a patient of its own: the first ones held out, none chosen by how the result looks."""
     directions = all_directions(model.config.modalities)
     first = seed * len(directions)
@@ -120,7 +120,7 @@ def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, cons
             generated = generate_batch(
                 model, [prompts], direction.targets, [first + number], settings, on_step=advance
             )[0]
-            rows.append(Row(direction, study, generated, first + number, time.perf_counter() - start))
+            rows.append(DemoRow(direction, study, generated, first + number, time.perf_counter() - start))
         bar.update(task, completed=len(directions), description="done")
     return rows
 

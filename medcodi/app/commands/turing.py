@@ -8,14 +8,8 @@ from typing import Annotated
 
 import typer
 
-from medcodi.app.progress import progress_bar
-from medcodi.app.requests import read_device, refuse_full_folder
-from medcodi.app.root import Device, app, err, out
-
-turing_app = typer.Typer(
-    no_args_is_help=True, help="Let radiologists judge: real or generated, blinded, with statistics."
-)
-app.add_typer(turing_app, name="turing")
+from medcodi.app.arguments import Device, read_device, refuse_full_folder
+from medcodi.app.terminal import err, out, progress_bar, turing_app
 
 
 @turing_app.command()

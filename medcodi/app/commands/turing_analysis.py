@@ -10,10 +10,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from medcodi.app.commands.turing import turing_app
-from medcodi.app.progress import progress_bar
-from medcodi.app.requests import refuse_full_folder
-from medcodi.app.root import err, out
+from medcodi.app.arguments import refuse_full_folder
+from medcodi.app.terminal import err, out, progress_bar, turing_app
 from medcodi.errors import ConfigError, DataError, did_you_mean
 
 

@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from medcodi.app.progress import counting_bar
-from medcodi.app.root import app, err, out
+from medcodi.app.terminal import app, counting_bar, err, out
 from medcodi.errors import CheckpointError, one_of
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""``medcodi data cache``: what the frozen networks make of a dataset, stored once."""
+"""``medcodi data prepare`` and ``medcodi data cache``: a dataset from a source of studies, and its encodings."""
 
 from __future__ import annotations
 
@@ -8,13 +8,37 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from medcodi.app.progress import counting_bar
-from medcodi.app.root import Overrides, data_app, err, out
+from medcodi.app.arguments import Overrides
+from medcodi.app.terminal import counting_bar, data_app, err, out
 
 if TYPE_CHECKING:
     from medcodi.distributed import Ranks
     from medcodi.model import MedCoDi
     from medcodi.training.caching import EncodedStudies
+
+
+@data_app.command()
+def prepare(
+    source: Annotated[str, typer.Option(help="Kind of source: csv, dicom, mimic-cxr, mimic-cxr-jpg, openi, phantom.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the dataset; made whole, or not at all.")],
+    settings: Overrides = None,
+) -> None:
+    """Turn a source of studies into a memory-mapped dataset, with patient-level splits and a ledger.
+
+    The ledger says of every file whether it is in or out, and why. With more than a tenth of the studies bad, the
+    command refuses.
+
+    [bold]Examples[/bold]
+
+        medcodi data prepare --source csv --out data/mine path=studies.csv image_size=256
+
+        medcodi data prepare --source dicom --out data/ward path=dicom/ max_bad_fraction=0.2
+    """
+    from medcodi.config import apply_overrides, from_dict
+    from medcodi.data.prepare import PrepareConfig, prepare
+
+    values = apply_overrides({"source": source, "out": str(out_dir)}, settings or [])
+    out.print(prepare(from_dict(PrepareConfig, values, source="data prepare")))
 
 
 @data_app.command()

@@ -1,16 +1,37 @@
-"""What a person types, as what the library takes: ``frontal=chest.dcm``, ``report=@report.txt``, ``report=0.5``."""
+"""Options that several commands share, and how their texts are read: ``frontal=chest.dcm``, ``report=@report.txt``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from medcodi.errors import DataError, PromptError, first_line
 from medcodi.modality import in_table_order, modality
 
 if TYPE_CHECKING:
     from medcodi.model.execution import ExecutionConfig
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings that replace those of the file, dotted: optimizer.lr=1e-4."
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="Model folder, or a hub repository.", show_default="the shipped demo")]
+Execution = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="How it runs; repeatable: precision=bfloat16, channels_last=true, compile=true, attention=xformers, offload=cpu,"
+        " offload=disk with offload_folder=DIR, max_memory_gib=20.",
+        show_default="float32, as the model was loaded",
+    ),
+]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU where there is one")]
 
 
 def read_prompts(texts: Sequence[str]) -> dict[str, str]:

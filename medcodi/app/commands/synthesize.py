@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medcodi.app.progress import counting_bar
-from medcodi.app.requests import read_device, read_execution, read_targets
-from medcodi.app.root import Device, Execution, Model, app, err, out
+from medcodi.app.arguments import Device, Execution, Model, read_device, read_execution, read_targets
+from medcodi.app.terminal import app, counting_bar, err, out
 from medcodi.errors import PromptError
 
 if TYPE_CHECKING:

@@ -1,4 +1,4 @@
-"""What this machine can do, and how to fix what it cannot: one small function for each thing that is looked at."""
+"""``medcodi doctor``: what this machine can do, and how to fix what it cannot. One small function for each check."""
 
 from __future__ import annotations
 
@@ -14,16 +14,29 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
 
-import psutil
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from medcodi.app.terminal import app, err, out
 from medcodi.errors import MedCoDiError, first_line
-from medcodi.model.shipped import demo_checkpoint
 
 State = Literal["ok", "optional", "missing"]  # optional: absent, and only what names it needs it
 MIN_FREE_GIB, MIN_MEMORY_GIB = 2.0, 4.0
 GIB = 2.0**30
+
+
+@app.command()
+def doctor() -> None:
+    """Say what this machine can do, and how to fix what it cannot. Exit code 1 if something needed is missing.
+
+    [bold]Example[/bold]
+
+        medcodi doctor
+    """
+    checks = examine(progress=err)
+    print_checks(checks, out)
+    raise typer.Exit(int(any(check.state == "missing" for check in checks)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,6 +169,8 @@ def check_disk() -> Check:
 
 def check_memory() -> Check:
     """Room for a model."""
+    import psutil
+
     memory = psutil.virtual_memory()
     enough = memory.total / GIB >= MIN_MEMORY_GIB
     return Check(
@@ -169,9 +184,10 @@ def check_memory() -> Check:
 def check_checkpoint() -> Check:
     """The shipped model is there, and loads whole."""
     try:
-        folder = demo_checkpoint()
         from medcodi.model import MedCoDi
+        from medcodi.model.shipped import demo_checkpoint
 
+        folder = demo_checkpoint()
         fingerprint = MedCoDi.from_pretrained(folder).fingerprint()
     except MedCoDiError as error:
         return Check(

@@ -1,4 +1,4 @@
-"""``medcodi demo`` and ``medcodi doctor``: what works out of the box, and what this machine can do."""
+"""``medcodi demo``: every direction once, on one page."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ from typing import Annotated
 
 import typer
 
-from medcodi.app.requests import read_device
-from medcodi.app.root import Device, Model, app, err, out
+from medcodi.app.arguments import Device, Model, read_device
+from medcodi.app.terminal import app, err, out
 
 
 @app.command()
@@ -36,18 +36,3 @@ def demo(
         console=err,
     )
     out.print(f"The page: {page}")
-
-
-@app.command()
-def doctor() -> None:
-    """Say what this machine can do, and how to fix what it cannot. Exit code 1 if something needed is missing.
-
-    [bold]Example[/bold]
-
-        medcodi doctor
-    """
-    from medcodi.app.doctor import examine, print_checks
-
-    checks = examine(progress=err)
-    print_checks(checks, out)
-    raise typer.Exit(int(any(check.state == "missing" for check in checks)))

@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.panel import Panel
 
-from medcodi.app.progress import progress_bar
-from medcodi.app.requests import (
+from medcodi.app.arguments import (
+    Device,
+    Execution,
+    Model,
     read_device,
     read_execution,
     read_prompts,
@@ -17,7 +19,7 @@ from medcodi.app.requests import (
     read_weights,
     refuse_full_folder,
 )
-from medcodi.app.root import Device, Execution, Model, app, err, out
+from medcodi.app.terminal import app, err, out, progress_bar
 
 if TYPE_CHECKING:
     from medcodi.generation.pipeline import Generation
