@@ -27,9 +27,9 @@ from medcodi.distributed import Ranks
 from medcodi.model import MedCoDi
 from medcodi.training import run_folder
 from medcodi.training.config import CheckpointConfig, FaultConfig, TrainConfig
+from medcodi.training.faults import Watch
 from medcodi.training.loop import Run
 from medcodi.training.saving import CheckpointWriter
-from medcodi.training.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 STALL_TARGET, RESUME_TARGET = 1.0, 10.0  # step-times, seconds
@@ -104,9 +104,9 @@ def one_save(run: Run, step: int, batches: list, between: int, background: bool)
 
 def one_resume(config: TrainConfig, watch: Watch) -> dict[str, float]:
     """What it takes from the start of `train`, everything imported, until the first step begins and until it is done."""
-    began, processes = clocks(), Ranks()
-    with run_folder.opened(config, "latest", processes) as folder:
-        run = Run(config, folder, processes, watch, "latest")
+    began, ranks = clocks(), Ranks()
+    with run_folder.opened(config, "latest", ranks) as folder:
+        run = Run(config, folder, ranks, watch, "latest")
         first = next(iter(run._arriving()))
         ready, cpu_ready = since(began)
         run.train_step(first)

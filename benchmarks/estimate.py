@@ -28,7 +28,7 @@ from medcodi.model import ModelConfig, build_model
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.training.config import TrainConfig
-from medcodi.training.counting import stage_cost
+from medcodi.training.cost import stage_cost
 from medcodi.training.ema import Ema
 from medcodi.training.engine import PlainEngine
 

@@ -34,8 +34,8 @@ from medcodi.model import MedCoDi
 from medcodi.networks.attention import Attention
 from medcodi.training import run_folder
 from medcodi.training.config import FaultConfig, TrainConfig
+from medcodi.training.faults import Watch
 from medcodi.training.loop import Run
-from medcodi.training.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "configs/train/demo/5-diffuse-images.yaml"

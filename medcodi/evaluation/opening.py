@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from medcodi.data.generated_files import Listing, list_generated
 from medcodi.data.loading import StudyDataset
 from medcodi.errors import ConfigError, DataError
 from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE
@@ -18,7 +19,6 @@ from medcodi.evaluation.annotators.image_annotators import CachedReader, load_im
 from medcodi.evaluation.annotators.report_labelers import load_labeler
 from medcodi.evaluation.annotators.report_scorers import load_report_scorer
 from medcodi.evaluation.annotators.wiring import FeatureOptions, open_encoder, open_features
-from medcodi.evaluation.external import Listing, list_generated
 from medcodi.evaluation.held_out import HeldOut
 from medcodi.evaluation.options import EvaluateConfig
 from medcodi.evaluation.ranks import Ranks, device_of_rank

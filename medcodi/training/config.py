@@ -8,7 +8,7 @@ from typing import Any, Literal
 from medcodi.config import config, to_dict
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
-from medcodi.training.tracking_config import TrackingConfig
+from medcodi.training.monitoring.config import TrackingConfig
 
 
 def _positive(owner: object, *names: str) -> None:

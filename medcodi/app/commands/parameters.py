@@ -61,7 +61,7 @@ def parameters(
 
 def parameter_table(count: ParameterCount) -> Table:
     """The rows and their sum; beside them the published file's, where the model is comparable to it."""
-    from medcodi.app.parameters import PUBLISHED, memory_bytes
+    from medcodi.app.parameters import BYTES, PUBLISHED, memory_bytes
 
     table = Table(title=count.source, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("component", "trained in"):

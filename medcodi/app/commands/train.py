@@ -84,7 +84,7 @@ def plot(
         medcodi plot runs/diffuse runs/diffuse-tokens --out compare.html
     """
     from medcodi.errors import TrainingError
-    from medcodi.training.summary import PAGE, write_summary
+    from medcodi.training.monitoring.summary import PAGE, write_summary
 
     if page is None and len(runs) > 1:
         raise TrainingError(

@@ -15,7 +15,7 @@ from medcodi.model import MedCoDi
 from medcodi.training.caching.key import cache_key
 from medcodi.training.caching.making import make_cache
 from medcodi.training.caching.reading import EncodedStudies
-from medcodi.training.watch import Watch
+from medcodi.training.faults import Watch
 
 if TYPE_CHECKING:
     from medcodi.stages.stage import Stage

@@ -50,22 +50,22 @@ class Failing(ToyStage):
         return StepOutput(harmed.get(randomness.step, lambda: loss)(), output.logs)
 
 
-def main(out: Path, overrides: list[str], processes: Ranks) -> None:
+def main(out: Path, overrides: list[str], ranks: Ranks) -> None:
     """Five steps of two micro-batches; what became of each, by rank."""
     config = from_dict(TrainConfig, apply_overrides(to_dict(toy_config(batch={"global_size": 8})), overrides))
-    engine = build_engine(Failing(processes.rank), config, processes, "torchrun")
+    engine = build_engine(Failing(ranks.rank), config, ranks, "torchrun")
     told = []
     for step in range(5):
         before = engine.whole(engine.shards())
-        mine = step_samples(step, 8)[processes.rank * 4 : processes.rank * 4 + 4]
+        mine = step_samples(step, 8)[ranks.rank * 4 : ranks.rank * 4 + 4]
         parts = [mine[:2], mine[2:]]
         draws = [StepRandomness(seed=1, step=step, samples=part) for part in parts]
         result = engine.run_step([toy_batch(part) for part in parts], draws)
         after = engine.whole(engine.shards())
         same = all(after[name].equal(value) for name, value in before.items()) if before else None
         finite = all(bool(value.isfinite().all()) for value in after.values())
-        told.append(processes.gather([result.skipped, result.suspects, same, finite]))
-    if processes.is_first:
+        told.append(ranks.gather([result.skipped, result.suspects, same, finite]))
+    if ranks.is_first:
         out.write_text(json.dumps(told))
 
 

@@ -1,0 +1,233 @@
+"""A run, or several beside each other, on one page: curves of what was logged, signs of trouble, the last samples."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from medcodi.distributed import Ranks
+from medcodi.errors import MedCoDiError, TrainingError
+from medcodi.pages.charts import Curve, line_chart
+from medcodi.pages.page import Figure, Head, Plot, Section, Table, png_data_uri, render_page, write_page
+from medcodi.training.config import TrainConfig
+
+PAGE = "summary.html"
+
+
+@dataclass(frozen=True)
+class RunStory:
+    """What one run logged.
+
+    Attributes:
+        name: Of its folder.
+        root: The folder.
+        curves: Name of a figure -> its points (step, value), the machine's under ``timing/``.
+        alerts: (step, text) of the signs of trouble.
+    """
+
+    name: str
+    root: Path
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    alerts: list[tuple[int, str]] = field(default_factory=list)
+
+
+def read_story(root: str | Path) -> RunStory:
+    """Read a run's ``log.jsonl``.
+
+    Raises:
+        TrainingError: If there is none, or nothing was logged yet.
+    """
+    root = Path(root)
+    path = root / "log.jsonl"
+    if not path.is_file():
+        raise TrainingError(
+            f"no log.jsonl in {root}",
+            expected="the folder of a run",
+            fix="name its out=… folder; it must have logged a line",
+        )
+    story = RunStory(root.resolve().name, root)
+    for text in path.read_text(encoding="utf-8").splitlines():
+        with suppress(ValueError, KeyError):  # the last line of a run that goes on, or was killed, may be cut short
+            line = json.loads(text)
+            step = int(line.pop("step"))
+            story.alerts.extend((step, sign) for sign in line.pop("alerts", []))
+            timing = {f"timing/{name}": value for name, value in line.pop("timing", {}).items()}
+            for name, value in {**line, **timing}.items():
+                if isinstance(value, (int, float)) and math.isfinite(value):
+                    story.curves.setdefault(name, []).append((step, float(value)))
+    if not story.curves:
+        raise TrainingError(f"{path} holds no figures yet", fix="wait for tracking.log_every steps")
+    return story
+
+
+def groups(names: Sequence[str]) -> dict[str, list[str]]:
+    """Which figures share a chart: title -> names, in the order of the page; every name is in exactly one."""
+    found: dict[str, list[str]] = {}
+    for name in names:
+        found.setdefault(_title(name), []).append(name)
+    order = {title: place for place, title in enumerate(FIRST)}
+    return dict(sorted(found.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
+
+
+FIRST = ("loss", "loss of each modality", "validation loss", "gradient norm", "studies a second")
+_ALONE = {
+    "loss": "loss",
+    "grad_norm": "gradient norm",
+    "clipped": "share of steps whose gradient was clipped",
+    "lr": "learning rate",
+    "timing/studies_per_second": "studies a second",
+    "timing/seconds_per_step": "seconds a step",
+    "timing/data_wait": "share of the time spent waiting for data",
+    "timing/mfu": "model FLOPs utilisation",
+    "timing/gflops_per_study": "what utilisation is made of",
+    "timing/peak_tflops": "what utilisation is made of",
+    "validation/loss": "validation loss",
+}
+
+
+def _title(name: str) -> str:
+    first, *rest = name.split("/")
+    if name in _ALONE:
+        return _ALONE[name]
+    if name.startswith("timing/"):
+        return "memory, GiB, of the rank that has most"
+    if name.startswith("validation/t/"):
+        return f"validation loss of {rest[-1]} by timestep"
+    if first == "validation":
+        return f"validation: {_title('/'.join(rest))}"
+    if first == "loss":
+        return "loss of each modality" if len(rest) == 1 else f"loss of {rest[0]} by what it is made from"
+    if first == "moved":
+        return "relative change of norms and biases in one step"
+    return f"{first}: {'/'.join(rest)}" if rest else name
+
+
+def page(stories: Sequence[RunStory]) -> str:
+    """The page: self-contained HTML.
+
+    Args:
+        stories: One run, or several to be compared: a chart then holds a line of each, in the run's colour.
+    """
+    names = list(dict.fromkeys(name for story in stories for name in story.curves))
+    charts = []
+    for title, chosen in groups(names).items():
+        curves = [
+            Curve(_label(story, name, chosen, stories), story.curves[name], *_look(stories, story, chosen, name))
+            for story in stories
+            for name in chosen
+            if name in story.curves
+        ]
+        charts.append(Plot(svg=line_chart(title, curves)))
+    sections = [
+        Section(title="Last values", tables=[_last_figures(stories)]),
+        *(
+            Section(
+                title=f"Signs of trouble in {story.name}",
+                alarms=[f"step {step:,}: {text}" for step, text in story.alerts],
+            )
+            for story in stories
+            if story.alerts
+        ),
+        Section(title="Curves", plots=charts),
+        *_buckets(stories, names),
+        *_samples(stories),
+    ]
+    return render_page(Head(title=" · ".join(story.name for story in stories)), sections)
+
+
+def _label(story: RunStory, name: str, chosen: Sequence[str], stories: Sequence[RunStory]) -> str:
+    short = _short(name)
+    if len(stories) == 1:
+        return short
+    return story.name if len(chosen) == 1 else f"{story.name}: {short}"
+
+
+def _short(name: str) -> str:
+    for prefix in ("timing/", "validation/t/", "validation/", "moved/"):
+        name = name.removeprefix(prefix)
+    first, _, rest = name.partition("/")
+    if first == "loss" and rest:
+        return rest.rpartition("/")[2]
+    return first if first[:3].isdigit() else name
+
+
+def _look(stories: Sequence[RunStory], story: RunStory, chosen: Sequence[str], name: str) -> tuple[int, int]:
+    """Colour and dash: of several runs the colour is the run's, of one the figure's."""
+    if len(stories) == 1:
+        return chosen.index(name), 0
+    return list(stories).index(story), chosen.index(name)
+
+
+def _last_figures(stories: Sequence[RunStory]) -> Table:
+    rows = []
+    for story in stories:
+        last = {name: points[-1] for name, points in story.curves.items()}
+        step = max(step for step, _ in last.values())
+        values = [Figure(text=f"{last[name][1]:.4g}", value=last[name][1]) if name in last else "–" for name in _HEAD]
+        rows.append([story.name, Figure(text=f"{step:,}", value=step), *values])
+    return Table(columns=["run", "step", *_HEAD.values()], rows=rows)
+
+
+_HEAD = {
+    "loss": "loss",
+    "validation/loss": "validation loss",
+    "timing/studies_per_second": "studies/s",
+    "timing/mfu": "MFU",
+    "timing/data_wait": "data wait",
+}
+
+
+def _buckets(stories: Sequence[RunStory], names: Sequence[str]) -> list[Section]:
+    """The last validation, bucket by bucket: loss against t."""
+    buckets = [name for name in names if name.startswith("validation/t/")]
+    charts = []
+    for modality in dict.fromkeys(name.rpartition("/")[2] for name in buckets):
+        chosen = [name for name in buckets if name.endswith(f"/{modality}")]
+        curves = []
+        for place, story in enumerate(stories):
+            points = [(_middle(name), story.curves[name][-1][1]) for name in chosen if name in story.curves]
+            if points:
+                curves.append(Curve(story.name, sorted(points), place, 0))
+        charts.append(Plot(svg=line_chart(f"{modality}: last validation loss against t", curves, x_label="t")))
+    return [Section(title="Loss against the timestep", plots=charts)] if charts else []
+
+
+def _middle(name: str) -> int:
+    first, _, last = name.split("/")[2].partition("-")
+    return (int(first) + int(last) + 1) // 2
+
+
+def _samples(stories: Sequence[RunStory]) -> list[Section]:
+    """The last contact sheet of each run."""
+    sections = []
+    for story in stories:
+        if sheets := sorted((story.root / "samples").glob("step-*.png")):
+            title = f"{story.name}: samples, {sheets[-1].stem}"
+            picture = Plot(uri=png_data_uri(sheets[-1].read_bytes()), caption=title)
+            sections.append(Section(title=title, plots=[picture]))
+    return sections
+
+
+def write_summary(roots: Sequence[str | Path], path: str | Path) -> Path:
+    """Read runs and write the page.
+
+    Args:
+        roots: Folders of the runs.
+        path: Of the page.
+
+    Raises:
+        TrainingError: If a folder holds no log.
+        DataError: If the page cannot be written.
+    """
+    return write_page(path, page([read_story(root) for root in roots]))
+
+
+def summarise(config: TrainConfig, root: Path, ranks: Ranks) -> None:
+    """Write a run's own page at its end, on the first rank. It is an extra: without a line in the log there is none."""
+    if config.tracking.summary and ranks.is_first:
+        with suppress(MedCoDiError):
+            write_summary([root], root / PAGE)
