@@ -1,4 +1,4 @@
-"""The demo page: each direction once, prompts, generated and truth side by side, on phantoms the model has not seen."""
+"""The demo page: each direction once on held-out phantoms, with prompts, generated contents and truth side by side."""
 
 from __future__ import annotations
 
@@ -28,21 +28,13 @@ TEMPLATE = Path(__file__).parent / "templates" / "demo.html"
 
 @config
 class DemoConfig:
-    """What the demo page shows.
+    """Settings of the demo page."""
 
-    Attributes:
-        model: Model folder or hub repository; None: the shipped demo.
-        out: Folder of the page.
-        seed: Which held-out patients, and which noise.
-        num_inference_steps: None: the model's own.
-        device: None: a GPU where there is one.
-    """
-
-    model: str | None = None
-    out: str = "demo"
-    seed: int = 0
-    num_inference_steps: int | None = None
-    device: str | None = None
+    model: str | None = None  # model folder or hub repository; None: the shipped demo
+    out: str = "demo"  # folder of the page
+    seed: int = 0  # chooses the held-out patients and the noise
+    num_inference_steps: int | None = None  # none: the model's own
+    device: str | None = None  # none: a GPU if there is one
 
     def __post_init__(self) -> None:
         if self.seed < 0:
@@ -51,7 +43,7 @@ class DemoConfig:
 
 @dataclass(frozen=True)
 class DemoRow:
-    """One direction: the study it was tried on, and what came out."""
+    """One direction: its study and the generated contents."""
 
     direction: Direction
     study: Study
@@ -64,15 +56,15 @@ def write_demo(demo: DemoConfig, console: Console) -> Path:
     """Generate every direction once and write the page.
 
     Args:
-        demo: What to show.
-        console: Where progress is drawn.
+        demo: Settings.
+        console: Shows the progress.
 
     Returns:
-        Path of the page, one file without anything beside it.
+        Path of the page, a single file.
 
     Raises:
         CheckpointError: If the model cannot be loaded.
-        PromptError: If a setting cannot be.
+        PromptError: If a setting is invalid.
         DataError: If the folder cannot be written.
     """
     settings = GenerationConfig(num_inference_steps=demo.num_inference_steps)
@@ -97,7 +89,8 @@ def finding_words(finding: Finding) -> str:
 
 
 def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, console: Console) -> list[DemoRow]:
-    """Each direction on a patient of its own: the first ones held out, none chosen by how the result looks."""
+    """Generate every direction, each on another patient: the first ones of the held-out split, not selected by their results."""
+    # Patient number first + i belongs to direction i.
     directions = all_directions(model.config.modalities)
     first = seed * len(directions)
     studies = DataConfig(
@@ -108,6 +101,7 @@ def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, cons
         task = bar.add_task("", total=len(directions))
         for number, direction in enumerate(directions):
             bar.update(task, description=str(direction))
+            # The time of a row includes reading its prompts.
             start = time.perf_counter()
             study = studies[first + number]
             prompts = {
@@ -126,7 +120,7 @@ def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, cons
 
 
 def model_facts(model: MedCoDi, settings: GenerationConfig) -> dict[str, Any]:
-    """What a reader should know of the model, as label -> text."""
+    """Facts about the model for the page: label -> text."""
     num_parameters = sum(parameter.numel() for parameter in model.parameters())
     return {
         "Model": model.config.name,

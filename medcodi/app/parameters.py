@@ -1,4 +1,4 @@
-"""How many parameters a model has, part by part, and how that count follows from the published MedCoDi-M's."""
+"""Count a model's parameters part by part, and explain every difference from the published MedCoDi-M."""
 
 from __future__ import annotations
 
@@ -19,38 +19,23 @@ BYTES = {"fp32": 4, "bf16": 2}  # of one parameter
 
 @dataclass(frozen=True)
 class ParameterRow:
-    """Parameters of one component that the same stages train.
+    """Parameters of one component that the same stages train."""
 
-    Attributes:
-        component: As its file is called.
-        trained_in: The stages that train them, in order; empty: none does.
-        parameters: How many.
-        share: Of all the model's.
-        bytes: Precision -> what they take in memory, alone.
-        published: How many the published file has in the same place; None where the model is not comparable to it.
-    """
-
-    component: str
-    trained_in: tuple[str, ...]
-    parameters: int
-    share: float
-    bytes: dict[str, int]
-    published: int | None
+    component: str  # name, as in its file
+    trained_in: tuple[str, ...]  # the stages that train them, in order; empty: frozen in all
+    parameters: int  # their number
+    share: float  # of all parameters of the model, in [0, 1]
+    bytes: dict[str, int]  # precision -> bytes of these parameters
+    published: int | None  # number in the same part of the published file; None if the model is not comparable to it
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """A model, counted.
+    """Parameters of one model."""
 
-    Attributes:
-        source: What was counted.
-        rows: In the order of assembly.
-        parts: Part (see :func:`published_part`) -> parameters.
-    """
-
-    source: str
-    rows: list[ParameterRow]
-    parts: dict[str, int]
+    source: str  # the configuration file or model folder
+    rows: list[ParameterRow]  # in the order of assembly
+    parts: dict[str, int]  # part (see :func:`published_part`) -> parameters
 
     @property
     def total(self) -> int:
@@ -59,7 +44,7 @@ class ParameterCount:
 
     @property
     def is_comparable(self) -> bool:
-        """Whether it stands beside the published model."""
+        """Whether it is compared with the published model."""
         return is_comparable(self.parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -86,6 +71,7 @@ def count_parameters(source: str | Path) -> ParameterCount:
         ConfigError: If the YAML file is not a model configuration.
         CheckpointError: If the folder holds no model.
     """
+    # Sum the parameters by row of the table, and by part of the published file.
     model = _on_meta(source)
     stages = trained_in(model)
     groups: dict[tuple[str, tuple[str, ...]], int] = {}
@@ -96,7 +82,8 @@ def count_parameters(source: str | Path) -> ParameterCount:
         groups[row] = groups.get(row, 0) + number
         parts[part] = parts.get(part, 0) + number
         published.setdefault(row, set()).add(part)
-    total, beside = sum(parts.values()), is_comparable(parts)
+    # One row per component and set of stages, with the published number of its parts beside it.
+    total, comparable = sum(parts.values()), is_comparable(parts)
     return ParameterCount(
         source=str(source),
         rows=[
@@ -107,7 +94,7 @@ def count_parameters(source: str | Path) -> ParameterCount:
                 share=number / total,
                 bytes=memory_bytes(number),
                 published=sum(PUBLISHED[part].stored for part in published[row] if part in PUBLISHED)
-                if beside
+                if comparable
                 else None,
             )
             for row, number in groups.items()
@@ -133,25 +120,20 @@ def _parameters(model: MedCoDi) -> Iterator[tuple[str, str, str, int]]:
 
 
 def memory_bytes(number: int) -> dict[str, int]:
-    """Precision -> bytes that so many parameters take."""
+    """Precision -> bytes of ``number`` parameters."""
     return {precision: number * size for precision, size in BYTES.items()}
 
 
 @dataclass(frozen=True)
 class Published:
-    """Parameters of one part in the published checkpoint.
+    """Parameters of one part of the published checkpoint."""
 
-    Attributes:
-        stored: In the file (a tied matrix once).
-        live: Of these, the ones that some generation of still images, or encoding of a prompt, executes.
-    """
-
-    stored: int
-    live: int
+    stored: int  # in the file; a tied matrix counts once
+    live: int  # those that the generation of still images, or the encoding of a prompt, executes
 
 
 PAPER_TOTAL = 6.77e9  # arXiv 2501.04614, abstract
-# Counted from the public code; tests/golden/xgem_prefixes.json holds the sums by prefix that these come from.
+# Counted from the public code: the sums by prefix are in tests/golden/xgem_prefixes.json.
 PUBLISHED: dict[str, Published] = {
     "prompt_encoders.image_tower": Published(613_996_912, 303_966_208),
     "prompt_encoders.text_tower": Published(123_650_304, 123_650_304),
@@ -173,7 +155,7 @@ _TEMPERATURE, _TIME = "prompt_encoders.logit_scale", ".time"
 
 
 def published_part(component: str, name: str) -> str:
-    """The part that a parameter belongs to: a key of ``PUBLISHED``, ``environment_*.time``, or the component."""
+    """The part of a parameter: a key of ``PUBLISHED``, ``environment_*.time``, or the component."""
     first = f"{component}.{name.split('.', 1)[0]}"
     if first in PUBLISHED or (component.startswith("environment_") and first.endswith(_TIME)):
         return first
@@ -181,7 +163,7 @@ def published_part(component: str, name: str) -> str:
 
 
 def is_comparable(parts: Mapping[str, int]) -> bool:
-    """Whether a model's parts are the published ones: at least one denoiser has the same size."""
+    """Whether at least one denoiser has the published size."""
     return any(
         count == PUBLISHED.get(part, _NONE).live for part, count in parts.items() if part.startswith("denoiser_")
     )
@@ -189,7 +171,7 @@ def is_comparable(parts: Mapping[str, int]) -> bool:
 
 @dataclass(frozen=True)
 class ReckoningLine:
-    """One line of the reckoning: a sum so far, or what is added to it."""
+    """One line of the reckoning: a running sum, or a change to it."""
 
     kind: str  # "sum" or "change"
     parameters: int
@@ -197,14 +179,15 @@ class ReckoningLine:
 
 
 def reckoning(parts: Mapping[str, int]) -> list[ReckoningLine]:
-    """From the published file's parameters to a model's, every difference named.
+    """Lead from the parameters of the published file to those of a model, naming every difference.
 
     Args:
         parts: Parameters of each part (see :func:`published_part`).
 
     Returns:
-        Lines whose changes add up from each sum to the next: the file, what runs of it, the model.
+        Sums (the file, the part of it that runs, the model) and the changes that lead from each to the next.
     """
+    # What of the published file runs.
     stored, live = sum(p.stored for p in PUBLISHED.values()), sum(p.live for p in PUBLISHED.values())
     temperature = PUBLISHED[_TEMPERATURE].stored - PUBLISHED[_TEMPERATURE].live
     lines = [
@@ -213,6 +196,8 @@ def reckoning(parts: Mapping[str, int]) -> list[ReckoningLine]:
         ReckoningLine("change", -temperature, "the temperature of the prompt encoders: generation does not use it"),
         ReckoningLine("sum", live, "of these can run"),
     ]
+
+    # Differences of the parts; those with one reason become one line.
     changes: dict[str, int] = {}
     for part in [*PUBLISHED, *(part for part in parts if part not in PUBLISHED)]:
         change = parts.get(part, 0) - PUBLISHED.get(part, _NONE).live

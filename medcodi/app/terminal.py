@@ -1,7 +1,8 @@
-"""The program of the command line (its groups of commands), where it prints, and its progress bars."""
+"""The Typer program with its groups of commands, the consoles for output and errors, the progress bars."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Annotated
 
 import typer
@@ -20,6 +21,9 @@ from rich.text import Text
 
 from medcodi import __version__
 
+# Everything printed for a person or a script goes to `out`; progress, notes and errors go to `err`.
+out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
+
 app = typer.Typer(
     name="medcodi",
     help="Train, run and judge any-to-any generators of chest examinations: frontal X-ray, lateral X-ray, report.",
@@ -32,14 +36,13 @@ app = typer.Typer(
 )
 data_app = typer.Typer(
     no_args_is_help=True,
-    help="Studies for training: prepare a dataset from real ones, cache what frozen networks make of it.",
+    help="Studies for training: prepare a dataset from real ones, cache its encodings by frozen networks.",
 )
 app.add_typer(data_app, name="data")
 turing_app = typer.Typer(
     no_args_is_help=True, help="Let radiologists judge: real or generated, blinded, with statistics."
 )
 app.add_typer(turing_app, name="turing")
-out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
 
 
 @app.callback(invoke_without_command=True)
@@ -55,13 +58,13 @@ def _everywhere(
 
 
 def progress_bar(console: Console) -> Progress:
-    """A bar with a description of fixed width, the time gone by and the time left; use it as a context."""
+    """A bar with a description of fixed width, elapsed and remaining time; a context manager."""
     columns = (TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console)
 
 
 class _RateColumn(ProgressColumn):
-    """How many a second, or a minute where a second is too short; what was there at the start does not count."""
+    """Items per second, or per minute if slower than one a second; items finished before the start do not count."""
 
     def render(self, task: Task) -> Text:
         speed = task.finished_speed or task.speed
@@ -71,7 +74,22 @@ class _RateColumn(ProgressColumn):
 
 
 def counting_bar(console: Console) -> Progress:
-    """A bar for long lists: how many of how many, at which rate, the time gone by and the time left."""
+    """A bar for long lists: count, total, rate, elapsed and remaining time."""
     columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), _RateColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     return Progress(*columns, *times, console=console, speed_estimate_period=600)
+
+
+def count_progress(bar: Progress, description: str) -> Callable[[int, int], None]:
+    """Add a task to a counting bar and return its callback ``(done, total)``; the rate starts at the first call."""
+    task = bar.add_task("starting", total=None)
+    started = False
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal started
+        if not started:  # items of an earlier run do not count for the rate
+            bar.reset(task, description=description, completed=done, total=total)
+            started = True
+        bar.update(task, completed=done, total=total)
+
+    return on_progress

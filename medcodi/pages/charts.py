@@ -26,19 +26,12 @@ class _Stroke(TypedDict):
 
 @dataclass(frozen=True)
 class Curve:
-    """One line of a line chart.
+    """One line of a line chart."""
 
-    Attributes:
-        label: In the legend.
-        points: (x, y), in order of x; a single one is drawn as a dot.
-        colour: Index of the colour.
-        dash: Index of the dash pattern; 0 is unbroken.
-    """
-
-    label: str
-    points: Sequence[tuple[int, float]]
-    colour: int = 0
-    dash: int = 0
+    label: str  # in the legend
+    points: Sequence[tuple[int, float]]  # (x, y), in order of x; a single one is drawn as a dot
+    colour: int = 0  # index of the colour
+    dash: int = 0  # index of the dash pattern; 0 is unbroken
 
     @property
     def stroke(self) -> _Stroke:
@@ -90,19 +83,14 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str = "step") -> st
 
 @dataclass(frozen=True, kw_only=True)
 class ForestRow:
-    """One estimate with its interval; without a value it is a heading.
+    """One estimate with its interval; without a value it is a heading."""
 
-    Attributes:
-        label: At the left.
-        value, low, high: Estimate and its bounds.
-        tone: Decides colour and mark. Of readers: "single", "pooled" (a diamond: all together), "faint" (the second
-            population). Of differences: "better", "worse", "alike".
-    """
-
-    label: str
-    value: float | None = None
+    label: str  # at the left
+    value: float | None = None  # estimate and its bounds
     low: float | None = None
     high: float | None = None
+    # Decides colour and mark. Of readers: "single", "pooled" (a diamond: all together), "faint" (the second
+    # population). Of differences: "better", "worse", "alike"
     tone: Literal["single", "pooled", "faint", "better", "worse", "alike"] = "single"
 
 
@@ -170,24 +158,16 @@ def forest_chart(
 
 @dataclass(frozen=True, kw_only=True)
 class Range:
-    """A value between its floor and its ceiling.
+    """A value between its floor and its ceiling."""
 
-    Attributes:
-        label: At the left; neighbours with the same label share it.
-        value, low, high: The value and its interval.
-        floor, ceiling: What it stands between; None: not drawn.
-        legible: What a reader of the prompts alone reaches; None: not drawn.
-        series: Index of the colour.
-    """
-
-    label: str
-    value: float
+    label: str  # at the left; neighbours with the same label share it
+    value: float  # the value and its interval
     low: float | None = None
     high: float | None = None
-    floor: float | None = None
+    floor: float | None = None  # what it stands between; None: not drawn
     ceiling: float | None = None
-    legible: float | None = None
-    series: int = 0
+    legible: float | None = None  # what a reader of the prompts alone reaches; None: not drawn
+    series: int = 0  # index of the colour
 
 
 def range_chart(title: str, rows: Sequence[Range], names: Sequence[str] = ()) -> str:

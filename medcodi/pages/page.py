@@ -39,21 +39,13 @@ def png_data_uri(png: bytes) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One picture or text of a row.
+    """One picture or text of a row."""
 
-    Attributes:
-        caption: What it is: "Report", "Lateral X-ray".
-        role: "prompt", "generated" or "truth"; decides its colour.
-        value: Image, float ``[H, W]`` in [0, 1], or text.
-        note: A line below, e.g. the findings read from it.
-        label: Shown instead of the role where several are alike (the name of a system).
-    """
-
-    caption: str
-    role: str
-    value: np.ndarray | str
-    note: str = ""
-    label: str = ""
+    caption: str  # what it is: "Report", "Lateral X-ray"
+    role: str  # "prompt", "generated" or "truth"; decides its colour
+    value: np.ndarray | str  # image, float ``[H, W]`` in [0, 1], or text
+    note: str = ""  # A line below, e.g. the findings read from it
+    label: str = ""  # shown instead of the role where several are alike (the name of a system)
 
     @property
     def is_text(self) -> bool:
@@ -84,23 +76,14 @@ class PictureRow:
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A table cell that holds a number.
+    """A table cell that holds a number."""
 
-    Attributes:
-        text: As it is shown.
-        value: The column is sorted by it; None: last.
-        small: Beside it, smaller: an interval.
-        below: Under it, smaller: ceiling and floor.
-        shade: 0 (as bad as the floor) to 1 (as good as the ceiling); None: no colour.
-        strong: Whether it is printed in bold.
-    """
-
-    text: str
-    value: float | None = None
-    small: str = ""
-    below: str = ""
-    shade: float | None = None
-    strong: bool = False
+    text: str  # as it is shown
+    value: float | None = None  # the column is sorted by it; None: last
+    small: str = ""  # beside it, smaller: an interval
+    below: str = ""  # under it, smaller: ceiling and floor
+    shade: float | None = None  # 0 (as bad as the floor) to 1 (as good as the ceiling); None: no colour
+    strong: bool = False  # whether it is printed in bold
 
     @property
     def colour(self) -> str:
@@ -117,21 +100,13 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table; a click on a column's head sorts by it.
+    """A table; a click on a column's head sorts by it."""
 
-    Attributes:
-        columns: Heads.
-        rows: Texts or figures.
-        caption: Above it.
-        left: How many columns, from the first, hold words.
-        last: Rows at the end that stay there when the others are sorted: ceilings, counts.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str | Figure]]
-    caption: str = ""
-    left: int = 1
-    last: int = 0
+    columns: Sequence[str]  # heads
+    rows: Sequence[Sequence[str | Figure]]  # texts or figures
+    caption: str = ""  # above it
+    left: int = 1  # how many columns, from the first, hold words
+    last: int = 0  # rows at the end that stay there when the others are sorted: ceilings, counts
 
     def cells(self) -> list[list[Figure]]:
         """Every cell as a figure."""
@@ -163,19 +138,12 @@ class Section:
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """Top of a page.
+    """Top of a page."""
 
-    Attributes:
-        title: In large letters.
-        lead: One sentence: what was evaluated, on what.
-        verdict: What came out, a sentence a line.
-        facts: (number, what it counts), in a row of boxes.
-    """
-
-    title: str
-    lead: str = ""
-    verdict: Sequence[str] = ()
-    facts: Sequence[tuple[str, str]] = ()
+    title: str  # in large letters
+    lead: str = ""  # one sentence: what was evaluated, on what
+    verdict: Sequence[str] = ()  # what came out, a sentence a line
+    facts: Sequence[tuple[str, str]] = ()  # (number, what it counts), in a row of boxes
 
 
 def render_template(

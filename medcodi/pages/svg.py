@@ -25,19 +25,13 @@ def ticks(low: float, high: float, count: int = 5) -> list[float]:
 
 @dataclass(frozen=True)
 class Axis:
-    """A map from data to pixels.
+    """A map from data to pixels."""
 
-    Attributes:
-        low, high: Ends in data units; values beyond them are drawn at the end.
-        start, end: Their pixels; ``start > end`` for an axis that points up.
-        logarithmic: Whether equal ratios have equal lengths.
-    """
-
-    low: float
+    low: float  # ends in data units; values beyond them are drawn at the end
     high: float
-    start: float
+    start: float  # their pixels; ``start > end`` for an axis that points up
     end: float
-    logarithmic: bool = False
+    logarithmic: bool = False  # whether equal ratios have equal lengths
 
     @classmethod
     def around(

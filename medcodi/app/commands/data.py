@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from medcodi.app.arguments import Overrides
-from medcodi.app.terminal import counting_bar, data_app, err, out
+from medcodi.app.terminal import count_progress, counting_bar, data_app, err, out
 
 if TYPE_CHECKING:
     from medcodi.distributed import Ranks
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 @data_app.command()
 def prepare(
     source: Annotated[str, typer.Option(help="Kind of source: csv, dicom, mimic-cxr, mimic-cxr-jpg, openi, phantom.")],
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the dataset; made whole, or not at all.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the dataset; written completely or not at all.")],
     settings: Overrides = None,
 ) -> None:
     """Turn a source of studies into a memory-mapped dataset, with patient-level splits and a ledger.
 
-    The ledger says of every file whether it is in or out, and why. With more than a tenth of the studies bad, the
-    command refuses.
+    The ledger states for every file whether it was included, and why not. If more than a tenth of the studies is bad, the
+    command fails.
 
     [bold]Examples[/bold]
 
@@ -52,20 +52,20 @@ def cache(
         list[str] | None, typer.Option(help="train, val or test; repeatable.", show_default="train")
     ] = None,
     precision: Annotated[
-        str, typer.Option(help="Of the encoders: bf16 or fp32; the one of the runs that will read the cache.")
+        str, typer.Option(help="Of the encoders: bf16 or fp32; must be that of the runs that read the cache.")
     ] = "bf16",
-    batch_size: Annotated[int, typer.Option(help="Studies encoded at a time.")] = 64,
-    num_workers: Annotated[int, typer.Option(help="Processes of each rank that read ahead.")] = 0,
+    batch_size: Annotated[int, typer.Option(help="Studies encoded together.")] = 64,
+    num_workers: Annotated[int, typer.Option(help="Processes per rank that load data.")] = 0,
     overwrite: Annotated[
-        bool, typer.Option("--overwrite", help="Replace a cache of other weights or data, and damaged parts.")
+        bool, typer.Option("--overwrite", help="Replace a cache of other weights or data, and damaged shards.")
     ] = False,
     settings: Overrides = None,
 ) -> None:
     """Encode a dataset once: stages diffuse and join then train without autoencoders and prompt encoders in memory.
 
-    Kept are the latents' means and deviations, the prompts' encodings, which modalities a study has, and the null
-    prompts, in half precision. A cache that was stopped goes on where it was; one that is whole is checked, byte by byte. A
-    run with cache=FOLDER finds it; without one it makes its own at the first start.
+    It stores the latents' means and deviations, the prompts' encodings, which modalities a study has, and the null
+    prompts, in half precision. An interrupted cache resumes; a complete one is verified, byte by byte. A run with
+    cache=FOLDER uses it, and creates it if it does not exist.
 
     [bold]Examples[/bold]
 
@@ -78,71 +78,67 @@ def cache(
     from medcodi.distributed import join_ranks
     from medcodi.model import MedCoDi
 
-    processes = join_ranks()
+    ranks = join_ranks()
     try:
-        opened = MedCoDi.from_pretrained(model, lazy=True, device=processes.device)
+        opened = MedCoDi.from_pretrained(model, lazy=True, device=ranks.device)
         values = {"image_size": opened.config.image_size, **({} if data is None else {"path": data})}
         for name in split or ["train"]:
-            made = _make(
+            # One cache per split; a failure leaves the finished ones.
+            encoded = _encode(
                 opened,
                 {**values, "split": name},
                 settings or [],
                 out_dir,
                 precision,
-                processes,
+                ranks,
                 batch_size=batch_size,
                 num_workers=num_workers,
                 overwrite=overwrite,
             )
-            if processes.is_first:
-                _print(made)
+            if ranks.is_first:
+                _print_summary(encoded)
     finally:
-        processes.leave()
+        ranks.leave()
 
 
-def _make(
+def _encode(
     model: MedCoDi,
     values: dict[str, Any],
     settings: list[str],
     out_dir: Path,
     precision: str,
-    processes: Ranks,
+    ranks: Ranks,
     **options: Any,
 ) -> EncodedStudies:
     from medcodi.config import apply_overrides, from_dict
     from medcodi.data.loading import DataConfig
     from medcodi.training.caching import cache_key, make_cache
 
+    # The key decides whether an existing cache belongs to these weights and data.
     data = from_dict(DataConfig, apply_overrides(values, settings), source="data cache")
     dataset = data.build()
     key = cache_key(model, dataset, split=data.split, precision=precision)
+    # Encode; only the first rank shows a bar.
     with counting_bar(err) as bar:
-        bar.disable = not processes.is_first
-        task = bar.add_task("looking", total=None)
-        started: list[int] = []
-
-        def on_progress(done: int, total: int) -> None:
-            if not started:  # what was there already says nothing about the rate
-                started.append(done)
-                bar.reset(task, description="encoding", completed=done, total=total)
-            bar.update(task, completed=done, total=total)
-
+        bar.disable = not ranks.is_first
         return make_cache(
             model,
             dataset,
             out_dir / data.split,
             key,
-            processes=processes,
+            processes=ranks,
             verify=True,
-            on_progress=on_progress,
+            on_progress=count_progress(bar, "encoding"),
             **options,
         )
 
 
-def _print(made: EncodedStudies) -> None:
-    table = Table("modality", "studies", title=str(made.folder), title_justify="left")
+def _print_summary(encoded: EncodedStudies) -> None:
+    table = Table("modality", "studies", title=str(encoded.folder), title_justify="left")
     table.columns[1].justify = "right"
-    for name, count in made.present.items():
+    for name, count in encoded.present.items():
         table.add_row(name, f"{count:,}")
     out.print(table)
-    out.print(f"{len(made):,} studies, {made.num_bytes / 2**20:,.1f} MiB: train with cache={made.folder.parent}")
+    out.print(
+        f"{len(encoded):,} studies, {encoded.num_bytes / 2**20:,.1f} MiB: train with cache={encoded.folder.parent}"
+    )

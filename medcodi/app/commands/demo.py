@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from medcodi.app.arguments import Device, Model, read_device
+from medcodi.app.arguments import Device, Model, Steps, read_device
 from medcodi.app.terminal import app, err, out
 
 
@@ -15,8 +15,8 @@ from medcodi.app.terminal import app, err, out
 def demo(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the page.")] = Path("demo"),
     model: Model = None,
-    seed: Annotated[int, typer.Option(help="Which held-out patients, and which noise.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Sampler steps.", show_default="the model's")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the held-out patients and the noise.")] = 0,
+    steps: Steps = None,
     device: Device = None,
 ) -> None:
     """Generate in all 12 directions, and write one page that shows prompts, generated and truth side by side.

@@ -12,7 +12,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from medcodi.app.arguments import Model, Overrides
+from medcodi.app.arguments import Model, Overrides, Preset
 from medcodi.app.terminal import app, err, out
 from medcodi.errors import ConfigError
 
@@ -25,30 +25,30 @@ NUM_STUDIES = 200  # of the phantom, unless the file or the command line names a
 @app.command()
 def evaluate(
     config: Annotated[
-        Path | None, typer.Option(help="An evaluation configuration; ready ones lie in configs/eval/.")
+        Path | None, typer.Option(help="An evaluation configuration; ready ones are in configs/eval/.")
     ] = None,
     settings: Overrides = None,
     model: Model = None,
     data: Annotated[str | None, typer.Option(help="Prepared dataset.", show_default="held-out phantoms")] = None,
     out_dir: Annotated[Path | None, typer.Option("--out", help="Folder of the bundle.", show_default=False)] = None,
-    preset: Annotated[str | None, typer.Option(help="Sampler and steps: fast, faster, reference.")] = None,
+    preset: Preset = None,
     generated: Annotated[
-        Path | None, typer.Option(help="Judge what another system generated: a folder or a CSV.", show_default=False)
+        Path | None, typer.Option(help="Judge the output of another system: a folder or a CSV.", show_default=False)
     ] = None,
     system: Annotated[str | None, typer.Option(help="Its name.", show_default="of the folder")] = None,
     systems: Annotated[
         list[str] | None, typer.Option(metavar="NAME=PATH", help="Several systems in one table; repeatable.")
     ] = None,
     exclude_unreadable: Annotated[
-        bool, typer.Option("--exclude-unreadable", help="List what cannot be read as excluded, and go on without it.")
+        bool, typer.Option("--exclude-unreadable", help="Exclude unreadable files, and list them.")
     ] = False,
     verify: Annotated[
-        Path | None, typer.Option(metavar="BUNDLE", help="Compute a bundle's figures again and say what differs.")
+        Path | None, typer.Option(metavar="BUNDLE", help="Compute a bundle's figures again and list the differences.")
     ] = None,
 ) -> None:
-    """Judge a model, or any system's images and reports, in every direction, beside a control and the ceiling.
+    """Judge a model, or any system's images and reports, in every direction, between a floor and a ceiling.
 
-    One folder holds the figures, a page, the exact lists and hashes of what was scored, and what was generated.
+    The output folder holds the figures, a page, the lists and hashes of the scored files, and the generated files.
 
     [bold]Examples[/bold]
 
@@ -79,14 +79,16 @@ def evaluate(
 
 
 def evaluate_and_print(options: EvaluateConfig) -> None:
-    """Evaluate; the first rank prints the table, what the figures say, and what must not be overlooked."""
+    """Evaluate; the first rank prints the table, the verdict and the warnings."""
     from medcodi.evaluation.matrix import evaluate as run
     from medcodi.evaluation.pages.summary import terminal_table
     from medcodi.evaluation.pages.verdict import alarms, verdict
 
     results = run(options)
-    if int(os.environ.get("RANK", "0")):
+    if int(os.environ.get("RANK", "0")):  # only the first rank prints
         return
+
+    # The table goes to stdout, warnings to stderr.
     columns, rows = terminal_table(results)
     table = Table(*columns, show_lines=True)
     for row in rows:
@@ -102,16 +104,16 @@ def evaluate_and_print(options: EvaluateConfig) -> None:
 def _verify(folder: Path, data: str | None, model: str | None) -> None:
     from medcodi.evaluation.verification import verify_bundle
 
-    found = verify_bundle(folder, data=data, model=model)
-    for one in found.differences:
-        out.print(f"- {one}", markup=False)
-    for note in found.notes:
+    check = verify_bundle(folder, data=data, model=model)
+    for difference in check.differences:
+        out.print(f"- {difference}", markup=False)
+    for note in check.notes:
         err.print(f"[yellow]Note:[/yellow] {escape(note)}")
-    checked = f"{found.num_files} files, {found.num_contents} contents, {found.num_figures} figures"
-    if not found.holds:
-        out.print(f"{folder} does not hold: {len(found.differences)} differences ({checked} looked at).")
+    checked = f"{check.num_files} files, {check.num_contents} contents, {check.num_figures} figures"
+    if not check.holds:
+        out.print(f"{folder} does not reproduce: {len(check.differences)} differences ({checked} checked).")
         raise typer.Exit(1)
-    out.print(f"{folder} holds: {checked} are as it says.")
+    out.print(f"{folder} reproduces: {checked} checked, no difference.")
 
 
 def evaluation_values(
@@ -124,28 +126,29 @@ def evaluation_values(
     preset: str | None = None,
     exclude: bool = False,
 ) -> dict[str, Any]:
-    """Plain values: those of the file, and what the options replace.
+    """Values of an evaluation config: those of the file, overridden by the options.
 
     Args:
         config: YAML file; None: held-out phantoms of the model's own image size.
-        model: Model folder or hub repository; None: as the file says, else the shipped demo.
-        data: Prepared dataset in the place of the file's (split, number of studies and image size stay as the file says; without it: the
-            test split, at the size it was prepared at); None: as the file says, else phantoms.
-        out_dir: Folder of the results; None: as the file says.
-        systems: Name -> folder or CSV of what other systems generated, beside those of the file.
-        preset: Of generation; None: as the file says.
-        exclude: Whether what cannot be read is listed and left out.
+        model: Model folder or hub repository; None: that of the file, else the shipped demo.
+        data: Prepared dataset that replaces the file's; its split, number of studies and image size stay those of the
+            file, else the test split at the prepared size. None: that of the file, else phantoms.
+        out_dir: Folder of the results; None: that of the file.
+        systems: Name -> folder or CSV of another system's output, added to those of the file.
+        preset: Of generation; None: that of the file.
+        exclude: Whether unreadable files are excluded and listed.
 
     Raises:
-        ConfigError: If there is no such file, or it cannot be read.
-        CheckpointError: If the model is needed for its image size, and cannot be found.
-        DataError: If the prepared dataset is needed for its image size, and cannot be found.
+        ConfigError: If the file does not exist or is invalid.
+        CheckpointError: If the model is needed for its image size, and does not exist.
+        DataError: If the prepared dataset is needed for its image size, and does not exist.
     """
     from medcodi.config import read_yaml
     from medcodi.data.dataset import read_info
     from medcodi.model.files import read_index
     from medcodi.model.shipped import demo_checkpoint
 
+    # Options that replace a key of the file.
     values = read_yaml(config) if config else {}
     if model is not None:
         values["model"] = model
@@ -157,10 +160,12 @@ def evaluation_values(
         values["preset"] = preset
     if exclude:
         values["exclude_unreadable"] = True
+
+    # The data: the option's dataset, else the file's, else held-out phantoms at the model's image size.
     if data is not None:
-        told = {name: value for name, value in (values.get("data") or {}).items() if name not in ("path", "source")}
-        values["data"] = {"split": "test", **told, "path": data}
-        if "image_size" not in told:
+        section = {name: value for name, value in (values.get("data") or {}).items() if name not in ("path", "source")}
+        values["data"] = {"split": "test", **section, "path": data}
+        if "image_size" not in section:
             values["data"]["image_size"] = int(read_info(data)["image_size"])
     elif "data" not in values:
         _, index = read_index(values.get("model") or demo_checkpoint())
@@ -172,34 +177,37 @@ def evaluation_values(
 def named_systems(
     generated: Path | None, system: str | None, systems: Sequence[str], settings: Sequence[str]
 ) -> tuple[dict[str, str], list[str]]:
-    """Systems by name, and the settings without them.
+    """Separate systems from settings: name -> path, and the remaining settings.
 
-    Behind ``--systems A=here``, a further ``B=there`` is a system too, unless B is a setting.
+    After ``--systems A=here``, a further ``B=there`` is a system too, unless B is a setting.
 
     Args:
-        generated: Of ``--generated``.
-        system: Its name; None: that of the folder or file.
-        systems: Of ``--systems``: NAME=PATH.
-        settings: KEY=VALUE of the command line.
+        generated: ``--generated``.
+        system: ``--system``, its name; None: that of the folder or file.
+        systems: ``--systems``, NAME=PATH each.
+        settings: KEY=VALUE each.
 
     Raises:
-        ConfigError: If a system has no name or path, or one name stands for two.
+        ConfigError: If a system has no name or path, or two have the same name.
     """
     from medcodi.evaluation.options import EvaluateConfig
 
+    # A KEY=VALUE whose key is no field of the config names a further system.
     known = {field.name for field in fields(EvaluateConfig)}  # type: ignore[arg-type]
-    kept = [one for one in settings if not systems or one.partition("=")[0].split(".")[0] in known]
-    told = [*systems, *(one for one in settings if one not in kept)]
+    remaining = [text for text in settings if not systems or text.partition("=")[0].split(".")[0] in known]
+    texts = [*systems, *(text for text in settings if text not in remaining)]
     if generated is not None:
-        told.insert(0, f"{system or generated.stem}={generated}")
+        texts.insert(0, f"{system or generated.stem}={generated}")
     elif system is not None:
-        raise ConfigError(f"--system {system} names nothing", fix="say where its output lies: --generated DIR")
-    found: dict[str, str] = {}
-    for one in told:
-        name, equals, path = one.partition("=")
+        raise ConfigError(f"--system {system} names nothing", fix="name its output: --generated DIR")
+
+    # Every system has a unique name and a path.
+    named: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
         if not equals or not name or not path:
-            raise ConfigError(f"{one!r} names no system", expected="NAME=PATH", fix="--systems RoentGen=theirs/")
-        if name in found:
-            raise ConfigError(f"two systems are named {name!r}", fix="give each its own name")
-        found[name] = path
-    return found, kept
+            raise ConfigError(f"{text!r} names no system", expected="NAME=PATH", fix="--systems RoentGen=theirs/")
+        if name in named:
+            raise ConfigError(f"two systems are named {name!r}", fix="give each another name")
+        named[name] = path
+    return named, remaining

@@ -75,12 +75,14 @@ def parameter_table(count: ParameterCount) -> Table:
         table.add_column(column, justify="right", no_wrap=True)
     if count.is_comparable:
         table.add_column("published file", justify="right", no_wrap=True)
+    # A component that several stages train takes several rows and is named in the first.
     shown = ""
     for row in count.rows:
         cells = ["" if row.component == shown else row.component, ", ".join(row.trained_in) or "none"]
         cells += [f"{row.parameters:,}", f"{100 * row.share:.1f} %", *memory(row.parameters)]
         table.add_row(*cells, *([f"{row.published:,}"] if row.published is not None else []))
         shown = row.component
+    # The sum of all rows.
     table.add_section()
     cells = ["all", "", f"{count.total:,}", "100 %", *memory(count.total)]
     table.add_row(*cells, *([f"{sum(p.stored for p in PUBLISHED.values()):,}"] if count.is_comparable else []))
@@ -94,6 +96,7 @@ def reckoning_table(count: ParameterCount) -> Table:
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column()
+    # From the abstract's rounded total to the exact one of the file, then line by line.
     lines = reckoning(count.parts)
     above = PAPER_TOTAL - lines[0].parameters
     table.add_row(f"{PAPER_TOTAL / 1e9:.2f} B", f"in the paper; its file holds {above / 1e9:.2f} B fewer")

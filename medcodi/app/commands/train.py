@@ -49,6 +49,7 @@ def train(
     from medcodi.config import from_dict, load, to_yaml
     from medcodi.training.config import TrainConfig
 
+    # --print-config and --estimate stop before anything is trained.
     run = load(TrainConfig, config, settings or [])
     if print_config:
         print(to_yaml(run), end="")
@@ -109,6 +110,7 @@ def _memory_table(run: TrainConfig, plan: Estimate) -> Table:
     )  # fmt: skip
     for column in table.columns[1:]:
         column.justify = "right"
+    # One row per ZeRO stage. A stage that does not fit shows the peak of a single study.
     for row in plan.plans:
         parts = (row.weights, row.gradients, row.optimizer, row.average, row.buffers + row.fixed_activations)
         fits = row.micro_size > 0

@@ -26,15 +26,15 @@ def test_every_check_comes_back_and_every_miss_has_its_fix() -> None:
 
 
 def test_a_table_without_misses_says_ready() -> None:
-    text = printed([Check(name="Python", state="ok", seen="3.11")])
+    text = printed([Check("Python", "ok", "3.11")])
     assert "3.11" in text and "Ready." in text
 
 
 def test_misses_are_named_with_their_fixes() -> None:
     text = printed(
         [
-            Check(name="Python", state="missing", seen="3.8", fix="install Python 3.11"),
-            Check(name="DICOM", state="optional", seen="absent", fix=r"pip install 'medcodi\[dicom]'"),
+            Check("Python", "missing", "3.8", fix="install Python 3.11"),
+            Check("DICOM", "optional", "absent", fix=r"pip install 'medcodi\[dicom]'"),
         ]
     )
     assert "Not ready: Python." in text
