@@ -1,4 +1,4 @@
-"""``medcodi synthesize``: a manifest of requests, carried out into a folder of studies."""
+"""``medcodi synthesize``: generate a folder of studies from a manifest of requests."""
 
 from __future__ import annotations
 
@@ -9,72 +9,78 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from medcodi.app.progress import counting_bar
-from medcodi.app.requests import read_device, read_execution, read_targets
-from medcodi.app.root import Device, Execution, Model, app, err, out
+from medcodi.app.arguments import (
+    Device,
+    Execution,
+    Guidance,
+    ImageFormat,
+    Model,
+    Preset,
+    Sampler,
+    Steps,
+    read_device,
+    read_execution,
+    read_targets,
+)
+from medcodi.app.terminal import app, count_progress, counting_bar, err, out
 from medcodi.errors import PromptError
 
 if TYPE_CHECKING:
     from medcodi.generation.bulk import Outcome
 
-INCOMPLETE = 3  # exit code where rows could not be carried out, and all others were
+INCOMPLETE = 3  # exit code if some rows failed and all others succeeded
 
 
 @app.command()
 def synthesize(
-    manifest: Annotated[Path, typer.Option(help="Requests, one a row: .csv or .jsonl.", show_default=False)],
+    manifest: Annotated[Path, typer.Option(help="Requests, one per row: .csv or .jsonl.", show_default=False)],
     out_dir: Annotated[
-        Path,
-        typer.Option("--out", help="A new folder, or the one of the same command to go on with.", show_default=False),
+        Path, typer.Option("--out", help="A new folder, or that of an interrupted run to resume.", show_default=False)
     ],
     model: Model = None,
     batch_size: Annotated[int, typer.Option(help="Samples denoised together.")] = 8,
-    image_format: Annotated[str, typer.Option("--format", help="Of images: png (8 bits), png16 or dicom.")] = "png",
+    image_format: ImageFormat = "png",
     target: Annotated[
         list[str] | None,
         typer.Option(
             metavar="MODALITY",
-            help="What rows without targets get; repeat for several.",
-            show_default="all that is no prompt",
+            help="Targets of rows that name none; repeat for several.",
+            show_default="all but the prompts",
         ),
     ] = None,
-    num_samples: Annotated[int, typer.Option(help="Samples of rows that do not say.")] = 1,
-    seed: Annotated[int, typer.Option(help="Rows without a seed get one made of this and their id.")] = 0,
-    preset: Annotated[
-        str | None, typer.Option(help="Sampler and steps under one name: fast, faster, reference.")
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.", show_default="the model's")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampler steps.", show_default="the model's")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc ...", show_default="the model's")] = None,
+    num_samples: Annotated[int, typer.Option(help="Samples of rows that name no number.")] = 1,
+    seed: Annotated[int, typer.Option(help="Rows without a seed get one derived from this and their id.")] = 0,
+    preset: Preset = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
     keep: Annotated[
         list[str] | None,
-        typer.Option(metavar="COLUMN", help="A further column of the manifest to carry into results.csv. Repeatable."),
+        typer.Option(metavar="COLUMN", help="Copy a further column of the manifest into results.csv; repeatable."),
     ] = None,
-    shard_size: Annotated[int, typer.Option(help="Studies in one folder.")] = 1000,
+    shard_size: Annotated[int, typer.Option(help="Studies per folder.")] = 1000,
     rank: Annotated[
-        int | None, typer.Option(help="Which part of the work is this process's.", show_default="RANK, else 0")
+        int | None, typer.Option(help="Number of this process, from 0.", show_default="RANK, else 0")
     ] = None,
     world: Annotated[
-        int | None, typer.Option(help="How many processes share the work.", show_default="WORLD_SIZE, else 1")
+        int | None, typer.Option(help="Number of processes that share the work.", show_default="WORLD_SIZE, else 1")
     ] = None,
-    threads: Annotated[int, typer.Option(help="CPU threads of each rank, where the CPU computes.")] = 1,
+    threads: Annotated[int, typer.Option(help="CPU threads of each rank, if it computes on the CPU.")] = 1,
     device: Device = None,
     execution: Execution = None,
     collect: Annotated[
-        bool, typer.Option("--collect", help="Write results.csv from what is there; make nothing.")
+        bool, typer.Option("--collect", help="Write results.csv from the finished studies; generate nothing.")
     ] = False,
 ) -> None:
-    """Carry out a long list of requests, from a manifest into a folder. Stop it whenever you like; the same command goes on.
+    """Generate studies for a manifest of requests, into one folder. An interrupted run resumes with the same command.
 
     Columns of the manifest, all optional: [bold]id[/bold], one column for each prompt ([bold]frontal[/bold] and
     [bold]lateral[/bold]: paths; [bold]report[/bold]: text, or [bold]report_file[/bold]: a path), [bold]targets[/bold]
     (frontal+lateral), [bold]seed[/bold], [bold]num_samples[/bold], [bold]weights[/bold] (frontal=0.5 report=1). Paths are
     relative to the manifest.
 
-    Each study lies in a folder of its own; results.csv has a row for each. Rows that cannot be carried out are told, listed in
-    failed.csv, and left out: the exit code is then 3. Files have the same bytes however many ranks share the work.
+    Each study has its own folder and a row in results.csv. Rows that fail are printed, listed in failed.csv and skipped; the
+    exit code is then 3. The files are the same, byte by byte, for any number of ranks.
 
     [bold]Examples[/bold]
 
@@ -86,7 +92,8 @@ def synthesize(
 
         medcodi synthesize --manifest prompts.jsonl --out synthetic/ --rank $SLURM_PROCID --world $SLURM_NTASKS
     """
-    rank, world = _place(rank, world, os.environ)
+    # Check the options before torch is loaded, which takes seconds.
+    rank, world = _rank_and_world(rank, world, os.environ)
     targets = read_targets(target or [])
     from medcodi.generation.bulk import SynthesisConfig
     from medcodi.generation.bulk import synthesize as run
@@ -103,18 +110,10 @@ def synthesize(
         threads=threads,
         execution=read_execution(execution or []),
     )
+    # Generate; each rank takes its shards, only the first one shows a bar.
     chosen = read_device(device) or _device_of_rank(os.environ)
     with counting_bar(err) as bar:
         bar.disable = rank > 0  # one bar is enough
-        task = bar.add_task("loading", total=None)
-        started: list[int] = []
-
-        def on_progress(done: int, total: int) -> None:
-            if not started:  # what was there already says nothing about the rate
-                started.append(done)
-                bar.reset(task, description="synthesizing", completed=done, total=total)
-            bar.update(task, completed=done, total=total)
-
         outcome = run(
             manifest,
             out_dir,
@@ -124,29 +123,30 @@ def synthesize(
             world=world,
             device=chosen,
             collect_only=collect,
-            on_progress=on_progress,
+            on_progress=count_progress(bar, "synthesizing"),
             on_failure=lambda bad: err.print(f"row {bad.number} {bad.id}: {bad.message}", markup=False),
         )
     _print_outcome(outcome, out_dir, rank, world)
     raise typer.Exit(_exit_code(outcome, os.environ))
 
 
-def _place(rank: int | None, world: int | None, environment: Mapping[str, str]) -> tuple[int, int]:
-    """Rank and number of ranks: as told, else as torchrun and deepspeed tell, else alone."""
-    found = []
-    for told, name, alone in ((rank, "RANK", 0), (world, "WORLD_SIZE", 1)):
+def _rank_and_world(rank: int | None, world: int | None, environment: Mapping[str, str]) -> tuple[int, int]:
+    """Rank and world size: of the options, else of torchrun's or deepspeed's environment, else (0, 1)."""
+    values = []
+    for option, name, default in ((rank, "RANK", 0), (world, "WORLD_SIZE", 1)):
         try:
-            found.append(told if told is not None else int(environment.get(name, alone)))
+            values.append(option if option is not None else int(environment.get(name, default)))
         except ValueError:
             raise PromptError(f"{name} is {environment[name]!r}", expected="a whole number") from None
+    # One of the two alone would leave shards to nobody, or generate them twice.
     given = {"--rank" if rank is not None else None, "--world" if world is not None else None} - {None}
     if len(given) == 1:
         raise PromptError(
             f"{given.pop()} is given alone",
             expected="both --rank and --world, or neither",
-            fix="give the other one too",
+            fix="give the other one as well",
         )
-    return found[0], found[1]
+    return values[0], values[1]
 
 
 def _device_of_rank(environment: Mapping[str, str]) -> str | None:
@@ -160,10 +160,12 @@ def _device_of_rank(environment: Mapping[str, str]) -> str | None:
 
 def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> None:
     whose = f"rank {rank} of {world}: " if world > 1 else ""
-    err.print(f"{whose}{outcome.made} studies made, {outcome.found} found, {len(outcome.failed)} rows failed")
+    err.print(
+        f"{whose}{outcome.made} studies generated, {outcome.found} were finished before, {len(outcome.failed)} rows failed"
+    )
     if outcome.num_pending:
         err.print(
-            f"{outcome.num_pending} studies are still to be made, by other ranks or by the same command once more"
+            f"{outcome.num_pending} studies are still missing: other ranks generate them, or the same command run again"
         )
     for name in ("results.csv", "failed.csv"):
         if (folder / name).is_file():
@@ -171,7 +173,7 @@ def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> Non
 
 
 def _exit_code(outcome: Outcome, environment: Mapping[str, str]) -> int:
-    """3 where rows failed. A launcher ends the other ranks when one fails: there the last one alone tells."""
+    """3 if rows failed. A launcher stops all ranks when one exits with an error, so there only the last rank reports it."""
     launched = "TORCHELASTIC_RUN_ID" in environment or {"CROSS_RANK", "LOCAL_SIZE"} <= set(environment)
     if outcome.num_pending and launched:
         return 0

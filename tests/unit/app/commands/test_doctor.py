@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
-from medcodi.app.doctor import CHECKS, Check, check_checkpoint, examine, print_checks
+from medcodi.app.commands.doctor import CHECKS, Check, check_checkpoint, examine, print_checks
 from medcodi.model import MedCoDi, shipped
 
 
@@ -16,7 +16,7 @@ def printed(checks: list[Check]) -> str:
     return buffer.getvalue()
 
 
-def test_every_check_comes_back_and_every_miss_has_its_mend() -> None:
+def test_every_check_comes_back_and_every_miss_has_its_fix() -> None:
     checks = examine()
     assert [check.name for check in checks][:2] == ["Python", "PyTorch"]
     assert len(checks) == len(CHECKS)
@@ -26,15 +26,15 @@ def test_every_check_comes_back_and_every_miss_has_its_mend() -> None:
 
 
 def test_a_table_without_misses_says_ready() -> None:
-    text = printed([Check(name="Python", state="ok", seen="3.11")])
+    text = printed([Check("Python", "ok", "3.11")])
     assert "3.11" in text and "Ready." in text
 
 
-def test_misses_are_named_with_their_mends() -> None:
+def test_misses_are_named_with_their_fixes() -> None:
     text = printed(
         [
-            Check(name="Python", state="missing", seen="3.8", fix="install Python 3.11"),
-            Check(name="DICOM", state="optional", seen="absent", fix=r"pip install 'medcodi\[dicom]'"),
+            Check("Python", "missing", "3.8", fix="install Python 3.11"),
+            Check("DICOM", "optional", "absent", fix=r"pip install 'medcodi\[dicom]'"),
         ]
     )
     assert "Not ready: Python." in text

@@ -1,4 +1,4 @@
-"""``medcodi import-xgem``: weights that others published, brought into our layout."""
+"""``medcodi import-xgem``: convert the published weights to our layout."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.table import Table
 
-from medcodi.app.progress import counting_bar
-from medcodi.app.root import app, err, out
+from medcodi.app.terminal import app, counting_bar, err, out
 from medcodi.errors import CheckpointError, one_of
 
 if TYPE_CHECKING:
@@ -34,36 +33,37 @@ def import_xgem(
         ),
     ] = None,
     also: Annotated[
-        list[Path] | None,
-        typer.Option(help="A file of a single part, whose tensors replace those of FILE. Repeatable."),
+        list[Path] | None, typer.Option(help="A single-part file, whose tensors replace those of FILE; repeatable.")
     ] = None,
     dtype: Annotated[
         str, typer.Option(help="Precision of the stored weights: float32, bfloat16, float16.")
     ] = "float32",
     report: Annotated[
         Path | None,
-        typer.Option(help="A copy of OUT/import_report.json: every key and what became of it.", show_default="none"),
+        typer.Option(help="A copy of OUT/import_report.json: what became of every key.", show_default="none"),
     ] = None,
     allow_half: Annotated[bool, typer.Option("--allow-half", help="Take weights in half precision.")] = False,
     unet_image: Annotated[
         str | None,
-        typer.Option(help="The view that older files of single parts call unet_image.", show_default="refuse them"),
+        typer.Option(help="The view that older single-part files call unet_image.", show_default="refuse them"),
     ] = None,
     name: Annotated[str, typer.Option(help="Name of the model.")] = "medcodi-m-published",
-    image_size: Annotated[int, typer.Option(help="Pixels on a side of the images to generate.")] = 256,
-    norm_groups: Annotated[int, typer.Option(help="Groups of the UNets' norms; weights do not tell.")] = 32,
+    image_size: Annotated[int, typer.Option(help="Side of the generated images, in pixels.")] = 256,
+    norm_groups: Annotated[
+        int, typer.Option(help="Groups of the UNets' norms, which the weights do not determine.")
+    ] = 32,
     vae_norm_groups: Annotated[int, typer.Option(help="Groups of the image autoencoder's norms.")] = 32,
     num_heads: Annotated[int, typer.Option(help="Attention heads of the UNets.")] = 8,
     text_heads: Heads = None,
     image_heads: Heads = None,
     report_heads: Heads = None,
     decoder_heads: Heads = None,
-    max_report_tokens: Annotated[int, typer.Option(help="Longest report to write.")] = 256,
+    max_report_tokens: Annotated[int, typer.Option(help="Maximum length of a generated report.")] = 256,
 ) -> None:
     """Import the published MedCoDi-M (XGeM) checkpoint, or one of another size in its layout.
 
     Nothing in FILE is executed, video layers are left out, and every key is accounted for. The model keeps the two
-    quirks that the weights were trained with. An import that was stopped goes on where it was.
+    quirks that the weights were trained with. An interrupted import resumes.
 
     [bold]Examples[/bold]
 
@@ -77,13 +77,14 @@ def import_xgem(
     from medcodi.interop.xgem import import_xgem as run
     from medcodi.interop.xgem_layout import LayoutConfig
 
+    # Import, one component at a time.
     one_of("dtype", dtype, DTYPES, CheckpointError)
     with counting_bar(err) as bar:
         task = bar.add_task("reading", total=None)
 
         def on_component(component: str, done: int, total: int, was_there: bool) -> None:
             bar.update(task, description="importing", completed=done, total=total)
-            bar.console.print(f"{component}{', as it was' if was_there else ''}", highlight=False)
+            bar.console.print(f"{component}{', already imported' if was_there else ''}", highlight=False)
 
         imported = run(
             file,
@@ -107,6 +108,7 @@ def import_xgem(
             ),
             on_component=on_component,
         )
+    # A copy of the report, and a summary of it.
     if report is not None:
         _copy_report(imported, report)
     _print_import(imported, has_tokenizers=tokenizers is not None)
@@ -124,9 +126,11 @@ def _copy_report(imported: Imported, path: Path) -> None:
 
 
 def _print_import(imported: Imported, *, has_tokenizers: bool) -> None:
-    table = Table("keys", "number", "numbers in them", "why", title=str(imported.folder), title_justify="left")
+    table = Table("keys", "number", "parameters", "why", title=str(imported.folder), title_justify="left")
     for column in table.columns[1:3]:
         column.justify = "right"
+
+    # Status of a key -> every reason given for it.
     reasons: dict[str, set[str]] = {}
     for entry in imported.report["keys"].values():
         reasons.setdefault(entry["status"], set()).add(entry.get("why", ""))

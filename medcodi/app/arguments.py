@@ -1,10 +1,12 @@
-"""What a person types, as what the library takes: ``frontal=chest.dcm``, ``report=@report.txt``, ``report=0.5``."""
+"""Options that several commands share, and parsers of their values: ``frontal=chest.dcm``, ``report=@report.txt``."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import typer
 
 from medcodi.errors import DataError, PromptError, first_line
 from medcodi.modality import in_table_order, modality
@@ -13,24 +15,46 @@ if TYPE_CHECKING:
     from medcodi.model.execution import ExecutionConfig
 
 
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings that override those of the file, dotted: optimizer.lr=1e-4."
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="Model folder, or a hub repository.", show_default="the shipped demo")]
+Execution = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="How it runs; repeatable: precision=bfloat16, channels_last=true, compile=true, attention=xformers, offload=cpu,"
+        " offload=disk with offload_folder=DIR, max_memory_gib=20.",
+        show_default="float32, as the model was loaded",
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="Sampler and steps under one name: fast, faster, reference. Explicit options override it."),
+]
+Guidance = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.", show_default="the model's")
+]
+Steps = Annotated[int | None, typer.Option(help="Sampler steps.", show_default="the model's")]
+Sampler = Annotated[str | None, typer.Option(help="ddim, dpm++, unipc ...", show_default="the model's")]
+ImageFormat = Annotated[str, typer.Option("--format", help="Of images: png (8 bits), png16 or dicom.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU where there is one")]
+
+
 def read_prompts(texts: Sequence[str]) -> dict[str, str]:
-    """Prompts of the command line.
-
-    Args:
-        texts: ``modality=value`` each. The value of an image modality is a path; of a text modality the text itself,
-            or ``@path`` of a UTF-8 file that holds it.
-
-    Returns:
-        Modality name -> path of an image, or text.
+    """Parse ``--prompt modality=value``: modality -> path of an image, or text (of the file where the value is ``@path``).
 
     Raises:
-        PromptError: If one cannot be read, names an unknown modality, or names one twice.
+        PromptError: If one is invalid, names an unknown modality, or names one twice.
     """
     return {name: _prompt_value(name, value) for name, value in _pairs(texts, option="--prompt").items()}
 
 
 def read_weights(texts: Sequence[str]) -> dict[str, float] | None:
-    """Prompt weights of the command line, ``modality=number`` each; None where none is given.
+    """Parse ``--weight``, ``modality=number`` each; None without any.
 
     Raises:
         PromptError: If one is not a number, names an unknown modality, or names one twice.
@@ -47,7 +71,7 @@ def read_weights(texts: Sequence[str]) -> dict[str, float] | None:
 
 
 def read_targets(texts: Sequence[str]) -> tuple[str, ...] | None:
-    """Targets of the command line, several options or joined by commas, in table order; None where none is given.
+    """Parse ``--target``, repeated or joined by commas, into the order of the table of modalities; None without any.
 
     Raises:
         PromptError: If one is unknown.
@@ -56,10 +80,10 @@ def read_targets(texts: Sequence[str]) -> tuple[str, ...] | None:
 
 
 def read_device(text: str | None) -> str | None:
-    """A device that this machine has.
+    """Check that this machine has the device.
 
     Raises:
-        PromptError: If it has no such device.
+        PromptError: If it has not.
     """
     if text is None:
         return None
@@ -77,10 +101,10 @@ def read_device(text: str | None) -> str | None:
 
 
 def read_execution(texts: Sequence[str]) -> ExecutionConfig:
-    """How a model is to run, ``key=value`` each.
+    """Parse ``--execution``, ``key=value`` each.
 
     Raises:
-        ConfigError: If a key is unknown or a value cannot be.
+        ConfigError: If a key is unknown or a value is invalid.
     """
     from medcodi.config import apply_overrides, from_dict
     from medcodi.model.execution import ExecutionConfig
@@ -89,30 +113,31 @@ def read_execution(texts: Sequence[str]) -> ExecutionConfig:
 
 
 def refuse_full_folder(folder: Path) -> None:
-    """Say so before any work is done if results could not be put into ``folder``.
+    """Refuse an output folder before any work is done.
 
     Raises:
-        DataError: If it is a file, or holds something.
+        DataError: If it is a file, or not empty.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another one with --out")
 
 
 def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
+    """Split ``modality=value`` texts; each modality is known and stands at most once."""
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
         name = name.strip()
         if not equals:
             raise PromptError(
-                f"{option} {text!r} cannot be read",
+                f"{option} {text!r} is invalid",
                 expected="modality=value, such as frontal=chest.dcm",
                 fix="name the modality before the value",
             )
         modality(name)
         if name in pairs:
             raise PromptError(
-                f"{option} names {name} twice", expected="each modality at most once", fix="leave one of them out"
+                f"{option} names {name} twice", expected="each modality at most once", fix="drop one of them"
             )
         pairs[name] = value
     return pairs

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medcodi.app.requests import read_prompts, read_targets, read_weights, refuse_full_folder
+from medcodi.app.arguments import read_prompts, read_targets, read_weights, refuse_full_folder
 from medcodi.errors import DataError, PromptError
 
 

@@ -8,8 +8,15 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.panel import Panel
 
-from medcodi.app.progress import progress_bar
-from medcodi.app.requests import (
+from medcodi.app.arguments import (
+    Device,
+    Execution,
+    Guidance,
+    ImageFormat,
+    Model,
+    Preset,
+    Sampler,
+    Steps,
     read_device,
     read_execution,
     read_prompts,
@@ -17,7 +24,7 @@ from medcodi.app.requests import (
     read_weights,
     refuse_full_folder,
 )
-from medcodi.app.root import Device, Execution, Model, app, err, out
+from medcodi.app.terminal import app, err, out, progress_bar
 
 if TYPE_CHECKING:
     from medcodi.generation.pipeline import Generation
@@ -29,37 +36,32 @@ def generate(
         list[str] | None,
         typer.Option(
             metavar="MODALITY=VALUE",
-            help="A prompt: frontal=chest.dcm, report='...' or report=@file.txt. Repeatable. None: unconditional.",
+            help="A prompt: frontal=chest.dcm, report='...' or report=@file.txt; repeatable. None: unconditional.",
         ),
     ] = None,
     target: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MODALITY", help="What to generate; repeat for several.", show_default="all that is no prompt"
+            metavar="MODALITY", help="What to generate; repeat for several.", show_default="all but the prompts"
         ),
     ] = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder for images, texts and provenance.json.")] = Path(
         "generated"
     ),
     model: Model = None,
-    num_samples: Annotated[int, typer.Option(help="Samples for this prompt, each with a seed of its own.")] = 1,
+    num_samples: Annotated[int, typer.Option(help="Number of samples, each with its own seed.")] = 1,
     weight: Annotated[
         list[str] | None,
         typer.Option(
-            metavar="MODALITY=NUMBER", help="Weight of a prompt in the mix, 1 unless told; 0 is as good as absent."
+            metavar="MODALITY=NUMBER", help="Weight of a prompt among the prompts, 1 by default; 0 equals absence."
         ),
     ] = None,
-    preset: Annotated[
-        str | None,
-        typer.Option(help="Sampler and steps under one name: fast, faster, reference. What is said beside it wins."),
-    ] = None,
-    guidance: Annotated[
-        float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.", show_default="the model's")
-    ] = None,
-    steps: Annotated[int | None, typer.Option(help="Sampler steps.", show_default="the model's")] = None,
-    sampler: Annotated[str | None, typer.Option(help="ddim, dpm++, unipc ...", show_default="the model's")] = None,
+    preset: Preset = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
     seed: Annotated[int, typer.Option(help="Seed of the first sample; the same seed gives the same sample.")] = 0,
-    image_format: Annotated[str, typer.Option("--format", help="Of images: png (8 bits), png16 or dicom.")] = "png",
+    image_format: ImageFormat = "png",
     device: Device = None,
     execution: Execution = None,
 ) -> None:
@@ -79,6 +81,7 @@ def generate(
 
         medcodi generate --target frontal --steps 30 --sampler dpm++ --seed 7 --out here/
     """
+    # Check the options before torch is loaded, which takes seconds.
     prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
     refuse_full_folder(out_dir)
     with progress_bar(err) as bar:
@@ -107,6 +110,7 @@ def generate(
 
 
 def _print_generation(generation: Generation, folder: Path) -> None:
+    # Reports are shown, images are only named.
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
             if isinstance(value, str):

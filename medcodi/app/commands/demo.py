@@ -1,4 +1,4 @@
-"""``medcodi demo`` and ``medcodi doctor``: what works out of the box, and what this machine can do."""
+"""``medcodi demo``: every direction once, on one page."""
 
 from __future__ import annotations
 
@@ -7,16 +7,16 @@ from typing import Annotated
 
 import typer
 
-from medcodi.app.requests import read_device
-from medcodi.app.root import Device, Model, app, err, out
+from medcodi.app.arguments import Device, Model, Steps, read_device
+from medcodi.app.terminal import app, err, out
 
 
 @app.command()
 def demo(
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of the page.")] = Path("demo"),
     model: Model = None,
-    seed: Annotated[int, typer.Option(help="Which held-out patients, and which noise.")] = 0,
-    steps: Annotated[int | None, typer.Option(help="Sampler steps.", show_default="the model's")] = None,
+    seed: Annotated[int, typer.Option(help="Chooses the held-out patients and the noise.")] = 0,
+    steps: Steps = None,
     device: Device = None,
 ) -> None:
     """Generate in all 12 directions, and write one page that shows prompts, generated and truth side by side.
@@ -36,18 +36,3 @@ def demo(
         console=err,
     )
     out.print(f"The page: {page}")
-
-
-@app.command()
-def doctor() -> None:
-    """Say what this machine can do, and how to fix what it cannot. Exit code 1 if something needed is missing.
-
-    [bold]Example[/bold]
-
-        medcodi doctor
-    """
-    from medcodi.app.doctor import examine, print_checks
-
-    checks = examine(progress=err)
-    print_checks(checks, out)
-    raise typer.Exit(int(any(check.state == "missing" for check in checks)))

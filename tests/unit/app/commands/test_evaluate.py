@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from medcodi.app.evaluation import NUM_STUDIES, evaluation_values, named_systems
+from medcodi.app.commands.evaluate import NUM_STUDIES, evaluation_values, named_systems
 from medcodi.config import from_dict
 from medcodi.errors import CheckpointError, ConfigError, DataError
 from medcodi.evaluation.opening import classifier_folder
@@ -78,7 +78,7 @@ def test_systems_that_cannot_be_told(system: str | None, systems: list[str], mes
         named_systems(None, system, systems, [])
 
 
-def test_the_recipes_are_right(recipes: Path = Path(__file__).resolve().parents[3] / "configs/eval") -> None:
+def test_the_recipes_are_right(recipes: Path = Path(__file__).resolve().parents[4] / "configs/eval") -> None:
     for name in ("demo.yaml", "mimic-cxr.yaml"):
         values = evaluation_values(
             recipes / name, model=None, data=None, out_dir=None, systems={"A": "a"}, exclude=True

