@@ -161,7 +161,7 @@ class FindingClassifier(nn.Module):
         return torch.stack(rows)
 
     @torch.inference_mode()
-    def read(
+    def predict(
         self, images: Sequence[np.ndarray] | Tensor, modality: str, batch_size: int = 64
     ) -> tuple[np.ndarray, np.ndarray]:
         """Probabilities and features of images of one modality.

@@ -191,7 +191,8 @@ def probabilities_by_view(model: FindingClassifier, bank: ImageBank) -> dict[str
         rows = torch.nonzero(bank.views == view)[:, 0]
         images = bank.images[rows]
         parts = [
-            model.read(images[start : start + 256].float().div(255), modality)[0] for start in range(0, len(rows), 256)
+            model.predict(images[start : start + 256].float().div(255), modality)[0]
+            for start in range(0, len(rows), 256)
         ]
         if parts:
             result[modality] = bank.truth[rows].numpy(), np.concatenate(parts)
