@@ -49,8 +49,8 @@ def made_frontals(num: int, folder: Path | None, steps: int) -> list[np.ndarray]
     if folder is not None:
         return [read_image(path) for path in sorted(folder.glob("*.png"))[:num]]
     from medcodi.data.sources.phantom import phantom_report
-    from medcodi.generation.config import GenerationConfig
     from medcodi.generation.pipeline import generate_batch, load
+    from medcodi.model.generation_config import GenerationConfig
     from medcodi.model.shipped import demo_checkpoint
 
     model = load(str(demo_checkpoint()), "cpu")
