@@ -52,21 +52,13 @@ class _Ready:
 
 
 class BatchAnnotator(ABC):
-    """An annotator that annotates each distinct content once, batch by batch, and stores float32 rows by content.
+    """An annotator that annotates each distinct content once, batch by batch, and stores float32 rows by content."""
 
-    Attributes:
-        name: As in configurations and results.
-        dim: Length ``D`` of a row.
-        cache: Folder of all caches; None: nothing is stored.
-        batch_size: Contents that are annotated at once.
-        num_threads: Threads that read, hash and prepare contents ahead of the network; 0: none.
-        prefetch: Batches that may be ready ahead.
-    """
-
-    num_threads = 0
-    prefetch = 2
+    num_threads = 0  # that read, hash and prepare contents ahead of the network; 0: the caller's thread does
+    prefetch = 2  # batches that may be ready ahead
 
     def __init__(self, name: str, dim: int, request: LoadRequest | None = None, *, batch_size: int = 32) -> None:
+        """Name it; ``dim`` is the length of its rows, ``batch_size`` how many contents it annotates at once by default."""
         request = request or LoadRequest()
         self.name, self.dim, self.cache = name, dim, request.cache
         self.batch_size = batch_size if request.batch_size is None else request.batch_size
@@ -95,24 +87,19 @@ class BatchAnnotator(ABC):
         return value
 
     def annotate(self, contents: Iterable[Content], modality: str) -> np.ndarray:
-        """Rows of contents in their order: float32 ``[N, D]``; arguments and errors as of :meth:`blocks`."""
+        """Rows of contents in their order: float32 ``[N, D]``; see :meth:`blocks`."""
         blocks = list(self.blocks(contents, modality))
         return np.concatenate(blocks) if blocks else np.zeros((0, self.dim), np.float32)
 
     def blocks(self, contents: Iterable[Content], modality: str) -> Iterator[np.ndarray]:
         """Rows of a stream of contents in its order, batch by batch: float32 ``[B, D]`` each.
 
-        At most ``prefetch + 1`` batches are in memory.
-
-        Args:
-            contents: Images ``[H, W]`` (uint8, or float in [0, 1]), texts, or paths of image files; iterated once.
-            modality: Of all of them.
-
-        Raises:
-            DataError: If a content cannot be read or annotated.
+        At most ``prefetch + 1`` batches are in memory. Images are ``[H, W]``, uint8 or float in [0, 1]. A DataError says which
+        content cannot be read or annotated.
         """
         row_cache = self.row_cache(modality)
 
+        # Read, hash, look up, and prepare only what has to be annotated.
         def make_ready(content: Content) -> _Ready:
             value = read_content(content)
             key = content_key(value)
@@ -120,6 +107,7 @@ class BatchAnnotator(ABC):
             return _Ready(key, row, self.prepare(value) if row is None else None)
 
         ready = self._ahead(make_ready, contents) if self.num_threads else map(make_ready, contents)
+        # Annotate while the threads work ahead.
         while batch := list(islice(ready, self.batch_size)):
             yield self._rows(batch, modality, row_cache)
         if row_cache is not None:
@@ -143,27 +131,18 @@ class BatchAnnotator(ABC):
 
     def _rows(self, batch: Sequence[_Ready], modality: str, row_cache: RowCache | None) -> np.ndarray:
         """Rows of a batch ``[B, D]``: stored ones as they are, the others annotated, each distinct content once."""
-        # The first place of each content without a stored row, in the order of the batch.
-        places: dict[bytes, int] = {}
-        for place, ready in enumerate(batch):
+        # Annotate each content without a stored row once, in the order of the batch.
+        prepared: dict[bytes, Any] = {}
+        for ready in batch:
             if ready.row is None:
-                places.setdefault(ready.key, place)
-        new = (
-            dict(
-                zip(
-                    places,
-                    self.annotate_batch([batch[place].prepared for place in places.values()], modality),
-                    strict=True,
-                )
-            )
-            if places
-            else {}
-        )
-        if row_cache is not None and new:
-            row_cache.put(list(new), list(new.values()))
-        return np.stack([new[ready.key] if ready.row is None else ready.row for ready in batch]).astype(
-            np.float32, copy=False
-        )
+                prepared.setdefault(ready.key, ready.prepared)
+        new = self.annotate_batch(list(prepared.values()), modality) if prepared else ()
+        if row_cache is not None:
+            row_cache.put(list(prepared), new)
+        # Put stored and new rows back into the order of the batch.
+        row_of = dict(zip(prepared, new, strict=True))
+        rows = [row_of[ready.key] if ready.row is None else ready.row for ready in batch]
+        return np.stack(rows).astype(np.float32, copy=False)
 
     def row_cache(self, modality: str) -> RowCache | None:
         """The stored rows of a modality; None where nothing is stored."""
@@ -176,24 +155,16 @@ class BatchAnnotator(ABC):
 
 
 def read_content(content: Content) -> np.ndarray | str:
-    """An image as uint8 ``[H, W]``, read from its file where a path is given; a text as it is.
-
-    Raises:
-        DataError: If the file cannot be read (no image stands in for it), or :func:`eight_bit_pixels` refuses it.
-    """
+    """An image as uint8 ``[H, W]``, read from its file where a path is given; a text as it is. An unreadable file is a DataError."""
     if isinstance(content, str):
         return content
     return eight_bit_pixels(read_image(content) if isinstance(content, Path) else content)
 
 
 def eight_bit_pixels(image: np.ndarray) -> np.ndarray:
-    """An image as an 8-bit file stores it, uint8 ``[H, W]``: real and generated images are annotated alike.
+    """An image as an 8-bit file stores it, so that real and generated images are annotated alike.
 
-    Args:
-        image: ``[H, W]``, uint8, or float in [0, 1] (rounded to 256 levels).
-
-    Raises:
-        DataError: If it is neither.
+    ``[H, W]``, uint8 or float in [0, 1] -> uint8 of 256 levels; anything else is a DataError.
     """
     image = np.asarray(image)
     if image.ndim != 2 or not image.size:

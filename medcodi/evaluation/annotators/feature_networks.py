@@ -28,21 +28,13 @@ RAD_DINO = "microsoft/rad-dino"
 
 @dataclass(frozen=True, kw_only=True)
 class FeatureNetwork:
-    """A network ready to embed.
+    """A network ready to embed."""
 
-    Attributes:
-        dim: Length of a feature vector.
-        weights_sha256: Hash of its weights.
-        prepare: One image (uint8 ``[H, W]``) or text -> what the network takes; called in threads.
-        embed: A batch of prepared contents of one modality -> features ``[B, dim]``; called in one thread.
-        settings: What else the features depend on (a processor's own settings).
-    """
-
-    dim: int
+    dim: int  # length of a feature vector
     weights_sha256: str
-    prepare: Callable[[Any], Any]
-    embed: Callable[[list[Any], str], Tensor]
-    settings: dict[str, Any] = field(default_factory=dict)
+    prepare: Callable[[Any], Any]  # one image (uint8 [H, W]) or text -> what the network takes; called in threads
+    embed: Callable[[list[Any], str], Tensor]  # a batch of one modality -> features [B, dim]; called in one thread
+    settings: dict[str, Any] = field(default_factory=dict)  # what else the features depend on
 
 
 # ---- Inception-v3 --------------------------------------------------------------------------------------------------------
@@ -82,11 +74,12 @@ def _inception(name: str, source: WeightSource | None, request: LoadRequest, pre
         return network(colour.to(request.device))[0]
 
     def embed(images: list[np.ndarray], modality: str) -> Tensor:
-        # Images of one size form a batch; the order of the features is that of the images.
+        # Images of one size form a batch.
         by_size: dict[tuple[int, ...], list[int]] = {}
         for place, image in enumerate(images):
             by_size.setdefault(image.shape, []).append(place)
         features = torch.cat([embed_one_size([images[place] for place in places]) for places in by_size.values()])
+        # Back to the order of the images.
         order = [place for places in by_size.values() for place in places]
         return features[torch.tensor(order).argsort()]
 
@@ -111,6 +104,7 @@ def load_rad_dino(name: str, source: WeightSource | None, request: LoadRequest) 
     from transformers import AutoImageProcessor, AutoModel
 
     assert source is not None
+    # The whole repository has to be there: weights, configuration, processor.
     folder = _hub_folder(name, source, request)
     files = [folder / file for file in ("model.safetensors", "pytorch_model.bin") if (folder / file).is_file()]
     if not files:
@@ -125,6 +119,7 @@ def load_rad_dino(name: str, source: WeightSource | None, request: LoadRequest) 
             expected="config.json, preprocessor_config.json and model.safetensors",
             fix=f"copy the whole of {source.url}",
         ) from None
+    # The processor's settings decide what the network sees, so they identify the features too.
     processor_json = json.dumps(processor.to_dict(), sort_keys=True, default=str)
     settings = {
         "input_size": int(network.config.image_size),

@@ -27,32 +27,19 @@ from medcodi.modality import MODALITIES, Kind
 
 @dataclass(frozen=True, kw_only=True)
 class ExtractorRow:
-    """One feature extractor.
+    """One feature extractor; what a page prints of it is in words."""
 
-    Attributes:
-        name: As in configurations and results.
-        title: For pages and plots.
-        kinds: Kinds of modalities that it can embed.
-        input_size: Pixels a side that the network sees; None: as its weights say.
-        resize: How an image is resized, in words.
-        normalisation: The range of values that the network sees, in words.
-        features: Which layer, in words.
-        dim: Length of a feature vector; None: as its weights say.
-        version: Of the preprocessing; part of the identity of stored features.
-        weights: Where its weights come from; None: this repository, or the model that is evaluated.
-        load: Builds the network from the row's name, its weight source and a request.
-    """
-
-    name: str
-    title: str
-    kinds: tuple[Kind, ...] = ("image",)
-    input_size: int | None = None
-    resize: str
-    normalisation: str
-    features: str
-    dim: int | None = None
-    version: int = 1
-    weights: WeightSource | None = None
+    name: str  # as in configurations and results
+    title: str  # for pages and plots
+    kinds: tuple[Kind, ...] = ("image",)  # kinds of modalities that it can embed
+    input_size: int | None = None  # pixels a side that the network sees; None: as its weights say
+    resize: str  # how an image is resized
+    normalisation: str  # the range of values that the network sees
+    features: str  # which layer
+    dim: int | None = None  # length of a feature vector; None: as its weights say
+    version: int = 1  # of the preprocessing; part of the identity of stored features
+    weights: WeightSource | None = None  # None: this repository, or the model that is evaluated
+    # From the row's name, its weight source and a request.
     load: Callable[[str, WeightSource | None, LoadRequest], FeatureNetwork]
 
 
@@ -132,12 +119,7 @@ ENCODER = "prompt-encoder"  # the row whose features are places in the shared la
 
 
 class FeatureExtractor(BatchAnnotator):
-    """Images or texts -> feature vectors.
-
-    Attributes:
-        row: Its row of the table.
-        network: What it runs.
-    """
+    """Images or texts -> feature vectors, by the network of a row of the table."""
 
     def __init__(self, row: ExtractorRow, network: FeatureNetwork, request: LoadRequest | None = None) -> None:
         super().__init__(row.name, network.dim, request)
@@ -155,7 +137,7 @@ class FeatureExtractor(BatchAnnotator):
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     def describe(self) -> dict[str, Any]:
-        """Row, hash of the weights, length, preprocessing: what makes two figures comparable."""
+        """Row, hash of the weights, length, preprocessing."""
         row, digest = self.row, self.network.weights_sha256
         return {
             "name": row.name,
@@ -172,11 +154,7 @@ class FeatureExtractor(BatchAnnotator):
         }
 
     def prepare(self, value: np.ndarray | str) -> Any:
-        """One image (uint8 ``[H, W]``) or text, as the network takes it.
-
-        Raises:
-            DataError: If the extractor cannot embed this kind.
-        """
+        """One image (uint8 ``[H, W]``) or text, as the network takes it; a DataError for another kind."""
         kind: Kind = "text" if isinstance(value, str) else "image"
         if kind not in self.row.kinds:
             raise DataError(
@@ -186,16 +164,13 @@ class FeatureExtractor(BatchAnnotator):
 
     @torch.inference_mode()
     def annotate_batch(self, prepared: Sequence[Any], modality: str) -> np.ndarray:
-        """Features of prepared contents of one modality: float32 ``[B, D]``.
-
-        Raises:
-            DataError: If the modality is of another kind, or a feature is NaN or infinite.
-        """
+        """Features ``[B, D]``; a DataError if the modality is of another kind, or a feature is NaN or infinite."""
         if not self.reads(modality):
             raise DataError(f"the feature extractor {self.name!r} cannot embed {modality!r}")
         embedded: Tensor = self.network.embed(list(prepared), modality)
         features = embedded.float().cpu().numpy()  # [B, D]
         assert features.shape == (len(prepared), self.dim), (features.shape, len(prepared), self.dim)
+        # A damaged or half-precision weight file gives NaN, which would spread to every distance.
         bad = np.flatnonzero(~np.isfinite(features).all(1))
         if bad.size:
             raise DataError(
@@ -207,12 +182,7 @@ class FeatureExtractor(BatchAnnotator):
 
 
 def load_extractor(name: str, request: LoadRequest | None = None, **fields: Any) -> FeatureExtractor:
-    """Load a feature extractor of the table.
-
-    Args:
-        name: Of a row.
-        request: Weights, device and the like.
-        **fields: Fields of :class:`LoadRequest` instead: ``load_extractor("xrv", weights="file.pt")``.
+    """Load the extractor of a row, by a request or its fields: ``load_extractor("xrv", weights="file.pt")``.
 
     Raises:
         ConfigError: If there is no such row.

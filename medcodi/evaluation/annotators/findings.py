@@ -12,15 +12,10 @@ from medcodi.study import CHEXPERT_LABELS, Finding
 
 @dataclass(frozen=True)
 class FindingAnnotations:
-    """Findings of N contents of one modality.
+    """Findings of N contents of one modality."""
 
-    Attributes:
-        labels: float32 ``[N, 14]`` of 0, 1 (NaN: not judged in this modality).
-        sides: Findings with their side, of each content.
-    """
-
-    labels: np.ndarray
-    sides: list[tuple[Finding, ...]]
+    labels: np.ndarray  # float32 [N, 14] of 0, 1 (NaN: not judged in this modality)
+    sides: list[tuple[Finding, ...]]  # findings with their side, of each content
 
     def rows(self, chosen: Sequence[int]) -> FindingAnnotations:
         """Those of some of the contents."""

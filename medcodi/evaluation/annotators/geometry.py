@@ -73,19 +73,12 @@ class _Ridge:
 
 @dataclass(frozen=True)
 class GeometryAnnotator:
-    """Images of one modality -> the attributes of the body, float64 ``[N, A]``.
+    """Images of one modality -> the attributes of the body, float64 ``[N, A]``."""
 
-    Attributes:
-        views: Modality -> its regression.
-        attributes: Their names.
-        r2: Modality -> share of variance explained on real held-out images, ``[A]``.
-        card: How it was fitted.
-    """
-
-    views: Mapping[str, _Ridge]
+    views: Mapping[str, _Ridge]  # modality -> its regression
     attributes: tuple[str, ...]
-    r2: Mapping[str, np.ndarray]
-    card: dict[str, Any] = field(default_factory=dict)
+    r2: Mapping[str, np.ndarray]  # modality -> share of variance explained on real held-out images, [A]
+    card: dict[str, Any] = field(default_factory=dict)  # how it was fitted
     name: str = "geometry"
 
     def reads(self, modality: str) -> bool:
@@ -98,11 +91,7 @@ class GeometryAnnotator:
         return hashlib.sha256(b"".join(part.tobytes() for part in (ridge.mean, ridge.weight, ridge.bias))).hexdigest()
 
     def annotate(self, contents: Sequence[np.ndarray], modality: str) -> np.ndarray:
-        """Attributes of images ``[H, W]`` in [0, 1].
-
-        Raises:
-            DataError: If it was not fitted on this modality.
-        """
+        """Attributes of images ``[H, W]`` in [0, 1]; a DataError if it was not fitted on this modality."""
         if modality not in self.views:
             raise DataError(f"the geometry annotator cannot read {modality!r}", expected=" or ".join(self.views))
         return self.views[modality](small_images(contents))
@@ -129,11 +118,7 @@ class GeometryAnnotator:
 
     @classmethod
     def load(cls, folder: str | Path) -> GeometryAnnotator:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            CheckpointError: If the file is missing or damaged.
-        """
+        """Read what :meth:`save` wrote; a missing or damaged file is a CheckpointError."""
         path = Path(folder) / GEOMETRY_FILE
         fix = "fit one: medcodi.evaluation.annotators.geometry.fit_geometry"
         if not path.is_file():
@@ -150,16 +135,7 @@ class GeometryAnnotator:
 
 
 def fit_geometry(train: StudyDataset, held_out: StudyDataset, modalities: Sequence[str]) -> GeometryAnnotator:
-    """Fit an annotator on phantoms, and measure it on others.
-
-    Args:
-        train: Phantoms, some hundreds.
-        held_out: Others, on which ``r2`` is measured.
-        modalities: Image modalities to annotate.
-
-    Raises:
-        DataError: If a study is no phantom, or there are fewer than 50 to fit and 20 to measure on.
-    """
+    """Fit an annotator on phantoms, some hundreds, and measure its ``r2`` on others; at least 50 and 20, else a DataError."""
     (fit_pixels, fit_truth), (test_pixels, test_truth) = (_examples(data, modalities) for data in (train, held_out))
     if len(fit_truth) < 50 or len(test_truth) < 20:
         raise DataError(

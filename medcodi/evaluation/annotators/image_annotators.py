@@ -38,15 +38,10 @@ XRV_LABELS: dict[str, tuple[str, ...]] = {
 
 
 class ImageAnnotator(BatchAnnotator):
-    """Images of one modality -> probabilities of findings, float32 ``[N, K]``.
+    """Images of one modality -> probabilities of findings, float32 ``[N, K]``."""
 
-    Attributes:
-        targets: What each column is about: a label, or label/side.
-        modalities: Those that it was trained on; it judges nothing in others.
-    """
-
-    targets: tuple[str, ...]
-    modalities: tuple[str, ...]
+    targets: tuple[str, ...]  # what each column is about: a label, or label/side
+    modalities: tuple[str, ...]  # those that it was trained on; it judges nothing in others
 
     def reads(self, modality: str) -> bool:
         """Whether it was trained on a modality."""
@@ -133,11 +128,8 @@ class XrvAnnotator(ImageAnnotator):
 
     @torch.inference_mode()
     def annotate_batch(self, prepared: Sequence[Tensor], modality: str) -> np.ndarray:
-        """Probabilities float32 ``[B, 12]``.
-
-        Raises:
-            DataError: If one is NaN or infinite.
-        """
+        """Probabilities ``[B, 12]``; a DataError if one is NaN or infinite."""
+        # Its 18 outputs, then the largest of those that share a label of CheXpert's.
         outputs = self.network(torch.stack(list(prepared)).to(self.device)).float().cpu().numpy()
         probabilities = np.stack([outputs[:, columns].max(1) for columns in self._columns], axis=1)
         if not np.isfinite(probabilities).all():
@@ -170,15 +162,6 @@ IMAGE_ANNOTATORS: dict[str, Callable[[LoadRequest], ImageAnnotator]] = {
 
 
 def load_image_annotator(name: str, request: LoadRequest | None = None, **fields: Any) -> ImageAnnotator:
-    """Load an image annotator of the table.
-
-    Args:
-        name: In the table.
-        request: Weights, device and the like.
-        **fields: Fields of :class:`LoadRequest` instead.
-
-    Raises:
-        ConfigError, MissingExtraError, CheckpointError: As :func:`features.load_extractor`.
-    """
+    """Load an image annotator of the table, by a request or its fields; errors as of :func:`features.load_extractor`."""
     load = IMAGE_ANNOTATORS[one_of("image_reader", name, IMAGE_ANNOTATORS, ConfigError)]
     return load(request or LoadRequest(**fields))

@@ -50,19 +50,14 @@ class ReportLabeler(BatchAnnotator):
     """Reports -> states of CheXpert's fourteen labels, float32 ``[N, 14]``: 1, 0, -1 (uncertain), NaN (not mentioned).
 
     A report without a word mentions nothing; no labeler reads it.
-
-    Attributes:
-        title: For pages.
-        negatives: Whether "absent" and "not mentioned" are told apart. Both count as absent in figures.
-        version: What the labels depend on.
     """
 
-    title: str
-    negatives: bool
+    title: str  # for pages
+    negatives: bool  # whether "absent" and "not mentioned" are told apart; both count as absent in figures
 
     def __init__(self, name: str, version: str, request: LoadRequest | None = None) -> None:
         super().__init__(name, len(CHEXPERT_LABELS), request, batch_size=1024)
-        self.version = version
+        self.version = version  # what the labels depend on
 
     def reads(self, modality: str) -> bool:
         """Whether a modality is text."""
@@ -78,6 +73,7 @@ class ReportLabeler(BatchAnnotator):
 
     def annotate_batch(self, prepared: Sequence[str], modality: str = "report") -> np.ndarray:
         """States of reports."""
+        # Only reports with a word reach the labeler.
         states = np.full((len(prepared), self.dim), np.nan, np.float32)
         rows = [row for row, report in enumerate(prepared) if report.strip()]
         labels = self.label([prepared[row] for row in rows]) if rows else []
@@ -183,16 +179,5 @@ LABELERS = {"rules": RuleLabeler, "chexbert": ChexbertLabeler.load}
 
 
 def load_labeler(name: str, request: LoadRequest | None = None, **fields: Any) -> ReportLabeler:
-    """Load a labeler of the table.
-
-    Args:
-        name: In the table.
-        request: Device, cache.
-        **fields: Fields of :class:`LoadRequest` instead.
-
-    Raises:
-        ConfigError: If there is no such labeler.
-        MissingExtraError: If its package is not installed.
-        CheckpointError: If its weights are missing; says how to get them.
-    """
+    """Load a labeler of the table, by a request or its fields; errors as of :func:`features.load_extractor`."""
     return LABELERS[one_of("labeler", name, LABELERS, ConfigError)](request or LoadRequest(**fields))

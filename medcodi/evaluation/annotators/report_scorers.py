@@ -16,21 +16,13 @@ from medcodi.evaluation.annotators.report_labelers import import_radeval, no_hub
 
 @dataclass(frozen=True, kw_only=True)
 class ScorerRow:
-    """One scorer of pairs of reports.
+    """One scorer of pairs of reports."""
 
-    Attributes:
-        name: As in configurations and results.
-        title: For pages.
-        metric: Radeval's name of it.
-        keys: Radeval's name of a figure -> ours.
-        hub: Repositories of its weights.
-    """
-
-    name: str
-    title: str
-    metric: str
-    keys: dict[str, str]
-    hub: tuple[str, ...]
+    name: str  # as in configurations and results
+    title: str  # for pages
+    metric: str  # radeval's name of it
+    keys: dict[str, str]  # radeval's name of a figure -> ours
+    hub: tuple[str, ...]  # repositories of its weights
 
 
 _SCORERS = (
@@ -53,12 +45,7 @@ REPORT_SCORERS: dict[str, ScorerRow] = {row.name: row for row in _SCORERS}
 
 
 class ReportScorer:
-    """An annotator of pairs of reports, by a ``radeval.RadEval(..., per_sample=True)``.
-
-    Attributes:
-        row: Its row of the table.
-        name: Of the row.
-    """
+    """An annotator of pairs of reports, by a ``radeval.RadEval(..., per_sample=True)``."""
 
     def __init__(self, row: ScorerRow, evaluator: Any) -> None:
         self.row, self.name, self._evaluator = row, row.name, evaluator
@@ -68,13 +55,7 @@ class ReportScorer:
         return hashlib.sha256(repr([self.row, version("radeval")]).encode()).hexdigest()
 
     def annotate(self, generated: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
-        """Our name of each figure -> float64 ``[N]``; 1 is best.
-
-        An empty generated report scores 0 and is not given to the metric, because some metrics fail on it.
-
-        Raises:
-            DataError: If there is no pair, the numbers differ, or a reference is empty.
-        """
+        """Our name of each figure -> float64 ``[N]``; 1 is best. No pair, other numbers or an empty reference is a DataError."""
         if len(generated) != len(references) or not references:
             raise DataError(
                 f"{len(generated)} generated and {len(references)} reference reports",
@@ -86,6 +67,7 @@ class ReportScorer:
                 f"{len(empty)} reference reports are empty, the first is number {empty[0]}",
                 fix="leave studies without a report out",
             )
+        # An empty generated report scores 0 and is not given to the metric, because some metrics fail on it.
         scores = {name: np.zeros(len(references)) for name in self.row.keys.values()}
         rows = [index for index, text in enumerate(generated) if text.strip()]
         if rows:
@@ -98,13 +80,7 @@ class ReportScorer:
 
 
 def load_report_scorer(name: str) -> ReportScorer:
-    """Load a scorer of the table.
-
-    Raises:
-        ConfigError: If there is no such row.
-        MissingExtraError: If radeval is not installed.
-        CheckpointError: If its weights are missing; says how to get them.
-    """
+    """Load a scorer of the table; errors as of :func:`features.load_extractor`."""
     row = REPORT_SCORERS[one_of("report scorer", name, REPORT_SCORERS, ConfigError)]
     package = import_radeval(row.title)
     try:

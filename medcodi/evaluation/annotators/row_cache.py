@@ -54,16 +54,13 @@ class RowCache:
     """Float32 rows by content key. Shards are mapped, not read; memory holds 32 bytes of key and a position for each row."""
 
     def __init__(self, root: str | Path, identity: str, dim: int, description: Any = None) -> None:
-        """Open or begin the cache.
+        """Open or begin the cache of rows of one identity; an unusable folder is a DataError.
 
         Args:
             root: Folder of all caches.
             identity: SHA-256 over all that a row depends on besides the content.
             dim: Length of a row.
             description: What ``identity`` stands for; stored beside the shards for people.
-
-        Raises:
-            DataError: If the folder is unusable.
         """
         self.dim = dim
         self._type = np.dtype([("key", "S64"), ("features", "<f4", (dim,))])
@@ -77,6 +74,7 @@ class RowCache:
         if not (self.folder / "identity.json").is_file():
             content = json.dumps({"identity": identity, "of": description}, indent=1, default=str) + "\n"
             _write_whole(self.folder / "identity.json", content.encode())
+        # Rows of every run so far.
         for path in sorted(self.folder.glob("*.npy")):
             if self._is_whole(path):
                 self._map(path)
@@ -102,7 +100,7 @@ class RowCache:
             rows = np.load(path, mmap_mode="r", allow_pickle=False)
         except (OSError, ValueError):
             return
-        if rows.dtype != self._type:
+        if rows.dtype != self._type:  # of another version, or another length
             return
         for position, key in enumerate(rows["key"]):
             self._stored.setdefault(bytes.fromhex(key.decode()), (rows, position))
@@ -127,6 +125,7 @@ class RowCache:
         """Write pending rows as one shard."""
         if not self._pending:
             return
+        # Sorted by key, so that the same rows give the same bytes, and so the same name.
         rows = np.empty(len(self._pending), self._type)
         for position, (key, row) in enumerate(sorted(self._pending.items())):
             rows[position] = (key.hex().encode(), row)

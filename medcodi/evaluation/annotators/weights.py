@@ -20,47 +20,31 @@ FOLDER_VARIABLE = "MEDCODI_EXTRACTORS"  # a folder of weight files, searched bef
 
 @dataclass(frozen=True, kw_only=True)
 class LoadRequest:
-    """How an annotator of a table is loaded.
+    """How an annotator of a table is loaded."""
 
-    Attributes:
-        weights: File or folder (or hub name) of the weights; None: searched for where the library keeps them.
-        sha256: Hash that the weights must have; None: the published one.
-        device: Where the network runs.
-        model: Model whose prompt encoders are used, where they are the network.
-        download: Whether weights may be downloaded.
-        cache: Folder of annotations stored by content; None: nothing is stored.
-        batch_size: Contents that the network sees at once; None: the annotator's own choice.
-    """
-
-    weights: str | Path | None = None
-    sha256: str | None = None
+    weights: str | Path | None = None  # file, folder or hub name; None: searched for where the library keeps them
+    sha256: str | None = None  # that the weights must have; None: the published one
     device: str | torch.device = "cpu"
-    model: MedCoDi | None = None
-    download: bool = False
-    cache: Path | None = None
-    batch_size: int | None = None
+    model: MedCoDi | None = None  # whose prompt encoders are used, where they are the network
+    download: bool = False  # whether published weights may be downloaded
+    cache: Path | None = None  # folder of annotations stored by content; None: nothing is stored
+    batch_size: int | None = None  # contents that the network sees at once; None: the annotator's own choice
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSource:
-    """Where published weights come from.
+    """Where published weights come from."""
 
-    Attributes:
-        file: Name of the file.
-        url: Where it is published.
-        sha256: Of the file; None where the publisher may renew it: then the hash is recorded, and ``LoadRequest.sha256`` can require one.
-        caches: Folders in which the library that publishes the weights keeps them; ``~`` is the home folder.
-        licence: Of the weights, in a word.
-    """
-
-    file: str
+    file: str  # its name
     url: str
-    sha256: str | None
-    caches: tuple[str, ...] = ()
-    licence: str = ""
+    sha256: (
+        str | None
+    )  # None where the publisher may renew the file: then its hash is recorded, and a request can require one
+    caches: tuple[str, ...] = ()  # folders in which the publishing library keeps it; ``~`` is the home folder
+    licence: str = ""  # in a word
 
     def candidates(self) -> tuple[Path, ...]:
-        """Paths at which the file is searched for, in order."""
+        """Paths at which the file is searched for, in order: the user's own folder, then the library's caches."""
         own = [os.environ[FOLDER_VARIABLE]] if os.environ.get(FOLDER_VARIABLE) else []
         return tuple(Path(folder).expanduser() / self.file for folder in (*own, *self.caches))
 
