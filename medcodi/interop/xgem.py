@@ -163,7 +163,7 @@ def _refuse_full_disk(job: JobFolder, todo: Recipes, num_components: int, dtype:
         if len(todo) == num_components:
             job.clear()
         raise CheckpointError(
-            f"{needed / 2**30:.1f} GiB are to be written to {job.root.parent}, and {free / 2**30:.1f} GiB are free",
+            f"{needed / 2**30:.1f} GiB are needed in {job.root.parent}, and {free / 2**30:.1f} GiB are free",
             expected="room for the whole model",
             fix="free the disk, choose another folder, or store half the bytes with --dtype bfloat16",
         )
