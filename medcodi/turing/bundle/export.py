@@ -20,13 +20,13 @@ from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
 from medcodi.turing.bundle.canonical import sha256_of
 from medcodi.turing.bundle.files import new_folder, seal, viewer_files, zip_folder
-from medcodi.turing.bundle.key import FORMAT, Key
+from medcodi.turing.bundle.key import FORMAT, AnswerKey
 from medcodi.turing.bundle.payload import image_fields, payload_script, study_script, text_fields
 from medcodi.turing.bundle.trials import ReaderTrial, reader_study, reader_trials
 from medcodi.turing.design.blinding import blind_text, cut_image, finish_image
 from medcodi.turing.design.config import ReaderStudyConfig
-from medcodi.turing.design.generated_arm import GeneratedArm, Request, Value
-from medcodi.turing.design.items import AUTOENCODED, GENERATED, Content, Item, draw_items
+from medcodi.turing.design.generated_arm import GeneratedArm, GenerationRequest, Value
+from medcodi.turing.design.items import AUTOENCODED, GENERATED, Content, ReaderItem, draw_items
 from medcodi.turing.design.real_arm import RealArm
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def attest(real: RealArm, attested_by: str | None) -> dict[str, str] | None:
 # ---- contents ------------------------------------------------------------------------------------------------------
 def _blind(
     study: ReaderStudyConfig,
-    items: Sequence[Item],
+    items: Sequence[ReaderItem],
     real: RealArm,
     generated: GeneratedArm,
     model: MedCoDi | None,
@@ -134,7 +134,7 @@ def _blind(
 ) -> tuple[dict[Content, str], int | None]:
     """Every content through the one pipeline, as the JSON of its payload; and the common native size."""
     contents = list(dict.fromkeys(content for item in items for content in item.contents))
-    requests: list[Request] = list(
+    requests: list[GenerationRequest] = list(
         dict.fromkeys((one.case, one.direction) for one in contents if one.direction is not None)
     )
     made = generated.contents(requests, real, lambda done, total: on_step("generating", done, total))
@@ -158,7 +158,7 @@ def _blind(
     return blinded, native if squares else None
 
 
-def _value(content: Content, real: RealArm, made: Mapping[Request, Mapping[str, Value]]) -> Value:
+def _value(content: Content, real: RealArm, made: Mapping[GenerationRequest, Mapping[str, Value]]) -> Value:
     if content.origin == GENERATED and content.direction is not None:
         return made[content.case, content.direction][content.modality]
     return real.study(content.case).contents[content.modality]
@@ -179,7 +179,7 @@ def _square(
     study: ReaderStudyConfig,
     content: Content,
     real: RealArm,
-    made: Mapping[Request, Mapping[str, Value]],
+    made: Mapping[GenerationRequest, Mapping[str, Value]],
     model: MedCoDi | None,
 ) -> np.ndarray:
     image = np.asarray(_value(content, real, made))
@@ -229,7 +229,7 @@ def _native(study: ReaderStudyConfig, squares: Mapping[Content, np.ndarray]) -> 
 # ---- files ---------------------------------------------------------------------------------------------------------
 def _key(
     study: ReaderStudyConfig,
-    items: Sequence[Item],
+    items: Sequence[ReaderItem],
     trials: Mapping[str, Sequence[ReaderTrial]],
     real: RealArm,
     generated: GeneratedArm,
@@ -237,8 +237,8 @@ def _key(
     salt: str,
     native: int | None,
     attestation: dict[str, str] | None,
-) -> Key:
-    return Key(
+) -> AnswerKey:
+    return AnswerKey(
         {
             "format": FORMAT,
             "bundle_id": bundle_id,
@@ -257,7 +257,7 @@ def _key(
     )
 
 
-def _item_entry(item: Item) -> dict[str, Any]:
+def _item_entry(item: ReaderItem) -> dict[str, Any]:
     sides = [
         [
             {
@@ -287,7 +287,7 @@ def _write_reader(folder: Path, study: dict, trials: Sequence[ReaderTrial], blin
 
 
 def _write_facts(
-    path: Path, study: ReaderStudyConfig, key: Key, num_items: int, attestation: dict[str, str] | None
+    path: Path, study: ReaderStudyConfig, key: AnswerKey, num_items: int, attestation: dict[str, str] | None
 ) -> None:
     facts = {
         "format": FORMAT,

@@ -27,7 +27,7 @@ When results come back:
 
 
 @dataclass(frozen=True)
-class Key:
+class AnswerKey:
     """An answer key."""
 
     values: Mapping[str, Any]  # as in the file: format, bundle_id, salt, study, trials, items, provenance
@@ -69,7 +69,7 @@ class Key:
         (folder / "README.txt").write_text(README.format(folder="custodian"), encoding="utf-8")
 
 
-def read_key(place: str | Path) -> Key:
+def read_key(place: str | Path) -> AnswerKey:
     """Read a key.
 
     Args:
@@ -95,4 +95,4 @@ def read_key(place: str | Path) -> Key:
         raise DataError(
             f"{path} is not a key", expected=f"format {FORMAT} with " + ", ".join(wanted), fix="take the copy of it"
         )
-    return Key(values)
+    return AnswerKey(values)

@@ -8,12 +8,12 @@ import numpy as np
 
 from medcodi.errors import DataError
 from medcodi.randomness import Key, numpy_generator
-from medcodi.turing.design.items import Item
+from medcodi.turing.design.items import ReaderItem
 
 _TRIES = 60  # candidate orders of a block; the best is taken
 
 
-def reader_order(blocks: Sequence[Sequence[Item]], reader: int, num_readers: int, *keys: Key) -> list[Item]:
+def reader_order(blocks: Sequence[Sequence[ReaderItem]], reader: int, num_readers: int, *keys: Key) -> list[ReaderItem]:
     """The order for one reader: block by block, practice first.
 
     An item that one reader sees early, another sees late: the items of a block are dealt into parts, arm by arm, and each reader begins
@@ -28,7 +28,7 @@ def reader_order(blocks: Sequence[Sequence[Item]], reader: int, num_readers: int
     Raises:
         DataError: If one patient would have to be shown twice in a row.
     """
-    ordered: list[Item] = []
+    ordered: list[ReaderItem] = []
     for number, items in enumerate(blocks):
         for practice in (True, False):
             part = [item for item in items if item.practice == practice]
@@ -39,8 +39,8 @@ def reader_order(blocks: Sequence[Sequence[Item]], reader: int, num_readers: int
 
 
 def _best_order(
-    items: Sequence[Item], before: tuple[str, ...], reader: int, num_readers: int, *keys: Key
-) -> list[Item]:
+    items: Sequence[ReaderItem], before: tuple[str, ...], reader: int, num_readers: int, *keys: Key
+) -> list[ReaderItem]:
     parts = _parts(items, num_readers, *keys)
     turned = parts[reader % len(parts) :] + parts[: reader % len(parts)]
     best, best_score = None, -np.inf
@@ -60,7 +60,7 @@ def _best_order(
     return _originals_first(best)
 
 
-def _originals_first(order: list[Item]) -> list[Item]:
+def _originals_first(order: list[ReaderItem]) -> list[ReaderItem]:
     """The same order; where a repeat came before what it repeats, the two change places."""
     place = {item.name: number for number, item in enumerate(order)}
     for item in list(order):
@@ -70,7 +70,7 @@ def _originals_first(order: list[Item]) -> list[Item]:
     return order
 
 
-def _parts(items: Sequence[Item], num_readers: int, *keys: Key) -> list[list[Item]]:
+def _parts(items: Sequence[ReaderItem], num_readers: int, *keys: Key) -> list[list[ReaderItem]]:
     """The items dealt like cards into as many parts as readers (each of at least four), arm by arm; alike for all readers."""
     num = max(1, min(num_readers, len(items) // 4))
     shuffled = [items[place] for place in numpy_generator(*keys, "parts").permutation(len(items))]
@@ -79,10 +79,10 @@ def _parts(items: Sequence[Item], num_readers: int, *keys: Key) -> list[list[Ite
 
 
 def _without_neighbours(
-    parts: Sequence[Sequence[Item]], before: tuple[str, ...], generator: np.random.Generator
-) -> list[Item] | None:
+    parts: Sequence[Sequence[ReaderItem]], before: tuple[str, ...], generator: np.random.Generator
+) -> list[ReaderItem] | None:
     """The parts one after the other, each shuffled, no patient twice in a row; None where the draw leads nowhere."""
-    order: list[Item] = []
+    order: list[ReaderItem] = []
     last = set(before)
     for part in parts:
         rest = [part[place] for place in generator.permutation(len(part))]
@@ -95,7 +95,7 @@ def _without_neighbours(
     return order
 
 
-def _score(order: Sequence[Item]) -> float:
+def _score(order: Sequence[ReaderItem]) -> float:
     """High where repeats stand far from their originals, arms are even over time, and runs of one arm are short."""
     place = {item.name: number for number, item in enumerate(order)}
     num = len(order)

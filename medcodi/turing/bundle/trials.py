@@ -10,10 +10,10 @@ from medcodi.config import to_dict
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
 from medcodi.turing.bundle.canonical import sha256_of
-from medcodi.turing.bundle.key import FORMAT, Key
+from medcodi.turing.bundle.key import FORMAT, AnswerKey
 from medcodi.turing.bundle.order import reader_order
 from medcodi.turing.design.config import ReaderStudyConfig, ScaleConfig, TaskConfig
-from medcodi.turing.design.items import Content, Item
+from medcodi.turing.design.items import Content, ReaderItem
 from medcodi.turing.design.tasks import TaskKind, task_kind
 
 ID_DIGITS = 16  # hexadecimal, of trials and payloads
@@ -34,7 +34,7 @@ class ReaderTrial:
 
     position: int  # in this reader's order, from 0
     trial: str  # random id
-    item: Item  # what it shows
+    item: ReaderItem  # what it shows
     truth: Mapping[str, Any]  # what is right, the side of the real one of a pair among it
     panels: tuple[Panel, ...]  # in the order shown
 
@@ -81,7 +81,7 @@ def _content_entry(content: Content) -> dict[str, str]:
     }
 
 
-def reader_trials(study: ReaderStudyConfig, items: Sequence[Item], reader: int, salt: str) -> list[ReaderTrial]:
+def reader_trials(study: ReaderStudyConfig, items: Sequence[ReaderItem], reader: int, salt: str) -> list[ReaderTrial]:
     """The trials of one reader.
 
     Args:
@@ -109,7 +109,7 @@ def reader_trials(study: ReaderStudyConfig, items: Sequence[Item], reader: int, 
     return trials
 
 
-def _real_sides(order: Sequence[Item], reader: int, salt: str) -> dict[str, int]:
+def _real_sides(order: Sequence[ReaderItem], reader: int, salt: str) -> dict[str, int]:
     """On which side the real one of each pair stands: as often left as right, in a random order, task by task."""
     sides: dict[str, int] = {}
     for task in dict.fromkeys(item.task for item in order):
@@ -121,7 +121,9 @@ def _real_sides(order: Sequence[Item], reader: int, salt: str) -> dict[str, int]
     return sides
 
 
-def reader_study(study: ReaderStudyConfig, key: Key, reader: str, trials: Sequence[ReaderTrial]) -> dict[str, Any]:
+def reader_study(
+    study: ReaderStudyConfig, key: AnswerKey, reader: str, trials: Sequence[ReaderTrial]
+) -> dict[str, Any]:
     """The JSON object of ``study.js``."""
     return {
         "format": FORMAT,

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
 MANIFEST = "results.csv"
 Value = np.ndarray | str
-Request = tuple[str, Direction]  # case, and what is made of what
+GenerationRequest = tuple[str, Direction]  # case, and what is made of what
 
 
 class GeneratedArm(Protocol):
@@ -40,7 +40,7 @@ class GeneratedArm(Protocol):
         """For messages and the key."""
         ...
 
-    def able(self, task: TaskConfig, real: RealArm) -> list[str] | None:
+    def available(self, task: TaskConfig, real: RealArm) -> list[str] | None:
         """Study ids of which it has what the task generates; None: it makes them from any real case."""
         ...
 
@@ -49,8 +49,8 @@ class GeneratedArm(Protocol):
         ...
 
     def contents(
-        self, requests: Sequence[Request], real: RealArm, on_step: Callable[[int, int], None] | None = None
-    ) -> dict[Request, dict[str, Value]]:
+        self, requests: Sequence[GenerationRequest], real: RealArm, on_step: Callable[[int, int], None] | None = None
+    ) -> dict[GenerationRequest, dict[str, Value]]:
         """The targets of each request."""
         ...
 
@@ -66,12 +66,12 @@ class GeneratedFolder:
     name: str  # of the folder
     files: Mapping[str, Mapping[str, Path | str]]  # study id -> modality -> image file, or text
 
-    def able(self, task: TaskConfig, real: RealArm) -> list[str] | None:
+    def available(self, task: TaskConfig, real: RealArm) -> list[str] | None:
         """Study ids with everything that the task generates, and the rest either here or in the real arm."""
         given = set(task.modalities) - set(task.shown_generated)
         found = []
         for name, files in self.files.items():
-            case = real.named(name) if given else None
+            case = real.find(name) if given else None
             if set(task.shown_generated) <= set(files) and (not given or (case and given <= case.modalities)):
                 found.append(name)
         return found
@@ -81,8 +81,8 @@ class GeneratedFolder:
         return Direction((), task.shown_generated)
 
     def contents(
-        self, requests: Sequence[Request], real: RealArm, on_step: Callable[[int, int], None] | None = None
-    ) -> dict[Request, dict[str, Value]]:
+        self, requests: Sequence[GenerationRequest], real: RealArm, on_step: Callable[[int, int], None] | None = None
+    ) -> dict[GenerationRequest, dict[str, Value]]:
         """Read the files.
 
         Raises:
@@ -120,7 +120,7 @@ class GeneratedByModel:
     sampling: SamplingConfig
     seed: int
 
-    def able(self, task: TaskConfig, real: RealArm) -> list[str] | None:
+    def available(self, task: TaskConfig, real: RealArm) -> list[str] | None:
         """Any real case will do.
 
         Raises:
@@ -151,8 +151,8 @@ class GeneratedByModel:
         return Direction(in_table_order(prompts), task.shown_generated)
 
     def contents(
-        self, requests: Sequence[Request], real: RealArm, on_step: Callable[[int, int], None] | None = None
-    ) -> dict[Request, dict[str, Value]]:
+        self, requests: Sequence[GenerationRequest], real: RealArm, on_step: Callable[[int, int], None] | None = None
+    ) -> dict[GenerationRequest, dict[str, Value]]:
         """Generate, in batches of one direction; a sample depends on its case and the seed only."""
         from medcodi.generation.config import GenerationConfig
         from medcodi.generation.pipeline import generate_batch
@@ -163,7 +163,7 @@ class GeneratedByModel:
             num_inference_steps=self.sampling.num_inference_steps,
             guidance_scale=self.sampling.guidance_scale,
         )
-        found: dict[Request, dict[str, Value]] = {}
+        found: dict[GenerationRequest, dict[str, Value]] = {}
         for direction in sorted({direction for _, direction in requests}):
             cases = [case for case, asked in requests if asked == direction]
             for start in range(0, len(cases), self.sampling.batch_size):

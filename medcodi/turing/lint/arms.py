@@ -12,7 +12,7 @@ import numpy as np
 from scipy.stats import fisher_exact
 
 from medcodi.turing.bundle.folder import Bundle
-from medcodi.turing.bundle.key import Key
+from medcodi.turing.bundle.key import AnswerKey
 from medcodi.turing.bundle.payload import Payload
 from medcodi.turing.design.blinding import BlindingConfig
 from medcodi.turing.design.items import GENERATED, REAL
@@ -99,7 +99,7 @@ class Measured:
         return leaks
 
 
-def attack(report: LintReport, bundle: Bundle, key: Key, seen: Seen, measured: Measured) -> None:
+def attack(report: LintReport, bundle: Bundle, key: AnswerKey, seen: Seen, measured: Measured) -> None:
     """Put everything to the test; what separates the arms goes into ``report``."""
     tests: list[tuple[str, str, np.ndarray, Rows]] = []  # probe, feature, scores, what is scored
     groups = _contents(key)
@@ -143,7 +143,7 @@ def _told_by_few(scores: np.ndarray, generated: np.ndarray) -> tuple[str, float]
     return f"{in_generated} of {m} generated and {in_real} of {n} real stand out, p = {p:.1g}", p
 
 
-def _contents(key: Key) -> dict[tuple[str, str], dict[tuple[str, str, str], list[tuple[str, str]]]]:
+def _contents(key: AnswerKey) -> dict[tuple[str, str], dict[tuple[str, str, str], list[tuple[str, str]]]]:
     """(modality, kind of comparison) -> content (origin, case, direction) -> its payloads (reader, id); real and generated only."""
     found: dict[tuple[str, str], dict[tuple[str, str, str], list[tuple[str, str]]]] = defaultdict(
         lambda: defaultdict(list)
@@ -191,7 +191,9 @@ def _averaged(
     return rows, values
 
 
-def _file_tests(bundle: Bundle, key: Key, seen: Seen, measured: Measured) -> list[tuple[str, str, np.ndarray, Rows]]:
+def _file_tests(
+    bundle: Bundle, key: AnswerKey, seen: Seen, measured: Measured
+) -> list[tuple[str, str, np.ndarray, Rows]]:
     """Names, times, sizes and places of the payload files, all readers together; images and texts apart."""
     tests = []
     for kind in ("image", "text"):

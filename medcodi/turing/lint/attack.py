@@ -11,7 +11,7 @@ from pathlib import Path
 
 from medcodi.errors import DataError
 from medcodi.turing.bundle.folder import Bundle, open_bundle
-from medcodi.turing.bundle.key import Key, read_key
+from medcodi.turing.bundle.key import AnswerKey, read_key
 from medcodi.turing.bundle.payload import Payload
 from medcodi.turing.design.blinding import BlindingConfig
 from medcodi.turing.lint.arms import LintReport, Measured, attack
@@ -20,7 +20,7 @@ from medcodi.turing.lint.order import told_words
 
 
 def lint_bundle(
-    place: str | Path, key: str | Path | Key | None = None, on_step: Callable[[int, int], None] | None = None
+    place: str | Path, key: str | Path | AnswerKey | None = None, on_step: Callable[[int, int], None] | None = None
 ) -> LintReport:
     """Attack a bundle.
 
@@ -33,7 +33,7 @@ def lint_bundle(
         DataError: If there is no bundle, or the key is not its key.
     """
     bundle = open_bundle(place)
-    known = key if isinstance(key, Key) or key is None else read_key(key)
+    known = key if isinstance(key, AnswerKey) or key is None else read_key(key)
     if known is not None:
         _check_key(bundle, known)
     blinding = _blinding(bundle, known)
@@ -57,7 +57,7 @@ def lint_bundle(
     return report
 
 
-def _check_key(bundle: Bundle, key: Key) -> None:
+def _check_key(bundle: Bundle, key: AnswerKey) -> None:
     told = bundle.facts.get("key_sha256") or bundle.readers[0].study.get("key_sha256")
     if bundle.readers[0].study.get("bundle_id") != key.bundle_id:
         raise DataError(
@@ -69,7 +69,7 @@ def _check_key(bundle: Bundle, key: Key) -> None:
         )
 
 
-def _blinding(bundle: Bundle, key: Key | None) -> BlindingConfig:
+def _blinding(bundle: Bundle, key: AnswerKey | None) -> BlindingConfig:
     if key is not None:
         return key.study.blinding
     return BlindingConfig(**bundle.facts["blinding"]) if "blinding" in bundle.facts else BlindingConfig()

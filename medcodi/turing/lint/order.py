@@ -10,13 +10,13 @@ import numpy as np
 from scipy.stats import binomtest, norm
 
 from medcodi.turing.bundle.folder import Bundle
-from medcodi.turing.bundle.key import Key
+from medcodi.turing.bundle.key import AnswerKey
 from medcodi.turing.design.items import GENERATED, REAL
 from medcodi.turing.lint.files import Leak
 from medcodi.turing.lint.separation import ALPHA, auc_of
 
 
-def order_leaks(bundle: Bundle, key: Key) -> list[Leak]:
+def order_leaks(bundle: Bundle, key: AnswerKey) -> list[Leak]:
     """Arms by position, arms by turns, the real one of a pair on one side, a patient twice in a row."""
     leaks = []
     by_task: dict[str, list[tuple[float, bool]]] = defaultdict(list)
@@ -71,7 +71,7 @@ def chance_of_turns(orders: Sequence[Sequence[bool]]) -> float:
     return float(2 * norm.sf(abs(excess) / np.sqrt(variance))) if variance > 0 else 1.0
 
 
-def told_words(bundle: Bundle, key: Key) -> list[Leak]:
+def told_words(bundle: Bundle, key: AnswerKey) -> list[Leak]:
     """Names that only the key may hold, in what readers get: studies, patients, the salt."""
     secret = {str(key.values["salt"])}
     for item in key.items.values():

@@ -169,7 +169,7 @@ def test_real_images_that_are_missing_are_listed_and_replaced(tmp_path: Path, ge
     made = open_generated(str(generated_folder), study.sampling, 0)
     done = export_bundle(study, open_real(str(real_table(tmp_path / "r", 7, broken=3))), made, tmp_path / "out")
     assert done.num_items == 8 and all(line.endswith("missing file") for line in done.left_out)
-    with pytest.raises(DataError, match=r"needs 5 real studies.*has 4 to give \(3 left out: s\d: missing file"):
+    with pytest.raises(DataError, match=r"needs 5 real studies.*has 4 \(3 left out: s\d: missing file"):
         export_bundle(tiny_study(num_items=5), open_real(str(tmp_path / "r" / "table.csv")), made, tmp_path / "out2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "r"]  # nothing half-written
 
