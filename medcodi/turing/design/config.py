@@ -9,6 +9,7 @@ from pathlib import Path
 from medcodi.config import config, load
 from medcodi.errors import ConfigError, did_you_mean
 from medcodi.modality import modality
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import CHEXPERT_LABELS
 from medcodi.turing.design.blinding import BlindingConfig
 from medcodi.turing.design.tasks import TaskKind, task_kind
@@ -142,12 +143,9 @@ class TaskConfig:
 
 
 @config
-class SamplingConfig:
-    """How a model generates its arm; None: the model's own default."""
+class SamplingConfig(GenerationConfig):
+    """How a model generates its arm: the fields of :class:`GenerationConfig`, and the size of a batch."""
 
-    sampler: str | None = None
-    num_inference_steps: int | None = None
-    guidance_scale: float | None = None
     batch_size: int = 8
 
 

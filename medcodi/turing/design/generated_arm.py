@@ -16,10 +16,12 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from medcodi.config import to_dict
 from medcodi.data.images import fit_square, read_image
 from medcodi.data.refusals import Refused
 from medcodi.errors import DataError, PromptError
 from medcodi.modality import MODALITIES, in_table_order
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction, Study
 from medcodi.turing.design.config import SamplingConfig, TaskConfig
 from medcodi.turing.design.real_arm import RealArm
@@ -154,15 +156,10 @@ class GeneratedByModel:
         self, requests: Sequence[GenerationRequest], real: RealArm, on_step: Callable[[int, int], None] | None = None
     ) -> dict[GenerationRequest, dict[str, Value]]:
         """Generate, in batches of one direction; a sample depends on its case and the seed only."""
-        from medcodi.generation.config import GenerationConfig
         from medcodi.generation.pipeline import generate_batch
         from medcodi.randomness import seed_from_keys
 
-        settings = GenerationConfig(
-            sampler=self.sampling.sampler,
-            num_inference_steps=self.sampling.num_inference_steps,
-            guidance_scale=self.sampling.guidance_scale,
-        )
+        config = GenerationConfig.from_fields(self.sampling)
         found: dict[GenerationRequest, dict[str, Value]] = {}
         for direction in sorted({direction for _, direction in requests}):
             cases = [case for case, asked in requests if asked == direction]
@@ -171,7 +168,7 @@ class GeneratedByModel:
                 prompts = [self._prompts(real.study(case), direction.prompts) for case in batch]
                 seeds = [seed_from_keys("turing-sample", self.seed, case, str(direction)) for case in batch]
                 for case, contents in zip(
-                    batch, generate_batch(self.model, prompts, direction.targets, seeds, settings), strict=True
+                    batch, generate_batch(self.model, prompts, direction.targets, seeds, config), strict=True
                 ):
                     found[case, direction] = contents
                 if on_step:
@@ -188,14 +185,7 @@ class GeneratedByModel:
         """Which model, how, from what seed."""
         return {
             "model": {"name": self.model.config.name, "sha256": self.model.fingerprint()},
-            "sampling": {
-                "sampler": self.sampling.sampler or self.model.config.generation.sampler,
-                "num_inference_steps": self.sampling.num_inference_steps
-                or self.model.config.generation.num_inference_steps,
-                "guidance_scale": self.model.config.generation.guidance_scale
-                if self.sampling.guidance_scale is None
-                else self.sampling.guidance_scale,
-            },
+            "sampling": to_dict(GenerationConfig.from_fields(self.sampling).resolved(self.model)),
             "seed": self.seed,
         }
 
