@@ -11,8 +11,7 @@ import pytest
 
 from medcodi.config import from_dict
 from medcodi.errors import DataError
-from medcodi.turing.bundle.order import reader_order
-from medcodi.turing.bundle.trials import reader_trials
+from medcodi.turing.bundle.trials import reader_order, reader_trials
 from medcodi.turing.design.config import ReaderStudyConfig
 from medcodi.turing.design.generated_arm import open_generated
 from medcodi.turing.design.items import GENERATED, MISMATCHED, PAIR, REAL, ReaderItem, draw_items
