@@ -1,70 +1,22 @@
-"""What the statistics of simulated studies converge to with endless cases: in closed form, or by quadrature over the case."""
+"""Limits of the agreement statistics of simulated readers as the number of cases grows, and two methods that the product does not use.
+
+``turing_statistics.py`` measures with them how often the intervals cover; the unit tests of the statistics hold against them.
+"""
 
 from __future__ import annotations
 
-from functools import cached_property
-
 import numpy as np
-from scipy.special import ndtr
+from scipy.special import fdtri
 
-from medcodi.turing.power.simulation import SCALE, ReaderModel, Readers
-
-
-class Truth:
-    """What the statistics of endlessly many cases would be, for given readers.
-
-    Attributes:
-        rating: Probabilities of the ratings, float ``[R, 2, K]`` (arm 0 real, 1 generated).
-        score: Probabilities of the signed confidences -5..-1, 1..5, float ``[R, 2, 2K]``.
-    """
-
-    def __init__(self, model: ReaderModel, readers: Readers) -> None:
-        self.model, self.readers = model, readers
-        arm = np.asarray([0.0, 1.0])
-        mean = readers.severity[:, None] + arm * readers.shift[:, None]
-        self.rating = _category_probabilities(mean, model.cuts)
-        signed = np.asarray([*(-np.asarray(model.confidence_cuts))[::-1], 0.0, *model.confidence_cuts])
-        evidence = (arm - 0.5) * readers.d_prime[:, None] - readers.criterion[:, None]
-        self.score = _category_probabilities(evidence, tuple(signed))
-
-    @cached_property
-    def values(self) -> dict[str, np.ndarray]:
-        """Truth of each reader, float ``[R]``, by the name of the statistic."""
-        half = self.score.shape[2] // 2
-        specificity = self.score[:, 0, :half].sum(1)
-        sensitivity = self.score[:, 1, half:].sum(1)
-        levels = np.arange(1, SCALE + 1)
-        return {
-            "sensitivity": sensitivity,
-            "specificity": specificity,
-            "accuracy": (sensitivity + specificity) / 2,
-            "balanced_accuracy": (sensitivity + specificity) / 2,
-            "forced_choice": ndtr(self.readers.d_prime / np.sqrt(2)),
-            "d_prime": self.readers.d_prime,
-            "criterion": self.readers.criterion,
-            "auc": _superiority(self.score[:, 1], self.score[:, 0]),
-            "difference": (self.rating[:, 1] - self.rating[:, 0]) @ levels,
-            "superiority": _superiority(self.rating[:, 1], self.rating[:, 0]),
-        }
-
-    def mean(self, name: str) -> float:
-        """Mean over the readers."""
-        return float(self.values[name].mean())
+from medcodi.randomness import Key, numpy_generator
+from medcodi.turing.power.simulation import SCALE, ReaderModel, SimulatedReaders, category_probabilities
+from medcodi.turing.statistics.agreement import mean_squares
+from medcodi.turing.statistics.resampling import Cases, ReaderStatistic
 
 
-def _category_probabilities(mean: np.ndarray, cuts: tuple[float, ...], sd: float = 1.0) -> np.ndarray:
-    below = ndtr((np.asarray(cuts) - mean[..., None]) / sd)
-    zero, one = np.zeros((*mean.shape, 1)), np.ones((*mean.shape, 1))
-    return np.diff(np.concatenate([zero, below, one], axis=-1), axis=-1)
-
-
-def _superiority(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """P(first > second) + P(equal) / 2 of two ordered categories, ``[R, K]`` each."""
-    below = np.cumsum(second, axis=1) - second / 2
-    return (first * below).sum(1)
-
-
-def given_case(model: ReaderModel, readers: Readers, *, detection: bool = False) -> tuple[np.ndarray, np.ndarray]:
+def given_case(
+    model: ReaderModel, readers: SimulatedReaders, *, detection: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Category probabilities given the case: weights ``[2 Q]`` of (arm, case) nodes, probabilities ``[R, 2 Q, K]``.
 
     Gauss-Hermite nodes over the case effect; what agreement coefficients of given readers converge to follows from them.
@@ -75,12 +27,12 @@ def given_case(model: ReaderModel, readers: Readers, *, detection: bool = False)
     if detection:
         share = model.detection_case_share
         mean = (arm - 0.5) * readers.d_prime[:, None] + np.sqrt(share) * node - readers.criterion[:, None]
-        return weights, _category_probabilities(mean, (0.0,), np.sqrt(1 - share))
+        return weights, category_probabilities(mean, (0.0,), np.sqrt(1 - share))
     mean = readers.severity[:, None] + arm * readers.shift[:, None] + np.sqrt(model.case_share) * node
-    return weights, _category_probabilities(mean, model.cuts, np.sqrt(1 - model.case_share))
+    return weights, category_probabilities(mean, model.cuts, np.sqrt(1 - model.case_share))
 
 
-def agreement_truth(model: ReaderModel, readers: Readers, *, detection: bool = False) -> dict[str, float]:
+def agreement_truth(model: ReaderModel, readers: SimulatedReaders, *, detection: bool = False) -> dict[str, float]:
     """What the agreement coefficients of given readers converge to with endless cases.
 
     Returns:
@@ -110,11 +62,11 @@ def agreement_truth(model: ReaderModel, readers: Readers, *, detection: bool = F
     return result
 
 
-def icc_truth(model: ReaderModel, readers: Readers | None, *, k: int = 3) -> dict[str, float]:
+def icc_truth(model: ReaderModel, readers: SimulatedReaders | None, *, k: int = 3) -> dict[str, float]:
     """What ICC(3,·) of given readers converges to; of the population of readers (None), ICC(2,·) for ``k`` readers."""
     levels = np.arange(1.0, SCALE + 1)
     if readers is None:
-        many = Readers.draw(model, 4000, np.random.default_rng(1))
+        many = SimulatedReaders.draw(model, 4000, np.random.default_rng(1))
         weights, given = given_case(model, many)
         means = given @ levels  # [R, N]
         second = (given @ levels**2).mean(0) @ weights
@@ -133,7 +85,7 @@ def icc_truth(model: ReaderModel, readers: Readers | None, *, k: int = 3) -> dic
     return {"3,1": single, "3,k": size * single / (1 + (size - 1) * single)}
 
 
-def repeat_truth(model: ReaderModel, readers: Readers) -> dict[str, np.ndarray | float]:
+def repeat_truth(model: ReaderModel, readers: SimulatedReaders) -> dict[str, np.ndarray | float]:
     """Chance of each reader to give one item the same rating twice, and quadratic kappa of both answers over all readers."""
     weights, given = given_case(model, readers)
     twice = np.einsum("n,rnk,rnl->rkl", weights, given, given)
@@ -141,3 +93,41 @@ def repeat_truth(model: ReaderModel, readers: Readers) -> dict[str, np.ndarray |
     gap = np.subtract.outer(np.arange(SCALE), np.arange(SCALE)).astype(float) ** 2
     kappa = 1 - (table * gap).sum() / (np.outer(table.sum(1), table.sum(0)) * gap).sum()
     return {"same": twice.diagonal(axis1=1, axis2=2).sum(1), "kappa": float(kappa)}
+
+
+def icc_satterthwaite(values: np.ndarray, level: float = 0.95) -> tuple[float, float, float]:
+    """ICC(2,1) of complete ratings ``[R, I]`` with bounds by Satterthwaite's F (McGraw & Wong 1996), as other programs give it.
+
+    With three readers it covers too little; the product uses a generalized interval.
+    """
+    m, upper = mean_squares(values.T), 0.5 + level / 2
+    n, k = m.n, m.k
+    items = (m.between - m.error) / k
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = float(np.divide(items, items + (m.readers - m.error) / n + m.error))
+    if not np.isfinite(value):
+        return float("nan"), float("nan"), float("nan")
+    a = k * value / (n * (1 - value)) if value < 1 else np.inf
+    if not np.isfinite(a):
+        return 1.0, 1.0, 1.0
+    b = 1 + k * value * (n - 1) / (n * (1 - value))
+    top = (a * m.readers + b * m.error) ** 2
+    bottom = (a * m.readers) ** 2 / (k - 1) + (b * m.error) ** 2 / ((n - 1) * (k - 1))
+    df = top / bottom if bottom > 0 else 1.0
+    f_low, f_high = fdtri(n - 1, df, upper), fdtri(df, n - 1, upper)
+    spread = k * m.readers + (k * n - k - n) * m.error
+    low = n * (m.between - f_low * m.error) / (f_low * spread + n * m.between)
+    high = n * (f_high * m.between - m.error) / (spread + n * f_high * m.between)
+    return float(value), float(low), float(high)
+
+
+def percentile_two_way(
+    statistic: ReaderStatistic, cases: Cases, *keys: Key, num_resamples: int = 2000, level: float = 0.95
+) -> tuple[float, float]:
+    """The naive two-way bootstrap: readers and cases drawn with replacement, percentiles of the mean."""
+    drawn = statistic(cases.draws(num_resamples, *keys))
+    num_readers = drawn.shape[1]
+    chosen = numpy_generator("turing readers", *keys).integers(0, num_readers, size=drawn.shape)
+    means = np.take_along_axis(drawn, chosen, axis=1).mean(1)
+    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
+    return float(low), float(high)
