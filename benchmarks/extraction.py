@@ -27,8 +27,8 @@ import torch
 from measuring import machine, peak_mib, report, spread
 from PIL import Image
 
-from medcodi.evaluation.extractors import load_extractor
-from medcodi.evaluation.features import Extraction, extract, open_cache, stream_moments
+from medcodi.evaluation.annotators.extractors import load_extractor
+from medcodi.evaluation.annotators.features import Extraction, extract, open_cache, stream_moments
 from medcodi.model.components import file_hash
 
 BARS = {"first": 0.95, "second": 3.0}
