@@ -79,7 +79,7 @@ def _record(file: Path, options: DicomConfig) -> Record:
         fix = "" if header.view_named else "; options.default_view=frontal would take it as one"
         refused = LeftOut(
             file=str(file),
-            reason="view not used" if header.view_named else "unknown view",
+            reason="unknown view",
             detail=f"{file}: {header.view}{fix}",
             view=header.view,
         )
