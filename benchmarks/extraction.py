@@ -29,7 +29,7 @@ from PIL import Image
 
 from medcodi.evaluation.annotators.features import load_extractor
 from medcodi.metrics.frechet import Moments
-from medcodi.model.components import file_hash
+from medcodi.storage.atomic import sha256_file
 
 BARS = {"first": 0.95, "second": 3.0}
 
@@ -79,7 +79,7 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     peer = utils.create_feature_extractor(
         "inception-v3-compat", ["2048"], cuda=False, feature_extractor_weights_path=str(weights), verbose=False
     )
-    ours = load_extractor("inception", weights=weights, sha256=file_hash(weights), batch_size=options.batch)
+    ours = load_extractor("inception", weights=weights, sha256=sha256_file(weights), batch_size=options.batch)
     found: dict[str, np.ndarray] = {}
 
     def torch_fidelity() -> None:

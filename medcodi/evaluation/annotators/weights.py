@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medcodi.errors import CheckpointError
-from medcodi.model.components import file_hash
+from medcodi.storage.atomic import sha256_file
 
 if TYPE_CHECKING:
     from medcodi.model import MedCoDi
@@ -108,7 +108,7 @@ def check_hash(name: str, path: Path, required: str | None) -> str:
     Raises:
         CheckpointError: If another hash is required.
     """
-    digest = file_hash(path)
+    digest = sha256_file(path)
     if required is not None and digest != required.lower():
         raise CheckpointError(
             f"the weights of {name!r} at {path} have sha256 {digest}",
