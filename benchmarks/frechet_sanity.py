@@ -22,7 +22,8 @@ from measuring import machine, report
 
 from medcodi.data.dataset import PHANTOMS_PER_SPLIT
 from medcodi.data.dataset import SPLITS as DATA_SPLITS
-from medcodi.data.images import fit_square, read_image
+from medcodi.data.image_files import read_image
+from medcodi.data.images import fit_square
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.annotators.features import load_extractor
 from medcodi.evaluation.annotators.row_cache import content_key

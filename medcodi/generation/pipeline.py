@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcodi.data.images import fit_square, read_image
+from medcodi.data.image_files import read_image
+from medcodi.data.images import fit_square
 from medcodi.data.reports import normalise_report
 from medcodi.diffusion.guidance import Denoise, Latents, guided, guided_by_each_other
 from medcodi.diffusion.sampling import sample_jointly

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medcodi.config import config
 from medcodi.data.dicom.reading import read_header
-from medcodi.data.images import is_dicom
+from medcodi.data.image_files import is_dicom
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import read_text
 from medcodi.data.sources.record import LeftOut, Record, check_patients, second_images

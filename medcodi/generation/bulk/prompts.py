@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medcodi.data.images import check_image_file
+from medcodi.data.image_files import check_image_file
 from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError
 from medcodi.generation.bulk.manifest import Row

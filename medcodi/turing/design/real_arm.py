@@ -11,7 +11,7 @@ from typing import Any
 
 from medcodi.config import from_dict
 from medcodi.data.dataset import INFO_FILE, PHANTOMS_PER_SPLIT, SPLITS, open_dataset, read_info
-from medcodi.data.images import read_image
+from medcodi.data.image_files import read_image
 from medcodi.data.reports import normalise_report
 from medcodi.data.sources import SOURCES
 from medcodi.data.sources.record import LeftOut, Record
