@@ -1,4 +1,4 @@
-"""Image files in: PNG, JPEG, JPEG 2000, TIFF, BMP, WebP or DICOM to float32 [H, W] in [0, 1], told by content."""
+"""Image files in: PNG, JPEG, JPEG 2000, TIFF, BMP, WebP or DICOM to float32 [H, W] in [0, 1], by content."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def read_image(
     """Read one image, whatever holds it.
 
     Args:
-        value: A path (PNG, JPEG, JPEG 2000, TIFF, BMP, WebP, DICOM: told by content), a PIL image, an array or a
+        value: A path (PNG, JPEG, JPEG 2000, TIFF, BMP, WebP, DICOM: by content), a PIL image, an array or a
             tensor: uint8, uint16, bool, or float in [0, 1]; ``[H, W]``, ``[1, H, W]``, ``[H, W, C]`` or ``[C, H, W]``
             with C of 1, 3 or 4. Colour becomes luminance, alpha is dropped.
         where: Name for messages; the path by default.
@@ -85,7 +85,7 @@ def check_image_file(path: Path, modality: str | None = None) -> None:
     """Refuse a file that is no image, by its header alone: pixels are not decoded.
 
     Raises:
-        Refused: As :func:`read_image` refuses it, as far as a header tells.
+        Refused: As :func:`read_image` refuses it, as far as the header shows.
         MissingExtraError: If it is a DICOM file and pydicom is not installed.
     """
     where = str(path)

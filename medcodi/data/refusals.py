@@ -1,4 +1,4 @@
-"""Why an image, report or study is left out: a short reason for the ledger beside the message for the user."""
+"""Refusals of single images, reports and studies: a short reason for the ledger beside the message for the user."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class Refused(DataError):  # noqa: N818 -- the ledger counts what was refused, n
 
         Args:
             failed: What failed, with the value that was seen.
-            reason: Two or three words, the same for every refusal of this sort: the ledger counts by it.
+            reason: Two or three words, the same for every refusal of this kind: the ledger counts by it.
             expected: What was expected instead.
             fix: What the user can do now.
         """
