@@ -219,7 +219,7 @@ class TrainConfig:
         precision: ``bf16`` and ``fp16`` are autocast over float32 weights; ``fp16`` needs a GPU.
         seed: Key of data order and of every draw.
         out: The run's folder.
-        num_workers: Ranks that read data ahead.
+        num_workers: Processes that read data ahead.
         cache: Folder in which studies are kept encoded, made at the first start; for ``diffuse`` and ``join``. None: encode each batch anew.
         compile: Compile the networks' blocks: the first step takes minutes, later ones less.
         max_minutes: Save and exit cleanly after so long; go on with ``--resume latest``.

@@ -20,7 +20,7 @@ from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.training import run_folder
 from medcodi.training.caching import borrowed, from_cache
-from medcodi.training.checkpoint import Checkpoint
+from medcodi.training.checkpoint import Checkpoint, CheckpointWriter
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
 from medcodi.training.engine import Engine, StepResult, build_engine, check_engine, describe_engine
@@ -33,10 +33,8 @@ from medcodi.training.monitoring.summary import summarise
 from medcodi.training.monitoring.trackers import RunLog, check_trackers
 from medcodi.training.monitoring.validation import Figures, look_in
 from medcodi.training.optimizer import trained_parameters
-from medcodi.training.requirements import check_data, check_room
-from medcodi.training.result import write_model
-from medcodi.training.run_folder import RunFolder
-from medcodi.training.saving import CheckpointWriter
+from medcodi.training.preflight import check_data, check_room
+from medcodi.training.run_folder import RunFolder, write_model
 
 
 def train(config: TrainConfig, resume: str | None = None) -> Path:
