@@ -15,7 +15,8 @@ from medcodi.app.progress import progress_bar
 from medcodi.config import config
 from medcodi.data.loading import DataConfig
 from medcodi.errors import PromptError
-from medcodi.generation.pipeline import Value, generate_batch, load, read_prompt
+from medcodi.generation.pipeline import generate_batch, load
+from medcodi.generation.request import Value, read_prompt
 from medcodi.model import MedCoDi
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction, Study, all_directions
