@@ -18,8 +18,8 @@ from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE, FindingClassi
 from medcodi.evaluation.annotators.extractors import ExtractorRequest, ExtractorRow, LoadedNetwork
 from medcodi.evaluation.annotators.weights import check_hash, find_weights
 from medcodi.modality import MODALITIES
-from medcodi.model.components import file_hash
 from medcodi.model.shipped import demo_checkpoint
+from medcodi.storage.atomic import sha256_file
 
 INCEPTION_SIZE, XRV_SIZE = 299, 224
 RAD_DINO = "microsoft/rad-dino"
@@ -223,7 +223,7 @@ def load_demo(row: ExtractorRow, request: ExtractorRequest) -> LoadedNetwork:
     """The finding classifier beside the demo checkpoint, or of the folder that is named."""
     folder = Path(request.weights) if request.weights is not None else demo_checkpoint()
     classifier = FindingClassifier.load(folder).to(request.device)
-    digest = file_hash(folder / WEIGHTS_FILE)
+    digest = sha256_file(folder / WEIGHTS_FILE)
     if request.sha256 is not None:
         check_hash(row.name, folder / WEIGHTS_FILE, request.sha256)
 

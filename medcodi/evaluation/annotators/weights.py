@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medcodi.errors import CheckpointError
-from medcodi.model.components import file_hash
+from medcodi.storage.atomic import sha256_file
 
 FOLDER_VARIABLE = "MEDCODI_EXTRACTORS"  # a folder of weight files, looked into before the libraries' own caches
 
@@ -101,7 +101,7 @@ def check_hash(name: str, path: Path, wanted: str | None) -> str:
     Raises:
         CheckpointError: If it is another.
     """
-    seen = file_hash(path)
+    seen = sha256_file(path)
     if wanted is not None and seen != wanted.lower():
         raise CheckpointError(
             f"the weights of {name!r} at {path} have sha256 {seen}",

@@ -21,8 +21,8 @@ from medcodi.evaluation.annotators.image_annotators import XRV_LABELS, CachedRea
 from medcodi.evaluation.coherence import PairReadings, coherence
 from medcodi.evaluation.derangements import derangements
 from medcodi.metrics.bootstrap import resampling_weights
-from medcodi.model.components import file_hash
 from medcodi.randomness import numpy_generator
+from medcodi.storage.atomic import sha256_file
 from medcodi.study import CHEXPERT_LABELS, Study
 from tests.unit.evaluation.annotators.extractor_files import xrv_file
 
@@ -143,7 +143,7 @@ def test_real_studies_have_no_geometry() -> None:
 # ---- readers of findings ------------------------------------------------------------------------------------------------
 def test_xrv_reads_chexperts_labels_by_its_own_outputs(tmp_path: Path) -> None:
     path = xrv_file(tmp_path)
-    reader = load_image_reader("xrv", weights=path, sha256=file_hash(path))
+    reader = load_image_reader("xrv", weights=path, sha256=sha256_file(path))
     images = [GENERATOR.integers(0, 256, (64, 64), dtype=np.uint8) for _ in range(2)]
     told = reader.probabilities(images, "frontal")
     assert set(reader.targets) <= set(CHEXPERT_LABELS) and told.shape == (2, 12) and told.min() >= 0 and told.max() <= 1

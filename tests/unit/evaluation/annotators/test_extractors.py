@@ -15,7 +15,7 @@ from medcodi.evaluation.annotators.extractor_networks import xrv_network
 from medcodi.evaluation.annotators.extractor_rows import EXTRACTORS
 from medcodi.evaluation.annotators.extractors import Extractor, eight_bit_pixels, load_extractor
 from medcodi.model import tiny_model
-from medcodi.model.components import file_hash
+from medcodi.storage.atomic import sha256_file
 from tests.unit.evaluation.annotators.extractor_files import inception_file, rad_dino_folder, xrv_file
 
 IMAGES = [np.random.default_rng(index).integers(0, 256, (40, 40), dtype=np.uint8) for index in range(3)]
@@ -37,7 +37,7 @@ def rad_dino(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def own_weights(name: str, path: Path, weights: Path | None = None) -> Extractor:
-    return load_extractor(name, weights=path, sha256=file_hash(weights or path))
+    return load_extractor(name, weights=path, sha256=sha256_file(weights or path))
 
 
 def test_inception_is_torch_fidelitys_pipeline(inception: Path, tmp_path: Path) -> None:
@@ -57,7 +57,7 @@ def test_inception_is_torch_fidelitys_pipeline(inception: Path, tmp_path: Path) 
     assert features.shape == (2, 2048) and np.ptp(features) > 0
     np.testing.assert_allclose(features, expected.numpy(), rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
     described = ours.describe()
-    assert described["weights_sha256"] == file_hash(inception) and described["published_weights"] is False
+    assert described["weights_sha256"] == sha256_file(inception) and described["published_weights"] is False
 
 
 def test_inception_antialiased_shrinks_smoothly(inception: Path) -> None:
@@ -154,11 +154,11 @@ def test_a_folder_of_weights_is_looked_into(xrv: Path, tmp_path: Path, monkeypat
     assert source is not None
     (tmp_path / source.file).symlink_to(xrv)
     monkeypatch.setenv("MEDCODI_EXTRACTORS", str(tmp_path))
-    assert load_extractor("xrv", sha256=file_hash(xrv)).dim == 1024
+    assert load_extractor("xrv", sha256=sha256_file(xrv)).dim == 1024
 
 
 def test_other_weights_than_the_hash_says_are_refused(xrv: Path, rad_dino: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"have sha256 {file_hash(xrv)}.*Expected 56524913"):
+    with pytest.raises(CheckpointError, match=f"have sha256 {sha256_file(xrv)}.*Expected 56524913"):
         load_extractor("xrv", weights=xrv)
     with pytest.raises(CheckpointError, match="Expected 000"):
         load_extractor("rad-dino", weights=rad_dino, sha256="0" * 64)
@@ -195,7 +195,7 @@ def test_the_published_whole_module_is_read_only_where_its_hash_is_known(tmp_pat
     whole = xrv_file(tmp_path, whole=True)
     with pytest.raises(CheckpointError, match="cannot be read"):
         own_weights("xrv", whole)
-    digest = file_hash(whole)
+    digest = sha256_file(whole)
     state = xrv_network(whole, digest, digest).state_dict()
     expected = torch.load(xrv)
     assert all(torch.equal(state[key], value) for key, value in expected.items())
