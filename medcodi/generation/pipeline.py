@@ -238,7 +238,7 @@ def load(model: MedCoDi | str | Path | None, device: str | None = None) -> MedCo
             model.home = None
         return model.eval()
     if model is None:
-        from medcodi.model.shipped import demo_checkpoint
+        from medcodi.model import demo_checkpoint
 
         model = demo_checkpoint()
     index = Path(model) / "model_index.json"

@@ -9,11 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
-from medcodi.data.dicom.reading import read_header
-from medcodi.data.images import check_file, fit_square, is_dicom, read_image
-from medcodi.data.reports import normalise_report
+from medcodi.data.images import check_image_file, fit_square, read_image
+from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError, PromptError
 from medcodi.modality import MODALITIES, modality
 from medcodi.model import MedCoDi
@@ -102,7 +100,7 @@ def read_prompt(name: str, value: Any, image_size: int | None) -> Value:
         if not isinstance(value, str):
             raise PromptError(f"the {name} prompt is a {type(value).__name__}", expected="a str")
         return normalise_report(value)
-    image = read_image(value)
+    image = read_image(value, modality=name)
     return image if image_size is None else fit_square(image, image_size)
 
 
@@ -127,18 +125,7 @@ def check_prompt_files(prompts: Mapping[str, Path | str]) -> None:
         if MODALITIES[name].kind == "text":
             normalise_report(_text(value))
             continue
-        path = Path(value)
-        check_file(path, str(path))
-        if is_dicom(path):
-            read_header(path)
-            continue
-        try:
-            with Image.open(path):
-                pass
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise DataError(
-                f"{path} is not an image that can be read", expected="a PNG, JPEG, TIFF or DICOM file"
-            ) from None
+        check_image_file(Path(value), modality=name)
 
 
 def read_prompt_files(prompts: Mapping[str, Path | str], image_size: int) -> dict[str, Value]:
@@ -158,10 +145,10 @@ def _text(value: Path | str) -> str:
     if isinstance(value, str):
         return value
     try:
-        return value.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(value)
+    except OSError as error:
         raise DataError(
-            f"the text {value} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}",
+            f"the text {value} cannot be read: {error.strerror}",
             expected="a UTF-8 text file",
             fix="check the path (relative to the manifest)",
         ) from None

@@ -25,6 +25,7 @@ from medcodi.generation.request import value_hash
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
 from medcodi.model.generation_config import GenerationConfig
+from medcodi.model.identity import model_identity
 from medcodi.study import Direction
 
 _LIBRARIES = ("medcodi", "torch", "diffusers", "transformers", "open_clip_torch", "numpy")
@@ -176,11 +177,6 @@ def write_contents(
 def to_pil(image: np.ndarray) -> Image.Image:
     """Float ``[H, W]`` in [0, 1] -> 8-bit grey PIL image."""
     return Image.fromarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8))
-
-
-def model_identity(model: MedCoDi) -> dict[str, Any]:
-    """What names a model in provenance: its name, a hash of its weights, and the stages it went through."""
-    return {"name": model.config.name, "sha256": model.identity(), "trained_stages": list(model.trained_stages)}
 
 
 def provenance(

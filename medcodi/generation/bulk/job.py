@@ -20,10 +20,11 @@ from medcodi.generation.bulk.plan import Item, all_items, blocks, share
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.pipeline import generate_batch, load
 from medcodi.generation.request import Value, check_modalities, check_prompt_files, read_prompt_files
-from medcodi.generation.result import image_format, model_identity, provenance, write_contents
+from medcodi.generation.result import image_format, provenance, write_contents
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
+from medcodi.model.identity import model_identity
 
 FORMAT_VERSION = 1
 

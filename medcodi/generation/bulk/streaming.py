@@ -12,10 +12,11 @@ from medcodi.errors import DataError, PromptError
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.pipeline import generate_batch, load
 from medcodi.generation.request import Value, check_modalities, check_request, read_prompt
-from medcodi.generation.result import Generation, Sample, model_identity, provenance
+from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
+from medcodi.model.identity import model_identity
 from medcodi.study import Direction
 
 WINDOW = 4  # at most this many batches of samples wait, before the first request is run in a smaller batch
