@@ -15,7 +15,7 @@ from medcodi.app.published import PAPER_TOTAL, PUBLISHED, is_comparable, publish
 from medcodi.config import load
 from medcodi.model import MedCoDi, ModelConfig
 from medcodi.networks.tokenizer import AbsentTokenizer
-from medcodi.stages.trained import trained_in
+from medcodi.stages.stage import trained_in
 
 BYTES = {"fp32": 4, "bf16": 2}
 UNITS = {"GiB": 2**30, "MiB": 2**20}

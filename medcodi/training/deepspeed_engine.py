@@ -15,7 +15,7 @@ from medcodi.data.loading import Batch
 from medcodi.distributed import Processes
 from medcodi.errors import MissingExtraError, TrainingError
 from medcodi.randomness import StepRandomness
-from medcodi.stages.sharing import shares
+from medcodi.stages.accumulation import accumulations
 from medcodi.stages.stage import Stage
 from medcodi.training import zero3
 from medcodi.training.activations import checkpoint_activations
@@ -138,13 +138,17 @@ class DeepSpeedEngine:
             zero3.clear_gradients(self._optimizer)
         batches = [batch.to(self.processes.device) for batch in micro_batches]
         with zero3.gathering(self.stage) if self.zero_stage == 3 else nullcontext():
-            step_shares = shares(self.stage, batches, features_of(self, batches, randomness))
+            step_accumulations = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
         losses, logs = [], []
         with self._gradient_exchange():
             try:
-                for index, (batch, draw, share) in enumerate(zip(batches, randomness, step_shares, strict=True)):
+                for index, (batch, draw, accumulation) in enumerate(
+                    zip(batches, randomness, step_accumulations, strict=True)
+                ):
                     seed_step(draw, self.processes.rank, index)
-                    output = self._engine(batch, draw) if share is None else self._engine(batch, draw, share)
+                    output = (
+                        self._engine(batch, draw) if accumulation is None else self._engine(batch, draw, accumulation)
+                    )
                     losses.append(output.loss.detach())
                     logs.append(output.logs)
                     self._engine.set_gradient_accumulation_boundary(index + 1 == len(micro_batches))

@@ -16,7 +16,7 @@ from medcodi.data.loading import Batch
 from medcodi.distributed import Processes
 from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness, seed_from_keys
-from medcodi.stages.sharing import shares
+from medcodi.stages.accumulation import accumulations
 from medcodi.stages.stage import Stage
 from medcodi.training.activations import checkpoint_activations
 from medcodi.training.compiling import compile_blocks
@@ -166,14 +166,16 @@ class PlainEngine:
         step = randomness[0].step
         lr = learning_rate(self.config.optimizer, step, self.config.horizon)
         batches = [batch.to(self.processes.device) for batch in micro_batches]
-        step_shares = shares(self.stage, batches, features_of(self, batches, randomness))
+        step_accumulations = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
         losses, logs = [], []
-        for index, (batch, draw, share) in enumerate(zip(batches, randomness, step_shares, strict=True)):
+        for index, (batch, draw, accumulation) in enumerate(zip(batches, randomness, step_accumulations, strict=True)):
             seed_step(draw, self.processes.rank, index)
             last = index + 1 == len(micro_batches)
             with nullcontext() if last or self._module is self.stage else self._module.no_sync():  # type: ignore[operator]
                 with self.autocast():
-                    output = self._module(batch, draw) if share is None else self._module(batch, draw, share)
+                    output = (
+                        self._module(batch, draw) if accumulation is None else self._module(batch, draw, accumulation)
+                    )
                 self._scaler.scale(marked(output.loss) / len(micro_batches)).backward()
             losses.append(output.loss.detach())
             logs.append(output.logs)
