@@ -23,13 +23,13 @@ from measuring import machine, report, spread
 
 from medcodi.config import load
 from medcodi.data.prepare import PrepareConfig, prepare
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.model import MedCoDi
 from medcodi.training import run_folder
 from medcodi.training.config import CheckpointConfig, FaultConfig, TrainConfig
+from medcodi.training.faults import Watch
 from medcodi.training.loop import Run
 from medcodi.training.saving import CheckpointWriter
-from medcodi.training.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 STALL_TARGET, RESUME_TARGET = 1.0, 10.0  # step-times, seconds
@@ -104,9 +104,9 @@ def one_save(run: Run, step: int, batches: list, between: int, background: bool)
 
 def one_resume(config: TrainConfig, watch: Watch) -> dict[str, float]:
     """What it takes from the start of `train`, everything imported, until the first step begins and until it is done."""
-    began, processes = clocks(), Processes()
-    with run_folder.opened(config, "latest", processes) as folder:
-        run = Run(config, folder, processes, watch, "latest")
+    began, ranks = clocks(), Ranks()
+    with run_folder.opened(config, "latest", ranks) as folder:
+        run = Run(config, folder, ranks, watch, "latest")
         first = next(iter(run._arriving()))
         ready, cpu_ready = since(began)
         run.train_step(first)
@@ -124,10 +124,10 @@ def main() -> None:
     """Train, save in turn in the background and in the foreground, resume; print, and write the JSON."""
     rounds, between, batch_size = (*map(int, sys.argv[1:]), *(5, 3, 32)[len(sys.argv) - 1 :])
     loads = [os.getloadavg()[0]]
-    with tempfile.TemporaryDirectory() as name, Watch(Processes(), FaultConfig()) as watch:
+    with tempfile.TemporaryDirectory() as name, Watch(Ranks(), FaultConfig()) as watch:
         config = demo_run(Path(name), batch_size)
-        with run_folder.opened(config, None, Processes()) as folder:
-            run = Run(config, folder, Processes(), watch, None)
+        with run_folder.opened(config, None, Ranks()) as folder:
+            run = Run(config, folder, Ranks(), watch, None)
             batches = [step for step, _ in zip(run._batches(run.dataset).iterate(0, 2), range(2), strict=True)]
             for batch in batches:
                 run.train_step(batch)

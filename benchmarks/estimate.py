@@ -23,12 +23,12 @@ import torch
 from medcodi.config import load
 from medcodi.data.loading import GlobalBatches
 from medcodi.data.sources.phantom import phantom_report
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.model import ModelConfig, build_model
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.training.config import TrainConfig
-from medcodi.training.counting import stage_cost
+from medcodi.training.cost import stage_cost
 from medcodi.training.ema import Ema
 from medcodi.training.engine import PlainEngine
 
@@ -70,7 +70,7 @@ def measure(size: str, stage_name: str, precision: str, batch: int) -> None:
     model = build_model(described, [phantom_report(seed=0, index=index) for index in range(256)])
     model.trained_stages = STAGES
     stage = build_stage(stage_name, model, run.stage.options)
-    engine = PlainEngine(stage, run, Processes())
+    engine = PlainEngine(stage, run, Ranks())
     ema = Ema(engine.shards(), run.ema)
     batches = GlobalBatches(run.data.build(), batch_size=batch, seed=0)
     held = status("VmRSS")

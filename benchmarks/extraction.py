@@ -27,9 +27,9 @@ import torch
 from measuring import machine, peak_mib, report, spread
 from PIL import Image
 
-from medcodi.evaluation.extractors import load_extractor
-from medcodi.evaluation.features import Extraction, extract, open_cache, stream_moments
-from medcodi.model.components import file_hash
+from medcodi.evaluation.annotators.extractors import load_extractor
+from medcodi.evaluation.annotators.features import Extraction, extract, open_cache, stream_moments
+from medcodi.storage.atomic import sha256_file
 
 BARS = {"first": 0.95, "second": 3.0}
 
@@ -76,7 +76,7 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     paths = [folder / "films" / f"{index:04}.png" for index in range(options.num)]
     for index, path in enumerate(paths):
         Image.fromarray(film(index, options.side)).save(path)
-    ours = load_extractor("inception", weights=weights, sha256=file_hash(weights))
+    ours = load_extractor("inception", weights=weights, sha256=sha256_file(weights))
     peer = utils.create_feature_extractor(
         "inception-v3-compat", ["2048"], cuda=False, feature_extractor_weights_path=str(weights), verbose=False
     )

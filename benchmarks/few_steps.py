@@ -27,13 +27,13 @@ import numpy as np
 import torch
 
 from medcodi.config import from_dict
+from medcodi.data.generated_files import direction_folder
 from medcodi.data.loading import DataConfig
-from medcodi.evaluation.classifier import FindingClassifier
-from medcodi.evaluation.finding_readings import Reading, read_values
+from medcodi.evaluation.annotators.classifier import FindingClassifier
+from medcodi.evaluation.annotators.findings import Reading, read_values
 from medcodi.evaluation.held_out import HeldOut, Value
-from medcodi.evaluation.kept import Generated, generate_direction, slug
+from medcodi.evaluation.kept import Generated, generate_direction
 from medcodi.evaluation.scoring import counted_findings
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import load
 from medcodi.metrics.bootstrap import (
     Statistic,
@@ -46,6 +46,7 @@ from medcodi.metrics.findings import Confusion
 from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.shipped import demo_checkpoint
 from medcodi.study import Direction
 
@@ -92,7 +93,7 @@ def generate_chunk(model: MedCoDi, held: HeldOut, work: Path, chunk: int, finger
     for direction in DIRECTIONS:
         for setting in SETTINGS[turn:] + SETTINGS[:turn]:
             store = kept(work, setting, chunk, fingerprint)
-            clock = store.folder / f"{slug(direction)}.seconds"
+            clock = store.folder / f"{direction_folder(direction)}.seconds"
             if clock.is_file() and store.read(direction) is not None:
                 continue
             settings = GenerationConfig(sampler=setting.sampler, num_inference_steps=setting.steps)
@@ -117,7 +118,7 @@ def read_back(work: Path, num_chunks: int, fingerprint: str) -> tuple[Contents, 
                     raise SystemExit(f"nothing in {store.folder} for {direction}: run without --score-only")
                 for target in direction.targets:
                     whole[target] += part[target]
-                clock = float((store.folder / f"{slug(direction)}.seconds").read_text())
+                clock = float((store.folder / f"{direction_folder(direction)}.seconds").read_text())
                 seconds.setdefault((direction, setting), []).append(clock)
             contents[direction, setting] = whole
     return contents, seconds

@@ -24,8 +24,8 @@ from medcodi.data.dataset import PHANTOMS_PER_SPLIT
 from medcodi.data.dataset import SPLITS as DATA_SPLITS
 from medcodi.data.images import fit_square, read_image
 from medcodi.data.loading import DataConfig
-from medcodi.evaluation.extractors import load_extractor
-from medcodi.evaluation.features import extract
+from medcodi.evaluation.annotators.extractors import load_extractor
+from medcodi.evaluation.annotators.features import extract
 from medcodi.evaluation.screening import screen_images
 from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.metrics.kernel import mmd2
@@ -48,8 +48,8 @@ def made_frontals(num: int, folder: Path | None, steps: int) -> list[np.ndarray]
     if folder is not None:
         return [read_image(path) for path in sorted(folder.glob("*.png"))[:num]]
     from medcodi.data.sources.phantom import phantom_report
-    from medcodi.generation.config import GenerationConfig
     from medcodi.generation.pipeline import generate_batch, load
+    from medcodi.model.generation_config import GenerationConfig
     from medcodi.model.shipped import demo_checkpoint
 
     model = load(str(demo_checkpoint()), "cpu")

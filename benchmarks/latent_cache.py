@@ -29,13 +29,13 @@ from torch import nn
 
 from medcodi.config import load
 from medcodi.data.prepare import PrepareConfig, prepare
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.model import MedCoDi
 from medcodi.networks.attention import Attention
 from medcodi.training import run_folder
 from medcodi.training.config import FaultConfig, TrainConfig
+from medcodi.training.faults import Watch
 from medcodi.training.loop import Run
-from medcodi.training.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "configs/train/demo/5-diffuse-images.yaml"
@@ -72,13 +72,13 @@ class Steps:
 def begun(work: Path, name: str, data: Path, model: Path, *, cached: bool, watch: Watch) -> Iterator[Steps]:
     """The run, ready for its first step."""
     settings = config(work, name, data, model, cached)
-    with run_folder.opened(settings, None, Processes()) as folder:
-        yield Steps(Run(settings, folder, Processes(), watch, None))
+    with run_folder.opened(settings, None, Ranks()) as folder:
+        yield Steps(Run(settings, folder, Ranks(), watch, None))
 
 
 def alone(work: Path, data: Path, model: Path, name: str) -> None:
     """Three steps of one of the two in this process; prints the most memory that it held."""
-    with Watch(Processes(), FaultConfig()) as watch:
+    with Watch(Ranks(), FaultConfig()) as watch:
         for steps in begun(work, f"{name}-alone", data, model, cached=name == "cached", watch=watch):
             before = {part: sum(p.numel() for p in module.parameters()) for part, module in held(steps.run).items()}
             for _ in range(3):
@@ -116,7 +116,7 @@ def start_model(work: Path) -> Path:
 def measure(work: Path, data: Path, model: Path, repeats: int) -> dict[str, Any]:
     """Steps in turn: with the cache, without, and each with attention in bfloat16 as it was before."""
     times: dict[str, Any] = {}
-    with Watch(Processes(), FaultConfig()) as watch:
+    with Watch(Ranks(), FaultConfig()) as watch:
         began = time.perf_counter()
         for cached in begun(work, "cached", data, model, cached=True, watch=watch):
             made = time.perf_counter() - began

@@ -31,13 +31,13 @@ from measuring import machine, report, spread, wait
 
 from medcodi.config import from_dict, to_dict, to_yaml
 from medcodi.data.loading import StepBatches
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.randomness import StepRandomness
 from medcodi.training import run_folder
 from medcodi.training.config import TrainConfig
+from medcodi.training.faults import Watch
 from medcodi.training.interrupts import Interrupts
 from medcodi.training.loop import Run
-from medcodi.training.watch import Watch
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERHEAD_TARGET, WAIT_TARGET = 0.03, 0.02
@@ -66,7 +66,7 @@ class Measured(Run):
         self.looped: list[Moment] = []
 
     def _arriving(self) -> Iterator[StepBatches]:
-        batches, device = super()._arriving(), self.processes.device.type
+        batches, device = super()._arriving(), self.ranks.device.type
         while True:
             began = now(device)
             try:
@@ -86,23 +86,23 @@ class Measured(Run):
         Timed apart is what this recipe asks for beside that: the gradient's norm, clipping, the moving average.
         """
         engine: Any = self.engine
-        batch = step_batches.micro[0].to(self.processes.device)
+        batch = step_batches.micro[0].to(self.ranks.device)
         draw = StepRandomness(seed=self.config.seed, step=step_batches.step, samples=batch.samples)
-        began = now(self.processes.device.type)
+        began = now(self.ranks.device.type)
         with engine.autocast():
             loss = self.stage(batch, draw).loss
         loss.backward()
         engine._optimizer.step()
-        bare = since(began, self.processes.device.type)
-        began = now(self.processes.device.type)
+        bare = since(began, self.ranks.device.type)
+        began = now(self.ranks.device.type)
         parameters = [p for p in self.stage.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
         torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.grad_clip or 1.0, norm)
         self.ema.update(self.num_updates)
-        self.recipe.append(since(began, self.processes.device.type))
-        began = now(self.processes.device.type)
+        self.recipe.append(since(began, self.ranks.device.type))
+        began = now(self.ranks.device.type)
         engine._optimizer.zero_grad(set_to_none=True)
-        rest = since(began, self.processes.device.type)
+        rest = since(began, self.ranks.device.type)
         return bare[0] + rest[0], bare[1] + rest[1]
 
 
@@ -145,13 +145,13 @@ def measure_loop(config: TrainConfig, steps: int, device: torch.device) -> Measu
         "samples_every": 0,
     }
     config = changed(config, tracking=tracking, steps=steps, checkpoint={"every": 0})
-    processes = Processes(device=device)
+    ranks = Ranks(device=device)
     with (
-        Watch(processes, config.faults) as watch,
-        run_folder.opened(config, None, processes) as folder,
+        Watch(ranks, config.faults) as watch,
+        run_folder.opened(config, None, ranks) as folder,
         Interrupts(None) as interrupts,
     ):
-        run = Measured(config, folder, processes, watch, None)
+        run = Measured(config, folder, ranks, watch, None)
         run.to_the_end(interrupts)
     return run
 

@@ -26,8 +26,8 @@ import numpy as np  # noqa: E402
 import scipy  # noqa: E402
 import statsmodels  # noqa: E402
 
-from medcodi.turing.simulation import ReaderModel, Readers, SimulatedStudy, simulate  # noqa: E402
-from medcodi.turing.simulation_truth import Truth, agreement_truth, icc_truth, repeat_truth  # noqa: E402
+from medcodi.turing.power.simulation import ReaderModel, Readers, SimulatedStudy, simulate  # noqa: E402
+from medcodi.turing.power.truth import Truth, agreement_truth, icc_truth, repeat_truth  # noqa: E402
 from medcodi.turing.statistics import (  # noqa: E402
     NEW_READERS,
     THESE_READERS,

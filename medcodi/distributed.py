@@ -1,19 +1,23 @@
-"""The processes of a run: who started us, which rank this is, and small agreements between ranks."""
+"""The ranks of a job: who started this process, which one it is, and small exchanges between them."""
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import Any
+from itertools import chain, zip_longest
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from medcodi.errors import TrainingError, first_line
+from medcodi.errors import MedCoDiError, TrainingError, first_line
 
 TIMEOUT = timedelta(minutes=30)
+
+T = TypeVar("T")
+_ABSENT = object()
 
 
 def launcher(environment: Mapping[str, str]) -> str:
@@ -26,14 +30,14 @@ def launcher(environment: Mapping[str, str]) -> str:
 
 
 @dataclass(frozen=True)
-class Processes:
-    """This process among those of the run.
+class Ranks:
+    """This process among those of a job.
 
     Attributes:
         rank: From 0.
-        world_size: How many there are.
+        world_size: Number of ranks.
         device: Where this one computes.
-        control: CPU group for agreements, so that they never wait for the accelerator; None when alone.
+        control: CPU group for small exchanges, so that they never wait for the accelerator; None: the default group.
     """
 
     rank: int = 0
@@ -52,14 +56,14 @@ class Processes:
             dist.barrier(group=self.control)
 
     def any(self, flag: bool) -> bool:
-        """True on every rank if ``flag`` is on one."""
+        """True on every rank if ``flag`` is true on at least one."""
         if self.world_size == 1:
             return flag
         shared = torch.tensor([flag], dtype=torch.uint8)
         dist.all_reduce(shared, op=dist.ReduceOp.MAX, group=self.control)
         return bool(shared.item())
 
-    def gather(self, value: Any) -> list[Any]:
+    def gather(self, value: T) -> list[T]:
         """Every rank's ``value`` (picklable, small), in rank order, on every rank."""
         if self.world_size == 1:
             return [value]
@@ -67,18 +71,55 @@ class Processes:
         dist.all_gather_object(values, value, group=self.control)
         return values
 
-    def from_first(self, value: Any) -> Any:
-        """Rank 0's ``value`` (picklable, small)."""
+    def broadcast(self, value: Any) -> Any:
+        """The first rank's ``value`` (picklable, small), on every rank."""
         if self.world_size == 1:
             return value
         box = [value]
         dist.broadcast_object_list(box, src=0, group=self.control)
         return box[0]
 
+    def share(self, items: Sequence[T]) -> list[T]:
+        """This rank's items: every ``world_size``-th one."""
+        return list(items[self.rank :: self.world_size])
+
+    def unshare(self, results: Sequence[T]) -> list[T]:
+        """Every rank's results of its :meth:`share`, in the order of the items, on every rank."""
+        rows = zip_longest(*self.gather(list(results)), fillvalue=_ABSENT)
+        return [result for result in chain.from_iterable(rows) if result is not _ABSENT]
+
+    # ---- a refusal on one rank is a refusal on all -------------------------------------------------------------------
+    def by_first(self, work: Callable[[], T]) -> T:
+        """Run ``work`` on the first rank alone; its result (picklable, small), or its refusal, on every rank."""
+        outcome = _attempt(work) if self.is_first else None
+        result, refusal = self.broadcast(outcome)
+        if refusal is not None:
+            raise refusal
+        return result
+
+    def by_each(self, work: Callable[[], Any]) -> None:
+        """Run ``work`` on every rank; a refusal of one is raised on all, so that none waits for a rank that stopped."""
+        for rank, refusal in enumerate(self.gather(_attempt(work)[1])):
+            if refusal is not None:
+                if self.world_size > 1:  # name the rank
+                    failed, expected, fix = f"rank {rank}: {refusal.failed}", refusal.expected, refusal.fix
+                    MedCoDiError.__init__(refusal, failed, expected=expected, fix=fix)
+                raise refusal
+
     def leave(self) -> None:
         """Take the process groups down."""
         if self.world_size > 1 and dist.is_initialized():
             dist.destroy_process_group()
+
+
+ALONE = Ranks()
+
+
+def _attempt(work: Callable[[], T]) -> tuple[T | None, MedCoDiError | None]:
+    try:
+        return work(), None
+    except MedCoDiError as error:
+        return None, error
 
 
 def choose_device(local_rank: int) -> torch.device:
@@ -95,24 +136,35 @@ def choose_device(local_rank: int) -> torch.device:
     return torch.device("cuda", local_rank)
 
 
-def join_processes(environment: Mapping[str, str] = os.environ, timeout: timedelta = TIMEOUT) -> Processes:
-    """Find out which process this is and join the others, by the variables that launchers set.
+def join_ranks(
+    environment: Mapping[str, str] = os.environ,
+    timeout: timedelta = TIMEOUT,
+    *,
+    computing: bool = True,
+    error: type[MedCoDiError] = TrainingError,
+) -> Ranks:
+    """Join the other processes of this job, by the variables that launchers set; alone without them.
 
     Args:
         environment: Holds these variables.
         timeout: Longest wait for the others in one exchange.
+        computing: Choose this rank's accelerator and join a group that reduces tensors on it; otherwise ranks exchange
+            small values over gloo, and the device stays the CPU.
+        error: Class of the refusals.
 
     Raises:
-        TrainingError: If a variable is missing or no GPU is left for this process.
+        MedCoDiError: Of class ``error``, if a variable is missing, another rank does not come, or no GPU is left.
     """
     if launcher(environment) == "python":
-        return Processes(device=choose_device(0))
-    device = choose_device(int(environment.get("LOCAL_RANK", "0")))
+        return Ranks(device=choose_device(0)) if computing else ALONE
+    device = choose_device(int(environment.get("LOCAL_RANK", "0"))) if computing else torch.device("cpu")
     rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
+    if world_size == 1 and not computing:
+        return ALONE
     if not dist.is_initialized():
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
         if missing:
-            raise TrainingError(
+            raise error(
                 f"RANK is set, but {' and '.join(missing)} not",
                 expected="all variables of a launcher, or none",
                 fix="start with torchrun or deepspeed, or unset RANK and WORLD_SIZE",
@@ -120,13 +172,16 @@ def join_processes(environment: Mapping[str, str] = os.environ, timeout: timedel
         backend = "nccl" if device.type == "cuda" else "gloo"
         try:
             dist.init_process_group(backend, rank=rank, world_size=world_size, timeout=timeout)
-        except (dist.DistStoreError, dist.DistNetworkError) as error:
-            raise TrainingError(
+        except (dist.DistStoreError, dist.DistNetworkError) as cause:
+            minutes = f"{timeout.total_seconds() / 60:g}"
+            within = f"faults.exchange_minutes = {minutes}" if computing else f"{minutes} minutes"
+            raise error(
                 f"rank {rank} of {world_size} did not find the others at {environment['MASTER_ADDR']}:"
-                f"{environment['MASTER_PORT']} ({first_line(error)[:200]})",
-                expected=f"all of them within faults.exchange_minutes = {timeout.total_seconds() / 60:g}",
+                f"{environment['MASTER_PORT']} ({first_line(cause)[:200]})",
+                expected=f"all of them within {within}",
                 fix="see which rank did not start, and whether the machines reach each other; start all of them again",
-            ) from error
+            ) from cause
     if world_size == 1:
-        return Processes(device=device)
-    return Processes(rank, world_size, device, dist.new_group(backend="gloo", timeout=timeout))
+        return Ranks(device=device)
+    control = dist.new_group(backend="gloo", timeout=timeout) if computing else None
+    return Ranks(rank, world_size, device, control)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class MedCoDiError(ValueError):
@@ -30,6 +31,16 @@ class MedCoDiError(ValueError):
         if fix:
             parts.append(f"Fix: {fix.rstrip('.')}.")
         super().__init__(" ".join(parts))
+
+    def __reduce__(self) -> tuple[Any, ...]:  # pickle would call the class with the whole message
+        return _restored, (type(self), self.failed, self.expected, self.fix)
+
+
+def _restored(kind: type[MedCoDiError], failed: str, expected: str, fix: str) -> MedCoDiError:
+    """A refusal that another process or rank has sent; its class may take other arguments."""
+    error = kind.__new__(kind)
+    MedCoDiError.__init__(error, failed, expected=expected, fix=fix)
+    return error
 
 
 class ConfigError(MedCoDiError):

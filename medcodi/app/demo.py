@@ -15,9 +15,9 @@ from medcodi.app.progress import progress_bar
 from medcodi.config import config
 from medcodi.data.loading import DataConfig
 from medcodi.errors import PromptError
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import Value, generate_batch, load, read_prompt
 from medcodi.model import MedCoDi
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction, Study, all_directions
 
 

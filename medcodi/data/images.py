@@ -95,7 +95,7 @@ def is_dicom(path: Path) -> bool:
 def _read_file(path: Path, where: str) -> np.ndarray:
     check_file(path, where)
     if is_dicom(path):
-        from medcodi.data.dicom import read_dicom
+        from medcodi.data.dicom.reading import read_dicom
 
         return read_dicom(path).image
     with _reading(where), Image.open(path) as picture:

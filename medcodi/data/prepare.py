@@ -43,7 +43,7 @@ class PrepareConfig:
         seed: Of the division into splits.
         val: Share of patients in ``val``, where the source has no official splits.
         test: Share of patients in ``test``, likewise.
-        num_workers: Processes that read and write; the result is the same for any number.
+        num_workers: Ranks that read and write; the result is the same for any number.
         file_format: Of the shards: ``arrow`` (memory-mapped as it is) or ``parquet`` (smaller, for sending).
         max_bad_fraction: Share of studies that may be left out.
         resume: Go on from what a killed run of the same settings left; false starts from nothing.

@@ -48,7 +48,7 @@ class Workers:
         """Start nothing yet.
 
         Args:
-            num: Processes.
+            num: Ranks.
             source: What is prepared, for errors.
         """
         self.num, self._source = num, source

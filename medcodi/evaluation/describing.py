@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medcodi.config import to_dict
+from medcodi.evaluation.annotators.wiring import described as described_features
 from medcodi.evaluation.measures.case import NUM_DERANGEMENTS
 from medcodi.evaluation.reading import Readers
-from medcodi.evaluation.wiring import described as described_features
 from medcodi.modality import names
 
 if TYPE_CHECKING:

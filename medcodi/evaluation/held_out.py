@@ -12,8 +12,8 @@ import numpy as np
 from medcodi.data.dataset import read_study
 from medcodi.data.loading import StudyDataset
 from medcodi.errors import DataError
-from medcodi.evaluation.classifier import FindingClassifier, target_truth
-from medcodi.evaluation.finding_readings import Reading, read_values
+from medcodi.evaluation.annotators.classifier import FindingClassifier, target_truth
+from medcodi.evaluation.annotators.findings import Reading, read_values
 from medcodi.evaluation.ranks import ALONE, Ranks, blocks_of
 from medcodi.metrics.labeler import label_report, labels_from_findings
 from medcodi.modality import MODALITIES

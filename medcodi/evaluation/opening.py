@@ -9,26 +9,25 @@ from typing import Any
 
 import torch
 
-from medcodi.config import from_dict
+from medcodi.data.generated_files import Listing, list_generated
 from medcodi.data.loading import StudyDataset
 from medcodi.errors import ConfigError, DataError
-from medcodi.evaluation.classifier import WEIGHTS_FILE
-from medcodi.evaluation.external import Listing, list_generated
-from medcodi.evaluation.extractors import ExtractorRequest
-from medcodi.evaluation.geometry import GEOMETRY_FILE, GeometryReader
+from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE
+from medcodi.evaluation.annotators.extractors import ExtractorRequest
+from medcodi.evaluation.annotators.geometry import GEOMETRY_FILE, GeometryReader
+from medcodi.evaluation.annotators.image_annotators import CachedReader, load_image_reader
+from medcodi.evaluation.annotators.report_labelers import load_labeler
+from medcodi.evaluation.annotators.report_scorers import load_report_scorer
+from medcodi.evaluation.annotators.wiring import FeatureOptions, open_encoder, open_features
 from medcodi.evaluation.held_out import HeldOut
-from medcodi.evaluation.image_readers import CachedReader, load_image_reader
-from medcodi.evaluation.labelers import load_labeler
 from medcodi.evaluation.options import EvaluateConfig
 from medcodi.evaluation.ranks import Ranks, device_of_rank
 from medcodi.evaluation.reading import Readers
-from medcodi.evaluation.report_scorers import load_report_scorer
 from medcodi.evaluation.systems import ExternalSystem, KeptOnly, ModelSystem, System
-from medcodi.evaluation.wiring import FeatureOptions, open_encoder, open_features
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import load
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.shipped import demo_checkpoint
 from medcodi.study import Direction
 
@@ -82,11 +81,7 @@ def open_bench(options: EvaluateConfig, ranks: Ranks, *, kept: Kept | None = Non
     if model is not None and kept is None:
         directions |= set(options.chosen_directions)
     dataset = _open_data(options, model, sorted(directions))
-    settings = None
-    if model is not None:
-        asked = ("preset", "sampler", "num_inference_steps", "guidance_scale", "joint_guidance_scale", "joint")
-        values = {name: getattr(options, name) for name in asked}
-        settings = from_dict(GenerationConfig, values, source="evaluation").resolved(model)
+    settings = options.generation.resolved(model) if model is not None else None
     cache = None if kept is not None else Path(options.cache or Path(options.out) / "features")
     readers, encoder = _open_readers(options, model, directions, device, cache)
     held = HeldOut(

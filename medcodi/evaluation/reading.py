@@ -15,13 +15,13 @@ from zipfile import BadZipFile
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.evaluation.finding_readings import Reading, reading_of_probabilities
-from medcodi.evaluation.geometry import GeometryReader
+from medcodi.evaluation.annotators.findings import Reading, reading_of_probabilities
+from medcodi.evaluation.annotators.geometry import GeometryReader
+from medcodi.evaluation.annotators.image_annotators import ImageReader
+from medcodi.evaluation.annotators.report_labelers import LoadedLabeler, load_labeler
+from medcodi.evaluation.annotators.report_scorers import Scorer
+from medcodi.evaluation.annotators.wiring import FeatureReader
 from medcodi.evaluation.held_out import Value, content_sha256
-from medcodi.evaluation.image_readers import ImageReader
-from medcodi.evaluation.labelers import LoadedLabeler, load_labeler
-from medcodi.evaluation.report_scorers import Scorer
-from medcodi.evaluation.wiring import FeatureReader
 from medcodi.metrics.bootstrap import known_mean
 from medcodi.metrics.similarity import image_similarity
 from medcodi.modality import MODALITIES

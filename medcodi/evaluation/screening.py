@@ -14,8 +14,8 @@ from typing import Any, Literal
 import numpy as np
 
 from medcodi.errors import ConfigError, DataError, one_of
-from medcodi.evaluation.feature_cache import content_key
-from medcodi.evaluation.language import looks_english
+from medcodi.evaluation.annotators.feature_cache import content_key
+from medcodi.evaluation.annotators.language import looks_english
 
 Action = Literal["stop", "exclude", "flag"]
 ACTIONS: tuple[Action, ...] = ("stop", "exclude", "flag")

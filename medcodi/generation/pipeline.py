@@ -17,12 +17,12 @@ from medcodi.data.reports import normalise_report
 from medcodi.diffusion.guidance import Denoise, Latents, guided, guided_by_each_other
 from medcodi.diffusion.sampling import sample_jointly
 from medcodi.errors import PromptError
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.prompts import PromptContexts, Value
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order, modality
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.networks.attention import Context
 from medcodi.study import Direction
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,10 +20,19 @@ from medcodi.interop.xgem_plan import Recipe, Recipes, UnusableWeightsError, pla
 from medcodi.interop.xgem_source import Checkpoint, open_checkpoint
 from medcodi.interop.xgem_tokenizers import find_tokenizers
 from medcodi.model import STAGES, ModelConfig
-from medcodi.model.components import file_hash, write_weights
+from medcodi.model.components import write_weights
 from medcodi.model.files import write_index
+from medcodi.storage.job_folder import JobFolder, JobKind
 
-REPORT, PROGRESS, UNFINISHED = "import_report.json", "import_progress.json", ".unfinished"
+REPORT = "import_report.json"
+IMPORT = JobKind(
+    name="an unfinished import",
+    index="import_progress.json",
+    staged="{target}.unfinished",
+    error=CheckpointError,
+    choose="move it away, or choose another --out",
+    then="run it again: finished components are kept",
+)
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
 
 OnComponent = Callable[[str, int, int, bool], None]  # name, number done, number in all, whether it was there already
@@ -95,24 +103,24 @@ def import_xgem(
     spoken = find_tokenizers(Path(tokenizers) if tokenizers else None, config)
 
     settings = {"dtype": dtype, "config": to_dict(config)}
-    staging = out.with_name(out.name + UNFINISHED)
-    components = _Staging.open(staging, {"files": _identities(checkpoint), **settings})
-    _refuse_full_disk(staging, recipes, components.finished, DTYPES[dtype])
-    for number, (name, of_component) in enumerate(recipes.items(), start=1):
-        was_there = name in components.finished
-        if not was_there:
-            components.add(name, _write(staging, name, of_component, checkpoint, DTYPES[dtype]))
-        if on_component is not None:
-            on_component(name, number, len(recipes), was_there)
+    job = JobFolder.beside(out, IMPORT, {"files": _identities(checkpoint), **settings})
+    with job.opened(restart=True):
+        # Import the components that are not there yet, or were damaged since.
+        todo = job.verify(recipes)
+        _refuse_full_disk(job, {name: recipes[name] for name in todo}, len(recipes), DTYPES[dtype])
+        for number, (name, of_component) in enumerate(recipes.items(), start=1):
+            if name in todo:
+                _import_component(job, name, of_component, checkpoint, DTYPES[dtype])
+            if on_component is not None:
+                on_component(name, number, len(recipes), name not in todo)
 
-    report = _report(checkpoint, fates, recipes, {**settings, "allow_half": allow_half})
-    provenance = {"imported_from": report["files"], "layout": "published", "medcodi": __version__, "report": REPORT}
-    _finish(
-        staging,
-        out,
-        report,
-        lambda: write_index(staging, config, spoken, components.finished, trained_stages=STAGES, provenance=provenance),
-    )
+        # Write what vouches for them, and publish the whole.
+        report = _report(checkpoint, fates, recipes, {**settings, "allow_half": allow_half})
+        provenance = {"imported_from": report["files"], "layout": "published", "medcodi": __version__, "report": REPORT}
+        components = {name: _entry(job, name) for name in recipes}
+        job.write_json(job.content / REPORT, report, indent=1)
+        write_index(job.content, config, spoken, components, trained_stages=STAGES, provenance=provenance)
+        job.publish()
     return Imported(out, config, report)
 
 
@@ -131,93 +139,30 @@ def _identities(checkpoint: Checkpoint) -> list[dict[str, Any]]:
     ]
 
 
-class _Staging:
-    """The folder of an unfinished import, and the components in it that are finished.
-
-    Attributes:
-        finished: Component -> its entry of the index.
-    """
-
-    def __init__(self, folder: Path, identity: Mapping[str, Any], finished: dict[str, dict[str, Any]]) -> None:
-        self.folder, self.identity, self.finished = folder, identity, finished
-
-    @classmethod
-    def open(cls, folder: Path, identity: Mapping[str, Any]) -> _Staging:
-        """Go on from what is there, if it is of the same files and settings and its hashes hold; else begin anew."""
-        identity = json.loads(json.dumps(identity))
-        progress, finished = folder / PROGRESS, {}
-        if folder.exists():
-            if not progress.is_file():
-                raise CheckpointError(
-                    f"{folder} is in the way", expected="room for the unfinished import", fix="move it away"
-                )
-            try:
-                seen = json.loads(progress.read_text(encoding="utf-8"))
-            except ValueError:  # it was being written when the import was killed
-                seen = {}
-            if seen.get("identity") == identity:
-                finished = {name: entry for name, entry in seen["components"].items() if _holds(folder, entry)}
-            else:
-                shutil.rmtree(folder)
-        staging = cls(folder, identity, finished)
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            staging._save()
-        except OSError as error:
-            raise _unwritable(folder, error) from None
-        return staging
-
-    def add(self, name: str, entry: dict[str, Any]) -> None:
-        """Note that a component is finished."""
-        self.finished[name] = entry
-        try:
-            self._save()
-        except OSError as error:
-            raise _unwritable(self.folder, error) from None
-
-    def _save(self) -> None:
-        partial = self.folder / (PROGRESS + ".partial")
-        partial.write_text(json.dumps({"identity": self.identity, "components": self.finished}), encoding="utf-8")
-        partial.replace(self.folder / PROGRESS)
-
-
-def _holds(folder: Path, entry: Mapping[str, Any]) -> bool:
-    file = folder / entry["file"]
-    return file.is_file() and file_hash(file) == entry["sha256"]
-
-
-def _unwritable(folder: Path, error: OSError) -> CheckpointError:
-    return CheckpointError(
-        f"{folder} cannot be written: {error.strerror or error}",
-        fix="free the disk, or choose another folder, and run it again: finished components are kept",
-    )
-
-
 def _stored_dtype(recipe: Recipe, dtype: torch.dtype) -> torch.dtype:
     return dtype if recipe.is_weight and recipe.shape else torch.float32
 
 
-def _refuse_full_disk(staging: Path, recipes: Recipes, finished: Mapping[str, Any], dtype: torch.dtype) -> None:
+def _refuse_full_disk(job: JobFolder, todo: Recipes, num_components: int, dtype: torch.dtype) -> None:
     needed = sum(
         torch.Size(recipe.shape).numel() * _stored_dtype(recipe, dtype).itemsize
-        for name, of_component in recipes.items()
-        if name not in finished
+        for of_component in todo.values()
         for recipe in of_component.values()
     )
-    free = shutil.disk_usage(staging).free
+    free = shutil.disk_usage(job.root).free
     if free < needed:
-        if not finished:
-            shutil.rmtree(staging)
+        if len(todo) == num_components:
+            job.clear()
         raise CheckpointError(
-            f"{needed / 2**30:.1f} GiB are to be written to {staging.parent}, and {free / 2**30:.1f} GiB are free",
+            f"{needed / 2**30:.1f} GiB are to be written to {job.root.parent}, and {free / 2**30:.1f} GiB are free",
             expected="room for the whole model",
             fix="free the disk, choose another folder, or store half the bytes with --dtype bfloat16",
         )
 
 
-def _write(
-    staging: Path, name: str, recipes: Mapping[str, Recipe], checkpoint: Checkpoint, dtype: torch.dtype
-) -> dict[str, Any]:
+def _import_component(
+    job: JobFolder, name: str, recipes: Mapping[str, Recipe], checkpoint: Checkpoint, dtype: torch.dtype
+) -> None:
     specs = {key: (recipe.shape, _stored_dtype(recipe, dtype)) for key, recipe in recipes.items()}
 
     def read(key: str) -> torch.Tensor:
@@ -228,12 +173,23 @@ def _write(
             )
         return value
 
-    num_parameters = sum(torch.Size(recipe.shape).numel() for recipe in recipes.values() if recipe.is_weight)
+    path = job.content / f"{name}.safetensors"
     try:
-        return {**write_weights(staging / f"{name}.safetensors", specs, read), "num_parameters": num_parameters}
+        entry = write_weights(path, specs, read, IMPORT.then)
     except UnusableWeightsError:
-        shutil.rmtree(staging)  # what is finished belongs to a checkpoint that cannot be imported
+        job.clear()  # what is finished belongs to a checkpoint that cannot be imported
         raise
+    row = {"bytes": path.stat().st_size, "sha256": entry["sha256"]}
+    num_parameters = sum(torch.Size(recipe.shape).numel() for recipe in recipes.values() if recipe.is_weight)
+    job.finish(name, {path.name: row}, num_parameters=num_parameters)
+
+
+def _entry(job: JobFolder, name: str) -> dict[str, Any]:
+    """A finished component, as in the index of a model."""
+    record = job.record(name)
+    assert record is not None
+    ((file, row),) = record["files"].items()
+    return {"file": file, "sha256": row["sha256"], "num_parameters": record["num_parameters"]}
 
 
 def _report(
@@ -264,16 +220,3 @@ def _report(
         "components": {name: len(of_component) for name, of_component in recipes.items()},
         "keys": keys,
     }
-
-
-def _finish(staging: Path, out: Path, report: Mapping[str, Any], write: Callable[[], None]) -> None:
-    """Write what vouches for the components, and put the folder where it was asked for."""
-    try:
-        (staging / REPORT).write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
-        write()
-        (staging / PROGRESS).unlink()
-        if out.exists():
-            out.rmdir()  # it is empty
-        staging.rename(out)
-    except OSError as error:
-        raise _unwritable(out, error) from None

@@ -11,7 +11,8 @@ from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.errors import CheckpointError
 from medcodi.interop.xgem_keys import UNET_ROOT, UNETS
 from medcodi.modality import MODALITIES
-from medcodi.model.config import GenerationDefaults, ModelConfig
+from medcodi.model.config import ModelConfig
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
 from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig, TextTowerConfig
@@ -75,7 +76,7 @@ def infer_config(shapes: Shapes, untold: Untold, schedule: NoiseScheduleConfig) 
         environment=environment,
         joint_attention="self",
         schedule=schedule,
-        generation=GenerationDefaults(sampler="ddim-published", num_inference_steps=50, guidance_scale=7.5),
+        generation=GenerationConfig(sampler="ddim-published", num_inference_steps=50, guidance_scale=7.5),
     )
 
 

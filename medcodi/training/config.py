@@ -8,7 +8,7 @@ from typing import Any, Literal
 from medcodi.config import config, to_dict
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
-from medcodi.training.tracking_config import TrackingConfig
+from medcodi.training.monitoring.config import TrackingConfig
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -219,7 +219,7 @@ class TrainConfig:
         precision: ``bf16`` and ``fp16`` are autocast over float32 weights; ``fp16`` needs a GPU.
         seed: Key of data order and of every draw.
         out: The run's folder.
-        num_workers: Processes that read data ahead.
+        num_workers: Ranks that read data ahead.
         cache: Folder in which studies are kept encoded, made at the first start; for ``diffuse`` and ``join``. None: encode each batch anew.
         compile: Compile the networks' blocks: the first step takes minutes, later ones less.
         max_minutes: Save and exit cleanly after so long; go on with ``--resume latest``.

@@ -13,16 +13,14 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from medcodi.data.loading import Batch
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness, seed_from_keys
 from medcodi.stages.accumulation import accumulations
 from medcodi.stages.stage import Stage
-from medcodi.training.activations import checkpoint_activations
-from medcodi.training.compiling import compile_blocks
 from medcodi.training.config import TrainConfig
+from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
-from medcodi.training.precision import autocast
 
 OPTIMIZER_STATE = ("exp_avg", "exp_avg_sq")
 
@@ -52,7 +50,7 @@ class Engine(Protocol):
     """Drives one stage. ``shards`` are what this rank holds of the trained weights: all of them, unless ZeRO-3."""
 
     stage: Stage
-    processes: Processes
+    ranks: Ranks
 
     def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
         """Forward and backward over the micro-batches, then one optimiser step."""
@@ -108,7 +106,7 @@ def features_of(
     In ``batches`` each gives way to what the stage encodes of it, so that its own pass need not do that again.
     """
     for index, draw in enumerate(randomness):
-        seed_step(draw, engine.processes.rank, index)
+        seed_step(draw, engine.ranks.rank, index)
         with engine.autocast():  # of its own each time: autocast would keep weights that it cast without a gradient
             batches[index] = engine.stage.encoded(batches[index])
             found = engine.stage.features(batches[index], draw)
@@ -129,33 +127,33 @@ def marked(loss: Tensor) -> Tensor:
 class PlainEngine:
     """torch alone: one process, or DistributedDataParallel under a launcher."""
 
-    def __init__(self, stage: Stage, config: TrainConfig, processes: Processes) -> None:
+    def __init__(self, stage: Stage, config: TrainConfig, ranks: Ranks) -> None:
         """Move the stage to its device and make the optimiser.
 
         Raises:
             ConfigError: For what this engine cannot do.
             TrainingError: If the stage trains nothing.
         """
-        refuse_what_plain_cannot(config, processes)
-        self.config, self.processes = config, processes
-        self.stage = stage.to(processes.device)
+        refuse_what_plain_cannot(config, ranks)
+        self.config, self.ranks = config, ranks
+        self.stage = stage.to(ranks.device)
         self._trained = trained_parameters(stage)
         if not self._trained:
             raise TrainingError(f"stage {config.stage.name!r} trains no parameter", fix="check stage.options")
         if config.compile:
-            compile_blocks(stage, processes.device)
+            compile_blocks(stage, ranks.device)
         if config.engine.activation_checkpointing:
             checkpoint_activations(stage)
         self._module: nn.Module = self.stage
-        if processes.world_size > 1:
+        if ranks.world_size > 1:
             # Which denoisers a batch needs differs between ranks; with this set the buckets also stay as they are.
             self._module = DistributedDataParallel(stage, broadcast_buffers=False, find_unused_parameters=True)
         self._optimizer = build_optimizer(stage, config.optimizer)
-        self._scaler = torch.amp.GradScaler(processes.device.type, enabled=config.precision == "fp16")
+        self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16")
 
     def autocast(self) -> Any:
         """Context in which the stage computes at the run's precision."""
-        return autocast(self.processes.device, self.config.precision)
+        return autocast(self.ranks.device, self.config.precision)
 
     def evaluation(self) -> Any:
         """The same as :meth:`autocast`."""
@@ -165,17 +163,15 @@ class PlainEngine:
         """Forward and backward over the micro-batches, then one optimiser step."""
         step = randomness[0].step
         lr = learning_rate(self.config.optimizer, step, self.config.horizon)
-        batches = [batch.to(self.processes.device) for batch in micro_batches]
-        step_accumulations = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
+        batches = [batch.to(self.ranks.device) for batch in micro_batches]
+        known = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
         losses, logs = [], []
-        for index, (batch, draw, accumulation) in enumerate(zip(batches, randomness, step_accumulations, strict=True)):
-            seed_step(draw, self.processes.rank, index)
+        for index, (batch, draw, accumulation) in enumerate(zip(batches, randomness, known, strict=True)):
+            seed_step(draw, self.ranks.rank, index)
             last = index + 1 == len(micro_batches)
             with nullcontext() if last or self._module is self.stage else self._module.no_sync():  # type: ignore[operator]
                 with self.autocast():
-                    output = (
-                        self._module(batch, draw) if accumulation is None else self._module(batch, draw, accumulation)
-                    )
+                    output = self._module(batch, draw, accumulation)
                 self._scaler.scale(marked(output.loss) / len(micro_batches)).backward()
             losses.append(output.loss.detach())
             logs.append(output.logs)
@@ -211,13 +207,13 @@ class PlainEngine:
 
     def whole(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Name -> tensor on the CPU, on the first rank."""
-        if not self.processes.is_first:
+        if not self.ranks.is_first:
             return {}
         return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in shards.items()}
 
     def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All of it, on the device."""
-        return {name: tensor.to(self.processes.device) for name, tensor in whole.items()}
+        return {name: tensor.to(self.ranks.device) for name, tensor in whole.items()}
 
     def optimizer_state(self) -> dict[str, Tensor]:
         """Both moments of every trained parameter, on the first rank."""
@@ -246,13 +242,13 @@ class PlainEngine:
             self._scaler.load_state_dict({**state, "_growth_tracker": int(scalars["_growth_tracker"])})
 
 
-def refuse_what_plain_cannot(config: TrainConfig, processes: Processes) -> None:
+def refuse_what_plain_cannot(config: TrainConfig, ranks: Ranks) -> None:
     """Refuse what only DeepSpeed can do, or only a GPU.
 
     Raises:
         ConfigError: Says which setting it is.
     """
-    if config.precision == "fp16" and processes.device.type != "cuda":
+    if config.precision == "fp16" and ranks.device.type != "cuda":
         raise ConfigError("precision fp16 on the CPU", expected="a GPU for fp16", fix="precision=bf16")
     for key in ("offload_optimizer", "offload_parameters"):
         value = getattr(config.engine, key)
@@ -277,26 +273,26 @@ def describe_engine(config: TrainConfig, started_by: str) -> str:
     )
 
 
-def check_engine(config: TrainConfig, processes: Processes, started_by: str) -> None:
+def check_engine(config: TrainConfig, ranks: Ranks, started_by: str) -> None:
     """Refuse settings that :func:`build_engine` would refuse, before anything is read or computed.
 
     Raises:
         ConfigError: For what the engine cannot do.
         MissingExtraError: If it is DeepSpeed, and that is not installed.
-        TrainingError: If it is DeepSpeed, and no launcher has brought the processes together.
+        TrainingError: If it is DeepSpeed, and no launcher has brought the ranks together.
     """
     if chosen_engine(config, started_by) == "plain":
-        refuse_what_plain_cannot(config, processes)
+        refuse_what_plain_cannot(config, ranks)
         return
-    from medcodi.training.deepspeed_engine import check_deepspeed
+    from medcodi.training.deepspeed.engine import check_deepspeed
 
-    check_deepspeed(config, processes)
+    check_deepspeed(config, ranks)
 
 
-def build_engine(stage: Stage, config: TrainConfig, processes: Processes, started_by: str) -> Engine:
+def build_engine(stage: Stage, config: TrainConfig, ranks: Ranks, started_by: str) -> Engine:
     """The engine that the config names."""
     if chosen_engine(config, started_by) == "plain":
-        return PlainEngine(stage, config, processes)
-    from medcodi.training.deepspeed_engine import DeepSpeedEngine
+        return PlainEngine(stage, config, ranks)
+    from medcodi.training.deepspeed.engine import DeepSpeedEngine
 
-    return DeepSpeedEngine(stage, config, processes)
+    return DeepSpeedEngine(stage, config, ranks)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from medcodi.config import config
 from medcodi.errors import ConfigError
 from medcodi.training.config import TrainConfig
-from medcodi.training.counting import Cost, stage_cost
+from medcodi.training.cost import Cost, stage_cost
 
 GIB = 2**30
 MIMIC_IMAGES, MIMIC_STUDIES = 377_110, 227_835  # MIMIC-CXR 2.0.0 (Johnson et al., 2019, Scientific Data 6:317)

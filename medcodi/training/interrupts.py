@@ -7,7 +7,7 @@ import threading
 import time
 from types import FrameType, TracebackType
 
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 
 SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
@@ -46,14 +46,14 @@ class Interrupts:
             signal.raise_signal(number)
         self._signal, self._noted = number, time.monotonic()
 
-    def reason(self, processes: Processes) -> str | None:
+    def reason(self, ranks: Ranks) -> str | None:
         """Why every rank should stop now, or None. Every rank calls this at the end of each step."""
-        if processes.any(self._signal is not None):
+        if ranks.any(self._signal is not None):
             return (
                 f"{signal.Signals(self._signal).name} received"
                 if self._signal is not None
                 else "a rank was told to stop"
             )
-        if processes.any(self._deadline is not None and time.monotonic() > self._deadline):
+        if ranks.any(self._deadline is not None and time.monotonic() > self._deadline):
             return self.TIME_IS_UP
         return None

@@ -14,29 +14,29 @@ from typing import Any
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, StepBatches
 from medcodi.data.stalls import missing, workers_failed
-from medcodi.distributed import Processes, join_processes, launcher
+from medcodi.distributed import Ranks, join_ranks, launcher
 from medcodi.errors import CheckpointError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.training import run_folder
-from medcodi.training.attention import attention_kernels, choose_attention
 from medcodi.training.caching import borrowed, from_cache
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
 from medcodi.training.engine import Engine, StepResult, build_engine, check_engine, describe_engine
+from medcodi.training.execution import attention_kernels, choose_attention
+from medcodi.training.faults import Watch
 from medcodi.training.interrupts import Interrupts
-from medcodi.training.looking import Figures, look_in
-from medcodi.training.means import means_for_ranks
+from medcodi.training.monitoring.metrics import means_for_ranks
+from medcodi.training.monitoring.progress import Progress
+from medcodi.training.monitoring.summary import summarise
+from medcodi.training.monitoring.trackers import RunLog, check_trackers
+from medcodi.training.monitoring.validation import Figures, look_in
 from medcodi.training.optimizer import trained_parameters
-from medcodi.training.progress import Progress
 from medcodi.training.requirements import check_data, check_room
 from medcodi.training.result import write_model
 from medcodi.training.run_folder import RunFolder
 from medcodi.training.saving import CheckpointWriter
-from medcodi.training.summary import summarise
-from medcodi.training.tracking import RunLog, check_trackers
-from medcodi.training.watch import Watch
 
 
 def train(config: TrainConfig, resume: str | None = None) -> Path:
@@ -54,67 +54,65 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
     Raises:
         MedCoDiError: If the run cannot start or go on; says why and what to do.
     """
-    processes = join_processes(timeout=timedelta(minutes=config.faults.exchange_minutes))
-    watch = Watch(processes, config.faults)
+    ranks = join_ranks(timeout=timedelta(minutes=config.faults.exchange_minutes))
+    watch = Watch(ranks, config.faults)
     try:
         with (
             watch,
-            run_folder.opened(config, resume, processes) as folder,
+            run_folder.opened(config, resume, ranks) as folder,
             Interrupts(config.max_minutes) as interrupts,
-            attention_kernels(config.precision, processes.device),
+            attention_kernels(config.precision, ranks.device),
         ):
-            return Run(config, folder, processes, watch, resume).to_the_end(interrupts)
+            return Run(config, folder, ranks, watch, resume).to_the_end(interrupts)
     finally:
-        processes.leave()
+        ranks.leave()
         watch.linger()
 
 
 class Run:
     """One run: what changes while it trains, and how that is saved."""
 
-    def __init__(
-        self, config: TrainConfig, folder: RunFolder, processes: Processes, watch: Watch, resume: str | None
-    ) -> None:
+    def __init__(self, config: TrainConfig, folder: RunFolder, ranks: Ranks, watch: Watch, resume: str | None) -> None:
         """Put the run together, as it was left if ``resume`` says so."""
-        self.config, self.folder, self.processes, self.watch = config, folder, processes, watch
+        self.config, self.folder, self.ranks, self.watch = config, folder, ranks, watch
         self.start_step = self.num_updates = self.num_skipped = 0  # the last: in a row
         self.suspects = ""
         self.started_by = launcher(os.environ)
-        config.batch.accumulation(processes.world_size)  # refuse before anything is built
-        check_engine(config, processes, self.started_by)
-        if processes.is_first:
+        config.batch.accumulation(ranks.world_size)  # refuse before anything is built
+        check_engine(config, ranks, self.started_by)
+        if ranks.is_first:
             check_trackers(config.tracking)
         self.dataset = config.data.build()
         validation = config.validation.build() if config.validation else None
         self.held_out = self.dataset if validation is None else validation
 
-        model = run_folder.start_model(config, folder, self.dataset, processes)
+        model = run_folder.start_model(config, folder, self.dataset, ranks)
         self.identity = run_folder.identity(config, folder, self.dataset)
         saved = run_folder.checkpoint_to_resume(folder, resume, self.identity, self._announce)
         if saved is not None:
             self.start_step = saved.step
-        run_folder.agree(self.identity, self.start_step, folder, processes)
+        run_folder.agree(self.identity, self.start_step, folder, ranks)
         self.stage: Any = build_stage(config.stage.name, model, config.stage.options)
         check_data(self.stage, self.dataset)
         if validation is not None:
             check_data(self.stage, validation, "validation")
-        if processes.is_first:
+        if ranks.is_first:
             check_room(folder.checkpoints, config, trained_parameters(self.stage).values(), self.start_step)
         if config.cache is not None:
-            self.dataset, validation = from_cache(self.stage, config, self.dataset, validation, processes, watch)
+            self.dataset, validation = from_cache(self.stage, config, self.dataset, validation, ranks, watch)
         if saved is not None:
             run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
         self.batches = self._batches(self.dataset)
         self.validation_batches = None if validation is None else self._batches(validation)
-        choose_attention(self.stage, config.precision, processes.device)
-        self.engine: Engine = build_engine(self.stage, config, processes, self.started_by)
+        choose_attention(self.stage, config.precision, ranks.device)
+        self.engine: Engine = build_engine(self.stage, config, ranks, self.started_by)
         self.ema = Ema(self.engine.shards(), config.ema)
         self.writer = CheckpointWriter(folder.checkpoints, config.checkpoint)
         watch.before_exit = self.writer.finish
-        run_folder.accept(config, folder, processes)
+        run_folder.accept(config, folder, ranks)
 
-        log = RunLog(folder.root, processes, config, start_step=self.start_step)
-        progress = Progress(config.stage.name, processes, start_step=self.start_step, steps=config.steps)
+        log = RunLog(folder.root, ranks, config, start_step=self.start_step)
+        progress = Progress(config.stage.name, ranks, start_step=self.start_step, steps=config.steps)
         self.figures = Figures(config, log, progress, self.engine, self.start_step)
         if saved is not None:
             self._restore(saved)
@@ -122,7 +120,7 @@ class Run:
     def to_the_end(self, interrupts: Interrupts) -> Path:
         """Train until the last step, or until something asks to stop; save; write the model."""
         self._announce(
-            f"stage {self.config.stage.name} in {self.folder.root}: {self.config.batch.describe(self.processes.world_size)}; "
+            f"stage {self.config.stage.name} in {self.folder.root}: {self.config.batch.describe(self.ranks.world_size)}; "
             f"engine {describe_engine(self.config, self.started_by)}"
         )
         step, stopped = self.start_step, None
@@ -139,7 +137,7 @@ class Run:
                     look_in(
                         step, self.engine, self.ema, self.config, self.validation_batches, self.figures, self.held_out
                     )
-                stopped = interrupts.reason(self.processes) if step < self.config.steps else None
+                stopped = interrupts.reason(self.ranks) if step < self.config.steps else None
                 if stopped is not None:
                     break
                 if (
@@ -152,7 +150,7 @@ class Run:
                 clock = time.perf_counter()
             self.save(step)
             self.writer.finish()
-            self.processes.barrier()  # the model is made of what was written
+            self.ranks.barrier()  # the model is made of what was written
         except RuntimeError as error:  # torch raises it for a dead worker wherever the run is just then
             refusal = workers_failed(self.batches, step, error)
             if refusal is None:
@@ -160,11 +158,11 @@ class Run:
             raise refusal from error
         finally:
             self._close()
-        summarise(self.config, self.folder.root, self.processes)
+        summarise(self.config, self.folder.root, self.ranks)
         if stopped is not None:
             self._announce(f"{stopped}: saved at step {step}; go on with --resume latest")
         if stopped is None or stopped == Interrupts.TIME_IS_UP:  # a scheduler that sends a signal does not wait long
-            write_model(self.config, self.folder, self.dataset, self.processes)
+            write_model(self.config, self.folder, self.dataset, self.ranks)
             self._announce(f"model in {self.folder.model}")
         return self.folder.root
 
@@ -186,7 +184,7 @@ class Run:
     def _leave_out(self, step_batches: StepBatches, result: StepResult) -> None:
         """Name the studies of a step that was not finite: those whose loss was not, else all of the step."""
         mine = result.suspects, [study for batch in step_batches.micro for study in batch.study_ids]
-        gathered = self.processes.gather(mine)
+        gathered = self.ranks.gather(mine)
         suspects, everyone = ([study for part in parts for study in part] for parts in zip(*gathered, strict=True))
         if not suspects and self.engine.scalars().get("scale", 0.0) > 1.0:
             return  # fp16: the scale of the loss was too large, and is halved
@@ -199,7 +197,7 @@ class Run:
         """Save what there is: the weights are those of the last finite step."""
         self.save(step)
         self.writer.finish()
-        self.processes.barrier()
+        self.ranks.barrier()
         raise TrainingError(
             f"{self.num_skipped} steps in a row were not finite, the last with studies {self.suspects or 'unknown'}; "
             f"saved at step {step}",
@@ -248,10 +246,10 @@ class Run:
             "num_updates": self.num_updates,
             "identity": self.identity,
             "scalars": engine.scalars(),
-            "means": self.processes.gather(self.figures.means.state()),
-            "micro_batches": self.config.batch.accumulation(self.processes.world_size) * self.processes.world_size,
+            "means": self.ranks.gather(self.figures.means.state()),
+            "micro_batches": self.config.batch.accumulation(self.ranks.world_size) * self.ranks.world_size,
         }
-        if self.processes.is_first:
+        if self.ranks.is_first:
             self.writer.write(Checkpoint(tensors, state))
 
     def _restore(self, saved: Checkpoint) -> None:
@@ -261,10 +259,10 @@ class Run:
         self.engine.load_scalars(saved.state["scalars"])
         if self.config.ema.enabled:
             self.ema.load(self.engine.share(saved.tensors["ema"]))
-        world_size = self.processes.world_size
+        world_size = self.ranks.world_size
         micro = self.config.batch.accumulation(world_size) * world_size / saved.state.get("micro_batches", world_size)
         means = means_for_ranks(saved.state["means"], world_size, micro)
-        self.figures.means.load(means[self.processes.rank])
+        self.figures.means.load(means[self.ranks.rank])
         self._announce(f"going on from step {saved.step}")
 
     def _batches(self, dataset: StudyDataset) -> GlobalBatches:
@@ -272,13 +270,13 @@ class Run:
             dataset,
             batch_size=self.config.batch.global_size,
             seed=self.config.seed,
-            rank=self.processes.rank,
-            world_size=self.processes.world_size,
-            accumulation=self.config.batch.accumulation(self.processes.world_size),
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            accumulation=self.config.batch.accumulation(self.ranks.world_size),
             num_workers=self.config.num_workers,
             timeout_s=self.config.faults.data_s,
         )
 
     def _announce(self, text: str) -> None:
-        if self.processes.is_first:
+        if self.ranks.is_first:
             print(text, flush=True)

@@ -8,7 +8,7 @@ import torch
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.stages import build_stage
 from medcodi.training import checkpoint, run_folder
 from medcodi.training.caching import hold_only
@@ -18,7 +18,7 @@ from medcodi.training.run_folder import RunFolder
 FINISH_STUDIES = 256  # training studies that a stage's `finish` is given, at least
 
 
-def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, processes: Processes) -> None:
+def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, processes: Ranks) -> None:
     """Write ``model/``. Every rank calls this, for a stage may finish on the data of all.
 
     Args:
@@ -50,7 +50,7 @@ def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, p
     processes.barrier()
 
 
-def _batches(config: TrainConfig, dataset: StudyDataset, processes: Processes) -> Any:
+def _batches(config: TrainConfig, dataset: StudyDataset, processes: Ranks) -> Any:
     size = config.batch.global_size
     source = GlobalBatches(
         dataset, batch_size=size, seed=config.seed, rank=processes.rank, world_size=processes.world_size

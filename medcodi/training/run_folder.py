@@ -18,7 +18,7 @@ from torch import nn
 from medcodi.config import load as load_config
 from medcodi.config import to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, DataError, TrainingError
 from medcodi.model import MedCoDi, ModelConfig, build_model
 from medcodi.model.components import tokenizer_hashes
@@ -55,7 +55,7 @@ class RunFolder:
 
 
 @contextmanager
-def opened(config: TrainConfig, resume: str | None, processes: Processes) -> Iterator[RunFolder]:
+def opened(config: TrainConfig, resume: str | None, processes: Ranks) -> Iterator[RunFolder]:
     """Take the folder for this run alone, on the first rank; the others wait until it is ready.
 
     A run that is refused before it is accepted (:func:`accept`) leaves the folder as it was.
@@ -124,7 +124,7 @@ def _leave_nothing(folder: RunFolder) -> None:
         folder.root.rmdir()
 
 
-def accept(config: TrainConfig, folder: RunFolder, processes: Processes) -> None:
+def accept(config: TrainConfig, folder: RunFolder, processes: Ranks) -> None:
     """Write down what the run runs with: from here on the folder is its own."""
     if processes.is_first:
         whole = folder.root / f".{CONFIG}.partial"
@@ -154,7 +154,7 @@ def _lock(root: Path) -> Any:
 
 
 # ---- what the run starts from -----------------------------------------------------------------------------------
-def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, processes: Processes) -> MedCoDi:
+def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, processes: Ranks) -> MedCoDi:
     """The model that training starts from: ``init``, or a fresh one, which the first start keeps in ``start/``.
 
     A run from the cache has none of its components in memory yet: each is read where it is needed.
@@ -205,7 +205,7 @@ def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> d
     }
 
 
-def agree(identity: dict[str, Any], start_step: int, folder: RunFolder, processes: Processes) -> None:
+def agree(identity: dict[str, Any], start_step: int, folder: RunFolder, processes: Ranks) -> None:
     """See that every rank begins the same run at the same step. Every rank calls this.
 
     Raises:

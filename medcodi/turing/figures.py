@@ -50,23 +50,14 @@ def ticks(low: float, high: float, num: int = 6) -> list[float]:
 
 @dataclass(frozen=True, kw_only=True)
 class ForestRow:
-    """One line of a forest plot; without numbers it is a heading.
+    """One line of a forest plot; without numbers it is a heading."""
 
-    Attributes:
-        label: At the left.
-        value: Estimate.
-        low: Lower bound.
-        high: Upper bound.
-        pooled: A diamond instead of a square: all readers together.
-        faint: For the second population.
-    """
-
-    label: str
-    value: float | None = None
-    low: float | None = None
-    high: float | None = None
-    pooled: bool = False
-    faint: bool = False
+    label: str  # at the left
+    value: float | None = None  # estimate
+    low: float | None = None  # lower bound
+    high: float | None = None  # upper bound
+    pooled: bool = False  # A diamond instead of a square: all readers together
+    faint: bool = False  # for the second population
 
 
 def forest(

@@ -21,7 +21,7 @@ FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(
     [
         "medcodi.training.loop",
-        "medcodi.training.deepspeed_engine",
+        "medcodi.training.deepspeed.engine",
         "medcodi.stages.align",
         "medcodi.stages.autoencode",
         "medcodi.stages.diffuse",

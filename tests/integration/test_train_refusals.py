@@ -12,7 +12,7 @@ import yaml
 
 from medcodi.config import from_dict, read_yaml
 from medcodi.data.prepare import PrepareConfig, prepare
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, ConfigError, DataError, TrainingError
 from medcodi.training import run_folder
 from medcodi.training.config import TrainConfig
@@ -59,7 +59,7 @@ def test_studies_of_another_size_than_the_model_takes(config: Callable[..., Trai
 def test_a_second_run_in_the_same_folder(config: Callable[..., TrainConfig]) -> None:
     settings = config("steps=1")
     holder = rf"another run is writing in .*/run: process {os.getpid()} on "
-    with run_folder.opened(settings, None, Processes()), pytest.raises(TrainingError, match=holder):
+    with run_folder.opened(settings, None, Ranks()), pytest.raises(TrainingError, match=holder):
         train(settings)
     train(settings)
 

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import json
+import multiprocessing
+import os
 import socket
 from datetime import timedelta
+from functools import cache
+from pathlib import Path
 
 import pytest
 
-from medcodi.distributed import Processes, join_processes, launcher
-from medcodi.errors import TrainingError
+from medcodi.distributed import ALONE, Ranks, join_ranks, launcher
+from medcodi.errors import ConfigError, DataError, TrainingError
 
 RANKS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
 
@@ -27,25 +32,80 @@ def test_the_launcher_is_told_by_what_it_sets(environment: dict[str, str], expec
     assert launcher(environment) == expected
 
 
+@cache
+def free_port() -> str:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return str(probe.getsockname()[1])
+
+
 def test_half_an_environment_is_refused() -> None:
     with pytest.raises(TrainingError, match="MASTER_ADDR"):
-        join_processes(RANKS)
+        join_ranks(RANKS)
 
 
 def test_ranks_that_do_not_come_are_waited_for_as_long_as_told(monkeypatch: pytest.MonkeyPatch) -> None:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
+    port = free_port()
     environment = {**RANKS, "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
     for name, value in environment.items():  # torch looks here
         monkeypatch.setenv(name, value)
     with pytest.raises(
         TrainingError, match=rf"rank 0 of 2 did not find the others at 127.0.0.1:{port}.*minutes = 0.02"
     ):
-        join_processes(environment, timedelta(seconds=1.2))
+        join_ranks(environment, timedelta(seconds=1.2))
 
 
 def test_alone_everything_is_agreed() -> None:
-    alone = Processes()
+    alone = Ranks()
     assert alone.any(True) and not alone.any(False)
-    assert alone.gather(3) == [3] and alone.from_first("x") == "x" and alone.is_first
+    assert alone.gather(3) == [3] and alone.broadcast("x") == "x" and alone.is_first
+    assert alone.share("abc") == list("abc") and alone.unshare([1, 2]) == [1, 2] and alone.by_first(lambda: 4) == 4
+
+
+def test_a_job_without_a_launcher_that_only_exchanges_values_is_alone() -> None:
+    assert join_ranks({}, computing=False) is ALONE
+    assert join_ranks({"RANK": "0", "WORLD_SIZE": "1"}, computing=False) is ALONE
+    with pytest.raises(ConfigError, match="MASTER_ADDR"):
+        join_ranks(RANKS, computing=False, error=ConfigError)
+
+
+def _rank(rank: int, port: str, out: Path) -> None:
+    environment = {"RANK": str(rank), "WORLD_SIZE": "3", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update(environment)
+    ranks = join_ranks(environment, timedelta(seconds=60), computing=False)
+    results: dict = {"any": ranks.any(rank == 1), "none": ranks.any(False), "first": ranks.broadcast(rank)}
+    results["share"] = ranks.share(range(8))
+    results["unshare"] = ranks.unshare([10 * item for item in results["share"]])
+    results["by_first"] = ranks.by_first(lambda: f"rank {rank}")
+
+    def refuse(at: int) -> None:
+        if rank == at:
+            raise DataError("it is broken", expected="whole", fix="mend it")
+
+    for name, work in (
+        ("first refuses", lambda: ranks.by_first(lambda: refuse(0))),
+        ("another refuses", lambda: ranks.by_each(lambda: refuse(2))),
+    ):
+        try:
+            work()
+        except DataError as error:
+            results[name] = str(error)
+    out.with_name(f"{rank}.json").write_text(json.dumps(results))
+    ranks.leave()
+
+
+def test_three_ranks_share_exchange_and_refuse_together(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["medcodi.distributed"])
+    members = [context.Process(target=_rank, args=(rank, free_port(), tmp_path / "x")) for rank in range(3)]
+    for member in members:
+        member.start()
+    for member in members:
+        member.join(90)
+    results = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(3)]
+    assert [each["share"] for each in results] == [[0, 3, 6], [1, 4, 7], [2, 5]]
+    for each in results:
+        assert each["any"] and not each["none"] and each["first"] == 0 and each["by_first"] == "rank 0"
+        assert each["unshare"] == [0, 10, 20, 30, 40, 50, 60, 70]
+        assert each["first refuses"] == "it is broken. Expected whole. Fix: mend it."
+        assert each["another refuses"] == "rank 2: it is broken. Expected whole. Fix: mend it."

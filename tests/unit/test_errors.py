@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
 from medcodi.errors import DataError, MedCoDiError, MissingExtraError, PromptError, did_you_mean, first_line, one_of
@@ -20,6 +22,15 @@ def test_missing_extra_is_also_an_import_error_and_names_the_extra() -> None:
     assert isinstance(error, ImportError) and isinstance(error, MedCoDiError)
     assert "pip install 'medcodi[dicom]'" in str(error)
     assert "pydicom" in error.failed
+
+
+@pytest.mark.parametrize(
+    "error",
+    [DataError("a", expected="b", fix="c"), MissingExtraError("pydicom", extra="dicom", needed_for="DICOM files")],
+)
+def test_a_refusal_is_the_same_in_another_process(error: MedCoDiError) -> None:
+    back = pickle.loads(pickle.dumps(error))
+    assert type(back) is type(error) and str(back) == str(error) and back.fix == error.fix
 
 
 def test_did_you_mean_names_the_nearest_whatever_the_case() -> None:

@@ -12,7 +12,7 @@ from medcodi.app.progress import counting_bar
 from medcodi.app.root import Overrides, data_app, err, out
 
 if TYPE_CHECKING:
-    from medcodi.distributed import Processes
+    from medcodi.distributed import Ranks
     from medcodi.model import MedCoDi
     from medcodi.training.caching import EncodedStudies
 
@@ -51,10 +51,10 @@ def cache(
 
         medcodi data cache --model runs/align/model --out runs/cache source=phantom num_studies=10000
     """
-    from medcodi.distributed import join_processes
+    from medcodi.distributed import join_ranks
     from medcodi.model import MedCoDi
 
-    processes = join_processes()
+    processes = join_ranks()
     try:
         opened = MedCoDi.from_pretrained(model, lazy=True, device=processes.device)
         values = {"image_size": opened.config.image_size, **({} if data is None else {"path": data})}
@@ -82,7 +82,7 @@ def _make(
     settings: list[str],
     out_dir: Path,
     precision: str,
-    processes: Processes,
+    processes: Ranks,
     **options: Any,
 ) -> EncodedStudies:
     from medcodi.config import apply_overrides, from_dict

@@ -29,7 +29,7 @@ def plot(
         medcodi plot runs/diffuse runs/diffuse-tokens --out compare.html
     """
     from medcodi.errors import TrainingError
-    from medcodi.training.summary import PAGE, write_summary
+    from medcodi.training.monitoring.summary import PAGE, write_summary
 
     if page is None and len(runs) > 1:
         raise TrainingError(f"{len(runs)} runs and no --out", expected="a name for the page", fix="--out compare.html")

@@ -91,7 +91,7 @@ def synthesize(
     from medcodi.generation.bulk import SynthesisConfig
     from medcodi.generation.bulk import synthesize as run
     from medcodi.generation.bulk.manifest import RowDefaults
-    from medcodi.generation.config import GenerationConfig
+    from medcodi.model.generation_config import GenerationConfig
 
     config = SynthesisConfig(
         generation=GenerationConfig(preset=preset, sampler=sampler, num_inference_steps=steps, guidance_scale=guidance),

@@ -53,15 +53,15 @@ def export(
     """
     refuse_full_folder(out_dir)
     from medcodi.generation.pipeline import load
-    from medcodi.turing.export import export_bundle
-    from medcodi.turing.generated_arm import open_generated
-    from medcodi.turing.real_arm import open_real
-    from medcodi.turing.study import num_cases, read_study
+    from medcodi.turing.bundle.export import export_bundle
+    from medcodi.turing.design.config import max_cases, read_reader_study
+    from medcodi.turing.design.generated_arm import open_generated
+    from medcodi.turing.design.real_arm import open_real
 
-    chosen = read_study(study).with_readers(readers)
+    chosen = read_reader_study(study).with_readers(readers)
     where = read_device(device)
     real_arm = open_real(
-        real, split=split, num_phantoms=num_cases(chosen), image_size=chosen.image_size, seed=chosen.seed
+        real, split=split, num_phantoms=max_cases(chosen), image_size=chosen.image_size, seed=chosen.seed
     )
     generated_arm = open_generated(generated, chosen.sampling, chosen.seed, where)
     model = load(None if autoencoder == "demo" else autoencoder, where) if autoencoder else None
@@ -103,7 +103,7 @@ def lint(
 
         medcodi turing lint bundle/readers/reader-01 --key custodian/ --report lint.json
     """
-    from medcodi.turing.lint import lint_bundle
+    from medcodi.turing.lint.attack import lint_bundle
 
     own = bundle / "custodian"
     with progress_bar(err) as bar:
@@ -139,7 +139,7 @@ def import_answers(
         medcodi turing import results/*.json --key bundle/custodian --out table/
     """
     refuse_full_folder(out_dir)
-    from medcodi.turing.results import import_results
+    from medcodi.turing.answers.import_results import import_results
 
     done = import_results(results, key, out_dir)
     for one in done.facts["files"]:

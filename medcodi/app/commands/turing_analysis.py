@@ -38,10 +38,10 @@ def analyze(
         medcodi turing analyze table/answers.csv --task realism-frontal --out report/
     """
     refuse_full_folder(out_dir)
-    from medcodi.turing.analysis import analyze as analyze_answers
-    from medcodi.turing.answers import read_answers
-    from medcodi.turing.methods import verdicts
-    from medcodi.turing.report import write_report
+    from medcodi.turing.analysis.analyze import analyze as analyze_answers
+    from medcodi.turing.analysis.report import write_report
+    from medcodi.turing.analysis.wording import verdicts
+    from medcodi.turing.answers.table import read_answers
 
     answers = read_answers(table)
     results = analyze_answers(answers, tasks=task or None, num_resamples=resamples, seed=seed)
@@ -89,9 +89,9 @@ def power(
 
         medcodi turing power --kind real_or_generated --margin 0.1 --readers 3,5 --items 40,80,160
     """
-    from medcodi.turing.answers import read_answers
-    from medcodi.turing.power import PowerCell, model_from_pilot, needed
-    from medcodi.turing.power import power as simulate_power
+    from medcodi.turing.answers.table import read_answers
+    from medcodi.turing.power.power import PowerCell, model_from_pilot, needed
+    from medcodi.turing.power.power import power as simulate_power
 
     sizes, counts = _numbers("--items", items), _numbers("--readers", readers)
     written = []
@@ -140,11 +140,11 @@ def _asked(
         raise ConfigError(
             "--study together with --kind or --margin", expected="one of both", fix="the study declares them"
         )
-    from medcodi.turing.simulation import SCALE
-    from medcodi.turing.study import read_study
-    from medcodi.turing.tasks import task_kind
+    from medcodi.turing.design.config import read_reader_study
+    from medcodi.turing.design.tasks import task_kind
+    from medcodi.turing.power.simulation import SCALE
 
-    config = read_study(study)
+    config = read_reader_study(study)
     tasks = {one.id: one for one in config.tasks}
     if task is not None and task not in tasks:
         raise ConfigError(f"no task {task!r} in {study}", expected="a task of the study", fix=did_you_mean(task, tasks))

@@ -32,7 +32,7 @@ _USUAL: dict[str, tuple[str, ...]] = {
 
 
 @config
-class CsvOptions:
+class CsvConfig:
     """Options of source ``csv``.
 
     Attributes:
@@ -48,7 +48,7 @@ class CsvOptions:
     columns: dict[str, str | None] = field(default_factory=dict)
 
 
-def records(options: CsvOptions) -> Iterator[Record]:
+def records(options: CsvConfig) -> Iterator[Record]:
     """Studies in the order of their first rows.
 
     Raises:

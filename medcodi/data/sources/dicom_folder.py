@@ -8,7 +8,7 @@ from functools import partial
 from pathlib import Path
 
 from medcodi.config import config
-from medcodi.data.dicom import read_header
+from medcodi.data.dicom.reading import read_header
 from medcodi.data.images import is_dicom
 from medcodi.data.refusals import Refused
 from medcodi.data.sources.record import LeftOut, Record, second_images
@@ -17,7 +17,7 @@ from medcodi.modality import modality, names
 
 
 @config
-class DicomOptions:
+class DicomConfig:
     """Options of source ``dicom``.
 
     Attributes:
@@ -35,7 +35,7 @@ class DicomOptions:
             raise ValueError(f"default_view is {self.default_view!r}, expected one of {', '.join(names('image'))}")
 
 
-def records(options: DicomOptions, each: Callable[..., Iterator[Record]] = map) -> Iterator[Record]:
+def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -> Iterator[Record]:
     """Studies in the order of their first files, by path; files that are no DICOM are passed over.
 
     Args:
@@ -57,7 +57,7 @@ def records(options: DicomOptions, each: Callable[..., Iterator[Record]] = map) 
     yield from found.values()
 
 
-def _record(file: Path, options: DicomOptions) -> Record:
+def _record(file: Path, options: DicomConfig) -> Record:
     try:
         header = read_header(file)
     except Refused as error:
@@ -85,7 +85,7 @@ def _record(file: Path, options: DicomOptions) -> Record:
     )
 
 
-def _report(file: Path, study_id: str, options: DicomOptions) -> dict[str, str]:
+def _report(file: Path, study_id: str, options: DicomConfig) -> dict[str, str]:
     folder = Path(options.reports) if options.reports else file.parent
     for stem in (study_id, file.stem):
         path = folder / f"{stem}.txt"

@@ -11,13 +11,13 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medcodi.data.dicom import modality_in_words, read_header
+from medcodi.data.dicom.reading import modality_in_words, read_header
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.mimic_reports import read_mimic_report
 from medcodi.data.sources.mimic_tables import (
     IDS,
-    MimicOptions,
+    MimicConfig,
     check_groups,
     mimic_table,
     official_splits,
@@ -73,7 +73,7 @@ class _Study:
     refused: LeftOut | None = None
 
 
-def records_jpg(options: MimicOptions) -> Iterator[Record]:
+def records_jpg(options: MimicConfig) -> Iterator[Record]:
     """Studies of MIMIC-CXR-JPG in the order of its metadata table.
 
     Raises:
@@ -85,7 +85,7 @@ def records_jpg(options: MimicOptions) -> Iterator[Record]:
     yield from _records(options, files, suffix=".jpg", source="mimic-cxr-jpg")
 
 
-def records_dicom(options: MimicOptions, each: Callable[..., Iterator[Any]] = map) -> Iterator[Record]:
+def records_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map) -> Iterator[Record]:
     """Studies of MIMIC-CXR in the order of its record list; views from the metadata table, or else from the tags.
 
     Args:
@@ -112,7 +112,7 @@ def records_dicom(options: MimicOptions, each: Callable[..., Iterator[Any]] = ma
 
 
 def _records(
-    options: MimicOptions,
+    options: MimicConfig,
     rows: Iterator[tuple[dict[str, str], dict[str, str] | None]],
     *,
     suffix: str,

@@ -12,7 +12,7 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from medcodi.config import config
-from medcodi.data.dicom import modality_in_words
+from medcodi.data.dicom.reading import modality_in_words
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.record import LeftOut, Record
 from medcodi.data.sources.tables import find_table, read_table
@@ -25,7 +25,7 @@ _PROJECTIONS = ("*projections",)
 
 
 @config
-class OpeniOptions:
+class OpeniConfig:
     """Options of source ``openi``.
 
     Attributes:
@@ -41,7 +41,7 @@ class OpeniOptions:
     projections: str | None = None
 
 
-def records(options: OpeniOptions) -> Iterator[Record]:
+def records(options: OpeniConfig) -> Iterator[Record]:
     """Studies in the order of the reports' numbers. Nothing tells patients apart but the study: each is its own.
 
     Raises:
@@ -94,7 +94,7 @@ def _key(name: str) -> str:
     return rest if rest.startswith(f"{first}_") else stem
 
 
-def _projections(root: Path, options: OpeniOptions) -> Mapping[str, str] | None:
+def _projections(root: Path, options: OpeniConfig) -> Mapping[str, str] | None:
     """Image -> view, or None without a table."""
     path = Path(options.projections) if options.projections else find_table(root, _PROJECTIONS[0])
     if path is None:

@@ -8,8 +8,8 @@ from functools import cached_property
 
 import numpy as np
 
+from medcodi.evaluation.annotators.findings import Reading
 from medcodi.evaluation.derangements import derangements
-from medcodi.evaluation.finding_readings import Reading
 from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.reading import ContentReading, Readers
 from medcodi.evaluation.scores import ScoringOptions, TargetScores

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from medcodi.evaluation.classifier import SIDED_LABELS
-from medcodi.evaluation.finding_readings import Reading
+from medcodi.evaluation.annotators.classifier import SIDED_LABELS
+from medcodi.evaluation.annotators.findings import Reading
 from medcodi.evaluation.materials import Areas, Counts, Ratio
 from medcodi.evaluation.measures.case import Case
 from medcodi.evaluation.scores import plain, value_of

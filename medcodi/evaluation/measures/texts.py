@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from medcodi.evaluation.language import looks_english
+from medcodi.evaluation.annotators.language import looks_english
 from medcodi.evaluation.materials import Means, Overlap, Whole
 from medcodi.evaluation.measures.case import Case
 from medcodi.evaluation.measures.images import repeated

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from medcodi.data.dicom import read_header
+from medcodi.data.dicom.reading import read_header
 from medcodi.data.images import check_file, is_dicom
 from medcodi.data.reports import normalise_report
 from medcodi.errors import DataError

@@ -7,7 +7,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import DataError, MedCoDiError
 from medcodi.storage import disk
 from medcodi.training.caching import files
@@ -16,13 +16,13 @@ from medcodi.training.caching import files
 class Agreement:
     """Lets ranks do things together."""
 
-    def __init__(self, processes: Processes) -> None:
+    def __init__(self, processes: Ranks) -> None:
         self._processes = processes
 
     def by_first(self, do: Callable[[], Any]) -> Any:
         """What ``do`` gives on the first rank (picklable, small), on every rank."""
         result, refusal = _attempt(do) if self._processes.is_first else (None, None)
-        result, refusal = self._processes.from_first((result, refusal))
+        result, refusal = self._processes.broadcast((result, refusal))
         if refusal is not None:
             raise DataError(refusal[0], expected=refusal[1], fix=refusal[2])
         return result

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.data.dataset import StudyDataset
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import DataError, one_of
 from medcodi.model import MedCoDi
 from medcodi.training.caching import files
@@ -27,7 +27,7 @@ def make_cache(
     folder: Path,
     key: CacheKey,
     *,
-    processes: Processes = Processes(),
+    processes: Ranks = Ranks(),
     batch_size: int = 64,
     num_workers: int = 0,
     overwrite: bool = False,
@@ -43,7 +43,7 @@ def make_cache(
         key: Of this model and dataset.
         processes: The ranks.
         batch_size: Studies encoded at a time.
-        num_workers: Processes of each rank that read ahead.
+        num_workers: Ranks of each rank that read ahead.
         overwrite: Replace a cache of another key, or damaged parts.
         verify: Check every byte of what is there; else the size of files alone, and each row when it is read.
         on_progress: Told on the first rank.

@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import DataConfig
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.model import MedCoDi
 from medcodi.training.caching.key import cache_key
 from medcodi.training.caching.making import make_cache
 from medcodi.training.caching.reading import EncodedStudies
-from medcodi.training.watch import Watch
+from medcodi.training.faults import Watch
 
 if TYPE_CHECKING:
     from medcodi.stages.stage import Stage
@@ -29,7 +29,7 @@ def from_cache(
     run: TrainConfig,
     dataset: StudyDataset,
     validation: StudyDataset | None,
-    processes: Processes,
+    processes: Ranks,
     watch: Watch,
 ) -> tuple[EncodedStudies, EncodedStudies | None]:
     """A run's studies, encoded; afterwards the model holds the components that a step uses, and no other.
@@ -64,7 +64,7 @@ def _open_or_make(
     run: TrainConfig,
     data: DataConfig,
     dataset: StudyDataset,
-    processes: Processes,
+    processes: Ranks,
     watch: Watch,
 ) -> EncodedStudies:
     key = cache_key(model, dataset, split=data.split, precision="bf16" if run.precision == "bf16" else "fp32")

@@ -25,21 +25,13 @@ POPULATIONS = (THESE_READERS, NEW_READERS)
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """Every reader's answers to items of which some are generated.
+    """Every reader's answers to items of which some are generated."""
 
-    Attributes:
-        readers: Names, ``R`` of them.
-        says_generated: float ``[R, I]``: 1 called generated, 0 called real, NaN not answered.
-        confidence: float ``[R, I]``, NaN where not asked.
-        generated: bool ``[I]``.
-        cases: Which items are drawn together.
-    """
-
-    readers: Sequence[str]
-    says_generated: np.ndarray
-    confidence: np.ndarray
-    generated: np.ndarray
-    cases: Cases
+    readers: Sequence[str]  # names, `R` of them
+    says_generated: np.ndarray  # float `[R, I]`: 1 called generated, 0 called real, NaN not answered
+    confidence: np.ndarray  # float `[R, I]`, NaN where not asked
+    generated: np.ndarray  # bool `[I]`
+    cases: Cases  # which items are drawn together
 
     @property
     def num(self) -> int:

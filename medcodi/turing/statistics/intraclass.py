@@ -16,23 +16,14 @@ from medcodi.turing.statistics.intervals import NEW_READERS, THESE_READERS, Esti
 
 @dataclass(frozen=True, kw_only=True)
 class MeanSquares:
-    """Two-way analysis of variance of items × readers, one answer each.
+    """Two-way analysis of variance of items × readers, one answer each."""
 
-    Attributes:
-        between: Of the items, ``n - 1`` degrees of freedom.
-        within: Within items, ``n (k - 1)``.
-        readers: Of the readers, ``k - 1``.
-        error: What is left, ``(n - 1)(k - 1)``.
-        n: Items.
-        k: Readers.
-    """
-
-    between: float
-    within: float
-    readers: float
-    error: float
-    n: int
-    k: int
+    between: float  # of the items, `n - 1` degrees of freedom
+    within: float  # within items, `n (k - 1)`
+    readers: float  # of the readers, `k - 1`
+    error: float  # what is left, `(n - 1)(k - 1)`
+    n: int  # items
+    k: int  # readers
 
 
 def mean_squares(table: np.ndarray) -> MeanSquares:

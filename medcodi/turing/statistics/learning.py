@@ -39,19 +39,12 @@ def trend(values: np.ndarray, order: np.ndarray, cases: Cases) -> Resampled:
 
 @dataclass(frozen=True, kw_only=True)
 class Block:
-    """Accuracy and time within a stretch of trials.
+    """Accuracy and time within a stretch of trials."""
 
-    Attributes:
-        first: First trial of the block (1 is the reader's first).
-        last: Last trial.
-        accuracy: Mean over readers, these readers.
-        median_seconds: Median time of an answer; NaN where no times are known.
-    """
-
-    first: int
-    last: int
-    accuracy: Estimate
-    median_seconds: float
+    first: int  # first trial of the block (1 is the reader's first)
+    last: int  # last trial
+    accuracy: Estimate  # mean over readers, these readers
+    median_seconds: float  # median time of an answer; NaN where no times are known
 
 
 def blocks(

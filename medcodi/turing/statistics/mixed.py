@@ -15,21 +15,13 @@ from medcodi.turing.statistics.ratings import Ratings
 
 @dataclass(frozen=True, kw_only=True)
 class MixedModel:
-    """Result of ``rating ~ arm + (1 | case) + (1 | reader) + (1 | reader:arm)`` by restricted maximum likelihood.
+    """Result of ``rating ~ arm + (1 | case) + (1 | reader) + (1 | reader:arm)`` by restricted maximum likelihood."""
 
-    Attributes:
-        effect: Other arm minus real, in rating units; t interval, new readers.
-        p: Two-sided p-value of no effect, by the same t.
-        intercept: Mean rating of real items.
-        components: Variances: "case", "reader", "reader_arm", "residual".
-        converged: Whether the optimiser says so. Where not, the numbers are shown with that word.
-    """
-
-    effect: Estimate
-    p: float
-    intercept: float
-    components: dict[str, float]
-    converged: bool
+    effect: Estimate  # other arm minus real, in rating units; t interval, new readers
+    p: float  # two-sided p-value of no effect, by the same t
+    intercept: float  # mean rating of real items
+    components: dict[str, float]  # variances: "case", "reader", "reader_arm", "residual"
+    converged: bool  # whether the optimiser says so. Where not, the numbers are shown with that word
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready."""

@@ -14,21 +14,13 @@ from medcodi.turing.statistics.resampling import Cases, Resampled, Statistic, ja
 
 @dataclass(frozen=True, kw_only=True)
 class Ratings:
-    """Every reader's ratings of real items and of one other arm.
+    """Every reader's ratings of real items and of one other arm."""
 
-    Attributes:
-        readers: Names, ``R`` of them.
-        values: float ``[R, I]``, NaN where not answered.
-        other: bool ``[I]``: True for the arm compared with real items (generated, autoencoded or mismatched).
-        case: Case of each item, ``[I]``.
-        cases: Which items are drawn together.
-    """
-
-    readers: Sequence[str]
-    values: np.ndarray
-    other: np.ndarray
-    case: np.ndarray
-    cases: Cases
+    readers: Sequence[str]  # names, `R` of them
+    values: np.ndarray  # float `[R, I]`, NaN where not answered
+    other: np.ndarray  # bool `[I]`: True for the arm compared with real items (generated, autoencoded or mismatched)
+    case: np.ndarray  # case of each item, `[I]`
+    cases: Cases  # which items are drawn together
 
     @property
     def num(self) -> int:

@@ -18,21 +18,13 @@ MIN_CASES = 15  # fewer repeated cases give no interval for all readers together
 
 @dataclass(frozen=True, kw_only=True)
 class Repeats:
-    """First and second answers to the same items.
+    """First and second answers to the same items."""
 
-    Attributes:
-        readers: Names.
-        first: float ``[R, P]``, NaN missing.
-        second: float ``[R, P]``.
-        case: Case of each repeated item, ``[P]``.
-        arm: Arm of each repeated item, ``[P]``.
-    """
-
-    readers: Sequence[str]
-    first: np.ndarray
-    second: np.ndarray
-    case: Sequence[str]
-    arm: Sequence[str]
+    readers: Sequence[str]  # names
+    first: np.ndarray  # float `[R, P]`, NaN missing
+    second: np.ndarray  # float `[R, P]`
+    case: Sequence[str]  # case of each repeated item, `[P]`
+    arm: Sequence[str]  # arm of each repeated item, `[P]`
 
     @property
     def same(self) -> np.ndarray:

@@ -31,14 +31,10 @@ Statistic = Callable[[np.ndarray], np.ndarray]  # item weights [B, I] -> one val
 
 @dataclass(frozen=True)
 class Cases:
-    """Which items are drawn together, and within which stratum.
+    """Which items are drawn together, and within which stratum."""
 
-    Attributes:
-        unit: int ``[I]``, the case (or patient) of each item: all items of one are drawn together.
-        stratum: int ``[U]``, the stratum of each case: the arms that it has items in. Numbers within strata stay as designed.
-    """
-
-    unit: np.ndarray
+    unit: np.ndarray  # int `[I]`, the case (or patient) of each item: all items of one are drawn together
+    # int `[U]`, the stratum of each case: the arms that it has items in. Numbers within strata stay as designed
     stratum: np.ndarray
 
     @classmethod
@@ -105,21 +101,14 @@ class Cases:
 
 @dataclass(frozen=True, kw_only=True)
 class Resampled:
-    """Values of every reader with the covariance that new cases would give them.
+    """Values of every reader with the covariance that new cases would give them."""
 
-    Attributes:
-        values: float ``[R]``, of the readers that have one.
-        parts: Of each stratum of cases, the covariance ``[R, R]`` over new cases that it adds, and its degrees of freedom.
-        num_units: Cases.
-        num: Answers.
-        how: "jackknife" or "bootstrap".
-    """
-
-    values: np.ndarray
+    values: np.ndarray  # float `[R]`, of the readers that have one
+    # Of each stratum of cases, the covariance `[R, R]` over new cases that it adds, and its degrees of freedom
     parts: Sequence[tuple[np.ndarray, float]]
-    num_units: int
-    num: int
-    how: str
+    num_units: int  # cases
+    num: int  # answers
+    how: str  # "jackknife" or "bootstrap"
 
     @property
     def num_readers(self) -> int:

@@ -10,15 +10,21 @@ import torch
 
 from medcodi.data.sources.phantom import line_integrals, phantom_body, phantom_findings
 from medcodi.errors import CheckpointError, ConfigError, DataError
+from medcodi.evaluation.annotators.geometry import (
+    ATTRIBUTES,
+    GeometryReader,
+    fit_geometry,
+    geometry_agreement,
+    geometry_truth,
+)
+from medcodi.evaluation.annotators.image_annotators import XRV_LABELS, CachedReader, ClassifierReader, load_image_reader
 from medcodi.evaluation.coherence import PairReadings, coherence
 from medcodi.evaluation.derangements import derangements
-from medcodi.evaluation.geometry import ATTRIBUTES, GeometryReader, fit_geometry, geometry_agreement, geometry_truth
-from medcodi.evaluation.image_readers import XRV_LABELS, CachedReader, ClassifierReader, load_image_reader
 from medcodi.metrics.bootstrap import resampling_weights
-from medcodi.model.components import file_hash
 from medcodi.randomness import numpy_generator
+from medcodi.storage.atomic import sha256_file
 from medcodi.study import CHEXPERT_LABELS, Study
-from tests.unit.evaluation.extractor_files import xrv_file
+from tests.unit.evaluation.annotators.extractor_files import xrv_file
 
 GENERATOR = np.random.default_rng(0)
 NUM = 80
@@ -137,11 +143,11 @@ def test_real_studies_have_no_geometry() -> None:
 # ---- readers of findings ------------------------------------------------------------------------------------------------
 def test_xrv_reads_chexperts_labels_by_its_own_outputs(tmp_path: Path) -> None:
     path = xrv_file(tmp_path)
-    reader = load_image_reader("xrv", weights=path, sha256=file_hash(path))
+    reader = load_image_reader("xrv", weights=path, sha256=sha256_file(path))
     images = [GENERATOR.integers(0, 256, (64, 64), dtype=np.uint8) for _ in range(2)]
     told = reader.probabilities(images, "frontal")
     assert set(reader.targets) <= set(CHEXPERT_LABELS) and told.shape == (2, 12) and told.min() >= 0 and told.max() <= 1
-    from medcodi.evaluation.extractor_networks import xrv_input
+    from medcodi.evaluation.annotators.extractor_networks import xrv_input
 
     network = reader.network  # type: ignore[attr-defined]
     with torch.inference_mode():

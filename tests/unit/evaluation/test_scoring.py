@@ -10,19 +10,19 @@ import pytest
 
 from medcodi.data.dataset import row_from_study
 from medcodi.errors import DataError
-from medcodi.evaluation.classifier import FindingClassifier
+from medcodi.evaluation.annotators.classifier import FindingClassifier
+from medcodi.evaluation.annotators.extractors import load_extractor
+from medcodi.evaluation.annotators.image_annotators import ClassifierReader
+from medcodi.evaluation.annotators.wiring import FeatureReader
 from medcodi.evaluation.comparisons import ALL_TARGETS, multi_prompt_tests
 from medcodi.evaluation.derangements import derangements
-from medcodi.evaluation.extractors import load_extractor
 from medcodi.evaluation.held_out import HeldOut, Value
-from medcodi.evaluation.image_readers import ClassifierReader
 from medcodi.evaluation.materials import Areas
 from medcodi.evaluation.measures.case import NUM_DERANGEMENTS
 from medcodi.evaluation.measures.distributions import merged_moments
 from medcodi.evaluation.reading import Readers
 from medcodi.evaluation.scores import ScoringOptions
 from medcodi.evaluation.scoring import DirectionScores, score_direction
-from medcodi.evaluation.wiring import FeatureReader
 from medcodi.metrics import Moments, TextScorer
 from medcodi.study import CHEXPERT_LABELS, Direction
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medcodi.errors import ConfigError, DataError
-from medcodi.evaluation.language import looks_english
+from medcodi.evaluation.annotators.language import looks_english
 from medcodi.evaluation.screening import FILES_POLICY, screen_images, screen_reports
 
 OPENI = Path(__file__).resolve().parents[4] / "shared" / "data" / "reports" / "openi_reports.csv"

@@ -18,9 +18,10 @@ from torch import Tensor
 
 import medcodi
 from medcodi.errors import CheckpointError, MedCoDiError
-from medcodi.interop.xgem import PROGRESS, REPORT, UNFINISHED, Imported, import_xgem
+from medcodi.interop.xgem import REPORT, Imported, import_xgem
 from medcodi.interop.xgem_layout import Untold
 from medcodi.model import STAGES, MedCoDi
+from medcodi.storage import atomic
 from tests.golden.xgem.outputs import word_tokenizer
 from tests.unit.interop.published import MINI_UNTOLD, published_checkpoint
 
@@ -145,7 +146,7 @@ def test_bad_checkpoints_are_refused_and_nothing_is_left(case, whole, tmp_path) 
     with pytest.raises(CheckpointError, match=words):
         import_xgem(source, tmp_path / "model", untold=UNTOLD)
     assert not (tmp_path / "model").exists()
-    assert not (tmp_path / f"model{UNFINISHED}").exists()
+    assert not (tmp_path / "model.unfinished").exists()
 
 
 def test_half_precision_is_taken_when_it_is_asked_for(whole, tmp_path) -> None:
@@ -202,7 +203,8 @@ def test_a_folder_that_is_taken_is_left_alone(file, tmp_path) -> None:
     with pytest.raises(CheckpointError, match="not empty"):
         import_xgem(file, tmp_path / "model", untold=UNTOLD)
     (tmp_path / "fresh.unfinished").mkdir()
-    with pytest.raises(CheckpointError, match="in the way"):
+    (tmp_path / "fresh.unfinished" / "mine.txt").write_text("mine")
+    with pytest.raises(CheckpointError, match="fresh.unfinished is not empty, and does not hold an unfinished import"):
         import_xgem(file, tmp_path / "fresh", untold=UNTOLD)
     assert (tmp_path / "model" / "mine.txt").read_text() == "mine"
 
@@ -224,12 +226,12 @@ import_xgem(sys.argv[1], sys.argv[2], untold=Untold(**MINI_UNTOLD), on_component
 
 def test_a_killed_import_goes_on_where_it_was(file, imported, tmp_path) -> None:
     killed = subprocess.run([sys.executable, "-c", KILLED, str(file), str(tmp_path / "model")], cwd=ROOT, check=False)
-    staging = tmp_path / f"model{UNFINISHED}"
+    staging = tmp_path / "model.unfinished"
     assert killed.returncode == -signal.SIGKILL and not (tmp_path / "model").exists()
-    assert len(json.loads((staging / PROGRESS).read_text())["components"]) == 3
-    first, second, third = (staging / f"{name}.safetensors" for name in list(imported.report["components"])[:3])
+    assert len(list((staging / "shards").iterdir())) == 3
+    first, second, third = (staging / f"content/{name}.safetensors" for name in list(imported.report["components"])[:3])
     second.write_bytes(second.read_bytes()[:-1])  # damaged since
-    (staging / "denoiser_frontal.safetensors.partial").write_bytes(b"half")
+    atomic.partial_path(staging / "content/denoiser_frontal.safetensors").write_bytes(b"half")
     untouched = first.stat().st_mtime_ns, third.stat().st_mtime_ns
     seen: dict[str, bool] = {}
     done = import_xgem(
@@ -239,7 +241,7 @@ def test_a_killed_import_goes_on_where_it_was(file, imported, tmp_path) -> None:
     assert ((done.folder / first.name).stat().st_mtime_ns, (done.folder / third.name).stat().st_mtime_ns) == untouched
     for path in imported.folder.glob("*.safetensors"):
         assert (done.folder / path.name).read_bytes() == path.read_bytes()
-    assert not staging.exists() and not list(done.folder.glob("*.partial"))
+    assert not staging.exists() and not list(done.folder.glob("*partial"))
 
 
 def _stop(*_: object) -> None:
@@ -249,7 +251,7 @@ def _stop(*_: object) -> None:
 def test_an_unfinished_import_of_another_checkpoint_is_begun_anew(file, whole, tmp_path) -> None:
     with pytest.raises(InterruptedError):
         import_xgem(file, tmp_path / "model", untold=UNTOLD, on_component=_stop)
-    assert list((tmp_path / f"model{UNFINISHED}").glob("*.safetensors"))
+    assert list((tmp_path / "model.unfinished/content").glob("*.safetensors"))
     other = changed(whole, tmp_path / "other.safetensors", **{Q_BIAS: torch.full((8,), 7.0)})
     seen: list[bool] = []
     import_xgem(other, tmp_path / "model", untold=UNTOLD, on_component=lambda *args: seen.append(args[3]))
@@ -268,9 +270,9 @@ def test_a_disk_that_fills_up_half_way(file, imported, tmp_path) -> None:
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (tmp_path / "model").exists()
-    staging = tmp_path / f"model{UNFINISHED}"
-    assert not list(staging.glob("*.partial")) and not (staging / "model_index.json").exists()
-    finished = list(staging.glob("*.safetensors"))
+    staging = tmp_path / "model.unfinished"
+    assert not list(staging.rglob("*partial")) and not (staging / "content/model_index.json").exists()
+    finished = list(staging.glob("content/*.safetensors"))
     assert 0 < len(finished) < len(imported.report["components"])
     import_xgem(file, tmp_path / "model", untold=UNTOLD)  # with room it goes on
     assert MedCoDi.from_pretrained(tmp_path / "model").config == imported.config

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medcodi.config import apply_overrides, from_dict, to_dict
 from medcodi.data.loading import Batch
-from medcodi.distributed import Processes, join_processes
+from medcodi.distributed import Ranks, join_ranks
 from medcodi.randomness import StepRandomness
 from medcodi.stages.accumulation import Accumulation
 from medcodi.stages.stage import StepOutput
@@ -50,22 +50,22 @@ class Failing(ToyStage):
         return StepOutput(harmed.get(randomness.step, lambda: loss)(), output.logs)
 
 
-def main(out: Path, overrides: list[str], processes: Processes) -> None:
+def main(out: Path, overrides: list[str], ranks: Ranks) -> None:
     """Five steps of two micro-batches; what became of each, by rank."""
     config = from_dict(TrainConfig, apply_overrides(to_dict(toy_config(batch={"global_size": 8})), overrides))
-    engine = build_engine(Failing(processes.rank), config, processes, "torchrun")
+    engine = build_engine(Failing(ranks.rank), config, ranks, "torchrun")
     told = []
     for step in range(5):
         before = engine.whole(engine.shards())
-        mine = step_samples(step, 8)[processes.rank * 4 : processes.rank * 4 + 4]
+        mine = step_samples(step, 8)[ranks.rank * 4 : ranks.rank * 4 + 4]
         parts = [mine[:2], mine[2:]]
         draws = [StepRandomness(seed=1, step=step, samples=part) for part in parts]
         result = engine.run_step([toy_batch(part) for part in parts], draws)
         after = engine.whole(engine.shards())
         same = all(after[name].equal(value) for name, value in before.items()) if before else None
         finite = all(bool(value.isfinite().all()) for value in after.values())
-        told.append(processes.gather([result.skipped, result.suspects, same, finite]))
-    if processes.is_first:
+        told.append(ranks.gather([result.skipped, result.suspects, same, finite]))
+    if ranks.is_first:
         out.write_text(json.dumps(told))
 
 
@@ -77,6 +77,6 @@ def rank(number: int, port: int, out: Path, words: list[str]) -> None:
     shared = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "WORLD_SIZE": "2", "CUDA_VISIBLE_DEVICES": ""}
     os.environ.update({**shared, "RANK": str(number), "LOCAL_RANK": str(number)})
     torch.set_num_threads(1)
-    joined = join_processes()
+    joined = join_ranks()
     main(out, words, joined)
     joined.leave()

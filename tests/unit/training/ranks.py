@@ -15,7 +15,7 @@ from safetensors.torch import save_file
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from medcodi.config import apply_overrides, from_dict, to_dict
-from medcodi.distributed import Processes, join_processes
+from medcodi.distributed import Ranks, join_ranks
 from medcodi.randomness import StepRandomness
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
@@ -32,18 +32,18 @@ WIDTH = (
 
 def steps(engine: Engine, ema: Ema, config: TrainConfig, first: int, last: int) -> list[float]:
     """Losses of the steps, over all ranks."""
-    processes, losses = engine.processes, []
-    accumulation = config.batch.accumulation(processes.world_size)
-    share = 4 // processes.world_size
+    ranks, losses = engine.ranks, []
+    accumulation = config.batch.accumulation(ranks.world_size)
+    share = 4 // ranks.world_size
     for step in range(first, last):
-        mine = step_samples(step)[processes.rank * share : (processes.rank + 1) * share]
+        mine = step_samples(step)[ranks.rank * share : (ranks.rank + 1) * share]
         parts = [mine[i : i + share // accumulation] for i in range(0, share, share // accumulation)]
         # Ranks whose batches reach different denoisers: not under ZeRO-3, where all must call the same modules in step.
-        absent = "lateral" if ABSENT and step >= STOP and processes.rank % 2 else None
+        absent = "lateral" if ABSENT and step >= STOP and ranks.rank % 2 else None
         draws = [StepRandomness(seed=1, step=step, samples=part) for part in parts]
         result = engine.run_step([toy_batch(part, absent) for part in parts], draws)
         ema.update(step)
-        gathered = processes.gather(torch.stack(result.losses).mean().item())
+        gathered = ranks.gather(torch.stack(result.losses).mean().item())
         losses.append(sum(gathered) / len(gathered))
     return losses
 
@@ -58,30 +58,30 @@ def state(engine: Engine, ema: Ema) -> dict[str, torch.Tensor]:
     return {f"{part}/{name}": value for part, values in parts.items() for name, value in values.items()}
 
 
-def main(out: Path, overrides: list[str], processes: Processes) -> None:
+def main(out: Path, overrides: list[str], ranks: Ranks) -> None:
     """Train 6 steps; then again 3, save, rebuild, restore, 3 more."""
     config = from_dict(TrainConfig, apply_overrides(to_dict(toy_config()), overrides))
-    engine = build_engine(ToyStage(DROPOUT, WIDTH), config, processes, "torchrun")
+    engine = build_engine(ToyStage(DROPOUT, WIDTH), config, ranks, "torchrun")
     ema = Ema(engine.shards(), config.ema)
     losses = steps(engine, ema, config, 0, STOP)
     saved = state(engine, ema)
     losses += steps(engine, ema, config, STOP, STEPS)
     whole = state(engine, ema)
 
-    saved = processes.from_first(saved)
+    saved = ranks.broadcast(saved)
     part = {
         kind: {name.split("/", 1)[1]: value for name, value in saved.items() if name.startswith(kind)}
         for kind in ("weights", "ema", "moments")
     }
     stage = ToyStage(DROPOUT, WIDTH)
     load_tensors(stage, part["weights"])
-    engine = build_engine(stage, config, processes, "torchrun")
+    engine = build_engine(stage, config, ranks, "torchrun")
     ema = Ema(engine.shards(), config.ema)
     engine.load_optimizer_state(part["moments"], STOP)
     ema.load(engine.share(part["ema"]))
     steps(engine, ema, config, STOP, STEPS)
     resumed = state(engine, ema)
-    if processes.is_first:
+    if ranks.is_first:
         tensors = {f"whole/{name}": value for name, value in whole.items()} | {
             f"resumed/{name}": value for name, value in resumed.items()
         }
@@ -89,6 +89,6 @@ def main(out: Path, overrides: list[str], processes: Processes) -> None:
 
 
 if __name__ == "__main__":
-    joined = join_processes()
+    joined = join_ranks()
     main(Path(sys.argv[1]), [text for text in sys.argv[2:] if "=" in text], joined)
     joined.leave()

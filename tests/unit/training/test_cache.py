@@ -18,7 +18,7 @@ from medcodi.app.cli import main
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import collate
 from medcodi.data.sources.phantom import phantom_report
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import DataError
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.randomness import StepRandomness, numpy_generator
@@ -201,7 +201,7 @@ def test_finished_parts_are_kept_and_the_others_made(model: MedCoDi, cache: Path
 
 def test_two_processes_do_not_make_one_cache_but_both_can_read_it(model: MedCoDi, cache: Path, tmp_path: Path) -> None:
     for folder in (tmp_path, cache):
-        with Agreement(Processes()).holding(folder):
+        with Agreement(Ranks()).holding(folder):
             if folder == cache:
                 assert len(made(model, folder)) == STUDIES  # nothing to write, nobody to wait for
                 continue

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from medcodi.distributed import Processes
+from medcodi.distributed import Ranks
 from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.training.engine import PlainEngine, StepResult, check_engine, describe_engine
@@ -17,7 +17,7 @@ from .toy import ToyStage, step_samples, toy_batch, toy_config
 
 
 def engine(stage: ToyStage | None = None, **changes: object) -> PlainEngine:
-    return PlainEngine(stage or ToyStage(dropout=0.1), toy_config(**changes), Processes())
+    return PlainEngine(stage or ToyStage(dropout=0.1), toy_config(**changes), Ranks())
 
 
 def run(plain: PlainEngine, first: int, last: int, micro: int = 4, absent: str | None = None) -> list[StepResult]:
@@ -71,7 +71,7 @@ def test_micro_batches_are_encoded_once_though_their_features_are_computed_twice
     batch, calls = uneven_batch(stage.model, absent={}), []
     encoder = next(part for part in stage.model.autoencoders["image"].modules() if isinstance(part, nn.Conv2d))
     encoder.register_forward_hook(lambda *_: calls.append(encoder))
-    plain = PlainEngine(stage, toy_config(stage={"name": "join"}), Processes())
+    plain = PlainEngine(stage, toy_config(stage={"name": "join"}), Ranks())
     plain.run_step([batch], [drawn(batch, 0)])
     whole = len(calls)
     halves = [batch.rows(0, 4), batch.rows(4, 8)]
@@ -115,7 +115,7 @@ def test_what_cannot_be_is_refused() -> None:
         engine(precision="fp16")
     offload = toy_config(engine={"offload_optimizer": "cpu"})  # auto: whether it can be had, the launcher decides
     with pytest.raises(ConfigError, match=r"offload_optimizer cpu on the plain engine.*deepspeed launch/train.py"):
-        check_engine(offload, Processes(), "torchrun")
+        check_engine(offload, Ranks(), "torchrun")
 
 
 def test_a_run_says_which_engine_it_takes() -> None:

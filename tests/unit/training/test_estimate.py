@@ -14,7 +14,7 @@ from medcodi.model import ModelConfig, tiny_model
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.training.config import TrainConfig
-from medcodi.training.counting import Cost, Operations, stage_cost, study_flops
+from medcodi.training.cost import Cost, Operations, stage_cost, study_flops
 from medcodi.training.estimate import ADAM_BYTES, GIB, Hardware, estimate, recommend
 
 STAGES = ("autoencode", "align", "diffuse", "join")

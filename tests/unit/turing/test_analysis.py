@@ -14,14 +14,14 @@ from scipy import stats
 
 from medcodi.app.cli import main
 from medcodi.errors import ConfigError, DataError, MedCoDiError
-from medcodi.turing.analysis import analyze
-from medcodi.turing.answers import Answers, answers_from_rows, read_answers
+from medcodi.turing.analysis.analyze import analyze
+from medcodi.turing.analysis.imrmc import imrmc_text
+from medcodi.turing.analysis.report import write_report
+from medcodi.turing.analysis.wording import verdicts
+from medcodi.turing.answers.import_results import COLUMNS
+from medcodi.turing.answers.table import Answers, answers_from_rows, read_answers
 from medcodi.turing.figures import ticks
-from medcodi.turing.imrmc import imrmc_text
-from medcodi.turing.methods import verdicts
-from medcodi.turing.report import write_report
-from medcodi.turing.results import COLUMNS
-from medcodi.turing.simulation import ReaderModel, simulate, tidy_rows
+from medcodi.turing.power.simulation import ReaderModel, simulate, tidy_rows
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
 
 FACTS = {"study": "demo", "margins": {"realism": 0.7, "detection": 0.15}, "alpha": 0.05}

@@ -8,8 +8,8 @@ import pytest
 from medcodi.data.refusals import Refused
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.randomness import numpy_generator
-from medcodi.turing.blinding import BlindingConfig, blind_text, corner_mask, cut_image, finish_image
-from medcodi.turing.lint_pixels import image_encoding
+from medcodi.turing.design.blinding import BlindingConfig, blind_text, corner_mask, cut_image, finish_image
+from medcodi.turing.lint.features import image_encoding
 
 SQUARE = BlindingConfig()
 

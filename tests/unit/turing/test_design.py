@@ -11,16 +11,16 @@ import pytest
 
 from medcodi.config import from_dict
 from medcodi.errors import DataError
-from medcodi.turing.design import GENERATED, MISMATCHED, PAIR, REAL, Item, draw_items
-from medcodi.turing.generated_arm import open_generated
-from medcodi.turing.order import reader_order
-from medcodi.turing.reader_study import reader_trials
-from medcodi.turing.real_arm import open_real
-from medcodi.turing.study import StudyConfig
+from medcodi.turing.bundle.order import reader_order
+from medcodi.turing.bundle.trials import reader_trials
+from medcodi.turing.design.config import ReaderStudyConfig
+from medcodi.turing.design.generated_arm import open_generated
+from medcodi.turing.design.items import GENERATED, MISMATCHED, PAIR, REAL, Item, draw_items
+from medcodi.turing.design.real_arm import open_real
 
 
 @pytest.fixture(scope="module")
-def items(small_study: StudyConfig, generated_folder: Path) -> list[Item]:
+def items(small_study: ReaderStudyConfig, generated_folder: Path) -> list[Item]:
     made = open_generated(str(generated_folder), small_study.sampling, 0)
     return draw_items(small_study, open_real("phantom", num_phantoms=22, image_size=32), made)
 
@@ -59,7 +59,7 @@ def test_truth_is_known_where_something_is_right(items: list[Item]) -> None:
             assert set(item.truth["findings"].values()) <= {"present", "absent"} and len(item.truth["findings"]) == 5
 
 
-def test_orders_hold_their_promises(items: list[Item], small_study: StudyConfig) -> None:
+def test_orders_hold_their_promises(items: list[Item], small_study: ReaderStudyConfig) -> None:
     orders = [reader_trials(small_study, items, reader, "salt") for reader in range(3)]
     for trials in orders:
         shown = [trial.item for trial in trials]
@@ -81,7 +81,9 @@ def test_orders_hold_their_promises(items: list[Item], small_study: StudyConfig)
     assert len(set(ids)) == len(ids)
 
 
-def test_the_real_one_of_a_pair_stands_left_as_often_as_right(items: list[Item], small_study: StudyConfig) -> None:
+def test_the_real_one_of_a_pair_stands_left_as_often_as_right(
+    items: list[Item], small_study: ReaderStudyConfig
+) -> None:
     for reader in range(3):
         pairs = [trial for trial in reader_trials(small_study, items, reader, "salt") if trial.item.arm == PAIR]
         assert Counter(trial.truth["real"] for trial in pairs) == {"A": 2, "B": 2}
@@ -90,7 +92,7 @@ def test_the_real_one_of_a_pair_stands_left_as_often_as_right(items: list[Item],
             assert origin[trial.truth["real"]] == REAL and sorted(origin.values()) == [GENERATED, REAL]
 
 
-def test_another_salt_is_another_order(items: list[Item], small_study: StudyConfig) -> None:
+def test_another_salt_is_another_order(items: list[Item], small_study: ReaderStudyConfig) -> None:
     names = [[trial.item.name for trial in reader_trials(small_study, items, 0, salt)] for salt in ("a", "b", "a")]
     assert names[0] == names[2] != names[1]
 
@@ -108,7 +110,7 @@ def test_fewer_than_needed_is_refused(tmp_path: Path) -> None:
         (3, "needs 3 generated .* has 2 to"),
     ):
         task = {"id": "f", "kind": "rating", "modalities": ["report"], "num_items": num_items}
-        study = from_dict(StudyConfig, {"name": "s", "title": "t", "tasks": [task]})
+        study = from_dict(ReaderStudyConfig, {"name": "s", "title": "t", "tasks": [task]})
         with pytest.raises(DataError, match=named):
             draw_items(
                 study,

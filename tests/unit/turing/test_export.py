@@ -20,23 +20,23 @@ from medcodi.data.images import save_png8
 from medcodi.data.prepare import PrepareConfig, prepare
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.errors import DataError
-from medcodi.turing.canonical import canonical_json
-from medcodi.turing.export import export_bundle
-from medcodi.turing.generated_arm import GeneratedByModel, open_generated
-from medcodi.turing.key import read_key
-from medcodi.turing.payload import read_payload, read_study_script
-from medcodi.turing.real_arm import open_real
-from medcodi.turing.study import SamplingConfig, StudyConfig
+from medcodi.turing.bundle.canonical import canonical_json
+from medcodi.turing.bundle.export import export_bundle
+from medcodi.turing.bundle.key import read_key
+from medcodi.turing.bundle.payload import read_payload, read_study_script
+from medcodi.turing.design.config import ReaderStudyConfig, SamplingConfig
+from medcodi.turing.design.generated_arm import GeneratedByModel, open_generated
+from medcodi.turing.design.real_arm import open_real
 
 
 def read_study(folder: Path) -> dict:
     return read_study_script(folder / "study.js")
 
 
-def tiny_study(**task: object) -> StudyConfig:
+def tiny_study(**task: object) -> ReaderStudyConfig:
     values = {"id": "t", "kind": "rating", "modalities": ["frontal"], "num_items": 2, **task}
     return from_dict(
-        StudyConfig,
+        ReaderStudyConfig,
         {"name": "s", "title": "t", "tasks": [values], "readers": 1, "image_size": 64, "blinding": {"crop": "none"}},
     )
 
@@ -218,7 +218,7 @@ def test_an_image_below_the_native_size_is_refused(tmp_path: Path, generated_fol
         "image_size": 128,
         "blinding": {"native_size": 120},
     }
-    study = from_dict(StudyConfig, values)
+    study = from_dict(ReaderStudyConfig, values)
     with pytest.raises(DataError, match="native_size is 120"):
         export_bundle(
             study,

@@ -17,12 +17,12 @@ from PIL import Image, ImageDraw, PngImagePlugin
 
 from medcodi.app.cli import main
 from medcodi.errors import DataError
-from medcodi.turing.bundle_files import FIXED_TIME, seal, zip_folder
-from medcodi.turing.key import Key, read_key
-from medcodi.turing.lint import lint_bundle
-from medcodi.turing.lint_order import chance_of_turns
-from medcodi.turing.lint_statistics import auc_of, classifier_scores
-from medcodi.turing.payload import image_fields, payload_script, read_payload, read_study_script, study_script
+from medcodi.turing.bundle.files import FIXED_TIME, seal, zip_folder
+from medcodi.turing.bundle.key import Key, read_key
+from medcodi.turing.bundle.payload import image_fields, payload_script, read_payload, read_study_script, study_script
+from medcodi.turing.lint.attack import lint_bundle
+from medcodi.turing.lint.order import chance_of_turns
+from medcodi.turing.lint.separation import auc_of, classifier_scores
 
 
 class Planter:

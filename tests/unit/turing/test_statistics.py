@@ -11,7 +11,7 @@ from statsmodels.stats.proportion import proportion_confint
 from statsmodels.stats.weightstats import ttost_ind, ttost_paired
 
 from medcodi.errors import ConfigError, DataError
-from medcodi.turing.simulation import ReaderModel, SimulatedStudy, simulate
+from medcodi.turing.power.simulation import ReaderModel, SimulatedStudy, simulate
 from medcodi.turing.statistics import (
     NEW_READERS,
     THESE_READERS,

@@ -7,10 +7,10 @@ import pytest
 
 from medcodi.app.cli import main
 from medcodi.errors import ConfigError
-from medcodi.turing.answers import answers_from_rows
-from medcodi.turing.power import model_from_pilot, needed, power, with_truth
-from medcodi.turing.simulation import ReaderModel, Readers, simulate, tidy_rows
-from medcodi.turing.simulation_truth import Truth, agreement_truth, icc_truth, repeat_truth
+from medcodi.turing.answers.table import answers_from_rows
+from medcodi.turing.power.power import model_from_pilot, needed, power, with_truth
+from medcodi.turing.power.simulation import ReaderModel, Readers, simulate, tidy_rows
+from medcodi.turing.power.truth import Truth, agreement_truth, icc_truth, repeat_truth
 from medcodi.turing.statistics import agreement, detection, intraclass
 
 

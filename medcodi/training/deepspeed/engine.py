@@ -1,0 +1,302 @@
+"""DeepSpeed as an engine, ZeRO 0 to 3: the same stage, optimiser, schedule and checkpoints as on the plain one."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, nullcontext
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+
+from medcodi.data.loading import Batch
+from medcodi.distributed import Ranks
+from medcodi.errors import MissingExtraError, TrainingError
+from medcodi.randomness import StepRandomness
+from medcodi.stages.accumulation import accumulations
+from medcodi.stages.stage import Stage
+from medcodi.training.config import TrainConfig
+from medcodi.training.deepspeed import zero3
+from medcodi.training.deepspeed.config import deepspeed_dictionary, refuse_without_async_io
+from medcodi.training.engine import (
+    OPTIMIZER_STATE,
+    StepResult,
+    check_finite,
+    features_of,
+    marked,
+    seed_step,
+)
+from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
+from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
+
+
+def import_deepspeed(device: torch.device) -> Any:
+    """DeepSpeed, quiet, and on the CPU without the communication kernel that it would compile on first use.
+
+    Raises:
+        MissingExtraError: If it is not installed.
+    """
+    try:
+        import deepspeed
+        from deepspeed.ops import __compatible_ops__
+        from deepspeed.utils import logger
+    except ImportError:
+        raise MissingExtraError("deepspeed", extra="deepspeed", needed_for="engine.name=deepspeed") from None
+    logger.setLevel(logging.WARNING)
+    if device.type == "cpu":
+        __compatible_ops__["deepspeed_shm_comm"] = False  # gloo does it: no compiler needed, no minute of building
+    return deepspeed
+
+
+def check_deepspeed(config: TrainConfig, ranks: Ranks) -> Any:
+    """DeepSpeed, if it can do here what the config asks of it.
+
+    Raises:
+        ConfigError: For what it cannot do.
+        MissingExtraError: If it is not installed.
+        TrainingError: If there is no process group.
+    """
+    deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
+    deepspeed = import_deepspeed(ranks.device)
+    if config.engine.offload_optimizer == "nvme":
+        refuse_without_async_io(config)
+    if not dist.is_initialized():
+        raise TrainingError(
+            "no process group for DeepSpeed", fix="start with: deepspeed launch/train.py …, or torchrun"
+        )
+    return deepspeed
+
+
+@contextmanager
+def scalars_left_alone(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
+    """Keep DeepSpeed from sending scalar parameters to the other ranks, which it cannot; all have read the same file."""
+    scalars: list[Any] = [parameter for parameter in parameters if parameter.ndim == 0]
+    for scalar in scalars:
+        scalar.ds_optim_param = True  # its mark of parameters that it does not send
+    yield
+    for scalar in scalars:
+        del scalar.ds_optim_param
+
+
+class DeepSpeedEngine:
+    """ZeRO 0-3 over the same stage, optimiser, schedule and checkpoints as the plain engine."""
+
+    def __init__(self, stage: Stage, config: TrainConfig, ranks: Ranks) -> None:
+        """Partition the stage and its optimiser.
+
+        Raises:
+            ConfigError: For what DeepSpeed cannot do.
+            TrainingError: If the stage trains nothing, or there is no process group.
+        """
+        deepspeed = check_deepspeed(config, ranks)
+        dictionary = deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
+        self.config, self.ranks, self.zero_stage = config, ranks, config.engine.zero_stage
+        self.stage = stage.to(ranks.device)
+        self._trained = trained_parameters(stage)
+        if not self._trained:
+            raise TrainingError(f"stage {config.stage.name!r} trains no parameter", fix="check stage.options")
+        if config.compile:
+            compile_blocks(stage, ranks.device)
+        if config.engine.activation_checkpointing:
+            checkpoint_activations(stage)
+        deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+        optimizer = build_optimizer(stage, config.optimizer)
+        prepared = zero3.scalars_as_vectors if self.zero_stage == 3 else scalars_left_alone
+        with prepared(stage.parameters()):
+            self._engine, self._optimizer, _, _ = deepspeed.initialize(
+                model=stage, optimizer=optimizer, config=dictionary
+            )
+        if self.zero_stage == 3:
+            zero3.leave_gradients_in_memory(self._optimizer)
+            zero3.clear_padding(self._optimizer, self._trained.values(), ranks.rank)
+        self._make_optimizer_state(0)
+
+    def autocast(self) -> Any:
+        """Context in which the stage computes at the run's precision."""
+        return autocast(self.ranks.device, self.config.precision)
+
+    @contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Context in which the stage and its parts are used outside a step, with the shards as they are when it is entered."""
+        with ExitStack() as stack:
+            stack.enter_context(self.autocast())
+            if self.zero_stage == 3:
+                stack.enter_context(zero3.shares_changed(self._optimizer))
+                stack.enter_context(zero3.gathering(self.stage))
+            yield
+
+    def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
+        """Forward and backward over the micro-batches, then one optimiser step."""
+        lr = learning_rate(self.config.optimizer, randomness[0].step, self.config.horizon)
+        for group in self._optimizer.param_groups:
+            group["lr"] = lr
+        if self.zero_stage == 3:
+            zero3.clear_gradients(self._optimizer)
+        batches = [batch.to(self.ranks.device) for batch in micro_batches]
+        with zero3.gathering(self.stage) if self.zero_stage == 3 else nullcontext():
+            known = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
+        losses, logs = [], []
+        with self._gradient_exchange():
+            try:
+                for index, (batch, draw, accumulation) in enumerate(zip(batches, randomness, known, strict=True)):
+                    seed_step(draw, self.ranks.rank, index)
+                    output = self._engine(batch, draw, accumulation)
+                    losses.append(output.loss.detach())
+                    logs.append(output.logs)
+                    self._engine.set_gradient_accumulation_boundary(index + 1 == len(micro_batches))
+                    self._engine.backward(marked(output.loss))
+                self._fill_missing_gradients()
+            except BaseException:
+                self._drop_gradients()  # or leaving the block would exchange them, with ranks that do something else
+                raise
+        self._engine.set_gradient_accumulation_boundary(True)
+        taken, norm = self._step_if_finite()
+        suspects = [] if taken else check_finite(losses, micro_batches)
+        return StepResult(losses, logs, norm, lr, not taken, suspects)
+
+    def _gradient_exchange(self) -> Any:
+        """Context of a step's backward passes.
+
+        ZeRO 1 and 2 exchange gradients once a step, in the order of the parameters: batches on two ranks may reach
+        different parts, and exchanging as gradients arrive would then pair the wrong ones. Under ZeRO-3 that cannot be,
+        and gradients are shared out as they arrive, so that no rank holds them all.
+        """
+        return self._engine.coalesce_grad_reduction() if self.zero_stage in (1, 2) else nullcontext()
+
+    def _step_if_finite(self) -> tuple[bool, float | None]:
+        """Take the step; whether it was taken, and the norm of the gradients. ZeRO 1-3 look at it themselves, and clip."""
+        if self.zero_stage == 0:
+            parameters = list(self._trained.values())
+            total = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
+            if not bool(total.isfinite()):
+                self._engine.zero_grad()
+                return False, float(total)
+            if self.config.optimizer.grad_clip is not None:  # DeepSpeed's own clipping fails on scalars
+                nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.grad_clip, total)
+            self._engine.step()
+            return True, float(total)
+        self._engine.step()
+        norm = self._engine.get_global_grad_norm()
+        return self._engine.was_step_applied(), None if norm is None else float(norm)
+
+    def _fill_missing_gradients(self) -> None:
+        if self.zero_stage == 3:
+            zero3.fill_missing_gradients(self._optimizer)
+        for parameter in self._trained.values():
+            if parameter.grad is None and self.zero_stage in (1, 2):
+                parameter.grad = torch.zeros_like(parameter)
+
+    def _drop_gradients(self) -> None:
+        for parameter in self._trained.values():
+            parameter.grad = None
+
+    # ---- state: whole tensors by name, so a checkpoint does not know engine, ZeRO stage or number of ranks -------
+    def shards(self) -> dict[str, Tensor]:
+        """Name -> live tensor of the trained weights on this rank: under ZeRO-3 its flat, padded share."""
+        return {name: getattr(parameter, "ds_tensor", parameter.data) for name, parameter in self._trained.items()}
+
+    def whole(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name -> whole tensor on the CPU, on the first rank."""
+        result = {}
+        for name, shard in shards.items():
+            tensor = self._gathered(shard.detach().to(self.ranks.device), self._trained[name])
+            if self.ranks.is_first:
+                result[name] = tensor.to("cpu", copy=True).contiguous()
+        return result
+
+    def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """What this rank holds of whole tensors, where it holds the like of its weights."""
+        if self.zero_stage < 3:
+            return {name: tensor.to(self.ranks.device) for name, tensor in whole.items()}
+        kept = self.shards()
+        return {
+            name: self._own_share(tensor, self._trained[name]).to(kept[name].device) for name, tensor in whole.items()
+        }
+
+    def _gathered(self, shard: Tensor, parameter: Any) -> Tensor:
+        if self.zero_stage < 3:
+            return shard
+        parts = [torch.empty_like(shard) for _ in range(self.ranks.world_size)]
+        dist.all_gather(parts, shard.contiguous())
+        return torch.cat(parts)[: parameter.ds_numel].view(parameter.ds_shape)
+
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """Both moments of every trained parameter, on the first rank."""
+        moments = {}
+        for name, key, value in self._whole_moments():
+            if self.ranks.is_first:
+                moments[f"{key}.{name}"] = value.detach().to("cpu", copy=True).contiguous()
+        return moments
+
+    def _whole_moments(self) -> Iterator[tuple[str, str, Tensor]]:
+        from deepspeed.utils import safe_get_full_optimizer_state
+
+        if self.zero_stage == 3:
+            names = {parameter: name for name, parameter in self._trained.items()}
+            for parameter, key, share in zero3.shares_of_moments(self._optimizer, OPTIMIZER_STATE, changed=False):
+                yield names[parameter], key, self._gathered(share.to(self.ranks.device), parameter)
+            return
+        for name, parameter in self._trained.items():
+            for key in OPTIMIZER_STATE:
+                value = (
+                    safe_get_full_optimizer_state(parameter, key)
+                    if self.zero_stage
+                    else self._optimizer.state[parameter][key]
+                )
+                assert value is not None  # every rank of the first process group holds it
+                yield name, key, value
+
+    def load_optimizer_state(self, state: Mapping[str, Tensor], num_steps: int) -> None:
+        """Take the moments back."""
+        from deepspeed.utils import safe_set_full_optimizer_state
+
+        self._make_optimizer_state(num_steps)
+        if self.zero_stage == 3:
+            names = {parameter: name for name, parameter in self._trained.items()}
+            for parameter, key, share in zero3.shares_of_moments(self._optimizer, OPTIMIZER_STATE, changed=True):
+                share.copy_(self._own_share(state[f"{key}.{names[parameter]}"], parameter))
+            return
+        for name, parameter in self._trained.items():
+            for key in OPTIMIZER_STATE:
+                value = state[f"{key}.{name}"].to(self.ranks.device)
+                if self.zero_stage:
+                    safe_set_full_optimizer_state(parameter, value, key)
+                else:
+                    self._optimizer.state[parameter][key].copy_(value)
+
+    def _own_share(self, value: Tensor, parameter: Any) -> Tensor:
+        size, rank = parameter.ds_tensor.numel(), self.ranks.rank
+        padded = torch.zeros(size * self.ranks.world_size, dtype=value.dtype, device=value.device)
+        padded[: value.numel()] = value.flatten()
+        return padded[rank * size : (rank + 1) * size]
+
+    def _make_optimizer_state(self, num_steps: int) -> None:
+        """Make the optimiser's state now: DeepSpeed would at the first step, and then lose sight of the second group's."""
+        base = self._optimizer if self.zero_stage == 0 else self._optimizer.optimizer
+        for owner in self._owners():
+            state = base.state[owner]
+            state["step"] = torch.tensor(float(num_steps), device=owner.device)
+            for key in OPTIMIZER_STATE:
+                state.setdefault(key, torch.zeros_like(owner))
+        if self.zero_stage in (1, 2):
+            self._optimizer._lazy_init_hp_params_optimizer_state()
+
+    def _owners(self) -> Iterator[nn.Parameter]:
+        """What the optimiser's state belongs to on this rank; from the disk, as long as the next is not asked for."""
+        if self.zero_stage == 0:
+            yield from self._trained.values()
+        elif self.zero_stage < 3:
+            yield from self._optimizer.single_partition_of_fp32_groups
+        else:
+            for group in range(len(self._optimizer.fp16_groups)):
+                with zero3.group_in_memory(self._optimizer, group, changed=True) as owner:
+                    yield owner
+
+    def scalars(self) -> dict[str, float]:
+        """Nothing: fp16 is refused."""
+        return {}
+
+    def load_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Nothing to take back."""

@@ -1,0 +1,95 @@
+"""A run on one page, and several beside each other."""
+
+from __future__ import annotations
+
+import json
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from medcodi.app.cli import app
+from medcodi.errors import TrainingError
+from medcodi.training.monitoring.contact_sheet import CELL, TITLE, contact_sheet
+from medcodi.training.monitoring.curves import Curve, chart, ticks
+from medcodi.training.monitoring.summary import groups, page, read_story, write_summary
+
+
+def run(root: Path, height: float = 1.0) -> Path:
+    root.mkdir()
+    lines = [
+        {
+            "step": step,
+            "loss": height / step,
+            "loss/frontal": height / step,
+            "loss/frontal/from report": height / step,
+            "grad_norm": 0.5,
+            "timing": {"studies_per_second": 3.0, "cpu_gib": 1.0},
+        }
+        for step in range(1, 30)
+    ]
+    lines.append(
+        {"step": 29, "validation/loss": 0.4, "validation/t/000-099/frontal": 0.9, "validation/t/900-999/frontal": 0.1}
+    )
+    lines.append({"step": 29, "alerts": ["loss spike: <b>look</b>"]})
+    text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "lo'  # it goes on writing
+    (root / "log.jsonl").write_text(text)
+    return root
+
+
+def test_one_run_shows_every_figure(tmp_path: Path) -> None:
+    text = write_summary([run(tmp_path / "one")], tmp_path / "summary.html").read_text()
+    titles = ["loss of each modality", "loss of frontal by what it is made from", "studies a second", "gradient norm"]
+    assert all(f">{title}</text>" in text for title in [*titles, "frontal: last validation loss against t"])
+    assert "&lt;b&gt;look" in text and "<b>look" not in text and "http" not in text.replace("http-equiv", "")
+    for svg in text.split("<svg")[1:]:
+        ElementTree.fromstring("<svg" + svg.partition("</svg>")[0] + "</svg>")
+
+
+def test_several_runs_share_charts(tmp_path: Path) -> None:
+    stories = [read_story(run(tmp_path / name, height)) for name, height in (("one", 1.0), ("two", 2.0))]
+    text = page(stories)
+    loss = text.split(">loss</text>")[1].partition("</svg>")[0]
+    assert loss.count("<path d=") >= 2 and ">one</text>" in loss and ">two</text>" in loss
+
+
+def test_the_command(tmp_path: Path) -> None:
+    one, two = run(tmp_path / "one"), run(tmp_path / "two")
+    result = CliRunner().invoke(app, ["plot", str(one)])
+    assert result.exit_code == 0 and (one / "summary.html").is_file(), result.output
+    result = CliRunner().invoke(app, ["plot", str(one), str(two), "--out", str(tmp_path / "both.html")])
+    assert result.exit_code == 0 and (tmp_path / "both.html").is_file(), result.output
+    with pytest.raises(TrainingError, match="--out"):
+        CliRunner().invoke(app, ["plot", str(one), str(two)], catch_exceptions=False)
+
+
+def test_refusals(tmp_path: Path) -> None:
+    with pytest.raises(TrainingError, match=r"no log\.jsonl"):
+        read_story(tmp_path)
+    (tmp_path / "log.jsonl").write_text("")
+    with pytest.raises(TrainingError, match="no figures yet"):
+        read_story(tmp_path)
+
+
+def test_every_figure_is_in_one_chart() -> None:
+    names = ["lr", "loss/a", "loss", "loss/a/from b", "timing/mfu", "validation/t/000-099/a", "a-b/top1", "moved/a"]
+    found = groups(names)
+    assert sorted(name for chosen in found.values() for name in chosen) == sorted(names) and next(iter(found)) == "loss"
+
+
+def test_ticks_are_round_and_a_chart_of_one_point_is_a_dot() -> None:
+    assert ticks(0.0, 1.0) == pytest.approx([0.0, 0.5, 1.0]) and ticks(3, 97, 5) == [20.0, 40.0, 60.0, 80.0]
+    assert "<circle" in chart("a", [Curve("a", [(1, 2.0)])]) and chart("a", []) == ""
+
+
+def test_a_contact_sheet_has_a_title_and_cells() -> None:
+    import numpy as np
+
+    white = np.ones((32, 32), dtype=np.float32)
+    sheet = contact_sheet([("frontal: truth", [white, None]), ("report", ["A long text. " * 200, "Short."])])
+    assert sheet.shape == (2 * (CELL + 2), TITLE + 2 * (CELL + 2)) and sheet.min() >= 0 and sheet.max() <= 1
+    assert (sheet[:CELL, TITLE : TITLE + CELL] == 1).all() and sheet[
+        60, TITLE + CELL + 60
+    ] < 0.8  # magnified; absent is grey
+    assert sheet[:CELL, :TITLE].min() < 0.5 and sheet[CELL + 2 :, TITLE:].min() < 0.5  # something is written
