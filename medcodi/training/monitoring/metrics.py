@@ -17,7 +17,7 @@ _ROWS = "rows:"  # begins, in a state, the name of what counts rows: they weigh 
 class Means:
     """Running means of named figures; NaN counts as absent.
 
-    Scalars weigh the same each. A ``[2]`` is a weighted sum and its weights (:func:`medcodi.stages.tally.tally`): the mean
+    Scalars weigh the same each. A ``[2]`` is a weighted sum and its weights (:func:`medcodi.stages.step.cell_sums`): the mean
     is that over all rows of all ranks. Device tensors are kept as they come and read all at once, so that logging never
     makes the device wait in between.
     """

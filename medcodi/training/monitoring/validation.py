@@ -11,7 +11,7 @@ import torch
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, collate
 from medcodi.stages.stage import Stage
-from medcodi.stages.timesteps import NUM_BUCKETS, ValidationRandomness
+from medcodi.stages.step import NUM_BUCKETS, ValidationRandomness
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
 from medcodi.training.engine import Engine, StepResult

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from medcodi.turing.study import SamplingConfig
 
 from medcodi.app.cli import REFUSED, main
 from medcodi.config import config, from_dict, to_dict
