@@ -9,7 +9,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from medcodi.turing.study import SamplingConfig
 
 from medcodi.app.cli import REFUSED, main
 from medcodi.config import config, from_dict, to_dict
