@@ -11,10 +11,9 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medcodi.distributed import Ranks
 from medcodi.errors import TrainingError
-from medcodi.training.config import TrainConfig
 from medcodi.training.monitoring.curves import Curve, chart
+from medcodi.training.monitoring.observer import Observer
 
 PAGE = "summary.html"
 STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222;background:#fff}
@@ -237,8 +236,11 @@ def write_summary(roots: Sequence[str | Path], path: str | Path) -> Path:
     return path
 
 
-def summarise(config: TrainConfig, root: Path, ranks: Ranks) -> None:
-    """Write a run's own page at its end, on the first rank. It is an extra: without a line in the log there is none."""
-    if config.tracking.summary and ranks.is_first:
-        with suppress(TrainingError):
-            write_summary([root], root / PAGE)
+class SummaryPage(Observer):
+    """Writes the run's own page at its end. It is an extra: without a line in the log there is none."""
+
+    def on_end(self) -> None:
+        """Write ``summary.html`` on the first rank."""
+        if self.run.config.tracking.summary and self.run.ranks.is_first:
+            with suppress(TrainingError):
+                write_summary([self.run.folder.root], self.run.folder.root / PAGE)
