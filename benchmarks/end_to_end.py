@@ -29,10 +29,10 @@ from transformers import CLIPTextConfig, CLIPTextModel
 
 from medcodi.config import load
 from medcodi.data.sources.phantom import phantom_report
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import generate_batch
 from medcodi.model import MedCoDi, ModelConfig
 from medcodi.model.execution import ExecutionConfig
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.networks.attention import Context
 from medcodi.networks.tokenizer import ReportTokenizer
 

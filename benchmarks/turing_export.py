@@ -28,11 +28,11 @@ from medcodi.config import from_dict
 from medcodi.data.images import save_png8
 from medcodi.data.prepare import PrepareConfig, prepare
 from medcodi.data.sources.phantom import phantom_study
-from medcodi.turing.export import export_bundle
-from medcodi.turing.generated_arm import open_generated
-from medcodi.turing.lint import lint_bundle
-from medcodi.turing.real_arm import open_real
-from medcodi.turing.study import StudyConfig
+from medcodi.turing.bundle.export import export_bundle
+from medcodi.turing.design.config import ReaderStudyConfig
+from medcodi.turing.design.generated_arm import open_generated
+from medcodi.turing.design.real_arm import open_real
+from medcodi.turing.lint.attack import lint_bundle
 
 PER_ARM, SIDE, READERS = 50, 512, 1
 
@@ -76,7 +76,7 @@ def false_alarms(folder: Path, num: int) -> dict[str, object]:
     alarms = 0
     for seed in range(num):
         values = {"name": "clean", "title": "Reading", "tasks": tasks, "readers": 2, "image_size": 128, "seed": seed}
-        study = from_dict(StudyConfig, {**values, "blinding": {"crop": "none"}})
+        study = from_dict(ReaderStudyConfig, {**values, "blinding": {"crop": "none"}})
         out = folder / f"clean-{seed}"
         made = open_generated(str(folder / "made"), study.sampling, 0)
         export_bundle(study, open_real(str(folder / "pool")), made, out, salt=f"clean {seed}")
@@ -93,7 +93,7 @@ def main() -> None:
     num_clean = int(sys.argv[2]) if len(sys.argv) > 2 else 50
     task = {"id": "frontal", "kind": "rating", "modalities": ["frontal"], "num_items": PER_ARM}
     values = {"name": "speed", "title": "Reading", "tasks": [task], "readers": READERS, "image_size": SIDE}
-    study = from_dict(StudyConfig, {**values, "blinding": {"crop": "none"}})
+    study = from_dict(ReaderStudyConfig, {**values, "blinding": {"crop": "none"}})
     wall, cpu, sizes = [], [], []
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)

@@ -22,10 +22,10 @@ from playwright.sync_api import Page, sync_playwright
 from turing_export import PER_ARM, SIDE, make_arms
 
 from medcodi.config import from_dict
-from medcodi.turing.export import export_bundle
-from medcodi.turing.generated_arm import open_generated
-from medcodi.turing.real_arm import open_real
-from medcodi.turing.study import StudyConfig
+from medcodi.turing.bundle.export import export_bundle
+from medcodi.turing.design.config import ReaderStudyConfig
+from medcodi.turing.design.generated_arm import open_generated
+from medcodi.turing.design.real_arm import open_real
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 BARS = {"first_item_s": 2.0, "next_item_ms": 150.0, "frames_per_second": 30.0}
@@ -58,7 +58,7 @@ def make_bundle(folder: Path) -> Path:
     frontals = {"id": "frontal", "kind": "rating", "modalities": ["frontal"], "num_items": PER_ARM - 10}
     pairs = {"id": "pick", "kind": "forced_choice", "modalities": ["frontal"], "num_items": 10}
     values = {"name": "speed", "title": "Reading", "tasks": [frontals, pairs], "readers": 1, "image_size": SIDE}
-    study = from_dict(StudyConfig, {**values, "blinding": {"crop": "none"}})
+    study = from_dict(ReaderStudyConfig, {**values, "blinding": {"crop": "none"}})
     made = open_generated(str(folder / "generated"), study.sampling, 0)
     export_bundle(study, open_real(str(folder / "real")), made, folder / "bundle")
     return folder / "bundle/readers/reader-01/index.html"

@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from medcodi.data.loading import DataConfig
 from medcodi.errors import MedCoDiError
-from medcodi.evaluation.geometry import fit_geometry
+from medcodi.evaluation.annotators.geometry import fit_geometry
 from medcodi.modality import names
 
 

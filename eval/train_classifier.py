@@ -10,7 +10,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from medcodi.config import load, to_yaml
 from medcodi.errors import MedCoDiError
-from medcodi.evaluation.classifier_training import ClassifierTrainConfig, ceiling_table, train_classifier
+from medcodi.evaluation.annotators.classifier_training import ClassifierTrainConfig, ceiling_table, train_classifier
 
 
 def main(arguments: list[str] | None = None) -> int:

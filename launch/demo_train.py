@@ -24,7 +24,7 @@ import torch
 from medcodi.config import load
 from medcodi.data.prepare import PrepareConfig, prepare
 from medcodi.errors import MedCoDiError, TrainingError
-from medcodi.evaluation.classifier_training import ClassifierTrainConfig, train_classifier
+from medcodi.evaluation.annotators.classifier_training import ClassifierTrainConfig, train_classifier
 from medcodi.model import MedCoDi
 from medcodi.training.config import TrainConfig
 

@@ -6,8 +6,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medcodi.evaluation.classifier import ClassifierConfig, FindingClassifier
-    from medcodi.evaluation.classifier_training import ClassifierTrainConfig, train_classifier
+    from medcodi.evaluation.annotators.classifier import ClassifierConfig, FindingClassifier
+    from medcodi.evaluation.annotators.classifier_training import ClassifierTrainConfig, train_classifier
     from medcodi.evaluation.matrix import evaluate
     from medcodi.evaluation.options import EvaluateConfig
     from medcodi.evaluation.verification import verify_bundle
@@ -24,10 +24,10 @@ __all__ = [
 
 # Where each name lives; imported when asked for, so that the classifier and the pages do without the generator's libraries.
 _HOMES = {
-    "ClassifierConfig": "classifier",
-    "FindingClassifier": "classifier",
-    "ClassifierTrainConfig": "classifier_training",
-    "train_classifier": "classifier_training",
+    "ClassifierConfig": "annotators.classifier",
+    "FindingClassifier": "annotators.classifier",
+    "ClassifierTrainConfig": "annotators.classifier_training",
+    "train_classifier": "annotators.classifier_training",
     "EvaluateConfig": "options",
     "evaluate": "matrix",
     "verify_bundle": "verification",

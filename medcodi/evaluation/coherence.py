@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.evaluation.geometry import geometry_agreement
+from medcodi.evaluation.annotators.geometry import geometry_agreement
 from medcodi.metrics.bootstrap import Interval, Statistic, bootstrap_interval
 from medcodi.metrics.coherence import RECALLS, Contingency, agreement, pair_similarity, partner_ranks, retrieval
 

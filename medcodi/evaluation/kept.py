@@ -10,19 +10,15 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from medcodi.data.generated_files import direction_folder
 from medcodi.errors import DataError
 from medcodi.evaluation.held_out import HeldOut, Value, eight_bit
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import generate_batch
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.randomness import seed_from_keys
 from medcodi.study import Direction
-
-
-def slug(direction: Direction) -> str:
-    """A file name for a direction: ``frontal+report_to_lateral``."""
-    return ("+".join(direction.prompts) or "nothing") + "_to_" + "+".join(direction.targets)
 
 
 class Generated:
@@ -37,7 +33,7 @@ class Generated:
 
     def path(self, direction: Direction) -> Path:
         """Where a direction lies."""
-        return self.folder / f"{slug(direction)}.npz"
+        return self.folder / f"{direction_folder(direction)}.npz"
 
     def read(self, direction: Direction) -> dict[str, list[Value]] | None:
         """What was generated, or None if there is nothing, or something made otherwise."""
@@ -110,7 +106,7 @@ class KeptSystem:
 
     def path(self, direction: Direction, block: Block) -> Path:
         """Where a block lies."""
-        return self.folder / slug(direction) / f"{block.number:05d}.npz"
+        return self.folder / direction_folder(direction) / f"{block.number:05d}.npz"
 
     def read(self, direction: Direction, block: Block, key: str | None = None) -> dict[str, list[Value]] | None:
         """A block's contents, or None if there are none, they cannot be read, or were made by another key."""

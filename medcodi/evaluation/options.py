@@ -8,15 +8,15 @@ from typing import Annotated
 from medcodi.config import Count, at_least, config
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError, one_of
-from medcodi.evaluation.extractor_rows import EXTRACTORS
-from medcodi.evaluation.image_readers import IMAGE_READERS
-from medcodi.evaluation.labelers import LABELERS
+from medcodi.evaluation.annotators.features import EXTRACTORS
+from medcodi.evaluation.annotators.image_annotators import IMAGE_ANNOTATORS
+from medcodi.evaluation.annotators.report_labelers import LABELERS
+from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS
 from medcodi.evaluation.measures import GROUPS
-from medcodi.evaluation.report_scorers import REPORT_SCORERS
 from medcodi.evaluation.scores import ScoringOptions
-from medcodi.generation.presets import preset_of
 from medcodi.modality import MODALITIES
 from medcodi.model.execution import ExecutionConfig
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction, all_directions
 
 UNCONDITIONAL = Direction((), tuple(MODALITIES))
@@ -95,12 +95,11 @@ class EvaluateConfig(ScoringOptions):
             one_of("group of metrics", group, GROUPS, ConfigError)
         for extractor in (*self.extractors, *self.extractor_weights, *self.extractor_sha256):
             one_of("feature extractor", extractor, EXTRACTORS, ConfigError)
-        one_of("image reader", self.image_reader, IMAGE_READERS, ConfigError)
+        one_of("image_reader", self.image_reader, IMAGE_ANNOTATORS, ConfigError)
         one_of("labeler", self.labeler, LABELERS, ConfigError)
         for scorer in self.report_scorers:
             one_of("report scorer", scorer, REPORT_SCORERS, ConfigError)
-        if self.preset is not None:
-            preset_of(self.preset)
+        GenerationConfig.from_fields(self)
         for name in self.systems:
             if not name or name.startswith(".") or set(name) & set("/\\:"):
                 raise ValueError(f"{name!r} cannot name a system, for it names a folder too")
@@ -120,6 +119,11 @@ class EvaluateConfig(ScoringOptions):
         """The directions of a model."""
         asked = self.asked_directions
         return (*all_directions(), UNCONDITIONAL) if asked is None else asked
+
+    @property
+    def generation(self) -> GenerationConfig:
+        """How the model samples."""
+        return GenerationConfig.from_fields(self)
 
     @property
     def scoring(self) -> ScoringOptions:

@@ -10,15 +10,15 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from medcodi.config import to_dict
+from medcodi.data.generated_files import GeneratedFile, Listing, read_generated
 from medcodi.data.refusals import Refused
 from medcodi.errors import DataError, did_you_mean
-from medcodi.evaluation.external import Listing, Origin, SizesSeen, read_origin
-from medcodi.evaluation.held_out import HeldOut, LeftOut, Value
+from medcodi.evaluation.held_out import HeldOut, LeftOut, Value, eight_bit
 from medcodi.evaluation.kept import Block, KeptSystem, blocks_with, generate_direction
 from medcodi.evaluation.ranks import Ranks
-from medcodi.generation.config import GenerationConfig
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction
 
 
@@ -180,7 +180,8 @@ class ExternalSystem:
         )
 
     def _read(self, direction: Direction, block: Block) -> tuple[Block, list[Row], list[LeftOut], Counter[str]]:
-        sizes, rows, lost = SizesSeen(), [], []
+        sizes: Counter[str] = Counter()
+        rows, lost = [], []
         for row in block.rows:
             study_id = self.held.ids[row]
             try:
@@ -189,15 +190,22 @@ class ExternalSystem:
                 if not self.exclude_unreadable:
                     raise DataError(
                         f"system {self.name!r}, study {study_id}, {direction}: {error.failed}",
-                        expected=error.expected or "a file that can be read",
+                        expected=error.expected or "a readable file",
                         fix="fix the file, or leave such studies out and have them listed: --exclude-unreadable",
                     ) from None
                 lost.append(LeftOut(study_id, str(direction), f"{error.reason}: {error.failed}"))
-        return Block(block.number, tuple(one[0] for one in rows)), rows, lost, sizes.counts
+        return Block(block.number, tuple(one[0] for one in rows)), rows, lost, sizes
 
-    def _contents(self, origins: dict[str, Origin], sizes: SizesSeen) -> tuple[dict[str, Value], dict[str, str]]:
-        read = {target: read_origin(origin, target, self.held.image_size, sizes) for target, origin in origins.items()}
-        return {target: value for target, (value, _) in read.items()}, {name: sha for name, (_, sha) in read.items()}
+    def _contents(
+        self, files: dict[str, GeneratedFile], sizes: Counter[str]
+    ) -> tuple[dict[str, Value], dict[str, str]]:
+        read = {target: read_generated(file, target, self.held.image_size) for target, file in files.items()}
+        sizes.update(content.size for content in read.values() if content.size)
+        values = {
+            target: value if isinstance(value := content.value, str) else eight_bit(value)
+            for target, content in read.items()
+        }
+        return values, {target: content.sha256 for target, content in read.items()}
 
     def described(self) -> dict[str, Any]:
         """Name, and how many studies it gave."""

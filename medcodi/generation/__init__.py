@@ -6,13 +6,18 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medcodi.generation.config import GenerationConfig
     from medcodi.generation.pipeline import generate, generate_batch
     from medcodi.generation.result import Generation
+    from medcodi.model.generation_config import GenerationConfig
 
 __all__ = ["Generation", "GenerationConfig", "generate", "generate_batch"]
 
-_MODULES = {"Generation": "result", "GenerationConfig": "config", "generate": "pipeline", "generate_batch": "pipeline"}
+_MODULES = {
+    "Generation": "medcodi.generation.result",
+    "GenerationConfig": "medcodi.model.generation_config",
+    "generate": "medcodi.generation.pipeline",
+    "generate_batch": "medcodi.generation.pipeline",
+}
 
 
 def __getattr__(name: str) -> Any:
@@ -20,4 +25,4 @@ def __getattr__(name: str) -> Any:
         name = "GenerationConfig"
     if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+    return getattr(import_module(_MODULES[name]), name)

@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image
 
 from medcodi.config import to_dict
-from medcodi.data.dicom_writing import write_dicom
+from medcodi.data.dicom.writing import write_dicom
 from medcodi.data.images import save_png8, save_png16
 from medcodi.errors import DataError, MissingExtraError, one_of
 from medcodi.generation.prompts import value_hash

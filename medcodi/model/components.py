@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medcodi.errors import CheckpointError
+from medcodi.storage.atomic import replacing, sha256_file, writing
 from medcodi.storage.tensors import SAFETENSORS_TYPES, StoredTensor, tensors_in_safetensors
 
 Specs = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # key -> shape and precision
@@ -23,7 +24,9 @@ Specs = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # key -> shape and pr
 _NAMES = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
 
 
-def write_weights(path: Path, specs: Specs, read: Callable[[str], Tensor]) -> dict[str, str]:
+def write_weights(
+    path: Path, specs: Specs, read: Callable[[str], Tensor], then: str = "run it again"
+) -> dict[str, str]:
     """Write a safetensors file, whole or not at all, holding one tensor in memory at a time.
 
     The ``safetensors`` library writes only what is in memory as a whole; a component of the full-size model is 8 GB.
@@ -32,14 +35,16 @@ def write_weights(path: Path, specs: Specs, read: Callable[[str], Tensor]) -> di
         path: The file; replaced if there is one.
         specs: Shape and stored precision of every tensor.
         read: Gives the tensor of a key; cast to the stored precision here.
+        then: What the user does once a full disk has room.
 
     Returns:
-        ``file`` (its name) and ``sha256``: what the index says of it.
+        ``file`` (its name) and ``sha256``, as in the index of a model.
 
     Raises:
-        CheckpointError: If the file cannot be written (a full disk), or a tensor is not shaped as announced.
+        CheckpointError: If the file cannot be written (a full disk), or a tensor has another shape than in ``specs``.
     """
-    keys = sorted(specs, key=lambda key: (-specs[key][1].itemsize, key))  # widest first keeps every tensor aligned
+    # Lay the tensors out, widest numbers first: every one is aligned.
+    keys = sorted(specs, key=lambda key: (-specs[key][1].itemsize, key))
     header: dict[str, Any] = {}
     start = 0
     for key in keys:
@@ -49,22 +54,13 @@ def write_weights(path: Path, specs: Specs, read: Callable[[str], Tensor]) -> di
         start = end
     head = json.dumps(header, separators=(",", ":")).encode()
     head += b" " * (-len(head) % 8)
-    partial = path.with_name(path.name + ".partial")
+
+    # Write and hash the pieces as they come.
     digest = hashlib.sha256()
-    try:
-        with partial.open("wb") as file:
-            for piece in _pieces(struct.pack("<Q", len(head)) + head, keys, specs, read):
-                digest.update(piece)
-                file.write(piece)
-        partial.replace(path)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be written: {error.strerror or error}",
-            expected=f"room for {(start + len(head)) / 2**30:.2f} GiB",
-            fix="free the disk, or choose another folder, and run it again",
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
+    with writing(path, error=CheckpointError, then=then) as file:
+        for piece in _pieces(struct.pack("<Q", len(head)) + head, keys, specs, read):
+            digest.update(piece)
+            file.write(piece)
     return {"file": path.name, "sha256": digest.hexdigest()}
 
 
@@ -76,12 +72,6 @@ def _pieces(head: bytes, keys: list[str], specs: Specs, read: Callable[[str], Te
         if tuple(value.shape) != shape:
             raise CheckpointError(f"{key} is {tuple(value.shape)}", expected=f"{shape}, as announced")
         yield value.to("cpu", dtype).contiguous().view(-1).view(torch.uint8).numpy().data
-
-
-def file_hash(path: Path) -> str:
-    """SHA-256 of a file, as hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def open_weights(path: Path, sha256: str) -> dict[str, StoredTensor]:
@@ -96,7 +86,7 @@ def open_weights(path: Path, sha256: str) -> dict[str, StoredTensor]:
         raise CheckpointError(
             f"{path} is missing", expected="every file that the index names", fix="fetch or train the model again"
         )
-    if file_hash(path) != sha256:
+    if sha256_file(path) != sha256:
         raise CheckpointError(
             f"{path} ({path.stat().st_size:,} bytes) is truncated or was changed since it was saved",
             expected=f"SHA-256 {sha256}",
@@ -182,14 +172,8 @@ class ComponentFiles:
         entry = dict(self.index["components"][name])
         source, target = self.folder / entry["file"], folder / f"{name}.safetensors"
         open_weights(source, entry["sha256"])
-        try:
-            shutil.copyfile(source, target)
-        except OSError as error:
-            raise CheckpointError(
-                f"{target} cannot be written: {error.strerror or error}",
-                expected=f"room for {source.stat().st_size / 2**30:.2f} GiB",
-                fix="free the disk, or choose another folder, and run it again",
-            ) from error
+        with replacing(target, error=CheckpointError) as partial:
+            shutil.copyfile(source, partial)
         return {**entry, "file": target.name}
 
     def identity(self) -> str:

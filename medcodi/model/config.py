@@ -1,27 +1,33 @@
-"""Everything that fixes the shape of a model, and how it generates best."""
+"""The config of a model: everything that fixes its shape, and how it generates best."""
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, PlainSerializer
 
 from medcodi.config import config
 from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.modality import MODALITIES, in_table_order
+from medcodi.model.generation_config import SAMPLING_FIELDS, GenerationConfig
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
 from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig, TextTowerConfig
 from medcodi.networks.report_autoencoder import ReportAutoencoderConfig
 from medcodi.networks.unet import UNetConfig
 
+PAPER = GenerationConfig(sampler="ddim", num_inference_steps=50, guidance_scale=7.5, joint_guidance_scale=1.0)
 
-@config
-class GenerationDefaults:
-    """How this model generates best; every call may say otherwise."""
 
-    sampler: str = "ddim"
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
-    joint_guidance_scale: float = 1.0  # of targets generated together without a prompt; 1 is the paper
+def _own_values(generation: GenerationConfig) -> GenerationConfig:
+    """A model's own generation config: complete, because it is what a request falls back to."""
+    if not generation.joint:
+        raise ValueError("joint: false is a choice of a request, not of a model")
+    return generation.filled_by(PAPER)
+
+
+def _stored_values(generation: GenerationConfig) -> dict[str, Any]:
+    return {name: getattr(generation, name) for name in SAMPLING_FIELDS}
 
 
 @config
@@ -45,12 +51,27 @@ class ModelConfig:
         "others"  # self: each denoiser hears its own V alone, as the released weights do
     )
     schedule: NoiseScheduleConfig = NoiseScheduleConfig()
-    generation: GenerationDefaults = GenerationDefaults()
+    # How this model generates best; a request may set any of it.
+    generation: Annotated[GenerationConfig, AfterValidator(_own_values), PlainSerializer(_stored_values)] = PAPER
 
     def __post_init__(self) -> None:
         if tuple(self.modalities) != in_table_order(self.modalities):
             raise ValueError(
-                f"modalities {self.modalities} are not in table order, or doubled: expected {in_table_order(self.modalities)}"
+                f"modalities {self.modalities} are not in table order, or one occurs twice: expected {in_table_order(self.modalities)}"
+            )
+        self._check_latent_size()
+
+    def _check_latent_size(self) -> None:
+        """Refuse an image latent that the image denoiser cannot halve at each step down (the way up doubles it again)."""
+        factor, num_halvings = self.image_autoencoder.factor, len(self.image_denoiser.multipliers) - 1
+        if not any(MODALITIES[name].kind == "image" for name in self.modalities) or self.image_size % factor:
+            return  # the image autoencoder refuses an image size that is no multiple of its factor
+        side = self.image_size // factor
+        if side % 2**num_halvings:
+            raise ValueError(
+                f"the image latent of {side} x {side} (image_size {self.image_size} / {factor}) cannot be halved {num_halvings} "
+                f"times, as image_denoiser.multipliers {self.image_denoiser.multipliers} need: give an image_size that is a "
+                f"multiple of {factor * 2**num_halvings}, or fewer multipliers"
             )
 
 
@@ -75,6 +96,6 @@ def tiny_config(**changes: Any) -> ModelConfig:
         "image_denoiser": unet,
         "report_denoiser": unet,
         "environment": EnvironmentConfig(dim=16, base_channels=8, multipliers=(1, 2)),
-        "generation": GenerationDefaults(sampler="ddim", num_inference_steps=4, guidance_scale=2.0),
+        "generation": GenerationConfig(sampler="ddim", num_inference_steps=4, guidance_scale=2.0),
     }
     return ModelConfig(**{**sizes, **changes})

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,8 +14,9 @@ from torch import nn
 
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import CheckpointError
-from medcodi.model.components import ComponentFiles, file_hash, write_weights
+from medcodi.model.components import ComponentFiles, write_weights
 from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
+from medcodi.storage import atomic
 
 if TYPE_CHECKING:
     from medcodi.model.medcodi import MedCoDi, ModelConfig
@@ -46,9 +46,10 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
     refuse_other_folder(folder)
     copied = set(model.pending) if dtype is None and model.files and model.files.dtype == torch.float32 else set()
     model.load_components(model.pending - copied)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    staging = atomic.partial_path(folder)
     try:
+        with atomic.refusing(folder, error=CheckpointError):
+            staging.mkdir(parents=True)
         components: dict[str, Any] = {}
         for name, module in model.components().items():
             if name in copied and model.files:
@@ -119,11 +120,11 @@ def write_index(
         tokenizers.prompts, AbsentTokenizer
     ):
         tokenizers.prompts.save(folder / TOKENIZER)
-        index["tokenizer_sha256"] = file_hash(folder / TOKENIZER)
+        index["tokenizer_sha256"] = atomic.sha256_file(folder / TOKENIZER)
     else:
         index["tokenizers"] = {role: _write_tokenizer(folder, role, tokenizer) for role, tokenizer in roles.items()}
     index |= {"components": dict(components), "provenance": dict(provenance)}
-    (folder / INDEX).write_text(json.dumps(index, indent=2) + "\n", encoding="utf-8")
+    atomic.write_json(folder / INDEX, index, error=CheckpointError)
 
 
 def _write_tokenizer(folder: Path, role: str, tokenizer: ReportTokenizer) -> dict[str, Any]:
@@ -131,7 +132,7 @@ def _write_tokenizer(folder: Path, role: str, tokenizer: ReportTokenizer) -> dic
         return {"file": None, "vocab_size": tokenizer.vocab_size}
     file = folder / f"tokenizer_{role}.json"
     tokenizer.save(file)
-    return {"file": file.name, "sha256": file_hash(file), "lowercase": tokenizer.lowercase}
+    return {"file": file.name, "sha256": atomic.sha256_file(file), "lowercase": tokenizer.lowercase}
 
 
 def _read_tokenizers(folder: Path, index: Mapping[str, Any]) -> Tokenizers:
@@ -149,19 +150,20 @@ def _read_tokenizers(folder: Path, index: Mapping[str, Any]) -> Tokenizers:
 
 def _replace(staging: Path, folder: Path) -> None:
     """Put the new files where the old ones were; files that are not the model's (cards, evaluators) stay."""
-    staging.chmod(0o755)
     if not folder.exists():
-        staging.rename(folder)
+        atomic.publish_folder(staging, folder, error=CheckpointError)
         return
-    if (folder / INDEX).is_file():
-        named = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("components", {})
-        for old in (folder / entry["file"] for entry in named.values()):
-            if not (staging / old.name).exists():
-                old.unlink(missing_ok=True)
-    for new in sorted(
-        staging.iterdir(), key=lambda file: file.name == INDEX
-    ):  # the index last: it vouches for the rest
-        new.replace(folder / new.name)
+    with atomic.refusing(folder, error=CheckpointError):
+        if (folder / INDEX).is_file():
+            named = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("components", {})
+            for old in (folder / entry["file"] for entry in named.values()):
+                if not (staging / old.name).exists():
+                    old.unlink(missing_ok=True)
+        # The index last: it vouches for the rest.
+        for new in sorted(staging.iterdir(), key=lambda file: file.name == INDEX):
+            atomic.sync(new)
+            new.replace(folder / new.name)
+        atomic.sync(folder)
 
 
 def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:

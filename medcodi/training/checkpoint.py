@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medcodi.errors import CheckpointError
-from medcodi.model.components import file_hash, write_weights
+from medcodi.model.components import sha256_file, write_weights
 from medcodi.storage import disk
 
 FORMAT = 1
@@ -102,7 +102,7 @@ def _fill(staging: Path, checkpoint: Checkpoint) -> None:
         told = write_weights(staging / f"{stem}.safetensors", specs, tensors.__getitem__)
         files[told["file"]] = {"sha256": told["sha256"]}
     (staging / STATE).write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
-    files[STATE] = {"sha256": file_hash(staging / STATE)}
+    files[STATE] = {"sha256": sha256_file(staging / STATE)}
     for name, row in files.items():
         row["bytes"] = (staging / name).stat().st_size
     manifest = {"format": FORMAT, "step": checkpoint.step, "files": dict(sorted(files.items()))}
@@ -204,7 +204,7 @@ def _damage(file: Path, expected: Mapping[str, Any]) -> str:
         size = file.stat().st_size if file.is_file() else None
         if size != expected["bytes"]:
             return f"{'no' if size is None else size} bytes"
-        return "" if file_hash(file) == expected["sha256"] else f"{size} bytes, some of them changed"
+        return "" if sha256_file(file) == expected["sha256"] else f"{size} bytes, some of them changed"
     except OSError as error:  # a sector that the disk gives back no more
         return f"it cannot be read, {error.strerror or error}"
 

@@ -14,10 +14,10 @@ import pytest
 from medcodi.config import from_dict
 from medcodi.data.images import save_png8
 from medcodi.data.sources.phantom import phantom_study
-from medcodi.turing.export import export_bundle
-from medcodi.turing.generated_arm import open_generated
-from medcodi.turing.real_arm import open_real
-from medcodi.turing.study import StudyConfig
+from medcodi.turing.bundle.export import export_bundle
+from medcodi.turing.design.config import ReaderStudyConfig
+from medcodi.turing.design.generated_arm import open_generated
+from medcodi.turing.design.real_arm import open_real
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed: make setup")
 
@@ -66,7 +66,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
             study = phantom_study(7, index, 96)
             save_png8(study.images["frontal"], folder / f"{index}.png")
             writer.writerow([f"made-{index}", f"{index}.png", study.report])
-    study = from_dict(StudyConfig, STUDY)
+    study = from_dict(ReaderStudyConfig, STUDY)
     out = tmp_path_factory.mktemp("turing") / "bundle"
     export_bundle(
         study,

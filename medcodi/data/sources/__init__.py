@@ -36,12 +36,12 @@ class Source:
 
 
 SOURCES: dict[str, Source] = {
-    "phantom": Source("the thorax phantom, computed", phantoms.PhantomOptions, phantoms.records),
-    "csv": Source("a table of image paths and texts", csv_table.CsvOptions, csv_table.records),
-    "dicom": Source("any folder of DICOM files", dicom_folder.DicomOptions, dicom_folder.records, reads_headers=True),
+    "phantom": Source("the thorax phantom, computed", phantoms.PhantomConfig, phantoms.records),
+    "csv": Source("a table of image paths and texts", csv_table.CsvConfig, csv_table.records),
+    "dicom": Source("any folder of DICOM files", dicom_folder.DicomConfig, dicom_folder.records, reads_headers=True),
     "mimic-cxr": Source(
-        "MIMIC-CXR, DICOM", mimic_tables.MimicOptions, mimic.records_dicom, reads_headers=True, credentialed=True
+        "MIMIC-CXR, DICOM", mimic_tables.MimicConfig, mimic.records_dicom, reads_headers=True, credentialed=True
     ),
-    "mimic-cxr-jpg": Source("MIMIC-CXR-JPG", mimic_tables.MimicOptions, mimic.records_jpg, credentialed=True),
-    "openi": Source("Indiana University, Open-i", openi.OpeniOptions, openi.records),
+    "mimic-cxr-jpg": Source("MIMIC-CXR-JPG", mimic_tables.MimicConfig, mimic.records_jpg, credentialed=True),
+    "openi": Source("Indiana University, Open-i", openi.OpeniConfig, openi.records),
 }

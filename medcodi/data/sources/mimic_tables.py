@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medcodi.config import config
 from medcodi.data.dataset import SPLIT_NAMES
-from medcodi.data.sources.tables import find_table, read_table
+from medcodi.data.tables import find_table, read_table
 from medcodi.errors import DataError, one_of
 from medcodi.study import CHEXPERT_LABELS
 
@@ -18,7 +18,7 @@ _LABELS = {"1.0": 1.0, "0.0": 0.0, "-1.0": -1.0, "1": 1.0, "0": 0.0, "-1": -1.0}
 
 
 @config
-class MimicOptions:
+class MimicConfig:
     """Options of sources ``mimic-cxr`` and ``mimic-cxr-jpg``.
 
     Attributes:
@@ -44,7 +44,7 @@ class MimicOptions:
             one_of("labels", self.labels, LABELERS, DataError)
 
 
-def tables_folder(options: MimicOptions) -> Path:
+def tables_folder(options: MimicConfig) -> Path:
     """Where the tables lie."""
     folder = Path(options.tables or options.path)
     if not folder.is_dir():
@@ -54,7 +54,7 @@ def tables_folder(options: MimicOptions) -> Path:
     return folder
 
 
-def mimic_table(options: MimicOptions, pattern: str, what: str, fix: str = "") -> Path:
+def mimic_table(options: MimicConfig, pattern: str, what: str, fix: str = "") -> Path:
     """A table that must be there.
 
     Args:
@@ -74,7 +74,7 @@ def mimic_table(options: MimicOptions, pattern: str, what: str, fix: str = "") -
     return found
 
 
-def official_splits(options: MimicOptions) -> dict[str, str] | None:
+def official_splits(options: MimicConfig) -> dict[str, str] | None:
     """Image -> split; None where our own is wanted."""
     if not options.official_split:
         return None
@@ -94,7 +94,7 @@ def official_splits(options: MimicOptions) -> dict[str, str] | None:
     return found
 
 
-def study_labels(options: MimicOptions) -> dict[str, dict[str, float]]:
+def study_labels(options: MimicConfig) -> dict[str, dict[str, float]]:
     """Study -> labels; blank cells (not mentioned) have no key, so that who reads them can tell them from 0, denied."""
     if options.labels is None:
         return {}
@@ -112,7 +112,7 @@ def study_labels(options: MimicOptions) -> dict[str, dict[str, float]]:
     return found
 
 
-def report_paths(options: MimicOptions) -> Callable[[str, str], Path | None]:
+def report_paths(options: MimicConfig) -> Callable[[str, str], Path | None]:
     """(patient, study) -> path of the report, or None where none are wanted."""
     if not options.need_reports and options.reports is None:
         return lambda patient, study_id: None

@@ -12,12 +12,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from medcodi.config import config
-from medcodi.data.dicom import modality_in_words
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.record import LeftOut, Record
-from medcodi.data.sources.tables import find_table, read_table
+from medcodi.data.tables import find_table, read_table
+from medcodi.data.views import view_of
 from medcodi.errors import DataError
-from medcodi.modality import modality_of_view, names
+from medcodi.modality import names
 
 _REPORT_FOLDERS = ("ecgen-radiology", "NLMCXR_reports/ecgen-radiology", "NLMCXR_reports", "reports", ".")
 _IMAGE_FOLDERS = ("NLMCXR_png", "images", "images/images_normalized", "png", ".")
@@ -25,7 +25,7 @@ _PROJECTIONS = ("*projections",)
 
 
 @config
-class OpeniOptions:
+class OpeniConfig:
     """Options of source ``openi``.
 
     Attributes:
@@ -41,7 +41,7 @@ class OpeniOptions:
     projections: str | None = None
 
 
-def records(options: OpeniOptions) -> Iterator[Record]:
+def records(options: OpeniConfig) -> Iterator[Record]:
     """Studies in the order of the reports' numbers. Nothing tells patients apart but the study: each is its own.
 
     Raises:
@@ -94,7 +94,7 @@ def _key(name: str) -> str:
     return rest if rest.startswith(f"{first}_") else stem
 
 
-def _projections(root: Path, options: OpeniOptions) -> Mapping[str, str] | None:
+def _projections(root: Path, options: OpeniConfig) -> Mapping[str, str] | None:
     """Image -> view, or None without a table."""
     path = Path(options.projections) if options.projections else find_table(root, _PROJECTIONS[0])
     if path is None:
@@ -162,7 +162,7 @@ def _images(
         file = images.get(_key(name))
         caption = (node.findtext("caption") or "").strip()
         view = caption if projections is None else projections.get(_key(name), "")
-        modality = modality_of_view(view) or modality_in_words(view)
+        modality = view_of(view, position=True).modality
         if file is None:
             spare.append(LeftOut(file=name, reason="missing file", detail=f"study {study_id!r}: no image {name}.png"))
         elif modality is None:

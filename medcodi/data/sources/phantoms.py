@@ -10,7 +10,7 @@ from medcodi.data.sources.record import PhantomRecord, Record
 
 
 @config
-class PhantomOptions:
+class PhantomConfig:
     """Options of source ``phantom``: how many studies of each split, of which population."""
 
     num_studies: int = 1000
@@ -25,7 +25,7 @@ class PhantomOptions:
             )
 
 
-def records(options: PhantomOptions) -> Iterator[Record]:
+def records(options: PhantomConfig) -> Iterator[Record]:
     """The studies of the training split, then of the others."""
     for split, count in zip(SPLITS, (options.num_studies, options.val, options.test), strict=True):
         first = SPLITS.index(split) * PHANTOMS_PER_SPLIT

@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from medcodi.evaluation.annotators.suitability import unfit_readers
 from medcodi.evaluation.pages.catalogue import percent, pretty
 from medcodi.evaluation.pages.summary import AGREEMENT, ALL, against_better
-from medcodi.evaluation.suitability import unfit_readers
 
 Results = dict[str, Any]
 

@@ -19,12 +19,12 @@ from medcodi.generation.bulk.manifest import BadRow, Row, RowDefaults, read_mani
 from medcodi.generation.bulk.plan import Item, all_items, blocks, share
 from medcodi.generation.bulk.prompts import check_prompts, load_prompts
 from medcodi.generation.bulk.streaming import check_modalities, check_steps
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import generate_batch, load
 from medcodi.generation.prompts import PromptContexts, Value
 from medcodi.generation.result import image_format, model_identity, provenance, write_contents
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
+from medcodi.model.generation_config import GenerationConfig
 
 FORMAT_VERSION = 1
 

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.errors import DataError, PromptError
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import check_request, generate_batch, load, read_prompt
 from medcodi.generation.prompts import PromptContexts, Value
 from medcodi.generation.result import Generation, Sample, model_identity, provenance
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction
 
 WINDOW = 4  # batches' worth of samples that are held, made or not, before the first of them is made in a smaller batch

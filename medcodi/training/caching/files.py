@@ -20,8 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.model.components import file_hash
 from medcodi.storage import disk
+from medcodi.storage.atomic import sha256_file
 from medcodi.training.caching.key import CacheKey
 
 INFO, FORMAT = "cache.json", "medcodi-cache/1"
@@ -233,6 +233,6 @@ def finished(folder: Path, parts: list[Part]) -> dict[int, Note]:
 def is_intact(path: Path, sha256: str) -> bool:
     """Whether a file has the bytes that were written."""
     try:
-        return file_hash(path) == sha256
+        return sha256_file(path) == sha256
     except OSError:
         return False

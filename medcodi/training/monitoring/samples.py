@@ -115,8 +115,8 @@ def _reconstruct(stage: Any, batch: Batch, samples: Samples) -> None:
 def _generate(
     model: MedCoDi, batch: Batch, seed: int, samples: Samples, prompts: tuple[str, ...], targets: tuple[str, ...]
 ) -> None:
-    from medcodi.generation.config import GenerationConfig
     from medcodi.generation.pipeline import generate_batch
+    from medcodi.model.generation_config import GenerationConfig
 
     # One request per study, with the prompts that it has.
     given = {name: samples.truth[name] for name in prompts}

@@ -14,23 +14,14 @@ from medcodi.turing.statistics.resampling import Resampled
 
 @dataclass(frozen=True, kw_only=True)
 class Equivalence:
-    """Outcome of two one-sided t tests of ``|value - reference| < margin`` (Schuirmann 1987).
+    """Outcome of two one-sided t tests of ``|value - reference| < margin`` (Schuirmann 1987)."""
 
-    Attributes:
-        margin: Declared margin, in the unit of the value.
-        reference: What equality means: 0 for a difference, 0.5 for an accuracy.
-        alpha: Level of each one-sided test; the interval has coverage ``1 - 2 alpha``.
-        p_lower: Of the hypothesis that the value lies at or below ``reference - margin``.
-        p_upper: Of the hypothesis that it lies at or above ``reference + margin``.
-        estimate: The value with its ``1 - 2 alpha`` interval; its population says for whom the statement holds.
-    """
-
-    margin: float
-    reference: float
-    alpha: float
-    p_lower: float
-    p_upper: float
-    estimate: Estimate
+    margin: float  # declared margin, in the unit of the value
+    reference: float  # what equality means: 0 for a difference, 0.5 for an accuracy
+    alpha: float  # level of each one-sided test; the interval has coverage `1 - 2 alpha`
+    p_lower: float  # of the hypothesis that the value lies at or below `reference - margin`
+    p_upper: float  # of the hypothesis that it lies at or above `reference + margin`
+    estimate: Estimate  # the value with its `1 - 2 alpha` interval; its population says for whom the statement holds
 
     @property
     def p(self) -> float:

@@ -16,29 +16,17 @@ NEW_READERS = "new readers, new cases"
 
 @dataclass(frozen=True, kw_only=True)
 class Estimate:
-    """A value with its interval.
+    """A value with its interval."""
 
-    Attributes:
-        value: The estimate; NaN where the answers give none.
-        low: Lower bound; NaN where no interval can be given.
-        high: Upper bound.
-        se: Standard error on the scale of the value; NaN where the method knows none.
-        df: Degrees of freedom of the standard error; infinite for normal theory.
-        level: Coverage of the interval.
-        population: Whom the interval speaks about: :data:`SINGLE_READER`, :data:`THESE_READERS` or :data:`NEW_READERS`.
-        method: How the interval was made, in words.
-        num: Answers (or units) behind the value.
-    """
-
-    value: float
-    low: float = float("nan")
-    high: float = float("nan")
-    se: float = float("nan")
-    df: float = float("inf")
-    level: float = 0.95
-    population: str = THESE_READERS
-    method: str = ""
-    num: int = 0
+    value: float  # the estimate; NaN where the answers give none
+    low: float = float("nan")  # lower bound; NaN where no interval can be given
+    high: float = float("nan")  # upper bound
+    se: float = float("nan")  # standard error on the scale of the value; NaN where the method knows none
+    df: float = float("inf")  # degrees of freedom of the standard error; infinite for normal theory
+    level: float = 0.95  # coverage of the interval
+    population: str = THESE_READERS  # whom the interval speaks about: SINGLE_READER, THESE_READERS or NEW_READERS
+    method: str = ""  # how the interval was made, in words
+    num: int = 0  # answers (or units) behind the value
 
     def covers(self, truth: float) -> bool:
         """Whether ``truth`` lies within the interval, bounds included."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcodi.evaluation.classifier import ClassifierConfig, FindingClassifier
-from medcodi.evaluation.classifier_training import ImageBank, choose_thresholds, fit, measure_ceiling
+from medcodi.evaluation.annotators.classifier import ClassifierConfig, FindingClassifier
+from medcodi.evaluation.annotators.classifier_training import ImageBank, choose_thresholds, fit, measure_ceiling
 from medcodi.randomness import numpy_generator
 from medcodi.study import CHEXPERT_LABELS, Finding, Study
 
@@ -80,7 +80,7 @@ def small_network() -> ClassifierConfig:
 def toy_classifier(small_network: ClassifierConfig) -> FindingClassifier:
     """Trained for a few seconds; knows effusion, its side, and the heart."""
     from medcodi.data.loading import DataConfig
-    from medcodi.evaluation.classifier_training import ClassifierTrainConfig
+    from medcodi.evaluation.annotators.classifier_training import ClassifierTrainConfig
 
     data = DataConfig(source="phantom", num_studies=1, image_size=SIZE)  # not built: the banks below are
     options = ClassifierTrainConfig(

@@ -9,10 +9,10 @@ from PIL import Image
 
 import medcodi
 from medcodi.errors import DataError, PromptError
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import check_request, generate, generate_batch
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, tiny_model
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction, all_directions
 
 REPORT = "FINDINGS: Large left pleural effusion. IMPRESSION: Large left effusion."

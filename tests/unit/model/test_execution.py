@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from medcodi.errors import ConfigError, MedCoDiError
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import generate_batch
 from medcodi.model import tiny_model
 from medcodi.model.execution import ExecutionConfig
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.networks.attention import Attention, Context
 
 PROMPTS = [{"report": "Large left pleural effusion."}, {"report": "No acute findings."}]

@@ -70,7 +70,7 @@ def test_half_precision_file_loads_as_float32_and_is_stable(model, tmp_path):
 def test_damaged_checkpoints_are_refused(folder, damage):
     from safetensors.torch import load_file, save_file
 
-    from medcodi.model.files import file_hash
+    from medcodi.storage.atomic import sha256_file
 
     file, index_file = folder / "denoiser_frontal.safetensors", folder / "model_index.json"
     index = json.loads(index_file.read_text())
@@ -91,7 +91,7 @@ def test_damaged_checkpoints_are_refused(folder, damage):
         name = next(name for name, value in state.items() if value.dim() == 2)
         state[name] = state[name][:, :-1].clone() if damage == "shape" else torch.full_like(state[name], torch.nan)
         save_file(state, file)
-        index["components"]["denoiser_frontal"]["sha256"] = file_hash(file)
+        index["components"]["denoiser_frontal"]["sha256"] = sha256_file(file)
         index_file.write_text(json.dumps(index))
     with pytest.raises(CheckpointError, match=r"Expected|Fix"):
         MedCoDi.from_pretrained(folder)

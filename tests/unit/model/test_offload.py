@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from medcodi.errors import ConfigError
-from medcodi.generation.config import GenerationConfig
 from medcodi.generation.pipeline import generate_batch
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.model.execution import ExecutionConfig
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.offload import num_bytes
 
 SETTINGS = GenerationConfig(num_inference_steps=2, guidance_scale=2.0)

@@ -10,10 +10,10 @@ import pytest
 from medcodi.config import from_dict
 from medcodi.data.images import save_png8
 from medcodi.data.sources.phantom import phantom_study
-from medcodi.turing.export import export_bundle
-from medcodi.turing.generated_arm import open_generated
-from medcodi.turing.real_arm import open_real
-from medcodi.turing.study import StudyConfig
+from medcodi.turing.bundle.export import export_bundle
+from medcodi.turing.design.config import ReaderStudyConfig
+from medcodi.turing.design.generated_arm import open_generated
+from medcodi.turing.design.real_arm import open_real
 
 STUDY = {
     "name": "small",
@@ -56,13 +56,13 @@ def generated_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def small_study() -> StudyConfig:
+def small_study() -> ReaderStudyConfig:
     """Five tasks, 58 items."""
-    return from_dict(StudyConfig, STUDY)
+    return from_dict(ReaderStudyConfig, STUDY)
 
 
 @pytest.fixture(scope="session")
-def bundle(tmp_path_factory: pytest.TempPathFactory, generated_folder: Path, small_study: StudyConfig) -> Path:
+def bundle(tmp_path_factory: pytest.TempPathFactory, generated_folder: Path, small_study: ReaderStudyConfig) -> Path:
     """The clean bundle. Read only: what plants a leak copies it."""
     out = tmp_path_factory.mktemp("turing") / "bundle"
     real = open_real("phantom", num_phantoms=NUM_CASES, image_size=128)

@@ -14,15 +14,15 @@ from scipy import stats
 
 from medcodi.app.cli import main
 from medcodi.errors import ConfigError, DataError, MedCoDiError
-from medcodi.turing.analysis import analyze
-from medcodi.turing.answers import Answers, answers_from_rows, read_answers
-from medcodi.turing.figures import ticks
-from medcodi.turing.imrmc import imrmc_text
-from medcodi.turing.methods import verdicts
-from medcodi.turing.report import write_report
-from medcodi.turing.results import COLUMNS
-from medcodi.turing.simulation import ReaderModel, simulate, tidy_rows
+from medcodi.turing.analysis.analyze import analyze
+from medcodi.turing.analysis.imrmc import imrmc_text
+from medcodi.turing.analysis.report import write_report
+from medcodi.turing.analysis.wording import verdicts
+from medcodi.turing.answers.import_results import COLUMNS
+from medcodi.turing.answers.table import Answers, answers_from_rows, read_answers
+from medcodi.turing.power.simulation import ReaderModel, simulate, tidy_rows
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
+from tests.unit.turing.simulated_rows import tidy_rows
 
 FACTS = {"study": "demo", "margins": {"realism": 0.7, "detection": 0.15}, "alpha": 0.05}
 
@@ -134,7 +134,7 @@ def test_a_mixed_model_is_statsmodels_own() -> None:
     import pandas as pd
     import statsmodels.formula.api as smf
 
-    from medcodi.turing.statistics.mixed import fit_mixed
+    from medcodi.turing.statistics.ratings import fit_mixed
 
     study = simulate(ReaderModel(), 0, num_readers=3, num_per_arm=30)
     mine = fit_mixed(study.as_ratings)
@@ -317,11 +317,6 @@ def test_the_command_writes_the_report_and_refuses_a_full_folder(tmp_path: Path,
         main(arguments)
     assert left.value.code == 2
     assert issubclass(DataError, MedCoDiError)
-
-
-def test_ticks_are_round_and_inside() -> None:
-    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert all(-0.73 <= t <= 0.91 for t in ticks(-0.73, 0.91))
 
 
 def test_an_arm_of_one_item_is_noted_and_not_compared() -> None:

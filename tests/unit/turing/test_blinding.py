@@ -8,8 +8,8 @@ import pytest
 from medcodi.data.refusals import Refused
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.randomness import numpy_generator
-from medcodi.turing.blinding import BlindingConfig, blind_text, corner_mask, cut_image, finish_image
-from medcodi.turing.lint_pixels import image_encoding
+from medcodi.turing.design.blinding import BlindingConfig, blind_text, corner_mask, cut_image, finish_image
+from medcodi.turing.lint.features import image_encoding
 
 SQUARE = BlindingConfig()
 
@@ -88,7 +88,7 @@ def test_dither_depends_on_its_key_only(chest: np.ndarray) -> None:
 def test_an_image_that_is_all_frame_is_refused() -> None:
     image = np.zeros((80, 80), np.float32)
     image[40, 40] = 1.0
-    with pytest.raises(Refused, match="pixels of an image are left"):
+    with pytest.raises(Refused, match="pixels of an image remain"):
         cut_image(image, SQUARE, 128)
 
 

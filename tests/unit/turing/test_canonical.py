@@ -6,7 +6,7 @@ import hashlib
 
 import pytest
 
-from medcodi.turing.canonical import canonical_json, javascript_number, sha256_of
+from medcodi.turing.bundle.canonical import canonical_json, javascript_number, sha256_of
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ import pytest
 
 from medcodi.app.cli import main
 from medcodi.errors import DataError
-from medcodi.turing.canonical import sha256_of
-from medcodi.turing.key import read_key
-from medcodi.turing.payload import read_study_script
-from medcodi.turing.results import COLUMNS, import_results
+from medcodi.turing.answers.import_results import COLUMNS, import_results
+from medcodi.turing.bundle.canonical import sha256_of
+from medcodi.turing.bundle.files import read_study_script
+from medcodi.turing.bundle.key import read_key
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
 

@@ -8,26 +8,26 @@ import pytest
 
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import ConfigError
-from medcodi.turing.study import StudyConfig, read_study
-from medcodi.turing.tasks import TASK_KINDS
+from medcodi.turing.design.config import ReaderStudyConfig, read_reader_study
+from medcodi.turing.design.tasks import TASK_KINDS
 
 CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "turing").glob("*.yaml"))
 
 
-def study(**changes: object) -> StudyConfig:
+def study(**changes: object) -> ReaderStudyConfig:
     task = {"id": "frontal", "kind": "rating", "modalities": ["frontal"]}
-    task |= {name: changes.pop(name) for name in list(changes) if name not in StudyConfig.__dataclass_fields__}
-    return from_dict(StudyConfig, {"name": "s", "title": "T", "tasks": [task], **changes})
+    task |= {name: changes.pop(name) for name in list(changes) if name not in ReaderStudyConfig.__dataclass_fields__}
+    return from_dict(ReaderStudyConfig, {"name": "s", "title": "T", "tasks": [task], **changes})
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_shipped_studies_are_read_and_come_back_the_same(path: Path) -> None:
-    found = read_study(path)
-    assert from_dict(StudyConfig, to_dict(found)) == found
+    found = read_reader_study(path)
+    assert from_dict(ReaderStudyConfig, to_dict(found)) == found
 
 
 def test_every_part_of_the_design_has_a_shipped_template() -> None:
-    tasks = [task for path in CONFIGS for task in read_study(path).tasks]
+    tasks = [task for path in CONFIGS for task in read_reader_study(path).tasks]
     assert {task.kind for task in tasks} == set(TASK_KINDS)
     assert {task.modalities for task in tasks} >= {("frontal",), ("lateral",), ("report",), ("frontal", "lateral")}
     made = {task.shown_generated for task in tasks if set(task.modalities) == {"frontal", "report"}}
@@ -36,7 +36,7 @@ def test_every_part_of_the_design_has_a_shipped_template() -> None:
 
 
 def test_the_papers_study_has_its_five_tasks() -> None:
-    paper = read_study(next(path for path in CONFIGS if path.stem == "medcodi-m"))
+    paper = read_reader_study(next(path for path in CONFIGS if path.stem == "medcodi-m"))
     shown = [(task.kind, task.modalities) for task in paper.tasks]
     assert shown == [
         ("rating", ("frontal",)),
@@ -93,4 +93,7 @@ def test_quality_ratings_come_first_and_nothing_before_them_discloses(where: str
     assert TASK_KINDS["quality"].disclosed is False
     values = {"name": "s", "title": "T"}
     tasks = [{"id": kind, "kind": kind, "modalities": ["frontal"]} for kind in ("rating", "quality")]
-    assert [task.id for task in from_dict(StudyConfig, {**values, "tasks": tasks}).blocks] == ["quality", "rating"]
+    assert [task.id for task in from_dict(ReaderStudyConfig, {**values, "tasks": tasks}).blocks] == [
+        "quality",
+        "rating",
+    ]

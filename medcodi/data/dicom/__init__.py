@@ -1,0 +1,1 @@
+"""DICOM radiographs: reading tags and pixels, and writing generated images."""

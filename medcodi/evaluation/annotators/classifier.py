@@ -1,0 +1,255 @@
+"""The finding classifier: findings that an image shows, and features for Fréchet distances.
+
+A small residual network, trained here on the phantom (``classifier_training.py``), so that nothing has to be downloaded.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from medcodi.config import config, from_dict, to_dict
+from medcodi.errors import CheckpointError, DataError, one_of
+from medcodi.modality import names
+from medcodi.study import CHEXPERT_LABELS, Study
+
+SIDED_LABELS = ("Pleural Effusion", "Pneumothorax", "Consolidation", "Lung Lesion", "Support Devices")
+TARGETS = CHEXPERT_LABELS + tuple(f"{label}/{side}" for label in SIDED_LABELS for side in ("left", "right"))
+WEIGHTS_FILE, CARD_FILE = "finding_classifier.safetensors", "finding_classifier.json"
+
+
+@config
+class ClassifierConfig:
+    """Sizes of the network."""
+
+    image_size: int = 128
+    channels: tuple[int, ...] = (16, 48, 64, 96)  # at 1/2, 1/4, 1/8, 1/16 of the image size
+    blocks: tuple[int, ...] = (0, 2, 2, 2)
+    targets: tuple[str, ...] = TARGETS
+    modalities: tuple[str, ...] = field(default_factory=lambda: names("image"))
+
+    def build(self) -> FindingClassifier:
+        """A classifier with fresh weights."""
+        return FindingClassifier(self)
+
+
+class ResidualBlock(nn.Module):
+    """Two 3x3 convolutions with batch norm, and a shortcut."""
+
+    def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
+        super().__init__()
+        self.conv1 = nn.Conv2d(in_channels, out_channels, 3, stride, 1, bias=False)
+        self.norm1 = nn.BatchNorm2d(out_channels)
+        self.conv2 = nn.Conv2d(out_channels, out_channels, 3, 1, 1, bias=False)
+        self.norm2 = nn.BatchNorm2d(out_channels)
+        self.shortcut = (
+            nn.Identity()
+            if stride == 1 and in_channels == out_channels
+            else nn.Conv2d(in_channels, out_channels, 1, stride, bias=False)
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """``[B, C, H, W]`` -> ``[B, C', H / stride, W / stride]``."""
+        hidden = F.relu(self.norm1(self.conv1(x)))
+        return F.relu(self.shortcut(x) + self.norm2(self.conv2(hidden)))
+
+
+class FindingClassifier(nn.Module):
+    """Images of any image modality -> one logit per target.
+
+    One trunk serves every view; a view has its own bias after the stem and its own head. The head sees mean and maximum of the last
+    map over its left and its right half, so that it can tell sides.
+    """
+
+    thresholds: (
+        Tensor  # float32 [V, K]: probability from which a target counts as present, chosen on validation studies
+    )
+
+    def __init__(self, config: ClassifierConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.card: dict[str, Any] = {}  # data, ceilings per view and target (see classifier_training.train_classifier)
+        # A strided stem, to which each view adds its own bias.
+        widths = config.channels
+        self.stem = nn.Conv2d(1, widths[0], 5, 2, 2, bias=False)
+        self.stem_norm = nn.BatchNorm2d(widths[0])
+        self.view_bias = nn.Embedding(len(config.modalities), widths[0])
+        # The trunk: every level but the first begins with a block that halves the map.
+        layers: list[nn.Module] = []
+        for level, (width, repeats) in enumerate(zip(widths, config.blocks, strict=True)):
+            for block in range(repeats):
+                first = block == 0 and level > 0
+                layers.append(ResidualBlock(widths[level - 1] if first else width, width, 2 if first else 1))
+        self.trunk = nn.Sequential(*layers)
+        # One head for each view: (mean, maximum) of (left, right) half -> K targets.
+        self.head = nn.Linear(4 * widths[-1], len(config.modalities) * len(config.targets))
+        self.register_buffer("thresholds", torch.full((len(config.modalities), len(config.targets)), 0.5))
+        nn.init.zeros_(self.view_bias.weight)
+
+    @property
+    def feature_dim(self) -> int:
+        """Length of the feature vectors of :meth:`features`."""
+        return self.config.channels[-1]
+
+    def feature_map(self, images: Tensor, views: Tensor) -> Tensor:
+        """Last map of the trunk, ``[B, C, h, w]``."""
+        x = self.stem_norm(self.stem((images - 0.5) * 4)) + self.view_bias(views)[:, :, None, None]
+        return self.trunk(F.relu(x))
+
+    def forward(self, images: Tensor, views: Tensor) -> Tensor:
+        """Logits ``[B, K]`` of images ``[B, 1, S, S]`` in [0, 1], each by the head of its view, long ``[B]`` (see :meth:`view`)."""
+        return self.logits_of_map(self.feature_map(images, views), views)
+
+    def logits_of_map(self, feature_map: Tensor, views: Tensor) -> Tensor:
+        """The head: last map ``[B, C, h, w]`` -> logits ``[B, K]``."""
+        # Image left is the first half of the columns.
+        pooled = torch.cat(
+            [pool for half in feature_map.chunk(2, dim=-1) for pool in (half.mean((2, 3)), half.amax((2, 3)))], dim=1
+        )
+        logits = self.head(pooled).unflatten(1, (len(self.config.modalities), -1))  # [B, V, K]
+        return logits[torch.arange(len(views), device=views.device), views]
+
+    def view(self, modality: str) -> int:
+        """Index of an image modality; a DataError if the classifier was not trained on it."""
+        return self.config.modalities.index(one_of("classifier view", modality, self.config.modalities, DataError))
+
+    def prepare(self, images: Sequence[np.ndarray] | Tensor) -> Tensor:
+        """Images ``[H, W]`` in [0, 1] -> ``[B, 1, S, S]``, antialiased where they are resized; one that is not finite is a DataError."""
+        rows = []
+        for index, image in enumerate(images):
+            x = torch.as_tensor(np.asarray(image), dtype=torch.float32)
+            if x.ndim != 2 or not torch.isfinite(x).all():
+                raise DataError(
+                    f"image {index} of shape {tuple(x.shape)} is not a finite [H, W] array",
+                    fix="look at what made it; no image is replaced",
+                )
+            if x.shape != (self.config.image_size,) * 2:
+                x = F.interpolate(
+                    x[None, None],
+                    size=(self.config.image_size,) * 2,
+                    mode="bilinear",
+                    antialias=True,
+                    align_corners=False,
+                )[0, 0]
+            rows.append(x.clamp(0, 1)[None])
+        return torch.stack(rows)
+
+    @torch.inference_mode()
+    def predict(
+        self, images: Sequence[np.ndarray] | Tensor, modality: str, batch_size: int = 64
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Probabilities float32 ``[N, K]`` of the targets, and features float32 ``[N, feature_dim]`` (mean of the last map)."""
+        was_training, device = self.training, self.head.weight.device
+        self.eval()
+        probabilities, features = [], []
+        for start in range(0, len(images), batch_size):
+            batch = self.prepare(images[start : start + batch_size]).to(device)
+            views = torch.full((len(batch),), self.view(modality), device=device)
+            last = self.feature_map(batch, views)
+            probabilities.append(self.logits_of_map(last, views).sigmoid().float().cpu().numpy())
+            features.append(last.mean((2, 3)).float().cpu().numpy())
+        self.train(was_training)
+        # Also of no images at all.
+        if not probabilities:
+            return np.zeros((0, len(self.config.targets)), np.float32), np.zeros((0, self.feature_dim), np.float32)
+        return np.concatenate(probabilities), np.concatenate(features)
+
+    def decide(self, probabilities: np.ndarray, modality: str) -> np.ndarray:
+        """Probabilities ``[N, K]`` -> 0/1 by the thresholds of this view, float32 ``[N, K]``."""
+        return (probabilities >= self.thresholds[self.view(modality)].cpu().numpy()).astype(np.float32)
+
+    def save(self, directory: str | Path) -> Path:
+        """Write ``finding_classifier.safetensors`` and ``finding_classifier.json`` into ``directory``."""
+        directory = Path(directory)
+        directory.mkdir(parents=True, exist_ok=True)
+        weights, card = directory / WEIGHTS_FILE, directory / CARD_FILE
+        partial = weights.with_suffix(".partial")
+        save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
+        partial.replace(weights)
+        content = {
+            **self.card,
+            "config": to_dict(self.config),
+            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
+        }
+        card.with_suffix(".partial").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        card.with_suffix(".partial").replace(card)
+        return directory
+
+    @classmethod
+    def load(cls, directory: str | Path) -> FindingClassifier:
+        """Read what :meth:`save` wrote, in evaluation mode, on the CPU.
+
+        Raises:
+            CheckpointError: If a file is missing or damaged, or the card was written for other weights.
+        """
+        weights, card_path = Path(directory) / WEIGHTS_FILE, Path(directory) / CARD_FILE
+        if not weights.is_file() or not card_path.is_file():
+            raise CheckpointError(
+                f"no finding classifier in {directory}",
+                expected=f"{WEIGHTS_FILE} and {CARD_FILE}",
+                fix="train one: python eval/train_classifier.py; or, for phantoms, classifier=checkpoints/demo",
+            )
+        try:
+            card = json.loads(card_path.read_text(encoding="utf-8"))
+            model = from_dict(ClassifierConfig, card.pop("config"), source=str(card_path)).build()
+            model.load_state_dict(load_file(weights))
+        except (json.JSONDecodeError, KeyError, SafetensorError, RuntimeError) as error:
+            raise CheckpointError(
+                f"the finding classifier in {directory} cannot be read: {str(error).splitlines()[0]}",
+                fix="train or copy it again",
+            ) from None
+        # The card's ceilings hold for these weights only.
+        if (digest := hashlib.sha256(weights.read_bytes()).hexdigest()) != card.get("sha256"):
+            raise CheckpointError(
+                f"{weights} has sha256 {digest[:12]}…",
+                expected=f"{str(card.get('sha256'))[:12]}…, for which its ceilings were measured",
+                fix="train or copy both files again",
+            )
+        model.card = card
+        return model.eval()
+
+    def ceiling(self, modality: str) -> dict[str, dict[str, float | None]]:
+        """Figures on real held-out images of this view: target -> auroc, f1, precision, recall, positives."""
+        return self.card.get("ceiling", {}).get(modality, {})
+
+    def judged(self, modality: str, min_auroc: float = 0.8, min_positives: int = 10) -> tuple[str, ...]:
+        """Targets with a held-out AUROC of at least ``min_auroc`` over at least ``min_positives`` positive studies in this view."""
+        return tuple(
+            target
+            for target, figures in self.ceiling(modality).items()
+            if (figures["auroc"] or 0) >= min_auroc and (figures["positives"] or 0) >= min_positives
+        )
+
+
+def target_truth(study: Study, targets: Sequence[str] = TARGETS) -> np.ndarray:
+    """The true targets of a study: float32 ``[K]`` of 0, 1, NaN (unknown or uncertain).
+
+    A target ``label/side`` is 0 where the label is absent, and unknown where it is present but has no known side.
+    """
+    values = np.full(len(targets), np.nan, np.float32)
+    for k, target in enumerate(targets):
+        label, _, side = target.partition("/")
+        known = study.labels.get(label)
+        if known is None or known == -1 or np.isnan(known):
+            continue
+        values[k] = known
+        # A present label with a side: on this side, or on both.
+        if side and known == 1:
+            sides = [
+                finding.side for finding in study.findings if finding.label == label and finding.state == "positive"
+            ]
+            values[k] = (
+                np.nan if not any(sides) else float(any(known_side in (side, "bilateral") for known_side in sides))
+            )
+    return values

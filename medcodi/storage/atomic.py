@@ -1,0 +1,201 @@
+"""Durable writes: a file or a folder appears under its name whole and flushed to the disk, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import re
+import secrets
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO, TypedDict, Unpack
+
+from medcodi.errors import MedCoDiError
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
+_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+
+
+class Refusal(TypedDict, total=False):
+    """How a write that fails is refused: the error's class, and what the user does once there is room."""
+
+    error: type[MedCoDiError]
+    then: str
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+@contextmanager
+def replacing(path: Path, **refusal: Unpack[Refusal]) -> Iterator[Path]:
+    """A hidden path to write to, for libraries that open files themselves; it becomes ``path`` when the body ends.
+
+    Where the body leaves no file there, nothing happens; where it fails, the partial file is removed.
+
+    Args:
+        path: The file; replaced if there is one. Its folder is made.
+        refusal: Its class, and what the user does once there is room.
+
+    Raises:
+        MedCoDiError: Of the class given, instead of an ``OSError``: a full disk, a read-only folder …
+    """
+    partial = partial_path(path)
+    with refusing(path, **refusal):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            yield partial
+            if partial.exists():
+                sync(partial)
+                partial.replace(path)
+                sync(path.parent)
+        finally:
+            partial.unlink(missing_ok=True)
+
+
+@contextmanager
+def writing(path: Path, **refusal: Unpack[Refusal]) -> Iterator[BinaryIO]:
+    """An open binary file that becomes ``path`` when the body ends; arguments and refusals as for :func:`replacing`."""
+    with replacing(path, **refusal) as partial, partial.open("xb") as file:
+        yield file
+
+
+def write_bytes(path: Path, data: Any, **refusal: Unpack[Refusal]) -> None:
+    """Write bytes, or anything with a buffer."""
+    with writing(path, **refusal) as file:
+        file.write(data)
+
+
+def write_text(path: Path, text: str, **refusal: Unpack[Refusal]) -> None:
+    """Write UTF-8 text, line ends as they are."""
+    write_bytes(path, text.encode(), **refusal)
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 2, **refusal: Unpack[Refusal]) -> None:
+    """Write JSON and a final line end."""
+    write_text(path, json.dumps(value, indent=indent) + "\n", **refusal)
+
+
+def sha256_file(path: Path) -> str:
+    """SHA-256 of a file, as hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+# ---- folders ---------------------------------------------------------------------------------------------------------
+@contextmanager
+def filling(target: Path, *, replace: bool = False, **refusal: Unpack[Refusal]) -> Iterator[Path]:
+    """A hidden folder beside ``target`` to be filled; it becomes ``target`` when the body ends.
+
+    Arguments and refusals as for :func:`publish_folder`; where the body fails, nothing of it stays.
+    """
+    staging = partial_path(target)
+    with refusing(target, **refusal):
+        try:
+            staging.mkdir(parents=True)
+            yield staging
+            publish_folder(staging, target, replace=replace, **refusal)
+        finally:
+            shutil.rmtree(staging, ignore_errors=True)
+
+
+def publish_folder(staging: Path, target: Path, *, replace: bool = False, **refusal: Unpack[Refusal]) -> None:
+    """Flush everything in ``staging`` to the disk and rename it to ``target``, on the same file system.
+
+    Args:
+        staging: Written completely.
+        target: Absent, or an empty folder; with ``replace``, anything of the caller's.
+        replace: Move what is there aside first and remove it last, so that at every moment one of the two is there; a
+            process killed in between leaves it to :func:`recover`.
+        refusal: Its class, and what the user does once there is room.
+
+    Raises:
+        MedCoDiError: Of the class given, if the folder cannot be written, or ``target`` holds something.
+    """
+    aside = _aside(target)
+    with refusing(target, **refusal):
+        for path in (*staging.rglob("*"), staging):
+            sync(path)
+        replaced = replace and target.exists()
+        if replaced:
+            target.rename(aside)
+        try:
+            staging.rename(target)
+        except OSError:
+            if replaced:
+                aside.rename(target)
+            raise
+        sync(target.parent)
+    shutil.rmtree(aside, ignore_errors=True)
+
+
+def recover(target: Path) -> None:
+    """Undo what a process killed within :func:`publish_folder` left; only the holder of ``target`` may call this."""
+    aside = _aside(target)
+    if target.exists():
+        shutil.rmtree(aside, ignore_errors=True)
+    elif aside.exists():
+        aside.rename(target)
+
+
+def sweep(folder: Path) -> None:
+    """Remove the partial files and folders that killed processes left in ``folder``; only its holder may call this."""
+    for path in folder.iterdir() if folder.is_dir() else ():
+        if _PARTIAL.fullmatch(path.name):
+            remove(path)
+
+
+def remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+# ---- names, flushing, refusals ---------------------------------------------------------------------------------------
+def partial_path(path: Path) -> Path:
+    """A hidden name beside ``path`` that no other process uses, on any machine."""
+    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+
+
+def _aside(target: Path) -> Path:
+    return target.with_name(f".{target.name}.aside")
+
+
+def sync(path: Path) -> None:
+    """Flush a file, or the names in a folder, to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems flush no folders
+            raise
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def refusing(path: Path, **refusal: Unpack[Refusal]) -> Iterator[None]:
+    """Turn an ``OSError`` into the refusal of :func:`unwritable`."""
+    try:
+        yield
+    except OSError as cause:
+        raise unwritable(path, cause, **refusal) from cause
+
+
+def unwritable(path: Path, cause: OSError, **refusal: Unpack[Refusal]) -> MedCoDiError:
+    """The refusal of a write that failed: the path, the reason, the free space and what to do."""
+    try:
+        existing = next(folder for folder in path.absolute().parents if folder.is_dir())
+        free = f"{shutil.disk_usage(existing).free / 2**30:.2f} GiB are free"
+    except (OSError, StopIteration):
+        free = "its free space is unknown"
+    full = cause.errno in FULL
+    return refusal.get("error", MedCoDiError)(
+        f"{path} cannot be written: {cause.strerror or cause} ({free})",
+        expected="room for it" if full else "a folder that can be written",
+        fix=f"{'make room' if full else 'make it writable, or choose another folder'}, then {refusal.get('then', 'run it again')}",
+    )

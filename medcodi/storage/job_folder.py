@@ -1,0 +1,310 @@
+"""One durable, resumable, verified work folder for every job that runs for hours and may be killed.
+
+A job cuts its work into *shards*. A shard is written whole or not at all, and a *record* beside its files, written last, vouches for
+them by size and SHA-256. An *index* holds the job's identity: everything that its bytes depend on. A second run of the same
+identity skips the shards that are there; a run of another identity, or into a folder of other files, is refused: what is not
+proved to be the job's own is never deleted. The on-disk names are those of a :class:`JobKind`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from medcodi.distributed import ALONE, Ranks
+from medcodi.errors import MedCoDiError
+from medcodi.storage import atomic
+from medcodi.storage.locks import LockedError, locked
+
+LOCK = ".lock"
+CONTENT = "content"
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobKind:
+    """Names of one kind of job: in its folder, and in its refusals.
+
+    Attributes:
+        name: For refusals: ``"a synthesis"``.
+        index: File with the identity; "": the job checks its identity itself.
+        key: Key of the identity within the index; "": the index is the identity.
+        header: Further values of the index, such as its format; one that differs makes the folder another's.
+        record: The record of a shard. A shard whose record is ``{shard}/…`` is a folder, and appears in one piece.
+        files: A shard's only file, where old records hold that file's ``bytes`` and ``sha256`` themselves.
+        own: Patterns of everything that the job writes in its folder; a restart removes these and the index.
+        staged: Name of a folder beside the target, wholly the job's own, whose ``content`` becomes the target when the job ends:
+            ``".{target}.partial"``; "": the job works in the folder that it was given.
+        exclusive: One process (or group of ranks) at a time; otherwise only the opening is locked.
+        error: Class of the refusals.
+        choose: What the user does about a folder that cannot be used.
+        then: What the user does once a full disk has room.
+    """
+
+    name: str
+    index: str = "job.json"
+    key: str = "identity"
+    header: Mapping[str, Any] = field(default_factory=dict)
+    record: str = "shards/{shard}.json"
+    files: str = ""
+    own: tuple[str, ...] = ()
+    staged: str = ""
+    exclusive: bool = True
+    error: type[MedCoDiError] = MedCoDiError
+    choose: str = "choose another folder"
+    then: str = "run it again: it resumes"
+
+
+class JobFolder:
+    """The folder of one job.
+
+    Attributes:
+        root: The folder.
+        kind: Its names.
+        identity: Everything that the job's bytes depend on, as JSON holds it.
+        content: Where the shards' files are.
+        target: What a staged job makes.
+    """
+
+    def __init__(self, root: Path, kind: JobKind, identity: Any = None, ranks: Ranks = ALONE) -> None:
+        self.root, self.kind, self.ranks = root, kind, ranks
+        self.identity = json.loads(json.dumps(identity))
+        self.content = root / CONTENT if kind.staged else root
+        self.target = root
+        self._refusal = atomic.Refusal(error=kind.error, then=kind.then)
+
+    @classmethod
+    def beside(cls, target: Path, kind: JobKind, identity: Any) -> JobFolder:
+        """The folder in which a staged job makes ``target``."""
+        job = cls(target.with_name(kind.staged.format(target=target.name)), kind, identity)
+        job.target = target
+        return job
+
+    # ---- opening -----------------------------------------------------------------------------------------------------
+    @contextmanager
+    def opened(self, *, restart: bool = False) -> Iterator[list[str]]:
+        """Begin the job, or resume it, under the lock of the first rank. Every rank calls this.
+
+        Args:
+            restart: Remove what a run of another identity left, instead of refusing.
+
+        Yields:
+            What changed since the run that was removed (dotted names); empty: nothing was removed.
+
+        Raises:
+            MedCoDiError: Of the kind's class, on every rank: another process works here, the folder holds something else, a job
+                of another identity, or cannot be written. A folder that is refused stays as it was.
+        """
+        fresh = not self.root.exists()
+        with ExitStack() as stack:
+            try:
+                yield self.ranks.by_first(lambda: self._open(stack, restart))
+            finally:
+                stack.close()
+                if self.ranks.is_first and (fresh or self.kind.staged):
+                    with suppress(OSError):
+                        self.root.rmdir()  # nothing was written, or all of it is published
+
+    def _open(self, stack: ExitStack, restart: bool) -> list[str]:
+        self.read_index()  # refuses before the lock is made
+        with atomic.refusing(self.root, **self._refusal):
+            try:
+                stack.enter_context(locked(self.root / LOCK, wait=not self.kind.exclusive))
+            except LockedError as holder:
+                raise self.kind.error(
+                    f"{self.root} is in use by another process" + (f": {holder}" if str(holder) else ""),
+                    expected="one run in a folder",
+                    fix=f"wait for it, or {self.kind.choose}",
+                ) from None
+            changed = self._begin(restart)
+        if not self.kind.exclusive:
+            stack.close()
+        return changed
+
+    def _begin(self, restart: bool) -> list[str]:
+        """Check the index, or write it; remove what killed processes left half written."""
+        index, changed = self.read_index(), []
+        if restart and index is not None and (changed := differences(self._identity_in(index), self.identity)):
+            self._remove_own()
+        else:
+            self.check()
+        if self.kind.index and (index is None or changed):
+            self.write_index()
+        if self.kind.exclusive:
+            self.sweep()
+        if self.kind.staged:
+            atomic.recover(self.target)
+        return changed
+
+    def check(self) -> None:
+        """Refuse a folder of another job.
+
+        Raises:
+            MedCoDiError: Names what differs, dotted: ``"optimizer.lr was 0.1, is 0.2"``.
+        """
+        index = self.read_index()
+        if index is not None and (changed := differences(self._identity_in(index), self.identity)):
+            raise self.kind.error(
+                f"{self.root} holds {self.kind.name} with other settings: {'; '.join(changed[:5])}",
+                expected="the same inputs and settings when a job is resumed",
+                fix=f"undo the change, or {self.kind.choose}",
+            )
+
+    def read_index(self) -> dict[str, Any] | None:
+        """The index; None where the folder is absent, or holds nothing but hidden files.
+
+        Raises:
+            MedCoDiError: If it holds something else, or the index cannot be read.
+        """
+        if not self.kind.index:
+            return None
+        path = self.root / self.kind.index
+        try:
+            index = json.loads(path.read_text(encoding="utf-8"))
+        except FileNotFoundError:
+            if not self.root.is_dir() or all(file.name.startswith(".") for file in self.root.iterdir()):
+                return None
+            index = None
+        except ValueError:
+            index = None
+        except OSError as error:
+            raise self.kind.error(f"{path} cannot be read: {error.strerror}", fix=self.kind.choose) from error
+        if not isinstance(index, dict) or any(index.get(key) != value for key, value in self.kind.header.items()):
+            raise self.kind.error(
+                f"{self.root} is not empty, and does not hold {self.kind.name}",
+                expected=f"a new or empty folder, or one with a readable {self.kind.index}",
+                fix=self.kind.choose,
+            )
+        return index
+
+    def _identity_in(self, index: Mapping[str, Any]) -> Any:
+        return index.get(self.kind.key) if self.kind.key else index
+
+    def write_index(self, **more: Any) -> None:
+        """Write the identity, and further values, into the index."""
+        identity = {self.kind.key: self.identity} if self.kind.key else self.identity
+        self.write_json(self.root / self.kind.index, {**self.kind.header, **identity, **more})
+
+    # ---- shards ------------------------------------------------------------------------------------------------------
+    def place(self, shard: str) -> Path:
+        """The record of a shard."""
+        return self.root / self.kind.record.format(shard=shard)
+
+    def record(self, shard: str) -> dict[str, Any] | None:
+        """The record of a shard whose files are there in their sizes; else None."""
+        try:
+            record = json.loads(self.place(shard).read_text(encoding="utf-8"))
+            files = self._files(shard, record)
+            whole = all(path.stat().st_size == row.get("bytes", path.stat().st_size) for path, row in files.items())
+        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+            return None
+        return record if whole else None
+
+    def _files(self, shard: str, record: Mapping[str, Any]) -> dict[Path, Mapping[str, Any]]:
+        """File -> what the record says of it."""
+        folder = self.place(shard).parent if self._in_folders else self.content
+        if "files" not in record and self.kind.files:
+            return {folder / self.kind.files.format(shard=shard): record}
+        return {folder / row.get("file", name): row for name, row in record["files"].items()}
+
+    @property
+    def _in_folders(self) -> bool:
+        return self.kind.record.startswith("{shard}/")
+
+    def todo(self, shards: Iterable[str]) -> list[str]:
+        """The shards that are not whole yet."""
+        return [shard for shard in shards if self.record(shard) is None]
+
+    def verify(self, shards: Iterable[str]) -> list[str]:
+        """The shards that are missing, cut or changed, by the SHA-256 of every file."""
+        return [shard for shard in shards if (record := self.record(shard)) is None or self.damage(shard, record)]
+
+    def damage(self, shard: str, record: Mapping[str, Any]) -> str:
+        """What is wrong with the files of a shard; empty: nothing."""
+        problems = ((path, damage(path, row)) for path, row in self._files(shard, record).items())
+        return next((f"{path} is damaged: {problem}" for path, problem in problems if problem), "")
+
+    def write(self, shard: str, fill: Callable[[Path], Mapping[str, Any]], *, replace: bool = False) -> None:
+        """Write a shard that is a folder.
+
+        Args:
+            shard: Its name.
+            fill: Writes its files into a folder, and returns its record: ``files`` (name -> ``sha256`` and perhaps
+                ``bytes`` and ``file``) and anything else.
+            replace: Replace one that is there; otherwise the one that another process finished first stays.
+        """
+        target = self.place(shard).parent
+        if not replace and self.record(shard) is not None:
+            return
+        with atomic.filling(target, replace=replace, **self._refusal) as staging:
+            record = fill(staging)
+            self.write_json(staging / self.place(shard).name, record, indent=1)
+
+    def finish(self, shard: str, files: Mapping[str, Mapping[str, Any]], **metadata: Any) -> None:
+        """Write the record of a shard whose files are there: name -> ``bytes`` and ``sha256``."""
+        self.write_json(self.place(shard), {"files": dict(files), **metadata}, indent=None)
+
+    def write_json(self, path: Path, value: Any, *, indent: int | None = 2) -> None:
+        """Write a JSON file of the job."""
+        atomic.write_json(path, value, indent=indent, **self._refusal)
+
+    # ---- the end -----------------------------------------------------------------------------------------------------
+    def publish(self, *, replace: bool = False) -> None:
+        """Move the content of a staged job to its target, and remove the rest."""
+        self.sweep()
+        atomic.publish_folder(self.content, self.target, replace=replace, **self._refusal)
+        self.clear()
+
+    def sweep(self, folders: Iterable[Path] | None = None) -> None:
+        """Remove the partial files that killed processes left; nobody may be writing. A staged job is swept as a whole."""
+        if folders is None:
+            folders = (
+                [self.root, *(path for path in self.root.rglob("*") if path.is_dir())]
+                if self.kind.staged
+                else [self.root]
+            )
+        for folder in folders:
+            atomic.sweep(folder)
+
+    def clear(self) -> None:
+        """Remove what the job has written, and nothing else; the index last, because it proves whose folder this is."""
+        if self.read_index() is not None:
+            self._remove_own()
+            atomic.remove(self.root / self.kind.index)
+
+    def _remove_own(self) -> None:
+        patterns = ("[!.]*",) if self.kind.staged else self.kind.own
+        with atomic.refusing(self.root, **self._refusal):
+            for path in [path for pattern in patterns for path in self.root.glob(pattern)]:
+                if path.name != self.kind.index:
+                    atomic.remove(path)
+
+
+def damage(path: Path, row: Mapping[str, Any]) -> str:
+    """How a file differs from the ``bytes`` and ``sha256`` of its row; empty: not at all."""
+    try:
+        size = path.stat().st_size
+        if size != row.get("bytes", size):
+            return f"{size:,} bytes instead of {row['bytes']:,}"
+        return "" if atomic.sha256_file(path) == row["sha256"] else f"{size:,} bytes, some of them changed"
+    except FileNotFoundError:
+        return "it is missing"
+    except OSError as error:  # a sector that the disk does not give back
+        return f"it cannot be read, {error.strerror or error}"
+
+
+def file_row(path: Path) -> dict[str, Any]:
+    """``bytes`` and ``sha256`` of a file: what a record says of it."""
+    return {"bytes": path.stat().st_size, "sha256": atomic.sha256_file(path)}
+
+
+def differences(before: Any, after: Any, prefix: str = "") -> list[str]:
+    """Dotted keys whose values differ, each as ``"key was a, is b"``."""
+    if isinstance(before, dict) and isinstance(after, dict):
+        keys = sorted({*before, *after})
+        pairs = ((before.get(key), after.get(key), f"{prefix}{key}.") for key in keys)
+        return [text for pair in pairs for text in differences(*pair)]
+    return [] if before == after else [f"{prefix.rstrip('.') or 'it'} was {before!r}, is {after!r}"]

@@ -1,0 +1,268 @@
+"""The analysis of one task: ratings, choices or findings, as flat records of estimates, tests and equivalences."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace as change
+
+import numpy as np
+
+from medcodi.errors import DataError
+from medcodi.turing.analysis.task_results import Findings, add_agreement, add_alpha, add_learning, add_time, num_known
+from medcodi.turing.answers.table import TaskAnswers
+from medcodi.turing.statistics import (
+    NEW_READERS,
+    SINGLE_READER,
+    THESE_READERS,
+    detection,
+    jackknife,
+    ratings,
+    two_way_bootstrap,
+)
+
+OTHER_ARMS = ("generated", "autoencoded", "mismatched")
+
+
+def analyze_ratings(answers: TaskAnswers, found: Findings) -> None:
+    """Each other arm against real items: difference, superiority, rank tests, mixed model; agreement; the generated arm's equivalence."""
+    values = answers.matrix("rating")
+    highest = answers.highest or (5 if np.nanmax(values) <= 5 else 10)
+    arms = [arm for arm in OTHER_ARMS if (answers.arm == arm).any()]
+    for arm in [*(["real"] if (answers.arm == "real").any() else []), *arms]:
+        chosen = answers.arm == arm
+        counts = [ratings.distribution(row[chosen], 1, highest).tolist() for row in values]
+        found.extra.setdefault("distributions", {})[arm] = dict(zip(answers.readers, counts, strict=True))
+        if chosen.sum() > 1:
+            means = jackknife(
+                detection.mean_statistic(values[:, chosen]), answers.cases(chosen), num=num_known(values[:, chosen])
+            )
+            found.both("ratings", "mean rating", means, contrast=arm)
+    if not (answers.arm == "real").any() or not arms:
+        raise _one_arm(answers)
+    for arm in _enough(answers, arms, found):
+        chosen = (answers.arm == "real") | (answers.arm == arm)
+        pair = ratings.Ratings(
+            readers=answers.readers,
+            values=values[:, chosen],
+            other=answers.arm[chosen] == arm,
+            case=answers.case[chosen],
+            cases=answers.cases(chosen),
+        )
+        _contrast(pair, f"{arm} - real", found, equivalent=arm == "generated")
+    add_agreement(values, answers.readers, answers.cases(), found, ordered=True)
+    add_time(answers, found)
+
+
+def _contrast(pair: ratings.Ratings, contrast: str, found: Findings, *, equivalent: bool) -> None:
+    difference, superiority = ratings.difference(pair), ratings.superiority(pair)
+    if not difference.num_readers:
+        found.notes.append(f"{contrast}: no reader answered items of both arms")
+        return
+    found.both("ratings", "difference in mean rating", difference, contrast=contrast)
+    found.both("ratings", "probability of a higher rating", superiority, share=True, contrast=contrast)
+    whole = ratings.difference_statistic(pair)(np.ones((1, pair.values.shape[1])))[0]
+    position = 0
+    for r, reader in enumerate(pair.readers):
+        if not np.isfinite(whole[r]):
+            found.notes.append(f"{contrast}: {reader} did not answer items of both arms and is left out here")
+            continue
+        own = difference.single(position).estimate(THESE_READERS, level=found.level)
+        found.add(
+            "ratings",
+            "difference in mean rating",
+            change(own, population=SINGLE_READER),
+            contrast=contrast,
+            reader=reader,
+        )
+        name, p = ratings.reader_rank_test(pair, r)
+        found.test(name, p, group="ratings", contrast=contrast, reader=reader, population=SINGLE_READER)
+        position += 1
+    name, p = ratings.pooled_rank_test(pair)
+    found.test(f"{name} on item means", p, group="ratings", contrast=contrast)
+    for population in (THESE_READERS, NEW_READERS):
+        p = detection.t_test(difference, 0.0, population)
+        found.test("t test of the difference", p, group="ratings", contrast=contrast, population=population)
+    if equivalent:
+        found.equivalent("difference in mean rating", difference, reference=0.0, contrast=contrast)
+    model = ratings.fit_mixed(pair, level=found.level)
+    if model is None:
+        found.notes.append(f"{contrast}: no mixed model (fewer than 2 readers, or ratings all alike)")
+        return
+    found.extra.setdefault("mixed", {})[contrast] = model.to_dict()
+    found.add("mixed model", "difference in mean rating", model.effect, contrast=contrast)
+    found.test("mixed model, t", model.p, group="mixed model", contrast=contrast, population=NEW_READERS)
+
+
+def analyze_choices(answers: TaskAnswers, found: Findings) -> None:
+    """Real or generated with confidence, or a forced choice between two."""
+    if len(answers.kind.sides) > 1:
+        _forced_choice(answers, found)
+        return
+    arms = [arm for arm in OTHER_ARMS if (answers.arm == arm).any()]
+    if not (answers.arm == "real").any() or not arms:
+        raise _one_arm(answers)
+    for arm in _enough(answers, arms, found):
+        chosen = (answers.arm == "real") | (answers.arm == arm)
+        pair = detection.Detection(
+            readers=answers.readers,
+            says_generated=answers.says_generated[:, chosen],
+            confidence=answers.matrix("confidence")[:, chosen],
+            generated=answers.arm[chosen] == arm,
+            cases=answers.cases(chosen),
+        )
+        _detection(pair, f"{arm} against real", found, equivalent=arm == "generated")
+    add_agreement(answers.says_generated, answers.readers, answers.cases(), found, ordered=False)
+    add_learning(answers, found)
+
+
+def _detection(pair: detection.Detection, contrast: str, found: Findings, *, equivalent: bool) -> None:
+    statistics = detection.rates(pair)
+    for name, statistic in statistics.items():
+        keys = (found.seed, found.task, contrast, name)
+        resampled = two_way_bootstrap(statistic, pair.cases, *keys, num_resamples=found.num_resamples, num=pair.num)
+        found.both("detection", name.replace("_", " "), resampled, share=True, contrast=contrast)
+    for criterion, name in ((False, "d'"), (True, "criterion c")):
+        resampled = jackknife(detection.dprime_statistic(pair, criterion=criterion), pair.cases, num=pair.num)
+        found.both("detection", name, resampled, contrast=contrast)
+    singles, pooled = detection.pooled_roc(pair, level=found.level)
+    for estimate in pooled.values():
+        if np.isfinite(estimate.low) or estimate.population == THESE_READERS:
+            found.add("detection", "area under the ROC curve", estimate, contrast=contrast)
+    curves = {}
+    for r, reader in enumerate(pair.readers):
+        for name, estimate in detection.reader_shares(pair, level=found.level)[r].items():
+            found.add("detection", name, estimate, contrast=contrast, reader=reader)
+        for name, estimate in detection.reader_dprime(pair, r, level=found.level).items():
+            label = "d'" if name == "d_prime" else "criterion c"
+            found.add("detection", label, estimate, contrast=contrast, reader=reader)
+        found.add("detection", "area under the ROC curve", singles[r], contrast=contrast, reader=reader)
+        p = detection.chance_test(pair.correct[r])
+        found.test(
+            "exact binomial against guessing",
+            p,
+            group="detection",
+            contrast=contrast,
+            reader=reader,
+            population=SINGLE_READER,
+        )
+        if np.isfinite(singles[r].value):
+            curves[reader] = detection.roc_points(pair.scores[r], pair.generated).round(6).tolist()
+    found.extra.setdefault("roc", {})[contrast] = curves
+    balanced = jackknife(statistics["balanced_accuracy"], pair.cases, num=pair.num)
+    for population in (THESE_READERS, NEW_READERS):
+        p = detection.t_test(balanced, 0.5, population)
+        found.test(
+            "t test of balanced accuracy against 0.5", p, group="detection", contrast=contrast, population=population
+        )
+    if equivalent:
+        found.equivalent("balanced accuracy", balanced, reference=0.5, contrast=contrast)
+
+
+def _forced_choice(answers: TaskAnswers, found: Findings) -> None:
+    correct, cases, contrast = answers.matrix("correct"), answers.cases(), "generated against real"
+    statistic = detection.mean_statistic(correct)
+    keys = (found.seed, found.task, "accuracy")
+    resampled = two_way_bootstrap(statistic, cases, *keys, num_resamples=found.num_resamples, num=num_known(correct))
+    found.both("detection", "accuracy", resampled, share=True, contrast=contrast)
+    for r, reader in enumerate(answers.readers):
+        known = correct[r][np.isfinite(correct[r])]
+        estimate = detection.wilson_estimate(float(known.sum()), len(known), level=found.level)
+        found.add("detection", "accuracy", estimate, contrast=contrast, reader=reader)
+        p = detection.chance_test(correct[r])
+        found.test(
+            "exact binomial against guessing",
+            p,
+            group="detection",
+            contrast=contrast,
+            reader=reader,
+            population=SINGLE_READER,
+        )
+    plain = jackknife(statistic, cases, num=num_known(correct))
+    for population in (THESE_READERS, NEW_READERS):
+        p = detection.t_test(plain, 0.5, population)
+        found.test("t test of accuracy against 0.5", p, group="detection", contrast=contrast, population=population)
+    found.equivalent("accuracy", plain, reference=0.5, contrast=contrast)
+    add_agreement(correct, answers.readers, cases, found, ordered=False)
+    add_learning(answers, found)
+
+
+def analyze_findings(answers: TaskAnswers, found: Findings) -> None:
+    """Checklists against what is known to be there: each finding, and real against generated items over all findings."""
+    right = []
+    add_time(answers, found)
+    for name in answers.finding_names:
+        marked, true = answers.findings(name)
+        correct = np.where(np.isfinite(marked) & np.isfinite(true), (marked == true).astype(float), np.nan)
+        right.append(correct)
+        for arm in ("real", "generated"):
+            chosen = answers.arm == arm
+            for statistic, items in (
+                ("accuracy", chosen),
+                ("sensitivity", chosen & (true == 1)),
+                ("specificity", chosen & (true == 0)),
+            ):
+                if np.isfinite(correct[:, items]).any() and items.sum() > 1:
+                    resampled = jackknife(
+                        detection.mean_statistic(correct[:, items]),
+                        answers.cases(items),
+                        num=num_known(correct[:, items]),
+                    )
+                    estimate = resampled.share(THESE_READERS, level=found.level)
+                    found.add(f"finding: {name}", statistic, estimate, contrast=arm)
+        if np.isfinite(marked).any() and len(answers.readers) > 1:
+            add_alpha(marked, "nominal", answers.cases(), found, group=f"finding: {name}")
+    known = np.asarray(right)
+    if not len(known) or not np.isfinite(known).any():
+        found.notes.append("no truth of the findings is known: agreement between readers only")
+        return
+    count = np.isfinite(known).sum(0)
+    share = np.where(count > 0, np.nansum(known, axis=0) / np.maximum(count, 1), np.nan)
+    chosen = np.isin(answers.arm, ("real", "generated"))
+    if not all((answers.arm == arm).any() for arm in ("real", "generated")):
+        raise _one_arm(answers)
+    pair = ratings.Ratings(
+        readers=answers.readers,
+        values=share[:, chosen],
+        other=answers.arm[chosen] == "generated",
+        case=answers.case[chosen],
+        cases=answers.cases(chosen),
+    )
+    difference = ratings.difference(pair)
+    found.both("findings", "difference in accuracy over all findings", difference, contrast="generated - real")
+    for population in (THESE_READERS, NEW_READERS):
+        p = detection.t_test(difference, 0.0, population)
+        found.test("t test of the difference", p, group="findings", contrast="generated - real", population=population)
+    found.equivalent("difference in accuracy over all findings", difference, reference=0.0, contrast="generated - real")
+
+
+def _enough(answers: TaskAnswers, arms: list[str], found: Findings) -> list[str]:
+    """Arms with two items or more; one item tells nothing about others and is noted.
+
+    Raises:
+        DataError: If there is only one real item.
+    """
+    counts = {arm: int((answers.arm == arm).sum()) for arm in ("real", *arms)}
+    if counts["real"] < 2:
+        raise DataError(
+            f"task {answers.task!r} has answers about 1 real item",
+            expected="2 or more",
+            fix="wait until readers went further",
+        )
+    found.notes += [f"{arm}: answers about 1 item only, not compared" for arm in arms if counts[arm] < 2]
+    return [arm for arm in arms if counts[arm] >= 2]
+
+
+def _one_arm(answers: TaskAnswers) -> DataError:
+    arms = ", ".join(sorted(set(answers.arm))) or "no"
+    return DataError(
+        f"task {answers.task!r} has answers about {arms} items only",
+        expected="real items and those of another arm",
+        fix="wait until readers went further, or import their results again",
+    )
+
+
+ANALYSES: Mapping[str, Callable[[TaskAnswers, Findings], None]] = {
+    "rating": analyze_ratings,
+    "choice": analyze_choices,
+    "findings": analyze_findings,
+}

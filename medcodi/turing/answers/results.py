@@ -1,0 +1,237 @@
+"""Is a result what the viewer wrote, for this bundle, by this reader, in possible time? Each problem with its fix."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+from medcodi.errors import DataError
+from medcodi.turing.bundle.canonical import sha256_of
+from medcodi.turing.bundle.key import FORMAT, AnswerKey
+from medcodi.turing.design.config import TaskConfig
+from medcodi.turing.design.tasks import task_kind
+
+KIND = "medcodi-turing-results"
+_FIELDS = ("format", "kind", "bundle_id", "reader", "key_sha256", "study_sha256", "sessions", "answers", "checksum")
+_ANSWER_FIELDS = ("position", "trial", "task", "practice", "value", "seconds", "answered_at")
+SLACK = 5.0  # seconds that clocks and rounding may be off
+FASTEST = 0.3  # seconds; below it nobody has looked
+
+
+@dataclass(frozen=True)
+class ResultFile:
+    """One reader's file, checked."""
+
+    file: str  # its name
+    sha256: str  # of its bytes
+    values: Mapping[str, Any]  # its contents
+
+    @property
+    def reader(self) -> str:
+        """Who answered."""
+        return self.values["reader"]
+
+    @property
+    def answers(self) -> Sequence[Mapping[str, Any]]:
+        """What was answered."""
+        return self.values["answers"]
+
+
+def read_result(path: Path, key: AnswerKey) -> ResultFile:
+    """Read a reader's file and hold it against the key.
+
+    Raises:
+        DataError: If it is not a result, was changed, or belongs to another bundle, key or study.
+    """
+    try:
+        data = path.read_bytes()
+        values = json.loads(data.decode("utf-8"))
+    except OSError:
+        raise DataError(f"no result at {path}", expected="a reader's results file", fix="check the path") from None
+    except ValueError as error:
+        raise DataError(f"{path.name} is not JSON ({error})", fix="let the reader download it again") from None
+    if not isinstance(values, dict) or values.get("kind") != KIND:
+        raise DataError(f"{path.name} is no results file", expected=f"kind {KIND!r}", fix="leave it out")
+    missing = [name for name in _FIELDS if name not in values]
+    if values.get("format") != FORMAT or missing:
+        raise DataError(
+            f"{path.name} has format {values.get('format')!r}"
+            + (f" and lacks {', '.join(missing)}" if missing else ""),
+            expected=f"format {FORMAT}",
+            fix="the version of medcodi that exported the bundle",
+        )
+    _check_belongs(path.name, values, key)
+    _check_checksum(path.name, values)
+    _check_answers(path.name, values, key)
+    return ResultFile(path.name, hashlib.sha256(data).hexdigest(), values)
+
+
+def _check_belongs(file: str, values: Mapping[str, Any], key: AnswerKey) -> None:
+    if values["bundle_id"] != key.bundle_id:
+        raise DataError(
+            f"{file} is of bundle {values['bundle_id']!r}",
+            expected=f"bundle {key.bundle_id!r}",
+            fix="leave it out, or give that bundle's key",
+        )
+    if values["key_sha256"] != key.sha256:
+        raise DataError(
+            f"{file} was answered under a key with SHA-256 {str(values['key_sha256'])[:12]}..., this key has {key.sha256[:12]}...",
+            expected="the key as it was exported",
+            fix="take the copy of key.json: this one, or the result, was changed",
+        )
+    if values["study_sha256"] != key.study_sha256:
+        raise DataError(
+            f"{file} was answered under another study file", expected="the study in the key", fix="leave it out"
+        )
+    if values["reader"] not in key.trials:
+        raise DataError(
+            f"{file} is of reader {values['reader']!r}", expected="one of " + ", ".join(key.trials), fix="leave it out"
+        )
+    if not (values.get("consent") or {}).get("given"):
+        raise DataError(f"{file} holds no consent", expected="a reader who agreed to take part", fix="leave it out")
+
+
+def _check_checksum(file: str, values: Mapping[str, Any]) -> None:
+    rest = {name: value for name, value in values.items() if name != "checksum"}
+    try:
+        right = sha256_of(rest)
+    except ValueError as error:
+        raise DataError(
+            f"{file} holds what no viewer writes: {error}", fix="let the reader download it again"
+        ) from None
+    if right != values["checksum"]:
+        raise DataError(
+            f"{file} was changed after it was saved: its checksum does not fit",
+            expected="the file as the viewer saved it",
+            fix="ask the reader for the original download",
+        )
+
+
+def _check_answers(file: str, values: Mapping[str, Any], key: AnswerKey) -> None:
+    trials = key.trials[values["reader"]]
+    seen: set[str] = set()
+    for answer in values["answers"]:
+        missing = [name for name in _ANSWER_FIELDS if not isinstance(answer, dict) or name not in answer]
+        if missing:
+            raise DataError(f"{file}: an answer lacks {', '.join(missing)}", fix="let the reader download it again")
+        told = trials.get(answer["trial"])
+        if told is None:
+            raise DataError(
+                f"{file} answers trial {answer['trial']!r}, which {values['reader']} was not shown",
+                expected="answers to this reader's own trials",
+                fix="ask the reader for the original download",
+            )
+        if answer["trial"] in seen:
+            raise DataError(
+                f"{file} answers trial {answer['trial']!r} twice", fix="ask the reader for the original download"
+            )
+        seen.add(answer["trial"])
+        same = answer["position"], answer["task"], answer["practice"]
+        if same != (told["position"], told["task"], told["practice"]):
+            raise DataError(
+                f"{file}: trial {answer['trial']!r} stands at place {answer['position']} of task {answer['task']!r}",
+                expected=f"place {told['position']} of task {told['task']!r}",
+                fix="ask the reader for the original download",
+            )
+
+
+# ---- single answers ------------------------------------------------------------------------------------------------
+def wrong_value(value: Any, task: TaskConfig) -> str:
+    """Why an answer's value cannot be, or "" where it can."""
+    kind = task_kind(task.kind)
+    if not isinstance(value, dict):
+        return f"its value is {value!r}"
+    if kind.answer == "rating":
+        return _wrong_number(value.get("rating"), "rating", task.scale.min, task.scale.max)
+    if kind.answer == "findings":
+        found = value.get("findings")
+        if (
+            not isinstance(found, dict)
+            or set(found) != set(task.findings)
+            or set(found.values()) - {"present", "absent"}
+        ):
+            return f"its findings are {found!r}"
+        return ""
+    if value.get("choice") not in kind.choices:
+        return f"its choice is {value.get('choice')!r}, not one of {', '.join(kind.choices)}"
+    if kind.confidence:
+        return _wrong_number(value.get("confidence"), "confidence", task.confidence.min, task.confidence.max)
+    return ""
+
+
+def _wrong_number(value: Any, what: str, low: int, high: int) -> str:
+    if isinstance(value, bool) or not isinstance(value, int) or not low <= value <= high:
+        return f"its {what} is {value!r}, not a whole number from {low} to {high}"
+    return ""
+
+
+def impossible_time(answer: Mapping[str, Any], sessions: Sequence[tuple[datetime, datetime]]) -> str:
+    """Why an answer cannot have been given when and as fast as it says, or "" where it can."""
+    seconds = answer["seconds"]
+    if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
+        return f"it took {seconds!r} seconds"
+    lasted = sum((ended - started).total_seconds() for started, ended in sessions)
+    if seconds > lasted + SLACK:
+        return f"it took {seconds} seconds, all sittings together lasted {lasted:.0f}"
+    at = read_time(answer["answered_at"])
+    if at is None:
+        return f"it was answered at {answer['answered_at']!r}"
+    near = any(
+        (started - at).total_seconds() <= SLACK and (at - ended).total_seconds() <= SLACK for started, ended in sessions
+    )
+    return "" if near else f"it was answered at {answer['answered_at']}, outside every sitting"
+
+
+def read_sessions(file: str, values: Mapping[str, Any]) -> list[tuple[datetime, datetime]]:
+    """Sittings, started and ended.
+
+    Raises:
+        DataError: If one cannot be read, or ends before it starts.
+    """
+    found = []
+    for session in values["sessions"]:
+        started, ended = read_time(session.get("started")), read_time(session.get("ended"))
+        if started is None or ended is None or ended < started:
+            raise DataError(
+                f"{file}: a sitting from {session.get('started')!r} to {session.get('ended')!r}",
+                expected="an end after its start",
+                fix="was the clock of that computer put back? Leave the file out, or ask the reader",
+            )
+        found.append((started, ended))
+    return found
+
+
+def doubtful(result: ResultFile, sessions: Sequence[tuple[datetime, datetime]]) -> Iterator[str]:
+    """What is possible, but should be looked at; nothing is left out for it."""
+    lasted = sum((ended - started).total_seconds() for started, ended in sessions)
+    spent = sum(float(answer["seconds"]) for answer in result.answers if isinstance(answer["seconds"], int | float))
+    if spent > lasted + SLACK + 0.01 * lasted:
+        yield f"{result.reader}: the items' times add up to {spent:.0f} s, the sittings to {lasted:.0f} s"
+    fast = [
+        answer
+        for answer in result.answers
+        if isinstance(answer["seconds"], int | float) and answer["seconds"] < FASTEST
+    ]
+    if fast:
+        yield f"{result.reader}: {len(fast)} answers in less than {FASTEST} s"
+    for (_, ended), (started, _) in pairwise(sessions):
+        if started < ended:
+            yield f"{result.reader}: a sitting started at {started.isoformat()} before the one before had ended"
+    if not (result.values.get("display_check") or {}).get("passed"):
+        yield f"{result.reader}: the display check was not passed"
+
+
+def read_time(text: Any) -> datetime | None:
+    """An ISO time with its zone; None where it is none."""
+    try:
+        found = datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
+    return found if found.tzinfo else None

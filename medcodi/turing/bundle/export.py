@@ -1,0 +1,315 @@
+"""Export: from a config and two arms to a blinded bundle, a folder for each reader and the key for the custodian."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from medcodi import __version__
+from medcodi.config import to_dict
+from medcodi.data.images import fit_square
+from medcodi.data.refusals import Refused
+from medcodi.errors import DataError
+from medcodi.modality import MODALITIES
+from medcodi.randomness import numpy_generator
+from medcodi.turing.bundle.canonical import sha256_of
+from medcodi.turing.bundle.files import (
+    PAYLOADS,
+    READER_STUDY,
+    image_fields,
+    new_folder,
+    payload_script,
+    seal,
+    study_script,
+    text_fields,
+    viewer_files,
+    zip_folder,
+)
+from medcodi.turing.bundle.key import CUSTODIAN, FORMAT, AnswerKey, protect
+from medcodi.turing.bundle.trials import ReaderTrial, reader_page, reader_trials
+from medcodi.turing.design.blinding import blind_text, cut_image, finish_image
+from medcodi.turing.design.config import ReaderStudyConfig
+from medcodi.turing.design.generated_arm import GeneratedArm, GeneratedContents, GenerationRequest
+from medcodi.turing.design.items import AUTOENCODED, GENERATED, Content, ReaderItem, draw_items
+from medcodi.turing.design.real_arm import RealArm
+
+if TYPE_CHECKING:
+    from medcodi.model import MedCoDi
+
+OnStep = Callable[[str, int, int], None]  # called with (step, done, total)
+
+
+@dataclass(frozen=True)
+class ExportSummary:
+    """Outcome of an export."""
+
+    folder: Path
+    bundle_id: str
+    num_items: int  # items of the study, controls and practice included
+    num_images: int  # image payloads of one reader
+    native_size: int | None  # pixels a side that both arms were reduced to; None without images
+    left_out: list[str]  # real studies that are unusable, and why
+
+
+def export_bundle(
+    study: ReaderStudyConfig,
+    real: RealArm,
+    generated: GeneratedArm,
+    out: str | Path,
+    *,
+    autoencoder: MedCoDi | None = None,
+    attested_by: str | None = None,
+    salt: str | None = None,
+    on_step: OnStep | None = None,
+) -> ExportSummary:
+    """Write a bundle, whole or not at all.
+
+    Args:
+        study: Config of the study.
+        real: The real arm.
+        generated: The generated arm.
+        out: A new or empty folder.
+        autoencoder: Model whose image autoencoder makes the ``autoencoded`` items; None: the generated arm's model.
+        attested_by: Who attests that the use agreement of the real data covers the readers.
+        salt: Key of everything random in the bundle; None: drawn (tests set it).
+        on_step: Called with (step, done, total).
+
+    Raises:
+        DataError: If an arm has too few studies, an image is unreadable, or the real data has a use agreement and nobody attests that it
+            covers the readers.
+    """
+    on_step = on_step or (lambda *_: None)
+    attestation = attest(real, attested_by)
+    model = autoencoder or getattr(generated, "model", None)
+    if model is None and any(task.autoencoded for task in study.tasks):
+        raise DataError(
+            "autoencoded items need a model, and none is given",
+            expected="a model",
+            fix="--autoencoder MODEL, or autoencoded: 0",
+        )
+    with new_folder(out) as staging:
+        # Design: the items, and each reader's trials.
+        items = draw_items(study, real, generated)
+        salt = salt or secrets.token_hex(32)
+        readers = [f"reader-{number + 1:02d}" for number in range(study.readers)]
+        trials = {reader: reader_trials(study, items, number, salt) for number, reader in enumerate(readers)}
+        # Contents: generate, read and blind.
+        blinded, native = _blind(study, items, real, generated, model, salt, on_step)
+        # Key: everything that readers must not know.
+        provenance = {
+            "real": {"name": real.name, "left_out": [vars(left) for left in real.left_out]},
+            "generated": {"name": generated.name, **generated.provenance()},
+            "native_size": native,
+            "attestation": attestation,
+        }
+        key = _key(study, items, trials, salt, provenance)
+        key.save(staging / CUSTODIAN)
+        # Files: one folder and archive per reader, public facts, one time for all.
+        for done, (reader, shown) in enumerate(trials.items()):
+            _write_reader(staging / "readers" / reader, reader_page(study, key, reader, shown), shown, blinded)
+            on_step("writing readers", done + 1, len(trials))
+        _write_facts(staging / "bundle.json", study, key, len(items), attestation)
+        seal(staging)
+        protect(staging / CUSTODIAN)
+    images = sum(MODALITIES[content.modality].kind == "image" for item in items for content in item.contents)
+    left_out = [f"{left.file}: {left.reason}" for left in real.left_out]
+    return ExportSummary(Path(out), key.bundle_id, len(items), images, native, left_out)
+
+
+def attest(real: RealArm, attested_by: str | None) -> dict[str, str] | None:
+    """The attestation for data with a use agreement; None where none is needed or given.
+
+    Raises:
+        DataError: If one is needed and nobody attests.
+    """
+    attested_by = (attested_by or "").strip()
+    if real.agreement and not attested_by:
+        raise DataError(
+            f"the real studies ({real.name}) look like {real.agreement.upper()}, which is shared under a use agreement",
+            expected="somebody who attests that every reader is covered by it",
+            fix="--attest 'Name, institution' once that is so; it is recorded in the bundle",
+        )
+    if not attested_by:
+        return None
+    statement = "Every reader of this bundle may see the real examinations under the use agreement of their source."
+    return {"source": real.agreement or real.name, "attested_by": attested_by, "statement": statement}
+
+
+# ---- contents --------------------------------------------------------------------------------------------------------
+def _blind(
+    study: ReaderStudyConfig,
+    items: Sequence[ReaderItem],
+    real: RealArm,
+    generated: GeneratedArm,
+    model: MedCoDi | None,
+    salt: str,
+    on_step: OnStep,
+) -> tuple[dict[Content, str], int | None]:
+    """Every content through the one pipeline, as the JSON of its payload; and the common native size."""
+    # Generate: every requested direction once per case.
+    contents = list(dict.fromkeys(content for item in items for content in item.contents))
+    requests: list[GenerationRequest] = list(
+        dict.fromkeys((content.case, content.direction) for content in contents if content.direction is not None)
+    )
+    samples = generated.contents(requests, real, lambda done, total: on_step("generating", done, total))
+    # First half of the pipeline: squares, whose smallest sets the native size.
+    images = [content for content in contents if MODALITIES[content.modality].kind == "image"]
+    squares: dict[Content, np.ndarray] = {}
+    for done, content in enumerate(images):
+        squares[content] = _square(study, content, np.asarray(_value(content, real, samples)), model)
+        on_step("reading", done + 1, len(images))
+    native = _native_size(study, squares)
+    # Second half: the same band, range and depth for all; the dither depends on the content and the salt.
+    blinded: dict[Content, str] = {}
+    for done, (content, square) in enumerate(squares.items()):
+        keys = (salt, content.origin, content.case, content.modality, str(content.direction))
+        grey = finish_image(square, study.blinding, native, study.image_size, numpy_generator("turing-dither", *keys))
+        blinded[content] = image_fields(grey)
+        on_step("blinding", done + 1, len(images))
+    # Texts: one form, one length.
+    texts = {
+        content: _text(study, content, str(_value(content, real, samples)))
+        for content in contents
+        if content not in squares
+    }
+    longest = max((len(text.encode("utf-8")) for text in texts.values()), default=0)
+    num_bytes = -(-longest // 256) * 256
+    blinded |= {content: text_fields(text, num_bytes) for content, text in texts.items()}
+    return blinded, native if squares else None
+
+
+def _value(content: Content, real: RealArm, samples: GeneratedContents) -> Any:
+    if content.origin == GENERATED and content.direction is not None:
+        return samples[content.case, content.direction][content.modality]
+    return real.study(content.case).contents[content.modality]
+
+
+def _text(study: ReaderStudyConfig, content: Content, text: str) -> str:
+    try:
+        return blind_text(text, study.blinding)
+    except Refused as error:
+        raise _unusable(content, error, fix="generate it again, or leave this study out") from None
+
+
+def _square(study: ReaderStudyConfig, content: Content, image: np.ndarray, model: MedCoDi | None) -> np.ndarray:
+    if content.origin == AUTOENCODED and model is not None:
+        image = autoencoded(model, content.modality, image)
+    try:
+        return cut_image(image, study.blinding, study.image_size)
+    except Refused as error:
+        raise _unusable(content, error, fix=error.fix) from None
+
+
+def _unusable(content: Content, error: Refused, *, fix: str) -> DataError:
+    what = f"the {content.origin} {content.modality} of study {content.case!r}"
+    return DataError(f"{what}: {error.failed}", expected=error.expected, fix=fix)
+
+
+def autoencoded(model: MedCoDi, modality: str, image: np.ndarray) -> np.ndarray:
+    """A real image reconstructed by the model's autoencoder: float32 ``[S, S]`` at the model's size."""
+    import torch
+
+    square = fit_square(image, model.config.image_size)
+    with torch.inference_mode():
+        values = torch.from_numpy(square)[None, None].to(model.device)  # [1, 1, S, S]
+        decoded = model.decode(modality, model.latent(modality, values))
+    assert isinstance(decoded, torch.Tensor)
+    return decoded[0, 0].float().cpu().numpy()
+
+
+def _native_size(study: ReaderStudyConfig, squares: Mapping[Content, np.ndarray]) -> int:
+    """Pixels a side of the coarsest image, or the configured size; never above the size shown.
+
+    Raises:
+        DataError: If an image is coarser than configured.
+    """
+    wanted = study.blinding.native_size
+    if not squares:
+        return min(wanted or 0, study.image_size)
+    content, square = min(squares.items(), key=lambda pair: len(pair[1]))
+    coarsest = len(square)
+    if wanted is not None and coarsest < wanted:
+        raise DataError(
+            f"the {content.origin} {content.modality} of study {content.case!r} has {coarsest} pixels a side once cut, "
+            f"native_size is {wanted}",
+            expected="no coarser image, because it would stand out",
+            fix=f"blinding.native_size: {coarsest}, or finer images",
+        )
+    return min(wanted or coarsest, study.image_size)
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+def _key(
+    study: ReaderStudyConfig,
+    items: Sequence[ReaderItem],
+    trials: Mapping[str, Sequence[ReaderTrial]],
+    salt: str,
+    provenance: dict[str, Any],
+) -> AnswerKey:
+    return AnswerKey(
+        {
+            "format": FORMAT,
+            "bundle_id": sha256_of("bundle", salt=salt)[:12],
+            "salt": salt,
+            "medcodi": __version__,
+            "study": to_dict(study),
+            "trials": {reader: {trial.trial: trial.key_entry() for trial in shown} for reader, shown in trials.items()},
+            "items": {item.name: _item_entry(item) for item in items},
+            "provenance": provenance,
+        }
+    )
+
+
+def _item_entry(item: ReaderItem) -> dict[str, Any]:
+    sides = [
+        [
+            {
+                "origin": content.origin,
+                "case": content.case,
+                "modality": content.modality,
+                "direction": None if content.direction is None else str(content.direction),
+            }
+            for content in side
+        ]
+        for side in item.sides
+    ]
+    return {"task": item.task, "arm": item.arm, "case": item.case, "patients": list(item.patients), "sides": sides}
+
+
+def _write_reader(folder: Path, page: dict, trials: Sequence[ReaderTrial], blinded: Mapping[Content, str]) -> None:
+    """Viewer, ``study.js`` and payloads of one reader, and the archive beside the folder."""
+    (folder / PAYLOADS).mkdir(parents=True)
+    for name, data in viewer_files().items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(data)
+    (folder / READER_STUDY).write_bytes(study_script(page))
+    # By id, so that the order on the disk follows nothing else.
+    for panel in sorted((panel for trial in trials for panel in trial.panels), key=lambda panel: panel.payload):
+        script = payload_script(panel.payload, blinded[panel.content])
+        (folder / PAYLOADS / f"{panel.payload}.js").write_bytes(script)
+    seal(folder)
+    zip_folder(folder)
+
+
+def _write_facts(
+    path: Path, study: ReaderStudyConfig, key: AnswerKey, num_items: int, attestation: dict[str, str] | None
+) -> None:
+    facts = {
+        "format": FORMAT,
+        "bundle_id": key.bundle_id,
+        "study": study.name,
+        "key_sha256": key.sha256,
+        "study_sha256": key.study_sha256,
+        "num_readers": study.readers,
+        "num_items": num_items,
+        "blinding": to_dict(study.blinding),
+        "medcodi": __version__,
+        "attestation": attestation,
+    }
+    path.write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")

@@ -1,0 +1,259 @@
+"""The generated arm: a folder of generated studies, or a model that generates from the prompts of real studies.
+
+A folder holds a table ``results.csv`` with ``study_id`` and columns named after modalities (paths relative to the table; a report is a
+text or the path of a ``.txt`` file), or one folder per study as ``medcodi generate --out`` writes it: ``frontal.png``, ``report.txt``, or
+``0/frontal.png`` for several samples, of which the first is used. A study id that the real arm also has pairs the two.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+
+from medcodi.config import to_dict
+from medcodi.data.generated_files import (
+    SYNTHESIS_TABLE,
+    GeneratedFile,
+    cell_file,
+    files_of_study,
+    read_generated,
+    subfolders,
+    table_rows,
+)
+from medcodi.data.images import fit_square
+from medcodi.data.refusals import Refused
+from medcodi.errors import DataError, PromptError
+from medcodi.modality import MODALITIES, in_table_order
+from medcodi.model.generation_config import GenerationConfig
+from medcodi.randomness import seed_from_keys
+from medcodi.study import Direction, Study
+from medcodi.turing.design.config import SamplingConfig, TaskConfig
+from medcodi.turing.design.real_arm import RealArm
+
+if TYPE_CHECKING:
+    from medcodi.model import MedCoDi
+
+GenerationRequest = tuple[str, Direction]  # study id, prompts and targets
+GeneratedContents = dict[GenerationRequest, dict[str, np.ndarray | str]]  # target -> image [H, W] in [0, 1], or text
+OnStep = Callable[[int, int], None]  # called with (done, total)
+
+
+class GeneratedArm(Protocol):
+    """Source of generated contents."""
+
+    @property
+    def name(self) -> str:
+        """For messages and the key."""
+        ...
+
+    def available(self, task: TaskConfig, real: RealArm) -> list[str] | None:
+        """Study ids that have every target of the task; None: any real case serves."""
+        ...
+
+    def direction(self, task: TaskConfig, case: str, real: RealArm) -> Direction:
+        """Prompts and targets of one case of a task."""
+        ...
+
+    def contents(
+        self, requests: Sequence[GenerationRequest], real: RealArm, on_step: OnStep | None = None
+    ) -> GeneratedContents:
+        """The targets of each request."""
+        ...
+
+    def provenance(self) -> dict[str, Any]:
+        """For the key."""
+        ...
+
+
+# ---- files -----------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class GeneratedFolder:
+    """Generated studies in files; satisfies :class:`GeneratedArm`."""
+
+    name: str  # name of the folder
+    files: Mapping[str, Mapping[str, GeneratedFile]]  # study id -> modality -> file or text
+
+    def available(self, task: TaskConfig, real: RealArm) -> list[str] | None:
+        """Study ids with every target of the task, whose other modalities the real arm has."""
+        shown_real = set(task.modalities) - set(task.shown_generated)
+        study_ids = []
+        for study_id, files in self.files.items():
+            case = real.find(study_id) if shown_real else None
+            has_real = not shown_real or (case is not None and shown_real <= case.modalities)
+            if set(task.shown_generated) <= set(files) and has_real:
+                study_ids.append(study_id)
+        return study_ids
+
+    def direction(self, task: TaskConfig, case: str, real: RealArm) -> Direction:
+        """The targets; the prompts of files are unknown."""
+        return Direction((), task.shown_generated)
+
+    def contents(
+        self, requests: Sequence[GenerationRequest], real: RealArm, on_step: OnStep | None = None
+    ) -> GeneratedContents:
+        """Read the files.
+
+        Raises:
+            DataError: If one is missing or unreadable.
+        """
+        return {
+            (case, direction): {name: self._read(case, name) for name in direction.targets}
+            for case, direction in requests
+        }
+
+    def _read(self, case: str, modality: str) -> np.ndarray | str:
+        try:
+            return read_generated(self.files[case][modality], modality, allow_constant=False).value
+        except Refused as error:
+            raise DataError(
+                f"the generated study {case!r}: {error.failed}",
+                expected=error.expected or "an image",
+                fix="generate it again, or remove the study from the folder",
+            ) from None
+
+    def provenance(self) -> dict[str, Any]:
+        """Name of the folder and number of studies."""
+        return {"folder": self.name, "num_studies": len(self.files)}
+
+
+def _from_table(table: Path) -> dict[str, dict[str, GeneratedFile]]:
+    studies: dict[str, dict[str, GeneratedFile]] = {}
+    for number, row in table_rows(table, (("study_id",), tuple(MODALITIES)), {"study_id", *MODALITIES}):
+        where, study_id = f"{table}, line {number}", row["study_id"]
+        if not study_id or study_id in studies:
+            raise DataError(f"{where}: study_id {study_id!r} is empty or repeated", expected="one row per study")
+        cells = {name: row[name] for name in MODALITIES if row.get(name)}
+        studies[study_id] = {name: cell_file(table.parent, cell, name, where) for name, cell in cells.items()}
+        # A missing file is refused now, not after the export has run for minutes.
+        for name, file in studies[study_id].items():
+            if file.path is not None and not file.path.is_file():
+                raise DataError(
+                    f"{where}: there is no {name} at {cells[name]!r}",
+                    expected="a path relative to the table",
+                    fix="generate it, or remove the row",
+                )
+    return studies
+
+
+def _from_subfolders(folder: Path) -> dict[str, dict[str, GeneratedFile]]:
+    studies = {}
+    for study in subfolders(folder):
+        # Several samples of a study are in folders 0, 1, ...: the first is used.
+        sample = study if any(study.glob("*.*")) and not (study / "0").is_dir() else study / "0"
+        files = files_of_study(sample, MODALITIES)
+        if files:
+            studies[study.name] = files
+    return studies
+
+
+# ---- a model ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class GeneratedByModel:
+    """A model that generates from the prompts of real studies; satisfies :class:`GeneratedArm`."""
+
+    name: str
+    model: MedCoDi
+    sampling: SamplingConfig
+    seed: int
+
+    def available(self, task: TaskConfig, real: RealArm) -> list[str] | None:
+        """None: any real case serves.
+
+        Raises:
+            PromptError: If the model lacks a modality of the task.
+        """
+        missing = set(task.modalities) - set(self.model.config.modalities)
+        if missing:
+            raise PromptError(
+                f"task {task.id!r} shows {', '.join(sorted(missing))}, which the model {self.name!r} does not have",
+                expected=", ".join(self.model.config.modalities),
+            )
+        return None
+
+    def direction(self, task: TaskConfig, case: str, real: RealArm) -> Direction:
+        """Prompts of the task, or every modality of the real study that is not generated; no prompt only if the task says so.
+
+        Raises:
+            DataError: If the real study has no prompt.
+        """
+        known = set(real.study(case).contents) & set(self.model.config.modalities)
+        prompts = known - set(task.shown_generated) if task.prompts is None else set(task.prompts) & known
+        if not prompts and task.prompts != ():
+            raise DataError(
+                f"task {task.id!r} generates {', '.join(task.shown_generated)}, but study {case!r} has no prompt for it",
+                expected="a real study with another modality, such as its report",
+                fix="real studies with reports, a --generated folder, or prompts: [] in the task for unconditional samples",
+            )
+        return Direction(in_table_order(prompts), task.shown_generated)
+
+    def contents(
+        self, requests: Sequence[GenerationRequest], real: RealArm, on_step: OnStep | None = None
+    ) -> GeneratedContents:
+        """Generate in batches of one direction; a sample depends on its case and the seed only."""
+        from medcodi.generation.pipeline import generate_batch
+
+        config = GenerationConfig.from_fields(self.sampling)
+        samples: GeneratedContents = {}
+        for direction in sorted({direction for _, direction in requests}):
+            cases = [case for case, wanted in requests if wanted == direction]
+            for start in range(0, len(cases), self.sampling.batch_size):
+                batch = cases[start : start + self.sampling.batch_size]
+                prompts = [self._prompts(real.study(case), direction.prompts) for case in batch]
+                seeds = [seed_from_keys("turing-sample", self.seed, case, str(direction)) for case in batch]
+                generated = generate_batch(self.model, prompts, direction.targets, seeds, config)
+                samples |= {(case, direction): contents for case, contents in zip(batch, generated, strict=True)}
+                if on_step:
+                    on_step(len(samples), len(requests))
+        return samples
+
+    def _prompts(self, study: Study, modalities: Collection[str]) -> dict[str, np.ndarray | str]:
+        """The prompts, images at the model's size."""
+        values = {name: study.contents[name] for name in modalities}
+        size = self.model.config.image_size
+        return {name: value if isinstance(value, str) else fit_square(value, size) for name, value in values.items()}
+
+    def provenance(self) -> dict[str, Any]:
+        """Identity of the model, sampling and seed."""
+        return {
+            "model": {"name": self.model.config.name, "sha256": self.model.identity()},
+            "sampling": to_dict(GenerationConfig.from_fields(self.sampling).resolved(self.model)),
+            "seed": self.seed,
+        }
+
+
+def open_generated(source: str, sampling: SamplingConfig, seed: int, device: str | None = None) -> GeneratedArm:
+    """Open the generated arm.
+
+    Args:
+        source: ``"demo"``, a model folder, or a folder of generated studies.
+        sampling: How a model samples.
+        seed: Seed of generation.
+        device: Device of a model; None: a GPU if there is one.
+
+    Raises:
+        DataError: If the source or a file that it names is missing.
+        CheckpointError: If the model cannot be loaded.
+    """
+    path = Path(source)
+    if source == "demo" or (path / "model_index.json").is_file():
+        from medcodi.generation.pipeline import load
+
+        return GeneratedByModel(source, load(None if source == "demo" else source, device), sampling, seed)
+    if not path.is_dir():
+        raise DataError(
+            f"nothing generated at {source!r}",
+            expected="'demo', a model folder, or a folder of generated studies",
+            fix="check --generated",
+        )
+    table = path / SYNTHESIS_TABLE
+    studies = _from_table(table) if table.is_file() else _from_subfolders(path)
+    if not studies:
+        raise DataError(
+            f"{path} holds no generated studies",
+            expected=f"{SYNTHESIS_TABLE} with study_id, {', '.join(MODALITIES)}, or one folder per study",
+        )
+    return GeneratedFolder(path.name, studies)

@@ -1,0 +1,122 @@
+"""Labelers and report scorers: ours and its cache; radeval's by their own classes, where it is installed; refusals where not."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from medcodi.errors import ConfigError, MissingExtraError
+from medcodi.evaluation.annotators.report_labelers import ChexbertLabeler, RuleLabeler, load_labeler
+from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS, load_report_scorer
+from medcodi.evaluation.annotators.weights import LoadRequest
+from medcodi.metrics.labeler import label_matrix
+from medcodi.study import CHEXPERT_LABELS
+
+REPORTS = ["Large left pleural effusion.", "Possible pneumonia. No effusion.", "", "Large left pleural effusion."]
+
+
+def test_ours_is_the_rule_labeler() -> None:
+    ours = load_labeler("rules")
+    for uncertain in ("positive", "negative", "ignore"):
+        np.testing.assert_array_equal(
+            ours.matrix(REPORTS, uncertain=uncertain), label_matrix(REPORTS, uncertain=uncertain)
+        )
+    assert ours.findings(REPORTS)[0][0].side == "left"
+    assert ours.describe()["policy"].startswith("an uncertain mention counts as present")
+    assert "left out" in ours.policy("ignore") and "tell them apart" in ChexbertLabeler.policy(
+        ChexbertLabeler, "positive"
+    )
+
+
+def test_states_say_what_is_mentioned_and_findings_keep_sides() -> None:
+    ours = load_labeler("rules")
+    states = ours.annotate(REPORTS, "report")
+    effusion, pneumonia = CHEXPERT_LABELS.index("Pleural Effusion"), CHEXPERT_LABELS.index("Pneumonia")
+    assert states.dtype == np.float32 and states.shape == (4, 14)
+    assert states[0, effusion] == 1 and states[1, effusion] == 0 and states[1, pneumonia] == -1
+    assert np.isnan(states[0, pneumonia]) and np.isnan(states[2]).all()
+    annotations = ours.finding_annotations(REPORTS)
+    np.testing.assert_array_equal(annotations.labels, label_matrix(REPORTS).astype(np.float32))
+    assert annotations.sides[0][0].side == "left" and annotations.sides[2] == ()
+
+
+class Counting(RuleLabeler):
+    """Counts the reports that it labels."""
+
+    seen: tuple[str, ...] = ()
+
+    def label(self, reports):
+        self.seen += tuple(reports)
+        return super().label(reports)
+
+
+def test_labels_are_stored_and_each_text_is_labeled_once(tmp_path: Path) -> None:
+    first, again = (Counting(LoadRequest(cache=tmp_path)) for _ in range(2))
+    expected = first.matrix(REPORTS)
+    assert first.seen == tuple(REPORTS[:2])  # not the empty one, nor the repeated one again
+    np.testing.assert_array_equal(again.matrix(REPORTS), expected)
+    assert not again.seen
+
+
+def test_unknown_names_and_missing_radeval_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match="did you mean 'chexbert'"):
+        load_labeler("chexpert")
+    with pytest.raises(ConfigError, match="did you mean 'radgraph'"):
+        load_report_scorer("radgraf")
+    monkeypatch.setitem(sys.modules, "radeval", None)
+    with pytest.raises(MissingExtraError, match=r"CheXbert.*medcodi\[radeval\]"):
+        load_labeler("chexbert")
+    for name in REPORT_SCORERS:
+        with pytest.raises(MissingExtraError, match=r"medcodi\[radeval\]"):
+            load_report_scorer(name)
+
+
+# ---- with radeval's own classes ------------------------------------------------------------------------------------------
+def test_chexbert_by_radevals_own_evaluator_at_tiny_size() -> None:
+    """Its class, heads and label order, with random weights: every state it tells arrives under the right name."""
+    base = pytest.importorskip("radeval.metrics._chexbert_base")
+    import torch
+    from transformers import BertConfig, BertModel
+
+    names = [label for label in CHEXPERT_LABELS if label != "No Finding"]
+    torch.manual_seed(0)
+    backbone = BertModel(
+        BertConfig(vocab_size=30, hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=16)
+    )
+    heads = {f"linear_heads.{k}.{part}": torch.randn(*shape) for k in range(14) for part, shape in
+             (("weight", (4 if k < 13 else 2, 16)), ("bias", (4 if k < 13 else 2,)))}  # fmt: skip
+    state = {f"bert.{key}": value for key, value in backbone.state_dict().items()} | heads
+    model = base.BaseBertLabeler(device="cpu", backbone=backbone, num_4way_heads=13, state_dict=state).eval()
+
+    class Evaluator(base.BaseCheXbertEvaluator):
+        CONDITION_NAMES, NO_FINDING, TOP5 = names, "No Finding", names[:5]
+
+        def __init__(self) -> None:
+            super().__init__()
+            self._init_evaluator(model=model, tokenizer=_tokens, device="cpu", batch_size=2)
+
+    evaluator = Evaluator()
+    reports = [f"report {index}" for index in range(5)]
+    expected = evaluator.get_labels(reports, mode="classification")
+    labeler = ChexbertLabeler(evaluator, "radeval test")
+    states = labeler.label(reports)
+    assert [[one[name] for name in evaluator.TARGET_NAMES] for one in states] == expected
+    assert {value for row in expected for value in row} == {-1, 0, 1}
+    matrix = labeler.matrix(reports, uncertain="positive")
+    rrg = np.array(evaluator.get_labels(reports, mode="rrg"), float)
+    np.testing.assert_array_equal(matrix, rrg[:, [evaluator.TARGET_NAMES.index(name) for name in CHEXPERT_LABELS]])
+    assert all(finding.side is None for finding in labeler.findings(reports)[0])
+
+
+class _Encoded:
+    def __init__(self, ids) -> None:
+        self.input_ids, self.attention_mask = ids, (ids != 0).long()
+
+
+def _tokens(texts, **options):
+    import torch
+
+    return _Encoded(torch.tensor([[2, *(ord(letter) % 27 + 3 for letter in text[-4:])] for text in texts]))

@@ -1,0 +1,40 @@
+"""Readers made of phantoms are named where the data are none."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from medcodi.evaluation.annotators.suitability import unfit_readers
+from medcodi.evaluation.pages.verdict import alarms
+
+
+def results(phantoms: bool | None, trained_on: str = "phantom-demo/train", model: str | None = None) -> dict[str, Any]:
+    known = {} if phantoms is None else {"phantoms": phantoms}
+    return {
+        "config": {"model": model},
+        "data": {"num_studies": 500, **known},
+        "readers": {
+            "images": {"name": "demo", "data": {"train": {"name": trained_on}}},
+            "extractors": {"demo": {"settings": {"trained_on": trained_on}}, "xrv": {"settings": {}}},
+            "encoder": {"model": "demo"},
+        },
+        "systems": {},
+        "excluded": [],
+    }
+
+
+def test_every_reader_that_knows_phantoms_only_is_named_with_its_mend() -> None:
+    told = unfit_readers(results(False))
+    assert [any(fix in one for one in told) for fix in ("image_reader=xrv", "extractors=[xrv]", "model=...")] == [
+        True
+    ] * 3
+    assert alarms(results(False))[:3] == told  # first of what must not be overlooked, on page and terminal
+
+
+@pytest.mark.parametrize("fits", [results(True), results(None), results(False, "mimic-cxr-256/train", "mine")])
+def test_readers_that_know_their_data_raise_no_alarm(fits: dict[str, Any]) -> None:
+    assert unfit_readers(fits) == []
+    bare = {**fits, "readers": {"images": None, "extractors": {}, "encoder": None}}
+    assert unfit_readers(bare) == []
