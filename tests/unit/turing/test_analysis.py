@@ -20,7 +20,7 @@ from medcodi.turing.analysis.report import write_report
 from medcodi.turing.analysis.wording import verdicts
 from medcodi.turing.answers.import_results import COLUMNS
 from medcodi.turing.answers.table import Answers, answers_from_rows, read_answers
-from medcodi.turing.power.simulation import ReaderModel, simulate, tidy_rows
+from medcodi.turing.power.simulation import ReaderModel, simulate
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
 from tests.unit.turing.simulated_rows import tidy_rows
 

@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from medcodi.evaluation.annotators.features import FeatureExtractor, load_extractor
-from medcodi.model.components import file_hash
+from medcodi.storage.atomic import sha256_file
 
 
 def own_weights(name: str, path: Path, weights: Path | None = None) -> FeatureExtractor:
     """An extractor with weights that are not the published ones, under their own hash."""
-    return load_extractor(name, weights=path, sha256=file_hash(weights or path))
+    return load_extractor(name, weights=path, sha256=sha256_file(weights or path))
 
 
 def inception_file(folder: Path) -> Path:

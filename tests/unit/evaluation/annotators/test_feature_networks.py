@@ -12,7 +12,7 @@ from PIL import Image
 from medcodi.evaluation.annotators.features import EXTRACTORS, FeatureExtractor, load_extractor
 from medcodi.evaluation.annotators.xrv import xrv_network
 from medcodi.model import tiny_model
-from medcodi.model.components import file_hash
+from medcodi.storage.atomic import sha256_file
 from tests.unit.evaluation.annotators.extractor_files import own_weights
 
 IMAGES = [np.random.default_rng(index).integers(0, 256, (40, 40), dtype=np.uint8) for index in range(3)]
@@ -35,7 +35,7 @@ def test_inception_is_torch_fidelitys_pipeline(inception: Path, tmp_path: Path) 
     assert features.shape == (2, 2048) and np.ptp(features) > 0
     np.testing.assert_allclose(features, expected.numpy(), rtol=1e-6, atol=1e-6 * float(expected.abs().max()))
     described = ours.describe()
-    assert described["weights_sha256"] == file_hash(inception) and described["published_weights"] is False
+    assert described["weights_sha256"] == sha256_file(inception) and described["published_weights"] is False
 
 
 def test_inception_antialiased_shrinks_smoothly(inception: Path) -> None:

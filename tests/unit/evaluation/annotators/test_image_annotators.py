@@ -12,7 +12,7 @@ from medcodi.errors import ConfigError, DataError
 from medcodi.evaluation.annotators.image_annotators import XRV_LABELS, ClassifierAnnotator, load_image_annotator
 from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.evaluation.annotators.xrv import xrv_input
-from medcodi.model.components import file_hash
+from medcodi.storage.atomic import sha256_file
 from medcodi.study import CHEXPERT_LABELS
 from tests.unit.evaluation.annotators.extractor_files import xrv_file
 
@@ -21,7 +21,7 @@ GENERATOR = np.random.default_rng(0)
 
 def test_xrv_gives_chexperts_labels_from_its_own_outputs(tmp_path: Path) -> None:
     path = xrv_file(tmp_path)
-    annotator = load_image_annotator("xrv", weights=path, sha256=file_hash(path))
+    annotator = load_image_annotator("xrv", weights=path, sha256=sha256_file(path))
     images = [GENERATOR.integers(0, 256, (64, 64), dtype=np.uint8) for _ in range(2)]
     probabilities = annotator.annotate(images, "frontal")
     assert set(annotator.targets) <= set(CHEXPERT_LABELS) and probabilities.shape == (2, 12)
@@ -83,6 +83,6 @@ def test_probabilities_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     network = pytest.importorskip("torchxrayvision").models.DenseNet()
     network.classifier.bias.data[:] = float("nan")
     torch.save(network.state_dict(), tmp_path / "nan.pt")
-    annotator = load_image_annotator("xrv", weights=tmp_path / "nan.pt", sha256=file_hash(tmp_path / "nan.pt"))
+    annotator = load_image_annotator("xrv", weights=tmp_path / "nan.pt", sha256=sha256_file(tmp_path / "nan.pt"))
     with pytest.raises(DataError, match="gave NaN"):
         annotator.annotate([np.zeros((8, 8), np.uint8)], "frontal")

@@ -11,7 +11,7 @@ import pytest
 from medcodi.errors import CheckpointError
 from medcodi.evaluation.annotators.features import EXTRACTORS, load_extractor
 from medcodi.evaluation.annotators.weights import LoadRequest, WeightSource, check_hash
-from medcodi.model.components import file_hash
+from medcodi.storage.atomic import sha256_file
 from tests.unit.evaluation.annotators.extractor_files import own_weights
 
 IMAGES = [np.random.default_rng(index).integers(0, 256, (40, 40), dtype=np.uint8) for index in range(3)]
@@ -39,11 +39,11 @@ def test_a_folder_of_weights_is_looked_into(xrv: Path, tmp_path: Path, monkeypat
     assert source is not None
     (tmp_path / source.file).symlink_to(xrv)
     monkeypatch.setenv("MEDCODI_EXTRACTORS", str(tmp_path))
-    assert load_extractor("xrv", sha256=file_hash(xrv)).dim == 1024
+    assert load_extractor("xrv", sha256=sha256_file(xrv)).dim == 1024
 
 
 def test_other_weights_than_the_hash_says_are_refused(xrv: Path, rad_dino: Path) -> None:
-    with pytest.raises(CheckpointError, match=f"have sha256 {file_hash(xrv)}.*Expected 56524913"):
+    with pytest.raises(CheckpointError, match=f"have sha256 {sha256_file(xrv)}.*Expected 56524913"):
         load_extractor("xrv", weights=xrv)
     with pytest.raises(CheckpointError, match="Expected 000"):
         load_extractor("rad-dino", weights=rad_dino, sha256="0" * 64)

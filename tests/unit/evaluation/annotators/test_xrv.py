@@ -10,7 +10,7 @@ import torch
 
 from medcodi.errors import CheckpointError, MissingExtraError
 from medcodi.evaluation.annotators.xrv import xrv_input, xrv_network
-from medcodi.model.components import file_hash
+from medcodi.storage.atomic import sha256_file
 from tests.unit.evaluation.annotators.extractor_files import own_weights, xrv_file
 
 IMAGES = [np.random.default_rng(index).integers(0, 256, (40, 40), dtype=np.uint8) for index in range(3)]
@@ -20,7 +20,7 @@ def test_the_published_whole_module_is_read_only_where_its_hash_is_known(tmp_pat
     whole = xrv_file(tmp_path, whole=True)
     with pytest.raises(CheckpointError, match="cannot be read"):
         own_weights("xrv", whole)
-    digest = file_hash(whole)
+    digest = sha256_file(whole)
     state = xrv_network(whole, digest, digest).state_dict()
     expected = torch.load(xrv)
     assert all(torch.equal(state[key], value) for key, value in expected.items())
