@@ -21,8 +21,8 @@ from medcodi.model import STAGES, MedCoDi, ModelConfig
 from medcodi.model.files import read_index
 from medcodi.networks.tokenizer import AbsentTokenizer, Tokenizers
 from medcodi.stages import build_stage
+from medcodi.stages.dry_run import DryRun, Forward
 from medcodi.stages.stage import Stage
-from medcodi.stages.workload import Forward, Workload, workload
 from medcodi.training.config import TrainConfig
 
 
@@ -64,12 +64,12 @@ def stage_cost(run: TrainConfig, model: ModelConfig | None = None) -> Cost:
     return Cost(trained, max(0, in_memory - trained), max(0.0, 2 * one - two), two - one, transient, flops)
 
 
-def _build(run: TrainConfig, config: ModelConfig) -> tuple[Stage, Workload]:
+def _build(run: TrainConfig, config: ModelConfig) -> tuple[Stage, DryRun]:
     """A run's stage around a model without numbers, and its forward passes; call it where tensors are fake."""
     model = MedCoDi(config, empty_vocabularies(config))
     model.trained_stages = STAGES
     stage = build_stage(run.stage.name, model, run.stage.options)
-    return stage, workload(stage, cached=run.cache is not None)
+    return stage, stage.dry_run(cached=run.cache is not None)
 
 
 def _model_config(run: TrainConfig) -> ModelConfig:
@@ -163,7 +163,7 @@ def study_flops(run: TrainConfig, model: ModelConfig) -> float:
         return _operations(_build(run, model)[1])
 
 
-def _operations(passes: Workload) -> float:
+def _operations(passes: DryRun) -> float:
     """Floating-point operations of one study, where tensors are fake."""
     with Operations() as frozen, torch.no_grad():
         for forward in passes.frozen:

@@ -16,7 +16,7 @@ from medcodi.data.loading import Batch
 from medcodi.distributed import Ranks
 from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness, seed_from_keys
-from medcodi.stages.sharing import shares
+from medcodi.stages.accumulation import accumulations
 from medcodi.stages.stage import Stage
 from medcodi.training.config import TrainConfig
 from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
@@ -156,16 +156,16 @@ class PlainEngine:
 
         # What micro-batches must know of each other, computed before their own passes.
         batches = [batch.to(self.ranks.device) for batch in micro_batches]
-        step_shares = shares(self.stage, batches, features_of(self, batches, randomness))
+        known = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
 
         # Accumulate gradients; ranks exchange them with the last micro-batch only.
         losses, logs = [], []
-        for index, (batch, draw, share) in enumerate(zip(batches, randomness, step_shares, strict=True)):
+        for index, (batch, draw, accumulation) in enumerate(zip(batches, randomness, known, strict=True)):
             seed_step(draw, self.ranks.rank, index)
             last = index + 1 == len(micro_batches)
             with nullcontext() if last or self._module is self.stage else self._module.no_sync():  # type: ignore[operator]
                 with self.autocast():
-                    output = self._module(batch, draw) if share is None else self._module(batch, draw, share)
+                    output = self._module(batch, draw, accumulation)
                 self._scaler.scale(marked(output.loss) / len(micro_batches)).backward()
             losses.append(output.loss.detach())
             logs.append(output.logs)

@@ -15,7 +15,7 @@ from medcodi.data.loading import Batch
 from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError, TrainingError
 from medcodi.randomness import StepRandomness
-from medcodi.stages.sharing import shares
+from medcodi.stages.accumulation import accumulations
 from medcodi.stages.stage import Stage
 from medcodi.training.config import TrainConfig
 from medcodi.training.deepspeed import zero3
@@ -140,15 +140,15 @@ class DeepSpeedEngine:
         # What micro-batches must know of each other, computed before their own passes.
         batches = [batch.to(self.ranks.device) for batch in micro_batches]
         with zero3.gathering(self.stage) if self.zero_stage == 3 else nullcontext():
-            step_shares = shares(self.stage, batches, features_of(self, batches, randomness))
+            known = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
 
         # Accumulate gradients, and exchange them.
         losses, logs = [], []
         with self._gradient_exchange():
             try:
-                for index, (batch, draw, share) in enumerate(zip(batches, randomness, step_shares, strict=True)):
+                for index, (batch, draw, accumulation) in enumerate(zip(batches, randomness, known, strict=True)):
                     seed_step(draw, self.ranks.rank, index)
-                    output = self._engine(batch, draw) if share is None else self._engine(batch, draw, share)
+                    output = self._engine(batch, draw, accumulation)
                     losses.append(output.loss.detach())
                     logs.append(output.logs)
                     self._engine.set_gradient_accumulation_boundary(index + 1 == len(micro_batches))

@@ -20,7 +20,7 @@ State = Mapping[str, Sequence[float]]  # name -> (sum, weight)
 class NamedMeans(Metric):
     """Running means of named values; NaN and weight 0 count as absent.
 
-    A scalar has weight 1. A ``[2]`` is a weighted sum and its weight (:func:`medcodi.stages.tally.tally`); the mean is over
+    A scalar has weight 1. A ``[2]`` is a weighted sum and its weight (:func:`medcodi.stages.step.cell_sums`); the mean is over
     all rows of all ranks. One metric holds all names, because their set differs between steps and ranks: ranks exchange
     names and sums at once, where one metric per name would need the same names in the same order everywhere.
 
