@@ -22,15 +22,15 @@ from pathlib import Path
 from measuring import machine, report, spread
 
 from medcodi.config import load
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.distributed import Ranks
 from medcodi.model import MedCoDi
 from medcodi.training import run_folder
+from medcodi.training.checkpoint import CheckpointWriter
 from medcodi.training.config import CheckpointConfig, FaultConfig, TrainConfig
 from medcodi.training.faults import Watchdog
 from medcodi.training.loop import Loop
 from medcodi.training.run import Run
-from medcodi.training.saving import CheckpointWriter
 
 ROOT = Path(__file__).resolve().parents[1]
 STALL_TARGET, RESUME_TARGET = 1.0, 10.0  # step-times, seconds

@@ -28,7 +28,7 @@ from measuring import interleaved, machine, peak_mib, ratio, report
 from torch import nn
 
 from medcodi.config import load
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.distributed import Ranks
 from medcodi.model import MedCoDi
 from medcodi.networks.attention import Attention

@@ -151,7 +151,7 @@ class GlobalBatches:
             rank: This process.
             world_size: Number of processes.
             accumulation: Micro-batches a rank splits its slice into.
-            num_workers: Ranks that read ahead; 0 reads in this one.
+            num_workers: Processes that read ahead; 0 reads in this one.
             prefetch: Steps each of these keeps ready: at most ``num_workers * prefetch`` steps are in memory.
             timeout_s: Seconds after which a step that has not come is an error; 0 waits for ever. Without workers there
                 is nobody to watch, and reading is never cut short.

@@ -18,12 +18,11 @@ from medcodi.distributed import join_ranks
 from medcodi.errors import CheckpointError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.training import run_folder
+from medcodi.training.checkpoint import CheckpointWriter
 from medcodi.training.execution import attention_kernels
 from medcodi.training.faults import Watchdog
 from medcodi.training.monitoring.observer import Observers, StepReport
-from medcodi.training.result import write_model
 from medcodi.training.run import Run
-from medcodi.training.saving import CheckpointWriter
 
 if TYPE_CHECKING:
     from medcodi.data.loading import StepBatches
@@ -122,7 +121,7 @@ class Loop:
         if stop is not None:
             run.announce(f"{stop}: saved at step {step}; resume with --resume latest")
         if stop is None or stop == Interrupts.TIME_IS_UP:  # a scheduler that sends a signal does not wait for the model
-            write_model(config, run.folder, run.dataset, run.ranks)
+            run_folder.write_model(config, run.folder, run.dataset, run.ranks)
             run.announce(f"model in {run.folder.model}")
         return run.folder.root
 

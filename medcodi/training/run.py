@@ -19,7 +19,7 @@ from medcodi.training.execution import choose_attention
 from medcodi.training.faults import Watchdog
 from medcodi.training.monitoring.trackers import check_trackers
 from medcodi.training.optimizer import trained_parameters
-from medcodi.training.requirements import check_data, check_room
+from medcodi.training.preflight import check_data, check_room
 from medcodi.training.run_folder import RunFolder
 
 

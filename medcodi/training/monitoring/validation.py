@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from medcodi.stages.timesteps import NUM_BUCKETS, ValidationRandomness
+from medcodi.stages.step import NUM_BUCKETS, ValidationRandomness
 from medcodi.training.monitoring.metrics import NamedMeans
 from medcodi.training.monitoring.observer import Observer, StepReport
 

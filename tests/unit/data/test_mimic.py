@@ -11,8 +11,8 @@ import pytest
 
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset
-from medcodi.data.ledger import Ledger
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.ledger import Ledger
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.sources import SOURCES
 from medcodi.data.sources.mimic_reports import read_mimic_report
 from medcodi.errors import DataError

@@ -1,12 +1,11 @@
-"""A source becomes a dataset: read in parallel, left out with a reason where it must be, written whole or not at all."""
+"""Turn a source into a dataset: read in parallel, bad studies left out with a reason, written whole or not at all."""
 
 from __future__ import annotations
 
 import hashlib
-import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import field
+from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
@@ -16,22 +15,23 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from medcodi import __version__
 from medcodi.config import config, from_dict, to_dict
 from medcodi.data.files import FORMAT, INFO_FILE
-from medcodi.data.ledger import Ledger
-from medcodi.data.shards import FILE_FORMATS, Shard, WrittenShard, plan_shards
+from medcodi.data.preparation.ledger import Ledger
+from medcodi.data.preparation.plan import PatientSplits, Shard, plan_shards
+from medcodi.data.preparation.shards import FILE_FORMATS, PREPARATION, Interrupted, WrittenShard
+from medcodi.data.preparation.workers import Workers
 from medcodi.data.sources import SOURCES, Each, Source
 from medcodi.data.sources.record import Record
-from medcodi.data.splits import PatientSplits
-from medcodi.data.staging import Staging, staging_for
-from medcodi.data.workers import Workers
-from medcodi.errors import DataError, one_of
+from medcodi.errors import DataError, MedCoDiError, one_of
+from medcodi.storage.atomic import write_json
+from medcodi.storage.job_folder import JobFolder
 
-_NOT_TOLD = ("out", "num_workers", "overwrite", "resume")  # of the run, not of the dataset
+_OF_THE_RUN = ("out", "num_workers", "overwrite", "resume")  # keys that are not of the dataset
 MIN_STUDIES_FOR_LIMIT = 10  # below it a share of bad studies says little; one good study is enough
 
 
 @config
 class PrepareConfig:
-    """What is prepared, and how.
+    """Source and settings of a preparation.
 
     Attributes:
         source: Kind of source: ``csv``, ``dicom``, ``mimic-cxr``, ``mimic-cxr-jpg``, ``openi``, ``phantom``.
@@ -43,11 +43,11 @@ class PrepareConfig:
         seed: Of the division into splits.
         val: Share of patients in ``val``, where the source has no official splits.
         test: Share of patients in ``test``, likewise.
-        num_workers: Ranks that read and write; the result is the same for any number.
-        file_format: Of the shards: ``arrow`` (memory-mapped as it is) or ``parquet`` (smaller, for sending).
+        num_workers: Processes that read and write; the result is the same for any number.
+        file_format: Format of the shards: ``arrow`` (memory-mapped as it is) or ``parquet`` (smaller, for sending).
         max_bad_fraction: Share of studies that may be left out.
-        resume: Go on from what a killed run of the same settings left; false starts from nothing.
-        overwrite: Replace a dataset that is there.
+        resume: Resume a killed run of the same settings; false starts from nothing.
+        overwrite: Replace an existing dataset.
     """
 
     source: str
@@ -103,15 +103,15 @@ def prepare(config: PrepareConfig) -> Ledger:
     """Turn a source into a memory-mapped dataset with patient-level splits and a ledger.
 
     A run that is killed leaves its finished shards in a hidden folder beside ``out``; the next one with the same
-    settings goes on from them. The bytes of the dataset do not depend on the number of workers or of interruptions.
+    settings resumes there. The bytes of the dataset do not depend on the number of workers or of interruptions.
 
     Returns:
         The ledger; it is written beside the data too.
 
     Raises:
-        DataError: If the source cannot be read, too many studies cannot be used, a patient stands in two splits, or the
-            folder is there already. Nothing is left behind then.
-        Interrupted: If the disk is full or a worker was killed: what is finished stays.
+        DataError: If the source cannot be read, too many studies are bad, a patient is in two splits, or the folder
+            exists already. Nothing is left behind.
+        Interrupted: If the disk is full or a worker was killed: finished shards stay.
     """
     out = Path(config.out)
     if out.exists() and not config.overwrite:
@@ -119,50 +119,60 @@ def prepare(config: PrepareConfig) -> Ledger:
             f"{out} exists already", expected="a new folder", fix="overwrite=true replaces it, or choose another --out"
         )
     with Workers(config.num_workers, config.source) as workers:
+        # Read the source, and divide its patients into splits: official ones first, then drawn ones.
         records = list(config.records(workers.map))
         splits = PatientSplits(seed=config.seed, val=config.val, test=config.test)
         for record in records:
-            if record.split:  # before any is drawn for a patient who has studies without one
+            if record.split:
                 splits.place(record.patient_id, record.split)
         shards = plan_shards(records, [splits.place(record.patient_id, record.split) for record in records])
-        with staging_for(out) as staging:
-            if told := staging.begin(_plan_key(config, records), resume=config.resume):
-                Console(stderr=True).print(told)
-            written = _write(config, shards, staging, workers, num_studies=len(records))
-            ledger = _finish(config, shards, written, staging.dataset)
-            staging.publish(out)
+
+        # Write the shards in a hidden folder, and publish it.
+        job = JobFolder.beside(out, PREPARATION, _identity(config, records))
+        with job.opened(restart=True) as changed:
+            if not config.resume:
+                changed = [*changed, "resume=false"]
+                job.clear_shards()
+            if changed:
+                Console(stderr=True).print(f"removed the shards of an earlier run in {job.root}: {'; '.join(changed)}")
+            try:
+                written = _write(config, shards, job, workers, num_studies=len(records))
+                ledger = _finish(config, shards, written, job.content)
+                job.publish(replace=config.overwrite)
+            except Interrupted:
+                raise
+            except MedCoDiError:
+                job.clear()
+                raise
     return ledger
 
 
-def _plan_key(config: PrepareConfig, records: Sequence[Record]) -> str:
-    """What a finished shard depends on: another source, another setting or another version starts from nothing."""
+def _identity(config: PrepareConfig, records: Sequence[Record]) -> dict[str, Any]:
+    """Everything that a finished shard depends on."""
     digest = hashlib.sha256()
-    settings = {"source", "image_size", "seed", "val", "test", "file_format"}
-    values = {key: value for key, value in to_dict(config).items() if key in settings}
-    digest.update(json.dumps([FORMAT, __version__, values], sort_keys=True).encode())
     for record in records:
         digest.update(repr(record).encode("utf-8", "surrogatepass"))
-    return digest.hexdigest()
+    settings = {"source", "image_size", "seed", "val", "test", "file_format"}
+    values = {key: value for key, value in to_dict(config).items() if key in settings}
+    return {"format": FORMAT, "version": __version__, "studies": digest.hexdigest(), **values}
 
 
 def _write(
-    config: PrepareConfig, shards: Sequence[Shard], staging: Staging, workers: Workers, *, num_studies: int
+    config: PrepareConfig, shards: Sequence[Shard], job: JobFolder, workers: Workers, *, num_studies: int
 ) -> dict[str, WrittenShard]:
-    """Write what is not there yet; stops as soon as too many studies are bad for any end."""
-    written = staging.finished(shards)
+    """Write the shards that are not there yet; stops as soon as too many studies are bad, whatever comes later."""
+    records = {shard.name: job.record(shard.name) for shard in shards}
+    written = {name: WrittenShard.from_record(record) for name, record in records.items() if record is not None}
     todo = [shard for shard in shards if shard.name not in written]
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns) as progress:
         if written:
-            progress.console.print(
-                f"going on: {len(written):,} of {len(shards):,} shards are there from an earlier run"
-            )
-        task = progress.add_task(
-            f"preparing {config.source}", total=num_studies, completed=num_studies - sum(len(s.records) for s in todo)
-        )
-        for shard, one in workers.written_shards(todo, staging.dataset, config):
-            staging.keep(shard, one)
-            written[shard.name] = one
+            progress.console.print(f"resuming: {len(written):,} of {len(shards):,} shards are written")
+        num_done = num_studies - sum(len(shard.records) for shard in todo)
+        task = progress.add_task(f"preparing {config.source}", total=num_studies, completed=num_done)
+        for shard, result in workers.written_shards(todo, job.content, config):
+            job.finish(shard.name, **asdict(result))
+            written[shard.name] = result
             progress.advance(task, len(shard.records))
             _check_share(config, written.values(), num_studies, partly=len(written) < len(shards))
     _check_share(config, written.values(), num_studies, partly=False)
@@ -172,25 +182,26 @@ def _write(
 def _finish(
     config: PrepareConfig, shards: Sequence[Shard], written: Mapping[str, WrittenShard], folder: Path
 ) -> Ledger:
-    """The ledger and the dataset's description, in the order of the source whoever wrote what when."""
-    done = [written[shard.name] for shard in shards]
-    entries = sorted((pair for one in done for pair in one.entries), key=lambda pair: pair[0])
+    """Write the ledger and the dataset's description, in the order of the source, whoever wrote which shard when."""
+    results = [written[shard.name] for shard in shards]
+    # The ledger: a row a file.
+    entries = sorted((pair for result in results for pair in result.entries), key=lambda pair: pair[0])
     ledger = Ledger(
         source=config.source,
         entries=[entry for _, entry in entries],
         num_studies=sum(len(shard.records) for shard in shards),
-        left_out=sum(one.left_out for one in done),
+        left_out=sum(result.left_out for result in results),
     )
     ledger.write(folder)
+    # The fingerprint: a hash over all rows.
     digest = hashlib.sha256(repr((config.source, config.image_size)).encode())
-    for _, one in sorted(pair for each in done for pair in each.digests.items()):
-        digest.update(one.encode())
+    for _, of_row in sorted(pair for result in results for pair in result.digests.items()):
+        digest.update(of_row.encode())
+    # The description, with every file's size and hash.
     files: dict[str, list[dict[str, Any]]] = {}
-    for shard, one in zip(shards, done, strict=True):
-        if one.file:
-            row = {"file": one.file, "rows": one.rows, "bytes": one.bytes, "sha256": one.sha256}
-            files.setdefault(shard.split, []).append(row)
-    told = {key: value for key, value in to_dict(config).items() if key not in _NOT_TOLD}
+    for shard, result in zip(shards, results, strict=True):
+        for file, row in result.files.items():
+            files.setdefault(shard.split, []).append({"file": file, "rows": result.rows, **row})
     info = {
         "format": FORMAT,
         "name": config.name or Path(config.out).name,
@@ -199,36 +210,30 @@ def _finish(
         "fingerprint": digest.hexdigest(),
         "counts": ledger.counts(),
         "shards": files,
-        "config": told,
+        "config": {key: value for key, value in to_dict(config).items() if key not in _OF_THE_RUN},
     }
-    (folder / INFO_FILE).write_text(json.dumps(info, indent=2) + "\n", encoding="utf-8")
+    write_json(folder / INFO_FILE, info, error=Interrupted, then=PREPARATION.then)
     return ledger
 
 
 def _check_share(config: PrepareConfig, written: Iterable[WrittenShard], num_studies: int, *, partly: bool) -> None:
-    """Refuse when too many studies are bad.
-
-    Args:
-        config: Says how many are too many.
-        written: The shards so far.
-        num_studies: Of the source.
-        partly: Some are still to come.
-    """
-    done = list(written)
-    left_out = sum(one.left_out for one in done)
+    """Refuse when too many studies are bad; ``partly``: some shards are still to come."""
+    results = list(written)
+    left_out = sum(result.left_out for result in results)
     share = left_out / num_studies if num_studies else 1.0
     bad = share > config.max_bad_fraction and num_studies >= MIN_STUDIES_FOR_LIMIT
     if not bad and (partly or left_out < num_studies):
         return
-    out = [entry for one in done for _, entry in one.entries if entry.reason]
-    reasons = ", ".join(f"{reason} ({count})" for reason, count in Counter(entry.reason for entry in out).most_common())
+    refused = [entry for result in results for _, entry in result.entries if entry.reason]
+    counts = Counter(entry.reason for entry in refused)
+    reasons = ", ".join(f"{reason} ({count})" for reason, count in counts.most_common())
     if not partly and left_out == num_studies:
         raise DataError(
             f"no study of {config.source} {config.path or ''} can be used: {reasons}",
             expected="at least one",
             fix="look at the reasons",
         )
-    example = next((entry.detail for entry in out if entry.detail), "")
+    example = next((entry.detail for entry in refused if entry.detail), "")
     raise DataError(
         f"{'at least ' if partly else ''}{left_out:,} of {num_studies:,} studies ({share:.0%}) cannot be used: {reasons}. "
         f"For one: {example}",

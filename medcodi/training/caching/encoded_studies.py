@@ -1,4 +1,4 @@
-"""Read a cache: memory-mapped, the rows of a batch alone, each checked."""
+"""A dataset of encoded studies: the cache memory-mapped, only the rows of a batch read, each checked."""
 
 from __future__ import annotations
 
@@ -13,34 +13,35 @@ from medcodi.data.dataset import StudyDataset
 from medcodi.errors import DataError
 from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.stages.encoded import EncodedBatch
-from medcodi.training.caching import files
-from medcodi.training.caching.files import Note
+from medcodi.storage.job_folder import JobFolder
 from medcodi.training.caching.key import CacheKey
+from medcodi.training.caching.records import CACHE, CRC, NULLS, damaged, file_row_of
 
 AGAIN = "medcodi data cache … --overwrite encodes what is damaged again"
 
 
 def open_cache(folder: Path, key: CacheKey, dataset: StudyDataset | None = None) -> EncodedStudies:
-    """Open a cache, whole and of this key.
+    """Open a complete cache of this key.
 
     Args:
         folder: Of the cache.
         key: What it must have been made from.
-        dataset: The dataset itself, if its modalities are to be counted against the cache's.
+        dataset: The dataset itself, to compare its counts of modalities with the cache's.
 
     Raises:
-        DataError: If there is none, it is unfinished, of another key, a part of it is missing or cut, or counts differ.
+        DataError: If there is none, it is unfinished or of another key, a shard is missing or cut, or counts differ.
     """
-    info = files.read_info(folder)
-    if info is None:
-        raise DataError(f"no cache at {folder}", expected=f"a folder with {files.INFO}", fix="medcodi data cache")
-    CacheKey.from_json(info["key"]).check(folder, key)
-    counted = getattr(dataset, "modality_counts", None)
-    if counted is not None and info["complete"]:
-        held = {name: count for name, count in counted().items() if name in info["present"]}
-        told = {name: info["present"][name] for name in held}
-        if told != held:
-            raise DataError(f"{folder} counts {told}", expected=f"{held}, as the dataset does", fix=AGAIN)
+    job = JobFolder(folder, CACHE, key.to_json())
+    index = job.read_index()
+    if index is None:
+        raise DataError(f"no cache at {folder}", expected=f"a folder with {CACHE.index}", fix="medcodi data cache")
+    job.check()
+    count = getattr(dataset, "modality_counts", None)
+    if count is not None and index.get("complete"):
+        expected = {name: num for name, num in count().items() if name in index["present"]}
+        stored = {name: index["present"][name] for name in expected}
+        if stored != expected:
+            raise DataError(f"{folder} counts {stored}", expected=f"{expected}, as the dataset does", fix=AGAIN)
     return EncodedStudies(folder)
 
 
@@ -62,22 +63,20 @@ class EncodedStudies:
         Raises:
             DataError: If there are none, or one is missing or not of its size.
         """
-        info = files.read_info(folder)
-        if info is None or not info["complete"]:
-            raise DataError(f"{folder} holds no finished cache", fix="run medcodi data cache again: it goes on")
-        self.folder, self.key = folder, CacheKey.from_json(info["key"])
+        self._job = JobFolder(folder, CACHE)
+        index = self._job.read_index()
+        if index is None or not index.get("complete"):
+            raise DataError(f"{folder} holds no finished cache", fix="run medcodi data cache again: it resumes")
+        self.folder, self.key = folder, CacheKey.from_json(index["key"])
         self.name = f"{self.key.dataset} (encoded)"
         self.image_size, self.fingerprint = self.key.image_size, self.key.data
-        self._parts: list[dict[str, Any]] = info["parts"]
-        self.present: dict[str, int] = info["present"]
-        self.num_bytes = sum(part["bytes"] for part in [*self._parts, info["nulls"]])
-        self._ids: list[list[str]] = []  # [study, patient] of each row
-        for part in self._parts:
-            self._ids += self._checked(part).ids
-        self._check_size(info["nulls"])
+        self._parts: list[dict[str, Any]] = index["parts"]
+        self.present: dict[str, int] = index["present"]
+        self.num_bytes = sum(part["bytes"] for part in [*self._parts, index["nulls"]])
+        self._ids = [pair for part in self._parts for pair in self._ids_of(part)]  # [study, patient] of each row
         if len(self._ids) != self.key.studies:
             raise DataError(f"{folder} holds {len(self._ids):,} studies", expected=f"{self.key.studies:,}", fix=AGAIN)
-        self._size = int(self._parts[0]["rows"])  # of every part but the last
+        self._size = int(self._parts[0]["rows"])  # of every shard but the last
         self._maps: dict[int, np.ndarray] = {}
         self._nulls = self._read_nulls()
 
@@ -119,7 +118,7 @@ class EncodedStudies:
         if index not in self._maps:
             self._maps[index] = self._mapped(self._parts[index])
         record = np.array(self._maps[index][row : row + 1])
-        if files.damaged(record):
+        if damaged(record):
             raise DataError(
                 f"{self.folder / self._parts[index]['file']}, row {row}: the encodings of study "
                 f"{self.study_id(sample)!r} are damaged",
@@ -131,32 +130,30 @@ class EncodedStudies:
     def _mapped(self, part: dict[str, Any]) -> np.ndarray:
         path = self.folder / part["file"]
         try:
-            found = np.load(path, mmap_mode="r", allow_pickle=False)
-            if found.shape != (part["rows"],) or files.CRC not in (found.dtype.names or ()):
-                raise ValueError(f"an array {found.shape} of {found.dtype.kind!r}")
+            records = np.load(path, mmap_mode="r", allow_pickle=False)
+            if records.shape != (part["rows"],) or CRC not in (records.dtype.names or ()):
+                raise ValueError(f"an array {records.shape} of {records.dtype.kind!r}")
         except (OSError, ValueError, EOFError) as error:
-            raise DataError(f"{path} cannot be read: {error}", expected="a part as written", fix=AGAIN) from error
-        return found
+            raise DataError(f"{path} cannot be read: {error}", expected="a shard as written", fix=AGAIN) from error
+        return records
 
     def _read_nulls(self) -> dict[str, PromptEncoding]:
-        record = np.array(self._mapped({"file": files.NULLS, "rows": 1}))
-        if files.damaged(record):
-            raise DataError(f"{self.folder / files.NULLS} is damaged", expected="the bytes as written", fix=AGAIN)
+        record = np.array(self._mapped({"file": NULLS, "rows": 1}))
+        if damaged(record):
+            raise DataError(f"{self.folder / NULLS} is damaged", expected="the bytes as written", fix=AGAIN)
         return {name: _prompts([record], name) for name in self.key.modalities}
 
-    def _checked(self, part: dict[str, Any]) -> Note:
-        self._check_size(part)
-        path = self.folder / Path(part["file"]).with_suffix(".json")
-        note = Note.read(path)
-        if note is None or len(note.ids) != part["rows"] or note.sha256 != part["sha256"]:
-            raise DataError(f"{path} is missing or damaged", expected=f"the names of {part['rows']} studies", fix=AGAIN)
-        return note
-
-    def _check_size(self, part: dict[str, Any]) -> None:
-        path = self.folder / part["file"]
-        size = f"{path.stat().st_size:,} bytes" if path.is_file() else "no file"
-        if size != f"{part['bytes']:,} bytes":
-            raise DataError(f"{path}: {size}", expected=f"{part['bytes']:,} bytes, as written", fix=AGAIN)
+    def _ids_of(self, part: dict[str, Any]) -> list[list[str]]:
+        shard = Path(part["file"]).stem
+        record = self._job.record(shard)
+        whole = record is not None and file_row_of(shard, record)["sha256"] == part["sha256"]
+        if record is None or not whole or len(record["ids"]) != part["rows"]:
+            raise DataError(
+                f"{self.folder / part['file']} or {shard}.json is missing, cut or of another cache",
+                expected=f"{part['rows']} studies, {part['bytes']:,} bytes, as written",
+                fix=AGAIN,
+            )
+        return record["ids"]
 
 
 def _stacked(rows: Sequence[np.ndarray], name: str) -> torch.Tensor:

@@ -18,9 +18,8 @@ import torch
 
 from medcodi.errors import CheckpointError
 from medcodi.training import checkpoint
-from medcodi.training.checkpoint import Checkpoint
+from medcodi.training.checkpoint import Checkpoint, CheckpointWriter
 from medcodi.training.config import CheckpointConfig
-from medcodi.training.saving import CheckpointWriter
 
 SIZE = 200_000  # numbers in a tensor: a save takes milliseconds, so that many kills fall into one
 

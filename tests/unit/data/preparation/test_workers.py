@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
@@ -18,13 +17,16 @@ import pytest
 from PIL import Image
 
 from medcodi.config import from_dict
-from medcodi.data import shards, workers
 from medcodi.data.dataset import open_dataset
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation import shards, workers
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.shards import Interrupted
 from medcodi.data.sources.record import Record
-from medcodi.data.staging import Interrupted
 from medcodi.errors import DataError
+from medcodi.storage.atomic import unwritable
+from medcodi.storage.locks import locked
 from tests.unit.data.mimic_tree import write_dicom
+from tests.unit.storage.test_atomic import files_of_at_most
 
 NUM = 120
 NUM_SHARDS = 5
@@ -84,19 +86,20 @@ KILLED = """
 import json, os, signal, sys
 import psutil
 from medcodi.config import from_dict
-from medcodi.data import shards, staging
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation import shards
+from medcodi.storage.job_folder import JobFolder
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 
 moment, nth, values = sys.argv[1], int(sys.argv[2]), json.loads(sys.argv[3])
-where, name = {"row": (shards, "row_from_study"), "note": (staging.Staging, "keep"), "end": (staging.Staging, "publish")}[moment]
+where, name = {"row": (shards, "row_from_study"), "note": (JobFolder, "finish"), "end": (JobFolder, "publish")}[moment]
 original, calls = getattr(where, name), []
 
-def killing(*arguments):
+def killing(*arguments, **more):
     calls.append(1)
     if len(calls) == nth:
         print(*(child.pid for child in psutil.Process().children(recursive=True)), flush=True)
         os.kill(os.getpid(), signal.SIGKILL)
-    return original(*arguments)
+    return original(*arguments, **more)
 
 if __name__ == "__main__":
     setattr(where, name, killing)
@@ -121,7 +124,7 @@ def test_killed_in_the_middle_and_run_again(
     (tmp_path / "run.py").write_text(KILLED)
     killed = subprocess.run(
         [sys.executable, str(tmp_path / "run.py"), moment, str(nth), json.dumps(values)],
-        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[3])},
+        env={**os.environ, "PYTHONPATH": str(Path(__file__).parents[4])},
         stdout=subprocess.PIPE,
         text=True,
     )
@@ -132,7 +135,7 @@ def test_killed_in_the_middle_and_run_again(
         time.sleep(0.02)
     finished = {note.stem for note in (partial / "shards").glob("*.json")}
     assert len(finished) == num_finished
-    files = {path.name: path.stat().st_ino for path in (partial / "dataset" / "train").glob("data-*.arrow")}
+    files = {path.name: path.stat().st_ino for path in (partial / "content" / "train").glob("data-*.arrow")}
     kept = {f"data-{name.removeprefix('train-')}.arrow" for name in finished if name.startswith("train")}
 
     seen = []
@@ -166,40 +169,56 @@ def test_a_killed_worker_is_named_and_what_is_finished_stays(table: Path, tmp_pa
 def test_other_settings_start_from_nothing(table: Path, one: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     def full(*rest):
         if len(list((tmp_path / ".out.partial" / "shards").glob("*.json"))) == 2:
-            raise OSError(28, "No space left on device")
+            raise unwritable(tmp_path, OSError(28, "No space left on device"), error=Interrupted)
         return shards.write_shard(*rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(workers, "write_shard", full)
-        with pytest.raises(Interrupted, match=r"the disk of .* is full.*goes on"):
+        with pytest.raises(Interrupted, match="cannot be written: No space left"):
             prepare(settings(table, tmp_path / "out", image_size=32))
     ledger = prepare(settings(table, tmp_path / "out"))
-    assert "is dropped: its settings" in " ".join(capsys.readouterr().err.split())
+    assert "image_size was 32, is 64" in " ".join(capsys.readouterr().err.split())
     assert contents(tmp_path / "out") == contents(one) and ledger.num_kept == 117
 
 
 def test_a_shard_cut_short_is_written_again(table: Path, one: Path, tmp_path: Path, monkeypatch) -> None:
     def full(*rest):
         if (tmp_path / ".out.partial" / "shards" / "train-00001.json").exists():
-            raise OSError(28, "No space left on device")
+            raise unwritable(tmp_path, OSError(28, "No space left on device"), error=Interrupted)
         return shards.write_shard(*rest)
 
     with monkeypatch.context() as patch:
         patch.setattr(workers, "write_shard", full)
         with pytest.raises(Interrupted):
             prepare(settings(table, tmp_path / "out"))
-    file = tmp_path / ".out.partial" / "dataset" / "train" / "data-00000.arrow"
+    file = tmp_path / ".out.partial" / "content" / "train" / "data-00000.arrow"
     file.write_bytes(file.read_bytes()[:-100])
     prepare(settings(table, tmp_path / "out"))
     assert contents(tmp_path / "out") == contents(one)
 
 
 def test_two_preparations_of_one_dataset_are_refused(table: Path, tmp_path: Path) -> None:
+    with (
+        locked(tmp_path / ".out.partial" / ".lock"),
+        pytest.raises(DataError, match="in use by another process: process"),
+    ):
+        prepare(settings(table, tmp_path / "out"))
+
+
+def test_a_disk_that_fills_up_is_refused_and_the_next_run_resumes(table: Path, one: Path, tmp_path: Path) -> None:
+    sizes = [path.stat().st_size for path in one.glob("*/*.arrow")]
+    with files_of_at_most(max(sizes) - 1), pytest.raises(Interrupted, match="data-0.* cannot be written: .*make room"):
+        prepare(settings(table, tmp_path / "out"))
+    assert not (tmp_path / "out").exists() and not list(tmp_path.rglob("*.arrow.*"))
+    prepare(settings(table, tmp_path / "out"))
+    assert contents(tmp_path / "out") == contents(one)
+
+
+def test_a_preparation_left_by_version_0_1_is_refused_by_name(table: Path, tmp_path: Path) -> None:
     (tmp_path / ".out.partial").mkdir()
-    with (tmp_path / ".out.partial" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        with pytest.raises(DataError, match="prepared by another process"):
-            prepare(settings(table, tmp_path / "out"))
+    (tmp_path / ".out.partial/plan.json").write_text('{"key": "0"}')
+    with pytest.raises(DataError, match="does not hold an unfinished preparation.*Fix: remove it"):
+        prepare(settings(table, tmp_path / "out"))
 
 
 def test_too_many_bad_studies_stop_early(table: Path, tmp_path: Path, monkeypatch) -> None:

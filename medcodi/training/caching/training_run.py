@@ -1,4 +1,4 @@
-"""A run that trains on a cache: makes it where it is missing, and holds nothing in memory that its steps do not use."""
+"""A training run on a cache: encodes what is missing, and loads only the components that its steps use."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import DataConfig
 from medcodi.distributed import Ranks
 from medcodi.model import MedCoDi
+from medcodi.training.caching.encoded_studies import EncodedStudies
 from medcodi.training.caching.key import cache_key
-from medcodi.training.caching.making import make_cache
-from medcodi.training.caching.reading import EncodedStudies
+from medcodi.training.caching.make_cache import make_cache
 from medcodi.training.faults import Watchdog
 
 if TYPE_CHECKING:
@@ -29,34 +29,34 @@ def from_cache(
     run: TrainConfig,
     dataset: StudyDataset,
     validation: StudyDataset | None,
-    processes: Ranks,
+    ranks: Ranks,
     watch: Watchdog,
 ) -> tuple[EncodedStudies, EncodedStudies | None]:
-    """A run's studies, encoded; afterwards the model holds the components that a step uses, and no other.
+    """The studies of a run, encoded; afterwards only the components that a step uses are loaded.
 
     Args:
         stage: Around a model that was opened lazily.
         run: Its ``cache`` is set.
         dataset: Its training studies.
         validation: Its held-out studies.
-        processes: Its ranks: all of them encode, where there is something to encode.
-        watch: Told what is being done.
+        ranks: All of them encode, where something is missing.
+        watch: Shows what the run is doing.
 
     Raises:
         DataError: If the cache is of other weights or data, damaged, or cannot be written.
     """
-    held_out = None
-    encoded = _open_or_make(stage.model, run, run.data, dataset, processes, watch)
+    validation_studies = None
+    encoded = _open_or_make(stage.model, run, run.data, dataset, ranks, watch)
     if validation is not None and run.validation is not None:
-        held_out = _open_or_make(stage.model, run, run.validation, validation, processes, watch)
+        validation_studies = _open_or_make(stage.model, run, run.validation, validation, ranks, watch)
     hold_only(stage)
-    return encoded, held_out
+    return encoded, validation_studies
 
 
 def cache_folder(run: TrainConfig, data: DataConfig) -> Path:
-    """Where a run's studies lie encoded: by their split; held-out studies that only share its name have a folder of their own."""
-    namesake = data is run.validation and data.split == run.data.split and data != run.data
-    return Path(run.cache or "") / (f"validation-{data.split}" if namesake else data.split)
+    """The folder of a run's encoded studies: named after their split, with a folder of its own for other studies of the same split."""
+    other_studies = data is run.validation and data.split == run.data.split and data != run.data
+    return Path(run.cache or "") / (f"validation-{data.split}" if other_studies else data.split)
 
 
 def _open_or_make(
@@ -64,18 +64,18 @@ def _open_or_make(
     run: TrainConfig,
     data: DataConfig,
     dataset: StudyDataset,
-    processes: Ranks,
+    ranks: Ranks,
     watch: Watchdog,
 ) -> EncodedStudies:
     key = cache_key(model, dataset, split=data.split, precision="bf16" if run.precision == "bf16" else "fp32")
     folder = cache_folder(run, data)
     began = time.monotonic()
-    spoken = [began]
+    last_line = [began]
 
     def tell(done: int, total: int) -> None:
         now = time.monotonic()
-        if now - spoken[0] >= SECONDS_BETWEEN_LINES or done == total:
-            spoken[0] = now
+        if now - last_line[0] >= SECONDS_BETWEEN_LINES or done == total:
+            last_line[0] = now
             rate = done / max(now - began, 1e-9)
             left = (total - done) / max(rate, 1e-9) / 60
             print(
@@ -85,20 +85,18 @@ def _open_or_make(
 
     watch.report(f"encoding {dataset.name} into {folder}")
     with borrowed(model):
-        return make_cache(
-            model, dataset, folder, key, processes=processes, num_workers=run.num_workers, on_progress=tell
-        )
+        return make_cache(model, dataset, folder, key, ranks=ranks, num_workers=run.num_workers, on_progress=tell)
 
 
 @contextmanager
 def borrowed(model: MedCoDi) -> Iterator[None]:
-    """Components that are read from disk inside are given back at the end."""
+    """Unload at the end the components that were read from disk inside."""
     before = set(model.pending)
     try:
         yield
     finally:
-        if back := before - model.pending:
-            model.unload_components(back)
+        if loaded := before - model.pending:
+            model.unload_components(loaded)
 
 
 def hold_only(stage: Stage) -> None:
