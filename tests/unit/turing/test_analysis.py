@@ -18,7 +18,7 @@ from medcodi.turing.analysis.analyze import analyze
 from medcodi.turing.analysis.imrmc import imrmc_text
 from medcodi.turing.analysis.report import write_report
 from medcodi.turing.analysis.wording import verdicts
-from medcodi.turing.answers.import_results import COLUMNS
+from medcodi.turing.answers.schema import COLUMNS
 from medcodi.turing.answers.table import Answers, answers_from_rows, read_answers
 from medcodi.turing.figures import ticks
 from medcodi.turing.power.simulation import ReaderModel, simulate
