@@ -332,5 +332,5 @@ def test_an_arm_of_one_item_is_noted_and_not_compared() -> None:
         if row["item"] == item:
             row["arm"] = "autoencoded"
     results = analyze(answers_from_rows(rows), num_resamples=200)
-    assert any("autoencoded: answers about 1 item only" in note for note in results["tasks"]["realism"]["notes"])
+    assert any("autoencoded: answers to 1 item only" in note for note in results["tasks"]["realism"]["notes"])
     assert not chosen(results, contrast="autoencoded - real")
