@@ -271,7 +271,7 @@ def test_verify_on_the_command_line(copied: Path) -> None:
     (copied / "generated/tiny/report_to_frontal/00000.npz").unlink()
     done = CliRunner().invoke(app, ["evaluate", "--verify", str(copied)])
     assert done.exit_code == 1, done.output
-    assert "file run.json" in done.output and "does not hold" in done.output
+    assert "file run.json" in done.output and "does not reproduce" in done.output
     (copied / "bundle.json").unlink()
     with pytest.raises(DataError, match=r"bundle\.json cannot be read"):
         verify_bundle(copied)

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from medcodi.app.cli import REFUSED, main
-from medcodi.app.commands.synthesizing import INCOMPLETE
+from medcodi.app.commands.synthesize import INCOMPLETE
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset
 from medcodi.data.images import read_image, save_png16

@@ -10,13 +10,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcodi.errors import MissingExtraError
-from medcodi.turing import figures
+from medcodi.pages.charts import ForestRow, forest_chart, rating_chart, roc_chart, trial_chart
+from medcodi.pages.page import render_template
 from medcodi.turing.analysis.imrmc import imrmc_text
 from medcodi.turing.analysis.wording import methods, verdicts
 from medcodi.turing.answers.table import Answers
 from medcodi.turing.bundle.files import new_folder
-from medcodi.turing.figures import ForestRow
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
 
 TEMPLATES = Path(__file__).parent / "templates"
@@ -30,7 +29,6 @@ def write_report(results: dict[str, Any], answers: Answers, out: str | Path) -> 
 
     Raises:
         DataError: If the folder holds something.
-        MissingExtraError: If jinja2 is not installed.
     """
     out = Path(out)
     texts = {
@@ -103,14 +101,6 @@ def _csv(records: Sequence[Mapping[str, Any]]) -> str:
 
 def render_report(results: dict[str, Any]) -> str:
     """The page as one HTML text; every text from the study or its readers is escaped."""
-    try:
-        import jinja2
-    except ImportError:
-        raise MissingExtraError("jinja2", extra="turing", needed_for="the report") from None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"n": _number, "p": _p_value, "span": _span}
     tasks = [
         {
             "name": task,
@@ -122,7 +112,9 @@ def render_report(results: dict[str, Any]) -> str:
         }
         for task, facts in results["tasks"].items()
     ]
-    html = environment.get_template("report.html").render(
+    html = render_template(
+        TEMPLATES / "report.html",
+        filters={"n": _number, "p": _p_value, "span": _span},
         r=results,
         c=results["completeness"],
         tasks=tasks,
@@ -159,16 +151,16 @@ def task_figures(results: dict[str, Any], task: str) -> list[dict[str, str]]:
 
     if "distributions" in facts:
         add(
-            figures.likert(facts["distributions"], title=f"Ratings, {task}"),
+            rating_chart(f"Ratings, {task}", facts["distributions"]),
             "How often each rating was given, per cent: for each arm all readers together, then each reader.",
         )
         rows, margin = _difference_rows(results, task), facts["margin"]
         shade = f" Shaded: the declared margin, ±{margin}." if margin else " No margin was declared."
         add(
-            figures.forest(
+            forest_chart(
+                f"Difference in mean rating, {task}",
                 rows,
-                title=f"Difference in mean rating, {task}",
-                axis="rated below real  ←  difference in mean rating  →  rated above real",
+                x_label="rated below real  ←  difference in mean rating  →  rated above real",
                 reference=0.0,
                 margin=margin,
             )
@@ -182,10 +174,10 @@ def task_figures(results: dict[str, Any], task: str) -> list[dict[str, str]]:
         first = 1 + next((i for i, row in enumerate(shares[1:]) if row.value is None), len(shares) - 1)
         words = " 0.5 is guessing." if chance else ""
         add(
-            figures.forest(
+            forest_chart(
+                f"Accuracy, {task}",
                 shares,
-                title=f"Accuracy, {task}",
-                axis="share of right answers",
+                x_label="share of right answers",
                 reference=0.5 if chance else None,
                 margin=margin,
                 margin_rows=first,
@@ -196,10 +188,10 @@ def task_figures(results: dict[str, Any], task: str) -> list[dict[str, str]]:
         )
     for contrast, curves in facts.get("roc", {}).items():
         areas = {e["reader"]: e["value"] for e in _chosen(results, task, "area under the ROC curve", contrast)}
-        add(figures.roc(curves, areas, title=f"ROC, {task}, {contrast}"), f"ROC from confidence, {contrast}.")
+        add(roc_chart(f"ROC, {task}, {contrast}", curves, areas), f"ROC from confidence, {contrast}.")
     if "blocks" in facts:
         add(
-            figures.accuracy_by_trial(facts["blocks"], title=f"Accuracy by trial, {task}"),
+            trial_chart(f"Accuracy by trial, {task}", facts["blocks"]),
             "Share of right answers over the trials, all readers; below, the median time of an answer.",
         )
     return made
@@ -229,8 +221,7 @@ def _rows_of(estimates: Sequence[Mapping[str, Any]], heading: str) -> list[Fores
             value=e["value"],
             low=e["low"],
             high=e["high"],
-            pooled=True,
-            faint=e["population"] == NEW_READERS,
+            tone="faint" if e["population"] == NEW_READERS else "pooled",
         )
         for e in pooled
     ]

@@ -20,7 +20,6 @@ from medcodi.turing.analysis.report import write_report
 from medcodi.turing.analysis.wording import verdicts
 from medcodi.turing.answers.schema import COLUMNS
 from medcodi.turing.answers.table import Answers, answers_from_rows, read_answers
-from medcodi.turing.figures import ticks
 from medcodi.turing.power.simulation import ReaderModel, simulate
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
 from tests.unit.turing.simulated_rows import tidy_rows
@@ -318,11 +317,6 @@ def test_the_command_writes_the_report_and_refuses_a_full_folder(tmp_path: Path,
         main(arguments)
     assert left.value.code == 2
     assert issubclass(DataError, MedCoDiError)
-
-
-def test_ticks_are_round_and_inside() -> None:
-    assert ticks(0.0, 1.0) == [0.0, 0.2, 0.4, 0.6, 0.8, 1.0]
-    assert all(-0.73 <= t <= 0.91 for t in ticks(-0.73, 0.91))
 
 
 def test_an_arm_of_one_item_is_noted_and_not_compared() -> None:
