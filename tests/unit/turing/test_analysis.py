@@ -15,8 +15,7 @@ from scipy import stats
 from medcodi.app.cli import main
 from medcodi.errors import ConfigError, DataError, MedCoDiError
 from medcodi.turing.analysis.analyze import analyze
-from medcodi.turing.analysis.imrmc import imrmc_text
-from medcodi.turing.analysis.report import write_report
+from medcodi.turing.analysis.report import imrmc_text, write_report
 from medcodi.turing.analysis.wording import verdicts
 from medcodi.turing.answers.schema import COLUMNS
 from medcodi.turing.answers.table import Answers, answers_from_rows, read_answers
