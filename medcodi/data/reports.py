@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import Path
 
 from medcodi.data.refusals import Refused
 
@@ -42,6 +43,24 @@ _HEADINGS = {
 }
 _NAMES = "|".join(sorted((re.escape(name) for name in _HEADINGS), key=len, reverse=True))
 _HEADING = re.compile(rf"(?:(?:^|(?<=\n))[ \t]*(?i:({_NAMES}))|(?<![A-Za-z])({_NAMES}))[ \t]*:")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        Refused: If it is not UTF-8: another encoding would leave wrong letters in the report.
+        OSError: If it cannot be read.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refused(
+            f"{path} is not UTF-8 text (byte {error.start})",
+            reason="report: not UTF-8",
+            expected="UTF-8, with or without a byte order mark",
+            fix="save it as UTF-8",
+        ) from None
 
 
 def normalise_report(text: str) -> str:

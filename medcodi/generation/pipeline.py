@@ -219,7 +219,7 @@ def read_prompt(name: str, value: Any, image_size: int) -> Value:
         if not isinstance(value, str):
             raise PromptError(f"the {name} prompt is a {type(value).__name__}", expected="a str")
         return normalise_report(value)
-    return fit_square(read_image(value), image_size)
+    return fit_square(read_image(value, modality=name), image_size)
 
 
 def generate(
@@ -271,7 +271,7 @@ def generate(
     )
     # A pathological image or report is refused before the model is loaded.
     early = {
-        name: read_prompt(name, value, 64) if MODALITIES[name].kind == "text" else read_image(value)
+        name: read_prompt(name, value, 64) if MODALITIES[name].kind == "text" else read_image(value, modality=name)
         for name, value in used.items()
     }
     execution.check(device)

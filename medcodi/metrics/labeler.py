@@ -6,6 +6,8 @@ Per sentence: mentions of a vocabulary, then the scopes of negation and uncertai
 
 from __future__ import annotations
 
+import re
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
@@ -19,6 +21,167 @@ _RANK = {"positive": 2, "uncertain": 1, "negative": 0}
 _OPACITIES = ("Lung Lesion", "Edema", "Consolidation", "Pneumonia", "Atelectasis")
 # a positive finding among these does not make a study abnormal (CheXpert, Irvin et al. 2019, section 2.3)
 _NOT_PATHOLOGIC = ("No Finding", "Support Devices")
+# Words that carry no content, so that any few sentences hold some: English ones, and those of other European languages.
+_ENGLISH = frozenset(
+    [
+        "the",
+        "is",
+        "are",
+        "was",
+        "were",
+        "of",
+        "and",
+        "or",
+        "with",
+        "without",
+        "there",
+        "has",
+        "have",
+        "been",
+        "not",
+        "this",
+        "that",
+        "which",
+        "from",
+        "at",
+        "by",
+        "on",
+        "to",
+        "for",
+        "be",
+        "seen",
+        "noted",
+        "within",
+        "evidence",
+        "normal",
+        "clear",
+        "unchanged",
+        "small",
+        "large",
+        "left",
+        "right",
+        "mild",
+        "acute",
+        "chest",
+        "heart",
+        "lungs",
+        "lung",
+        "size",
+        "both",
+    ]
+)
+_OTHERS = frozenset(
+    [
+        "el",
+        "los",
+        "las",
+        "del",
+        "una",
+        "sin",
+        "con",
+        "por",
+        "para",
+        "se",
+        "observa",
+        "y",
+        "al",
+        "derecho",
+        "izquierdo",
+        "pulmonar",
+        "normales",
+        "tamaño",
+        "derrame",
+        "der",
+        "die",
+        "das",
+        "und",
+        "kein",
+        "keine",
+        "keinen",
+        "nicht",
+        "ist",
+        "sind",
+        "mit",
+        "ohne",
+        "ein",
+        "eine",
+        "im",
+        "beidseits",
+        "rechts",
+        "links",
+        "herz",
+        "lunge",
+        "erguss",
+        "zeigt",
+        "le",
+        "les",
+        "des",
+        "du",
+        "et",
+        "est",
+        "sont",
+        "pas",
+        "avec",
+        "sans",
+        "une",
+        "au",
+        "aux",
+        "dans",
+        "gauche",
+        "droit",
+        "poumon",
+        "coeur",
+        "épanchement",
+        "il",
+        "lo",
+        "gli",
+        "della",
+        "delle",
+        "e",
+        "è",
+        "sono",
+        "non",
+        "senza",
+        "destro",
+        "sinistro",
+        "polmonare",
+        "cuore",
+        "versamento",
+        "os",
+        "da",
+        "dos",
+        "das",
+        "um",
+        "uma",
+        "não",
+        "sem",
+        "são",
+        "pulmão",
+        "direito",
+        "esquerdo",
+        "coração",
+        "het",
+        "een",
+        "geen",
+        "niet",
+        "met",
+        "zonder",
+        "zijn",
+        "rechter",
+        "linker",
+        "hart",
+        "long",
+        "och",
+        "inte",
+        "är",
+        "med",
+        "utan",
+        "av",
+        "till",
+        "höger",
+        "vänster",
+    ]
+)
 
 
 def mentions(report: str) -> list[Mention]:
@@ -106,3 +269,20 @@ def label_matrix(
         len(reports), len(labels)
     )
     return resolve_uncertain(matrix, uncertain)
+
+
+def looks_english(text: str) -> bool:
+    """Whether a report can pass for English, the only language that the rules read; by script and function words, without a model.
+
+    False if more than a third of its letters are outside the Latin script, or if function words of other European languages
+    outnumber the English ones (and are at least two). A text without letters passes.
+    """
+    letters = [character for character in text if character.isalpha()]
+    if letters:
+        foreign = sum(not unicodedata.name(letter, "").startswith(("LATIN", "GREEK", "MICRO")) for letter in letters)
+        if foreign > len(letters) / 3:
+            return False
+    words = re.findall(r"[^\W\d_]+", text.lower())
+    english = sum(word in _ENGLISH for word in words)
+    others = sum(word in _OTHERS for word in words)
+    return others < 2 or others <= english

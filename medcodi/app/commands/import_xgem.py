@@ -75,7 +75,7 @@ def import_xgem(
     """
     from medcodi.interop.xgem import DTYPES
     from medcodi.interop.xgem import import_xgem as run
-    from medcodi.interop.xgem_layout import Untold
+    from medcodi.interop.xgem_layout import LayoutConfig
 
     # Import, one component at a time.
     one_of("dtype", dtype, DTYPES, CheckpointError)
@@ -94,7 +94,7 @@ def import_xgem(
             dtype=dtype,
             allow_half=allow_half,
             old_image_unet=unet_image,
-            untold=Untold(
+            layout=LayoutConfig(
                 name=name,
                 image_size=image_size,
                 num_heads=num_heads,

@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medcodi.data.dicom.reading import modality_in_words, read_header
+from medcodi.data.dicom.reading import read_header
 from medcodi.data.refusals import Refused
-from medcodi.data.reports import compose_report
+from medcodi.data.reports import compose_report, read_text
 from medcodi.data.sources.mimic_reports import read_mimic_report
 from medcodi.data.sources.mimic_tables import (
     IDS,
@@ -26,9 +26,10 @@ from medcodi.data.sources.mimic_tables import (
     tables_folder,
 )
 from medcodi.data.sources.record import LeftOut, Record
-from medcodi.data.sources.tables import find_table, read_table
+from medcodi.data.tables import find_table, read_table
+from medcodi.data.views import view_of
 from medcodi.errors import DataError
-from medcodi.modality import MODALITIES, modality_of_view, names
+from medcodi.modality import MODALITIES, names
 
 _VIEW, _VIEW_IN_WORDS = "ViewPosition", "ViewCodeSequence_CodeMeaning"
 
@@ -50,7 +51,9 @@ class MimicRecord(Record):
             return {}, ()
         name = str(self.report)
         try:
-            found = read_mimic_report(self.report.read_text(encoding="utf-8", errors="replace"))
+            found = read_mimic_report(read_text(self.report))
+        except Refused as error:
+            return {}, (LeftOut(file=name, reason=error.reason, detail=str(error)),)
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
             reason = "no report" if missing else "report: unreadable"
@@ -209,8 +212,8 @@ def _view(row: Mapping[str, str] | None, file: Path) -> tuple[str, str | None]:
     else:
         code, words = row.get(_VIEW, ""), row.get(_VIEW_IN_WORDS, "")
     if code:  # AP AXIAL, SWIMMERS, LAO ...: not the view that a model of chest examinations means
-        return code, modality_of_view(code)
-    return words or "none", modality_of_view(words) or modality_in_words(words)
+        return code, view_of(code, position=True).modality
+    return words or "none", view_of(words).modality
 
 
 def _record(study_id: str, study: _Study, labels: Mapping[str, float], report: Path | None, source: str) -> MimicRecord:

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medcodi.config import config
 from medcodi.data.dataset import SPLIT_NAMES
-from medcodi.data.sources.tables import find_table, read_table
+from medcodi.data.tables import find_table, read_table
 from medcodi.errors import DataError, one_of
 from medcodi.study import CHEXPERT_LABELS
 

@@ -12,12 +12,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from medcodi.config import config
-from medcodi.data.dicom.reading import modality_in_words
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.record import LeftOut, Record
-from medcodi.data.sources.tables import find_table, read_table
+from medcodi.data.tables import find_table, read_table
+from medcodi.data.views import view_of
 from medcodi.errors import DataError
-from medcodi.modality import modality_of_view, names
+from medcodi.modality import names
 
 _REPORT_FOLDERS = ("ecgen-radiology", "NLMCXR_reports/ecgen-radiology", "NLMCXR_reports", "reports", ".")
 _IMAGE_FOLDERS = ("NLMCXR_png", "images", "images/images_normalized", "png", ".")
@@ -162,7 +162,7 @@ def _images(
         file = images.get(_key(name))
         caption = (node.findtext("caption") or "").strip()
         view = caption if projections is None else projections.get(_key(name), "")
-        modality = modality_of_view(view) or modality_in_words(view)
+        modality = view_of(view, position=True).modality
         if file is None:
             spare.append(LeftOut(file=name, reason="missing file", detail=f"study {study_id!r}: no image {name}.png"))
         elif modality is None:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -97,7 +99,7 @@ class Record:
         try:
             for name, path in self.images.items():
                 file, view = str(path), self.views.get(name, "")
-                contents[name] = fit_square(read_image(path), image_size)
+                contents[name] = fit_square(read_image(path, modality=name), image_size)
             file, view = self.study_id, ""
             texts, spare = self.read_texts()
             for name, text in texts.items():
@@ -137,6 +139,42 @@ class PhantomRecord(Record):
         )  # its compiler and torch are not for those who read files
 
         return Loaded(study=phantom_study(self.seed, self.index, image_size))
+
+
+# Values that anonymisation leaves in place of a patient's identifier.
+_NO_PATIENT = re.compile(
+    r"(?:study:.*|anon\w*|unknown|none|removed|deidentified|de-identified|patient|test|[0x.\-_ ]*)", re.IGNORECASE
+)
+MIN_STUDIES_OF_ONE_PATIENT = 10  # from here on, one patient for all studies is taken for a replaced identifier
+
+
+def check_patients(records: Sequence[Record], source: str, column: str, fix: str) -> None:
+    """Refuse studies whose patients are not known: those of one patient could come into several splits.
+
+    Args:
+        records: Studies with a patient each.
+        source: For the message.
+        column: What names the patient there.
+        fix: The option that says that each study is a patient.
+
+    Raises:
+        DataError: If a patient is missing or a placeholder in two studies, or all studies are of one patient.
+    """
+    counts = Counter(record.patient_id for record in records)
+    placeholders = sum(num for patient, num in counts.items() if _NO_PATIENT.fullmatch(patient))
+    same = len(counts) == 1 and len(records) >= MIN_STUDIES_OF_ONE_PATIENT
+    if (placeholders < 2 or len(records) < 2) and not same:
+        return
+    failed = (
+        f"all {len(records):,} studies of {source} have the {column} {next(iter(counts))!r}"
+        if same
+        else f"{placeholders:,} of {len(records):,} studies of {source} have no {column}, or a placeholder"
+    )
+    raise DataError(
+        failed,
+        expected="the patient of each study, so that no patient comes into two splits",
+        fix=f"export it with pseudonyms; or {fix} if no patient has two studies",
+    )
 
 
 def second_images(old: Record, new: Record) -> list[LeftOut]:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from PIL import Image
-
-from medcodi.data.dicom.reading import read_header
-from medcodi.data.images import check_file, is_dicom
-from medcodi.data.reports import normalise_report
+from medcodi.data.images import check_image_file
+from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError
 from medcodi.generation.bulk.manifest import Row
 from medcodi.generation.pipeline import read_prompt
@@ -27,18 +24,7 @@ def check_prompts(row: Row) -> None:
         if MODALITIES[name].kind == "text":
             normalise_report(_content(value))
             continue
-        path = Path(value)
-        check_file(path, str(path))
-        if is_dicom(path):
-            read_header(path)
-            continue
-        try:
-            with Image.open(path):
-                pass
-        except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
-            raise DataError(
-                f"{path} is not an image that can be read", expected="a PNG, JPEG, TIFF or DICOM file"
-            ) from None
+        check_image_file(Path(value), modality=name)
 
 
 def load_prompts(row: Row, image_size: int) -> dict[str, Value]:
@@ -58,10 +44,10 @@ def _content(value: Path | str) -> str:
     if isinstance(value, str):
         return value
     try:
-        return value.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(value)
+    except OSError as error:
         raise DataError(
-            f"the text {value} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8'}",
+            f"the text {value} cannot be read: {error.strerror}",
             expected="a UTF-8 text file",
             fix="check the path (relative to the manifest)",
         ) from None

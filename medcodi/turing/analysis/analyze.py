@@ -12,7 +12,7 @@ from medcodi.errors import ConfigError, DataError, did_you_mean
 from medcodi.turing.analysis.task_results import Findings
 from medcodi.turing.analysis.tasks import ANALYSES
 from medcodi.turing.answers.table import Answers
-from medcodi.turing.statistics import THESE_READERS, repeats
+from medcodi.turing.statistics import THESE_READERS, consistency
 from medcodi.turing.statistics.equivalence import check_margin
 from medcodi.turing.statistics.ratings import holm
 
@@ -115,10 +115,10 @@ def _repeats(answers: Answers, found: Findings, *, ordered: bool) -> None:
     pairs = answers.repeats(found.task)
     if pairs is None or not pairs.num:
         return
-    pooled = repeats.pooled_repeats(pairs, ordered=ordered, level=found.level)
+    pooled = consistency.pooled_repeats(pairs, ordered=ordered, level=found.level)
     found.add("repeats", "same answer twice", pooled["same"])
     found.add("repeats", "kappa of first and second answer", pooled["kappa"])
-    for reader, estimate in zip(pairs.readers, repeats.reader_repeats(pairs, level=found.level), strict=True):
+    for reader, estimate in zip(pairs.readers, consistency.reader_repeats(pairs, level=found.level), strict=True):
         found.add("repeats", "same answer twice", estimate, reader=reader)
     found.extra["within_reader_sd"] = pooled["within_sd"]
 

@@ -1,4 +1,4 @@
-"""What the analysis of a task collects, and the parts that all kinds of task share: agreement between readers, learning."""
+"""What the analysis of a task collects, and the parts that all kinds of task share: agreement between readers, consistency."""
 
 from __future__ import annotations
 
@@ -17,10 +17,9 @@ from medcodi.turing.statistics import (
     Estimate,
     Resampled,
     agreement,
+    consistency,
     detection,
     equivalence,
-    intraclass,
-    learning,
 )
 
 
@@ -89,7 +88,7 @@ def add_agreement(values: np.ndarray, readers: list[str], cases: Cases, found: F
     if not ordered:
         return
     try:
-        coefficients = intraclass.icc(values, level=found.level)
+        coefficients = agreement.icc(values, level=found.level)
     except DataError as error:
         found.notes.append(str(error))
         return
@@ -115,11 +114,11 @@ def add_learning(answers: TaskAnswers, found: Findings) -> None:
     if num_known(correct) < 4 or not np.isfinite(order).any(1).all():
         return
     cases = answers.cases()
-    found.both("learning", "accuracy, last trial - first (line)", learning.trend(correct, order, cases))
+    found.both("learning", "accuracy, last trial - first (line)", consistency.trend(correct, order, cases))
     found.extra["blocks"] = [
         {"first": b.first, "last": b.last, "accuracy": b.accuracy.to_dict()}
         | {"median_seconds": b.median_seconds if np.isfinite(b.median_seconds) else None}
-        for b in learning.blocks(correct, answers.matrix("seconds"), order, cases, level=found.level)
+        for b in consistency.blocks(correct, answers.matrix("seconds"), order, cases, level=found.level)
     ]
 
 
@@ -130,7 +129,9 @@ def add_time(answers: TaskAnswers, found: Findings) -> None:
         times = np.where(seconds > 0, np.log(seconds), np.nan)
     order = np.where(np.isfinite(times), order, np.nan)
     if num_known(times) >= 4 and np.isfinite(order).any(1).all():
-        found.both("learning", "log seconds, last trial - first (line)", learning.trend(times, order, answers.cases()))
+        found.both(
+            "learning", "log seconds, last trial - first (line)", consistency.trend(times, order, answers.cases())
+        )
 
 
 def num_known(values: np.ndarray) -> int:

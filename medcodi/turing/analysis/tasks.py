@@ -16,7 +16,6 @@ from medcodi.turing.statistics import (
     THESE_READERS,
     detection,
     jackknife,
-    mixed,
     ratings,
     two_way_bootstrap,
 )
@@ -85,7 +84,7 @@ def _contrast(pair: ratings.Ratings, contrast: str, found: Findings, *, equivale
         found.test("t test of the difference", p, group="ratings", contrast=contrast, population=population)
     if equivalent:
         found.equivalent("difference in mean rating", difference, reference=0.0, contrast=contrast)
-    model = mixed.fit_mixed(pair, level=found.level)
+    model = ratings.fit_mixed(pair, level=found.level)
     if model is None:
         found.notes.append(f"{contrast}: no mixed model (fewer than 2 readers, or ratings all alike)")
         return

@@ -12,9 +12,16 @@ from typing import Any
 
 from medcodi import __version__
 from medcodi.errors import DataError
-from medcodi.turing.answers.results import Result, doubtful, impossible_time, read_result, read_sessions, wrong_value
+from medcodi.turing.answers.results import (
+    ResultFile,
+    doubtful,
+    impossible_time,
+    read_result,
+    read_sessions,
+    wrong_value,
+)
 from medcodi.turing.bundle.files import new_folder
-from medcodi.turing.bundle.key import FORMAT, Key, read_key
+from medcodi.turing.bundle.key import FORMAT, AnswerKey, read_key
 from medcodi.turing.design.tasks import task_kind
 
 TABLE, FACTS = "answers.csv", "import.json"
@@ -43,7 +50,7 @@ COLUMNS = (
 
 
 @dataclass(frozen=True)
-class Imported:
+class ImportedAnswers:
     """What an import wrote."""
 
     folder: Path  # with `answers.csv` and `import.json`
@@ -51,7 +58,7 @@ class Imported:
     facts: dict[str, Any]  # as in `import.json`
 
 
-def import_results(files: Iterable[str | Path], key_place: str | Path, out: str | Path) -> Imported:
+def import_results(files: Iterable[str | Path], key_place: str | Path, out: str | Path) -> ImportedAnswers:
     """Check readers' files and write one table; all or nothing.
 
     Half-finished sittings are kept and listed; answers whose value or time cannot be are left out and listed.
@@ -94,16 +101,16 @@ def import_results(files: Iterable[str | Path], key_place: str | Path, out: str 
             writer.writerow(COLUMNS)
             writer.writerows([row[name] for name in COLUMNS] for row in rows)
         (staging / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Imported(Path(out), rows, facts)
+    return ImportedAnswers(Path(out), rows, facts)
 
 
-def _one_a_reader(results: Sequence[Result]) -> tuple[list[Result], list[dict[str, str]]]:
+def _one_a_reader(results: Sequence[ResultFile]) -> tuple[list[ResultFile], list[dict[str, str]]]:
     """One file a reader: the finished one, else the one with most answers; earlier ones are listed.
 
     Raises:
         DataError: If a reader has two finished files that differ.
     """
-    by_reader: dict[str, list[Result]] = defaultdict(list)
+    by_reader: dict[str, list[ResultFile]] = defaultdict(list)
     for result in results:
         by_reader[result.reader].append(result)
     chosen, superseded = [], []
@@ -125,11 +132,13 @@ def _one_a_reader(results: Sequence[Result]) -> tuple[list[Result], list[dict[st
     return chosen, superseded
 
 
-def _last(result: Result) -> str:
+def _last(result: ResultFile) -> str:
     return max((str(session.get("ended")) for session in result.values["sessions"]), default="")
 
 
-def _rows(results: Sequence[Result], key: Key) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+def _rows(
+    results: Sequence[ResultFile], key: AnswerKey
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
     tasks = {task.id: task for task in key.study.tasks}
     rows, excluded, doubts = [], [], []
     for result in results:
@@ -182,8 +191,8 @@ def _row(reader: str, answer: Mapping[str, Any], told: Mapping[str, Any], kind: 
 
 
 def _facts(
-    key: Key,
-    results: Sequence[Result],
+    key: AnswerKey,
+    results: Sequence[ResultFile],
     superseded: list[dict[str, str]],
     rows: Sequence[Mapping[str, Any]],
     excluded: list[dict[str, Any]],

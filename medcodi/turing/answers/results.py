@@ -14,7 +14,7 @@ from typing import Any
 
 from medcodi.errors import DataError
 from medcodi.turing.bundle.canonical import sha256_of
-from medcodi.turing.bundle.key import FORMAT, Key
+from medcodi.turing.bundle.key import FORMAT, AnswerKey
 from medcodi.turing.design.config import TaskConfig
 from medcodi.turing.design.tasks import task_kind
 
@@ -26,7 +26,7 @@ FASTEST = 0.3  # seconds; below it nobody has looked
 
 
 @dataclass(frozen=True)
-class Result:
+class ResultFile:
     """One reader's file, checked."""
 
     file: str  # its name
@@ -44,7 +44,7 @@ class Result:
         return self.values["answers"]
 
 
-def read_result(path: Path, key: Key) -> Result:
+def read_result(path: Path, key: AnswerKey) -> ResultFile:
     """Read a reader's file and hold it against the key.
 
     Raises:
@@ -70,10 +70,10 @@ def read_result(path: Path, key: Key) -> Result:
     _check_belongs(path.name, values, key)
     _check_checksum(path.name, values)
     _check_answers(path.name, values, key)
-    return Result(path.name, hashlib.sha256(data).hexdigest(), values)
+    return ResultFile(path.name, hashlib.sha256(data).hexdigest(), values)
 
 
-def _check_belongs(file: str, values: Mapping[str, Any], key: Key) -> None:
+def _check_belongs(file: str, values: Mapping[str, Any], key: AnswerKey) -> None:
     if values["bundle_id"] != key.bundle_id:
         raise DataError(
             f"{file} is of bundle {values['bundle_id']!r}",
@@ -114,7 +114,7 @@ def _check_checksum(file: str, values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_answers(file: str, values: Mapping[str, Any], key: Key) -> None:
+def _check_answers(file: str, values: Mapping[str, Any], key: AnswerKey) -> None:
     trials = key.trials[values["reader"]]
     seen: set[str] = set()
     for answer in values["answers"]:
@@ -208,7 +208,7 @@ def read_sessions(file: str, values: Mapping[str, Any]) -> list[tuple[datetime, 
     return found
 
 
-def doubtful(result: Result, sessions: Sequence[tuple[datetime, datetime]]) -> Iterator[str]:
+def doubtful(result: ResultFile, sessions: Sequence[tuple[datetime, datetime]]) -> Iterator[str]:
     """What is possible, but should be looked at; nothing is left out for it."""
     lasted = sum((ended - started).total_seconds() for started, ended in sessions)
     spent = sum(float(answer["seconds"]) for answer in result.answers if isinstance(answer["seconds"], int | float))

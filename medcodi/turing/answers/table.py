@@ -14,7 +14,7 @@ import numpy as np
 
 from medcodi.errors import DataError, did_you_mean
 from medcodi.turing.design.tasks import TASK_KINDS, TaskKind, task_kind
-from medcodi.turing.statistics.repeats import Repeats
+from medcodi.turing.statistics.consistency import Repeats
 from medcodi.turing.statistics.resampling import Cases
 
 TABLE, FACTS = "answers.csv", "import.json"

@@ -18,7 +18,7 @@ from medcodi.turing.statistics.intervals import (
     t_survival,
     wilson_estimate,
 )
-from medcodi.turing.statistics.resampling import Cases, Resampled, Statistic, jackknife
+from medcodi.turing.statistics.resampling import Cases, ReaderStatistic, Resampled, jackknife
 
 POPULATIONS = (THESE_READERS, NEW_READERS)
 
@@ -51,7 +51,7 @@ class Detection:
         return np.where(np.isfinite(self.says_generated), right, np.nan)
 
 
-def mean_statistic(values: np.ndarray, chosen: np.ndarray | None = None) -> Statistic:
+def mean_statistic(values: np.ndarray, chosen: np.ndarray | None = None) -> ReaderStatistic:
     """Mean of each reader's answers among the items ``chosen`` (bool ``[I]``); NaN without any. ``values`` float ``[R, I]``."""
     known = np.isfinite(values) & (True if chosen is None else chosen)
     filled, counted = np.where(known, values, 0.0).T, known.astype(float).T
@@ -63,7 +63,7 @@ def mean_statistic(values: np.ndarray, chosen: np.ndarray | None = None) -> Stat
     return statistic
 
 
-def dprime_statistic(detection: Detection, *, criterion: bool = False) -> Statistic:
+def dprime_statistic(detection: Detection, *, criterion: bool = False) -> ReaderStatistic:
     """Each reader's d' (or criterion c) with the log-linear correction, from weighted counts (Hautus 1995)."""
     says, known = detection.says_generated, np.isfinite(detection.says_generated)
     filled = np.where(known, says, 0.0)
@@ -79,7 +79,7 @@ def dprime_statistic(detection: Detection, *, criterion: bool = False) -> Statis
     return statistic
 
 
-def auc_statistic(scores: np.ndarray, positive: np.ndarray) -> Statistic:
+def auc_statistic(scores: np.ndarray, positive: np.ndarray) -> ReaderStatistic:
     """P(score of a positive item > of a negative one), ties half, for each reader: the area under the empirical ROC curve.
 
     Args:
@@ -106,7 +106,7 @@ def auc_statistic(scores: np.ndarray, positive: np.ndarray) -> Statistic:
     return statistic
 
 
-def rates(detection: Detection) -> Mapping[str, Statistic]:
+def rates(detection: Detection) -> Mapping[str, ReaderStatistic]:
     """The shares: accuracy, balanced accuracy, sensitivity (generated called generated), specificity (real called real)."""
     sensitivity = mean_statistic(detection.correct, detection.generated)
     specificity = mean_statistic(detection.correct, ~detection.generated)

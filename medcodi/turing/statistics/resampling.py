@@ -26,7 +26,7 @@ from medcodi.turing.statistics.intervals import (
 )
 
 MIN_READERS = 3  # to speak about readers who were not there
-Statistic = Callable[[np.ndarray], np.ndarray]  # item weights [B, I] -> one value for each reader [B, R]
+ReaderStatistic = Callable[[np.ndarray], np.ndarray]  # item weights [B, I] -> one value for each reader [B, R]
 
 
 @dataclass(frozen=True)
@@ -203,7 +203,7 @@ class Resampled:
         )
 
 
-def jackknife(statistic: Statistic, cases: Cases, *, num: int = 0) -> Resampled:
+def jackknife(statistic: ReaderStatistic, cases: Cases, *, num: int = 0) -> Resampled:
     """Values of all readers and their covariance by leaving out one case at a time, stratum by stratum.
 
     For means of one reader it gives exactly Welch's (two arms of different cases) or the paired t (the same cases) variance and,
@@ -239,7 +239,7 @@ def _satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
 
 
 def two_way_bootstrap(
-    statistic: Statistic, cases: Cases, *keys: Key, num_resamples: int = 2000, num: int = 0
+    statistic: ReaderStatistic, cases: Cases, *keys: Key, num_resamples: int = 2000, num: int = 0
 ) -> Resampled:
     """Values of all readers and their covariance from bootstrap samples of the cases, drawn jointly for every reader.
 
@@ -258,18 +258,3 @@ def two_way_bootstrap(
         num=num,
         how="bootstrap",
     )
-
-
-def percentile_two_way(
-    statistic: Statistic, cases: Cases, *keys: Key, num_resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """The naive two-way bootstrap: readers and cases drawn with replacement, percentiles of the mean. Kept for comparison only.
-
-    benchmarks/turing_statistics.py measures what it covers with three readers; no report uses it.
-    """
-    drawn = statistic(cases.draws(num_resamples, *keys))
-    num_readers = drawn.shape[1]
-    chosen = numpy_generator("turing readers", *keys).integers(0, num_readers, size=drawn.shape)
-    means = np.take_along_axis(drawn, chosen, axis=1).mean(1)
-    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

@@ -191,7 +191,7 @@ def two_versions(root: Path) -> None:
         (spoil_split, None, r"line 3: dicom_id 'a2' is in split 'holdout'"),
         (spoil_label, None, r"chexpert.csv.gz, line 3: Edema is '7'"),
         (spoil_ids, None, r"metadata.csv.gz, line 5: no study_id"),
-        (None, cut_short, r"split.csv.gz cannot be unpacked after"),
+        (None, cut_short, r"split.csv.gz cannot be unpacked"),
         (None, not_packed, r"metadata.csv.gz cannot be unpacked"),
         (None, no_rows, r"metadata.csv.gz holds no rows"),
         (None, no_column, r"split.csv.gz has no column 'dicom_id'"),

@@ -76,6 +76,7 @@ def test_one_row_a_study(tmp_path):
     rows = [
         {
             "id": f"s{i}",
+            "PatientID": f"p{i}",
             "frontal": picture(tmp_path / f"f{i}.png", i),
             "findings": "Clear.",
             "impression": "Normal.",
@@ -143,7 +144,10 @@ def test_duplicates_are_in_the_ledger(tmp_path):
     again = {**rows[0], "image": picture(tmp_path / "again.png", 77)}
     ledger = run(tmp_path, table(tmp_path, [*rows, again]))
     assert ledger.counts()["reason"] == {"second image of a view": 1} and ledger.num_kept == 12
-    studies = [{"id": "a", "report": "Clear lungs."}, {"id": "a", "report": "Other."}, {"id": "b", "report": "Clear."}]
+    studies = [
+        {"id": name, "patient": name, "report": report}
+        for name, report in (("a", "Clear lungs."), ("a", "Other."), ("b", "Clear."))
+    ]
     ledger = run(tmp_path, table(tmp_path, studies), overwrite=True)
     assert ledger.counts()["reason"] == {"duplicate study": 1} and ledger.num_kept == 2
 
@@ -155,8 +159,9 @@ def test_duplicates_are_in_the_ledger(tmp_path):
         ([{"id": "1", "file": "x"}], {}, "no column of views"),
         ([{"id": "1", "text": "x"}], {"options": {"columns": {"report": "txt"}}}, "did you mean 'text'"),
         ([{"id": "1", "text": "x"}], {"options": {"columns": {"reprot": "text"}}}, "did you mean 'report'"),
-        ([{"id": "1", "text": "x", "split": "holdout"}], {}, "holdout"),
-        ([{"id": "1", "text": ""}], {}, "no study"),
+        ([{"id": "1", "patient": "p", "text": "x", "split": "holdout"}], {}, "holdout"),
+        ([{"id": "1", "patient": "p", "text": ""}], {}, "no study"),
+        ([{"id": "1", "text": "x"}], {}, "study_is_patient"),
     ],
 )
 def test_tables_that_cannot_be_used(tmp_path, rows, settings, message):

@@ -230,6 +230,7 @@ def test_headers_read_by_several_processes_announce_the_same_studies(tmp_path: P
         path = source / f"{index:03d}.dcm"
         write_dicom(path, rng.integers(0, 256, (40, 40), dtype=np.uint8), ("PA", "LL", "XX")[index % 3], "")
     values = {"source": "dicom", "path": str(source), "image_size": 16, "max_bad_fraction": 0.5}
+    values["options"] = {"study_is_patient": True}
     for num in (1, 2):
         prepare(
             from_dict(PrepareConfig, {**values, "out": str(tmp_path / f"out{num}"), "num_workers": num, "name": "one"})

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from medcodi.turing.study import SamplingConfig
 
 from medcodi.app.cli import REFUSED, main
 from medcodi.config import from_dict, to_dict
@@ -18,7 +19,6 @@ from medcodi.evaluation.options import EvaluateConfig
 from medcodi.generation.pipeline import generate
 from medcodi.model import MedCoDi, tiny_config
 from medcodi.model.generation_config import PRESETS, GenerationConfig
-from medcodi.turing.study import SamplingConfig
 
 REPORT = "FINDINGS: Small left pleural effusion. IMPRESSION: Effusion."
 SCHEDULE = {

@@ -20,8 +20,9 @@ from medcodi.turing.analysis.report import write_report
 from medcodi.turing.analysis.wording import verdicts
 from medcodi.turing.answers.import_results import COLUMNS
 from medcodi.turing.answers.table import Answers, answers_from_rows, read_answers
-from medcodi.turing.power.simulation import ReaderModel, simulate, tidy_rows
+from medcodi.turing.power.simulation import ReaderModel, simulate
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
+from tests.unit.turing.simulated_rows import tidy_rows
 
 FACTS = {"study": "demo", "margins": {"realism": 0.7, "detection": 0.15}, "alpha": 0.05}
 
@@ -133,7 +134,7 @@ def test_a_mixed_model_is_statsmodels_own() -> None:
     import pandas as pd
     import statsmodels.formula.api as smf
 
-    from medcodi.turing.statistics.mixed import fit_mixed
+    from medcodi.turing.statistics.ratings import fit_mixed
 
     study = simulate(ReaderModel(), 0, num_readers=3, num_per_arm=30)
     mine = fit_mixed(study.as_ratings)

@@ -88,7 +88,7 @@ def test_dither_depends_on_its_key_only(chest: np.ndarray) -> None:
 def test_an_image_that_is_all_frame_is_refused() -> None:
     image = np.zeros((80, 80), np.float32)
     image[40, 40] = 1.0
-    with pytest.raises(Refused, match="pixels of an image are left"):
+    with pytest.raises(Refused, match="pixels of an image remain"):
         cut_image(image, SQUARE, 128)
 
 

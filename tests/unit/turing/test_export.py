@@ -22,8 +22,8 @@ from medcodi.data.sources.phantom import phantom_study
 from medcodi.errors import DataError
 from medcodi.turing.bundle.canonical import canonical_json
 from medcodi.turing.bundle.export import export_bundle
+from medcodi.turing.bundle.files import read_payload, read_study_script
 from medcodi.turing.bundle.key import read_key
-from medcodi.turing.bundle.payload import read_payload, read_study_script
 from medcodi.turing.design.config import ReaderStudyConfig, SamplingConfig
 from medcodi.turing.design.generated_arm import GeneratedByModel, open_generated
 from medcodi.turing.design.real_arm import open_real
@@ -169,7 +169,7 @@ def test_real_images_that_are_missing_are_listed_and_replaced(tmp_path: Path, ge
     made = open_generated(str(generated_folder), study.sampling, 0)
     done = export_bundle(study, open_real(str(real_table(tmp_path / "r", 7, broken=3))), made, tmp_path / "out")
     assert done.num_items == 8 and all(line.endswith("missing file") for line in done.left_out)
-    with pytest.raises(DataError, match=r"needs 5 real studies.*has 4 to give \(3 left out: s\d: missing file"):
+    with pytest.raises(DataError, match=r"needs 5 real studies.*has 4 \(3 left out: s\d: missing file"):
         export_bundle(tiny_study(num_items=5), open_real(str(tmp_path / "r" / "table.csv")), made, tmp_path / "out2")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "r"]  # nothing half-written
 
@@ -199,7 +199,7 @@ def test_data_under_a_use_agreement_asks_for_an_attestation(
 
 def test_autoencoded_items_need_a_model(tmp_path: Path, generated_folder: Path) -> None:
     study = tiny_study(autoencoded=1)
-    with pytest.raises(DataError, match="no model to pass them through"):
+    with pytest.raises(DataError, match="need a model, and none is given"):
         export_bundle(
             study,
             open_real("phantom", num_phantoms=4),
@@ -254,7 +254,10 @@ def test_the_command_line_exports_and_refuses(
 
 
 def test_generated_studies_without_ids_or_twice_are_refused(tmp_path: Path) -> None:
-    for rows, said in (("name\nx\n", "no column study_id"), ("study_id,report\nx,a\nx,b\n", "line 3: study_id 'x'")):
+    for rows, said in (
+        ("name\nx\n", "has name. Expected columns study_id; "),
+        ("study_id,report\nx,a\nx,b\n", "line 3: study_id 'x'"),
+    ):
         (tmp_path / "results.csv").write_text(rows)
         with pytest.raises(DataError, match=said):
             open_generated(str(tmp_path), SamplingConfig(), 0)

@@ -17,12 +17,19 @@ from PIL import Image, ImageDraw, PngImagePlugin
 
 from medcodi.app.cli import main
 from medcodi.errors import DataError
-from medcodi.turing.bundle.files import FIXED_TIME, seal, zip_folder
-from medcodi.turing.bundle.key import Key, read_key
-from medcodi.turing.bundle.payload import image_fields, payload_script, read_payload, read_study_script, study_script
+from medcodi.turing.bundle.files import (
+    FIXED_TIME,
+    image_fields,
+    payload_script,
+    read_payload,
+    read_study_script,
+    seal,
+    study_script,
+    zip_folder,
+)
+from medcodi.turing.bundle.key import AnswerKey, read_key
 from medcodi.turing.lint.attack import lint_bundle
-from medcodi.turing.lint.order import chance_of_turns
-from medcodi.turing.lint.separation import auc_of, classifier_scores
+from medcodi.turing.lint.separation import auc_of, chance_of_turns, classifier_scores
 
 
 class Planter:
@@ -65,7 +72,7 @@ class Planter:
         return {leak.probe for leak in lint_bundle(path, path / "custodian" if key else None).leaks}
 
     def replace_key(self, values: dict) -> None:
-        key = Key(values)
+        key = AnswerKey(values)
         key.save(self.path / "custodian")
         facts = json.loads((self.path / "bundle.json").read_text())
         (self.path / "bundle.json").write_text(json.dumps({**facts, "key_sha256": key.sha256}))
@@ -265,9 +272,9 @@ def test_an_archive_that_differs_from_its_folder_is_found(planter: Planter) -> N
 def test_a_key_of_another_bundle_or_a_changed_one_is_refused(planter: Planter) -> None:
     values = dict(planter.key.values)
     with pytest.raises(DataError, match="not of this one"):
-        lint_bundle(planter.path, Key({**values, "bundle_id": "another"}))
+        lint_bundle(planter.path, AnswerKey({**values, "bundle_id": "another"}))
     with pytest.raises(DataError, match="not the one whose SHA-256"):
-        lint_bundle(planter.path, Key({**values, "medcodi": "9"}))
+        lint_bundle(planter.path, AnswerKey({**values, "medcodi": "9"}))
     with pytest.raises(DataError, match="no key at"):
         lint_bundle(planter.path, planter.path / "readers")
     with pytest.raises(DataError, match="is no bundle"):

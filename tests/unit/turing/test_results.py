@@ -15,8 +15,8 @@ from medcodi.app.cli import main
 from medcodi.errors import DataError
 from medcodi.turing.answers.import_results import COLUMNS, import_results
 from medcodi.turing.bundle.canonical import sha256_of
+from medcodi.turing.bundle.files import read_study_script
 from medcodi.turing.bundle.key import read_key
-from medcodi.turing.bundle.payload import read_study_script
 
 START = datetime(2026, 3, 1, 9, tzinfo=UTC)
 

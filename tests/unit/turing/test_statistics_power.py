@@ -5,13 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from benchmarks.turing_truth import agreement_truth, icc_truth, repeat_truth
 from medcodi.app.cli import main
 from medcodi.errors import ConfigError
 from medcodi.turing.answers.table import answers_from_rows
 from medcodi.turing.power.power import model_from_pilot, needed, power, with_truth
-from medcodi.turing.power.simulation import ReaderModel, Readers, simulate, tidy_rows
-from medcodi.turing.power.truth import Truth, agreement_truth, icc_truth, repeat_truth
-from medcodi.turing.statistics import agreement, detection, intraclass
+from medcodi.turing.power.simulation import ReaderModel, SimulatedReaders, Truth, simulate
+from medcodi.turing.statistics import agreement, detection
+from tests.unit.turing.simulated_rows import tidy_rows
 
 
 def test_simulated_answers_have_the_truth_of_their_readers() -> None:
@@ -40,7 +41,7 @@ def test_truth_of_agreement_is_what_endless_cases_give() -> None:
         assert found == pytest.approx(truth[f"alpha {metric}"], abs=0.04)
     kappa = agreement.cohen_kappa(study.ratings[0], study.ratings[1], study.cases, weights="quadratic").value
     assert kappa == pytest.approx(truth["cohen"], abs=0.05)
-    assert intraclass.icc(study.ratings)["3,1"].value == pytest.approx(icc_truth(model, study.drawn)["3,1"], abs=0.04)
+    assert agreement.icc(study.ratings)["3,1"].value == pytest.approx(icc_truth(model, study.drawn)["3,1"], abs=0.04)
     same = (study.ratings == study.again).mean(1)
     assert same == pytest.approx(repeat_truth(model, study.drawn)["same"], abs=0.03)
 
@@ -48,7 +49,7 @@ def test_truth_of_agreement_is_what_endless_cases_give() -> None:
 def test_icc_of_the_population_is_the_mean_over_many_readers() -> None:
     model = ReaderModel(reader_sd=0.5)
     study = simulate(model, "many", num_readers=120, num_per_arm=300)
-    assert intraclass.icc(study.ratings)["2,1"].value == pytest.approx(icc_truth(model, None)["2,1"], abs=0.03)
+    assert agreement.icc(study.ratings)["2,1"].value == pytest.approx(icc_truth(model, None)["2,1"], abs=0.03)
 
 
 def test_a_study_is_a_function_of_its_keys() -> None:
@@ -63,7 +64,7 @@ def test_the_true_difference_is_set() -> None:
         ("forced_choice", 0.1, 0.5),
     ):
         model = with_truth(ReaderModel(), name, value, reference)
-        many = Truth(model, Readers.draw(model, 50_000, np.random.default_rng(1)))
+        many = Truth(model, SimulatedReaders.draw(model, 50_000, np.random.default_rng(1)))
         assert many.mean(name) == pytest.approx(reference + value, abs=0.01)
 
 
@@ -100,7 +101,7 @@ def test_a_pilot_gives_the_spread_of_its_readers() -> None:
     study = simulate(told, "pilot", num_readers=8, num_per_arm=100)
     model = model_from_pilot(answers_from_rows(tidy_rows(study)), "realism")
     assert model.case_share == pytest.approx(0.55, abs=0.1) and 0.2 < model.reader_sd < 0.9
-    with pytest.raises(ConfigError, match="is no rating"):
+    with pytest.raises(ConfigError, match="is not a rating"):
         model_from_pilot(answers_from_rows(tidy_rows(study)), "detection")
 
 
