@@ -1,7 +1,5 @@
 """Fail on words that a reader stumbles over (HOUSE.md): python tools/words.py [PATH ...] names file, line and replacement."""
 
-from __future__ import annotations
-
 import re
 import sys
 from pathlib import Path
@@ -23,6 +21,7 @@ WORDS = {
 
 
 def main(arguments: list[str]) -> int:
+    """Print every hit; 1 if there is any."""
     hits = 0
     for argument in arguments or [str(ROOT / name) for name in DEFAULT]:
         path = Path(argument)
