@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-from medcodi.data.images import check_image_file, fit_square, read_image
+from medcodi.data.image_files import check_image_file, read_image
+from medcodi.data.images import fit_square
 from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError, PromptError
 from medcodi.modality import MODALITIES, modality

@@ -11,7 +11,7 @@ import torch.distributed as dist
 
 from medcodi.data.loading import Batch
 from medcodi.stages import Stage
-from medcodi.stages.sharing import shares
+from medcodi.stages.accumulation import accumulations
 from tests.integration.forked import FORKS
 from tests.unit.stages.batches import STAGES, drawn, stage_of, uneven_batch
 
@@ -28,8 +28,8 @@ def accumulated(stage: Stage, batches: list[Batch], step: int = 0) -> dict[str, 
     """Loss, gradients and logs of a step of these micro-batches, averaged as the engines do."""
     features = (stage.features(batch, drawn(batch, step)) for batch in batches)
     total: dict[str, torch.Tensor] = {}
-    for batch, share in zip(batches, shares(stage, batches, features), strict=True):
-        output = stage(batch, drawn(batch, step), share)
+    for batch, accumulation in zip(batches, accumulations(stage.compare, batches, features), strict=True):
+        output = stage(batch, drawn(batch, step), accumulation)
         (output.loss / len(batches)).backward()
         for name, value in {"loss": output.loss.detach(), **output.logs}.items():
             if value.ndim:  # a sum over rows, and their weights
@@ -59,7 +59,7 @@ def test_four_micro_batches_are_one_batch(name: str) -> None:
     assert len(whole) > 20
 
 
-def test_without_shares_the_negatives_of_the_other_micro_batches_are_missed() -> None:
+def test_alone_the_negatives_of_the_other_micro_batches_are_missed() -> None:
     stage = stage_of("align")
     batch = uneven_batch(stage.model)
     alone = sum(stage(part, drawn(part)).loss.item() for part in (batch.rows(0, 4), batch.rows(4, 8))) / 2
