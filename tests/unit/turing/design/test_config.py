@@ -11,7 +11,7 @@ from medcodi.errors import ConfigError
 from medcodi.turing.design.config import ReaderStudyConfig, read_reader_study
 from medcodi.turing.design.tasks import TASK_KINDS
 
-CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "turing").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[4] / "configs" / "turing").glob("*.yaml"))
 
 
 def study(**changes: object) -> ReaderStudyConfig:
