@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from medcodi.config import from_dict
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.errors import DataError
 from medcodi.turing.bundle.export import export_bundle
 from medcodi.turing.design.generated_arm import open_generated
