@@ -22,7 +22,7 @@ from pathlib import Path
 import torch
 
 from medcodi.config import load
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.errors import MedCoDiError, TrainingError
 from medcodi.evaluation.annotators.classifier_training import ClassifierTrainConfig, train_classifier
 from medcodi.model import MedCoDi

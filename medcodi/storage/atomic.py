@@ -97,6 +97,10 @@ def filling(target: Path, *, replace: bool = False, **refusal: Unpack[Refusal]) 
             staging.mkdir(parents=True)
             yield staging
             publish_folder(staging, target, replace=replace, **refusal)
+        except MedCoDiError as error:  # of a file in it: name the target instead
+            if isinstance(error.__cause__, OSError) and staging.name in error.failed:
+                raise error.__cause__ from None
+            raise
         finally:
             shutil.rmtree(staging, ignore_errors=True)
 

@@ -128,7 +128,7 @@ class JobFolder:
         """Check the index, or write it; remove what killed processes left half written."""
         index, changed = self.read_index(), []
         if restart and index is not None and (changed := differences(self._identity_in(index), self.identity)):
-            self._remove_own()
+            self.clear_shards()
         else:
             self.check()
         if self.kind.index and (index is None or changed):
@@ -272,10 +272,11 @@ class JobFolder:
     def clear(self) -> None:
         """Remove what the job has written, and nothing else; the index last, because it proves whose folder this is."""
         if self.read_index() is not None:
-            self._remove_own()
+            self.clear_shards()
             atomic.remove(self.root / self.kind.index)
 
-    def _remove_own(self) -> None:
+    def clear_shards(self) -> None:
+        """The same, but for the index: the job begins anew."""
         patterns = ("[!.]*",) if self.kind.staged else self.kind.own
         with atomic.refusing(self.root, **self._refusal):
             for path in [path for pattern in patterns for path in self.root.glob(pattern)]:

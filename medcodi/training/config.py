@@ -1,4 +1,4 @@
-"""What a training run is: one frozen config, read from YAML, checked at the door."""
+"""The config of a training run: frozen, read from YAML, checked before anything is built."""
 
 from __future__ import annotations
 
@@ -27,14 +27,9 @@ def _fraction(owner: object, *names: str) -> None:
 
 @config
 class StageConfig:
-    """Which stage, and its own options (checked by the stage).
+    """Which stage, and its own config (checked by the stage)."""
 
-    Attributes:
-        name: ``autoencode``, ``align``, ``diffuse`` or ``join``.
-        options: The stage's settings; its module says which.
-    """
-
-    name: str
+    name: str  # autoencode, align, diffuse or join
     options: dict[str, Any] = field(default_factory=dict)
 
 
@@ -44,7 +39,7 @@ class BatchConfig:
 
     Attributes:
         global_size: Studies in one optimiser step.
-        micro_size: Studies in one forward pass on one rank; None: as many as there are, no accumulation.
+        micro_size: Studies in one forward pass on one rank; None: all of the rank's, without accumulation.
     """
 
     global_size: int = 16
@@ -57,7 +52,7 @@ class BatchConfig:
         """Micro-batches of one rank in one step.
 
         Raises:
-            ConfigError: If the arithmetic does not come out even.
+            ConfigError: If the global batch cannot be divided so.
         """
         share, rest = divmod(self.global_size, world_size)
         micro = self.micro_size or share
@@ -71,10 +66,10 @@ class BatchConfig:
         return share // micro
 
     def describe(self, world_size: int) -> str:
-        """The arithmetic in words, for the first line of a run."""
+        """The arithmetic in words."""
         accumulation = self.accumulation(world_size)
         micro = self.global_size // (world_size * accumulation)
-        return f"{self.global_size} studies a step = {micro} (micro) × {accumulation} (accumulation) × {world_size} (ranks)"
+        return f"{self.global_size} studies per step = {micro} (micro) × {accumulation} (accumulation) × {world_size} (ranks)"
 
 
 @config
@@ -84,7 +79,7 @@ class OptimizerConfig:
     Attributes:
         lr: Highest learning rate.
         schedule: What follows the warm-up: ``cosine`` to ``lr * min_lr_ratio``, or ``constant``.
-        schedule_horizon: Step at which the cosine ends; None: the run's ``steps``. Fix it to stop early and go on later.
+        schedule_horizon: Step at which the cosine ends; None: the run's ``steps``. Set it to resume with more steps later.
         grad_clip: Highest global gradient norm; None: no clipping.
     """
 
@@ -113,7 +108,7 @@ class OptimizerConfig:
 
 @config
 class EmaConfig:
-    """Exponential moving average of the trained weights, with decay min(decay, (1 + n) / (10 + n)) at the n-th update."""
+    """Exponential moving average of the trained weights, with decay min(decay, (1 + n) / (10 + n)) at update n."""
 
     enabled: bool = True
     decay: float = 0.999
@@ -124,19 +119,19 @@ class EmaConfig:
 
 @config
 class EngineConfig:
-    """Who drives the step.
+    """Which engine runs the steps.
 
     Attributes:
         name: ``auto`` is DeepSpeed when its launcher started the process, else plain (one process, or DDP).
-        zero_stage: DeepSpeed's partitioning: 0 nothing, 1 optimiser, 2 and gradients, 3 and weights.
-        persist_below: ZeRO-3 leaves parameters of at most so many elements whole on every rank.
+        zero_stage: What DeepSpeed partitions: 0 nothing, 1 optimiser, 2 also gradients, 3 also weights.
+        persist_below: ZeRO-3 leaves parameters of at most this many elements whole on every rank.
         offload_optimizer: Where DeepSpeed keeps the optimiser's state (its step is taken on the CPU): ``cpu`` under ZeRO 1 to
             3, ``nvme`` (files in ``nvme_path``) under ZeRO-3.
-        offload_parameters: Where ZeRO-3 keeps its shares of the weights, and of their average, between uses. Not on a disk: average
-            and checkpoints are made of them.
-        nvme_path: Folder on a fast local disk, the same on every machine; files of a run lie there under its name.
-        activation_checkpointing: Keep the inputs of the blocks only and compute them anew in the backward pass: less
-            memory, about a third more time, the same numbers.
+        offload_parameters: Where ZeRO-3 keeps its shards of weights and average between uses. Not on a disk, because average
+            and checkpoints are made from them.
+        nvme_path: Folder on a fast local disk, the same on every machine; a run has its own folder in it.
+        activation_checkpointing: Keep only the inputs of the blocks and compute activations again in the backward pass:
+            less memory, about a third more time, the same numbers.
     """
 
     name: Literal["auto", "plain", "deepspeed"] = "auto"
@@ -163,10 +158,10 @@ class CheckpointConfig:
     """When the run is saved.
 
     Attributes:
-        every: Steps between two checkpoints (one is always saved at the end); 0: only there.
-        keep: The newest so many are kept.
-        keep_every: Those of every so many steps are kept for good, beside the newest; 0: none.
-        background: Write while training goes on, from a copy in the memory of the CPU; False: training waits for the disk.
+        every: Steps between two checkpoints (one is always saved at the end); 0: only at the end.
+        keep: Number of newest checkpoints that are kept.
+        keep_every: Checkpoints of every multiple of this step are kept too; 0: none.
+        background: Write while training continues, from a copy in CPU memory; False: training waits for the disk.
     """
 
     every: int = 500
@@ -180,7 +175,7 @@ class CheckpointConfig:
             raise ValueError(f"every is {self.every}, keep_every is {self.keep_every}: must not be negative")
         if self.keep_every and (not self.every or self.keep_every % self.every):
             raise ValueError(
-                f"keep_every is {self.keep_every}, must be a multiple of every, {self.every}: others are not saved"
+                f"keep_every is {self.keep_every}, must be a multiple of every, {self.every}: no other step is saved"
             )
 
 
@@ -189,10 +184,10 @@ class FaultConfig:
     """When a run gives up, and how soon it notices.
 
     Attributes:
-        max_skipped: Steps in a row without a finite loss and gradient, after which it saves and stops.
-        data_s: Seconds in which the data of a step must come; it then stops and names who did not deliver.
-        rank_s: Seconds without a sign of life from another rank, after which it is taken for dead and the others stop.
-        exchange_minutes: Longest wait for the others in one exchange: for ranks that live and yet do not come.
+        max_skipped: Steps in a row without a finite loss and gradient after which it saves and stops.
+        data_s: Seconds within which the data of a step must arrive; else it stops and names who did not deliver.
+        rank_s: Seconds without a heartbeat after which a rank counts as dead and the others stop.
+        exchange_minutes: Longest wait for the others in one exchange, for ranks that live but do not take part.
     """
 
     max_skipped: int = 10
@@ -209,20 +204,20 @@ class TrainConfig:
     """One training run: a stage, what it starts from, its data, and how.
 
     Attributes:
-        stage: What is trained, and its options.
-        data: The studies.
-        validation: Held-out studies, looked at every ``tracking.validate_every`` steps; None: none.
+        stage: What is trained.
+        data: Training studies.
+        validation: Held-out studies for validation, every ``tracking.validate_every`` steps; None: none.
         init: Model folder to start from (the previous stage's ``out/model``); or
-        model: Model recipe (YAML) for a fresh one, its tokenizer trained on the data's reports.
-        tokenizer_studies: Reports that train a fresh model's tokenizer.
+        model: Model recipe (YAML) of a fresh model, whose tokenizer is trained on the data's reports.
+        tokenizer_studies: Number of reports that train a fresh model's tokenizer.
         steps: Optimiser steps of the whole run.
         precision: ``bf16`` and ``fp16`` are autocast over float32 weights; ``fp16`` needs a GPU.
-        seed: Key of data order and of every draw.
+        seed: Key of the data order and of every draw.
         out: The run's folder.
-        num_workers: Ranks that read data ahead.
-        cache: Folder in which studies are kept encoded, made at the first start; for ``diffuse`` and ``join``. None: encode each batch anew.
-        compile: Compile the networks' blocks: the first step takes minutes, later ones less.
-        max_minutes: Save and exit cleanly after so long; go on with ``--resume latest``.
+        num_workers: Processes that read data ahead.
+        cache: Folder of encoded studies, made at the first start; for ``diffuse`` and ``join``. None: encode every batch.
+        compile: Compile the networks' blocks: the first step takes minutes, later ones less time.
+        max_minutes: Save and exit cleanly after this time; resume with ``--resume latest``.
     """
 
     stage: StageConfig
@@ -255,7 +250,7 @@ class TrainConfig:
             )
         if self.cache is not None and self.stage.name not in ("diffuse", "join"):
             raise ValueError(
-                f"cache={self.cache!r}: stage {self.stage.name!r} trains what a cache would freeze; leave it out"
+                f"cache={self.cache!r}: stage {self.stage.name!r} trains what a cache would freeze; remove it"
             )
         if self.num_workers < 0:
             raise ValueError(f"num_workers is {self.num_workers}, must not be negative")
@@ -270,7 +265,7 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """The values that decide what the run computes: a resumed run must have the same.
 
-        Left out: where it is written, what it tells, how long it goes on, and how many processes share the work.
+        Not among them: where it is written, what it logs, how long it runs, and how many ranks share the work.
         """
         values = to_dict(self)
         chosen = {key: values[key] for key in ("stage", "data", "precision", "ema", "seed")}

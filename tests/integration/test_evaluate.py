@@ -356,7 +356,7 @@ def test_an_unreadable_file_of_a_system(systems: tuple[Path, Path], model_folder
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve studies as a hospital would have them: images of 48 pixels and a table, which say nothing of phantoms; and what was generated."""
     from medcodi.data.loading import DataConfig
-    from medcodi.data.prepare import PrepareConfig, prepare
+    from medcodi.data.preparation.prepare import PrepareConfig, prepare
 
     folder = tmp_path_factory.mktemp("films")
     dataset = from_dict(DataConfig, {**phantom("test", NUM), "image_size": 48}).build()

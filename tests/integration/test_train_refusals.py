@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from medcodi.config import from_dict, read_yaml
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, ConfigError, DataError, TrainingError
 from medcodi.training import run_folder
@@ -58,7 +58,7 @@ def test_studies_of_another_size_than_the_model_takes(config: Callable[..., Trai
 # ---- the folder ------------------------------------------------------------------------------------------------------
 def test_a_second_run_in_the_same_folder(config: Callable[..., TrainConfig]) -> None:
     settings = config("steps=1")
-    holder = rf"another run is writing in .*/run: process {os.getpid()} on "
+    holder = rf"/run is in use by another process: process {os.getpid()} on "
     with run_folder.opened(settings, None, Ranks()), pytest.raises(TrainingError, match=holder):
         train(settings)
     train(settings)
@@ -67,7 +67,7 @@ def test_a_second_run_in_the_same_folder(config: Callable[..., TrainConfig]) -> 
 def test_a_folder_that_holds_a_model_and_no_checkpoint(config: Callable[..., TrainConfig], tmp_path: Path) -> None:
     run = train(config("steps=1"))
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(TrainingError, match="holds a trained model, but no checkpoint to go on from"):
+    with pytest.raises(TrainingError, match="holds a trained model, but no checkpoint to resume from"):
         train(config("steps=1"), resume="latest")
     assert (run / "model/model_index.json").is_file()
 

@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import typer
 import yaml
+from medcodi.data.prepare import PrepareConfig
 from typer.testing import CliRunner
 
 from medcodi.app.cli import app
 from medcodi.config import from_dict, load, to_dict
-from medcodi.data.prepare import PrepareConfig
 from medcodi.evaluation import ClassifierTrainConfig, EvaluateConfig
 from medcodi.model import ModelConfig
 from medcodi.training.config import TrainConfig

@@ -35,7 +35,7 @@ def prepare(
         medcodi data prepare --source dicom --out data/ward path=dicom/ max_bad_fraction=0.2
     """
     from medcodi.config import apply_overrides, from_dict
-    from medcodi.data.prepare import PrepareConfig, prepare
+    from medcodi.data.preparation.prepare import PrepareConfig, prepare
 
     values = apply_overrides({"source": source, "out": str(out_dir)}, settings or [])
     out.print(prepare(from_dict(PrepareConfig, values, source="data prepare")))
@@ -126,7 +126,7 @@ def _encode(
             dataset,
             out_dir / data.split,
             key,
-            processes=ranks,
+            ranks=ranks,
             verify=True,
             on_progress=count_progress(bar, "encoding"),
             **options,

@@ -1,4 +1,4 @@
-"""What a run tells, and to whom: settings."""
+"""What a run logs, and where."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ class WandbConfig:
     """Weights & Biases: what TensorBoard shows, on its server or (``offline``) in the run's folder, to be sent later.
 
     Attributes:
-        project: The project that the run belongs to.
-        mode: ``offline`` needs no network; ``disabled`` tells nothing, and does not need the package.
+        project: The run's project.
+        mode: ``offline`` needs no network; ``disabled`` logs nothing there, and does not need the package.
         name: The run's name; None: the name of its folder.
         entity: User or team; None: the account's own.
         tags: Words to find it by.
@@ -35,23 +35,23 @@ class WandbConfig:
 
 @config
 class TrackingConfig:
-    """What a run tells.
+    """What a run logs.
 
     Attributes:
         tensorboard: Write TensorBoard events beside ``log.jsonl``.
-        wandb: Also tell Weights & Biases; None: not.
+        wandb: Also log to Weights & Biases; None: no.
         log_every: Steps between two logged lines; each holds means over these steps.
         samples_every: Steps between two sample grids; 0: none.
-        samples: Directions in a grid: those that the ``stage`` trains, or ``all`` that the model has.
+        samples: Directions in a grid: those that the ``stage`` trains, or ``all`` of the model.
         num_samples: Studies in a sample grid.
-        validate_every: Steps between two validations on ``validation``; 0: never.
-        validate_batches: Batches in a validation, at least; so many more that every timestep bucket, and every set of
+        validate_every: Steps between two validations; 0: never.
+        validate_batches: Least number of batches in a validation; rounded up until every timestep bucket, and every set of
             targets in ``join``, comes equally often.
-        mfu: Tell the share of the device's peak that the run reaches.
-        mfu_after: Seconds of a run before it is worked out, for that takes some; 0: at the first logged line.
-        peak_tflops: The peak it is a share of, of one device; None: what a matrix product reaches on it.
+        mfu: Log model FLOPs utilisation, the share of the device's peak that the run reaches.
+        mfu_after: Seconds of a run before it is measured, because that takes time; 0: at the first logged line.
+        peak_tflops: Peak of one device; None: what a matrix product reaches on it.
         alerts: Early signs of trouble that are called out.
-        summary: Write ``summary.html`` at the end: the run in curves, to be opened in any browser.
+        summary: Write ``summary.html`` at the end: the run's curves, for any browser.
     """
 
     tensorboard: bool = True

@@ -14,7 +14,7 @@ import pytest
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset, read_info
 from medcodi.data.loading import DataConfig, GlobalBatches
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.errors import DataError
 
 NUM = 70  # three shards

@@ -11,8 +11,7 @@ from medcodi.errors import ConfigError, TrainingError
 from medcodi.model import MedCoDi, build_model, tiny_config
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
-from medcodi.stages.autoencode import AutoencodeOptions, cyclic_beta
-from medcodi.stages.image_terms import edge_difference, random_crops
+from medcodi.stages.autoencode import AutoencodeConfig, cyclic_beta, edge_difference, random_crops
 from medcodi.stages.statements import STATEMENTS
 
 TEXTS = [f"Study number {row}. The heart is {size}." for row in range(8) for size in ("large", "small")]
@@ -87,7 +86,7 @@ def test_noise_is_keyed_by_step(model: MedCoDi) -> None:
 
 
 def test_beta_rises_and_starts_again() -> None:
-    options = from_dict(AutoencodeOptions, {"beta": 0.4, "cycle_steps": 100, "cycle_ramp": 0.5})
+    options = from_dict(AutoencodeConfig, {"beta": 0.4, "cycle_steps": 100, "cycle_ramp": 0.5})
     assert [cyclic_beta(step, options) for step in (0, 25, 50, 99, 100, 125)] == pytest.approx(
         [0, 0.2, 0.4, 0.4, 0, 0.2]
     )

@@ -17,7 +17,7 @@ from PIL import Image
 from medcodi.app.cli import main
 from medcodi.config import from_dict
 from medcodi.data.images import save_png8
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.errors import DataError
 from medcodi.turing.bundle.canonical import canonical_json

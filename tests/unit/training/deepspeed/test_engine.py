@@ -12,8 +12,7 @@ from medcodi.errors import ConfigError
 from medcodi.training.config import TrainConfig
 from medcodi.training.deepspeed.config import deepspeed_dictionary, refuse_without_async_io, swap_folder
 from medcodi.training.deepspeed.engine import import_deepspeed
-
-from .toy import toy_config
+from tests.unit.training.toy import toy_config
 
 
 def test_the_dictionary_says_what_the_config_says() -> None:
