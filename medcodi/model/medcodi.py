@@ -18,10 +18,11 @@ from medcodi.model.config import ModelConfig, tiny_config
 from medcodi.model.identity import model_sha256, weights_sha256
 from medcodi.networks.attention import Context
 from medcodi.networks.environment import EnvironmentEncoder
+from medcodi.networks.image_layers import ImageLayers
 from medcodi.networks.prompt_encoding import PromptEncoding
-from medcodi.networks.report_denoiser import VectorLayers
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
-from medcodi.networks.unet import ImageLayers, Layers, UNet, UNetConfig
+from medcodi.networks.unet import Layers, UNet, UNetConfig
+from medcodi.networks.vector_layers import VectorLayers
 
 if TYPE_CHECKING:
     from medcodi.model.components import ComponentFiles
