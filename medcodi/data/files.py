@@ -1,4 +1,4 @@
-"""The files of a prepared dataset: found, checked, brought to this machine from a URL, unpacked where they are parquet."""
+"""The files of a prepared dataset: located, checked, copied from a URL, unpacked where they are parquet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLOCK = 1 << 22  # bytes copied at once
 
 
 def cache_folder() -> Path:
-    """Where copies lie: ``$MEDCODI_CACHE``, or ``~/.cache/medcodi``."""
+    """Folder of copies: ``$MEDCODI_CACHE``, or ``~/.cache/medcodi``."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "medcodi")
 
 
@@ -71,7 +71,7 @@ def fetched(url: str, info: dict[str, Any], split: str) -> Path:
         split: Its files only are copied.
 
     Raises:
-        DataError: If a file cannot be reached or does not have the bytes that the description tells.
+        DataError: If a file cannot be reached or differs from the description.
     """
     system, root = _system(url)
     if _is_local(system):
@@ -96,7 +96,7 @@ def arrow_files(folder: Path, split: str, info: dict[str, Any]) -> list[Path]:
     """The Arrow files of a split, in order; parquet ones are unpacked into the cache folder first.
 
     Raises:
-        DataError: If one is missing or not of its size, or one too many lies there.
+        DataError: If a file is missing, has another size, or does not belong there.
     """
     known = info.get("shards")
     there = [file for suffix in ("arrow", "parquet") for file in sorted((folder / split).glob(f"*.{suffix}"))]
@@ -157,7 +157,7 @@ def _copy(system: Any, remote: str, target: Path, row: dict[str, Any], url: str)
         if row.get("sha256", digest.hexdigest()) != digest.hexdigest():
             raise DataError(
                 f"{url}/{row['file']} has SHA-256 {digest.hexdigest()[:16]} ...",
-                expected=f"{row['sha256'][:16]} ..., as {INFO_FILE} tells",
+                expected=f"{row['sha256'][:16]} ..., as {INFO_FILE} says",
                 fix="put the dataset there again",
             )
         temporary.replace(target)

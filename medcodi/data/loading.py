@@ -116,7 +116,7 @@ def _stack_images(studies: Sequence[Study], name: str, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """What one rank sees in one optimiser step: its micro-batches, in order."""
+    """The micro-batches of one rank in one optimiser step, in order."""
 
     step: int
     micro: tuple[Batch, ...]
@@ -153,8 +153,8 @@ class GlobalBatches:
             accumulation: Micro-batches a rank splits its slice into.
             num_workers: Processes that read ahead; 0 reads in this one.
             prefetch: Steps each of these keeps ready: at most ``num_workers * prefetch`` steps are in memory.
-            timeout_s: Seconds after which a step that has not come is an error; 0 waits for ever. Without workers there
-                is nobody to watch, and reading is never cut short.
+            timeout_s: Seconds after which a step that has not come is an error; 0 never times out. Without
+                workers reading is never cut short.
 
         Raises:
             ConfigError: If ``batch_size`` does not divide evenly, or the numbers are impossible.
@@ -193,13 +193,14 @@ class GlobalBatches:
 
     def batches(self, step: int) -> StepBatches:
         """Read what this rank sees in ``step``."""
-        mine = self.share(step)
-        size = len(mine) // self.accumulation
-        parts = [mine[start : start + size] for start in range(0, len(mine), size)]
+        samples = self.share(step)
+        size = len(samples) // self.accumulation
+        # The rank's slice of the global batch, cut into its micro-batches.
+        parts = [samples[start : start + size] for start in range(0, len(samples), size)]
         return StepBatches(step, tuple(self._read(part) for part in parts))
 
     def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[StepBatches]:
-        """The steps from ``start_step`` (included) to ``stop_step`` (excluded; None: for ever), read ahead by workers.
+        """The steps from ``start_step`` (included) to ``stop_step`` (excluded; None: endless), read ahead by workers.
 
         Raises:
             DataError: If a worker is killed, or no step comes within ``timeout_s``: the step and its studies are named.
@@ -253,7 +254,7 @@ class _Steps(Dataset[StepBatches]):
     def __getitem__(self, index: int) -> StepBatches | DataError:
         try:
             return self.source.batches(index)
-        except DataError as error:  # handed over as it is: torch would make a page of it
+        except DataError as error:  # returned, because torch would wrap a raised one in a page of traces
             return error
 
 
@@ -270,7 +271,7 @@ class DataConfig:
         path: A folder made by ``medcodi data prepare``, or a URL of one that fsspec reads (``s3://...``), copied once.
         source: ``"phantom"``: generated on the fly.
         split: ``train``, ``val`` or ``test``; the phantom's are disjoint by construction.
-        num_studies: The first so many; None: all of a prepared split (the phantom needs a number).
+        num_studies: Use the first N studies; None: all of a prepared split (the phantom needs a number).
         image_size: Pixels a side; must be the prepared folder's.
         seed: Of the phantom.
     """
@@ -288,7 +289,7 @@ class DataConfig:
         if self.source is not None:
             one_of("source", self.source, ["phantom"], ConfigError)
             if self.num_studies is None:
-                raise ValueError("source: phantom needs num_studies, for it has no end")
+                raise ValueError("source: phantom needs num_studies, because it has no end")
             if self.num_studies > PHANTOMS_PER_SPLIT:  # or the splits would run into each other
                 raise ValueError(f"num_studies is {self.num_studies:,}, must be at most {PHANTOMS_PER_SPLIT:,}")
         one_of("split", self.split, SPLITS, ConfigError)

@@ -132,14 +132,14 @@ def _split(text: str) -> list[tuple[str, str]]:
 def sections(text: str) -> dict[str, str]:
     """Sections of a report: ``findings``, ``impression``, ``indication``, ``comparison``, ``technique``.
 
-    Text before the first heading stands under ``""``. Sections of the same name are joined.
+    Text before the first heading is under ``""``. Sections of the same name are joined.
     """
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for heading, body in _split(text):
         name, body = _HEADINGS.get(heading, ""), body.strip()
         if body:
-            found[name] = f"{found[name]} {body}" if name in found else body
-    return found
+            by_name[name] = f"{by_name[name]} {body}" if name in by_name else body
+    return by_name
 
 
 def compose_report(findings: str = "", impression: str = "") -> str:

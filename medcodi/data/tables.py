@@ -70,7 +70,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         path: ``.csv`` or ``.csv.gz`` in UTF-8; comma, semicolon or tab between columns, whichever the header has most.
 
     Raises:
-        DataError: If the file is missing or is no UTF-8 table, a column stands twice, a row has more or fewer cells
+        DataError: If the file is missing or is no UTF-8 table, a column is doubled, a row has more or fewer cells
             than the header, or there are no rows.
     """
     num = 0

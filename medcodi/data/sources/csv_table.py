@@ -41,7 +41,7 @@ class CsvConfig:
     Attributes:
         path: The table; comma, semicolon or tab between columns.
         root: Folder that image paths start from; None: the table's.
-        columns: Meaning -> column, e.g. ``{image: file, view: view_group}``; null: not used. What is not named is found by
+        columns: Meaning -> column, e.g. ``{image: file, view: view_group}``; null: not used. What is not named is studies by
             its usual names. Meanings: study_id, patient_id, image and view (one row an image), frontal, lateral (one row a
             study), report or findings and impression, split, sex, age. Columns with CheXpert's names are labels.
         patient_pattern: Regular expression that finds the patient in a row's image path, by its first group:
@@ -79,14 +79,14 @@ def records(options: CsvConfig) -> Iterator[Record]:
         options = replace(options, study_is_patient=True)
     _check_patients(options, columns, path)
     root = Path(options.root) if options.root else path.parent
-    found: dict[str, Record] = {}
+    studies: dict[str, Record] = {}
     for row in read_rows(path):
         record = _record(row, columns, root, options)
-        known = found.get(record.study_id)
-        found[record.study_id] = record if known is None else _joined(known, record, by_study="image" not in columns)
+        known = studies.get(record.study_id)
+        studies[record.study_id] = record if known is None else _joined(known, record, by_study="image" not in columns)
     if "patient_id" in columns and not options.study_is_patient:
-        check_patients(list(found.values()), str(path), columns["patient_id"], "options.study_is_patient=true")
-    yield from found.values()
+        check_patients(list(studies.values()), str(path), columns["patient_id"], "options.study_is_patient=true")
+    yield from studies.values()
 
 
 def _check_patients(options: CsvConfig, columns: Mapping[str, str], path: Path) -> None:
@@ -231,7 +231,7 @@ def _joined(old: Record, new: Record, *, by_study: bool) -> Record:
         spare = LeftOut(
             file=old.study_id,
             reason="duplicate study",
-            detail=f"study {old.study_id!r} stands in several rows; the first counts",
+            detail=f"study {old.study_id!r} appears in several rows; the first is used",
         )
         return replace(old, spare=(*old.spare, spare))
     return replace(

@@ -1,6 +1,6 @@
 """Sources ``mimic-cxr`` (DICOM) and ``mimic-cxr-jpg``: the layouts of the two databases, as PhysioNet gives them out.
 
-Several images of one view: the code that stands first in the modality table counts (PA before AP, LATERAL before LL),
+Several images of one view: the code that comes first in the modality table is taken (PA before AP, LATERAL before LL),
 among equals the first image by name; the others are in the ledger.
 """
 
@@ -51,17 +51,17 @@ class MimicRecord(Record):
             return {}, ()
         name = str(self.report)
         try:
-            found = read_mimic_report(read_text(self.report))
+            report = read_mimic_report(read_text(self.report))
         except Refused as error:
             return {}, (LeftOut(file=name, reason=error.reason, detail=str(error)),)
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
             reason = "no report" if missing else "report: unreadable"
             return {}, (LeftOut(file=name, reason=reason, detail=f"{name}: {error.strerror}"),)
-        text = compose_report(found.findings, found.impression)
+        text = compose_report(report.findings, report.impression)
         if not text:
-            detail = f"{name}: parts {', '.join(found.parts) or 'none'}, no findings or impression among them"
-            return {}, (LeftOut(file=name, reason=found.why_empty, detail=detail),)
+            detail = f"{name}: parts {', '.join(report.parts) or 'none'}, no findings or impression among them"
+            return {}, (LeftOut(file=name, reason=report.why_empty, detail=detail),)
         return {names("text")[0]: text}, ()
 
 
@@ -80,7 +80,7 @@ def records_jpg(options: MimicConfig) -> Iterator[Record]:
     """Studies of MIMIC-CXR-JPG in the order of its metadata table.
 
     Raises:
-        DataError: If a table or a folder is not there or cannot be read.
+        DataError: If a table or a folder is missing or cannot be read.
     """
     metadata = mimic_table(options, "mimic-cxr-*-metadata", "the views")
     rows = read_table(metadata, ("dicom_id", *IDS))
@@ -92,11 +92,11 @@ def records_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map
     """Studies of MIMIC-CXR in the order of its record list; views from the metadata table, or else from the tags.
 
     Args:
-        options: Where it lies.
+        options: The folders.
         each: Applies a function to many files, in their order; the tags are read through it.
 
     Raises:
-        DataError: If a table or a folder is not there or cannot be read.
+        DataError: If a table or a folder is missing or cannot be read.
     """
     listed = find_table(Path(options.path), "cxr-record-list") or mimic_table(
         options, "mimic-cxr-*-metadata", "the images"
@@ -185,7 +185,7 @@ def _add(
         study.refused = LeftOut(file=study_id, reason="two patients", detail=detail)
         return
     if name in seen:
-        detail = f"dicom_id {name!r} stands in several rows; the first counts"
+        detail = f"dicom_id {name!r} appears in several rows; the first is used"
         study.spare.append(LeftOut(file=str(file), reason="duplicate id", detail=detail))
         return
     seen.add(name)

@@ -1,4 +1,4 @@
-"""What MIMIC-CXR's folders and tables are called, and the refusals where they are not there."""
+"""Names of MIMIC-CXR's folders and tables, and the refusals where they are missing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class MimicConfig:
 
 
 def tables_folder(options: MimicConfig) -> Path:
-    """Where the tables lie."""
+    """The folder of the tables."""
     folder = Path(options.tables or options.path)
     if not folder.is_dir():
         raise DataError(
@@ -60,14 +60,14 @@ def mimic_table(options: MimicConfig, pattern: str, what: str, fix: str = "") ->
     Args:
         options: Where to look.
         pattern: Its name, ``*`` for the version.
-        what: It tells, for the message.
-        fix: What else would do.
+        what: Its content, for the message.
+        fix: An alternative, for the message.
     """
     folder = tables_folder(options)
     found = find_table(folder, pattern)
     if found is None:
         raise DataError(
-            f"no {pattern}.csv.gz in {folder}, which tells {what}",
+            f"no {pattern}.csv.gz in {folder}, which holds {what}",
             expected="the tables of MIMIC-CXR-JPG",
             fix="download it, and give its folder as options.tables" + fix,
         )
@@ -95,7 +95,7 @@ def official_splits(options: MimicConfig) -> dict[str, str] | None:
 
 
 def study_labels(options: MimicConfig) -> dict[str, dict[str, float]]:
-    """Study -> labels; blank cells (not mentioned) have no key, so that who reads them can tell them from 0, denied."""
+    """Study -> labels; a blank cell (not mentioned) has no key, which differs from 0 (denied)."""
     if options.labels is None:
         return {}
     path = mimic_table(options, f"mimic-cxr-*-{options.labels}", "the labels", "; or options.labels=null for none")

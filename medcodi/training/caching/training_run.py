@@ -103,4 +103,4 @@ def hold_only(stage: Stage) -> None:
     """Load the components that a step of ``stage`` uses on encoded studies; those still on disk leave the stage's tree."""
     model, needed = stage.model, set(stage.components())
     model.load_components(needed)
-    model.set_aside(set(model.pending))
+    model.hide_components(set(model.pending))

@@ -15,10 +15,9 @@ from scipy import stats
 from medcodi.app.cli import main
 from medcodi.errors import ConfigError, DataError, MedCoDiError
 from medcodi.turing.analysis.analyze import analyze
-from medcodi.turing.analysis.imrmc import imrmc_text
-from medcodi.turing.analysis.report import write_report
+from medcodi.turing.analysis.report import imrmc_text, write_report
 from medcodi.turing.analysis.wording import verdicts
-from medcodi.turing.answers.import_results import COLUMNS
+from medcodi.turing.answers.schema import COLUMNS
 from medcodi.turing.answers.table import Answers, answers_from_rows, read_answers
 from medcodi.turing.power.simulation import ReaderModel, simulate
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
@@ -326,5 +325,5 @@ def test_an_arm_of_one_item_is_noted_and_not_compared() -> None:
         if row["item"] == item:
             row["arm"] = "autoencoded"
     results = analyze(answers_from_rows(rows), num_resamples=200)
-    assert any("autoencoded: answers about 1 item only" in note for note in results["tasks"]["realism"]["notes"])
+    assert any("autoencoded: answers to 1 item only" in note for note in results["tasks"]["realism"]["notes"])
     assert not chosen(results, contrast="autoencoded - real")

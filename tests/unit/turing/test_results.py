@@ -13,7 +13,8 @@ import pytest
 
 from medcodi.app.cli import main
 from medcodi.errors import DataError
-from medcodi.turing.answers.import_results import COLUMNS, import_results
+from medcodi.turing.answers.import_results import import_results
+from medcodi.turing.answers.schema import COLUMNS
 from medcodi.turing.bundle.canonical import sha256_of
 from medcodi.turing.bundle.files import read_study_script
 from medcodi.turing.bundle.key import read_key
@@ -148,7 +149,7 @@ def changed(result: dict[str, Any], change: Callable[[dict[str, Any]], Any], *, 
         (lambda r: r["answers"].pop(), False, "was changed after it was saved"),
         (lambda r: r.update(bundle_id="another"), True, "is of bundle 'another'"),
         (lambda r: r.update(key_sha256="0" * 64), True, "under a key with SHA-256 0000"),
-        (lambda r: r.update(study_sha256="0" * 64), True, "another study file"),
+        (lambda r: r.update(study_sha256="0" * 64), True, "another config of the study"),
         (lambda r: r.update(reader="reader-09"), True, "is of reader 'reader-09'"),
         (lambda r: r.update(reader="reader-02"), True, "which reader-02 was not shown"),
         (lambda r: r.update(format=2), True, "has format 2"),
@@ -156,9 +157,9 @@ def changed(result: dict[str, Any], change: Callable[[dict[str, Any]], Any], *, 
         (lambda r: r.pop("sessions"), True, "lacks sessions"),
         (lambda r: r.update(consent=None), True, "holds no consent"),
         (lambda r: r["answers"].append(r["answers"][0]), True, "twice"),
-        (lambda r: r["answers"][0].update(position=7), True, "stands at place 7"),
+        (lambda r: r["answers"][0].update(position=7), True, "is at position 7"),
         (lambda r: r["answers"][0].pop("value"), True, "an answer lacks value"),
-        (lambda r: r["sessions"][0].update(ended="2020-01-01T00:00:00Z"), True, "a sitting from"),
+        (lambda r: r["sessions"][0].update(ended="2020-01-01T00:00:00Z"), True, "a session from"),
     ],
 )
 def test_files_that_cannot_be_trusted_are_refused(
@@ -182,8 +183,8 @@ def test_files_that_cannot_be_trusted_are_refused(
         (lambda a: a["value"].update(rating=2.5), "its rating is 2.5"),
         (lambda a: a.update(value={}), "its rating is None"),
         (lambda a: a.update(seconds=-1), "it took -1 seconds"),
-        (lambda a: a.update(seconds=100000), "it took 100000 seconds, all sittings together lasted"),
-        (lambda a: a.update(answered_at="2031-01-01T00:00:00Z"), "outside every sitting"),
+        (lambda a: a.update(seconds=100000), "it took 100000 seconds, all sessions together lasted"),
+        (lambda a: a.update(answered_at="2031-01-01T00:00:00Z"), "outside every session"),
         (lambda a: a.update(answered_at="yesterday"), "it was answered at 'yesterday'"),
     ],
 )

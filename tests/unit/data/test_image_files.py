@@ -7,7 +7,8 @@ import pytest
 import torch
 from PIL import Image
 
-from medcodi.data.images import fit_square, from_uint16, is_dicom, read_image, save_png8, save_png16, to_uint16
+from medcodi.data.image_files import is_dicom, read_image
+from medcodi.data.images import fit_square, from_uint16, save_png8, save_png16, to_uint16
 from medcodi.data.refusals import Refused
 
 HEIGHT, WIDTH = 40, 48

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from medcodi.generation.prompts import PromptContexts, value_hash
+from medcodi.generation.contexts import PromptContexts
+from medcodi.generation.request import value_hash
 
 REPORTS = [
     "Clear.",
