@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -13,6 +12,7 @@ from rich.table import Table
 from medcodi.app.arguments import refuse_full_folder
 from medcodi.app.terminal import err, out, progress_bar, turing_app
 from medcodi.errors import ConfigError, DataError, did_you_mean
+from medcodi.storage import atomic
 
 
 @turing_app.command()
@@ -122,8 +122,7 @@ def power(
             | {"studies": studies, "seed": seed, "paired": paired, "cells": [asdict(cell) for cell in cells]}
         )
     if out_file:
-        out_file.parent.mkdir(parents=True, exist_ok=True)
-        out_file.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        atomic.write_json(out_file, written, indent=1, error=DataError)
 
 
 def _planned_tests(
