@@ -10,7 +10,6 @@ import typer
 from medcodi.app.arguments import Device, read_device, refuse_full_folder
 from medcodi.app.terminal import err, out, progress_bar, turing_app
 from medcodi.errors import DataError
-from medcodi.storage import atomic
 
 
 @turing_app.command()
@@ -98,6 +97,7 @@ def lint(
 
         medcodi turing lint bundle/readers/reader-01 --key custodian/ --report lint.json
     """
+    from medcodi.storage.atomic import write_json
     from medcodi.turing.lint.attack import lint_bundle
 
     # A whole bundle holds its key; a reader's folder is tested without, unless --key names one.
@@ -110,7 +110,7 @@ def lint(
             lambda done, total: bar.update(task, completed=done, total=total),
         )
     if report:
-        atomic.write_json(report, attacked.to_dict(), error=DataError)
+        write_json(report, attacked.to_dict(), error=DataError)
     for leak in attacked.leaks:
         out.print(f"LEAK {leak.probe}: {leak.detail}. Fix: {leak.fix}.", markup=False)
     for attack in attacked.reported:

@@ -12,7 +12,6 @@ from rich.table import Table
 from medcodi.app.arguments import refuse_full_folder
 from medcodi.app.terminal import err, out, progress_bar, turing_app
 from medcodi.errors import ConfigError, DataError, did_you_mean
-from medcodi.storage import atomic
 
 
 @turing_app.command()
@@ -88,6 +87,7 @@ def power(
 
         medcodi turing power --kind real_or_generated --margin 0.1 --readers 3,5 --items 40,80,160
     """
+    from medcodi.storage.atomic import write_json
     from medcodi.turing.answers.table import read_answers
     from medcodi.turing.power.power import PowerCell, model_from_pilot, needed
     from medcodi.turing.power.power import power as simulate_power
@@ -122,7 +122,7 @@ def power(
             | {"studies": studies, "seed": seed, "paired": paired, "cells": [asdict(cell) for cell in cells]}
         )
     if out_file:
-        atomic.write_json(out_file, written, indent=1, error=DataError)
+        write_json(out_file, written, indent=1, error=DataError)
 
 
 def _planned_tests(
