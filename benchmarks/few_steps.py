@@ -46,9 +46,8 @@ from medcodi.metrics.findings import Confusion
 from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.metrics.labeler import label_matrix
 from medcodi.modality import MODALITIES
-from medcodi.model import MedCoDi
+from medcodi.model import MedCoDi, demo_checkpoint
 from medcodi.model.generation_config import GenerationConfig
-from medcodi.model.shipped import demo_checkpoint
 from medcodi.study import Direction
 
 CHUNK, RESAMPLES, FRECHET_RESAMPLES, MIN_POSITIVES, OTHER_SEED = 32, 1000, 200, 5, 1

@@ -22,7 +22,8 @@ from measuring import machine, report
 
 from medcodi.data.dataset import PHANTOMS_PER_SPLIT
 from medcodi.data.dataset import SPLITS as DATA_SPLITS
-from medcodi.data.images import fit_square, read_image
+from medcodi.data.image_files import read_image
+from medcodi.data.images import fit_square
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.annotators.features import load_extractor
 from medcodi.evaluation.annotators.row_cache import content_key
@@ -50,8 +51,8 @@ def made_frontals(num: int, folder: Path | None, steps: int) -> list[np.ndarray]
         return [read_image(path) for path in sorted(folder.glob("*.png"))[:num]]
     from medcodi.data.sources.phantom import phantom_report
     from medcodi.generation.pipeline import generate_batch, load
+    from medcodi.model import demo_checkpoint
     from medcodi.model.generation_config import GenerationConfig
-    from medcodi.model.shipped import demo_checkpoint
 
     model = load(str(demo_checkpoint()), "cpu")
     settings = GenerationConfig(num_inference_steps=steps).resolved(model)

@@ -67,7 +67,7 @@ class Tally:
         if np.isnan(estimate.low) or np.isnan(estimate.high):
             self.missing[key] += 1
             return
-        self.covered[key].append(estimate.covers(truth))
+        self.covered[key].append(bool(estimate.low <= truth <= estimate.high))
         self.widths[key].append(estimate.high - estimate.low)
 
     def test(self, name: str, p: float, level: float = 0.05) -> None:

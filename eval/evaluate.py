@@ -18,7 +18,7 @@ from medcodi.evaluation.options import EvaluateConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, evaluate, print what ``medcodi evaluate`` prints. Exit code 2 on a refusal."""
+    """Parse, evaluate, print what ``medcodi evaluate`` prints. Exit code 2 for an error of the user's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/eval/demo.yaml")
     parser.add_argument("--print-config", action="store_true")

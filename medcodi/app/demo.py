@@ -15,7 +15,8 @@ from medcodi.config import config
 from medcodi.data.loading import DataConfig
 from medcodi.data.reports import sections
 from medcodi.errors import PromptError
-from medcodi.generation.pipeline import Value, generate_batch, load, read_prompt
+from medcodi.generation.pipeline import generate_batch, load
+from medcodi.generation.request import Value, read_prompt
 from medcodi.metrics.labeler import label_report
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
@@ -128,5 +129,5 @@ def model_facts(model: MedCoDi, settings: GenerationConfig) -> dict[str, Any]:
         "Image size": f"{model.config.image_size} × {model.config.image_size}",
         "Trained stages": " → ".join(model.trained_stages) or "none: random weights",
         "Sampler": f"{settings.sampler}, {settings.num_inference_steps} steps, guidance {settings.guidance_scale:g}",
-        "SHA-256": model.fingerprint()[:16],
+        "SHA-256": model.identity()[:16],
     }

@@ -12,7 +12,7 @@ import torch
 from medcodi.config import load
 from medcodi.model import MedCoDi, ModelConfig
 from medcodi.networks.tokenizer import AbsentTokenizer
-from medcodi.stages.trained import trained_in
+from medcodi.stages.stage import trained_in
 
 BYTES = {"fp32": 4, "bf16": 2}  # of one parameter
 

@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medcodi.data.images import fit_square, read_image
+from medcodi.data.image_files import read_image
+from medcodi.data.images import fit_square
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
 from medcodi.errors import DataError, MedCoDiError, did_you_mean

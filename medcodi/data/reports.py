@@ -106,6 +106,7 @@ def normalise_report(text: str) -> str:
 def _one_pass(text: str) -> str:
     text = _X_RAY.sub(r"\1-ray", text)
     text = _MARK.sub(" ", text)
+    # Marks are removed first: they may stand inside brackets and before punctuation.
     lines = []
     for name, body in _split(text):
         body = " ".join(body.split())
@@ -121,6 +122,7 @@ def _one_pass(text: str) -> str:
 
 def _split(text: str) -> list[tuple[str, str]]:
     """(heading in upper case or "", text below it), in order."""
+    # Cut at the headings; what precedes the first one has none.
     matches = list(_HEADING.finditer(text))
     starts = [match.start() for match in matches] + [len(text)]
     parts = [("", text[: starts[0]])]
@@ -132,14 +134,14 @@ def _split(text: str) -> list[tuple[str, str]]:
 def sections(text: str) -> dict[str, str]:
     """Sections of a report: ``findings``, ``impression``, ``indication``, ``comparison``, ``technique``.
 
-    Text before the first heading stands under ``""``. Sections of the same name are joined.
+    Text before the first heading is under ``""``. Sections of the same name are joined.
     """
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for heading, body in _split(text):
         name, body = _HEADINGS.get(heading, ""), body.strip()
         if body:
-            found[name] = f"{found[name]} {body}" if name in found else body
-    return found
+            by_name[name] = f"{by_name[name]} {body}" if name in by_name else body
+    return by_name
 
 
 def compose_report(findings: str = "", impression: str = "") -> str:

@@ -40,7 +40,7 @@ def view_of(text: str, *, position: bool = False) -> View:
         return View(named=True)
     # A text that is exactly one code may be a single letter ("L"); inside a description a single letter is a side.
     codes = [plain] + [word for word in words if len(word) > 1]
-    found = {name for name, row in MODALITIES.items() for code in codes if code in (*row.view_codes, name.upper())}
-    if len(found) == 1:
-        return View(found.pop(), named=True)
+    modalities = {name for name, row in MODALITIES.items() for code in codes if code in (*row.view_codes, name.upper())}
+    if len(modalities) == 1:
+        return View(modalities.pop(), named=True)
     return View(named=position and bool(words))

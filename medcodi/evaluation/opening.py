@@ -26,9 +26,8 @@ from medcodi.evaluation.reading import Readers
 from medcodi.evaluation.systems import ExternalSystem, KeptOnly, ModelSystem, System
 from medcodi.generation.pipeline import load
 from medcodi.modality import MODALITIES
-from medcodi.model import MedCoDi
+from medcodi.model import MedCoDi, demo_checkpoint
 from medcodi.model.generation_config import GenerationConfig
-from medcodi.model.shipped import demo_checkpoint
 from medcodi.study import Direction
 
 LEAST_STUDIES = 8
@@ -190,7 +189,7 @@ def _model_system(options: EvaluateConfig, model: MedCoDi, held: HeldOut, settin
         held,
         settings,
         options.seed,
-        model.fingerprint(),
+        model.identity(),
         options.resume,
         options.execution,
     )

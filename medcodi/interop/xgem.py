@@ -118,19 +118,18 @@ def import_xgem(
     settings = {"dtype": dtype, "config": to_dict(config)}
     job = JobFolder.beside(out, IMPORT, {"files": _identities(checkpoint), **settings})
     with job.opened(restart=True):
-        # Import the components that are not there yet, or were damaged since.
         todo = job.verify(recipes)
         _refuse_full_disk(job, {name: recipes[name] for name in todo}, len(recipes), DTYPES[dtype])
-        for number, (name, of_component) in enumerate(recipes.items(), start=1):
+        for number, (name, tensors) in enumerate(recipes.items(), start=1):
             if name in todo:
-                _import_component(job, name, of_component, checkpoint, DTYPES[dtype])
+                _import_component(job, name, tensors, checkpoint, DTYPES[dtype])
             if on_component is not None:
                 on_component(name, number, len(recipes), name not in todo)
 
-        # Write what vouches for them, and publish the whole.
+        # Write the report and the index, and publish the folder.
         report = _report(checkpoint, dispositions, recipes, {**settings, "allow_half": allow_half})
         provenance = {"imported_from": report["files"], "layout": "published", "medcodi": __version__, "report": REPORT}
-        components = {name: _entry(job, name) for name in recipes}
+        components = {name: _index_entry(job, name) for name in recipes}
         job.write_json(job.content / REPORT, report, indent=1)
         write_index(job.content, config, vocabularies, components, trained_stages=STAGES, provenance=provenance)
         job.publish()
@@ -155,8 +154,8 @@ def _identities(checkpoint: Checkpoint) -> list[dict[str, Any]]:
 def _refuse_full_disk(job: JobFolder, todo: Recipes, num_components: int, dtype: torch.dtype) -> None:
     needed = sum(
         torch.Size(recipe.shape).numel() * recipe.stored_dtype(dtype).itemsize
-        for of_component in todo.values()
-        for recipe in of_component.values()
+        for tensors in todo.values()
+        for recipe in tensors.values()
     )
     free = shutil.disk_usage(job.root).free
     if free < needed:
@@ -186,15 +185,15 @@ def _import_component(
     try:
         entry = write_weights(path, specs, read, IMPORT.then)
     except UnusableWeightsError:
-        job.clear()  # what is finished belongs to a checkpoint that cannot be imported
+        job.clear()  # the finished components are of a checkpoint that can never be imported
         raise
     row = {"bytes": path.stat().st_size, "sha256": entry["sha256"]}
     num_parameters = sum(torch.Size(recipe.shape).numel() for recipe in recipes.values() if recipe.is_weight)
     job.finish(name, {path.name: row}, num_parameters=num_parameters)
 
 
-def _entry(job: JobFolder, name: str) -> dict[str, Any]:
-    """A finished component, as in the index of a model."""
+def _index_entry(job: JobFolder, name: str) -> dict[str, Any]:
+    """The entry of a finished component in the index of the model."""
     record = job.record(name)
     assert record is not None
     ((file, row),) = record["files"].items()
@@ -231,6 +230,7 @@ def _report(
     }
 
 
+# ---- vocabularies, which the authors do not publish with the weights ------------------------------------------------
 def find_tokenizers(folder: Path | None, config: ModelConfig) -> Tokenizers:
     """Read ``prompts`` (CLIP's), ``report`` (BERT's, cased) and ``decoder`` (GPT-2's) from a folder.
 

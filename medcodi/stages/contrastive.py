@@ -12,31 +12,25 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from medcodi.randomness import seed_from_keys
-from medcodi.stages.stage import num_ranks
+from medcodi.stages.step import num_ranks
 
-_NEVER = -1e9  # a logit that no softmax hears
+_NEVER = -1e9  # a logit whose softmax is 0
 
 
 @dataclass(frozen=True)
 class Contrast:
-    """The outcome of one comparison.
+    """The result of one comparison: scalars; all but the loss are without gradient."""
 
-    Attributes:
-        loss: Scalar, with gradient; 0 where no row has both sides.
-        accuracy: Share of rows, both ways, whose partner is the nearest of all candidates; without gradient.
-        num_rows: Number of rows with both sides, on all ranks.
-        spread: Standard deviation of the cosines of all rows with all partners: 0 where every study looks the same;
-            NaN with fewer than two rows; without gradient.
-    """
-
-    loss: Tensor
-    accuracy: Tensor
-    num_rows: Tensor
-    spread: Tensor
+    loss: Tensor  # 0 where no row has both sides
+    accuracy: Tensor  # share of rows, both ways, whose partner is the nearest of all candidates
+    num_rows: Tensor  # with both sides, on all ranks
+    spread: (
+        Tensor  # standard deviation of the cosines of all rows with all partners; 0: every study is encoded the same
+    )
 
 
 class _GatherRows(torch.autograd.Function):
-    """Rows of all ranks; backward adds up what every rank asks of ours."""
+    """Gather the rows of all ranks; backward sums the gradients that every rank has for ours."""
 
     @staticmethod
     def forward(ctx: Any, rows: Tensor) -> Tensor:
@@ -52,7 +46,7 @@ class _GatherRows(torch.autograd.Function):
 
 
 def gather_rows(rows: Tensor) -> Tensor:
-    """Rows of all ranks in rank order, ``[ranks * B, ...]``, with gradient; every rank must hold equally many."""
+    """Rows of all ranks in rank order, ``[ranks * B, ...]``, with gradient; B is the same on every rank."""
     if num_ranks() == 1:
         return rows
     if rows.requires_grad:
@@ -78,10 +72,7 @@ def info_nce(
         b: Their partners ``[N, D]``.
         scale: Inverse temperature that multiplies the cosines.
         groups: int64 ``[N]``; rows of equal number are never negatives of each other. None: all differ.
-        present: bool ``[N]``, True where the row has both sides; the others take no part. None: all do.
-
-    Returns:
-        The mean over rows of the cross-entropy both ways, halved; the accuracy; the number of rows; the spread.
+        present: bool ``[N]``, True where the row has both sides; the others do not count. None: all have.
     """
     num = len(a)
     own = torch.arange(num, device=a.device)
@@ -89,10 +80,14 @@ def info_nce(
     with torch.autocast(a.device.type, enabled=False):
         logits = scale * a.float() @ b.float().T  # [N, N]
     spread = cosine_spread(logits.detach() / scale, present)
-    shut = ~present[None, :] | ~present[:, None]
+
+    # Exclude absent rows, and negatives of the row's own group.
+    excluded = ~present[None, :] | ~present[:, None]  # [N, N]
     if groups is not None:
-        shut = shut | (groups[:, None] == groups[None, :])
-    logits = logits.masked_fill(shut & ~torch.eye(num, dtype=torch.bool, device=a.device), _NEVER)
+        excluded = excluded | (groups[:, None] == groups[None, :])
+    logits = logits.masked_fill(excluded & ~torch.eye(num, dtype=torch.bool, device=a.device), _NEVER)
+
+    # Classify each row's partner among all rows, both ways.
     weight = present.to(logits)
     num_rows = weight.sum()
     loss, hits = logits.new_zeros(()), logits.new_zeros(())
@@ -113,16 +108,9 @@ def cosine_spread(cosines: Tensor, present: Tensor) -> Tensor:
 
 
 def contrast(a: Tensor, b: Tensor, scale: Tensor | float, groups: Tensor, present: Tensor) -> Contrast:
-    """InfoNCE over the rows of all ranks.
+    """:func:`info_nce` over the rows of all ranks, from the ``[B, ...]`` of this one; B is the same on every rank.
 
     Every rank computes the whole loss; averaging gradients over ranks, as data parallelism does, then gives those of
     one rank that held the whole batch.
-
-    Args:
-        a: Unit vectors of this rank ``[B, D]``; B is the same on every rank.
-        b: Their partners ``[B, D]``.
-        scale: Inverse temperature.
-        groups: int64 ``[B]``, see :func:`group_ids`.
-        present: bool ``[B]``.
     """
     return info_nce(gather_rows(a), gather_rows(b), scale, gather_rows(groups), gather_rows(present))

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from medcodi.config import config
 from medcodi.data.loading import Batch
-from medcodi.diffusion.objective import add_noise, denoising_error, training_target
-from medcodi.randomness import StepRandomness
-from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, prompted_context
-from medcodi.stages.sharing import Share, each_weight
-from medcodi.stages.stage import Stage, StepOutput, mean_over_ranks
-from medcodi.stages.tally import tally
-from medcodi.stages.timesteps import draw_timesteps, tally_timesteps
+from medcodi.diffusion.objective import denoising_error
+from medcodi.stages.dry_run import DryRun, denoising, frozen_encoding
+from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
+from medcodi.stages.stage import Stage
+from medcodi.stages.step import Step, draw_timesteps
 
 
 @config
-class DiffuseOptions:
-    """What ``diffuse`` can be told."""
+class DiffuseConfig:
+    """Config of stage ``diffuse``."""
 
     targets: tuple[str, ...] = ()  # empty: every modality of the model
     drop_probability: float = 0.1  # of the null prompt, for guidance
@@ -32,25 +30,21 @@ class DiffuseOptions:
 
 
 class DiffuseStage(Stage):
-    """eps (or v) prediction of one modality at a time, prompts drawn per sample; autoencoders and encoders are frozen."""
+    """Prediction of eps (or v) of one modality at a time, prompts drawn per sample; autoencoders and encoders are frozen."""
 
     name = "diffuse"
     requires = ("autoencode", "align")
-    Options = DiffuseOptions
+    Config = DiffuseConfig
     timed = True
-    options: DiffuseOptions
+    config: DiffuseConfig
 
     @property
     def targets(self) -> tuple[str, ...]:
         """The modalities whose denoisers are trained."""
-        return tuple(self.options.targets) or tuple(self.model.config.modalities)
-
-    def trained_parts(self) -> list[nn.Module]:
-        """The chosen denoisers, without the connectors: nothing is heard in this stage."""
-        return [part for name in self.targets for part in self.model.denoisers[name].single_target_parts()]  # pyright: ignore
+        return tuple(self.config.targets) or tuple(self.model.config.modalities)
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """A denoiser for each target."""
+        """The denoiser of each target, without the connectors: no environment is heard in this stage."""
         return {name: self.model.denoisers[name].single_target_parts() for name in self.targets}  # pyright: ignore
 
     def needs(self) -> tuple[str, ...]:
@@ -61,35 +55,39 @@ class DiffuseStage(Stage):
         """The denoisers of its targets."""
         return tuple(f"denoiser_{name}" for name in self.targets)
 
-    def forward(
-        self, batch: Batch | EncodedBatch, randomness: StepRandomness, share: Share | None = None
-    ) -> StepOutput:
-        """Sum over targets of the denoising loss; logs it per target, and per target and what it was prompted with."""
+    def dry_run(self, *, cached: bool = False) -> DryRun:
+        """Every target's denoiser."""
+        trained = tuple(denoising(self.model, name) for name in self.targets)
+        return DryRun(trained, () if cached else frozen_encoding(self.model))
+
+    def loss(self, batch: Batch | EncodedBatch, step: Step) -> Tensor:
+        """Sum over targets of the mean of |eps_m(x_t, t, c) - eps|^2; logs it by target, by prompts and by timestep."""
         encoded, num_timesteps = encode_batch(self.model, batch), self.model.schedule.config["num_train_timesteps"]
-        losses, logs = [], {}
+        losses = []
         for target in self.targets:
-            mean, std = encoded.means[target], encoded.stds[target]
-            shape, device = mean.shape[1:], mean.device
-            x0 = mean + std * randomness.normal(f"posterior/{target}", shape, device)
-            noise = randomness.normal(f"noise/{target}", shape, device)
-            t = draw_timesteps(randomness, f"t/{target}", num_timesteps).to(device)
-            with torch.no_grad():
-                drawn = draw_training_prompts(
-                    encoded,
-                    (target,),
-                    randomness,
-                    drop_probability=self.options.drop_probability,
-                    most=self.options.most_prompts,
-                )
-                context = prompted_context(self.model, encoded, drawn)
-            x_t = add_noise(self.model.schedule, x0, noise, t)
+            # Noise the target at a timestep of each row's own.
+            t = draw_timesteps(step.draws, f"t/{target}", num_timesteps).to(encoded.means[target].device)
+            x_t, wanted = noisy_latent(self.model, encoded, target, t, step.draws)
+
+            # Draw prompts among the other modalities of each row, and mix them into one context.
+            drawn = draw_training_prompts(
+                encoded,
+                (target,),
+                step.draws,
+                drop_probability=self.config.drop_probability,
+                most=self.config.most_prompts,
+            )
+            context = drawn.context(self.model, encoded)
+
+            # Predict the noise; rows without the target do not count.
             prediction = self.model.denoise({target: x_t}, t, context)[target]
-            error = denoising_error(prediction, training_target(self.model.schedule, x0, noise, t))
-            whole = each_weight(share, lambda rows, name=target: rows.present[name])
-            present = encoded.present[target]
-            loss = mean_over_ranks(error, present, whole)
+            error = denoising_error(prediction, wanted)  # [B]
+            loss = step.mean(error, lambda rows, name=target: rows.present[name])
             losses.append(loss)
-            logs[f"loss/{target}"] = loss.detach()
-            logs |= tally(error, present, drawn.cells, [f"loss/{target}/from {subset}" for subset in drawn.subsets])
-            logs |= tally_timesteps(randomness, error, present, num_timesteps, target)
-        return StepOutput(torch.stack(losses).sum(), logs)
+
+            # Log it, by the prompts that rows had, and by timestep.
+            present = encoded.present[target]
+            step.logs[f"loss/{target}"] = loss.detach()
+            step.log_cells(error, present, drawn.cells, [f"loss/{target}/from {subset}" for subset in drawn.subsets])
+            step.log_timesteps(target, error, present, num_timesteps)
+        return torch.stack(losses).sum()

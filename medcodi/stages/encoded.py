@@ -1,4 +1,4 @@
-"""A batch as the stages ``diffuse`` and ``join`` need it: latents' moments and prompt encodings, no pixels, no words."""
+"""The ground of ``diffuse`` and ``join``: encoded batches, noisy latents, and the prompts that rows are trained with."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from medcodi.data.loading import Batch
+from medcodi.diffusion.objective import add_noise, training_target
 from medcodi.diffusion.prompts import draw_prompts
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
@@ -19,27 +20,16 @@ from medcodi.randomness import StepRandomness
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """What frozen parts make of a batch.
+    """A batch as the frozen networks encode it, by modality: no pixels, no words."""
 
-    Attributes:
-        means: Modality -> ``[B, *latent_shape]``, scaled.
-        stds: Modality -> posterior standard deviation, like ``means``.
-        prompts: Modality -> encoding of every row (of the null prompt where the row lacks the modality).
-        present: Modality -> bool ``[B]``.
-        study_ids: ``B`` names.
-        patient_ids: ``B`` names.
-        samples: ``B`` indices in the dataset.
-        nulls: Modality -> encoding of its null prompt, one row.
-    """
-
-    means: dict[str, Tensor]
-    stds: dict[str, Tensor]
-    prompts: dict[str, PromptEncoding]
-    present: dict[str, Tensor]
+    means: dict[str, Tensor]  # of the latents' posteriors, scaled [B, *latent_shape]
+    stds: dict[str, Tensor]  # standard deviations, like means
+    prompts: dict[str, PromptEncoding]  # B rows, of the null prompt where a row lacks the modality
+    present: dict[str, Tensor]  # bool [B]
     study_ids: list[str]
     patient_ids: list[str]
-    samples: tuple[int, ...]
-    nulls: dict[str, PromptEncoding] = field(default_factory=dict)
+    samples: tuple[int, ...]  # B indices in the dataset
+    nulls: dict[str, PromptEncoding] = field(default_factory=dict)  # of the null prompt, one row
 
     def __len__(self) -> int:
         return len(self.study_ids)
@@ -80,66 +70,74 @@ def encode_nulls(model: MedCoDi, names: Iterable[str]) -> dict[str, PromptEncodi
     return {name: encoded[MODALITIES[name].kind] for name in names}
 
 
+@torch.no_grad()
+def noisy_latent(
+    model: MedCoDi, batch: EncodedBatch, name: str, t: Tensor, draws: StepRandomness
+) -> tuple[Tensor, Tensor]:
+    """Draw latents x0 of a modality from their posteriors; x_t at timesteps ``[B]`` and the denoiser's target (eps or v).
+
+    Both are ``[B, *latent_shape]``; x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps.
+    """
+    mean, std = batch.means[name], batch.stds[name]
+    x0 = mean + std * draws.normal(f"posterior/{name}", mean.shape[1:], mean.device)
+    noise = draws.normal(f"noise/{name}", mean.shape[1:], mean.device)
+    return add_noise(model.schedule, x0, noise, t), training_target(model.schedule, x0, noise, t)
+
+
 @dataclass(frozen=True)
 class DrawnPrompts:
-    """Which prompts each row is trained with.
+    """The prompts that each row is trained with."""
 
-    Attributes:
-        names: The modalities that could prompt: those that are no targets.
-        chosen: Bool ``[B, P]``: the subset of each row.
-        dropped: Bool ``[B]``: the null prompts stand in the subset's place.
-    """
-
-    names: tuple[str, ...]
-    chosen: Tensor
-    dropped: Tensor
+    names: tuple[str, ...]  # the P modalities that can prompt: those that are no targets
+    chosen: Tensor  # bool [B, P], the subset of each row
+    dropped: Tensor  # bool [B], True where the null prompts replace the subset
 
     @property
     def subsets(self) -> list[str]:
-        """Every subset in words, ``"nothing"`` first: what :attr:`cells` counts through."""
+        """Every subset in words, ``"nothing"`` first; :attr:`cells` are indices into it."""
         codes = range(2 ** len(self.names))
         parts = [[name for place, name in enumerate(self.names) if code >> place & 1] for code in codes]
         return ["+".join(part) or "nothing" for part in parts]
 
     @property
     def cells(self) -> Tensor:
-        """Int64 ``[B]``: the place among :attr:`subsets` of what each row was prompted with."""
+        """Int64 ``[B]``: the index among :attr:`subsets` of each row's prompts."""
         places = torch.arange(len(self.names), device=self.chosen.device)
         codes = (self.chosen.long() << places).sum(dim=1)
         return torch.where(self.dropped, torch.zeros_like(codes), codes)
 
+    @torch.no_grad()
+    def context(self, model: MedCoDi, batch: EncodedBatch) -> Context:
+        """The context that the denoisers of these rows attend to."""
+        nulls = {name: null.expand(len(batch)) for name, null in batch.nulls.items()}
+        if not self.names:
+            equal = torch.ones(len(batch), device=self.dropped.device)
+            return model.context(nulls, {name: equal for name in nulls})
+        encodings = {name: batch.prompts[name].where(~self.dropped, nulls[name]) for name in self.names}
+        return model.context(encodings, {name: self.chosen[:, index].float() for index, name in enumerate(self.names)})
 
+
+@torch.no_grad()
 def draw_training_prompts(
     batch: EncodedBatch,
     targets: tuple[str, ...],
-    randomness: StepRandomness,
+    draws: StepRandomness,
     *,
     drop_probability: float,
     most: int | None = None,
 ) -> DrawnPrompts:
-    """What a sample is prompted with in training (DESIGN section 2, multi-prompt).
+    """Draw the prompts of each row (DESIGN section 2, multi-prompt).
 
     Per sample, keyed: a non-empty subset (of at most ``most``) of the modalities it has apart from the targets, uniformly;
     then, with ``drop_probability``, or where it has none, the null prompts instead.
     """
     names = tuple(name for name in batch.prompts if name not in targets)
     present = [batch.present[name] for name in names]
-    if not names:
-        everybody = torch.ones(len(batch), dtype=torch.bool, device=next(iter(batch.present.values())).device)
-        return DrawnPrompts((), everybody[:, None][:, :0], everybody)
-    what = "+".join(targets)
-    u = randomness.uniform(f"prompts/{what}", 2).to(torch.float32)  # [B, 2]
+    if not names:  # every modality is a target
+        all_rows = torch.ones(len(batch), dtype=torch.bool, device=next(iter(batch.present.values())).device)
+        return DrawnPrompts((), all_rows[:, None][:, :0], all_rows)
+    u = draws.uniform(f"prompts/{'+'.join(targets)}", 2).to(torch.float32)  # [B, 2]
     chosen = draw_prompts(torch.stack(present, dim=1), u[:, 0], most)  # [B, P]
     empty = ~chosen.any(dim=1)
     dropped = (u[:, 1].to(chosen.device) < drop_probability) | empty
     return DrawnPrompts(names, chosen | empty[:, None], dropped)  # rows without any prompt: the nulls of all
-
-
-def prompted_context(model: MedCoDi, batch: EncodedBatch, drawn: DrawnPrompts) -> Context:
-    """The context that a batch is denoised with, given what its rows are prompted with."""
-    nulls = {name: null.expand(len(batch)) for name, null in batch.nulls.items()}
-    if not drawn.names:
-        equal = torch.ones(len(batch), device=drawn.dropped.device)
-        return model.context(nulls, {name: equal for name in nulls})
-    encodings = {name: batch.prompts[name].where(~drawn.dropped, nulls[name]) for name in drawn.names}
-    return model.context(encodings, {name: drawn.chosen[:, index].float() for index, name in enumerate(drawn.names)})

@@ -22,14 +22,14 @@ from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, DataError, TrainingError
 from medcodi.model import MedCoDi, ModelConfig, build_model
-from medcodi.model.components import tokenizer_hashes
 from medcodi.model.files import read_index
+from medcodi.model.identity import tokenizer_hashes
 from medcodi.randomness import seed_from_keys
 from medcodi.stages import build_stage
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind, differences
 from medcodi.training import checkpoint
-from medcodi.training.caching import hold_only
+from medcodi.training.caching.training_run import hold_only
 from medcodi.training.checkpoint import CHECKPOINTS, Checkpoint
 from medcodi.training.config import TrainConfig
 

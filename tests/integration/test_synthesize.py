@@ -17,7 +17,8 @@ from medcodi.app.cli import REFUSED, main
 from medcodi.app.commands.synthesize import INCOMPLETE
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset
-from medcodi.data.images import read_image, save_png16
+from medcodi.data.image_files import read_image
+from medcodi.data.images import save_png16
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.generation.bulk import SynthesisConfig, synthesize
 from medcodi.model import MedCoDi

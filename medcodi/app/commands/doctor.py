@@ -185,16 +185,15 @@ def check_memory() -> Check:
 def check_checkpoint() -> Check:
     """The shipped model exists and loads."""
     try:
-        from medcodi.model import MedCoDi
-        from medcodi.model.shipped import demo_checkpoint
+        from medcodi.model import MedCoDi, demo_checkpoint
 
         folder = demo_checkpoint()
-        fingerprint = MedCoDi.from_pretrained(folder).fingerprint()
+        identity = MedCoDi.from_pretrained(folder).identity()
     except MedCoDiError as error:
         return Check("Demo checkpoint", "missing", error.failed, fix=error.fix or "check out the repository again")
     except ImportError as error:
         return Check("Demo checkpoint", "missing", first_line(error), fix="make setup")
-    return Check("Demo checkpoint", "ok", f"{folder}, sha256 {fingerprint[:12]}")
+    return Check("Demo checkpoint", "ok", f"{folder}, sha256 {identity[:12]}")
 
 
 # The order of the table.

@@ -145,8 +145,8 @@ def evaluation_values(
     """
     from medcodi.config import read_yaml
     from medcodi.data.dataset import read_info
+    from medcodi.model import demo_checkpoint
     from medcodi.model.files import read_index
-    from medcodi.model.shipped import demo_checkpoint
 
     # Options that replace a key of the file.
     values = read_yaml(config) if config else {}

@@ -29,7 +29,7 @@ def parameters(
         ),
     ] = None,
     config: Annotated[str | None, typer.Option(help="The same, by name.", show_default=False)] = None,
-    as_json: Annotated[bool, typer.Option("--json", help="Print JSON in the place of the table.")] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Count a model's parameters: each component, the stage that trains it, its memory. Nothing is allocated.
 

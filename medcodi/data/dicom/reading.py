@@ -14,8 +14,8 @@ import numpy as np
 
 from medcodi.data.dicom.pixels import display_from_stored, pixel_aspect, stored_pixels
 from medcodi.data.dicom.tags import Tags, corrupt_if_it_fails
-from medcodi.data.images import MAX_PIXELS, check_file, check_image, square_pixels
-from medcodi.data.refusals import Refused
+from medcodi.data.images import MAX_PIXELS, check_image, square_pixels
+from medcodi.data.refusals import Refused, check_file
 from medcodi.data.views import View, view_of
 from medcodi.errors import MissingExtraError
 

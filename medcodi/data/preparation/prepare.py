@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medcodi import __version__
-from medcodi.config import config, from_dict, to_dict
+from medcodi.config import config, to_dict
 from medcodi.data.files import FORMAT, INFO_FILE
 from medcodi.data.preparation.ledger import Ledger
 from medcodi.data.preparation.plan import PatientSplits, Shard, plan_shards
@@ -96,7 +96,7 @@ class PrepareConfig:
         """
         source = self.kind()
         options = {**self.options, **({} if self.path is None else {"path": self.path})}
-        return source.announce(from_dict(source.Options, options, source=f"options of source {self.source!r}"), each)
+        return source.announce(self.source, options, each)
 
 
 def prepare(config: PrepareConfig) -> Ledger:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medcodi.config import config
 from medcodi.data.dicom.reading import read_header
-from medcodi.data.images import is_dicom
+from medcodi.data.image_files import is_dicom
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import read_text
 from medcodi.data.sources.record import LeftOut, Record, check_patients, second_images
@@ -37,7 +37,7 @@ class DicomConfig:
 
     def __post_init__(self) -> None:
         if self.default_view is not None and modality(self.default_view).kind != "image":
-            raise ValueError(f"default_view is {self.default_view!r}, expected one of {', '.join(names('image'))}")
+            raise ValueError(f"default_view is {self.default_view!r}, expected record of {', '.join(names('image'))}")
 
 
 def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -> Iterator[Record]:
@@ -53,16 +53,20 @@ def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -
     folder = Path(options.path)
     if not folder.is_dir():
         raise DataError(f"no folder at {folder}", expected="a folder of DICOM files", fix="check path=")
+    # Every DICOM file of the tree, in the order of paths.
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and is_dicom(file)]
     if not files:
-        raise DataError(f"{folder} holds no DICOM file", expected="at least one, in it or below it", fix="check path=")
-    found: dict[str, Record] = {}
-    for one in each(partial(_record, options=options), files):
-        found[one.study_id] = _joined(found[one.study_id], one) if one.study_id in found else one
-    studies = [record for record in found.values() if record.refused is None]
+        raise DataError(
+            f"{folder} holds no DICOM file", expected="at least record, in it or below it", fix="check path="
+        )
+    by_id: dict[str, Record] = {}
+    for record in each(partial(_record, options=options), files):
+        by_id[record.study_id] = _joined(by_id[record.study_id], record) if record.study_id in by_id else record
+    # Without reliable patients, splits by patient would be wrong.
+    usable = [record for record in by_id.values() if record.refused is None]
     if not options.study_is_patient:
-        check_patients(studies, f"the DICOM files of {folder}", "Patient ID", "options.study_is_patient=true")
-    yield from found.values()
+        check_patients(usable, f"the DICOM files of {folder}", "Patient ID", "options.study_is_patient=true")
+    yield from by_id.values()
 
 
 def _record(file: Path, options: DicomConfig) -> Record:
@@ -73,10 +77,11 @@ def _record(file: Path, options: DicomConfig) -> Record:
         return Record(
             study_id=name, patient_id=name, refused=LeftOut(file=name, reason=error.reason, detail=str(error))
         )
+    # The default view applies only where the tags name no view at all.
     view = header.modality or (None if header.view_named else options.default_view)
     refused = None
     if view is None:
-        fix = "" if header.view_named else "; options.default_view=frontal would take it as one"
+        fix = "" if header.view_named else "; options.default_view=frontal would take it as record"
         refused = LeftOut(
             file=str(file),
             reason="unknown view",
@@ -113,7 +118,8 @@ def _report(file: Path, study_id: str, options: DicomConfig) -> tuple[dict[str, 
 
 
 def _joined(old: Record, new: Record) -> Record:
-    """Two files of one study as one record; beside a usable file, another one that is not is only left out itself."""
+    """Two files of record study as record record; beside a usable file, another record that is not is only left out itself."""
+    # A file that can be used replaces one that cannot.
     if old.refused is not None and new.refused is None:
         old, new = new, old
     spare = [*old.spare, *new.spare, *second_images(old, new)]

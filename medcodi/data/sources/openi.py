@@ -1,6 +1,6 @@
 """Source ``openi``: the Indiana University collection of Open-i, XML reports and PNG images.
 
-The reports name their images, but not the view of each. The table of projections that goes with the collection tells
+The reports name their images, but not the view of each. The collection's table of projections gives
 it (``filename,projection``); without one, the image's own caption, where it names a single view. Several images of one
 view: the first in the order of the report counts, the others are in the ledger.
 """
@@ -42,7 +42,7 @@ class OpeniConfig:
 
 
 def records(options: OpeniConfig) -> Iterator[Record]:
-    """Studies in the order of the reports' numbers. Nothing tells patients apart but the study: each is its own.
+    """Studies in the order of the reports' numbers. The collection has no patient identifiers: each study is a patient.
 
     Raises:
         DataError: If the reports, the images or the table cannot be found or read.
@@ -77,14 +77,14 @@ def _number(path: Path) -> tuple[int, str]:
 
 def _folder(root: Path, named: str | None, usual: tuple[str, ...], suffix: str, what: str) -> Path:
     places = [Path(named)] if named else [root / name for name in usual]
-    found = next((place for place in places if next(place.glob(f"*.{suffix}"), None)), None)
-    if found is None:
+    folder = next((place for place in places if next(place.glob(f"*.{suffix}"), None)), None)
+    if folder is None:
         raise DataError(
             f"no {what} (*.{suffix}) in {named or root}",
             expected="a folder such as " + (usual[0] if named is None else f"{root}/{usual[0]}"),
             fix=f"unpack NLMCXR_{'reports' if suffix == 'xml' else 'png'}.tgz there, or give options.{what}",
         )
-    return found
+    return folder
 
 
 def _key(name: str) -> str:
@@ -103,15 +103,15 @@ def _projections(root: Path, options: OpeniConfig) -> Mapping[str, str] | None:
         raise DataError(
             f"no table at {path}", expected="a table of filename, projection", fix="check options.projections"
         )
-    found: dict[str, str] = {}
+    projections_of: dict[str, str] = {}
     for number, row in enumerate(read_table(path, ("filename", "projection")), start=2):
-        if found.setdefault(_key(row["filename"]), row["projection"]) != row["projection"]:
+        if projections_of.setdefault(_key(row["filename"]), row["projection"]) != row["projection"]:
             raise DataError(
-                f"{path}, line {number}: {row['filename']!r} is {row['projection']!r}, and {found[_key(row['filename'])]!r} before",
+                f"{path}, line {number}: {row['filename']!r} is {row['projection']!r}, and {projections_of[_key(row['filename'])]!r} before",
                 expected="one projection for each image",
                 fix="correct the table",
             )
-    return found
+    return projections_of
 
 
 def _record(report: Path, images: Mapping[str, Path], projections: Mapping[str, str] | None) -> Record:
@@ -155,6 +155,7 @@ def _images(
     spare: list[LeftOut],
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """(modality -> file, modality -> view); what is not taken goes to ``spare``."""
+    # The first image of each view is taken; the others are in the ledger.
     chosen: dict[str, Path] = {}
     views: dict[str, str] = {}
     for node in tree.iter("parentImage"):

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from medcodi.data.images import fit_square, read_image
+from medcodi.data.image_files import read_image
+from medcodi.data.images import fit_square
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
 from medcodi.errors import DataError
@@ -23,10 +24,10 @@ class LeftOut:
     """A file or text that does not enter the dataset, and why.
 
     Attributes:
-        file: Its name as the source tells it.
+        file: Its name in the source.
         reason: Two or three words, the same for every refusal of this sort.
         detail: The whole message.
-        view: View position of an image, as the source tells it.
+        view: View position of an image, as the source gives it.
     """
 
     file: str
@@ -37,12 +38,12 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What became of a record when it was read.
+    """The result of reading a record.
 
     Attributes:
         study: The study, or None where it cannot be used.
         refused: Why it cannot.
-        spare: What of it was left out though the study is kept, beyond what the record knew already.
+        spare: Files left out although the study is kept, beyond those of the record.
     """
 
     study: Study | None = None
@@ -60,10 +61,10 @@ class Record:
         split: ``train``, ``val`` or ``test`` where the source has an official one.
         images: Image modality -> file.
         texts: Text modality -> text as the source holds it.
-        views: Image modality -> view position as the source tells it (``"PA"``), where it does.
+        views: Image modality -> view position as the source gives it (``"PA"``), where it does.
         labels: CheXpert name -> 1, 0 or -1.
-        metadata: What else the source tells.
-        refused: Why the study cannot be used, where the source knows already.
+        metadata: Further values of the source.
+        refused: Why the study cannot be used, if the source already knows.
         spare: Files of the study that are not used, though nothing is wrong with it.
     """
 
@@ -97,10 +98,12 @@ class Record:
         file = self.study_id
         view = ""
         try:
+            # Images: read, checked against the view they are given as, fitted to the square.
             for name, path in self.images.items():
                 file, view = str(path), self.views.get(name, "")
                 contents[name] = fit_square(read_image(path, modality=name), image_size)
             file, view = self.study_id, ""
+            # Texts: read and brought to their normal form.
             texts, spare = self.read_texts()
             for name, text in texts.items():
                 file = self.files().get(name, f"{self.study_id}:{name}")
@@ -129,7 +132,7 @@ class PhantomRecord(Record):
     index: int
 
     def files(self) -> dict[str, str]:
-        """Nothing lies on a disk."""
+        """The study alone: no file exists."""
         return {"study": self.study_id}
 
     def load(self, image_size: int) -> Loaded:
@@ -160,6 +163,7 @@ def check_patients(records: Sequence[Record], source: str, column: str, fix: str
     Raises:
         DataError: If a patient is missing or a placeholder in two studies, or all studies are of one patient.
     """
+    # Placeholders of anonymisation, and one identifier for everybody.
     counts = Counter(record.patient_id for record in records)
     placeholders = sum(num for patient, num in counts.items() if _NO_PATIENT.fullmatch(patient))
     same = len(counts) == 1 and len(records) >= MIN_STUDIES_OF_ONE_PATIENT

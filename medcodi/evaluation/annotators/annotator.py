@@ -13,7 +13,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from medcodi.data.images import read_image
+from medcodi.data.image_files import read_image
 from medcodi.errors import DataError
 from medcodi.evaluation.annotators.row_cache import RowCache, content_key
 from medcodi.evaluation.annotators.weights import LoadRequest

@@ -5,7 +5,6 @@ A small residual network, trained here on the phantom (``classifier_training.py`
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import field
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from medcodi.config import config, from_dict, to_dict
 from medcodi.errors import CheckpointError, DataError, one_of
 from medcodi.modality import names
+from medcodi.storage import atomic
 from medcodi.study import CHEXPERT_LABELS, Study
 
 SIDED_LABELS = ("Pleural Effusion", "Pneumothorax", "Consolidation", "Lung Lesion", "Support Devices")
@@ -171,20 +171,12 @@ class FindingClassifier(nn.Module):
 
     def save(self, directory: str | Path) -> Path:
         """Write ``finding_classifier.safetensors`` and ``finding_classifier.json`` into ``directory``."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        weights, card = directory / WEIGHTS_FILE, directory / CARD_FILE
-        partial = weights.with_suffix(".partial")
-        save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
-        partial.replace(weights)
-        content = {
-            **self.card,
-            "config": to_dict(self.config),
-            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        }
-        card.with_suffix(".partial").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        card.with_suffix(".partial").replace(card)
-        return directory
+        weights, card = Path(directory) / WEIGHTS_FILE, Path(directory) / CARD_FILE
+        with atomic.replacing(weights, error=CheckpointError) as partial:
+            save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
+        content = {**self.card, "config": to_dict(self.config), "sha256": atomic.sha256_file(weights)}
+        atomic.write_text(card, json.dumps(content, indent=1, allow_nan=False) + "\n", error=CheckpointError)
+        return Path(directory)
 
     @classmethod
     def load(cls, directory: str | Path) -> FindingClassifier:
@@ -210,7 +202,7 @@ class FindingClassifier(nn.Module):
                 fix="train or copy it again",
             ) from None
         # The card's ceilings hold for these weights only.
-        if (digest := hashlib.sha256(weights.read_bytes()).hexdigest()) != card.get("sha256"):
+        if (digest := atomic.sha256_file(weights)) != card.get("sha256"):
             raise CheckpointError(
                 f"{weights} has sha256 {digest[:12]}…",
                 expected=f"{str(card.get('sha256'))[:12]}…, for which its ceilings were measured",

@@ -20,7 +20,7 @@ from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE, FindingClassi
 from medcodi.evaluation.annotators.weights import LoadRequest, WeightSource, check_hash, read_state, wrong_weights
 from medcodi.evaluation.annotators.xrv import xrv_input, xrv_network
 from medcodi.modality import MODALITIES
-from medcodi.model.shipped import demo_checkpoint
+from medcodi.model import demo_checkpoint
 
 INCEPTION_SIZE = 299
 RAD_DINO = "microsoft/rad-dino"

@@ -27,6 +27,7 @@ from medcodi.data.sources.phantom.body import Body
 from medcodi.errors import CheckpointError, DataError
 from medcodi.metrics.bootstrap import Statistic
 from medcodi.metrics.coherence import correlation_statistic
+from medcodi.storage import atomic
 from medcodi.study import Study
 
 SIDE, PENALTY = 24, 1.0  # pixels a side, ridge penalty: chosen on 500 phantoms, checked on 200 others
@@ -111,9 +112,8 @@ class GeometryAnnotator:
         r2 = {name: [round(float(value), 4) for value in values] for name, values in self.r2.items()}
         card = {"attributes": list(self.attributes), "r2": r2, **self.card}
         path = Path(folder) / GEOMETRY_FILE
-        partial = path.with_suffix(".partial")
-        save_file(arrays, partial, metadata={"card": json.dumps(card)})
-        partial.replace(path)
+        with atomic.replacing(path, error=CheckpointError) as partial:
+            save_file(arrays, partial, metadata={"card": json.dumps(card)})
         return path
 
     @classmethod

@@ -17,7 +17,7 @@ from medcodi.evaluation.annotators.annotator import BatchAnnotator
 from medcodi.evaluation.annotators.classifier import FindingClassifier
 from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.evaluation.annotators.xrv import XRV_WEIGHTS, xrv_input, xrv_network
-from medcodi.model.shipped import demo_checkpoint
+from medcodi.model import demo_checkpoint
 
 # torchxrayvision's names of CheXpert's labels; a label with several names takes the largest probability. "Infiltration", "Emphysema",
 # "Fibrosis" and "Hernia" are no label of CheXpert's.

@@ -10,7 +10,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import os
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +18,10 @@ from typing import Any
 import numpy as np
 
 from medcodi.errors import DataError
+from medcodi.storage import atomic
 
 ROWS_PER_SHARD = 512
+_FULL_DISK = atomic.Refusal(error=DataError, then="run it again, or choose another cache folder")
 
 
 def content_key(value: np.ndarray | str) -> bytes:
@@ -31,23 +32,6 @@ def content_key(value: np.ndarray | str) -> bytes:
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
     digest.update(array.view(np.uint8).data if array.size else b"")
     return digest.digest()
-
-
-def _write_whole(path: Path, content: bytes) -> None:
-    """Write a file atomically."""
-    partial = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.partial")
-    try:
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        partial.replace(path)
-    except OSError as error:
-        raise DataError(
-            f"{path} cannot be written: {error.strerror or error}", fix="free the disk, or choose another cache folder"
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
 
 
 class RowCache:
@@ -73,7 +57,7 @@ class RowCache:
             raise DataError(f"the cache {root} cannot be used: {error.strerror}", fix="choose another folder") from None
         if not (self.folder / "identity.json").is_file():
             content = json.dumps({"identity": identity, "of": description}, indent=1, default=str) + "\n"
-            _write_whole(self.folder / "identity.json", content.encode())
+            atomic.write_text(self.folder / "identity.json", content, **_FULL_DISK)
         # Rows of every run so far.
         for path in sorted(self.folder.glob("*.npy")):
             if self._is_whole(path):
@@ -85,11 +69,10 @@ class RowCache:
     def _is_whole(self, path: Path) -> bool:
         """Whether a shard's bytes have the hash that its name says."""
         try:
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256")
+            digest = atomic.sha256_file(path)
         except OSError:
             return False
-        if digest.hexdigest()[:40] == path.name.removesuffix(".npy"):
+        if digest[:40] == path.name.removesuffix(".npy"):
             return True
         warnings.warn(f"{path} is damaged; its rows are computed again", stacklevel=4)
         return False
@@ -135,6 +118,6 @@ class RowCache:
         path = self.folder / (hashlib.sha256(content).hexdigest()[:40] + ".npy")
         # Another process may have written the same shard; a damaged one is replaced.
         if not path.is_file() or not self._is_whole(path):
-            _write_whole(path, content)
+            atomic.write_bytes(path, content, **_FULL_DISK)
         self._map(path)
         self._pending = {}

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medcodi.errors import CheckpointError
-from medcodi.storage.atomic import sha256_file
+from medcodi.storage import atomic
 
 if TYPE_CHECKING:
     from medcodi.model import MedCoDi
@@ -87,18 +87,15 @@ class WeightSource:
         import torch.hub
 
         # Other processes see the file only after its hash has been checked.
-        partial = target.with_name(f"{target.name}.{os.getpid()}.partial")
-        try:
-            target.parent.mkdir(parents=True, exist_ok=True)
-            torch.hub.download_url_to_file(self.url, str(partial), progress=False)
+        with atomic.replacing(target, error=CheckpointError) as partial:
+            try:
+                torch.hub.download_url_to_file(self.url, str(partial), progress=False)
+            except OSError as error:
+                raise CheckpointError(
+                    f"the weights of {name!r} could not be downloaded from {self.url}: {error}",
+                    fix=self.how_to_get(name),
+                ) from None
             check_hash(name, partial, self.sha256)
-            partial.replace(target)
-        except OSError as error:
-            raise CheckpointError(
-                f"the weights of {name!r} could not be downloaded from {self.url}: {error}", fix=self.how_to_get(name)
-            ) from None
-        finally:
-            partial.unlink(missing_ok=True)
         return target
 
 
@@ -108,7 +105,7 @@ def check_hash(name: str, path: Path, required: str | None) -> str:
     Raises:
         CheckpointError: If another hash is required.
     """
-    digest = sha256_file(path)
+    digest = atomic.sha256_file(path)
     if required is not None and digest != required.lower():
         raise CheckpointError(
             f"the weights of {name!r} at {path} have sha256 {digest}",

@@ -18,14 +18,14 @@ from medcodi.errors import DataError, MedCoDiError, PromptError
 from medcodi.generation.bulk.folder import SynthesisFolder
 from medcodi.generation.bulk.manifest import BadRow, Row, RowDefaults, read_manifest
 from medcodi.generation.bulk.plan import Item, all_items, blocks
-from medcodi.generation.bulk.prompts import check_prompts, load_prompts
-from medcodi.generation.bulk.streaming import check_modalities, check_steps
+from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.pipeline import generate_batch, load
-from medcodi.generation.prompts import PromptContexts, Value
-from medcodi.generation.result import image_format, model_identity, provenance, write_contents
+from medcodi.generation.request import Value, check_modalities, check_prompt_files, read_prompt_files
+from medcodi.generation.result import image_format, provenance, write_contents
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
+from medcodi.model.identity import model_identity
 
 FORMAT_VERSION = 1
 
@@ -125,7 +125,6 @@ def synthesize(
     config.execution.check(device)
     chosen = load(model, device)
     settings = config.generation.resolved(chosen)
-    check_steps(chosen, settings)
     identity = model_identity(chosen)
     run = _identity(Path(manifest), len(rows), identity, settings, config, chosen.device)
     folder = SynthesisFolder(Path(out), config.shard_size, run)
@@ -253,7 +252,7 @@ class _Work:
         for row in rows.values():
             try:
                 check_modalities(self.model, row.direction)
-                check_prompts(row)
+                check_prompt_files(row.prompts)
             except (DataError, PromptError) as error:
                 self.fail(BadRow(number=row.number, id=row.id, message=str(error)))
 
@@ -263,7 +262,7 @@ class _Work:
             if row.number in self.failed:
                 continue
             try:
-                loaded[row.number] = load_prompts(row, self.model.config.image_size)
+                loaded[row.number] = read_prompt_files(row.prompts, self.model.config.image_size)
             except DataError as error:
                 loaded[row.number] = error
         return loaded

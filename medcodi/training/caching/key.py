@@ -10,7 +10,7 @@ from typing import Any
 from medcodi.config import to_dict
 from medcodi.data.dataset import StudyDataset
 from medcodi.model import MedCoDi
-from medcodi.model.components import tokenizer_hashes
+from medcodi.model.identity import tokenizer_hashes
 
 PRECISIONS = ("fp32", "bf16")
 

@@ -15,7 +15,7 @@ from medcodi.model import MedCoDi
 from medcodi.training.caching.encoded_studies import EncodedStudies
 from medcodi.training.caching.key import cache_key
 from medcodi.training.caching.make_cache import make_cache
-from medcodi.training.faults import Watch
+from medcodi.training.faults import Watchdog
 
 if TYPE_CHECKING:
     from medcodi.stages.stage import Stage
@@ -30,7 +30,7 @@ def from_cache(
     dataset: StudyDataset,
     validation: StudyDataset | None,
     ranks: Ranks,
-    watch: Watch,
+    watch: Watchdog,
 ) -> tuple[EncodedStudies, EncodedStudies | None]:
     """The studies of a run, encoded; afterwards only the components that a step uses are loaded.
 
@@ -65,7 +65,7 @@ def _open_or_make(
     data: DataConfig,
     dataset: StudyDataset,
     ranks: Ranks,
-    watch: Watch,
+    watch: Watchdog,
 ) -> EncodedStudies:
     key = cache_key(model, dataset, split=data.split, precision="bf16" if run.precision == "bf16" else "fp32")
     folder = cache_folder(run, data)
@@ -83,7 +83,7 @@ def _open_or_make(
                 flush=True,
             )
 
-    watch.at(f"encoding {dataset.name} into {folder}")
+    watch.report(f"encoding {dataset.name} into {folder}")
     with borrowed(model):
         return make_cache(model, dataset, folder, key, ranks=ranks, num_workers=run.num_workers, on_progress=tell)
 
@@ -103,4 +103,4 @@ def hold_only(stage: Stage) -> None:
     """Load the components that a step of ``stage`` uses on encoded studies; those still on disk leave the stage's tree."""
     model, needed = stage.model, set(stage.components())
     model.load_components(needed)
-    model.set_aside(set(model.pending))
+    model.hide_components(set(model.pending))

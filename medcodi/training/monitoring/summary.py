@@ -9,11 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medcodi.distributed import Ranks
 from medcodi.errors import MedCoDiError, TrainingError
 from medcodi.pages.charts import Curve, line_chart
 from medcodi.pages.page import Figure, Head, Plot, Section, Table, png_data_uri, render_page, write_page
-from medcodi.training.config import TrainConfig
+from medcodi.training.monitoring.observer import Observer
 
 PAGE = "summary.html"
 
@@ -226,8 +225,11 @@ def write_summary(roots: Sequence[str | Path], path: str | Path) -> Path:
     return write_page(path, page([read_story(root) for root in roots]))
 
 
-def summarise(config: TrainConfig, root: Path, ranks: Ranks) -> None:
-    """Write a run's own page at its end, on the first rank. It is an extra: without a line in the log there is none."""
-    if config.tracking.summary and ranks.is_first:
-        with suppress(MedCoDiError):
-            write_summary([root], root / PAGE)
+class SummaryPage(Observer):
+    """Writes the run's own page at its end. It is an extra: without a line in the log there is none."""
+
+    def on_end(self) -> None:
+        """Write ``summary.html`` on the first rank."""
+        if self.run.config.tracking.summary and self.run.ranks.is_first:
+            with suppress(MedCoDiError):
+                write_summary([self.run.folder.root], self.run.folder.root / PAGE)

@@ -260,26 +260,10 @@ def _key(
             "medcodi": __version__,
             "study": to_dict(study),
             "trials": {reader: {trial.trial: trial.key_entry() for trial in shown} for reader, shown in trials.items()},
-            "items": {item.name: _item_entry(item) for item in items},
+            "items": {item.name: item.key_entry() for item in items},
             "provenance": provenance,
         }
     )
-
-
-def _item_entry(item: ReaderItem) -> dict[str, Any]:
-    sides = [
-        [
-            {
-                "origin": content.origin,
-                "case": content.case,
-                "modality": content.modality,
-                "direction": None if content.direction is None else str(content.direction),
-            }
-            for content in side
-        ]
-        for side in item.sides
-    ]
-    return {"task": item.task, "arm": item.arm, "case": item.case, "patients": list(item.patients), "sides": sides}
 
 
 def _write_reader(folder: Path, page: dict, trials: Sequence[ReaderTrial], blinded: Mapping[Content, str]) -> None:

@@ -11,7 +11,6 @@ import json
 import os
 import re
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -24,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from medcodi.errors import DataError
+from medcodi.storage import atomic
 
 FIXED_TIME = 946_684_800  # time of every file: 2000-01-01 00:00:00 UTC
 FIXED_DATE = (2000, 1, 1, 0, 0, 0)  # the same in archives
@@ -36,27 +36,16 @@ _STUDY_CALL = re.compile(r"MEDCODI_STUDY = (\{.*\});\n?", re.DOTALL)
 
 @contextmanager
 def new_folder(out: str | Path) -> Iterator[Path]:
-    """A folder to fill; it takes the place of ``out`` once all is well, and vanishes otherwise.
+    """A hidden folder to fill; it becomes ``out`` when the body ends, whole and flushed, or nothing of it stays.
 
     Raises:
-        DataError: If ``out`` holds something, or cannot be made.
+        DataError: If ``out`` is not empty, or the disk is full or read-only.
     """
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise DataError(f"{out} is not empty", expected="a new or empty folder", fix="choose another --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise DataError(f"{out} cannot be made: {error.strerror}", fix="choose a folder that can be written") from None
-    try:
+    with atomic.filling(out, error=DataError) as staging:
         yield staging
-        staging.chmod(0o755)
-        if out.is_dir():
-            out.rmdir()
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

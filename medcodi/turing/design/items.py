@@ -47,6 +47,22 @@ class ReaderItem:
         """Contents of all sides."""
         return tuple(content for side in self.sides for content in side)
 
+    def key_entry(self) -> dict[str, Any]:
+        """Entry of the answer key."""
+        sides = [
+            [
+                {
+                    "origin": content.origin,
+                    "case": content.case,
+                    "modality": content.modality,
+                    "direction": None if content.direction is None else str(content.direction),
+                }
+                for content in side
+            ]
+            for side in self.sides
+        ]
+        return {"task": self.task, "arm": self.arm, "case": self.case, "patients": list(self.patients), "sides": sides}
+
 
 def draw_items(study: ReaderStudyConfig, real: RealArm, generated: GeneratedArm) -> list[ReaderItem]:
     """Choose the cases of every task and build its items; cases of the real arm are marked as used.

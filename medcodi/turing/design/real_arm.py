@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medcodi.config import from_dict
 from medcodi.data.dataset import INFO_FILE, PHANTOMS_PER_SPLIT, SPLITS, open_dataset, read_info
-from medcodi.data.images import read_image
+from medcodi.data.image_files import read_image
 from medcodi.data.reports import normalise_report
 from medcodi.data.sources import SOURCES
 from medcodi.data.sources.record import LeftOut, Record
@@ -170,7 +169,7 @@ def open_real(
             fix="check --real",
         )
     row = SOURCES[kind]
-    records = list(row.announce(from_dict(row.Options, {"path": str(path)}, source=f"options of source {kind!r}")))
+    records = list(row.announce(kind, {"path": str(path)}))
     arm = RealArm(path.name, agreement_of(path, *(record.metadata for record in records[:50])), [])
     for record in records:
         _add_record(arm, record)

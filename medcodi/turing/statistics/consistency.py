@@ -14,18 +14,18 @@ from medcodi.turing.statistics.intervals import THESE_READERS, Estimate, wilson_
 from medcodi.turing.statistics.resampling import Cases, ReaderStatistic, Resampled, jackknife
 
 # ---- repeated items ------------------------------------------------------------------------------------------------------
-MIN_CASES = 15  # fewer repeated cases give no interval for all readers together
+MIN_CASES = 15  # repeated cases needed for an interval over all readers
 
 
 @dataclass(frozen=True, kw_only=True)
 class Repeats:
     """First and second answers to the same items."""
 
-    readers: Sequence[str]  # names
-    first: np.ndarray  # float `[R, P]`, NaN missing
-    second: np.ndarray  # float `[R, P]`
-    case: Sequence[str]  # case of each repeated item, `[P]`
-    arm: Sequence[str]  # arm of each repeated item, `[P]`
+    readers: Sequence[str]
+    first: np.ndarray  # float [R, P], NaN where missing
+    second: np.ndarray  # float [R, P]
+    case: Sequence[str]  # [P], case of each repeated item
+    arm: Sequence[str]  # [P], arm of each repeated item
 
     @property
     def same(self) -> np.ndarray:
@@ -38,12 +38,12 @@ class Repeats:
 
     @property
     def num(self) -> int:
-        """Pairs of answers."""
+        """Number of pairs of answers."""
         return int(self._known.sum())
 
 
 def reader_repeats(repeats: Repeats, *, level: float = 0.95) -> list[Estimate]:
-    """Each reader's share of equal answers, Wilson."""
+    """Each reader's share of equal answers, with Wilson's interval."""
     rows = [row[np.isfinite(row)] for row in repeats.same]
     return [wilson_estimate(float(row.sum()), len(row), level=level) for row in rows]
 
@@ -64,11 +64,13 @@ def pooled_repeats(repeats: Repeats, *, ordered: bool, level: float = 0.95) -> d
     num_readers = len(repeats.first)
     gap = (repeats.first - repeats.second)[repeats._known]
     within = float(np.sqrt((gap**2).mean() / 2)) if ordered and len(gap) else None
+    # Too few cases for an interval over cases: values only.
     if len(set(repeats.case)) < MIN_CASES:
         same = Estimate(value=float(np.nanmean(repeats.same)) if repeats.num else float("nan"), num=repeats.num)
         alone = Cases(np.arange(len(flat[0])), np.zeros(len(flat[0]), dtype=int))
         kappa = cohen_kappa(*flat, alone, weights=weights) if len(flat[0]) > 1 else Estimate(value=float("nan"))
         return {"same": same, "kappa": Estimate(value=kappa.value, num=kappa.num), "within_sd": within}
+    # One list of answers of all readers, whose cases are resampled together.
     cases = Cases.of(repeats.case, repeats.arm)
     together = Cases(np.tile(cases.unit, num_readers), cases.stratum)
     same = jackknife(mean_statistic(repeats.same), cases, num=repeats.num).share(THESE_READERS, level=level)
@@ -77,7 +79,7 @@ def pooled_repeats(repeats: Repeats, *, ordered: bool, level: float = 0.95) -> d
 
 # ---- learning ------------------------------------------------------------------------------------------------------------
 def progress(order: np.ndarray) -> np.ndarray:
-    """Where in the task each answer stands: 0 the reader's first trial, 1 the last; ``order`` float ``[R, I]``, NaN not answered."""
+    """Position of each answer, from 0 (the reader's first trial) to 1 (the last); ``order`` float ``[R, I]``, NaN not answered."""
     first, last = np.nanmin(order, axis=1, keepdims=True), np.nanmax(order, axis=1, keepdims=True)
     return (order - first) / np.where(last > first, last - first, 1.0)
 
@@ -104,12 +106,12 @@ def trend(values: np.ndarray, order: np.ndarray, cases: Cases) -> Resampled:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialBlock:
-    """Accuracy and time within a stretch of trials."""
+    """Accuracy and time within a block of trials."""
 
-    first: int  # first trial of the block (1 is the reader's first)
+    first: int  # first trial of the block, from 1
     last: int  # last trial
-    accuracy: Estimate  # mean over readers, these readers
-    median_seconds: float  # median time of an answer; NaN where no times are known
+    accuracy: Estimate  # mean over these readers
+    median_seconds: float  # median time of an answer; NaN if unknown
 
 
 def blocks(
@@ -121,7 +123,7 @@ def blocks(
     num_blocks: int = 5,
     level: float = 0.95,
 ) -> list[TrialBlock]:
-    """Accuracy in ``num_blocks`` stretches of equal length, each with a Wilson interval at the effective number of answers."""
+    """Accuracy in ``num_blocks`` blocks of equal length, each with Wilson's interval at the effective number of answers."""
     when = progress(order)
     total = int(np.isfinite(order).sum(1).max())
     edges = np.linspace(0, 1, num_blocks + 1)

@@ -25,17 +25,17 @@ POPULATIONS = (THESE_READERS, NEW_READERS)
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """Every reader's answers to items of which some are generated."""
+    """Every reader's choices between real and generated."""
 
-    readers: Sequence[str]  # names, `R` of them
-    says_generated: np.ndarray  # float `[R, I]`: 1 called generated, 0 called real, NaN not answered
-    confidence: np.ndarray  # float `[R, I]`, NaN where not asked
-    generated: np.ndarray  # bool `[I]`
-    cases: Cases  # which items are drawn together
+    readers: Sequence[str]  # [R]
+    says_generated: np.ndarray  # float [R, I]: 1 called generated, 0 called real, NaN not answered
+    confidence: np.ndarray  # float [R, I], NaN without a confidence
+    generated: np.ndarray  # bool [I]
+    cases: Cases
 
     @property
     def num(self) -> int:
-        """Answers."""
+        """Number of answers."""
         return int(np.isfinite(self.says_generated).sum())
 
     @property
@@ -107,7 +107,7 @@ def auc_statistic(scores: np.ndarray, positive: np.ndarray) -> ReaderStatistic:
 
 
 def rates(detection: Detection) -> Mapping[str, ReaderStatistic]:
-    """The shares: accuracy, balanced accuracy, sensitivity (generated called generated), specificity (real called real)."""
+    """Shares of right answers: accuracy, balanced accuracy, sensitivity (generated called generated), specificity (real called real)."""
     sensitivity = mean_statistic(detection.correct, detection.generated)
     specificity = mean_statistic(detection.correct, ~detection.generated)
     return {
@@ -142,6 +142,7 @@ def reader_dprime(detection: Detection, reader: int, *, level: float = 0.95) -> 
 
     Rates carry the log-linear correction, so that a reader without any miss has finite values and a variance.
     """
+    # z of the corrected rate of each arm, and its variance p (1 - p) / (n phi(z)^2).
     z, variances, num = [], [], 0
     for arm in (detection.generated, ~detection.generated):
         answers = detection.says_generated[reader, arm]

@@ -25,7 +25,7 @@ def test_a_text_prompt_may_come_from_a_file(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("texts", "message"),
     [
-        (["chest.png"], "--prompt 'chest.png' cannot be read.*modality=value"),
+        (["chest.png"], "--prompt 'chest.png' is invalid.*modality=value"),
         (["frontl=x.png"], "unknown modality 'frontl'.*did you mean 'frontal'"),
         (["frontal=a.png", "frontal=b.png"], "names frontal twice"),
         (["report=@nowhere.txt"], "the report nowhere.txt cannot be read: No such file"),

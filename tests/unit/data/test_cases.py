@@ -11,7 +11,8 @@ import pytest
 
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset
-from medcodi.data.images import fit_square, read_image
+from medcodi.data.image_files import read_image
+from medcodi.data.images import fit_square
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import read_text

@@ -197,7 +197,7 @@ def two_versions(root: Path) -> None:
         (None, no_column, r"split.csv.gz has no column 'dicom_id'"),
         (None, two_versions, r"several versions of a table"),
         (None, lambda root: (root / "mimic-cxr-2.0.0-split.csv.gz").unlink(), r"official split.*official_split=false"),
-        (None, lambda root: (root / "mimic-cxr-2.0.0-metadata.csv.gz").unlink(), r"which tells the views"),
+        (None, lambda root: (root / "mimic-cxr-2.0.0-metadata.csv.gz").unlink(), r"which holds the views"),
         (None, lambda root: (root / "mimic-cxr-2.0.0-chexpert.csv.gz").unlink(), r"labels=null"),
         (None, lambda root: shutil.rmtree(root / "files/p11"), r"has no p11, .*options.groups=\[p10\]"),
         (None, lambda root: shutil.rmtree(root / "files"), r"no folder .*files"),

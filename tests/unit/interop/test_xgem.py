@@ -25,7 +25,7 @@ from medcodi.storage import atomic
 from tests.golden.xgem.outputs import word_tokenizer
 from tests.unit.interop.published import MINI_LAYOUT, published_checkpoint
 
-UNTOLD = LayoutConfig(**MINI_LAYOUT)
+LAYOUT = LayoutConfig(**MINI_LAYOUT)
 ROOT = Path(medcodi.__file__).parents[1]
 FRONTAL = "model.diffusion_model.unet_frontal."
 WTE, LM_HEAD = "optimus.decoder.transformer.wte.weight", "optimus.decoder.lm_head.weight"
@@ -45,7 +45,7 @@ def file(whole, tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="module")
 def imported(file, tmp_path_factory) -> Imported:
-    return import_xgem(file, tmp_path_factory.mktemp("imported") / "model", layout=UNTOLD)
+    return import_xgem(file, tmp_path_factory.mktemp("imported") / "model", layout=LAYOUT)
 
 
 def changed(whole: dict[str, Tensor], path: Path, **changes: Tensor | None) -> Path:
@@ -99,13 +99,13 @@ def test_the_report_names_every_key(imported, whole) -> None:
 
 def test_a_torch_file_gives_the_same_bytes(whole, imported, tmp_path) -> None:
     torch.save({"state_dict": {f"module.{key}": value for key, value in whole.items()}}, tmp_path / "model.pt")
-    again = import_xgem(tmp_path / "model.pt", tmp_path / "model", layout=UNTOLD)
+    again = import_xgem(tmp_path / "model.pt", tmp_path / "model", layout=LAYOUT)
     for path in sorted(imported.folder.glob("*.safetensors")):
         assert (again.folder / path.name).read_bytes() == path.read_bytes()
 
 
 def test_stored_in_half_the_bytes(file, imported, tmp_path) -> None:
-    import_xgem(file, tmp_path / "model", layout=UNTOLD, dtype="bfloat16")
+    import_xgem(file, tmp_path / "model", layout=LAYOUT, dtype="bfloat16")
     stored = load_file(tmp_path / "model" / "autoencoder_image.safetensors")
     assert stored["net.quant_conv.weight"].dtype == torch.bfloat16 and stored["scale"].dtype == torch.float32
     assert MedCoDi.from_pretrained(tmp_path / "model").config == imported.config
@@ -147,7 +147,7 @@ def test_bad_checkpoints_are_refused_and_nothing_is_left(case, whole, tmp_path) 
     changes, words = REFUSALS[case]
     source = changed(whole, tmp_path / "model.safetensors", **changes)
     with pytest.raises(CheckpointError, match=words):
-        import_xgem(source, tmp_path / "model", layout=UNTOLD)
+        import_xgem(source, tmp_path / "model", layout=LAYOUT)
     assert not (tmp_path / "model").exists()
     assert not (tmp_path / "model.unfinished").exists()
 
@@ -155,7 +155,7 @@ def test_bad_checkpoints_are_refused_and_nothing_is_left(case, whole, tmp_path) 
 def test_half_precision_is_taken_when_it_is_asked_for(whole, tmp_path) -> None:
     halves = {key: value.half() for key, value in whole.items() if value.is_floating_point() and "." in key}
     source = changed(whole, tmp_path / "model.safetensors", **halves)
-    done = import_xgem(source, tmp_path / "model", layout=UNTOLD, allow_half=True)
+    done = import_xgem(source, tmp_path / "model", layout=LAYOUT, allow_half=True)
     stored = load_file(done.folder / "autoencoder_image.safetensors")["net.quant_conv.weight"]
     assert torch.equal(stored, whole["autokl.quant_conv.weight"].half().float())
     assert done.report["settings"]["allow_half"] is True
@@ -164,20 +164,20 @@ def test_half_precision_is_taken_when_it_is_asked_for(whole, tmp_path) -> None:
 def test_numbers_too_large_for_the_stored_precision_are_refused(whole, tmp_path) -> None:
     source = changed(whole, tmp_path / "model.safetensors", **{Q_BIAS: torch.full((8,), 1e6)})
     with pytest.raises(CheckpointError, match="quant_conv.bias holds numbers too large for torch.float16"):
-        import_xgem(source, tmp_path / "model", layout=UNTOLD, dtype="float16")
+        import_xgem(source, tmp_path / "model", layout=LAYOUT, dtype="float16")
 
 
 @pytest.mark.parametrize("stays", [WTE, LM_HEAD])
 def test_either_of_the_tied_tensors_is_enough(stays, whole, imported, tmp_path) -> None:
     source = changed(whole, tmp_path / "model.safetensors", **{LM_HEAD if stays == WTE else WTE: None})
-    done = import_xgem(source, tmp_path / "model", layout=UNTOLD)
+    done = import_xgem(source, tmp_path / "model", layout=LAYOUT)
     name = "autoencoder_text.safetensors"
     assert (done.folder / name).read_bytes() == (imported.folder / name).read_bytes()
 
 
 def test_checkpoints_without_what_can_be_derived(whole, imported, tmp_path) -> None:
     derived = {key: None for key in whole if "." not in key or key.endswith((".attn.bias", "position_ids"))}
-    done = import_xgem(changed(whole, tmp_path / "model.safetensors", **derived), tmp_path / "model", layout=UNTOLD)
+    done = import_xgem(changed(whole, tmp_path / "model.safetensors", **derived), tmp_path / "model", layout=LAYOUT)
     assert done.config == imported.config and done.counts["derivable"] == 0
 
 
@@ -188,7 +188,7 @@ def test_another_noise_schedule_is_read(whole, tmp_path) -> None:
         "betas": torch.from_numpy(betas.astype(np.float32)),
         "alphas_cumprod": torch.from_numpy(np.cumprod(1 - betas).astype(np.float32)),
     }
-    done = import_xgem(changed(whole, tmp_path / "model.safetensors", **changes), tmp_path / "model", layout=UNTOLD)
+    done = import_xgem(changed(whole, tmp_path / "model.safetensors", **changes), tmp_path / "model", layout=LAYOUT)
     schedule = done.config.schedule
     assert (schedule.num_train_timesteps, schedule.beta_start, schedule.beta_end) == (500, 0.001, 0.02)
 
@@ -204,11 +204,11 @@ def test_a_folder_that_is_taken_is_left_alone(file, tmp_path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "mine.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="not empty"):
-        import_xgem(file, tmp_path / "model", layout=UNTOLD)
+        import_xgem(file, tmp_path / "model", layout=LAYOUT)
     (tmp_path / "fresh.unfinished").mkdir()
     (tmp_path / "fresh.unfinished" / "mine.txt").write_text("mine")
     with pytest.raises(CheckpointError, match="fresh.unfinished is not empty, and does not hold an unfinished import"):
-        import_xgem(file, tmp_path / "fresh", layout=UNTOLD)
+        import_xgem(file, tmp_path / "fresh", layout=LAYOUT)
     assert (tmp_path / "model" / "mine.txt").read_text() == "mine"
 
 
@@ -238,7 +238,7 @@ def test_a_killed_import_goes_on_where_it_was(file, imported, tmp_path) -> None:
     untouched = first.stat().st_mtime_ns, third.stat().st_mtime_ns
     seen: dict[str, bool] = {}
     done = import_xgem(
-        file, tmp_path / "model", layout=UNTOLD, on_component=lambda name, done, total, was: seen.update({name: was})
+        file, tmp_path / "model", layout=LAYOUT, on_component=lambda name, done, total, was: seen.update({name: was})
     )
     assert [name for name, was_there in seen.items() if was_there] == [first.stem, third.stem]
     assert ((done.folder / first.name).stat().st_mtime_ns, (done.folder / third.name).stat().st_mtime_ns) == untouched
@@ -253,11 +253,11 @@ def _stop(*_: object) -> None:
 
 def test_an_unfinished_import_of_another_checkpoint_is_begun_anew(file, whole, tmp_path) -> None:
     with pytest.raises(InterruptedError):
-        import_xgem(file, tmp_path / "model", layout=UNTOLD, on_component=_stop)
+        import_xgem(file, tmp_path / "model", layout=LAYOUT, on_component=_stop)
     assert list((tmp_path / "model.unfinished/content").glob("*.safetensors"))
     other = changed(whole, tmp_path / "other.safetensors", **{Q_BIAS: torch.full((8,), 7.0)})
     seen: list[bool] = []
-    import_xgem(other, tmp_path / "model", layout=UNTOLD, on_component=lambda *args: seen.append(args[3]))
+    import_xgem(other, tmp_path / "model", layout=LAYOUT, on_component=lambda *args: seen.append(args[3]))
     assert not any(seen)
     assert load_file(tmp_path / "model" / "autoencoder_image.safetensors")["net.quant_conv.bias"][0] == 7.0
 
@@ -269,7 +269,7 @@ def test_a_disk_that_fills_up_half_way(file, imported, tmp_path) -> None:
     resource.setrlimit(resource.RLIMIT_FSIZE, (largest - 1000, hard))
     try:
         with pytest.raises(CheckpointError, match="cannot be written.*room for"):
-            import_xgem(file, tmp_path / "model", layout=UNTOLD)
+            import_xgem(file, tmp_path / "model", layout=LAYOUT)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert not (tmp_path / "model").exists()
@@ -277,14 +277,14 @@ def test_a_disk_that_fills_up_half_way(file, imported, tmp_path) -> None:
     assert not list(staging.rglob("*partial")) and not (staging / "content/model_index.json").exists()
     finished = list(staging.glob("content/*.safetensors"))
     assert 0 < len(finished) < len(imported.report["components"])
-    import_xgem(file, tmp_path / "model", layout=UNTOLD)  # with room it goes on
+    import_xgem(file, tmp_path / "model", layout=LAYOUT)  # with room it goes on
     assert MedCoDi.from_pretrained(tmp_path / "model").config == imported.config
 
 
 def test_too_little_room_is_said_before_anything_is_written(file, tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(shutil, "disk_usage", lambda _: shutil._ntuple_diskusage(10, 10, 1000))
     with pytest.raises(CheckpointError, match="are needed in .* 0.0 GiB are free"):
-        import_xgem(file, tmp_path / "model", layout=UNTOLD)
+        import_xgem(file, tmp_path / "model", layout=LAYOUT)
     assert not list(tmp_path.iterdir())
 
 
@@ -299,7 +299,7 @@ def vocabularies(folder: Path, decoder: int = 30) -> Path:
 
 
 def test_vocabularies_come_along(file, tmp_path) -> None:
-    done = import_xgem(file, tmp_path / "model", layout=UNTOLD, tokenizers=vocabularies(tmp_path / "words", 27))
+    done = import_xgem(file, tmp_path / "model", layout=LAYOUT, tokenizers=vocabularies(tmp_path / "words", 27))
     tokenizers = MedCoDi.from_pretrained(done.folder).tokenizers
     ids, _ = tokenizers.decoder.encode(["W3 w4"], 10)  # the decoder's special tokens were added, texts are lower-cased
     assert ids.tolist() == [[28, 3, 4, 29]]
@@ -311,10 +311,10 @@ def test_vocabularies_of_another_size_are_refused(file, tmp_path) -> None:
     folder = vocabularies(tmp_path / "words")
     word_tokenizer(21, {"[PAD]": 0, "[CLS]": 1, "[SEP]": 2}).save(str(folder / "report.json"))
     with pytest.raises(CheckpointError, match="report.json has 21 tokens.*Expected 20"):
-        import_xgem(file, tmp_path / "model", layout=UNTOLD, tokenizers=folder)
+        import_xgem(file, tmp_path / "model", layout=LAYOUT, tokenizers=folder)
     (tmp_path / "none").mkdir()
     with pytest.raises(CheckpointError, match="holds no tokenizer"):
-        import_xgem(file, tmp_path / "model", layout=UNTOLD, tokenizers=tmp_path / "none")
+        import_xgem(file, tmp_path / "model", layout=LAYOUT, tokenizers=tmp_path / "none")
 
 
 def test_without_vocabularies_images_still_come_from_images(imported) -> None:

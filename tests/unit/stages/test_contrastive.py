@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from medcodi.stages.contrastive import contrast, gather_rows, group_ids, info_nce
-from medcodi.stages.stage import mean_over_ranks
+from medcodi.stages.step import mean_over_ranks
 
 
 def unit_rows(num: int, seed: int) -> torch.Tensor:

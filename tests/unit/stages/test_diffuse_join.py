@@ -9,7 +9,7 @@ from medcodi.errors import ConfigError, TrainingError
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
-from medcodi.stages.encoded import draw_training_prompts, encode_batch, prompted_context
+from medcodi.stages.encoded import draw_training_prompts, encode_batch
 
 SAMPLES = (0, 1, 2, 3)
 
@@ -123,7 +123,7 @@ def test_rows_without_a_modality_do_not_count(model, dataset):
 def test_the_target_never_prompts_itself(model, batch):
     encoded = encode_batch(model, batch)
     drawn = draw_training_prompts(encoded, ("report",), randomness(), drop_probability=0.0)
-    context = prompted_context(model, encoded, drawn)
+    context = drawn.context(model, encoded)
     images = sum(encoded.prompts[name].tokens.shape[1] for name in ("frontal", "lateral"))
     assert context.tokens.shape[1] == images
 

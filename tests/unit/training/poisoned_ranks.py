@@ -14,7 +14,7 @@ from medcodi.config import apply_overrides, from_dict, to_dict
 from medcodi.data.loading import Batch
 from medcodi.distributed import Ranks, join_ranks
 from medcodi.randomness import StepRandomness
-from medcodi.stages.sharing import Share
+from medcodi.stages.accumulation import Accumulation
 from medcodi.stages.stage import StepOutput
 from medcodi.training.config import TrainConfig
 from medcodi.training.engine import build_engine
@@ -41,8 +41,8 @@ class Failing(ToyStage):
         super().__init__()
         self.rank = rank
 
-    def forward(self, batch: Batch, randomness: StepRandomness, share: Share | None = None) -> StepOutput:
-        output = super().forward(batch, randomness, share)
+    def forward(self, batch: Batch, randomness: StepRandomness, accumulation: Accumulation | None = None) -> StepOutput:
+        output = super().forward(batch, randomness, accumulation)
         if self.rank != 1:
             return output
         loss = output.loss

@@ -13,7 +13,6 @@ from medcodi.errors import ConfigError
 from medcodi.model import ModelConfig, tiny_model
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
-from medcodi.stages.workload import workload
 from medcodi.training.config import TrainConfig
 from medcodi.training.cost import Cost, Operations, stage_cost, study_flops
 from medcodi.training.estimate import ADAM_BYTES, GIB, Hardware, estimate, recommend
@@ -93,7 +92,7 @@ def test_operations_are_those_of_an_average_step() -> None:
     model = tiny_model()
     model.trained_stages = STAGES
     stage = build_stage("join", model)
-    passes = workload(stage, cached=True)
+    passes = stage.dry_run(cached=True)
     assert passes.drawn == 9 / 12
     with Operations() as operations:
         for forward in passes.trained:
@@ -145,3 +144,10 @@ def test_the_command_prints_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert stop.value.code in (0, None)
     assert "Recommended: engine.name=deepspeed engine.zero_stage=0" in printed and "GPU-hours" in printed
+
+
+def test_operations_are_those_of_both_passes() -> None:
+    a, b = torch.ones(8, 16, requires_grad=True), torch.ones(16, 4)
+    with Operations() as counted:
+        (a @ b).sum().backward()
+    assert counted.total == 2 * (2 * 8 * 16 * 4)  # b is frozen: one product back, not two

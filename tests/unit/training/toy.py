@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from medcodi.config import config, from_dict
 from medcodi.data.loading import Batch
 from medcodi.randomness import StepRandomness
-from medcodi.stages.sharing import Share
+from medcodi.stages.accumulation import Accumulation
 from medcodi.stages.stage import Stage, StepOutput
 from medcodi.training.config import TrainConfig
 
@@ -18,8 +18,8 @@ SIZE = 8
 
 
 @config
-class ToyOptions:
-    """What the toy can be told."""
+class ToyConfig:
+    """Config of the toy."""
 
     dropout: float = 0.0
     width: int = 13
@@ -30,7 +30,7 @@ class ToyModel(nn.Module):
 
     trained_stages = ()
 
-    def __init__(self, options: ToyOptions) -> None:
+    def __init__(self, options: ToyConfig) -> None:
         super().__init__()
         torch.manual_seed(0)
         self.frozen, width = nn.Linear(SIZE * SIZE, 16), options.width
@@ -48,12 +48,12 @@ class ToyStage(Stage):
     """Predicts noise from pixels; a modality that no row holds leaves its part without a gradient."""
 
     name = "toy"
-    Options = ToyOptions
-    options: ToyOptions
+    Config = ToyConfig
+    config: ToyConfig
     model: Any
 
     def __init__(self, dropout: float = 0.0, width: int = 13) -> None:
-        options: Any = ToyOptions(dropout=dropout, width=width)
+        options: Any = ToyConfig(dropout=dropout, width=width)
         model: Any = ToyModel(options)
         super().__init__(model, options)
 
@@ -63,7 +63,7 @@ class ToyStage(Stage):
     def parts(self) -> dict[str, list[nn.Module]]:
         return {name: [head] for name, head in self.model.heads.items()}
 
-    def forward(self, batch: Batch, randomness: StepRandomness, share: Share | None = None) -> StepOutput:
+    def forward(self, batch: Batch, randomness: StepRandomness, accumulation: Accumulation | None = None) -> StepOutput:
         loss, logs = torch.zeros(()), {}
         for name, head in self.model.heads.items():
             present = batch.present[name]

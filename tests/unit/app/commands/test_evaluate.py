@@ -10,8 +10,7 @@ from medcodi.config import from_dict
 from medcodi.errors import CheckpointError, ConfigError, DataError
 from medcodi.evaluation.opening import classifier_folder
 from medcodi.evaluation.options import EvaluateConfig
-from medcodi.model import MedCoDi
-from medcodi.model.shipped import demo_checkpoint
+from medcodi.model import MedCoDi, demo_checkpoint
 
 
 def test_without_a_file_held_out_phantoms_of_the_models_size(tiny_model: MedCoDi, tmp_path: Path) -> None:

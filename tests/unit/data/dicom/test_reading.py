@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medcodi.data.dicom.reading import read_dicom, read_header
-from medcodi.data.images import read_image
+from medcodi.data.image_files import read_image
 from medcodi.data.refusals import Refused
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra 'dicom'")

@@ -78,7 +78,7 @@ def test_rad_dino_is_transformers_pipeline(rad_dino: Path) -> None:
 
 def test_demo_is_the_classifiers_own_features() -> None:
     from medcodi.evaluation.annotators.classifier import FindingClassifier
-    from medcodi.model.shipped import demo_checkpoint
+    from medcodi.model import demo_checkpoint
 
     ours = load_extractor("demo")
     expected = FindingClassifier.load(demo_checkpoint()).predict([image / 255 for image in IMAGES], "lateral")[1]

@@ -86,3 +86,22 @@ def test_a_required_hash_may_be_in_capitals(tmp_path: Path) -> None:
     assert source.find("abc", LoadRequest()) == (tmp_path / "abc", digest)
     with pytest.raises(CheckpointError, match="Expected 000"):
         source.find("abc", LoadRequest(sha256="0" * 64))
+
+
+def test_a_download_appears_only_with_the_right_hash(tmp_path: Path) -> None:
+    """From a file:// address: the published file is stored, another one or none leaves nothing behind."""
+    published = tmp_path / "published"
+    published.write_bytes(b"abc")
+    cache = tmp_path / "cache"
+
+    def source(name: str, sha256: str) -> WeightSource:
+        return WeightSource(file="abc", url=(tmp_path / name).as_uri(), sha256=sha256, caches=(str(cache),))
+
+    request, digest = LoadRequest(download=True), sha256_file(published)
+    with pytest.raises(CheckpointError, match="have sha256 ba7816bf.*Expected 000"):
+        source("published", "0" * 64).find("abc", request)
+    with pytest.raises(CheckpointError, match="could not be downloaded from file:.*allow the download"):
+        source("missing", digest).find("abc", request)
+    assert not list(cache.iterdir())
+    assert source("published", digest).find("abc", request) == (cache / "abc", digest)
+    assert [path.name for path in cache.iterdir()] == ["abc"]

@@ -1,0 +1,116 @@
+"""Forward passes without data, for counting activations and operations; the model may be on meta or fake tensors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from medcodi.modality import MODALITIES, Kind
+from medcodi.networks.attention import Context
+
+Forward = Callable[[int], list[Tensor]]  # number of studies -> the tensors that the loss is made of
+
+
+@dataclass(frozen=True)
+class DryRun:
+    """The forward passes of one micro-batch of a stage, every study complete."""
+
+    trained: tuple[Forward, ...]  # their activations wait for the backward pass, all at the same time
+    frozen: tuple[Forward, ...] = ()  # run before, without gradient; none where studies come from a cache of encodings
+    drawn: float = 1.0  # share of the trained passes that a step runs on average, where it draws some of them
+
+
+def image_reconstruction(model: Any, crop_size: int | None) -> Forward:
+    """Encode and decode every view, whole or cropped."""
+    autoencoder, side = model.autoencoders["image"], crop_size or model.config.image_size
+
+    def forward(studies: int) -> list[Tensor]:
+        mean, logvar = autoencoder.encode(_images(model, studies, side))
+        return [autoencoder.decode_unclamped(mean + logvar), mean, logvar]
+
+    return forward
+
+
+def report_reconstruction(model: Any) -> Forward:
+    """Encode and decode reports of the greatest length."""
+    autoencoder = model.autoencoders["text"]
+
+    def forward(studies: int) -> list[Tensor]:
+        ids, mask = _tokens(autoencoder, studies)
+        mean, logvar = autoencoder.encode_ids(ids, mask)
+        return [autoencoder.logits(mean + logvar, ids[:, 1:]).float().log_softmax(-1)]
+
+    return forward
+
+
+def prompt_encoding(model: Any) -> tuple[Forward, ...]:
+    """The image tower on every view, and the text tower on reports of the greatest length."""
+    encoders = model.prompt_encoders
+
+    def image_tower(studies: int) -> list[Tensor]:
+        return [encoders.encode("image", _images(model, studies)).pooled]
+
+    def text_tower(studies: int) -> list[Tensor]:
+        tower, length = encoders.text_tower, encoders.max_tokens("text")
+        x = tower.token_embedding(torch.zeros(studies, length, dtype=torch.long)) + tower.positional_embedding[:length]
+        return [tower.ln_final(tower.transformer(x)) @ tower.text_projection]
+
+    return image_tower, text_tower
+
+
+def frozen_encoding(model: Any) -> tuple[Forward, ...]:
+    """The encoders that ``diffuse`` and ``join`` run without gradient: of both autoencoders, and of prompts."""
+    autoencoders = model.autoencoders
+
+    def image(studies: int) -> list[Tensor]:
+        return list(autoencoders["image"].encode(_images(model, studies)))
+
+    def report(studies: int) -> list[Tensor]:
+        return list(autoencoders["text"].encode_ids(*_tokens(autoencoders["text"], studies)))
+
+    return image, report, *prompt_encoding(model)
+
+
+def denoising(model: Any, name: str, num_environments: int = 0) -> Forward:
+    """The denoiser of one modality, prompted with all others; it hears the environments of its fellow targets."""
+    prompts = [other for other in model.config.modalities if other != name]
+
+    def forward(studies: int) -> list[Tensor]:
+        z, t = _noisy_latents(model, name, studies)
+        vectors = torch.zeros(studies, num_environments, model.config.environment.dim) if num_environments else None
+        environment = None if vectors is None else Context(vectors)
+        return [model.denoisers[name](z, t, _context(model, studies, prompts), environment)]
+
+    return forward
+
+
+def environment(model: Any, name: str) -> Forward:
+    """The environment encoder of one modality."""
+    return lambda studies: [model.environment[name](*_noisy_latents(model, name, studies))]
+
+
+def _images(model: Any, studies: int, side: int | None = None) -> Tensor:
+    kinds: list[Kind] = [MODALITIES[name].kind for name in model.config.modalities]
+    side = side or model.config.image_size
+    return torch.zeros(kinds.count("image") * studies, 1, side, side)  # every view
+
+
+def _tokens(autoencoder: Any, studies: int) -> tuple[Tensor, Tensor]:
+    ids = torch.zeros(studies, autoencoder.config.max_length, dtype=torch.long)
+    return ids, torch.ones_like(ids, dtype=torch.bool)
+
+
+def _noisy_latents(model: Any, name: str, studies: int) -> tuple[Tensor, Tensor]:
+    return torch.zeros(studies, *model.latent_shape(name)), torch.zeros(studies, dtype=torch.long)
+
+
+def _context(model: Any, studies: int, prompts: list[str]) -> Context:
+    encoders = model.prompt_encoders
+    if model.config.context == "pooled":
+        return Context(torch.zeros(studies, 1, encoders.embed_dim))
+    length = sum(encoders.max_tokens(MODALITIES[name].kind) for name in prompts)
+    return Context(torch.zeros(studies, length, encoders.embed_dim), torch.zeros(studies, length))
