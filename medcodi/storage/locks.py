@@ -17,11 +17,7 @@ class LockedError(Exception):
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file, made with its folder, and removed at the end.
-
-    Args:
-        path: The lock file.
-        wait: Wait for another holder instead of refusing.
+    """Hold a lock file, made with its folder, and removed at the end; with ``wait``, wait for another holder.
 
     Raises:
         LockedError: If another process holds it, unless ``wait``.

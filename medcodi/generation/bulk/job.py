@@ -32,26 +32,17 @@ FORMAT_VERSION = 1
 
 @config
 class SynthesisConfig:
-    """How a manifest is carried out. All of it is part of the identity that a resumed run must have.
+    """How a manifest is carried out. All of it is part of the identity that a resumed run must have."""
 
-    Attributes:
-        generation: How to sample.
-        defaults: For cells that rows leave empty.
-        keep: Columns carried from the manifest into the results.
-        batch_size: Samples denoised together; short batches are filled up, so that every batch has the same shape.
-        shard_size: Studies in a folder.
-        image_format: ``png``, ``png16`` or ``dicom``.
-        threads: CPU threads of a rank, where the CPU computes: rounding depends on it.
-        execution: How the model runs: precision, layout, compilation, attention kernels, offload.
-    """
-
-    generation: GenerationConfig = GenerationConfig()
-    defaults: RowDefaults = RowDefaults()
-    keep: tuple[str, ...] = ()
+    generation: GenerationConfig = GenerationConfig()  # How to sample
+    defaults: RowDefaults = RowDefaults()  # For cells that rows leave empty
+    keep: tuple[str, ...] = ()  # Columns carried from the manifest into the results
+    # Samples denoised together; short batches are filled up, so that every batch has the same shape
     batch_size: int = 8
-    shard_size: int = 1000
-    image_format: str = "png"
-    threads: int = 1
+    shard_size: int = 1000  # Studies in a folder
+    image_format: str = "png"  # ``png``, ``png16`` or ``dicom``
+    threads: int = 1  # CPU threads of a rank, where the CPU computes: rounding depends on it
+    # How the model runs: precision, layout, compilation, attention kernels, offload
     execution: ExecutionConfig = ExecutionConfig()
 
     def __post_init__(self) -> None:
@@ -62,23 +53,14 @@ class SynthesisConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one rank did, and the state of the folder when it ended.
+    """What one rank did, and the state of the folder when it ended."""
 
-    Attributes:
-        made: Studies made now.
-        found: Studies of this rank that were finished already.
-        failed: Rows that this rank could not carry out.
-        num_there: Studies finished, of all ranks.
-        num_failed: Rows failed, of all ranks.
-        num_pending: Studies still to be made, by other ranks; 0: ``results.csv`` is complete.
-    """
-
-    made: int = 0
-    found: int = 0
-    failed: tuple[BadRow, ...] = ()
-    num_there: int = 0
-    num_failed: int = 0
-    num_pending: int = 0
+    made: int = 0  # Studies made now
+    found: int = 0  # Studies of this rank that were finished already
+    failed: tuple[BadRow, ...] = ()  # Rows that this rank could not carry out
+    num_there: int = 0  # Studies finished, of all ranks
+    num_failed: int = 0  # Rows failed, of all ranks
+    num_pending: int = 0  # Studies still to be made, by other ranks; 0: ``results.csv`` is complete
 
 
 def synthesize(

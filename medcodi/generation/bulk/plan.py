@@ -10,17 +10,11 @@ from medcodi.generation.bulk.manifest import Row
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Item:
-    """One sample of one row: one study of the result.
+    """One sample of one row: one study of the result."""
 
-    Attributes:
-        row: What was asked.
-        sample: Its place among the row's samples, from 0.
-        index: Its place among all.
-    """
-
-    row: Row
-    sample: int
-    index: int
+    row: Row  # What was asked
+    sample: int  # Its place among the row's samples, from 0
+    index: int  # Its place among all
 
     @property
     def study_id(self) -> str:
