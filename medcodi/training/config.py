@@ -35,14 +35,10 @@ class StageConfig:
 
 @config
 class BatchConfig:
-    """Batch arithmetic: global = micro × accumulation × ranks.
+    """Batch arithmetic: global = micro × accumulation × ranks."""
 
-    Attributes:
-        global_size: Studies in one optimiser step.
-        micro_size: Studies in one forward pass on one rank; None: all of the rank's, without accumulation.
-    """
-
-    global_size: int = 16
+    global_size: int = 16  # studies in one optimiser step
+    # studies in one forward pass on one rank; None: all of the rank's, without accumulation
     micro_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -74,25 +70,20 @@ class BatchConfig:
 
 @config
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter, 2019) with a linear warm-up and a schedule; norms, biases and scalars do not decay.
-
-    Attributes:
-        lr: Highest learning rate.
-        schedule: What follows the warm-up: ``cosine`` to ``lr * min_lr_ratio``, or ``constant``.
-        schedule_horizon: Step at which the cosine ends; None: the run's ``steps``. Set it to resume with more steps later.
-        grad_clip: Highest global gradient norm; None: no clipping.
-    """
+    """AdamW (Loshchilov & Hutter, 2019) with a linear warm-up and a schedule; norms, biases and scalars do not decay."""
 
     name: Literal["adamw"] = "adamw"
-    lr: float = 1e-4
+    lr: float = 1e-4  # highest learning rate
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-8
     weight_decay: float = 0.01
     warmup_steps: int = 0
+    # what follows the warm-up: cosine to lr * min_lr_ratio, or constant
     schedule: Literal["cosine", "constant"] = "cosine"
+    # step at which the cosine ends; None: the run's steps. Set it to resume with more steps later
     schedule_horizon: int | None = None
     min_lr_ratio: float = 0.0
-    grad_clip: float | None = 1.0
+    grad_clip: float | None = 1.0  # highest global gradient norm; None: no clipping
 
     def __post_init__(self) -> None:
         _positive(self, "lr", "eps", "grad_clip", "schedule_horizon")
@@ -119,27 +110,23 @@ class EmaConfig:
 
 @config
 class EngineConfig:
-    """Which engine runs the steps.
+    """Which engine runs the steps."""
 
-    Attributes:
-        name: ``auto`` is DeepSpeed when its launcher started the process, else plain (one process, or DDP).
-        zero_stage: What DeepSpeed partitions: 0 nothing, 1 optimiser, 2 also gradients, 3 also weights.
-        persist_below: ZeRO-3 leaves parameters of at most this many elements whole on every rank.
-        offload_optimizer: Where DeepSpeed keeps the optimiser's state (its step is taken on the CPU): ``cpu`` under ZeRO 1 to
-            3, ``nvme`` (files in ``nvme_path``) under ZeRO-3.
-        offload_parameters: Where ZeRO-3 keeps its shards of weights and average between uses. Not on a disk, because average
-            and checkpoints are made from them.
-        nvme_path: Folder on a fast local disk, the same on every machine; a run has its own folder in it.
-        activation_checkpointing: Keep only the inputs of the blocks and compute activations again in the backward pass:
-            less memory, about a third more time, the same numbers.
-    """
-
+    # auto is DeepSpeed when its launcher started the process, else plain (one process, or DDP)
     name: Literal["auto", "plain", "deepspeed"] = "auto"
+    # what DeepSpeed partitions: 0 nothing, 1 optimiser, 2 also gradients, 3 also weights
     zero_stage: Literal[0, 1, 2, 3] = 2
-    persist_below: int = 100_000
+    persist_below: int = 100_000  # ZeRO-3 leaves parameters of at most this many elements whole on every rank
+    # where DeepSpeed keeps the optimiser's state (its step is taken on the CPU): cpu under ZeRO 1 to 3, nvme (files
+    # in nvme_path) under ZeRO-3
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    # where ZeRO-3 keeps its shards of weights and average between uses. Not on a disk, because average and
+    # checkpoints are made from them
     offload_parameters: Literal["none", "cpu"] = "none"
+    # folder on a fast local disk, the same on every machine; a run has its own folder in it
     nvme_path: str | None = None
+    # keep only the inputs of the blocks and compute activations again in the backward pass: less memory, about a
+    # third more time, the same numbers
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -155,18 +142,12 @@ class EngineConfig:
 
 @config
 class CheckpointConfig:
-    """When the run is saved.
+    """When the run is saved."""
 
-    Attributes:
-        every: Steps between two checkpoints (one is always saved at the end); 0: only at the end.
-        keep: Number of newest checkpoints that are kept.
-        keep_every: Checkpoints of every multiple of this step are kept too; 0: none.
-        background: Write while training continues, from a copy in CPU memory; False: training waits for the disk.
-    """
-
-    every: int = 500
-    keep: int = 2
-    keep_every: int = 0
+    every: int = 500  # steps between two checkpoints (one is always saved at the end); 0: only at the end
+    keep: int = 2  # number of newest checkpoints that are kept
+    keep_every: int = 0  # checkpoints of every multiple of this step are kept too; 0: none
+    # write while training continues, from a copy in CPU memory; False: training waits for the disk
     background: bool = True
 
     def __post_init__(self) -> None:
@@ -181,18 +162,13 @@ class CheckpointConfig:
 
 @config
 class FaultConfig:
-    """When a run gives up, and how soon it notices.
+    """When a run gives up, and how soon it notices."""
 
-    Attributes:
-        max_skipped: Steps in a row without a finite loss and gradient after which it saves and stops.
-        data_s: Seconds within which the data of a step must arrive; else it stops and names who did not deliver.
-        rank_s: Seconds without a heartbeat after which a rank counts as dead and the others stop.
-        exchange_minutes: Longest wait for the others in one exchange, for ranks that live but do not take part.
-    """
-
-    max_skipped: int = 10
+    max_skipped: int = 10  # steps in a row without a finite loss and gradient after which it saves and stops
+    # seconds within which the data of a step must arrive; else it stops and names who did not deliver
     data_s: float = 600.0
-    rank_s: float = 120.0
+    rank_s: float = 120.0  # seconds without a heartbeat after which a rank counts as dead and the others stop
+    # longest wait for the others in one exchange, for ranks that live but do not take part
     exchange_minutes: float = 30.0
 
     def __post_init__(self) -> None:
@@ -201,46 +177,32 @@ class FaultConfig:
 
 @config
 class TrainConfig:
-    """One training run: a stage, what it starts from, its data, and how.
+    """One training run: a stage, what it starts from, its data, and how."""
 
-    Attributes:
-        stage: What is trained.
-        data: Training studies.
-        validation: Held-out studies for validation, every ``tracking.validate_every`` steps; None: none.
-        init: Model folder to start from (the previous stage's ``out/model``); or
-        model: Model recipe (YAML) of a fresh model, whose tokenizer is trained on the data's reports.
-        tokenizer_studies: Number of reports that train a fresh model's tokenizer.
-        steps: Optimiser steps of the whole run.
-        precision: ``bf16`` and ``fp16`` are autocast over float32 weights; ``fp16`` needs a GPU.
-        seed: Key of the data order and of every draw.
-        out: The run's folder.
-        num_workers: Processes that read data ahead.
-        cache: Folder of encoded studies, made at the first start; for ``diffuse`` and ``join``. None: encode every batch.
-        compile: Compile the networks' blocks: the first step takes minutes, later ones less time.
-        max_minutes: Save and exit cleanly after this time; resume with ``--resume latest``.
-    """
-
-    stage: StageConfig
-    data: DataConfig
-    out: str
-    steps: int
-    init: str | None = None
-    model: str | None = None
-    tokenizer_studies: int = 1024
+    stage: StageConfig  # what is trained
+    data: DataConfig  # training studies
+    out: str  # the run's folder
+    steps: int  # optimiser steps of the whole run
+    init: str | None = None  # model folder to start from (the previous stage's out/model); or
+    model: str | None = None  # model recipe (YAML) of a fresh model, whose tokenizer is trained on the data's reports
+    tokenizer_studies: int = 1024  # number of reports that train a fresh model's tokenizer
+    # held-out studies for validation, every tracking.validate_every steps; None: none
     validation: DataConfig | None = None
     batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    # bf16 and fp16 are autocast over float32 weights; fp16 needs a GPU
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     ema: EmaConfig = EmaConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     faults: FaultConfig = FaultConfig()
     tracking: TrackingConfig = TrackingConfig()
-    seed: int = 0
-    num_workers: int = 0
+    seed: int = 0  # key of the data order and of every draw
+    num_workers: int = 0  # processes that read data ahead
+    # folder of encoded studies, made at the first start; for diffuse and join. None: encode every batch
     cache: str | None = None
-    compile: bool = False
-    max_minutes: float | None = None
+    compile: bool = False  # compile the networks' blocks: the first step takes minutes, later ones less time
+    max_minutes: float | None = None  # save and exit cleanly after this time; resume with --resume latest
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "tokenizer_studies", "max_minutes")

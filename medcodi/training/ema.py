@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from medcodi.training.config import EmaConfig
+
+if TYPE_CHECKING:
+    from medcodi.training.engine import Engine
 
 
 class Ema:
@@ -66,3 +70,14 @@ class Ema:
     def _copy(self, values: list[Tensor]) -> None:
         for live, value in zip(self._live, values, strict=True):
             live.copy_(value)
+
+
+@contextmanager
+def evaluating(engine: Engine, ema: Ema) -> Iterator[None]:
+    """Context in which the stage evaluates: averaged weights, evaluation mode, no gradients, the run's precision."""
+    engine.stage.eval()
+    try:
+        with torch.no_grad(), ema.swapped_in(), engine.evaluation():
+            yield
+    finally:
+        engine.stage.train()

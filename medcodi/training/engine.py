@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,10 +21,16 @@ from medcodi.randomness import StepRandomness, seed_from_keys
 from medcodi.stages.accumulation import accumulations
 from medcodi.stages.stage import Stage
 from medcodi.training.config import TrainConfig
+from medcodi.training.deepspeed.config import check_deepspeed
 from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
 
 OPTIMIZER_STATE = ("exp_avg", "exp_avg_sq")
+# Name -> where its class is. A new engine is one more row.
+ENGINES = {
+    "plain": "medcodi.training.engine:PlainEngine",
+    "deepspeed": "medcodi.training.deepspeed.engine:DeepSpeedEngine",
+}
 
 
 @dataclass(frozen=True)
@@ -37,51 +45,65 @@ class StepResult:
     suspects: list[str] = field(default_factory=list)  # this rank's studies whose micro-batch's loss was not finite
 
 
-class Engine(Protocol):
-    """Drives one stage. ``shards`` are this rank's part of the trained weights: all of them, except under ZeRO-3."""
+class Engine(ABC):
+    """Runs the steps of one stage. ``shards`` are this rank's part of the trained weights: all, except under ZeRO-3."""
 
-    stage: Stage
-    ranks: Ranks
+    def __init__(self, stage: Stage, config: TrainConfig, ranks: Ranks) -> None:
+        """Move the stage to its device, and have its blocks compiled or checkpointed.
 
-    def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
-        """Forward and backward over the micro-batches, then one optimiser step."""
-        ...
+        Raises:
+            TrainingError: If the stage trains nothing.
+        """
+        self.config, self.ranks = config, ranks
+        self.stage = stage.to(ranks.device)
+        self._trained = trained_parameters(stage)
+        if not self._trained:
+            raise TrainingError(f"stage {config.stage.name!r} trains no parameter", fix="check stage.options")
+        if config.compile:
+            compile_blocks(stage, ranks.device)
+        if config.engine.activation_checkpointing:
+            checkpoint_activations(stage)
 
     def autocast(self) -> Any:
         """Context in which the stage computes at the run's precision."""
-        ...
+        return autocast(self.ranks.device, self.config.precision)
 
     def evaluation(self) -> Any:
         """Context in which the stage and its parts are used outside a step, with the current shards."""
-        ...
+        return self.autocast()
 
+    @abstractmethod
+    def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
+        """Forward and backward over the micro-batches, then one optimiser step."""
+
+    # ---- state: whole tensors by name, so that a checkpoint fits every engine, ZeRO stage and number of ranks ----
+    @abstractmethod
     def shards(self) -> dict[str, Tensor]:
         """Name -> live tensor of the trained weights on this rank."""
-        ...
 
+    @abstractmethod
     def whole(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """Name -> whole tensor on the CPU, on the first rank only; every rank calls this."""
-        ...
 
+    @abstractmethod
     def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """This rank's part of whole tensors named like the trained weights: the shape of ``shards``, on its device."""
-        ...
 
+    @abstractmethod
     def optimizer_state(self) -> dict[str, Tensor]:
         """``exp_avg.<name>`` and ``exp_avg_sq.<name>`` -> whole tensor, on the first rank only; every rank calls this."""
-        ...
 
+    @abstractmethod
     def load_optimizer_state(self, state: Mapping[str, Tensor], num_steps: int) -> None:
         """Restore what :meth:`optimizer_state` returned after ``num_steps`` steps."""
-        ...
 
     def scalars(self) -> dict[str, float]:
         """The engine's own numbers in a checkpoint (the fp16 loss scale)."""
-        ...
+        return {}
 
     def load_scalars(self, scalars: Mapping[str, float]) -> None:
         """Restore what :meth:`scalars` returned."""
-        ...
+        return
 
 
 def seed_step(randomness: StepRandomness, rank: int, micro: int) -> None:
@@ -115,40 +137,18 @@ def marked(loss: Tensor) -> Tensor:
     return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
 
 
-class PlainEngine:
+class PlainEngine(Engine):
     """Plain torch: one process, or DistributedDataParallel under a launcher."""
 
     def __init__(self, stage: Stage, config: TrainConfig, ranks: Ranks) -> None:
-        """Move the stage to its device and build the optimiser.
-
-        Raises:
-            ConfigError: If the config needs another engine.
-            TrainingError: If the stage trains nothing.
-        """
         check_plain(config, ranks)
-        self.config, self.ranks = config, ranks
-        self.stage = stage.to(ranks.device)
-        self._trained = trained_parameters(stage)
-        if not self._trained:
-            raise TrainingError(f"stage {config.stage.name!r} trains no parameter", fix="check stage.options")
-        if config.compile:
-            compile_blocks(stage, ranks.device)
-        if config.engine.activation_checkpointing:
-            checkpoint_activations(stage)
+        super().__init__(stage, config, ranks)
         self._module: nn.Module = self.stage
         if ranks.world_size > 1:
             # Ranks may need different denoisers; this setting also keeps the buckets, and so the order of sums, the same.
             self._module = DistributedDataParallel(stage, broadcast_buffers=False, find_unused_parameters=True)
         self._optimizer = build_optimizer(stage, config.optimizer)
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16")
-
-    def autocast(self) -> Any:
-        """Context in which the stage computes at the run's precision."""
-        return autocast(self.ranks.device, self.config.precision)
-
-    def evaluation(self) -> Any:
-        """The same as :meth:`autocast`."""
-        return self.autocast()
 
     def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
         """Forward and backward over the micro-batches, then one optimiser step."""
@@ -281,15 +281,10 @@ def check_engine(config: TrainConfig, ranks: Ranks, started_by: str) -> None:
     if chosen_engine(config, started_by) == "plain":
         check_plain(config, ranks)
         return
-    from medcodi.training.deepspeed.engine import check_deepspeed
-
     check_deepspeed(config, ranks)
 
 
 def build_engine(stage: Stage, config: TrainConfig, ranks: Ranks, started_by: str) -> Engine:
     """The engine that the config names."""
-    if chosen_engine(config, started_by) == "plain":
-        return PlainEngine(stage, config, ranks)
-    from medcodi.training.deepspeed.engine import DeepSpeedEngine
-
-    return DeepSpeedEngine(stage, config, ranks)
+    module, _, name = ENGINES[chosen_engine(config, started_by)].partition(":")
+    return getattr(import_module(module), name)(stage, config, ranks)

@@ -19,23 +19,14 @@ BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default reduce and all-gather bucke
 
 @config
 class Hardware:
-    """The GPUs that a run is planned for.
+    """The GPUs that a run is planned for."""
 
-    Attributes:
-        gpus: Number of GPUs.
-        gpu_memory: GiB of each.
-        peak_tflops: Of one GPU in bf16, without sparsity: 312 A100, 989 H100 and H200 (their data sheets).
-        mfu: Share of the peak that training reaches; best taken from a measured run.
-        reserved: GiB of each GPU for the CUDA context, libraries' workspaces, and NCCL.
-        fragmentation: Share of the rest that the allocator cannot use.
-    """
-
-    gpus: int = 8
-    gpu_memory: float = 80.0
-    peak_tflops: float = 312.0
-    mfu: float = 0.35
-    reserved: float = 2.0
-    fragmentation: float = 0.05
+    gpus: int = 8  # number of GPUs
+    gpu_memory: float = 80.0  # GiB of each
+    peak_tflops: float = 312.0  # of one GPU in bf16, without sparsity: 312 A100, 989 H100 and H200 (their data sheets)
+    mfu: float = 0.35  # share of the peak that training reaches; best taken from a measured run
+    reserved: float = 2.0  # GiB of each GPU for the CUDA context, libraries' workspaces, and NCCL
+    fragmentation: float = 0.05  # share of the rest that the allocator cannot use
 
     def __post_init__(self) -> None:
         for name in ("gpus", "gpu_memory", "peak_tflops"):

@@ -83,7 +83,8 @@ class Loop:
         run.announce(run.describe())
         step, stop = run.start_step, None
         try:
-            self.observers.on_start()
+            for observer in self.observers:
+                observer.on_start()
             clock = time.perf_counter()
             for step_batches in self.batches():
                 waited = time.perf_counter() - clock
@@ -95,7 +96,9 @@ class Loop:
                     self._give_up(step)
 
                 # Metrics, validation, samples.
-                self.observers.on_step(StepReport(step, result, waited, time.perf_counter() - clock))
+                report = StepReport(step, result, waited, time.perf_counter() - clock)
+                for observer in self.observers:
+                    observer.on_step(report)
 
                 # Stop where a signal or the time limit says so; save where a checkpoint is due.
                 stop = interrupts.reason(run.ranks) if step < config.steps else None
@@ -117,7 +120,8 @@ class Loop:
             raise refusal from error
         finally:
             self._close()
-        self.observers.on_end()
+        for observer in self.observers:
+            observer.on_end()
         if stop is not None:
             run.announce(f"{stop}: saved at step {step}; resume with --resume latest")
         if stop is None or stop == Interrupts.TIME_IS_UP:  # a scheduler that sends a signal does not wait for the model

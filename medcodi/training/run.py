@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
+
+from torch import nn
 
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks, launcher
+from medcodi.errors import TrainingError
 from medcodi.stages import build_stage
-from medcodi.training import run_folder
+from medcodi.stages.stage import Stage
+from medcodi.training import checkpoint, run_folder
 from medcodi.training.caching import from_cache
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
@@ -19,23 +26,11 @@ from medcodi.training.execution import choose_attention
 from medcodi.training.faults import Watchdog
 from medcodi.training.monitoring.trackers import check_trackers
 from medcodi.training.optimizer import trained_parameters
-from medcodi.training.preflight import check_data, check_room
 from medcodi.training.run_folder import RunFolder
 
 
 class Run:
-    """The parts of one run on one rank, as they were left at the checkpoint that it resumes from.
-
-    Attributes:
-        dataset: The training studies; from the cache, if the run has one.
-        sample_dataset: Studies that samples are shown of: held-out ones where there are any, never from the cache.
-        batches: Global batches of ``dataset``.
-        validation: Global batches of the held-out studies; None: there are none.
-        identity: What a resumed run must have in common with this one.
-        start_step: Steps that were done before.
-        num_updates: Optimiser steps that were taken, without those that were skipped.
-        resumed_state: ``state.json`` of the checkpoint; None: the run starts.
-    """
+    """The parts of one run on one rank, as they were left at the checkpoint that it resumes from."""
 
     def __init__(
         self, config: TrainConfig, folder: RunFolder, ranks: Ranks, watchdog: Watchdog, resume: str | None
@@ -46,8 +41,9 @@ class Run:
             MedCoDiError: If the run cannot start or resume.
         """
         self.config, self.folder, self.ranks = config, folder, ranks
-        self.start_step = self.num_updates = 0
-        self.resumed_state: dict[str, Any] | None = None
+        self.start_step = 0  # steps that were done before
+        self.num_updates = 0  # optimiser steps that were taken, without those that were skipped
+        self.resumed_state: dict[str, Any] | None = None  # state.json of the checkpoint; None: the run starts
         self._started_by = launcher(os.environ)
 
         # Refuse what cannot work before anything is read or built.
@@ -56,7 +52,7 @@ class Run:
         if ranks.is_first:
             check_trackers(config.tracking)
 
-        # Studies.
+        # Studies; samples are shown of held-out ones where there are any, and never of encoded ones.
         self.dataset: StudyDataset = config.data.build()
         held_out = config.validation.build() if config.validation else None
         self.sample_dataset = self.dataset if held_out is None else held_out
@@ -119,12 +115,7 @@ class Run:
 
     # ---- state ---------------------------------------------------------------------------------------------------
     def snapshot(self, step: int, observers: dict[str, Any]) -> Checkpoint:
-        """Everything that training from ``step`` on depends on, whole on the first rank; every rank calls this.
-
-        Args:
-            step: Steps done.
-            observers: State of the observers, by key.
-        """
+        """All that training after ``step`` steps depends on, whole on the first rank; every rank calls this."""
         engine = self.engine
         tensors = {"weights": engine.whole(engine.shards()), "optimizer": engine.optimizer_state()}
         if self.config.ema.enabled:
@@ -163,3 +154,61 @@ class Run:
         """Micro-batches in a global batch now, divided by those when the checkpoint was written."""
         saved = self.resumed_state or {}
         return self._micro_batches / saved.get("micro_batches", self.ranks.world_size)
+
+
+# ---- checks before the first step --------------------------------------------------------------------------------
+def check_data(stage: Stage, dataset: StudyDataset, role: str = "data") -> None:
+    """Refuse studies on which the stage cannot be trained.
+
+    Args:
+        stage: Around its model.
+        dataset: Its studies; one that does not count its modalities is assumed to hold all.
+        role: The key of the config that names it.
+
+    Raises:
+        TrainingError: If it was prepared at another size than the model's, or no study has a modality that the stage needs.
+    """
+    size = stage.model.config.image_size
+    if dataset.image_size != size:
+        raise TrainingError(
+            f"{role}: {dataset.name} was prepared at {dataset.image_size} pixels, the model takes {size}",
+            expected="the same size",
+            fix=f"prepare the studies with image_size={size} and set {role}.image_size={size}, or take another model",
+        )
+    counted = getattr(dataset, "modality_counts", None)
+    if counted is None:
+        return
+    counts: dict[str, int] = counted()
+    missing = [name for name in stage.needs() if not counts.get(name)]
+    if missing:
+        present = ", ".join(f"{name} in {count:,}" for name, count in counts.items() if count) or "nothing"
+        raise TrainingError(
+            f"{role}: none of the {len(dataset):,} studies of {dataset.name} has {' or '.join(missing)} (they have {present})",
+            expected=f"{', '.join(stage.needs())}: what stage {stage.name!r} trains here",
+            fix=f"prepare them with {missing[0]}, or train a model, or stage.options, without it",
+        )
+
+
+def check_room(folder: Path, config: TrainConfig, trained: Iterable[nn.Parameter], start_step: int) -> None:
+    """Refuse a disk without room for the checkpoints to come, as many as there will be at one time.
+
+    Raises:
+        TrainingError: If there is less room.
+    """
+    copies = 4 if config.ema.enabled else 3  # weights, both moments, average: float32
+    size = 4 * copies * sum(parameter.numel() for parameter in trained)
+
+    # Checkpoints on disk now, to come, and kept at the end; one is written before the oldest is removed.
+    existing = len(checkpoint.found(folder))
+    every = config.checkpoint.every or config.steps
+    to_come = -(-config.steps // every) - start_step // every
+    for_good = config.checkpoint.keep_every or config.steps + 1
+    stay = config.checkpoint.keep + config.steps // for_good - start_step // for_good
+    more = max(1, min(to_come, stay + 1 - existing))
+    free = shutil.disk_usage(folder).free
+    if more * size > free:
+        raise TrainingError(
+            f"{folder} has room for {free / 2**30:.3g} GiB, a checkpoint takes {size / 2**30:.3g} GiB",
+            expected=f"room for {more} more: the run keeps {stay}, and writes one before the oldest goes",
+            fix="make room, lower checkpoint.keep, raise checkpoint.keep_every, or choose another out=…",
+        )

@@ -29,7 +29,7 @@ from medcodi.stages import build_stage
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind, differences
 from medcodi.training import checkpoint
-from medcodi.training.caching import hold_only
+from medcodi.training.caching.training_run import hold_only
 from medcodi.training.checkpoint import CHECKPOINTS, Checkpoint
 from medcodi.training.config import TrainConfig
 

@@ -36,7 +36,7 @@ def test_a_modality_that_the_stage_needs_and_no_study_has(
     poor = rewritten(prepared, tmp_path / "poor", lambda row, study: {**study, "lateral": None})
     for stage in ("autoencode", "align", "diffuse", "join"):
         with pytest.raises(
-            TrainingError, match="of the 16 studies of phantoms/train, none has lateral .*frontal in 16.*Fix"
+            TrainingError, match="none of the 16 studies of phantoms/train has lateral .*frontal in 16.*Fix"
         ):
             train(config(f"data.path={poor}", stage=stage))
         assert not (tmp_path / "run").exists()

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import logging
 import zlib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from medcodi.errors import ConfigError
+import torch
+import torch.distributed as dist
+
+from medcodi.distributed import Ranks
+from medcodi.errors import ConfigError, MissingExtraError, TrainingError
 from medcodi.training.config import TrainConfig
 
 
@@ -90,7 +95,40 @@ def _check_supported(config: TrainConfig, device_type: str) -> None:
         )
 
 
-def refuse_without_async_io(config: TrainConfig) -> None:
+def import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed, quiet, and on the CPU without the communication kernel that it would compile at first use."""
+    try:
+        import deepspeed
+        from deepspeed.ops import __compatible_ops__
+        from deepspeed.utils import logger
+    except ImportError:
+        raise MissingExtraError("deepspeed", extra="deepspeed", needed_for="engine.name=deepspeed") from None
+    logger.setLevel(logging.WARNING)
+    if device.type == "cpu":
+        __compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same without a compiler
+    return deepspeed
+
+
+def check_deepspeed(config: TrainConfig, ranks: Ranks) -> Any:
+    """Import DeepSpeed, if it can run this config here.
+
+    Raises:
+        ConfigError: If it does not support a setting.
+        MissingExtraError: If it is not installed.
+        TrainingError: If there is no process group.
+    """
+    deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
+    deepspeed = import_deepspeed(ranks.device)
+    if config.engine.offload_optimizer == "nvme":
+        check_async_io(config)
+    if not dist.is_initialized():
+        raise TrainingError(
+            "no process group for DeepSpeed", fix="start with: deepspeed launch/train.py …, or torchrun"
+        )
+    return deepspeed
+
+
+def check_async_io(config: TrainConfig) -> None:
     """Refuse a machine that cannot swap to ``engine.nvme_path``; builds nothing but DeepSpeed's one-line probe.
 
     Raises:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -13,60 +12,22 @@ from torch import Tensor, nn
 
 from medcodi.data.loading import Batch
 from medcodi.distributed import Ranks
-from medcodi.errors import MissingExtraError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages.accumulation import accumulations
 from medcodi.stages.stage import Stage
 from medcodi.training.config import TrainConfig
 from medcodi.training.deepspeed import zero3
-from medcodi.training.deepspeed.config import deepspeed_dictionary, refuse_without_async_io
+from medcodi.training.deepspeed.config import check_deepspeed, deepspeed_dictionary
 from medcodi.training.engine import (
     OPTIMIZER_STATE,
+    Engine,
     StepResult,
     check_finite,
     features_of,
     marked,
     seed_step,
 )
-from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
-from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
-
-
-def import_deepspeed(device: torch.device) -> Any:
-    """Import DeepSpeed, quiet, and on the CPU without the communication kernel that it would compile at first use.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
-    try:
-        import deepspeed
-        from deepspeed.ops import __compatible_ops__
-        from deepspeed.utils import logger
-    except ImportError:
-        raise MissingExtraError("deepspeed", extra="deepspeed", needed_for="engine.name=deepspeed") from None
-    logger.setLevel(logging.WARNING)
-    if device.type == "cpu":
-        __compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same without a compiler
-    return deepspeed
-
-
-def check_deepspeed(config: TrainConfig, ranks: Ranks) -> Any:
-    """Import DeepSpeed, if it can run this config here.
-
-    Raises:
-        ConfigError: If it does not support a setting.
-        MissingExtraError: If it is not installed.
-        TrainingError: If there is no process group.
-    """
-    deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
-    deepspeed = import_deepspeed(ranks.device)
-    if config.engine.offload_optimizer == "nvme":
-        refuse_without_async_io(config)
-    if not dist.is_initialized():
-        raise TrainingError(
-            "no process group for DeepSpeed", fix="start with: deepspeed launch/train.py …, or torchrun"
-        )
-    return deepspeed
+from medcodi.training.optimizer import build_optimizer, learning_rate
 
 
 @contextmanager
@@ -80,27 +41,14 @@ def scalars_left_alone(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
         del scalar.ds_optim_param
 
 
-class DeepSpeedEngine:
+class DeepSpeedEngine(Engine):
     """ZeRO 0 to 3."""
 
     def __init__(self, stage: Stage, config: TrainConfig, ranks: Ranks) -> None:
-        """Partition the stage and its optimiser.
-
-        Raises:
-            ConfigError: If DeepSpeed does not support a setting.
-            TrainingError: If the stage trains nothing, or there is no process group.
-        """
         deepspeed = check_deepspeed(config, ranks)
         dictionary = deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
-        self.config, self.ranks, self.zero_stage = config, ranks, config.engine.zero_stage
-        self.stage = stage.to(ranks.device)
-        self._trained = trained_parameters(stage)
-        if not self._trained:
-            raise TrainingError(f"stage {config.stage.name!r} trains no parameter", fix="check stage.options")
-        if config.compile:
-            compile_blocks(stage, ranks.device)
-        if config.engine.activation_checkpointing:
-            checkpoint_activations(stage)
+        super().__init__(stage, config, ranks)
+        self.zero_stage = config.engine.zero_stage
 
         # DeepSpeed takes the stage and our optimiser over.
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
@@ -114,10 +62,6 @@ class DeepSpeedEngine:
             zero3.leave_gradients_in_memory(self._optimizer)
             zero3.clear_padding(self._optimizer, self._trained.values(), ranks.rank)
         self._make_optimizer_state(0)
-
-    def autocast(self) -> Any:
-        """Context in which the stage computes at the run's precision."""
-        return autocast(self.ranks.device, self.config.precision)
 
     @contextmanager
     def evaluation(self) -> Iterator[None]:
@@ -301,10 +245,3 @@ class DeepSpeedEngine:
             for group in range(len(self._optimizer.fp16_groups)):
                 with zero3.group_in_memory(self._optimizer, group, changed=True) as owner:
                     yield owner
-
-    def scalars(self) -> dict[str, float]:
-        """Nothing: fp16 is refused."""
-        return {}
-
-    def load_scalars(self, scalars: Mapping[str, float]) -> None:
-        """Nothing to restore."""

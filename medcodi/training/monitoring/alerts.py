@@ -21,29 +21,17 @@ LOGIT_SCALES = (1e-3, math.log(100.0) - 1e-3)  # at or beyond these it is at its
 
 @config
 class AlertConfig:
-    """When a sign is called out; ``patience`` and ``window`` count logged lines.
+    """When a sign is called out; ``patience`` and ``window`` count logged lines."""
 
-    Attributes:
-        enabled: False: never.
-        window: Logged lines that a loss is compared with.
-        spike: Robust standard deviations above the window's median at which a loss is a spike.
-        patience: Logged lines in a row for which a sign must stay.
-        clipped_patience: The same for a gradient that is always clipped, which is common at the start of a run.
-        dead_tolerance: A loss that stays within this share of its start has not moved.
-        min_kl: Nats per report below which a latent holds no information.
-        min_spread: Standard deviation of cosines below which all encodings are the same.
-        cooldown: Logged lines for which a sign is not called out again.
-    """
-
-    enabled: bool = True
-    window: int = 50
-    spike: float = 8.0
-    patience: int = 10
-    clipped_patience: int = 50
-    dead_tolerance: float = 0.03
-    min_kl: float = 0.7
-    min_spread: float = 1e-3
-    cooldown: int = 100
+    enabled: bool = True  # false: never
+    window: int = 50  # logged lines that a loss is compared with
+    spike: float = 8.0  # robust standard deviations above the window's median at which a loss is a spike
+    patience: int = 10  # logged lines in a row for which a sign must stay
+    clipped_patience: int = 50  # the same for a gradient that is always clipped, which is common at the start of a run
+    dead_tolerance: float = 0.03  # a loss that stays within this share of its start has not moved
+    min_kl: float = 0.7  # nats per report below which a latent holds no information
+    min_spread: float = 1e-3  # standard deviation of cosines below which all encodings are the same
+    cooldown: int = 100  # logged lines for which a sign is not called out again
 
     def __post_init__(self) -> None:
         if min(self.window, self.patience, self.clipped_patience) < 3:
@@ -54,17 +42,11 @@ class AlertConfig:
 
 @dataclass(frozen=True)
 class Alert:
-    """A sign of trouble.
+    """A sign of trouble."""
 
-    Attributes:
-        kind: Which sign.
-        subject: Name of the value, or of the part, that shows it.
-        text: What was seen, what it may mean, what to do.
-    """
-
-    kind: str
-    subject: str
-    text: str
+    kind: str  # which sign
+    subject: str  # name of the value, or of the part, that shows it
+    text: str  # what was seen, what it may mean, what to do
 
 
 # ---- rules: functions of values ----------------------------------------------------------------------------------

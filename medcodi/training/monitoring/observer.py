@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -23,29 +24,18 @@ OBSERVERS = (
 
 @dataclass(frozen=True)
 class StepReport:
-    """One optimiser step, as observers see it.
+    """One optimiser step, as observers see it."""
 
-    Attributes:
-        step: Steps done, this one included.
-        result: Losses, logs, gradient norm.
-        waited: Seconds spent waiting for its data.
-        seconds: Seconds it took, waiting included.
-    """
-
-    step: int
+    step: int  # steps done, this one included
     result: StepResult
-    waited: float
-    seconds: float
+    waited: float  # seconds spent waiting for its data
+    seconds: float  # seconds it took, waiting included
 
 
 class Observer:
-    """Watches a run; every method does nothing by default. All ranks call the same methods, so observers may exchange.
+    """Watches a run; every method does nothing by default. All ranks call the same methods, so observers may exchange."""
 
-    Attributes:
-        state_key: Key of the observer's state in a checkpoint; None: it has none.
-    """
-
-    state_key: ClassVar[str | None] = None
+    state_key: ClassVar[str | None] = None  # of the observer's state in a checkpoint; None: it has none
 
     def __init__(self, run: Run, log: RunLog) -> None:
         self.run, self.log = run, log
@@ -88,20 +78,8 @@ class Observers:
             module, _, name = row.partition(":")
             self._observers.append(getattr(import_module(module), name)(run, self.log))
 
-    def on_start(self) -> None:
-        """Call every observer's :meth:`Observer.on_start`."""
-        for observer in self._observers:
-            observer.on_start()
-
-    def on_step(self, report: StepReport) -> None:
-        """Call every observer's :meth:`Observer.on_step`."""
-        for observer in self._observers:
-            observer.on_step(report)
-
-    def on_end(self) -> None:
-        """Call every observer's :meth:`Observer.on_end`."""
-        for observer in self._observers:
-            observer.on_end()
+    def __iter__(self) -> Iterator[Observer]:
+        return iter(self._observers)
 
     def state_dict(self) -> dict[str, list[Any]]:
         """Key -> state of every rank, for the checkpoint; every rank calls this."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -9,20 +10,26 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image, ImageDraw, ImageFont
 
 from medcodi.data.loading import Batch, collate
 from medcodi.modality import in_table_order
 from medcodi.model import MedCoDi
 from medcodi.randomness import seed_from_keys
 from medcodi.study import all_directions, subsets
-from medcodi.training.caching import borrowed
-from medcodi.training.monitoring.contact_sheet import contact_sheet
+from medcodi.training.caching.training_run import borrowed
+from medcodi.training.ema import evaluating
 from medcodi.training.monitoring.observer import Observer, StepReport
 from medcodi.training.monitoring.trackers import RunLog
-from medcodi.training.monitoring.validation import evaluating
 
 Value = np.ndarray | str
 MAX_INFERENCE_STEPS = 20  # of the sampler: enough to see, cheap enough to be seen often
+
+CELL = 128  # least pixels per side of a cell
+TITLE = 150  # pixels of the column of titles
+GAP = 2  # pixels between cells
+PAPER, INK, ABSENT = 255, 20, 170  # grey levels
+TITLE_SIZE, TEXT_SIZE = 13, 9  # of the letters, pixels
 
 
 class SampleGrids(Observer):
@@ -172,8 +179,6 @@ DIRECTIONS: dict[str, Callable[[Any], Directions]] = {"diffuse": _single_targets
 # ---- writing -----------------------------------------------------------------------------------------------------
 def write_samples(samples: Samples, step: int, root: Path, log: RunLog) -> None:
     """Write ``samples/step-….png`` and ``.txt`` in a run's folder, and log both."""
-    from PIL import Image
-
     if not samples.rows:
         return
     folder = root / "samples"
@@ -203,3 +208,61 @@ def as_text(samples: Samples) -> str:
             lines = [f"truth:  {true if true is not None else '(none)'}\nresult: {value}\n" for true, value in pairs]
             parts.append(f"== {row.title}\n" + "\n".join(lines))
     return "\n\n".join(parts)
+
+
+# ---- the picture ---------------------------------------------------------------------------------------------------
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Value | None]]]) -> np.ndarray:
+    """One picture with a row of cells and a title per row.
+
+    Args:
+        rows: Title and cells of each: an image float32 ``[H, W]`` in [0, 1] (small ones are magnified), a text (cut where
+            the cell ends), or None: absent.
+
+    Returns:
+        The picture, float32 ``[height, width]`` in [0, 1].
+    """
+    # All cells are squares of the largest image, magnified by a whole number.
+    sides = [max(cell.shape) for _, cells in rows for cell in cells if isinstance(cell, np.ndarray)]
+    largest = max(sides, default=CELL)
+    zoom = -(-CELL // largest)
+    side = largest * zoom
+    columns = max((len(cells) for _, cells in rows), default=0)
+    sheet = Image.new("L", (TITLE + columns * (side + GAP), max(1, len(rows)) * (side + GAP)), PAPER)
+    pen = ImageDraw.Draw(sheet)
+    for number, (title, cells) in enumerate(rows):
+        top = number * (side + GAP)
+        _write(pen, title, (4, top + 4), TITLE - 8, side - 8, TITLE_SIZE)
+        for column, cell in enumerate(cells):
+            left = TITLE + column * (side + GAP)
+            if isinstance(cell, np.ndarray):
+                sheet.paste(_image(cell, zoom), (left, top))
+            elif cell is None:
+                pen.rectangle((left, top, left + side - 1, top + side - 1), fill=ABSENT)
+                _write(pen, "absent", (left + 4, top + 4), side - 8, side - 8, TEXT_SIZE)
+            else:
+                _write(pen, cell, (left + 2, top + 2), side - 4, side - 4, TEXT_SIZE)
+    return np.asarray(sheet, dtype=np.float32) / 255.0
+
+
+def _image(pixels: np.ndarray, zoom: int) -> Image.Image:
+    grey = Image.fromarray((np.clip(pixels, 0.0, 1.0) * 255.0 + 0.5).astype(np.uint8))
+    return grey.resize((grey.width * zoom, grey.height * zoom), Image.Resampling.NEAREST)
+
+
+def _font(size: int) -> Any:
+    try:
+        return ImageFont.load_default(size)
+    except (TypeError, ImportError, OSError):  # Pillow before 10.1, or without FreeType: one small size
+        return ImageFont.load_default()
+
+
+def _write(pen: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], width: int, height: int, size: int) -> None:
+    """Wrapped, and cut where the cell ends."""
+    font = _font(size)
+    per_line = max(4, int(width / max(1.0, font.getlength("abcdefghij klmnop") / 17)))
+    lines = textwrap.wrap(text, per_line)
+    room = max(1, height // (size + 3))
+    if len(lines) > room:
+        lines = [*lines[: room - 1], lines[room - 1][: per_line - 1] + "…"]
+    for number, line in enumerate(lines):
+        pen.text((corner[0], corner[1] + number * (size + 3)), line, fill=INK, font=font)

@@ -6,17 +6,16 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-from medcodi.config import to_dict
 from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError
 from medcodi.modality import MODALITIES
 from medcodi.training.monitoring.config import TrackingConfig
-from medcodi.training.monitoring.wandb_tracker import WandbTracker, import_wandb
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,25 +25,38 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class History:
-    """What was logged of a run so far.
+    """What was logged of a run so far."""
 
-    Attributes:
-        root: The run's folder.
-        config: The run.
-        step: The step it resumes from; 0: it starts.
-        lines: Lines that were logged until then.
-        discarded: True if a run that was killed logged more: these lines are dropped, and will be logged again.
-    """
-
-    root: Path
+    root: Path  # the run's folder
     config: TrainConfig
-    step: int
-    lines: Sequence[Mapping[str, Any]]
-    discarded: bool
+    step: int  # the step that the run resumes from; 0: it starts
+    lines: Sequence[Mapping[str, Any]]  # what was logged until then
+    discarded: bool  # a run that was killed logged more: these lines are dropped, and will be logged again
 
 
-class Tracker(Protocol):
+# A new tracker is one more row.
+TRACKERS = (
+    "medcodi.training.monitoring.trackers:JsonLines",
+    "medcodi.training.monitoring.trackers:TensorBoard",
+    "medcodi.training.monitoring.wandb_tracker:WandbTracker",
+    "medcodi.training.monitoring.trackers:Screen",
+)
+
+
+class Tracker:
     """One place where a run is logged; exists on the first rank only. Every method does nothing by default."""
+
+    def __init__(self, history: History) -> None:
+        """Open it."""
+
+    @staticmethod
+    def is_configured(tracking: TrackingConfig) -> bool:
+        """Whether a run logs here."""
+        return True
+
+    @staticmethod
+    def check() -> None:
+        """Raise MissingExtraError if a package is not installed."""
 
     def advance(self, step: int) -> None:
         """A step is done."""
@@ -94,11 +106,7 @@ class JsonLines(Tracker):
 
 
 def import_summary_writer() -> Any:
-    """TensorBoard's writer.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
+    """TensorBoard's writer; MissingExtraError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -107,14 +115,9 @@ def import_summary_writer() -> Any:
 
 
 class TensorBoard(Tracker):
-    """TensorBoard events in ``tensorboard/``."""
+    """TensorBoard events in ``tensorboard/``; those after the step that a run resumes from are marked as void."""
 
     def __init__(self, history: History) -> None:
-        """Open them; events after the step that the run resumes from are marked as void.
-
-        Raises:
-            MissingExtraError: If TensorBoard is not installed.
-        """
         folder = history.root / "tensorboard"
         # Also a run that starts again from step 0, because it was killed before its first checkpoint.
         purge_step = history.step + 1 if folder.exists() else None
@@ -122,6 +125,16 @@ class TensorBoard(Tracker):
         if history.config.tracking.validate_every:
             plots = {f"loss by timestep, {name}": ["Multiline", [rf"validation/t/.*/{name}$"]] for name in MODALITIES}
             self._writer.add_custom_scalars({"validation": plots})
+
+    @staticmethod
+    def is_configured(tracking: TrackingConfig) -> bool:
+        """Whether a run logs here."""
+        return tracking.tensorboard
+
+    @staticmethod
+    def check() -> None:
+        """Raise MissingExtraError if TensorBoard is not installed."""
+        import_summary_writer()
 
     def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """A point on each curve."""
@@ -198,19 +211,13 @@ class Screen(Tracker):
             self._bar.stop()
 
 
-def _tensorboard(history: History) -> Tracker | None:
-    return TensorBoard(history) if history.config.tracking.tensorboard else None
-
-
-def _wandb(history: History) -> Tracker | None:
-    config = history.config.tracking.wandb
-    if config is None or config.mode == "disabled":
-        return None
-    return WandbTracker(config, history.root, to_dict(history.config), lines=history.lines, discarded=history.discarded)
-
-
-# Opens a tracker, or returns None where the config does not name it. A new tracker is one more row.
-TRACKERS: tuple[Callable[[History], Tracker | None], ...] = (JsonLines, _tensorboard, _wandb, Screen)
+def configured_trackers(tracking: TrackingConfig) -> Iterator[type[Tracker]]:
+    """The trackers that a config names."""
+    for row in TRACKERS:
+        module, _, name = row.partition(":")
+        tracker = getattr(import_module(module), name)
+        if tracker.is_configured(tracking):
+            yield tracker
 
 
 def check_trackers(tracking: TrackingConfig) -> None:
@@ -219,27 +226,21 @@ def check_trackers(tracking: TrackingConfig) -> None:
     Raises:
         MissingExtraError: Names the extra.
     """
-    if tracking.tensorboard:
-        import_summary_writer()
-    if tracking.wandb is not None and tracking.wandb.mode != "disabled":
-        import_wandb()
+    for tracker in configured_trackers(tracking):
+        tracker.check()
 
 
 class RunLog:
-    """All trackers of a run, on its first rank; on the other ranks nothing is logged.
-
-    Attributes:
-        resumed_lines: The lines that were logged until the step that the run resumes from.
-    """
+    """All trackers of a run, on its first rank; on the other ranks nothing is logged."""
 
     def __init__(self, root: Path, ranks: Ranks, config: TrainConfig, *, start_step: int) -> None:
         """Open every tracker; what a run that was killed logged after ``start_step`` is dropped.
 
         Raises:
-            MissingExtraError: If a tracker that the config names is not installed.
+            MissingExtraError: If a tracker is not installed.
             TrainingError: If a tracker refuses the run.
         """
-        self.resumed_lines: list[dict[str, Any]] = []
+        self.resumed_lines: list[dict[str, Any]] = []  # logged until the step that the run resumes from
         self._trackers: list[Tracker] = []
         if not ranks.is_first:
             return
@@ -248,7 +249,7 @@ class RunLog:
         self.resumed_lines = [json.loads(line) for line in lines if start_step and _step_of(line) <= start_step]
         discarded = len(self.resumed_lines) < len(lines)
         history = History(root, config, start_step, self.resumed_lines, discarded)
-        self._trackers = [tracker for opener in TRACKERS if (tracker := opener(history)) is not None]
+        self._trackers = [tracker(history) for tracker in configured_trackers(config.tracking)]
 
     def advance(self, step: int) -> None:
         """A step is done."""

@@ -3,20 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-import torch
-
 from medcodi.stages.step import NUM_BUCKETS, ValidationRandomness
+from medcodi.training.ema import evaluating
 from medcodi.training.monitoring.metrics import NamedMeans
 from medcodi.training.monitoring.observer import Observer, StepReport
 
 if TYPE_CHECKING:
     from medcodi.data.loading import GlobalBatches
     from medcodi.stages.stage import Stage
-    from medcodi.training.ema import Ema
     from medcodi.training.engine import Engine
 
 
@@ -31,17 +27,6 @@ class Validation(Observer):
         with evaluating(run.engine, run.ema):
             means = validation_means(run.engine, run.validation, run.config.seed, tracking.validate_batches)
         self.log.scalars(report.step, {f"validation/{name}": value for name, value in means.take().items()})
-
-
-@contextmanager
-def evaluating(engine: Engine, ema: Ema) -> Iterator[None]:
-    """The stage in evaluation mode with the averaged weights, without gradients, at the run's precision."""
-    engine.stage.eval()
-    try:
-        with torch.no_grad(), ema.swapped_in(), engine.evaluation():
-            yield
-    finally:
-        engine.stage.train()
 
 
 def rounds(stage: Stage, batches: GlobalBatches) -> tuple[int, int]:

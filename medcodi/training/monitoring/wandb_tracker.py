@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from medcodi.config import to_dict
 from medcodi.errors import MissingExtraError, TrainingError, first_line
-from medcodi.training.monitoring.config import WandbConfig
+from medcodi.training.monitoring.config import TrackingConfig
+from medcodi.training.monitoring.trackers import History, Tracker
 
 RECORD = Path("wandb") / "medcodi.json"  # in the run's folder: the id of the run on the server
 
 
 def import_wandb() -> Any:
-    """The package ``wandb``.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
+    """The package ``wandb``; MissingExtraError if it is not installed."""
     try:
         import wandb
         import wandb.errors
@@ -30,43 +28,29 @@ def import_wandb() -> Any:
     return wandb
 
 
-class WandbTracker:
+class WandbTracker(Tracker):
     """A run at Weights & Biases, whose id is stored in the run's folder, so that a resumed run continues it.
 
     What was sent cannot be taken back there. A run that was killed, and logs some steps again, therefore becomes a new one,
     to which the valid lines are sent; its notes name the one that it replaces.
     """
 
-    def __init__(
-        self,
-        config: WandbConfig,
-        root: Path,
-        run_config: Mapping[str, Any],
-        *,
-        lines: Sequence[Mapping[str, Any]],
-        discarded: bool,
-    ) -> None:
+    def __init__(self, history: History) -> None:
         """Open the run.
-
-        Args:
-            config: Project, mode, names.
-            root: The run's folder.
-            run_config: The run's config, to be shown beside it.
-            lines: What was logged and is valid; empty where the run starts.
-            discarded: Later lines were logged, and are not valid any more.
 
         Raises:
             MissingExtraError: If the package is not installed.
             TrainingError: If it refuses, as it does without a key.
         """
-        wandb = self._wandb = import_wandb()
-        self.config = config
+        wandb, config, root = import_wandb(), history.config.tracking.wandb, history.root
+        assert config is not None  # it is configured
+        self._wandb, self.config = wandb, config
 
         # Continue the run on record, unless it was sent lines that are not valid any more.
         record = root / RECORD
-        previous = json.loads(record.read_text(encoding="utf-8")) if record.exists() and lines else {}
-        replaces = previous.get("id") if discarded else None
-        continues = bool(previous) and not discarded
+        previous = json.loads(record.read_text(encoding="utf-8")) if record.exists() and history.lines else {}
+        replaces = previous.get("id") if history.discarded else None
+        continues = bool(previous) and not history.discarded
         run_id = previous["id"] if continues else secrets.token_hex(4)
         record.parent.mkdir(parents=True, exist_ok=True)
         name = config.name or root.resolve().name
@@ -82,7 +66,7 @@ class WandbTracker:
                 notes=f"replaces run {replaces}, which was killed" if replaces else None,
                 mode=config.mode,
                 dir=str(root),
-                config=dict(run_config),
+                config=to_dict(history.config),
                 settings=wandb.Settings(
                     console="off",
                     silent=True,
@@ -99,18 +83,22 @@ class WandbTracker:
                 fix="`wandb login`, or tracking.wandb.mode=offline",
             ) from error
         record.write_text(json.dumps({"id": run_id, "project": config.project}) + "\n", encoding="utf-8")
-        for line in () if continues else lines:
+        for line in () if continues else history.lines:
             self._send(line)
+
+    @staticmethod
+    def is_configured(tracking: TrackingConfig) -> bool:
+        """Whether a run logs here."""
+        return tracking.wandb is not None and tracking.wandb.mode != "disabled"
+
+    @staticmethod
+    def check() -> None:
+        """Raise MissingExtraError if the package is not installed."""
+        import_wandb()
 
     def _send(self, line: Mapping[str, Any]) -> None:
         values = {name: value for name, value in line.items() if isinstance(value, (int, float)) and name != "step"}
         self.scalars(int(line["step"]), values, line.get("timing", {}))
-
-    def advance(self, step: int) -> None:
-        """Nothing: steps between logged lines are not sent."""
-
-    def note(self, text: str) -> None:
-        """Nothing: notes are for the screen."""
 
     def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """A point on each curve."""

@@ -78,7 +78,7 @@ def _interval(statistic: ReaderStatistic, cases: Cases, num: int, level: float) 
 def fleiss_kappa(values: np.ndarray, cases: Cases, *, level: float = 0.95) -> Estimate:
     """Fleiss' kappa over the items that every reader answered (float ``[R, I]``): statsmodels' value, jackknife over cases."""
     _, counts = _counts(values)
-    complete = np.isfinite(values).all(axis=0)  # [I]
+    complete = np.asarray(np.isfinite(values).all(axis=0))  # bool [I]
     num_readers = len(values)
     if not complete.any() or num_readers < 2:
         return Estimate(value=float("nan"))

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 
 from medcodi.data.images import save_png16
+from medcodi.distributed import Ranks
 from medcodi.errors import DataError
 from medcodi.generation.bulk.manifest import BadRow, Row, RowDefaults, read_manifest
-from medcodi.generation.bulk.plan import all_items, blocks, share
+from medcodi.generation.bulk.plan import all_items, blocks
 from medcodi.generation.request import check_prompt_files, read_prompt_files
 
 
@@ -129,5 +130,5 @@ def test_blocks_are_of_one_direction_and_shared_whole(tmp_path):
     parts = blocks(items, 2)
     assert [[item.study_id for item in part] for part in parts] == [["a-0", "a-1"], ["a-2", "c-0"], ["b"], ["c-1"]]
     assert [item.seed for item in items[:3]] == [items[0].seed + k for k in range(3)]
-    shared = [share(parts, rank, 3) for rank in range(3)]
+    shared = [Ranks(rank, 3).share(parts) for rank in range(3)]
     assert sorted(item.index for part in shared for block in part for item in block) == list(range(6))

@@ -5,13 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
 from medcodi.data.loading import collate
 from medcodi.distributed import Ranks
 from medcodi.stages import build_stage
-from medcodi.training.monitoring.samples import draw_samples, every_direction, write_samples
+from medcodi.training.monitoring.samples import CELL, TITLE, contact_sheet, draw_samples, every_direction, write_samples
 from medcodi.training.monitoring.trackers import RunLog
 
 from .phantoms import DATASET, settings
@@ -51,3 +52,13 @@ def test_samples_explain_themselves_and_touch_no_randomness(
     assert (tmp_path / "samples" / "step-00000004.png").stat().st_size > 1000
     text = (tmp_path / "samples" / "step-00000004.txt").read_text()
     assert all(title in text for title in titles) and "truth:  FINDINGS" in text
+
+
+def test_a_contact_sheet_has_a_title_and_cells() -> None:
+    white = np.ones((32, 32), dtype=np.float32)
+    sheet = contact_sheet([("frontal: truth", [white, None]), ("report", ["A long text. " * 200, "Short."])])
+    assert sheet.shape == (2 * (CELL + 2), TITLE + 2 * (CELL + 2)) and sheet.min() >= 0 and sheet.max() <= 1
+    assert (sheet[:CELL, TITLE : TITLE + CELL] == 1).all() and sheet[
+        60, TITLE + CELL + 60
+    ] < 0.8  # magnified; absent is grey
+    assert sheet[:CELL, :TITLE].min() < 0.5 and sheet[CELL + 2 :, TITLE:].min() < 0.5  # something is written

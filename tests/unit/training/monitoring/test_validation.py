@@ -12,12 +12,10 @@ from medcodi.data.loading import GlobalBatches, collate
 from medcodi.distributed import Ranks
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
-from medcodi.training.ema import Ema
-from medcodi.training.engine import PlainEngine
 from medcodi.training.monitoring.metrics import NamedMeans
-from medcodi.training.monitoring.validation import evaluating, validation_means
+from medcodi.training.monitoring.validation import validation_means
 
-from .phantoms import DATASET, SAMPLES, settings
+from .phantoms import DATASET, SAMPLES
 
 
 def means_of(stage: Any, parts: list[tuple[int, ...]], lacking: int | None = None) -> dict[str, float]:
@@ -86,14 +84,3 @@ def test_ranks_and_micro_batches_fill_the_same_buckets(model: Any) -> None:
             parts = [part[key] for part in ranks if key in part]
             assert sum(entry[1] for entry in parts) == count, key
             assert sum(entry[0] for entry in parts) == pytest.approx(value, rel=1e-4), key
-
-
-def test_an_average_is_shown_without_changing_the_weights(model: Any) -> None:
-    engine = PlainEngine(build_stage("diffuse", model, {"targets": ["report"]}), settings("diffuse"), Ranks())
-    ema = Ema(engine.shards(), settings("diffuse").ema)
-    before = {name: value.clone() for name, value in engine.shards().items()}
-    ema.load({name: value + 1.0 for name, value in before.items()})
-    with evaluating(engine, ema):
-        assert not engine.stage.training and not torch.is_grad_enabled()
-        assert all(value.equal(before[name] + 1.0) for name, value in engine.shards().items())
-    assert engine.stage.training and all(value.equal(before[name]) for name, value in engine.shards().items())
