@@ -33,9 +33,9 @@ def launcher(environment: Mapping[str, str]) -> str:
 class Ranks:
     """This process among those of a job."""
 
-    rank: int = 0  # From 0
-    world_size: int = 1  # Number of ranks
-    device: torch.device = torch.device("cpu")  # Where this one computes
+    rank: int = 0  # from 0
+    world_size: int = 1  # number of ranks
+    device: torch.device = torch.device("cpu")  # where this one computes
     # CPU group for small exchanges, so that they never wait for the accelerator; None: the default group
     control: Any = None
 
@@ -79,7 +79,7 @@ class Ranks:
 
     def unshare(self, results: Sequence[T]) -> list[T]:
         """Every rank's results of its :meth:`share`, in the order of the items, on every rank."""
-        rows = zip_longest(*self.gather(list(results)), fillvalue=_ABSENT)
+        rows: Any = zip_longest(*self.gather(list(results)), fillvalue=_ABSENT)
         return [result for result in chain.from_iterable(rows) if result is not _ABSENT]
 
     # ---- a refusal on one rank is a refusal on all -------------------------------------------------------------------

@@ -28,23 +28,23 @@ CONTENT = "content"
 class JobKind:
     """Names of one kind of job: in its folder, and in its refusals."""
 
-    name: str  # For refusals: ``"a synthesis"``
-    index: str = "job.json"  # File with the identity; "": the job checks its identity itself
-    key: str = "identity"  # Key of the identity within the index; "": the index is the identity
-    # Further values of the index, such as its format; one that differs makes the folder another's
+    name: str  # for refusals: ``"a synthesis"``
+    index: str = "job.json"  # file with the identity; "": the job checks its identity itself
+    key: str = "identity"  # key of the identity within the index; "": the index is the identity
+    # further values of the index, such as its format; one that differs makes the folder another's
     header: Mapping[str, Any] = field(default_factory=dict)
-    # The record of a shard. A shard whose record is ``{shard}/…`` is a folder, and appears in one piece.
+    # the record of a shard. A shard whose record is ``{shard}/…`` is a folder, and appears in one piece.
     record: str = "shards/{shard}.json"
-    files: str = ""  # A shard's only file, where old records hold that file's ``bytes`` and ``sha256`` themselves
-    # Patterns of everything that the job writes in its folder; a restart removes these and the index
+    files: str = ""  # a shard's only file, where old records hold that file's ``bytes`` and ``sha256`` themselves
+    # patterns of everything that the job writes in its folder; a restart removes these and the index
     own: tuple[str, ...] = ()
-    # Name of a folder beside the target, wholly the job's own, whose ``content`` becomes the target when the job ends:
+    # name of a folder beside the target, wholly the job's own, whose ``content`` becomes the target when the job ends:
     # ``".{target}.partial"``; "": the job works in the folder that it was given
     staged: str = ""
-    exclusive: bool = True  # One process (or group of ranks) at a time; otherwise only the opening is locked
-    error: type[MedCoDiError] = MedCoDiError  # Class of the refusals
-    choose: str = "choose another folder"  # What the user does about a folder that cannot be used
-    then: str = "run it again: it resumes"  # What the user does once a full disk has room
+    exclusive: bool = True  # one process (or group of ranks) at a time; otherwise only the opening is locked
+    error: type[MedCoDiError] = MedCoDiError  # class of the refusals
+    choose: str = "choose another folder"  # what the user does about a folder that cannot be used
+    then: str = "run it again: it resumes"  # what the user does once a full disk has room
 
 
 class JobFolder:
@@ -194,7 +194,7 @@ class JobFolder:
         return [shard for shard in shards if (record := self.record(shard)) is None or self.damage(shard, record)]
 
     def damage(self, shard: str, record: Mapping[str, Any]) -> str:
-        """What is wrong with the files of a shard; empty: nothing."""
+        """The first problem with the files of a shard; empty: none."""
         problems = ((path, damage(path, row)) for path, row in self._files(shard, record).items())
         return next((f"{path} is damaged: {problem}" for path, problem in problems if problem), "")
 

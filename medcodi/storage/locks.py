@@ -33,7 +33,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         file.flush()
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile opens another
+        path.unlink(missing_ok=True)  # while it is held: a process that has opened it notices, and tries again
         file.close()
 
 

@@ -32,11 +32,11 @@ _HEADER_LIMIT = 100 * 2**20  # bytes; as the safetensors library has it
 class StoredTensor:
     """A tensor in a file."""
 
-    file: Path  # Where it is
-    shape: tuple[int, ...]  # Its shape
-    dtype: torch.dtype  # Its precision
-    offset: int  # Of its first number, in bytes from the start of the file
-    stride: tuple[int, ...]  # In numbers
+    file: Path  # where it is
+    shape: tuple[int, ...]  # its shape
+    dtype: torch.dtype  # its precision
+    offset: int  # of its first number, in bytes from the start of the file
+    stride: tuple[int, ...]  # in numbers
 
     def read(self) -> Tensor:
         """The tensor, contiguous, in memory of its own; the file is read, not mapped.

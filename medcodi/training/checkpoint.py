@@ -37,9 +37,9 @@ _NAME = re.compile(r"step-(\d{8,})")
 class Checkpoint:
     """Everything a run needs to continue as if it had never stopped."""
 
-    # File stem (``weights``, ``buffers``, ``ema``, ``optimizer``) -> name -> tensor on the CPU
+    # file stem (``weights``, ``buffers``, ``ema``, ``optimizer``) -> name -> tensor on the CPU
     tensors: Mapping[str, Mapping[str, Tensor]]
-    state: dict[str, Any]  # Plain values: step, identity of the run, unfinished means, loss scale
+    state: dict[str, Any]  # plain values: step, identity of the run, unfinished means, loss scale
 
     @property
     def step(self) -> int:

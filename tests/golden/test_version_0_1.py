@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from medcodi.model.generation_config import GenerationConfig
 
 from medcodi.config import from_dict, read_yaml
 from medcodi.data.dataset import open_dataset
 from medcodi.errors import DataError
 from medcodi.generation.bulk import SynthesisConfig, synthesize
 from medcodi.model import MedCoDi
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.training import checkpoint

@@ -37,10 +37,10 @@ class Entry:
 class Ledger:
     """Every file of a source, in or out, and the counts over them."""
 
-    source: str = ""  # Kind of source, e.g. ``mimic-cxr-jpg``.
-    entries: list[Entry] = field(default_factory=list)  # A row a file, in the source's order
-    num_studies: int = 0  # Studies of the source
-    left_out: int = 0  # Studies left out
+    source: str = ""  # kind of source, e.g. ``mimic-cxr-jpg``.
+    entries: list[Entry] = field(default_factory=list)  # a row a file, in the source's order
+    num_studies: int = 0  # studies of the source
+    left_out: int = 0  # studies left out
 
     @property
     def num_kept(self) -> int:

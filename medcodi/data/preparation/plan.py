@@ -55,10 +55,10 @@ class PatientSplits:
 class Shard:
     """Work for one process at a time."""
 
-    split: str  # Of all its studies
-    index: int  # Within its split
-    places: tuple[int, ...]  # Of its studies in the source
-    records: tuple[Record, ...]  # The studies to be read
+    split: str  # of all its studies
+    index: int  # within its split
+    places: tuple[int, ...]  # of its studies in the source
+    records: tuple[Record, ...]  # the studies to be read
 
     @property
     def name(self) -> str:

@@ -33,22 +33,22 @@ MIN_STUDIES_FOR_LIMIT = 10  # below it a share of bad studies says little; one g
 class PrepareConfig:
     """Source and settings of a preparation."""
 
-    source: str  # Kind of source: ``csv``, ``dicom``, ``mimic-cxr``, ``mimic-cxr-jpg``, ``openi``, ``phantom``
-    out: str  # Folder of the dataset
-    path: str | None = None  # Table or folder that the source reads
-    # Further options of the source (``options.columns.image=file``); its module says which
+    source: str  # kind of source: ``csv``, ``dicom``, ``mimic-cxr``, ``mimic-cxr-jpg``, ``openi``, ``phantom``
+    out: str  # folder of the dataset
+    path: str | None = None  # table or folder that the source reads
+    # further options of the source (``options.columns.image=file``); its module says which
     options: dict[str, Any] = field(default_factory=dict)
-    image_size: int = 128  # Pixels a side of the prepared images
-    name: str | None = None  # Of the dataset; None: the folder's
-    seed: int = 0  # Of the division into splits
-    val: float = 0.1  # Share of patients in ``val``, where the source has no official splits
-    test: float = 0.1  # Share of patients in ``test``, likewise
-    num_workers: int = 1  # Processes that read and write; the result is the same for any number
-    # Format of the shards: ``arrow`` (memory-mapped as it is) or ``parquet`` (smaller, for sending)
+    image_size: int = 128  # pixels a side of the prepared images
+    name: str | None = None  # of the dataset; None: the folder's
+    seed: int = 0  # of the division into splits
+    val: float = 0.1  # share of patients in ``val``, where the source has no official splits
+    test: float = 0.1  # share of patients in ``test``, likewise
+    num_workers: int = 1  # processes that read and write; the result is the same for any number
+    # format of the shards: ``arrow`` (memory-mapped as it is) or ``parquet`` (smaller, for sending)
     file_format: str = "arrow"
-    max_bad_fraction: float = 0.10  # Share of studies that may be left out
-    resume: bool = True  # Resume a killed run of the same settings; false starts from nothing
-    overwrite: bool = False  # Replace an existing dataset
+    max_bad_fraction: float = 0.10  # share of studies that may be left out
+    resume: bool = True  # resume a killed run of the same settings; false starts from nothing
+    overwrite: bool = False  # replace an existing dataset
 
     def __post_init__(self) -> None:
         if not 16 <= self.image_size <= 4096:
@@ -167,7 +167,7 @@ def _write(
 def _finish(
     config: PrepareConfig, shards: Sequence[Shard], written: Mapping[str, WrittenShard], folder: Path
 ) -> Ledger:
-    """Write the ledger and the dataset's description, in the order of the source, whoever wrote which shard when."""
+    """Write the ledger and the dataset's description, in the order of the source, no matter when each was written."""
     results = [written[shard.name] for shard in shards]
     # The ledger: a row a file.
     entries = sorted((pair for result in results for pair in result.entries), key=lambda pair: pair[0])

@@ -39,10 +39,10 @@ class WrittenShard:
 
     # File, relative to the dataset -> its ``bytes`` and ``sha256``; empty where no study is kept
     files: dict[str, dict[str, Any]]
-    rows: int  # Studies in it
-    digests: dict[int, str]  # Place in the source -> SHA-256 of the study's row
+    rows: int  # studies in it
+    digests: dict[int, str]  # place in the source -> SHA-256 of the study's row
     entries: list[tuple[int, Entry]]  # (place in the source, row of the ledger)
-    left_out: int  # Studies left out
+    left_out: int  # studies left out
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> WrittenShard:

@@ -19,15 +19,15 @@ PRECISIONS = ("fp32", "bf16")
 class CacheKey:
     """Everything that decides the bytes of a cache."""
 
-    weights: str  # Hash of the autoencoders and prompt encoders: files, tokenizers, configuration
-    data: str  # Fingerprint of the dataset
-    dataset: str  # Its name
+    weights: str  # hash of the autoencoders and prompt encoders: files, tokenizers, configuration
+    data: str  # fingerprint of the dataset
+    dataset: str  # its name
     split: str  # ``train``, ``val`` or ``test``
-    studies: int  # Number of studies
-    image_size: int  # Pixels a side
-    precision: str  # Autocast precision of the encoders
-    context: str  # What the denoisers attend to; ``pooled`` stores no tokens
-    modalities: tuple[str, ...]  # Of the model
+    studies: int  # number of studies
+    image_size: int  # pixels a side
+    precision: str  # autocast precision of the encoders
+    context: str  # what the denoisers attend to; ``pooled`` stores no tokens
+    modalities: tuple[str, ...]  # of the model
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
