@@ -65,11 +65,6 @@ def remote_info(url: str) -> dict[str, Any]:
 def fetched(url: str, info: dict[str, Any], split: str) -> Path:
     """A folder of this machine that holds a split: behind ``file://`` the folder itself, else a checked copy.
 
-    Args:
-        url: Of the dataset.
-        info: Its description, read just now.
-        split: Its files only are copied.
-
     Raises:
         DataError: If a file cannot be reached or differs from the description.
     """
