@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from medcodi.errors import DataError
+from medcodi.storage.names import plain_name
 
 INFO_FILE = "dataset_info.json"
 FORMAT = "medcodi-studies/1"
@@ -44,6 +45,12 @@ def info_from_text(text: str, where: str) -> dict[str, Any]:
         info = {}
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise DataError(f"{where} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", fix=FIX)
+    # Whoever wrote the description must not be able to name a file outside the folder.
+    source = f"{where}/{INFO_FILE}"
+    plain_name(str(info.get("name", "dataset")), source)
+    for row in (row for rows in (info.get("shards") or {}).values() for row in rows):
+        for part in str(row["file"]).split("/"):
+            plain_name(part, source)
     return info
 
 

@@ -33,7 +33,9 @@ class Row:
 
 
 def find_table(folder: Path, pattern: str) -> Path | None:
-    """The one table of a folder whose name fits, ``.csv`` before ``.csv.gz``; None where there is none. ``pattern`` is a name without suffix, ``*`` for the version.
+    """The one table of a folder whose name fits, ``.csv`` before ``.csv.gz``; None where there is none.
+
+    ``pattern`` is a name without suffix, with ``*`` for the version.
 
     Raises:
         DataError: If the folder holds several versions.
