@@ -22,14 +22,15 @@ from pathlib import Path
 from measuring import machine, report, spread
 
 from medcodi.config import load
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.distributed import Ranks
 from medcodi.model import MedCoDi
 from medcodi.training import run_folder
+from medcodi.training.checkpoint import CheckpointWriter
 from medcodi.training.config import CheckpointConfig, FaultConfig, TrainConfig
-from medcodi.training.faults import Watch
-from medcodi.training.loop import Run
-from medcodi.training.saving import CheckpointWriter
+from medcodi.training.faults import Watchdog
+from medcodi.training.loop import Loop
+from medcodi.training.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 STALL_TARGET, RESUME_TARGET = 1.0, 10.0  # step-times, seconds
@@ -68,24 +69,26 @@ def since(began: tuple[float, float]) -> tuple[float, float]:
     return now[0] - began[0], now[1] - began[1]
 
 
-def one_save(run: Run, step: int, batches: list, between: int, background: bool) -> dict[str, float]:
+def one_save(loop: Loop, step: int, batches: list, between: int, background: bool) -> dict[str, float]:
     """Steps, a save, steps: what a median step takes, what the save blocks, and what the steps beside the writing lose."""
-    run.writer = CheckpointWriter(run.folder.checkpoints, CheckpointConfig(every=1, keep=1, background=background))
+    loop.writer = CheckpointWriter(
+        loop.run.folder.checkpoints, CheckpointConfig(every=1, keep=1, background=background)
+    )
 
     def timed_step() -> tuple[float, float]:
         began = clocks()
-        run.train_step(batches[step % len(batches)])
+        loop.train_step(batches[step % len(batches)])
         return since(began)
 
     alone = [timed_step() for _ in range(between)]
     median, cpu_median = (statistics.median(column) for column in zip(*alone, strict=True))
     began = clocks()
-    run.save(step)
+    loop.save(step)
     blocked, cpu_blocked = since(began)
     beside = [timed_step()]
-    while run.writer.busy:
+    while loop.writer.busy:
         beside.append(timed_step())
-    run.writer.finish()
+    loop.writer.finish()
     writing, cpu = since(began)
     lost = max(0.0, sum(seconds - median for seconds, _ in beside))
     return {
@@ -102,16 +105,16 @@ def one_save(run: Run, step: int, batches: list, between: int, background: bool)
     }
 
 
-def one_resume(config: TrainConfig, watch: Watch) -> dict[str, float]:
+def one_resume(config: TrainConfig, watch: Watchdog) -> dict[str, float]:
     """What it takes from the start of `train`, everything imported, until the first step begins and until it is done."""
     began, ranks = clocks(), Ranks()
     with run_folder.opened(config, "latest", ranks) as folder:
-        run = Run(config, folder, ranks, watch, "latest")
-        first = next(iter(run._arriving()))
+        loop = Loop(Run(config, folder, ranks, watch, "latest"), watch)
+        first = next(iter(loop.batches()))
         ready, cpu_ready = since(began)
-        run.train_step(first)
+        loop.train_step(first)
         done, cpu_done = since(began)
-        run.figures.log.close()
+        loop.observers.log.close()
     return {
         "ready_s": ready,
         "first_step_done_s": done,
@@ -124,23 +127,23 @@ def main() -> None:
     """Train, save in turn in the background and in the foreground, resume; print, and write the JSON."""
     rounds, between, batch_size = (*map(int, sys.argv[1:]), *(5, 3, 32)[len(sys.argv) - 1 :])
     loads = [os.getloadavg()[0]]
-    with tempfile.TemporaryDirectory() as name, Watch(Ranks(), FaultConfig()) as watch:
+    with tempfile.TemporaryDirectory() as name, Watchdog(Ranks(), FaultConfig()) as watch:
         config = demo_run(Path(name), batch_size)
         with run_folder.opened(config, None, Ranks()) as folder:
-            run = Run(config, folder, Ranks(), watch, None)
-            batches = [step for step, _ in zip(run._batches(run.dataset).iterate(0, 2), range(2), strict=True)]
+            loop = Loop(Run(config, folder, Ranks(), watch, None), watch)
+            batches = [step for step, _ in zip(loop.run.batches.iterate(0, 2), range(2), strict=True)]
             for batch in batches:
-                run.train_step(batch)
+                loop.train_step(batch)
             taken: dict[str, list[dict[str, float]]] = {"background": [], "foreground": []}
             for number in range(rounds):
                 for how, rows in taken.items():
-                    rows.append(one_save(run, number + 1, batches, between, how == "background"))
+                    rows.append(one_save(loop, number + 1, batches, between, how == "background"))
                 loads.append(os.getloadavg()[0])
             size = sum(file.stat().st_size for file in folder.checkpoints.rglob("*") if file.is_file())
-            run.figures.log.close()
-            del run
+            loop.observers.log.close()
+            del loop
         resumed = [one_resume(config, watch) for _ in range(rounds)]
-        watch.at("done")
+        watch.report("done")
     loads.append(os.getloadavg()[0])
     tell(taken, resumed, size, (rounds, between, batch_size), loads)
 

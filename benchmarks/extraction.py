@@ -27,8 +27,9 @@ import torch
 from measuring import machine, peak_mib, report, spread
 from PIL import Image
 
-from medcodi.evaluation.annotators.extractors import load_extractor
-from medcodi.evaluation.annotators.features import Extraction, extract, open_cache, stream_moments
+from medcodi.evaluation.annotators.features import FeatureExtractor, load_extractor
+from medcodi.evaluation.annotators.weights import LoadRequest
+from medcodi.metrics.frechet import Moments
 from medcodi.storage.atomic import sha256_file
 
 BARS = {"first": 0.95, "second": 3.0}
@@ -76,11 +77,10 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     paths = [folder / "films" / f"{index:04}.png" for index in range(options.num)]
     for index, path in enumerate(paths):
         Image.fromarray(film(index, options.side)).save(path)
-    ours = load_extractor("inception", weights=weights, sha256=sha256_file(weights))
     peer = utils.create_feature_extractor(
         "inception-v3-compat", ["2048"], cuda=False, feature_extractor_weights_path=str(weights), verbose=False
     )
-    extraction = Extraction(batch_size=options.batch)
+    ours = load_extractor("inception", weights=weights, sha256=sha256_file(weights))
     found: dict[str, np.ndarray] = {}
 
     def torch_fidelity() -> None:
@@ -89,7 +89,8 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         found["peer"] = told["2048"].numpy()
 
     def ours_through(root: Path) -> None:
-        found["ours"] = extract(ours, paths, "frontal", cache=open_cache(root, ours, "frontal"), options=extraction)
+        request = LoadRequest(cache=root, batch_size=options.batch)
+        found["ours"] = FeatureExtractor(ours.row, ours.network, request).annotate(paths, "frontal")
 
     cache, times = folder / "cache", {name: [] for name in ("torch-fidelity", "first", "second")}
     for turn in range(options.repeats + 1):
@@ -132,10 +133,12 @@ def memory(options: argparse.Namespace) -> dict[str, float]:
 
 def stream(num: int) -> None:
     """What one such process does."""
-    extractor = load_extractor("demo")
     with tempfile.TemporaryDirectory() as folder:
+        extractor = load_extractor("demo", cache=Path(folder))
         films = (film(index, 512) for index in range(num))
-        moments = stream_moments(extractor, films, "frontal", cache=open_cache(folder, extractor, "frontal"))
+        moments = Moments.empty(extractor.dim)
+        for features in extractor.blocks(films, "frontal"):
+            moments = moments.merge(Moments.of(features))
     assert moments.count == num
     print(json.dumps(round(peak_mib(), 1)))
 

@@ -30,7 +30,7 @@ from medcodi.config import from_dict
 from medcodi.data.generated_files import direction_folder
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.annotators.classifier import FindingClassifier
-from medcodi.evaluation.annotators.findings import Reading, read_values
+from medcodi.evaluation.annotators.findings import findings_from_probabilities
 from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.kept import Generated, generate_direction
 from medcodi.evaluation.scoring import counted_findings
@@ -44,10 +44,10 @@ from medcodi.metrics.bootstrap import (
 )
 from medcodi.metrics.findings import Confusion
 from medcodi.metrics.frechet import Moments, frechet_distance
+from medcodi.metrics.labeler import label_matrix
 from medcodi.modality import MODALITIES
-from medcodi.model import MedCoDi
+from medcodi.model import MedCoDi, demo_checkpoint
 from medcodi.model.generation_config import GenerationConfig
-from medcodi.model.shipped import demo_checkpoint
 from medcodi.study import Direction
 
 CHUNK, RESAMPLES, FRECHET_RESAMPLES, MIN_POSITIVES, OTHER_SEED = 32, 1000, 200, 5, 1
@@ -129,6 +129,26 @@ def mean_of(parts: Sequence[Statistic]) -> Statistic:
     return lambda weights: np.mean([part(weights) for part in parts], axis=0)
 
 
+@dataclass(frozen=True)
+class Annotated:
+    """Labels ``[N, 14]`` of contents, and features ``[N, D]`` of images."""
+
+    labels: np.ndarray
+    features: np.ndarray | None = None
+
+
+def annotated(classifier: FindingClassifier | None, modality: str, values: Sequence[Value]) -> Annotated:
+    """By the classifier at its thresholds, or the rule labeler."""
+    if MODALITIES[modality].kind == "text":
+        return Annotated(label_matrix([str(value) for value in values]).astype(np.float32))
+    assert classifier is not None
+    probabilities, features = classifier.predict([np.asarray(value) for value in values], modality)
+    thresholds = classifier.thresholds[classifier.view(modality)].cpu().numpy()
+    judged = classifier.judged(modality)
+    findings = findings_from_probabilities(classifier.config.targets, thresholds, judged, probabilities)
+    return Annotated(findings.labels, features)
+
+
 def agreement(target: str, ours: Sequence[Value], reference: Sequence[Value]) -> tuple[str, np.ndarray]:
     """How alike two generations of each study are: dB between images, 1 or 0 for equal texts; ``[N]``."""
     if MODALITIES[target].kind == "text":
@@ -152,20 +172,20 @@ def score(
     rows = list(range(num))
     weights = resampling_weights([held.patients[row] for row in rows], RESAMPLES, 0)
     truth = held.truth[rows]
-    readings: dict[Setting, dict[str, Reading]] = {
+    readings: dict[Setting, dict[str, Annotated]] = {
         setting: {
-            target: read_values(held.classifier, target, contents[direction, setting][target])
+            target: annotated(held.classifier, target, contents[direction, setting][target])
             for target in direction.targets
         }
         for setting in SETTINGS
     }
-    real = {target: held.reading(target, rows) for target in direction.targets}
+    real = {target: annotated(held.classifier, target, held.values(target, rows)) for target in direction.targets}
     columns = {
         target: counted_findings(truth, np.asarray(~np.isnan(real[target].labels).any(0)), MIN_POSITIVES)
         for target in direction.targets
     }
 
-    def f1(read: dict[str, Reading]) -> Statistic:
+    def f1(read: dict[str, Annotated]) -> Statistic:
         return mean_of(
             [Confusion.of(truth[:, c], read[target].labels[:, c]).macro_f1() for target, c in columns.items()]
         )
@@ -202,7 +222,7 @@ def score(
     return found
 
 
-def frechet(read: Reading, real: Reading, weights: np.ndarray) -> dict[str, float | None] | None:
+def frechet(read: Annotated, real: Annotated, weights: np.ndarray) -> dict[str, float | None] | None:
     """Fréchet distance to the real images, with its spread; None for texts, and with fewer studies than features."""
     if read.features is None or real.features is None or len(read.features) < read.features.shape[1]:
         return None

@@ -22,16 +22,17 @@ from measuring import machine, report
 
 from medcodi.data.dataset import PHANTOMS_PER_SPLIT
 from medcodi.data.dataset import SPLITS as DATA_SPLITS
-from medcodi.data.images import fit_square, read_image
+from medcodi.data.image_files import read_image
+from medcodi.data.images import fit_square
 from medcodi.data.loading import DataConfig
-from medcodi.evaluation.annotators.extractors import load_extractor
-from medcodi.evaluation.annotators.features import extract
-from medcodi.evaluation.screening import screen_images
+from medcodi.evaluation.annotators.features import load_extractor
+from medcodi.evaluation.annotators.row_cache import content_key
 from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.metrics.kernel import mmd2
 from medcodi.randomness import numpy_generator
 
 SPLITS = 10
+CONSTANT_RANGE = 0.02  # of [0, 1]: an image that spans less shows nothing
 
 
 def real_frontals(folder: Path, size: int) -> tuple[list[np.ndarray], dict[str, int]]:
@@ -39,9 +40,10 @@ def real_frontals(folder: Path, size: int) -> tuple[list[np.ndarray], dict[str, 
     with (folder / "metadata.csv").open(encoding="utf-8", newline="") as file:
         names = [row["file"] for row in csv.DictReader(file) if row["view_group"] == "frontal"]
     images = [fit_square(read_image(folder / name), size) for name in names]
-    screened = screen_images(images, names).applied({"duplicate": "exclude", "constant": "exclude"})
-    counts = {"listed": len(names), "scored": len(screened.kept), "left_out": len(screened.excluded)}
-    return [images[row] for row in screened.kept], counts
+    first = {content_key(image): row for row, image in reversed(list(enumerate(images)))}
+    rows = [row for row in sorted(first.values()) if float(np.ptp(images[row])) >= CONSTANT_RANGE]
+    counts = {"listed": len(names), "scored": len(rows), "left_out": len(names) - len(rows)}
+    return [images[row] for row in rows], counts
 
 
 def made_frontals(num: int, folder: Path | None, steps: int) -> list[np.ndarray]:
@@ -49,8 +51,8 @@ def made_frontals(num: int, folder: Path | None, steps: int) -> list[np.ndarray]
         return [read_image(path) for path in sorted(folder.glob("*.png"))[:num]]
     from medcodi.data.sources.phantom import phantom_report
     from medcodi.generation.pipeline import generate_batch, load
+    from medcodi.model import demo_checkpoint
     from medcodi.model.generation_config import GenerationConfig
-    from medcodi.model.shipped import demo_checkpoint
 
     model = load(str(demo_checkpoint()), "cpu")
     settings = GenerationConfig(num_inference_steps=steps).resolved(model)
@@ -87,9 +89,9 @@ def main() -> None:
     images, counts = real_frontals(options.real, options.size)
     phantoms = DataConfig(source="phantom", split="test", num_studies=options.num, image_size=options.size).build()
     made = made_frontals(options.num, options.generated, options.steps)
-    real = extract(extractor, images, "frontal")
-    phantom = extract(extractor, (phantoms[row].images["frontal"] for row in range(len(phantoms))), "frontal")
-    demo = extract(extractor, made, "frontal")
+    real = extractor.annotate(images, "frontal")
+    phantom = extractor.annotate((phantoms[row].images["frontal"] for row in range(len(phantoms))), "frontal")
+    demo = extractor.annotate(made, "frontal")
     halves = []
     for split in range(SPLITS):
         order = numpy_generator("halves", split).permutation(len(real))

@@ -29,13 +29,13 @@ import numpy as np
 import torch
 
 from medcodi.interop.xgem import DTYPES, import_xgem
-from medcodi.interop.xgem_layout import Untold
+from medcodi.interop.xgem_layout import LayoutConfig
 
 ROOT = Path(__file__).parents[1]
 GOLDEN, RESULT = ROOT / "tests/golden/xgem", ROOT / "benchmarks/results/import_xgem.json"
 SIZES = {"g32": GOLDEN / "g32/keys.csv", "full": GOLDEN / "keys_full.csv.gz"}
-G32 = Untold(text_heads=4, image_heads=4, report_heads=4, decoder_heads=4, image_size=128)
-UNTOLD = {"g32": G32, "full": Untold()}
+G32 = LayoutConfig(text_heads=4, image_heads=4, report_heads=4, decoder_heads=4, image_size=128)
+UNTOLD = {"g32": G32, "full": LayoutConfig()}
 
 
 def fabricate(keys: Path, path: Path) -> int:
@@ -95,7 +95,7 @@ def measure(size: str, dtype: str, work: Path) -> dict:
         seconds[name], last = time.perf_counter() - last, time.perf_counter()
         print(f"  {name:20} {seconds[name]:7.1f} s   peak {peak() / 2**20:8.0f} MiB", flush=True)
 
-    done = import_xgem(source, work / "model", dtype=dtype, untold=UNTOLD[size], on_component=on_component)
+    done = import_xgem(source, work / "model", dtype=dtype, layout=UNTOLD[size], on_component=on_component)
     whole = time.perf_counter() - started
     after = peak()
     sizes = {path.stem: path.stat().st_size for path in done.folder.glob("*.safetensors")}

@@ -28,14 +28,15 @@ from measuring import interleaved, machine, peak_mib, ratio, report
 from torch import nn
 
 from medcodi.config import load
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.distributed import Ranks
 from medcodi.model import MedCoDi
 from medcodi.networks.attention import Attention
 from medcodi.training import run_folder
 from medcodi.training.config import FaultConfig, TrainConfig
-from medcodi.training.faults import Watch
-from medcodi.training.loop import Run
+from medcodi.training.faults import Watchdog
+from medcodi.training.loop import Loop
+from medcodi.training.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 RECIPE = ROOT / "configs/train/demo/5-diffuse-images.yaml"
@@ -61,30 +62,30 @@ def config(work: Path, name: str, data: Path, model: Path, cached: bool) -> Trai
 class Steps:
     """A run, a step at a time."""
 
-    def __init__(self, run: Run) -> None:
-        self.run, self._batches = run, iter(run.batches.iterate(0))
+    def __init__(self, loop: Loop) -> None:
+        self.loop, self.run, self._batches = loop, loop.run, iter(loop.run.batches.iterate(0))
 
     def __call__(self) -> None:
         """Read the next batch and train on it."""
-        self.run.train_step(next(self._batches))
+        self.loop.train_step(next(self._batches))
 
 
-def begun(work: Path, name: str, data: Path, model: Path, *, cached: bool, watch: Watch) -> Iterator[Steps]:
+def begun(work: Path, name: str, data: Path, model: Path, *, cached: bool, watch: Watchdog) -> Iterator[Steps]:
     """The run, ready for its first step."""
     settings = config(work, name, data, model, cached)
     with run_folder.opened(settings, None, Ranks()) as folder:
-        yield Steps(Run(settings, folder, Ranks(), watch, None))
+        yield Steps(Loop(Run(settings, folder, Ranks(), watch, None), watch))
 
 
 def alone(work: Path, data: Path, model: Path, name: str) -> None:
     """Three steps of one of the two in this process; prints the most memory that it held."""
-    with Watch(Ranks(), FaultConfig()) as watch:
+    with Watchdog(Ranks(), FaultConfig()) as watch:
         for steps in begun(work, f"{name}-alone", data, model, cached=name == "cached", watch=watch):
             before = {part: sum(p.numel() for p in module.parameters()) for part, module in held(steps.run).items()}
             for _ in range(3):
                 steps()
             print(json.dumps({"peak_mib": round(peak_mib(), 1), "parameters_held": sum(before.values())}))
-        watch.at("done")
+        watch.report("done")
 
 
 def held(run: Run) -> dict[str, nn.Module]:
@@ -116,7 +117,7 @@ def start_model(work: Path) -> Path:
 def measure(work: Path, data: Path, model: Path, repeats: int) -> dict[str, Any]:
     """Steps in turn: with the cache, without, and each with attention in bfloat16 as it was before."""
     times: dict[str, Any] = {}
-    with Watch(Ranks(), FaultConfig()) as watch:
+    with Watchdog(Ranks(), FaultConfig()) as watch:
         began = time.perf_counter()
         for cached in begun(work, "cached", data, model, cached=True, watch=watch):
             made = time.perf_counter() - began
@@ -131,7 +132,7 @@ def measure(work: Path, data: Path, model: Path, repeats: int) -> dict[str, Any]
                     {f"{name}, attention in bf16": steps for name, steps in calls.items()}, max(1, repeats // 3)
                 )
                 times |= slow
-        watch.at("done")
+        watch.report("done")
     return {"times": times, "making_and_starting_seconds": round(made, 1)}
 
 

@@ -35,9 +35,9 @@ from medcodi.distributed import Ranks
 from medcodi.randomness import StepRandomness
 from medcodi.training import run_folder
 from medcodi.training.config import TrainConfig
-from medcodi.training.faults import Watch
-from medcodi.training.interrupts import Interrupts
-from medcodi.training.loop import Run
+from medcodi.training.faults import Watchdog
+from medcodi.training.loop import Interrupts, Loop
+from medcodi.training.run import Run
 
 ROOT = Path(__file__).resolve().parents[1]
 OVERHEAD_TARGET, WAIT_TARGET = 0.03, 0.02
@@ -56,7 +56,7 @@ def since(began: Moment, device: str) -> Moment:
     return clock - began[0], processor - began[1]
 
 
-class Measured(Run):
+class Measured(Loop):
     """A run that takes a bare step before each of its own, and notes how long both took."""
 
     def __init__(self, *args: Any) -> None:
@@ -65,8 +65,9 @@ class Measured(Run):
         self.recipe: list[Moment] = []
         self.looped: list[Moment] = []
 
-    def _arriving(self) -> Iterator[StepBatches]:
-        batches, device = super()._arriving(), self.ranks.device.type
+    def batches(self) -> Iterator[StepBatches]:
+        """The loop's batches, each after a bare step on it."""
+        batches, device = super().batches(), self.run.ranks.device.type
         while True:
             began = now(device)
             try:
@@ -85,24 +86,24 @@ class Measured(Run):
 
         Timed apart is what this recipe asks for beside that: the gradient's norm, clipping, the moving average.
         """
-        engine: Any = self.engine
-        batch = step_batches.micro[0].to(self.ranks.device)
-        draw = StepRandomness(seed=self.config.seed, step=step_batches.step, samples=batch.samples)
-        began = now(self.ranks.device.type)
+        engine: Any = self.run.engine
+        batch = step_batches.micro[0].to(self.run.ranks.device)
+        draw = StepRandomness(seed=self.run.config.seed, step=step_batches.step, samples=batch.samples)
+        began = now(self.run.ranks.device.type)
         with engine.autocast():
-            loss = self.stage(batch, draw).loss
+            loss = self.run.stage(batch, draw).loss
         loss.backward()
         engine._optimizer.step()
-        bare = since(began, self.ranks.device.type)
-        began = now(self.ranks.device.type)
-        parameters = [p for p in self.stage.parameters() if p.grad is not None]
+        bare = since(began, self.run.ranks.device.type)
+        began = now(self.run.ranks.device.type)
+        parameters = [p for p in self.run.stage.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm([p.grad for p in parameters])
-        torch.nn.utils.clip_grads_with_norm_(parameters, self.config.optimizer.grad_clip or 1.0, norm)
-        self.ema.update(self.num_updates)
-        self.recipe.append(since(began, self.ranks.device.type))
-        began = now(self.ranks.device.type)
+        torch.nn.utils.clip_grads_with_norm_(parameters, self.run.config.optimizer.grad_clip or 1.0, norm)
+        self.run.ema.update(self.run.num_updates)
+        self.recipe.append(since(began, self.run.ranks.device.type))
+        began = now(self.run.ranks.device.type)
         engine._optimizer.zero_grad(set_to_none=True)
-        rest = since(began, self.ranks.device.type)
+        rest = since(began, self.run.ranks.device.type)
         return bare[0] + rest[0], bare[1] + rest[1]
 
 
@@ -147,13 +148,13 @@ def measure_loop(config: TrainConfig, steps: int, device: torch.device) -> Measu
     config = changed(config, tracking=tracking, steps=steps, checkpoint={"every": 0})
     ranks = Ranks(device=device)
     with (
-        Watch(ranks, config.faults) as watch,
+        Watchdog(ranks, config.faults) as watch,
         run_folder.opened(config, None, ranks) as folder,
         Interrupts(None) as interrupts,
     ):
-        run = Measured(config, folder, ranks, watch, None)
-        run.to_the_end(interrupts)
-    return run
+        loop = Measured(Run(config, folder, ranks, watch, None), watch)
+        loop.train(interrupts)
+    return loop
 
 
 def two_ranks(config: TrainConfig, folder: Path, steps: int) -> list[float]:

@@ -26,7 +26,7 @@ import PIL
 
 from medcodi.config import from_dict
 from medcodi.data.images import save_png8
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.turing.bundle.export import export_bundle
 from medcodi.turing.design.config import ReaderStudyConfig

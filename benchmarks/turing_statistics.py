@@ -25,30 +25,28 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # b
 import numpy as np  # noqa: E402
 import scipy  # noqa: E402
 import statsmodels  # noqa: E402
+from turing_truth import agreement_truth, icc_satterthwaite, icc_truth, percentile_two_way, repeat_truth  # noqa: E402
 
-from medcodi.turing.power.simulation import ReaderModel, Readers, SimulatedStudy, simulate  # noqa: E402
-from medcodi.turing.power.truth import Truth, agreement_truth, icc_truth, repeat_truth  # noqa: E402
+from medcodi.turing.power.simulation import ReaderModel, SimulatedReaders, SimulatedStudy, Truth, simulate  # noqa: E402
 from medcodi.turing.statistics import (  # noqa: E402
     NEW_READERS,
     THESE_READERS,
     agreement,
+    consistency,
     detection,
     equivalence,
-    intraclass,
     jackknife,
-    learning,
-    mixed,
     ratings,
-    repeats,
 )
 from medcodi.turing.statistics.intervals import Estimate  # noqa: E402
-from medcodi.turing.statistics.resampling import percentile_two_way, two_way_bootstrap  # noqa: E402
+from medcodi.turing.statistics.resampling import two_way_bootstrap  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "turing_statistics.json"
 READERS, PER_ARM, REPEATED = 3, 30, 20
+ALIKE = {"reader_sd": 0.0, "interaction_sd": 0.0, "d_prime_sd": 0.0, "criterion_sd": 0.0}
 SCENARIOS = {
     "typical": ReaderModel(),
-    "readers alike": ReaderModel().without_readers,
+    "readers alike": ReaderModel(**ALIKE),
     "readers far apart": ReaderModel(reader_sd=0.6, interaction_sd=0.3, d_prime_sd=0.5, criterion_sd=0.4),
 }
 SHARES = ("accuracy", "balanced_accuracy", "sensitivity", "specificity")
@@ -69,7 +67,7 @@ class Tally:
         if np.isnan(estimate.low) or np.isnan(estimate.high):
             self.missing[key] += 1
             return
-        self.covered[key].append(estimate.covers(truth))
+        self.covered[key].append(bool(estimate.low <= truth <= estimate.high))
         self.widths[key].append(estimate.high - estimate.low)
 
     def test(self, name: str, p: float, level: float = 0.05) -> None:
@@ -124,7 +122,7 @@ def rate(study: SimulatedStudy, truth: Truth, population: dict[str, float], tall
 
 def fit(study: SimulatedStudy, population: dict[str, float], tally: Tally) -> None:
     """The mixed model's interval."""
-    model = mixed.fit_mixed(study.as_ratings)
+    model = ratings.fit_mixed(study.as_ratings)
     if model is not None:
         tally.interval("difference", model.effect, population["difference"])
         if not model.converged:
@@ -146,19 +144,23 @@ def agree(study: SimulatedStudy, model: ReaderModel, icc_new: dict[str, float], 
         for metric in metrics:
             estimate = agreement.krippendorff_alpha(values, metric=metric, cases=study.cases)
             tally.interval(f"Krippendorff's alpha {metric}, {kind}", estimate, true[f"alpha {metric}"])
-    found = intraclass.icc(study.ratings)
+    found = agreement.icc(study.ratings)
     for name in ("3,1", "3,k"):
         tally.interval(f"ICC({name})", found[name], icc_truth(model, study.drawn)[name])
     for name in ("2,1", "2,k"):
         tally.interval(f"ICC({name})", found[name], icc_new[name])
-    tally.interval("ICC(2,1), not used", intraclass.icc(study.ratings, satterthwaite=True)["2,1"], icc_new["2,1"])
+    value, low, high = icc_satterthwaite(study.ratings)
+    other = Estimate(
+        value=value, low=low, high=high, population=NEW_READERS, method="Satterthwaite F (McGraw & Wong 1996)"
+    )
+    tally.interval("ICC(2,1), not used", other, icc_new["2,1"])
 
 
 def repeat_and_learn(study: SimulatedStudy, model: ReaderModel, tally: Tally) -> None:
     """Repeated answers; trend over trials."""
     items = np.r_[0 : REPEATED // 2, PER_ARM : PER_ARM + REPEATED // 2]
     arms = np.where(study.generated[items], "generated", "real")
-    pairs = repeats.Repeats(
+    pairs = consistency.Repeats(
         readers=study.readers,
         first=study.ratings[:, items],
         second=study.again[:, items],
@@ -166,20 +168,20 @@ def repeat_and_learn(study: SimulatedStudy, model: ReaderModel, tally: Tally) ->
         arm=[str(a) for a in arms],
     )
     true = repeat_truth(model, study.drawn)
-    pooled = repeats.pooled_repeats(pairs, ordered=True)
+    pooled = consistency.pooled_repeats(pairs, ordered=True)
     tally.interval("same answer twice", pooled["same"], float(true["same"].mean()))
     tally.interval("kappa of first and second answer", pooled["kappa"], true["kappa"])
-    for r, estimate in enumerate(repeats.reader_repeats(pairs)):
+    for r, estimate in enumerate(consistency.reader_repeats(pairs)):
         tally.interval("same answer twice", estimate, float(true["same"][r]))
     answers = study.as_detection
     for name, values in (
         ("accuracy, first to last trial", answers.correct),
         ("log time, first to last", np.log(study.seconds)),
     ):
-        resampled = learning.trend(values, study.order.astype(float), study.cases)
+        resampled = consistency.trend(values, study.order.astype(float), study.cases)
         tally.interval(name, resampled.estimate(THESE_READERS), 0.0)
         tally.interval(name, resampled.estimate(NEW_READERS), 0.0)
-    for block in learning.blocks(answers.correct, study.seconds, study.order.astype(float), study.cases)[:1]:
+    for block in consistency.blocks(answers.correct, study.seconds, study.order.astype(float), study.cases)[:1]:
         tally.interval("accuracy in the first fifth", block.accuracy, Truth(model, study.drawn).mean("accuracy"))
 
 
@@ -188,7 +190,7 @@ def at_the_null(model: ReaderModel, index: int, tally: Tally, *, paired: bool) -
     design = "paired" if paired else "unpaired"
     none = replace(model, effect=0.0, d_prime=0.0)
     keys = ("null", paired, index)
-    study = simulate(none.without_readers, *keys, num_readers=READERS, num_per_arm=PER_ARM, paired=paired)
+    study = simulate(replace(none, **ALIKE), *keys, num_readers=READERS, num_per_arm=PER_ARM, paired=paired)
     answers = study.as_ratings
     tally.test(f"rank test of a reader's ratings, {design}", ratings.reader_rank_test(answers, 0)[1])
     tally.test(f"rank test of all readers' ratings, {design}", ratings.pooled_rank_test(answers)[1])
@@ -221,7 +223,7 @@ def equivalence_on_the_margin(study: SimulatedStudy, truth: Truth, population: d
 def run(scenario: str, num_studies: int) -> Tally:
     """All studies of one scenario."""
     model, tally = SCENARIOS[scenario], Tally()
-    many = Truth(model, Readers.draw(model, 200_000, np.random.default_rng(0)))
+    many = Truth(model, SimulatedReaders.draw(model, 200_000, np.random.default_rng(0)))
     population = {name: float(values.mean()) for name, values in many.values.items()}
     icc_new = icc_truth(model, None)
     for index in range(num_studies):

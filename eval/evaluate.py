@@ -11,14 +11,14 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from medcodi.app.commands.judging import evaluate_and_tell
+from medcodi.app.commands.evaluate import evaluate_and_print
 from medcodi.config import load, to_yaml
 from medcodi.errors import MedCoDiError
 from medcodi.evaluation.options import EvaluateConfig
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, evaluate, print what ``medcodi evaluate`` prints. Exit code 2 on a refusal."""
+    """Parse, evaluate, print what ``medcodi evaluate`` prints. Exit code 2 for an error of the user's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/eval/demo.yaml")
     parser.add_argument("--print-config", action="store_true")
@@ -29,7 +29,7 @@ def main(arguments: list[str] | None = None) -> int:
         if given.print_config:
             print(to_yaml(options), end="")
             return 0
-        evaluate_and_tell(options)
+        evaluate_and_print(options)
     except MedCoDiError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

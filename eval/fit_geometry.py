@@ -1,4 +1,4 @@
-"""Fit the geometry reader on phantoms: python eval/fit_geometry.py [--train 800] [--held-out 200] [--out checkpoints/demo]."""
+"""Fit the geometry annotator on phantoms: python eval/fit_geometry.py [--train 800] [--held-out 200] [--out checkpoints/demo]."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from medcodi.modality import names
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, fit, print how well each attribute is read. Exit code 2 on a refusal."""
+    """Parse, fit, print the R2 of each attribute. Exit code 2 for an error of the user's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--train", type=int, default=800)
     parser.add_argument("--held-out", type=int, default=200)
@@ -28,10 +28,10 @@ def main(arguments: list[str] | None = None) -> int:
             for split, num in (("train", given.train), ("val", given.held_out))
         )
         reader = fit_geometry(train, held_out, names("image"))
-        for name, told in reader.r2.items():
+        for name, scores in reader.r2.items():
             print(
                 name,
-                *(f"{attribute}: R2 {value:.2f}" for attribute, value in zip(reader.attributes, told, strict=True)),
+                *(f"{attribute}: R2 {value:.2f}" for attribute, value in zip(reader.attributes, scores, strict=True)),
             )
         print(reader.save(given.out))
         return 0

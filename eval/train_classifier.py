@@ -14,7 +14,7 @@ from medcodi.evaluation.annotators.classifier_training import ClassifierTrainCon
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Parse, train, print the ceilings. Exit code 2 on a refusal."""
+    """Parse, train, print the ceilings. Exit code 2 for an error of the user's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--config", default="configs/eval/classifier.yaml")
     parser.add_argument("--print-config", action="store_true")

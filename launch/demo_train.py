@@ -1,12 +1,12 @@
-"""Train the shipped demo checkpoint from nothing: phantoms, eight runs of the four stages, the finding classifier.
+"""Train the shipped demo checkpoint from scratch: phantoms, eight runs of the four stages, the finding classifier.
 
-    python launch/demo_train.py                                    # or: make demo-train; goes on where it was stopped
+    python launch/demo_train.py                                    # or: make demo-train; the same command resumes
     python launch/demo_train.py --scale 0.01 --work runs/try --out runs/try/demo     # the whole chain, in minutes
 
-Each run is started as it would be on a cluster: by DeepSpeed's launcher on every GPU (or core, where there is none), from
-the recipes configs/train/demo/*.yaml in the order of their names, each beginning from the model of the one before. Data
-come from configs/data/demo.yaml, the classifier's recipe is configs/eval/classifier.yaml. From `diffuse` on, training
-reads the cache of latents and prompts that its first start makes.
+DeepSpeed's launcher starts each run on every GPU, or on every core without one. The recipes are configs/train/demo/*.yaml
+in the order of their names; each run starts from the model of the one before. The data come from configs/data/demo.yaml,
+the classifier's recipe is configs/eval/classifier.yaml. From `diffuse` on, training reads the cache of latents and prompts
+that its first start creates.
 """
 
 from __future__ import annotations
@@ -22,25 +22,25 @@ from pathlib import Path
 import torch
 
 from medcodi.config import load
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.errors import MedCoDiError, TrainingError
 from medcodi.evaluation.annotators.classifier_training import ClassifierTrainConfig, train_classifier
 from medcodi.model import MedCoDi
 from medcodi.training.config import TrainConfig
 
 RECIPES = Path("configs/train/demo")
-LEAST_STUDIES, LEAST_STEPS, FEW = 400, 12, 64  # of a chain that is only tried
+LEAST_STUDIES, LEAST_STEPS, FEW = 400, 12, 64  # if --scale is below 1
 
 
 def parse(arguments: list[str]) -> argparse.Namespace:
-    """Where, on how many processes, and how much of it."""
+    """Parse the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("checkpoints/demo"), help="the finished model (float16)")
-    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="runs and cache; kept, to go on from")
-    parser.add_argument("--data", type=Path, help="prepared phantoms; default: as configs/data/demo.yaml says")
-    parser.add_argument("--ranks", type=int, help="processes of each run; default: one a GPU, or one a core")
+    parser.add_argument("--work", type=Path, default=Path("runs/demo"), help="runs and cache; kept, to resume from")
+    parser.add_argument("--data", type=Path, help="prepared phantoms; default: that of configs/data/demo.yaml")
+    parser.add_argument("--ranks", type=int, help="processes of each run; default: one per GPU, or one per core")
     parser.add_argument(
-        "--scale", type=float, default=1.0, help="share of the studies and of the steps: below 1, a try"
+        "--scale", type=float, default=1.0, help="share of the studies and of the steps, for a short trial"
     )
     options = parser.parse_args(arguments)
     if not 0 < options.scale <= 1:
@@ -51,13 +51,13 @@ def parse(arguments: list[str]) -> argparse.Namespace:
 
 
 def ranks_for(batch: int, wanted: int | None) -> int:
-    """As many processes as there are devices (or as asked for), of which the global batch is a multiple."""
+    """The largest number of processes, at most one per device or ``wanted``, that divides the global batch."""
     most = wanted or torch.cuda.device_count() or torch.get_num_threads()
     return next(ranks for ranks in range(most, 0, -1) if batch % ranks == 0)
 
 
 def launched(ranks: int) -> list[str]:
-    """How a training script is started on so many processes."""
+    """Command that starts a training script on ``ranks`` processes."""
     if find_spec("deepspeed") is None:
         return (
             [sys.executable]
@@ -69,7 +69,7 @@ def launched(ranks: int) -> list[str]:
 
 
 def prepared(options: argparse.Namespace) -> Path:
-    """The phantoms, computed where they are missing."""
+    """Folder of the phantoms, which are prepared if they are missing."""
     config = load(PrepareConfig, "configs/data/demo.yaml")
     if options.scale < 1:
         studies = max(LEAST_STUDIES, round(options.scale * config.options["num_studies"]))
@@ -82,7 +82,7 @@ def prepared(options: argparse.Namespace) -> Path:
 
 
 def run_recipe(recipe: Path, before: Path | None, data: Path, options: argparse.Namespace) -> Path:
-    """One run, unless it is done; the folder of its model."""
+    """Train one recipe, unless it is finished; returns the folder of its model."""
     config = load(TrainConfig, recipe)
     run = options.work / recipe.stem
     if (run / "model").exists():
@@ -99,20 +99,18 @@ def run_recipe(recipe: Path, before: Path | None, data: Path, options: argparse.
     ranks = ranks_for(config.batch.global_size, options.ranks)
     command = [*launched(ranks), "launch/train.py", "--config", str(recipe)]
     command += [f"{key}={value}" for key, value in values.items() if value is not None]
-    command += ["--resume", "latest"]  # from the start, where there is no checkpoint
+    command += ["--resume", "latest"]  # from the start if there is no checkpoint
     print(f"== {recipe.stem}: {steps} steps on {ranks} ranks", flush=True)
     start = time.monotonic()
     code = subprocess.run(command).returncode
     if code or not (run / "model").exists():
-        raise TrainingError(
-            f"{recipe} stopped (exit code {code})", fix="see above; the same command goes on where it was"
-        )
+        raise TrainingError(f"{recipe} stopped (exit code {code})", fix="see above; the same command resumes")
     print(f"== {recipe.stem} took {(time.monotonic() - start) / 60:.1f} min", flush=True)
     return run / "model"
 
 
 def main(arguments: list[str]) -> int:
-    """Every part that is not there yet; exit code 2 with one message when something cannot be."""
+    """Run every part that is not finished; exit code 2 with one message for an error."""
     options = parse(arguments)
     try:
         data = prepared(options)
@@ -122,7 +120,7 @@ def main(arguments: list[str]) -> int:
         if model is None:
             raise TrainingError(f"no recipe in {RECIPES}", fix="run it from the root of the repository")
         MedCoDi.from_pretrained(model).save_pretrained(options.out, dtype=torch.float16)
-        print(f"model in {options.out}; now the finding classifier beside it", flush=True)
+        print(f"model in {options.out}; next, the finding classifier in the same folder", flush=True)
         classifier = load(ClassifierTrainConfig, "configs/eval/classifier.yaml")
         parts = {name: replace(getattr(classifier, name), path=str(data)) for name in ("train", "validation")}
         if options.scale < 1:

@@ -4,10 +4,10 @@
     torchrun --nproc_per_node 2 launch/train.py --config configs/train/diffuse.yaml
     deepspeed --num_accelerators 2 launch/train.py --config configs/train/diffuse.yaml engine.zero_stage=2
 
-Any value of the config can be given after it as key=value, dotted where it is nested: optimizer.lr=2e-4.
---print-config shows what a run would use, and stops. A run that was stopped, by a signal, a crash or max_minutes,
-goes on with --resume latest; its result is the same as if it had never stopped. The trained model is in OUT/model:
-give that folder as init=… to the next stage (autoencode, align, diffuse, join).
+Any value of the config can be set as key=value, dotted if nested: optimizer.lr=2e-4.
+--print-config prints the complete config and stops. A run that a signal, a crash or max_minutes stopped resumes with
+--resume latest; its result is the same as without the interruption. The trained model is in OUT/model: give that folder
+as init=… to the next stage (autoencode, align, diffuse, join).
 """
 
 from __future__ import annotations
@@ -32,17 +32,17 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s --config FILE [--resume latest|PATH] [key=value ...]",
     )
     parser.add_argument(
-        "--config", required=True, metavar="FILE", help="YAML of the run; ready ones lie in configs/train/"
+        "--config", required=True, metavar="FILE", help="YAML of the run; ready ones are in configs/train/"
     )
     parser.add_argument(
         "--resume",
         metavar="latest|PATH",
-        help="go on from the newest checkpoint in OUT, or from this one; latest without any starts afresh",
+        help="resume from the newest checkpoint in OUT, or from this one; latest without any starts from the beginning",
     )
     parser.add_argument("--print-config", action="store_true", help="print the config, overrides applied, and stop")
     parser.add_argument(
         "--local_rank", "--local-rank", type=int, help=argparse.SUPPRESS
-    )  # launchers add it; the environment says it too
+    )  # added by launchers, which also set LOCAL_RANK
     options, overrides = parser.parse_known_args(arguments)
     wrong = [text for text in overrides if text.startswith("-")]
     if wrong:
@@ -55,7 +55,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
 
 
 def main(arguments: list[str]) -> int:
-    """Run; 0 when it went well, 2 for a refusal, 3 for a run that was stopped by what may be better next time."""
+    """Run; 0 for success, 2 for an error of the user's, 3 for a failure that may not happen again if repeated."""
     try:
         options, overrides = parse(arguments)
         if options.local_rank is not None:

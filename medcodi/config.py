@@ -18,7 +18,7 @@ T = TypeVar("T")
 
 
 def at_least(least: float) -> Any:
-    """Bound of a number, to stand in its type (``Annotated[int, ...]``); a lower value is refused by name."""
+    """Bound of a number, for its type (``Annotated[int, ...]``); a lower value is refused by name."""
     return Field(ge=least)
 
 
@@ -29,7 +29,7 @@ Count = Annotated[int, at_least(1)]
 def config(cls: type[T]) -> type[T]:
     """Class decorator: a frozen, keyword-only dataclass; its fields are validated and unknown keys refused.
 
-    Building one with a value that cannot be raises the refusal that the class raised, else a :class:`ConfigError`.
+    Building one with an invalid value raises the refusal that the class raised, else a :class:`ConfigError`.
     """
     rules = ConfigDict(extra="forbid", validate_default=False)
     built: Any = pydantic_dataclass(frozen=True, kw_only=True, config=rules)(cls)
@@ -47,7 +47,7 @@ def config(cls: type[T]) -> type[T]:
 
 
 def _refusal(cls: Any, error: ValidationError, *, source: str) -> MedCoDiError:
-    """What a user may see of a failed validation: every problem, by the name of its key, with the fixes."""
+    """The refusal for a failed validation: every problem, by the name of its key, with the fixes."""
     items = error.errors()
     causes = [item.get("ctx", {}).get("error") for item in items]
     if len(items) == 1 and isinstance(causes[0], MedCoDiError) and not items[0]["loc"]:
@@ -99,7 +99,7 @@ def _dataclass_in(annotation: Any) -> Any:
     if dataclasses.is_dataclass(annotation):
         return annotation
     inside = (_dataclass_in(argument) for argument in getattr(annotation, "__args__", ()))
-    return next((found for found in inside if found is not None), None)
+    return next((keys for keys in inside if keys is not None), None)
 
 
 def from_dict(cls: type[T], values: dict[str, Any], *, source: str = "configuration") -> T:
@@ -135,7 +135,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"no configuration file at {path}",
             expected="a YAML file",
-            fix="check the path; ready ones lie in configs/",
+            fix="check the path; ready ones are in configs/",
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

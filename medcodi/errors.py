@@ -1,4 +1,4 @@
-"""What a user may see when something is wrong: one sentence each for what failed, what was expected and the fix."""
+"""Errors meant for users: one sentence each for what failed, what was expected and the fix."""
 
 from __future__ import annotations
 
@@ -17,13 +17,7 @@ class MedCoDiError(ValueError):
     exit_code: int = 2
 
     def __init__(self, failed: str, *, expected: str = "", fix: str = "") -> None:
-        """Compose the message.
-
-        Args:
-            failed: What failed, with the value that was seen.
-            expected: What was expected instead.
-            fix: What the user can do now.
-        """
+        """Compose the message: what failed with the value seen, what was expected, what the user can do now."""
         self.failed, self.expected, self.fix = failed, expected, fix
         parts = [failed.rstrip(".") + "."]
         if expected:
@@ -44,15 +38,15 @@ def _restored(kind: type[MedCoDiError], failed: str, expected: str, fix: str) ->
 
 
 class ConfigError(MedCoDiError):
-    """A configuration key, type or value that cannot be used."""
+    """An invalid configuration key, type or value."""
 
 
 class DataError(MedCoDiError):
-    """A study, image, report, table or dataset that cannot be used."""
+    """An invalid study, image, report, table or dataset."""
 
 
 class PromptError(MedCoDiError):
-    """A generation request that cannot be carried out: prompts, targets, weights, sampler."""
+    """An invalid generation request: prompts, targets, weights, sampler."""
 
 
 class CheckpointError(MedCoDiError):
@@ -60,7 +54,7 @@ class CheckpointError(MedCoDiError):
 
 
 class TrainingError(MedCoDiError):
-    """A training run that cannot start or go on."""
+    """A training run that cannot start or continue."""
 
 
 class MissingExtraError(MedCoDiError, ImportError):

@@ -18,7 +18,7 @@ class Modality:
     name: str
     kind: Kind  # decides which autoencoder, prompt tower and denoiser serve it
     title: str  # for pages and plots
-    view_codes: tuple[str, ...] = ()  # DICOM / MIMIC-CXR view positions that mean this modality
+    view_codes: tuple[str, ...] = ()  # words that mean this view, in order of preference: see data/views.py
     short: str  # one letter, for compact tables
 
 
@@ -28,10 +28,15 @@ _ROWS = (
         kind="image",
         title="Frontal X-ray",
         short="F",
-        view_codes=("PA", "AP", "AP SUPINE", "AP ERECT", "FRONTAL", "POSTERO-ANTERIOR", "ANTERO-POSTERIOR"),
+        view_codes=("PA", "AP", "AP SUPINE", "AP ERECT", "FRONTAL", "POSTERO-ANTERIOR", "ANTERO-POSTERIOR")
+        + ("POSTEROANTERIOR", "ANTEROPOSTERIOR", "FRONTALE", "FRENTE", "FACE"),
     ),
     Modality(
-        name="lateral", kind="image", title="Lateral X-ray", short="L", view_codes=("LATERAL", "LL", "RL", "LAT", "L")
+        name="lateral",
+        kind="image",
+        title="Lateral X-ray",
+        short="L",
+        view_codes=("LATERAL", "LL", "RL", "LAT", "L", "LATERALE", "PERFIL", "PROFIL", "SEITLICH"),
     ),
     Modality(name="report", kind="text", title="Report", short="R"),
 )
@@ -61,10 +66,3 @@ def in_table_order(chosen: Iterable[str]) -> tuple[str, ...]:
     """
     wanted = {modality(name).name for name in chosen}
     return tuple(name for name in MODALITIES if name in wanted)
-
-
-def modality_of_view(code: str) -> str | None:
-    """The image modality that a view position means (``"PA"`` -> ``"frontal"``), or None."""
-    code = code.strip().upper()
-    images = (row for row in _ROWS if row.kind == "image")
-    return next((row.name for row in images if code in row.view_codes or code == row.name.upper()), None)

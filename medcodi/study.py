@@ -1,4 +1,4 @@
-"""One examination of one patient, and what may be asked of it: studies, findings, directions."""
+"""Studies (one examination of one patient), their findings, and directions of generation."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class Study:
         contents: Modality name -> image (float32 ``[H, W]`` in [0, 1], bone bright) or text. What is absent has no key.
         labels: CheXpert name -> 1 present, 0 absent, -1 uncertain. Unknown labels have no key.
         findings: Exact truth where it is known (the phantom), else empty.
-        metadata: Whatever else the source told (sex, age, view position, licence ...).
+        metadata: Further values of the source (sex, age, view position, licence ...).
     """
 
     study_id: str
@@ -130,7 +130,7 @@ class Direction:
 
 
 def subsets(items: Iterable[str], least: int = 1) -> list[tuple[str, ...]]:
-    """Every subset of at least so many items, the smaller ones first; items keep their order."""
+    """Every subset of at least ``least`` items, smaller ones first; items keep their order."""
     items = list(items)
     return [subset for size in range(least, len(items) + 1) for subset in combinations(items, size)]
 
@@ -138,9 +138,9 @@ def subsets(items: Iterable[str], least: int = 1) -> list[tuple[str, ...]]:
 def all_directions(modalities: Iterable[str] = tuple(MODALITIES)) -> list[Direction]:
     """Every direction with a prompt and a target: 12 of them for 3 modalities, single targets first."""
     modalities = in_table_order(modalities)
-    found = [
+    directions = [
         Direction(prompts, targets)
         for targets in subsets(modalities)
         for prompts in subsets(name for name in modalities if name not in targets)
     ]
-    return sorted(found, key=lambda direction: (len(direction.targets), len(direction.prompts)))
+    return sorted(directions, key=lambda direction: (len(direction.targets), len(direction.prompts)))

@@ -1,1 +1,1 @@
-"""The rooms that people enter by: the command line, the doctor, the demo page."""
+"""The command line: every command of ``medcodi``, the demo page, the table of parameters."""

@@ -1,4 +1,4 @@
-"""The command line: run a command; what goes wrong is said in one message."""
+"""The entry point of ``medcodi``: runs a command and prints an error as one message."""
 
 from __future__ import annotations
 
@@ -8,14 +8,18 @@ from collections.abc import Sequence
 import typer
 
 import medcodi.app.commands  # noqa: F401 - registers every command
-from medcodi.app.root import app, err
+from medcodi.app.terminal import app, err
 from medcodi.errors import MedCoDiError
 
 REFUSED = MedCoDiError.exit_code
 
 
 def main(argv: Sequence[str] | None = None) -> None:
-    """Run the command line and leave with its exit code: 0, 1 for a failed check, 2 for a refusal (3 where to start it again may fix it)."""
+    """Run the command line and exit.
+
+    Exit codes: 0, 1 for a failed check, 2 for an error of the user's, 3 where the same command may succeed if repeated.
+    """
+    # --debug is accepted anywhere, so it is taken out before Typer parses the rest.
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
     arguments = [argument for argument in arguments if argument != "--debug"]
@@ -29,7 +33,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def print_refusal(error: MedCoDiError) -> None:
-    """What failed, what was expected and the fix, a line each, on stderr."""
+    """Print what failed, what was expected and the fix, a line each, on stderr."""
     err.print("[bold red]Error:[/bold red]", end=" ")
     err.print(error.failed.rstrip(".") + ".", markup=False)
     for label, text in (("Expected", error.expected), ("Fix", error.fix)):

@@ -1,60 +1,41 @@
-"""How many parameters a model has, part by part, without allocating one."""
+"""Count a model's parameters part by part, and explain every difference from the published MedCoDi-M."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from rich import box
-from rich.table import Table
 
-from medcodi.app.published import PAPER_TOTAL, PUBLISHED, is_comparable, published_part, reckoning
 from medcodi.config import load
 from medcodi.model import MedCoDi, ModelConfig
 from medcodi.networks.tokenizer import AbsentTokenizer
 from medcodi.stages.stage import trained_in
 
-BYTES = {"fp32": 4, "bf16": 2}
-UNITS = {"GiB": 2**30, "MiB": 2**20}
+BYTES = {"fp32": 4, "bf16": 2}  # of one parameter
 
 
 @dataclass(frozen=True)
-class Row:
-    """Parameters of one component that the same stages train.
+class ParameterRow:
+    """Parameters of one component that the same stages train."""
 
-    Attributes:
-        component: As its file is called.
-        trained_in: The stages that train them, in order; empty: none does.
-        parameters: How many.
-        share: Of all the model's.
-        bytes: Precision -> what they take in memory, alone.
-        published: How many the published file has in the same place; None where the model is not comparable to it.
-    """
-
-    component: str
-    trained_in: tuple[str, ...]
-    parameters: int
-    share: float
-    bytes: dict[str, int]
-    published: int | None
+    component: str  # name, as in its file
+    trained_in: tuple[str, ...]  # the stages that train them, in order; empty: frozen in all
+    parameters: int  # their number
+    share: float  # of all parameters of the model, in [0, 1]
+    bytes: dict[str, int]  # precision -> bytes of these parameters
+    published: int | None  # number in the same part of the published file; None if the model is not comparable to it
 
 
 @dataclass(frozen=True)
 class ParameterCount:
-    """A model, counted.
+    """Parameters of one model."""
 
-    Attributes:
-        source: What was counted.
-        rows: In the order of assembly.
-        parts: Part (see :func:`medcodi.app.published.published_part`) -> parameters.
-    """
-
-    source: str
-    rows: list[Row]
-    parts: dict[str, int]
+    source: str  # the configuration file or model folder
+    rows: list[ParameterRow]  # in the order of assembly
+    parts: dict[str, int]  # part (see :func:`published_part`) -> parameters
 
     @property
     def total(self) -> int:
@@ -63,7 +44,7 @@ class ParameterCount:
 
     @property
     def is_comparable(self) -> bool:
-        """Whether it stands beside the published model."""
+        """Whether it is compared with the published model."""
         return is_comparable(self.parts)
 
     def to_dict(self) -> dict[str, Any]:
@@ -71,7 +52,7 @@ class ParameterCount:
         values: dict[str, Any] = {
             "source": self.source,
             "parameters": self.total,
-            "bytes": _bytes(self.total),
+            "bytes": memory_bytes(self.total),
             "rows": [asdict(row) for row in self.rows],
         }
         if self.is_comparable:
@@ -90,6 +71,7 @@ def count_parameters(source: str | Path) -> ParameterCount:
         ConfigError: If the YAML file is not a model configuration.
         CheckpointError: If the folder holds no model.
     """
+    # Sum the parameters by row of the table, and by part of the published file.
     model = _on_meta(source)
     stages = trained_in(model)
     groups: dict[tuple[str, tuple[str, ...]], int] = {}
@@ -100,18 +82,19 @@ def count_parameters(source: str | Path) -> ParameterCount:
         groups[row] = groups.get(row, 0) + number
         parts[part] = parts.get(part, 0) + number
         published.setdefault(row, set()).add(part)
-    total, beside = sum(parts.values()), is_comparable(parts)
+    # One row per component and set of stages, with the published number of its parts beside it.
+    total, comparable = sum(parts.values()), is_comparable(parts)
     return ParameterCount(
         source=str(source),
         rows=[
-            Row(
+            ParameterRow(
                 component=row[0],
                 trained_in=row[1],
                 parameters=number,
                 share=number / total,
-                bytes=_bytes(number),
+                bytes=memory_bytes(number),
                 published=sum(PUBLISHED[part].stored for part in published[row] if part in PUBLISHED)
-                if beside
+                if comparable
                 else None,
             )
             for row, number in groups.items()
@@ -136,44 +119,98 @@ def _parameters(model: MedCoDi) -> Iterator[tuple[str, str, str, int]]:
             yield component, name, names[id(parameter)], parameter.numel()
 
 
-def _bytes(number: int) -> dict[str, int]:
+def memory_bytes(number: int) -> dict[str, int]:
+    """Precision -> bytes of ``number`` parameters."""
     return {precision: number * size for precision, size in BYTES.items()}
 
 
-def parameter_table(count: ParameterCount) -> Table:
-    """The rows and their sum; beside them the published file's, where the model is comparable to it."""
-    table = Table(title=count.source, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in ("component", "trained in"):
-        table.add_column(column, no_wrap=True)
-    unit = next((name for name, size in UNITS.items() if _bytes(count.total)["fp32"] >= size), "MiB")
+@dataclass(frozen=True)
+class Published:
+    """Parameters of one part of the published checkpoint."""
 
-    def memory(number: int) -> list[str]:
-        return [f"{size / UNITS[unit]:.2f}" for size in _bytes(number).values()]
-
-    for column in ("parameters", "share", *(f"{name} {unit}" for name in BYTES)):
-        table.add_column(column, justify="right", no_wrap=True)
-    if count.is_comparable:
-        table.add_column("published file", justify="right", no_wrap=True)
-    shown = ""
-    for row in count.rows:
-        cells = ["" if row.component == shown else row.component, ", ".join(row.trained_in) or "none"]
-        cells += [f"{row.parameters:,}", f"{100 * row.share:.1f} %", *memory(row.parameters)]
-        table.add_row(*cells, *([f"{row.published:,}"] if row.published is not None else []))
-        shown = row.component
-    table.add_section()
-    cells = ["all", "", f"{count.total:,}", "100 %", *memory(count.total)]
-    table.add_row(*cells, *([f"{sum(p.stored for p in PUBLISHED.values()):,}"] if count.is_comparable else []))
-    return table
+    stored: int  # in the file; a tied matrix counts once
+    live: int  # those that the generation of still images, or the encoding of a prompt, executes
 
 
-def reckoning_table(count: ParameterCount) -> Table:
-    """From the paper's count to this model's, every difference named; the changes add up to the last parameter."""
-    table = Table(box=None, show_header=False, pad_edge=False)
-    table.add_column(justify="right", no_wrap=True)
-    table.add_column()
-    lines = reckoning(count.parts)
-    above = PAPER_TOTAL - lines[0].parameters
-    table.add_row(f"{PAPER_TOTAL / 1e9:.2f} B", f"in the paper; its file holds {above / 1e9:.2f} B fewer")
-    for line in lines:
-        table.add_row(f"{line.parameters:+,}" if line.kind == "change" else f"= {line.parameters:,}", line.what)
-    return table
+PAPER_TOTAL = 6.77e9  # arXiv 2501.04614, abstract
+# Counted from the public code: the sums by prefix are in tests/golden/xgem_prefixes.json.
+PUBLISHED: dict[str, Published] = {
+    "prompt_encoders.image_tower": Published(613_996_912, 303_966_208),
+    "prompt_encoders.text_tower": Published(123_650_304, 123_650_304),
+    "prompt_encoders.logit_scale": Published(1, 0),
+    "autoencoder_image": Published(101_951_463, 83_653_863),
+    "autoencoder_text": Published(241_599_744, 241_599_744),
+    "denoiser_frontal": Published(1_422_027_851, 859_520_964),
+    "denoiser_frontal.connectors": Published(243_947_200, 243_947_200),
+    "denoiser_lateral": Published(1_422_027_851, 859_520_964),
+    "denoiser_lateral.connectors": Published(243_947_200, 243_947_200),
+    "denoiser_report": Published(1_708_848_448, 1_708_848_448),
+    "denoiser_report.connectors": Published(243_947_200, 243_947_200),
+    "environment_frontal": Published(106_809_196, 52_352_800),
+    "environment_lateral": Published(106_809_196, 52_352_800),
+    "environment_report": Published(95_589_760, 95_589_760),
+}
+_NONE = Published(0, 0)
+_TEMPERATURE, _TIME = "prompt_encoders.logit_scale", ".time"
+
+
+def published_part(component: str, name: str) -> str:
+    """The part of a parameter: a key of ``PUBLISHED``, ``environment_*.time``, or the component."""
+    first = f"{component}.{name.split('.', 1)[0]}"
+    if first in PUBLISHED or (component.startswith("environment_") and first.endswith(_TIME)):
+        return first
+    return f"{component}.connectors" if ".connector." in name else component
+
+
+def is_comparable(parts: Mapping[str, int]) -> bool:
+    """Whether at least one denoiser has the published size."""
+    return any(
+        count == PUBLISHED.get(part, _NONE).live for part, count in parts.items() if part.startswith("denoiser_")
+    )
+
+
+@dataclass(frozen=True)
+class ReckoningLine:
+    """One line of the reckoning: a running sum, or a change to it."""
+
+    kind: str  # "sum" or "change"
+    parameters: int
+    what: str
+
+
+def reckoning(parts: Mapping[str, int]) -> list[ReckoningLine]:
+    """Lead from the parameters of the published file to those of a model, naming every difference.
+
+    Args:
+        parts: Parameters of each part (see :func:`published_part`).
+
+    Returns:
+        Sums (the file, the part of it that runs, the model) and the changes that lead from each to the next.
+    """
+    # What of the published file runs.
+    stored, live = sum(p.stored for p in PUBLISHED.values()), sum(p.live for p in PUBLISHED.values())
+    temperature = PUBLISHED[_TEMPERATURE].stored - PUBLISHED[_TEMPERATURE].live
+    lines = [
+        ReckoningLine("sum", stored, "in the published file"),
+        ReckoningLine("change", live - stored + temperature, "video layers, which no still image runs"),
+        ReckoningLine("change", -temperature, "the temperature of the prompt encoders: generation does not use it"),
+        ReckoningLine("sum", live, "of these can run"),
+    ]
+
+    # Differences of the parts; those with one reason become one line.
+    changes: dict[str, int] = {}
+    for part in [*PUBLISHED, *(part for part in parts if part not in PUBLISHED)]:
+        change = parts.get(part, 0) - PUBLISHED.get(part, _NONE).live
+        if change:
+            reason = _reason(part, parts.get(part, 0))
+            changes[reason] = changes.get(reason, 0) + change
+    lines += [ReckoningLine("change", change, reason) for reason, change in changes.items()]
+    return [*lines, ReckoningLine("sum", sum(parts.values()), "here")]
+
+
+def _reason(part: str, count: int) -> str:
+    if part == _TEMPERATURE:
+        return "the temperature again: the stage align trains it"
+    if part.endswith(_TIME):
+        return "the time embedding: each environment encoder has its own, a copy of its denoiser's"
+    return f"{part}: {count:,} here, {PUBLISHED.get(part, _NONE).live:,} there"

@@ -56,6 +56,7 @@ def row_from_study(study: Study, split: str) -> dict[str, Any]:
     for name in MODALITIES:
         value = study.contents.get(name)
         row[name] = value if value is None or isinstance(value, str) else to_uint16(value).astype("<u2").tobytes()
+    # Labels in the order of CHEXPERT_LABELS; NaN: unknown.
     row["labels"] = np.array([study.labels.get(label, np.nan) for label in CHEXPERT_LABELS], dtype=np.float32)
     row["findings"] = json.dumps([asdict(finding) for finding in study.findings])
     row["metadata"] = json.dumps(dict(study.metadata), sort_keys=True, default=str)
@@ -74,6 +75,7 @@ def study_from_row(row: Any, image_size: int) -> Study:
         if modality.kind == "text":
             contents[name] = scalar.as_py()
         else:
+            # A view of the mapped file: nothing is copied before the conversion to float.
             pixels = np.frombuffer(scalar.as_buffer(), dtype="<u2").reshape(image_size, image_size)
             contents[name] = from_uint16(pixels)
     labels = np.asarray(row.column("labels")[0].as_py(), dtype=np.float32)
@@ -102,6 +104,7 @@ class ArrowStudies:
         self.split = split
         self.image_size = int(info["image_size"])
         self.fingerprint = f"{info['fingerprint']}/{split}"
+        # Map every file of the split; rows are read when they are asked for.
         parts = [Dataset.from_file(str(file)) for file in arrow_files(folder, split, info)]
         self._rows = concatenate_datasets(parts).with_format("arrow")
         _check_counts(folder, split, info, len(self._rows))
@@ -115,22 +118,22 @@ class ArrowStudies:
         return study_from_row(self._rows[int(index) % len(self)], self.image_size)
 
     def study_id(self, index: int) -> str:
-        """Of one study, without the rest of it."""
+        """The identifier of one study; nothing else of it is read."""
         return self._rows.data.column("study_id")[index].as_py()
 
     def modality_counts(self, num_studies: int | None = None) -> dict[str, int]:
-        """Modality -> how many of the first so many studies hold it; None: of all. No image is read."""
+        """Modality -> number of the first ``num_studies`` studies (None: all) that hold it. No image is read."""
         table = self._rows.data.slice(0, num_studies)
-        found = {name: table.column(name) for name in MODALITIES if name in table.column_names}
-        return {name: len(column) - column.null_count for name, column in found.items()}
+        columns = {name: table.column(name) for name in MODALITIES if name in table.column_names}
+        return {name: len(column) - column.null_count for name, column in columns.items()}
 
     def contents(self) -> list[tuple[str, str, frozenset[str]]]:
         """(study id, patient id, modalities that it holds) of every study, in order; no image is read."""
         table = self._rows.data
-        held = {name: table.column(name).is_valid().to_pylist() for name in MODALITIES if name in table.column_names}
+        present = {name: table.column(name).is_valid().to_pylist() for name in MODALITIES if name in table.column_names}
         ids = zip(table.column("study_id").to_pylist(), table.column("patient_id").to_pylist(), strict=True)
         return [
-            (study, patient, frozenset(name for name, valid in held.items() if valid[row]))
+            (study, patient, frozenset(name for name, valid in present.items() if valid[row]))
             for row, (study, patient) in enumerate(ids)
         ]
 
@@ -151,7 +154,7 @@ def read_study(dataset: StudyDataset, index: int) -> Study:
         raise DataError(
             f"study {name}(number {index} of {dataset.name}) cannot be read: {type(error).__name__}: {error}",
             expected="the study as it was prepared",
-            fix="copy the dataset again, or prepare it again: its source tells whether the study is whole",
+            fix="copy the dataset again, or prepare it again",
         ) from error
 
 
@@ -204,20 +207,22 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
     """Open one split of a folder made by ``medcodi data prepare``, memory-mapped.
 
     Args:
-        path: The folder, or a URL that fsspec reads (``s3://...``): what lies behind one is copied to the cache folder
-            first, once, and mapped from there.
+        path: The folder, or a URL that fsspec reads (``s3://...``): its files are copied to the cache folder
+            once, and mapped from there.
         split: ``train``, ``val`` or ``test``.
 
     Raises:
-        DataError: If there is no such folder or split, the files cannot be read, or the ledger counts otherwise.
+        DataError: If there is no such folder or split, the files cannot be read, or the ledger disagrees.
     """
     info = read_info(path)
+    # Splits with at least one study.
     sizes = {name: int(count) for name, count in info["counts"]["split"].items() if count}
     if split not in sizes:
-        found = ", ".join(f"{name} ({count})" for name, count in sizes.items()) or "none"
+        available = ", ".join(f"{name} ({count})" for name, count in sizes.items()) or "none"
         raise DataError(
-            f"{path} has no studies in split {split!r}", expected=f"one of: {found}", fix=did_you_mean(split, sizes)
+            f"{path} has no studies in split {split!r}", expected=f"one of: {available}", fix=did_you_mean(split, sizes)
         )
+    # Files behind a URL are copied once, then mapped like local ones.
     folder = fetched(str(path), info, split) if is_url(path) else Path(path)
     try:
         return ArrowStudies(folder, split, info)
@@ -232,7 +237,7 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
 
 
 def _check_counts(folder: Path, split: str, info: dict[str, Any], num_rows: int) -> None:
-    """The ledger, the description and the files must tell the same number of studies."""
+    """Refuse unless the ledger, the description and the files give the same number of studies."""
     try:
         in_ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))["split"].get(split, 0)
     except (OSError, ValueError, KeyError) as error:
@@ -241,10 +246,11 @@ def _check_counts(folder: Path, split: str, info: dict[str, Any], num_rows: int)
             expected="the ledger that 'data prepare' wrote",
             fix="copy the whole folder again, or prepare it again",
         ) from None
-    told = {"the ledger": in_ledger, INFO_FILE: info["counts"]["split"].get(split, 0), "the files": num_rows}
-    if len(set(told.values())) > 1:
+    # Three places state the number of studies: they must agree.
+    counts = {"the ledger": in_ledger, INFO_FILE: info["counts"]["split"].get(split, 0), "the files": num_rows}
+    if len(set(counts.values())) > 1:
         raise DataError(
-            f"{folder}, split {split!r}: " + ", ".join(f"{name} has {num:,} studies" for name, num in told.items()),
+            f"{folder}, split {split!r}: " + ", ".join(f"{name} has {num:,} studies" for name, num in counts.items()),
             expected="the same number in all three",
             fix="copy the whole folder again, or prepare it again",
         )

@@ -1,4 +1,4 @@
-"""The files of a prepared dataset: found, checked, brought to this machine from a URL, unpacked where they are parquet."""
+"""The files of a prepared dataset: located, checked, copied from a URL, unpacked where they are parquet."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ _BLOCK = 1 << 22  # bytes copied at once
 
 
 def cache_folder() -> Path:
-    """Where copies lie: ``$MEDCODI_CACHE``, or ``~/.cache/medcodi``."""
+    """Folder of copies: ``$MEDCODI_CACHE``, or ``~/.cache/medcodi``."""
     return Path(os.environ.get(CACHE_VARIABLE) or Path.home() / ".cache" / "medcodi")
 
 
@@ -71,15 +71,17 @@ def fetched(url: str, info: dict[str, Any], split: str) -> Path:
         split: Its files only are copied.
 
     Raises:
-        DataError: If a file cannot be reached or does not have the bytes that the description tells.
+        DataError: If a file cannot be reached or differs from the description.
     """
     system, root = _system(url)
     if _is_local(system):
         return Path(root)
     folder = cache_folder() / "datasets" / f"{info['name']}-{info['fingerprint'][:16]}"
+    # The ledger is always copied anew; shards only where they are missing or of another size.
     wanted = [{"file": "ledger.json"}, *info.get("shards", {}).get(split, [])]
     with _lock(folder):
         missing = [row for row in wanted if not _is_there(folder / row["file"], row) or row["file"] == "ledger.json"]
+        # Say what takes the time, and where the copies go.
         if len(missing) > 1:
             size = sum(row.get("bytes", 0) for row in missing)
             Console(stderr=True).print(
@@ -96,8 +98,9 @@ def arrow_files(folder: Path, split: str, info: dict[str, Any]) -> list[Path]:
     """The Arrow files of a split, in order; parquet ones are unpacked into the cache folder first.
 
     Raises:
-        DataError: If one is missing or not of its size, or one too many lies there.
+        DataError: If a file is missing, has another size, or does not belong there.
     """
+    # Datasets of the first format listed no shards: take what is there.
     known = info.get("shards")
     there = [file for suffix in ("arrow", "parquet") for file in sorted((folder / split).glob(f"*.{suffix}"))]
     rows = (
@@ -129,6 +132,7 @@ def _unpacked(file: Path, row: dict[str, Any]) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # The same parquet file is unpacked once, whatever its path.
     key = row.get("sha256") or hashlib.sha256(f"{file.absolute()}:{file.stat().st_mtime_ns}".encode()).hexdigest()
     target = cache_folder() / "unpacked" / f"{key[:32]}.arrow"
     with _lock(target.parent):
@@ -151,13 +155,14 @@ def _copy(system: Any, remote: str, target: Path, row: dict[str, Any], url: str)
     digest = hashlib.sha256()
     try:
         with _reaching(f"{url}/{row['file']}"), system.open(remote, "rb") as source, temporary.open("wb") as copy:
+            # Copy and hash in one pass.
             while block := source.read(_BLOCK):
                 digest.update(block)
                 copy.write(block)
         if row.get("sha256", digest.hexdigest()) != digest.hexdigest():
             raise DataError(
                 f"{url}/{row['file']} has SHA-256 {digest.hexdigest()[:16]} ...",
-                expected=f"{row['sha256'][:16]} ..., as {INFO_FILE} tells",
+                expected=f"{row['sha256'][:16]} ..., as {INFO_FILE} says",
                 fix="put the dataset there again",
             )
         temporary.replace(target)
@@ -169,6 +174,7 @@ def _system(url: str) -> tuple[Any, str]:
     """(fsspec file system, path in it)."""
     import fsspec
 
+    # fsspec knows the protocol, or says which package is missing.
     protocol = url.partition("://")[0]
     try:
         system, root = fsspec.core.url_to_fs(url)

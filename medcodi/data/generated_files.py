@@ -17,7 +17,8 @@ from typing import NamedTuple
 
 import numpy as np
 
-from medcodi.data.images import fit_square, read_image
+from medcodi.data.image_files import read_image
+from medcodi.data.images import fit_square
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
 from medcodi.errors import DataError, MedCoDiError, did_you_mean
@@ -233,7 +234,7 @@ def table_rows(
             if not all(columns & set(needed) for needed in required):
                 raise DataError(
                     f"{path} has {', '.join(sorted(columns)) or 'no columns'}",
-                    expected=f"study_id, direction or prompts, and some of {', '.join(MODALITIES)}",
+                    expected="columns " + "; ".join(" or ".join(needed) for needed in required),
                     fix="; ".join(did_you_mean(name, known) for name in sorted(columns - set(known))[:2]) or "add them",
                 )
             for number, row in enumerate(reader, 2):
@@ -246,7 +247,7 @@ def _from_table(path: Path) -> Listing:
     listing: Listing = {}
     lines: dict[tuple[Direction, str], int] = {}  # where each study of a direction was first seen
     known = {"study_id", "direction", "prompts", *MODALITIES, *(f"{name}_text" for name in names("text"))}
-    for number, row in table_rows(path, ({"study_id"}, {"direction", "prompts"}, MODALITIES), known):
+    for number, row in table_rows(path, (("study_id",), ("direction", "prompts"), tuple(MODALITIES)), known):
         # The table of `medcodi synthesize` names its own study in study_id, and the row of the manifest in id.
         study_id = (row["id"] if set(row) >= _SYNTHESIS_COLUMNS else "") or row["study_id"]
         where = f"{path.name}, line {number}"

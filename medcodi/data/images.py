@@ -1,60 +1,21 @@
-"""Images in and out: any format to float32 [H, W] in [0, 1], and from there to the square a model sees."""
+"""Images as arrays: checked, float32 [H, W] in [0, 1], with square pixels, fitted to the square that a model sees."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from medcodi.data.refusals import Refused
 
 MIN_SIDE = 32  # pixels: below that nothing of a chest is left
+MAX_PIXELS = 10_000 * 10_000  # of one image: more than any detector has
 _MAX_16 = 65535
+_MAX_ASPECT = 5.0  # height over width of a pixel, or its inverse: beyond it the tag is wrong, not the pixel
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
-_FORMATS = "a PNG, JPEG, TIFF or DICOM file"
-
-
-def read_image(value: Any, *, where: str | None = None, allow_constant: bool = False) -> np.ndarray:
-    """Read one image, whatever holds it.
-
-    Args:
-        value: A path (PNG, JPEG, TIFF, BMP, DICOM: told by content), a PIL image, an array or a tensor: uint8,
-            uint16, bool, or float in [0, 1]; ``[H, W]``, ``[1, H, W]``, ``[H, W, C]`` or ``[C, H, W]`` with C of 1, 3
-            or 4. Colour becomes luminance, alpha is dropped.
-        where: Name for messages; the path by default.
-        allow_constant: Take an image that is all of one value (a generated one, which is judged as it is).
-
-    Returns:
-        float32 ``[H, W]`` in [0, 1]; 16 bit are kept.
-
-    Raises:
-        Refused: If there is no image there, it is smaller than 32 pixels on a side, or all of one value.
-    """
-    if isinstance(value, str | Path):
-        where = where or str(value)
-        image = _read_file(Path(value), where)
-    elif isinstance(value, Image.Image):
-        where = where or "the PIL image"
-        with _reading(where):
-            image = _array_from_pil(value, where)
-    elif hasattr(value, "detach"):  # a torch.Tensor, without importing torch here
-        where = where or "the tensor"
-        value = value.detach().cpu()
-        image = _gray_from_array((value.float() if "float" in str(value.dtype) else value).numpy(), where)
-    elif isinstance(value, np.ndarray):
-        where = where or "the array"
-        image = _gray_from_array(value, where)
-    else:
-        raise Refused(
-            f"a {type(value).__name__} is not an image",
-            reason="not an image",
-            expected="a path, a PIL image, an array or a tensor",
-        )
-    return check_image(image, where, allow_constant=allow_constant)
+BITS_USED = "Bits used"  # text chunk of our own 16-bit PNGs, which may be dark and use all bits
 
 
 def check_image(image: np.ndarray, where: str, *, allow_constant: bool = False) -> np.ndarray:
@@ -84,99 +45,44 @@ def check_image(image: np.ndarray, where: str, *, allow_constant: bool = False) 
     return image
 
 
-def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM: by its magic number, or by its suffix where the preamble is missing."""
-    if path.suffix.lower() in (".dcm", ".dicom"):
-        return True
-    with path.open("rb") as file:
-        return file.read(132)[128:] == b"DICM"
+def too_large(where: str, detail: str) -> Refused:
+    """The refusal of an image of more pixels than are held in memory."""
+    return Refused(
+        f"{where} is too large: {detail}",
+        reason="too large",
+        expected=f"a radiograph of at most {MAX_PIXELS:,} pixels",
+        fix="save it at a smaller size",
+    )
 
 
-def _read_file(path: Path, where: str) -> np.ndarray:
-    check_file(path, where)
-    if is_dicom(path):
-        from medcodi.data.dicom.reading import read_dicom
+def square_pixels(image: np.ndarray, aspect: float, where: str) -> np.ndarray:
+    """Resample an image ``[H, W]`` whose pixels are ``aspect`` times as high as wide, so that a disc is a disc.
 
-        return read_dicom(path).image
-    with _reading(where), Image.open(path) as picture:
-        return _array_from_pil(picture, where)
+    The finer side keeps its pixels. Aspects within 1 % of 1 are left as they are.
 
-
-@contextmanager
-def _reading(where: str) -> Iterator[None]:
-    """Turn what Pillow raises, which differs by format, into refusals."""
-    try:
-        yield
-    except Refused:
-        raise
-    except UnidentifiedImageError:
+    Raises:
+        Refused: If the aspect is beyond 5 : 1, or the image becomes too large.
+    """
+    if abs(aspect - 1.0) <= 0.01:
+        return image
+    if not 1 / _MAX_ASPECT <= aspect <= _MAX_ASPECT:
         raise Refused(
-            f"{where} is not an image that can be read",
-            reason="unreadable",
-            expected=_FORMATS,
-            fix="convert it to PNG",
-        ) from None
-    except Image.DecompressionBombError as error:
-        raise Refused(
-            f"{where} is too large: {error}", reason="too large", expected="a radiograph, up to 10,000 pixels a side"
-        ) from None
-    except (OSError, SyntaxError, ValueError, EOFError) as error:  # what Pillow raises for broken data, by format
-        raise Refused(
-            f"{where} is corrupt or cut short ({error})",
-            reason="corrupt",
-            expected="a whole image file",
-            fix="copy or download it again",
-        ) from None
-
-
-def check_file(path: Path, where: str) -> None:
-    """Refuse a path without a file, or with an empty one."""
-    try:
-        is_file = path.is_file()
-    except OSError:  # longer than a file name may be: a report given for an image
-        is_file = False
-    if not is_file:
-        shown = where if len(where) <= 200 else where[:60] + " ..."
-        raise Refused(
-            f"no image file at {shown}",
-            reason="missing file",
-            expected="the path of an image",
-            fix="check the path (relative to the image root)",
+            f"{where} says that its pixels are {aspect:.4g} times as high as wide",
+            reason="pixel aspect",
+            expected=f"a ratio from {1 / _MAX_ASPECT:g} to {_MAX_ASPECT:g}",
+            fix="correct the resolution stored in the file, or save it with square pixels",
         )
-    if path.stat().st_size == 0:
-        raise Refused(
-            f"{where} is empty (0 bytes)", reason="empty file", expected=_FORMATS, fix="copy or download it again"
-        )
+    height, width = image.shape
+    new_height, new_width = (round(height * aspect), width) if aspect > 1 else (height, round(width / aspect))
+    if new_height * new_width > MAX_PIXELS:
+        raise too_large(where, f"{new_width}×{new_height} pixels once they are square")
+    return np.clip(_resize(np.ascontiguousarray(image, dtype=np.float32), new_height, new_width), 0.0, 1.0)
 
 
-def _array_from_pil(picture: Image.Image, where: str) -> np.ndarray:
-    frames = getattr(picture, "n_frames", 1)
-    if frames > 1:
-        raise Refused(
-            f"{where} holds {frames} frames",
-            reason="multi-frame",
-            expected="one image",
-            fix="save the frame you mean",
-        )
-    picture = ImageOps.exif_transpose(picture)
-    if picture.mode == "F":
-        return _gray_from_array(np.asarray(picture), where)
-    if picture.mode.startswith("I"):
-        pixels = np.asarray(picture)
-        if pixels.min() < 0 or pixels.max() > _MAX_16:
-            raise Refused(
-                f"{where} holds values from {pixels.min()} to {pixels.max()}",
-                reason="bad values",
-                expected="8 or 16 bit, unsigned",
-            )
-        return from_uint16(pixels.astype(np.uint16))
-    if picture.mode not in ("L", "RGB"):
-        picture = picture.convert("L" if picture.mode in ("1", "LA", "La") else "RGB")
-    return _gray_from_array(np.asarray(picture), where)
-
-
-def _gray_from_array(pixels: np.ndarray, where: str) -> np.ndarray:
+def gray_from_array(pixels: np.ndarray, where: str) -> np.ndarray:
+    """An array of any usual layout and type as float32 ``[H, W]`` in [0, 1]; colour becomes luminance."""
     expected = "[H, W], [1, H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4"
+    # [C, H, W] -> [H, W, C].
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4):
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.size == 0 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
@@ -203,6 +109,7 @@ def _unit_from_array(pixels: np.ndarray, where: str) -> np.ndarray:
             expected="uint8, uint16, or float in [0, 1]",
             fix="convert it first",
         )
+    # Floats must be in [0, 1]; rounding beyond the ends is clipped.
     low, high = float(pixels.min()), float(pixels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise Refused(f"{where} holds NaN or infinity", reason="not finite", expected="finite numbers in [0, 1]")
@@ -229,11 +136,13 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
         float32 ``[size, size]`` in [0, 1], the image centred.
     """
     height, width = image.shape
+    # The longer side fills the square.
     scale = size / max(height, width)
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
     if (new_height, new_width) != (height, width):
         image = _resize(np.ascontiguousarray(image, dtype=np.float32), new_height, new_width)
     square = np.zeros((size, size), dtype=np.float32)
+    # Centre it on black.
     top, left = (size - new_height) // 2, (size - new_width) // 2
     square[top : top + new_height, left : left + new_width] = np.clip(image, 0.0, 1.0)
     return square
@@ -257,8 +166,10 @@ def from_uint16(pixels: np.ndarray) -> np.ndarray:
 
 
 def save_png16(image: np.ndarray, path: str | Path) -> None:
-    """Write float ``[H, W]`` in [0, 1] as a 16-bit gray PNG."""
-    Image.fromarray(to_uint16(image)).save(path, format="PNG")
+    """Write float ``[H, W]`` in [0, 1] as a 16-bit gray PNG that says so: a dark one is not stretched when it is read."""
+    info = PngInfo()
+    info.add_text(BITS_USED, "16")
+    Image.fromarray(to_uint16(image)).save(path, format="PNG", pnginfo=info)
 
 
 def save_png8(image: np.ndarray, path: str | Path) -> None:

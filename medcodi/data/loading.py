@@ -87,6 +87,7 @@ def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -
             contents[name] = [str(study.contents.get(name, "")) for study in studies]
         else:
             contents[name] = _stack_images(studies, name, image_size)
+    # [B, 14], NaN where a label is unknown.
     labels = [[study.labels.get(label, np.nan) for label in CHEXPERT_LABELS] for study in studies]
     return Batch(
         contents=contents,
@@ -99,6 +100,7 @@ def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -
 
 
 def _stack_images(studies: Sequence[Study], name: str, size: int) -> Tensor:
+    # [B, 1, H, W]; absent images stay zero.
     stack = torch.zeros(len(studies), 1, size, size)
     for row, study in enumerate(studies):
         image = study.images.get(name)
@@ -116,7 +118,7 @@ def _stack_images(studies: Sequence[Study], name: str, size: int) -> Tensor:
 
 @dataclass(frozen=True)
 class StepBatches:
-    """What one rank sees in one optimiser step: its micro-batches, in order."""
+    """The micro-batches of one rank in one optimiser step, in order."""
 
     step: int
     micro: tuple[Batch, ...]
@@ -151,10 +153,10 @@ class GlobalBatches:
             rank: This process.
             world_size: Number of processes.
             accumulation: Micro-batches a rank splits its slice into.
-            num_workers: Ranks that read ahead; 0 reads in this one.
+            num_workers: Processes that read ahead; 0 reads in this one.
             prefetch: Steps each of these keeps ready: at most ``num_workers * prefetch`` steps are in memory.
-            timeout_s: Seconds after which a step that has not come is an error; 0 waits for ever. Without workers there
-                is nobody to watch, and reading is never cut short.
+            timeout_s: Seconds after which a step that has not come is an error; 0 never times out. Without
+                workers reading is never cut short.
 
         Raises:
             ConfigError: If ``batch_size`` does not divide evenly, or the numbers are impossible.
@@ -193,13 +195,14 @@ class GlobalBatches:
 
     def batches(self, step: int) -> StepBatches:
         """Read what this rank sees in ``step``."""
-        mine = self.share(step)
-        size = len(mine) // self.accumulation
-        parts = [mine[start : start + size] for start in range(0, len(mine), size)]
+        samples = self.share(step)
+        size = len(samples) // self.accumulation
+        # The rank's slice of the global batch, cut into its micro-batches.
+        parts = [samples[start : start + size] for start in range(0, len(samples), size)]
         return StepBatches(step, tuple(self._read(part) for part in parts))
 
     def iterate(self, start_step: int = 0, stop_step: int | None = None) -> Iterator[StepBatches]:
-        """The steps from ``start_step`` (included) to ``stop_step`` (excluded; None: for ever), read ahead by workers.
+        """The steps from ``start_step`` (included) to ``stop_step`` (excluded; None: endless), read ahead by workers.
 
         Raises:
             DataError: If a worker is killed, or no step comes within ``timeout_s``: the step and its studies are named.
@@ -210,6 +213,7 @@ class GlobalBatches:
         if self.num_workers == 0:
             yield from (self.batches(step) for step in steps)
             return
+        # Workers read whole steps ahead, in turn.
         loader = DataLoader(
             _Steps(self),
             batch_size=None,
@@ -234,6 +238,7 @@ class GlobalBatches:
 
     def share(self, step: int) -> tuple[int, ...]:
         """Dataset indices that this rank sees in ``step``."""
+        # Rank r takes the r-th contiguous slice.
         size = self.batch_size // self.world_size
         return self.samples(step)[self.rank * size : (self.rank + 1) * size]
 
@@ -253,7 +258,7 @@ class _Steps(Dataset[StepBatches]):
     def __getitem__(self, index: int) -> StepBatches | DataError:
         try:
             return self.source.batches(index)
-        except DataError as error:  # handed over as it is: torch would make a page of it
+        except DataError as error:  # returned, because torch would wrap a raised one in a page of traces
             return error
 
 
@@ -270,7 +275,7 @@ class DataConfig:
         path: A folder made by ``medcodi data prepare``, or a URL of one that fsspec reads (``s3://...``), copied once.
         source: ``"phantom"``: generated on the fly.
         split: ``train``, ``val`` or ``test``; the phantom's are disjoint by construction.
-        num_studies: The first so many; None: all of a prepared split (the phantom needs a number).
+        num_studies: Use the first N studies; None: all of a prepared split (the phantom needs a number).
         image_size: Pixels a side; must be the prepared folder's.
         seed: Of the phantom.
     """
@@ -288,7 +293,7 @@ class DataConfig:
         if self.source is not None:
             one_of("source", self.source, ["phantom"], ConfigError)
             if self.num_studies is None:
-                raise ValueError("source: phantom needs num_studies, for it has no end")
+                raise ValueError("source: phantom needs num_studies, because it has no end")
             if self.num_studies > PHANTOMS_PER_SPLIT:  # or the splits would run into each other
                 raise ValueError(f"num_studies is {self.num_studies:,}, must be at most {PHANTOMS_PER_SPLIT:,}")
         one_of("split", self.split, SPLITS, ConfigError)
@@ -306,6 +311,7 @@ class DataConfig:
         if self.path is None:
             from medcodi.data.sources.phantom import PhantomDataset
 
+            # Each split of the phantom has its own range of indices.
             offset = SPLITS.index(self.split) * PHANTOMS_PER_SPLIT
             return PhantomDataset(self.num_studies or 0, seed=self.seed, image_size=self.image_size, offset=offset)
         dataset = open_dataset(self.path, self.split)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from pathlib import Path
 
 from medcodi.data.refusals import Refused
 
@@ -42,6 +43,24 @@ _HEADINGS = {
 }
 _NAMES = "|".join(sorted((re.escape(name) for name in _HEADINGS), key=len, reverse=True))
 _HEADING = re.compile(rf"(?:(?:^|(?<=\n))[ \t]*(?i:({_NAMES}))|(?<![A-Za-z])({_NAMES}))[ \t]*:")
+
+
+def read_text(path: Path) -> str:
+    """The text of a file in UTF-8, with or without a byte order mark.
+
+    Raises:
+        Refused: If it is not UTF-8: another encoding would leave wrong letters in the report.
+        OSError: If it cannot be read.
+    """
+    try:
+        return path.read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise Refused(
+            f"{path} is not UTF-8 text (byte {error.start})",
+            reason="report: not UTF-8",
+            expected="UTF-8, with or without a byte order mark",
+            fix="save it as UTF-8",
+        ) from None
 
 
 def normalise_report(text: str) -> str:
@@ -87,6 +106,7 @@ def normalise_report(text: str) -> str:
 def _one_pass(text: str) -> str:
     text = _X_RAY.sub(r"\1-ray", text)
     text = _MARK.sub(" ", text)
+    # Marks are removed first: they may stand inside brackets and before punctuation.
     lines = []
     for name, body in _split(text):
         body = " ".join(body.split())
@@ -102,6 +122,7 @@ def _one_pass(text: str) -> str:
 
 def _split(text: str) -> list[tuple[str, str]]:
     """(heading in upper case or "", text below it), in order."""
+    # Cut at the headings; what precedes the first one has none.
     matches = list(_HEADING.finditer(text))
     starts = [match.start() for match in matches] + [len(text)]
     parts = [("", text[: starts[0]])]
@@ -113,14 +134,14 @@ def _split(text: str) -> list[tuple[str, str]]:
 def sections(text: str) -> dict[str, str]:
     """Sections of a report: ``findings``, ``impression``, ``indication``, ``comparison``, ``technique``.
 
-    Text before the first heading stands under ``""``. Sections of the same name are joined.
+    Text before the first heading is under ``""``. Sections of the same name are joined.
     """
-    found: dict[str, str] = {}
+    by_name: dict[str, str] = {}
     for heading, body in _split(text):
         name, body = _HEADINGS.get(heading, ""), body.strip()
         if body:
-            found[name] = f"{found[name]} {body}" if name in found else body
-    return found
+            by_name[name] = f"{by_name[name]} {body}" if name in by_name else body
+    return by_name
 
 
 def compose_report(findings: str = "", impression: str = "") -> str:

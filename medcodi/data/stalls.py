@@ -1,4 +1,4 @@
-"""What to say when the data of a step do not come: which rank, which worker, which studies."""
+"""Messages for data that do not arrive: which rank, which worker, which studies."""
 
 from __future__ import annotations
 
@@ -11,16 +11,16 @@ from medcodi.errors import DataError, first_line
 if TYPE_CHECKING:
     from medcodi.data.loading import GlobalBatches
 
-LATE_WORD_S = 2.0  # from the break of a dead worker's connection to the signal that tells of its death
+LATE_WORD_S = 2.0  # from the broken connection of a dead worker to the signal of its death
 
 
 def missing(source: GlobalBatches, step: int, why: str = "") -> str:
-    """Who has not delivered what, in words.
+    """The rank, worker and studies whose step did not arrive.
 
     Args:
-        source: Of the batches.
-        step: That did not come, counted from 0.
-        why: In a few words; empty: not known.
+        source: The batches.
+        step: The missing step, counted from 0.
+        why: The reason, if it is known.
     """
     worker = f"; by worker {(step - source.first_step) % source.num_workers} of {source.num_workers}"
     return (
@@ -30,12 +30,12 @@ def missing(source: GlobalBatches, step: int, why: str = "") -> str:
 
 
 def workers_failed(source: GlobalBatches, step: int, error: Exception) -> DataError | None:
-    """The refusal for workers that are late, or dead: torch tells of them by the text of its errors alone.
+    """The refusal for workers that are late, or dead: torch reports them by the text of its errors alone.
 
     Args:
-        source: Of the batches.
-        step: That is awaited.
-        error: What was raised, in waiting or, by torch's handler of dead workers, in the midst of something else.
+        source: The batches.
+        step: The awaited step.
+        error: Raised while waiting or, by torch's handler of dead workers, anywhere else.
 
     Returns:
         None if the error is of another kind.

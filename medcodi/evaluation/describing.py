@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from medcodi.config import to_dict
-from medcodi.evaluation.annotators.wiring import described as described_features
 from medcodi.evaluation.measures.case import NUM_DERANGEMENTS
 from medcodi.evaluation.reading import Readers
 from medcodi.modality import names
@@ -79,7 +78,7 @@ def described_bench(bench: Bench) -> dict[str, Any]:
             "images": _described_images(bench.readers),
             "reports": bench.readers.labeler.describe(),
             "report_scorers": list(bench.readers.report_scorers),
-            "extractors": described_features(bench.readers.features),
+            "extractors": {one.name: one.describe() for one in bench.readers.features},
             "encoder": bench.encoder,
         },
         "preprocessing": {

@@ -13,7 +13,6 @@ from medcodi.data.dataset import read_study
 from medcodi.data.loading import StudyDataset
 from medcodi.errors import DataError
 from medcodi.evaluation.annotators.classifier import FindingClassifier, target_truth
-from medcodi.evaluation.annotators.findings import Reading, read_values
 from medcodi.evaluation.ranks import ALONE, Ranks, blocks_of
 from medcodi.metrics.labeler import label_report, labels_from_findings
 from medcodi.modality import MODALITIES
@@ -114,7 +113,7 @@ class HeldOut:
 
         Args:
             dataset: The studies.
-            classifier: Of findings in images, for :meth:`reading`.
+            classifier: Of findings in images.
             block_size: Studies that are worked on together.
             ranks: The processes.
             exclude_unreadable: List a study that cannot be read as excluded; else it stops the run.
@@ -156,7 +155,6 @@ class HeldOut:
             if self.truth_source == "labels"
             else np.stack([_truth_from(text, one) for text, one in zip(reports, read, strict=True)])
         )
-        self._readings: dict[str, tuple[list[int], Reading]] = {}
         self.remembered: dict[Hashable, float] = {}
 
     def __len__(self) -> int:
@@ -197,15 +195,6 @@ class HeldOut:
         if MODALITIES[modality].kind == "text":
             return [self.studies.light[row].contents[modality] for row in rows]
         return [eight_bit(np.asarray(self.studies[row].contents[modality])) for row in rows]
-
-    def reading(self, modality: str, rows: Sequence[int]) -> Reading:
-        """What classifier or labeler read from the real contents: the ceiling. Computed once per modality."""
-        if modality not in self._readings:
-            everyone = self.having([modality])
-            self._readings[modality] = everyone, read_values(self.classifier, modality, self.values(modality, everyone))
-        everyone, reading = self._readings[modality]
-        place = {row: position for position, row in enumerate(everyone)}
-        return reading.rows([place[row] for row in rows])
 
 
 Looked = tuple[Study, tuple[str, ...], dict[str, str]]

@@ -13,12 +13,12 @@ from medcodi.data.generated_files import Listing, list_generated
 from medcodi.data.loading import StudyDataset
 from medcodi.errors import ConfigError, DataError
 from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE
-from medcodi.evaluation.annotators.extractors import ExtractorRequest
-from medcodi.evaluation.annotators.geometry import GEOMETRY_FILE, GeometryReader
-from medcodi.evaluation.annotators.image_annotators import CachedReader, load_image_reader
+from medcodi.evaluation.annotators.features import ENCODER, load_extractor
+from medcodi.evaluation.annotators.geometry import GEOMETRY_FILE, GeometryAnnotator
+from medcodi.evaluation.annotators.image_annotators import load_image_annotator
 from medcodi.evaluation.annotators.report_labelers import load_labeler
 from medcodi.evaluation.annotators.report_scorers import load_report_scorer
-from medcodi.evaluation.annotators.wiring import FeatureOptions, open_encoder, open_features
+from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.evaluation.held_out import HeldOut
 from medcodi.evaluation.options import EvaluateConfig
 from medcodi.evaluation.ranks import Ranks, device_of_rank
@@ -26,9 +26,8 @@ from medcodi.evaluation.reading import Readers
 from medcodi.evaluation.systems import ExternalSystem, KeptOnly, ModelSystem, System
 from medcodi.generation.pipeline import load
 from medcodi.modality import MODALITIES
-from medcodi.model import MedCoDi
+from medcodi.model import MedCoDi, demo_checkpoint
 from medcodi.model.generation_config import GenerationConfig
-from medcodi.model.shipped import demo_checkpoint
 from medcodi.study import Direction
 
 LEAST_STUDIES = 8
@@ -148,39 +147,36 @@ def _open_readers(
     readers = Readers(
         None,
         similarity="similarity" in options.metrics,
-        labeler=load_labeler(options.labeler, device=device, cache_root=cache if options.labeler != "rules" else None),
+        labeler=load_labeler(options.labeler, device=device, cache=cache if options.labeler != "rules" else None),
         report_scorers={name: load_report_scorer(name) for name in options.report_scorers},
     )
     if any(MODALITIES[target].kind == "image" for direction in directions for target in direction.targets):
+
+        def request(name: str, weights: str | Path | None, batch_size: int | None = None) -> LoadRequest:
+            return LoadRequest(
+                weights=weights,
+                sha256=options.extractor_sha256.get(name),
+                device=device,
+                download=options.download,
+                cache=cache,
+                batch_size=batch_size,
+            )
+
+        weights = {"demo": str(folder), **options.extractor_weights}
         name = options.image_reader
-        weights = folder if name == "demo" else options.extractor_weights.get(name)
-        request = ExtractorRequest(
-            weights=weights, sha256=options.extractor_sha256.get(name), device=device, download=options.download
-        )
-        reader = load_image_reader(name, request)
-        readers.images = reader if cache is None else CachedReader(reader, cache)
+        readers.images = load_image_annotator(name, request(name, folder if name == "demo" else weights.get(name)))
         if {"frechet", "kernel", "prdc"} & set(options.metrics):
             readers.features = tuple(
-                open_features(
-                    FeatureOptions(
-                        names=options.extractors,
-                        weights=options.extractor_weights,
-                        sha256=options.extractor_sha256,
-                        download=options.download,
-                        classifier=folder,
-                        cache=cache,
-                        device=device,
-                        batch_size=options.batch_size,
-                    )
-                )
+                load_extractor(name, request(name, weights.get(name), options.batch_size))
+                for name in options.extractors
             )
     if "coherence" not in options.metrics or all(len(direction.targets) < 2 for direction in directions):
         return readers, None
     judge = model if model is not None else load(None, device)
     if (folder / GEOMETRY_FILE).is_file() and readers.images is not None:
-        readers.geometry = GeometryReader.load(folder)
-    readers.encoder = open_encoder(judge, cache, options.batch_size)
-    return readers, {"model": judge.config.name, "weights_sha256": readers.encoder.extractor.network.weights}
+        readers.geometry = GeometryAnnotator.load(folder)
+    readers.encoder = load_extractor(ENCODER, model=judge, cache=cache, batch_size=options.batch_size)
+    return readers, {"model": judge.config.name, "weights_sha256": readers.encoder.network.weights_sha256}
 
 
 def _model_system(options: EvaluateConfig, model: MedCoDi, held: HeldOut, settings: GenerationConfig) -> ModelSystem:
@@ -193,7 +189,7 @@ def _model_system(options: EvaluateConfig, model: MedCoDi, held: HeldOut, settin
         held,
         settings,
         options.seed,
-        model.fingerprint(),
+        model.identity(),
         options.resume,
         options.execution,
     )

@@ -8,8 +8,8 @@ from typing import Annotated
 from medcodi.config import Count, at_least, config
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError, one_of
-from medcodi.evaluation.annotators.extractor_rows import EXTRACTORS
-from medcodi.evaluation.annotators.image_annotators import IMAGE_READERS
+from medcodi.evaluation.annotators.features import EXTRACTORS
+from medcodi.evaluation.annotators.image_annotators import IMAGE_ANNOTATORS
 from medcodi.evaluation.annotators.report_labelers import LABELERS
 from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS
 from medcodi.evaluation.measures import GROUPS
@@ -95,7 +95,7 @@ class EvaluateConfig(ScoringOptions):
             one_of("group of metrics", group, GROUPS, ConfigError)
         for extractor in (*self.extractors, *self.extractor_weights, *self.extractor_sha256):
             one_of("feature extractor", extractor, EXTRACTORS, ConfigError)
-        one_of("image reader", self.image_reader, IMAGE_READERS, ConfigError)
+        one_of("image_reader", self.image_reader, IMAGE_ANNOTATORS, ConfigError)
         one_of("labeler", self.labeler, LABELERS, ConfigError)
         for scorer in self.report_scorers:
             one_of("report scorer", scorer, REPORT_SCORERS, ConfigError)

@@ -15,12 +15,12 @@ from zipfile import BadZipFile
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.evaluation.annotators.findings import Reading, reading_of_probabilities
-from medcodi.evaluation.annotators.geometry import GeometryReader
-from medcodi.evaluation.annotators.image_annotators import ImageReader
-from medcodi.evaluation.annotators.report_labelers import LoadedLabeler, load_labeler
-from medcodi.evaluation.annotators.report_scorers import Scorer
-from medcodi.evaluation.annotators.wiring import FeatureReader
+from medcodi.evaluation.annotators.features import FeatureExtractor
+from medcodi.evaluation.annotators.findings import FindingAnnotations, findings_from_probabilities
+from medcodi.evaluation.annotators.geometry import GeometryAnnotator
+from medcodi.evaluation.annotators.image_annotators import ImageAnnotator
+from medcodi.evaluation.annotators.report_labelers import ReportLabeler, load_labeler
+from medcodi.evaluation.annotators.report_scorers import ReportScorer
 from medcodi.evaluation.held_out import Value, content_sha256
 from medcodi.metrics.bootstrap import known_mean
 from medcodi.metrics.similarity import image_similarity
@@ -114,13 +114,13 @@ class Readers:
 
     def __init__(
         self,
-        images: ImageReader | None,
-        features: Sequence[FeatureReader] = (),
-        encoder: FeatureReader | None = None,
+        images: ImageAnnotator | None,
+        features: Sequence[FeatureExtractor] = (),
+        encoder: FeatureExtractor | None = None,
         similarity: bool = False,
-        labeler: LoadedLabeler | None = None,
-        report_scorers: Mapping[str, Scorer] | None = None,
-        geometry: GeometryReader | None = None,
+        labeler: ReportLabeler | None = None,
+        report_scorers: Mapping[str, ReportScorer] | None = None,
+        geometry: GeometryAnnotator | None = None,
     ) -> None:
         self.images, self.features, self.encoder, self.similarity = images, tuple(features), encoder, similarity
         self.geometry = geometry
@@ -153,12 +153,12 @@ class Readers:
         else:
             images = [np.asarray(value, dtype=np.float32) for value in values]
             reading.arrays |= self._of_images(target, images)
-            if paired and self.geometry is not None and target in self.geometry.views:
-                reading.arrays["geometry"] = self.geometry.read(images, target)
+            if paired and self.geometry is not None and self.geometry.reads(target):
+                reading.arrays["geometry"] = self.geometry.annotate(images, target)
             if self.similarity and truth is not None:
                 reading.arrays |= _likeness(images, [np.asarray(one) for one in truth], patients)
         if paired and self.encoder is not None and self.encoder.reads(target):
-            reading.arrays["latent"] = self.encoder.features(target, values)
+            reading.arrays["latent"] = self.encoder.annotate(values, target)
         return reading
 
     def _of_images(self, target: str, images: list[np.ndarray]) -> dict[str, np.ndarray]:
@@ -167,25 +167,24 @@ class Readers:
                 f"{target} images cannot be judged without a finding classifier",
                 fix="name one (classifier=...), trained by eval/train_classifier.py",
             )
-        found = {f"features/{one.name}": one.features(target, images) for one in self.features}
-        found["probabilities"] = self.images.probabilities(images, target)
+        found = {f"features/{one.name}": one.annotate(images, target) for one in self.features}
+        found["probabilities"] = self.images.annotate(images, target)
         found["range"] = np.array([float(np.ptp(image)) for image in images])
         found["brightness"] = np.array([float(image.mean()) for image in images])
         return found
 
     def can_read(self, modality: str) -> bool:
         """Whether findings are read from a modality here."""
-        return MODALITIES[modality].kind == "text" or (self.images is not None and modality in self.images.modalities)
+        return MODALITIES[modality].kind == "text" or (self.images is not None and self.images.reads(modality))
 
-    def findings(self, reading: ContentReading) -> Reading:
+    def findings(self, reading: ContentReading) -> FindingAnnotations:
         """Labels and sides of what was read."""
         if MODALITIES[reading.target].kind == "text":
-            labels = self.labeler.matrix(reading.texts).astype(np.float32)
-            return Reading(labels, self.labeler.findings(reading.texts))
+            return self.labeler.finding_annotations(reading.texts)
         assert self.images is not None
         thresholds = self.images.thresholds(reading.target)
         judged = self.judged(reading.target)
-        return reading_of_probabilities(self.images.targets, thresholds, judged, reading.arrays["probabilities"])
+        return findings_from_probabilities(self.images.targets, thresholds, judged, reading.arrays["probabilities"])
 
     def legible(self, prompts: Mapping[str, ContentReading]) -> np.ndarray | None:
         """What the prompts of each study show, read together: float64 ``[N, 14]`` of 0, 1; None where no prompt can be read.
@@ -213,15 +212,13 @@ class Readers:
         """Findings that can be told in a modality: of our classifier those that it tells in real held-out images."""
         return () if self.images is None else self.images.judged(target)
 
-    def findings_of(self, target: str, values: Sequence[Value]) -> Reading:
+    def findings_of(self, target: str, values: Sequence[Value]) -> FindingAnnotations:
         """Findings of contents, without anything else."""
         if MODALITIES[target].kind == "text":
             return self.findings(ContentReading(target, texts=[str(value) for value in values]))
         assert self.images is not None
         images = [np.asarray(value, dtype=np.float32) for value in values]
-        return self.findings(
-            ContentReading(target, arrays={"probabilities": self.images.probabilities(images, target)})
-        )
+        return self.findings(ContentReading(target, arrays={"probabilities": self.images.annotate(images, target)}))
 
 
 def _likeness(images: list[np.ndarray], truth: list[np.ndarray], patients: Sequence[str]) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The size of a published model, read from the shapes of its tensors; what shapes do not tell is a setting."""
+"""The config of a published model, inferred from the shapes of its tensors, and from settings where shapes do not show a size."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 from medcodi.config import config
 from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.errors import CheckpointError
-from medcodi.interop.xgem_keys import UNET_ROOT, UNETS
+from medcodi.interop.xgem_unets import UNET_ROOT, UNETS
 from medcodi.modality import MODALITIES
 from medcodi.model.config import ModelConfig
 from medcodi.model.generation_config import GenerationConfig
@@ -25,33 +25,34 @@ _MEAN, _STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27
 
 
 @config
-class Untold:
-    """What the shapes of a checkpoint do not tell; the defaults are the released model's."""
+class LayoutConfig:
+    """Sizes that the shapes of a checkpoint do not show; the defaults are the released model's."""
 
     name: str = "medcodi-m-published"
     image_size: int = 256  # the autoencoder takes any multiple of its factor
     num_heads: int = 8  # of the UNets
     norm_groups: int = 32  # of the UNets and the environment encoders
     vae_norm_groups: int = 32
-    text_heads: int | None = None  # of the text tower; None: one for every 64 channels, here and below
+    text_heads: int | None = None  # None, here and below: one for every 64 channels
     image_heads: int | None = None
     report_heads: int | None = None  # of the report encoder
     decoder_heads: int | None = None
-    max_report_tokens: int = 256  # that are written, or read by the report encoder
+    max_report_tokens: int = 256  # longest report that is written, or read by the report encoder
 
 
-def infer_config(shapes: Shapes, untold: Untold, schedule: NoiseScheduleConfig) -> ModelConfig:
-    """The model that tensors of these shapes belong to, with the two quirks that the released weights were trained with.
+def infer_config(shapes: Shapes, layout: LayoutConfig, schedule: NoiseScheduleConfig) -> ModelConfig:
+    """The config of the model with tensors of these shapes, and with the two quirks that the released weights were trained with.
 
     Args:
         shapes: Published key -> shape.
-        untold: What shapes do not tell.
+        layout: Sizes that shapes do not show.
         schedule: The noise schedule.
 
     Raises:
-        CheckpointError: If a tensor that tells a size is missing, or two parts contradict each other.
+        CheckpointError: If a tensor that shows a size is missing, or two parts contradict each other.
     """
-    unets = {name: _unet(shapes, name, untold) for name in UNETS}
+    # The UNets of one kind share a config, and all environment encoders do.
+    unets = {name: _unet(shapes, name, layout) for name in UNETS}
     environment = _agreed({name: _environment(shapes, name, unet) for name, unet in unets.items()})
     by_kind = {
         kind: _agreed({name: unet for name, unet in unets.items() if MODALITIES[UNETS[name]].kind == kind})
@@ -59,18 +60,18 @@ def infer_config(shapes: Shapes, untold: Untold, schedule: NoiseScheduleConfig) 
     }
     prompts = PromptEncodersConfig(
         embed_dim=_shape(shapes, "clip.model.text_projection.weight")[0],
-        image=_image_tower(shapes, untold),
-        text=_text_tower(shapes, untold),
+        image=_image_tower(shapes, layout),
+        text=_text_tower(shapes, layout),
     )
     return ModelConfig(
-        name=untold.name,
-        image_size=untold.image_size,
+        name=layout.name,
+        image_size=layout.image_size,
         vocab_size=_shape(shapes, "optimus.encoder.embeddings.word_embeddings.weight")[0],
         context="pooled",
         context_scale=1.0,
         prompt_encoders=prompts,
-        image_autoencoder=_vae(shapes, untold),
-        report_autoencoder=_optimus(shapes, untold),
+        image_autoencoder=_vae(shapes, layout),
+        report_autoencoder=_optimus(shapes, layout),
         image_denoiser=by_kind["image"],
         report_denoiser=by_kind["text"],
         environment=environment,
@@ -91,13 +92,12 @@ def _shape(shapes: Shapes, key: str) -> tuple[int, ...]:
 
 
 def _count(shapes: Shapes, pattern: str) -> int:
-    """One more than the largest number that ``pattern`` finds."""
-    found = [int(match[1]) for key in shapes if (match := re.match(pattern, key))]
-    return max(found, default=-1) + 1
+    """One more than the largest number that ``pattern`` matches."""
+    return max((int(match[1]) for key in shapes if (match := re.match(pattern, key))), default=-1) + 1
 
 
 def _agreed(values: Mapping[str, Any]) -> Any:
-    """The one value that several UNets must share, because they are built from one config."""
+    """The value that all these UNets share, because they are built from one config."""
     (first, value), *others = values.items()
     for name, other in others:
         if other != value:
@@ -120,18 +120,19 @@ def _base(shapes: Shapes, root: str) -> int:
 
 
 def _positions(shapes: Shapes, name: str, root: str) -> int:
-    """Into how many positions a latent vector is folded; 1 for maps."""
+    """Number of positions that a latent vector is folded into; 1 for maps."""
     if MODALITIES[UNETS[name]].kind == "image":
         return 1
     key = f"{root}input_blocks.0.0.weight"
     return _times(key, _shape(shapes, key)[0], _base(shapes, root))
 
 
-def _unet(shapes: Shapes, name: str, untold: Untold) -> UNetConfig:
+def _unet(shapes: Shapes, name: str, layout: LayoutConfig) -> UNetConfig:
     root = f"{UNET_ROOT}{name}."
     base, positions = _base(shapes, root), _positions(shapes, name, root)
     residual, step = ("0.0", "0.op") if MODALITIES[UNETS[name]].kind == "image" else ("0", "0")
-    levels: list[list[tuple[int, bool]]] = [[]]  # of each level, of each residual block: multiplier, has attention
+    # Level -> residual block -> (multiplier, has attention); a step down starts a new level.
+    levels: list[list[tuple[int, bool]]] = [[]]
     for index in range(1, _count(shapes, rf"{re.escape(root)}input_blocks\.(\d+)\.")):
         block = f"{root}input_blocks.{index}"
         if f"{block}.{step}.weight" in shapes:
@@ -150,8 +151,8 @@ def _unet(shapes: Shapes, name: str, untold: Untold) -> UNetConfig:
         multipliers=tuple(level[0][0] for level in levels),
         num_res_blocks=len(levels[0]),
         attention_levels=tuple(index for index, level in enumerate(levels) if level[0][1]),
-        num_heads=untold.num_heads,
-        num_groups=untold.norm_groups,
+        num_heads=layout.num_heads,
+        num_groups=layout.norm_groups,
         num_positions=positions if positions > 1 else UNetConfig.num_positions,
         deepest_skip="published",
     )
@@ -164,6 +165,7 @@ def _environment(shapes: Shapes, name: str, unet: UNetConfig) -> EnvironmentConf
     last = _count(shapes, rf"{re.escape(encoder)}\.(\d+)\.") - 1
     stem = f"{encoder}.0.0.weight"
     base = _times(stem, _shape(shapes, stem)[0], positions)
+    # Residual blocks are the odd ones of the encoder's blocks.
     widths = [(key := f"{encoder}.{i}.{residual}.emb_layers.1.bias", _shape(shapes, key)[0]) for i in range(1, last, 2)]
     return EnvironmentConfig(
         dim=_shape(shapes, f"{encoder}.{last}.2.weight")[0],
@@ -174,7 +176,7 @@ def _environment(shapes: Shapes, name: str, unet: UNetConfig) -> EnvironmentConf
 
 
 # ---- autoencoders and prompt encoders ------------------------------------------------------------------------------
-def _vae(shapes: Shapes, untold: Untold) -> ImageAutoencoderConfig:
+def _vae(shapes: Shapes, layout: LayoutConfig) -> ImageAutoencoderConfig:
     down = "autokl.encoder.down"
     levels = _count(shapes, r"autokl\.encoder\.down\.(\d+)\.")
     return ImageAutoencoderConfig(
@@ -182,7 +184,7 @@ def _vae(shapes: Shapes, untold: Untold) -> ImageAutoencoderConfig:
         channels=tuple(_shape(shapes, f"{down}.{level}.block.0.conv1.weight")[0] for level in range(levels)),
         layers_per_block=_count(shapes, r"autokl\.encoder\.down\.0\.block\.(\d+)\."),
         latent_channels=_shape(shapes, "autokl.post_quant_conv.weight")[0],
-        norm_num_groups=untold.vae_norm_groups,
+        norm_num_groups=layout.vae_norm_groups,
         mid_attention="autokl.encoder.mid.attn_1.q.weight" in shapes,
     )
 
@@ -193,18 +195,19 @@ def _channels(number: int) -> Any:
     return number
 
 
-def _optimus(shapes: Shapes, untold: Untold) -> ReportAutoencoderConfig:
+def _optimus(shapes: Shapes, layout: LayoutConfig) -> ReportAutoencoderConfig:
     bert, gpt2 = "optimus.encoder", "optimus.decoder.transformer"
     vocabulary, width = _shape(shapes, f"{bert}.embeddings.word_embeddings.weight")
     decoder_vocabulary, decoder_width = _shape(
         shapes, f"{gpt2}.wte.weight" if f"{gpt2}.wte.weight" in shapes else "optimus.decoder.lm_head.weight"
     )
+    # Fields that follow the default (4 x width, the encoder's size) stay None, as in configs/models/medcodi-m.yaml.
     encoder_positions = _shape(shapes, f"{bert}.embeddings.position_embeddings.weight")[0]
     decoder_positions = _shape(shapes, f"{gpt2}.wpe.weight")[0]
     encoder_ffn = _shape(shapes, f"{bert}.encoder.layer.0.intermediate.dense.weight")[0]
     decoder_ffn = _shape(shapes, f"{gpt2}.h.0.mlp.c_fc.weight")[1]
-    heads = _heads(untold.report_heads, width, "--report-heads")
-    decoder_heads = _heads(untold.decoder_heads, decoder_width, "--decoder-heads")
+    heads = _heads(layout.report_heads, width, "--report-heads")
+    decoder_heads = _heads(layout.decoder_heads, decoder_width, "--decoder-heads")
     return ReportAutoencoderConfig(
         latent_dim=_shape(shapes, f"{bert}.linear.weight")[0] // 2,
         width=width,
@@ -215,7 +218,7 @@ def _optimus(shapes: Shapes, untold: Untold) -> ReportAutoencoderConfig:
         decoder_layers=_count(shapes, r"optimus\.decoder\.transformer\.h\.(\d+)\."),
         heads=heads,
         decoder_heads=decoder_heads if decoder_heads != heads else None,
-        max_length=min(untold.max_report_tokens, encoder_positions, decoder_positions - 1),
+        max_length=min(layout.max_report_tokens, encoder_positions, decoder_positions - 1),
         encoder_positions=encoder_positions,
         decoder_positions=decoder_positions,
         encoder_vocab_size=vocabulary,
@@ -225,22 +228,22 @@ def _optimus(shapes: Shapes, untold: Untold) -> ReportAutoencoderConfig:
     )
 
 
-def _heads(told: int | None, width: int, option: str) -> int:
-    if told is None and width % 64:
+def _heads(num_heads: int | None, width: int, option: str) -> int:
+    if num_heads is None and width % 64:
         raise CheckpointError(
             f"a width of {width} has no heads of 64 channels", expected="the number of heads", fix=f"give {option}"
         )
-    return told or width // 64
+    return num_heads or width // 64
 
 
-def _text_tower(shapes: Shapes, untold: Untold) -> TextTowerConfig:
+def _text_tower(shapes: Shapes, layout: LayoutConfig) -> TextTowerConfig:
     text = "clip.model.text_model"
     vocabulary, width = _shape(shapes, f"{text}.embeddings.token_embedding.weight")
     return TextTowerConfig(
         context_length=_shape(shapes, f"{text}.embeddings.position_embedding.weight")[0],
         width=width,
         layers=_count(shapes, r"clip\.model\.text_model\.encoder\.layers\.(\d+)\."),
-        heads=_heads(untold.text_heads, width, "--text-heads"),
+        heads=_heads(layout.text_heads, width, "--text-heads"),
         mlp_ratio=_shape(shapes, f"{text}.encoder.layers.0.mlp.fc1.weight")[0] / width,
         causal=True,
         vocab_size=vocabulary,
@@ -248,18 +251,17 @@ def _text_tower(shapes: Shapes, untold: Untold) -> TextTowerConfig:
     )
 
 
-def _image_tower(shapes: Shapes, untold: Untold) -> ImageTowerConfig:
+def _image_tower(shapes: Shapes, layout: LayoutConfig) -> ImageTowerConfig:
     vision = "clip.model.vision_model"
     width, _, patch, _ = _shape(shapes, f"{vision}.embeddings.patch_embedding.weight")
-    num_patches = (
-        _shape(shapes, f"{vision}.embeddings.position_embedding.weight")[0] - 1
-    )  # the first is the class token
+    # The first position is the class token's.
+    num_patches = _shape(shapes, f"{vision}.embeddings.position_embedding.weight")[0] - 1
     return ImageTowerConfig(
         image_size=patch * round(num_patches**0.5),
         patch_size=patch,
         width=width,
         layers=_count(shapes, r"clip\.model\.vision_model\.encoder\.layers\.(\d+)\."),
-        heads=_heads(untold.image_heads, width, "--image-heads"),
+        heads=_heads(layout.image_heads, width, "--image-heads"),
         mlp_ratio=_shape(shapes, f"{vision}.encoder.layers.0.mlp.fc1.weight")[0] / width,
         stem="patch",
         activation="quick_gelu",

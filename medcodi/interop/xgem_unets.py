@@ -1,4 +1,4 @@
-"""Keys of the published UNets and of the environment encoders inside them -> keys of our denoisers and environment encoders."""
+"""The published UNets: their names, and their keys (environment encoders included) as keys of our denoisers and environment encoders."""
 
 from __future__ import annotations
 
@@ -6,9 +6,13 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from medcodi.interop.xgem_fate import VIDEO, WB, Fate, Shaping, Target, used
+from medcodi.interop.xgem_disposition import VIDEO, WB, Disposition, Shaping, Target, used
 from medcodi.modality import MODALITIES, Kind
 
+UNETS = {"unet_frontal": "frontal", "unet_lateral": "lateral", "unet_text": "report"}  # published name -> modality
+UNET_ROOT = "model.diffusion_model."
+
+# Pattern there, template here, shaping of a weight.
 _ATTENTION: tuple[tuple[str, str, Shaping], ...] = (
     (rf"norm\.{WB}", r"norm.\1", "same"),
     (rf"(proj_in|proj_out)\.{WB}", r"\1.\2", "matrix"),
@@ -26,16 +30,14 @@ _WAYS = {"input": ("down", -1), "output": ("up", 0)}  # the published stem is bl
 
 @dataclass(frozen=True)
 class _Names:
-    """How one kind of UNet calls the parts of its blocks there, and what they are called here."""
+    """Names of the parts of a block in one kind of UNet, there (patterns) and here."""
 
-    pair: (
-        str  # where a block of the published UNet is a pair (residual block, video layer): the first one's place in it
-    )
+    pair: str  # prefix of the residual block, where a published block is a pair (residual block, video layer)
     residual: Mapping[str, tuple[str, Shaping]]
-    down: str  # a step down, before weight or bias
-    up: str
-    up_here: str
-    linear: str  # what our layers add before weight or bias of a stem, a step down and a projection
+    down: str  # a step down, there
+    up: str  # a step up, there
+    up_here: str  # the same, here
+    linear: str  # prefix that our stems, steps down and projections have before weight or bias
     pool: str  # the last block of an environment encoder
 
 
@@ -72,34 +74,39 @@ _NAMES: dict[Kind, _Names] = {
 }
 
 
-def unet_fate(modality: str, rest: str, last_environment: int) -> Fate | None:
-    """What becomes of a key of the UNet of ``modality``.
+def unet_disposition(modality: str, rest: str, last_environment: int) -> Disposition | None:
+    """The disposition of a key of the UNet of ``modality``; None: no such layer.
 
     Args:
-        modality: Ours.
+        modality: Our name of it.
         rest: The key after the UNet's own prefix.
         last_environment: Index of the last block of its environment encoder.
     """
     names, denoiser = _NAMES[MODALITIES[modality].kind], f"denoiser_{modality}"
     environment = f"environment_{modality}"
-    if found := re.fullmatch(rf"time_embed\.(0|2)\.{WB}", rest):
-        here = f"time.{'in_proj' if found[1] == '0' else 'out_proj'}.{found[2]}"
-        return Fate("used", targets=(Target(denoiser, here), Target(environment, here)))  # ours has a copy of its own
-    if found := re.fullmatch(r"connecters_out\.(\d+)\.(.+)", rest):
-        return _environment(environment, int(found[1]), found[2], last_environment, names)
-    if found := re.fullmatch(rf"input_blocks\.0\.0\.{WB}", rest):
-        return used(denoiser, f"stem.{names.linear}{found[1]}")
-    if found := re.fullmatch(rf"out\.(0|2)\.{WB}", rest):
-        return used(denoiser, f"head.{_projection(found[1], names)}{found[2]}")
-    if found := re.fullmatch(r"middle_block\.1\.(.+)", rest):
-        return _attention(denoiser, "middle_attention", found[1])
-    if found := re.fullmatch(r"middle_block\.(0|2)\.(.+)", rest):
-        place = "middle_in" if found[1] == "0" else "middle_out"
-        return _video(names, found[2]) or _residual(denoiser, place, names.pair, found[2], names)
-    if found := re.fullmatch(r"(input|output)_block_connecters_in\.(\d+)\.0\.(.+)", rest):
-        return _attention(denoiser, f"{_block(found[1], found[2])}.connector", found[3])
-    if found := re.fullmatch(r"(input|output)_blocks\.(\d+)\.(.+)", rest):
-        return _member(denoiser, found[1], _block(found[1], found[2]), found[3], names)
+    # Time embedding: ours has one in the denoiser and a copy in the environment encoder.
+    if match := re.fullmatch(rf"time_embed\.(0|2)\.{WB}", rest):
+        here = f"time.{'in_proj' if match[1] == '0' else 'out_proj'}.{match[2]}"
+        return Disposition("used", targets=(Target(denoiser, here), Target(environment, here)))
+    # Environment encoder.
+    if match := re.fullmatch(r"connecters_out\.(\d+)\.(.+)", rest):
+        return _environment(environment, int(match[1]), match[2], last_environment, names)
+    # Stem and head.
+    if match := re.fullmatch(rf"input_blocks\.0\.0\.{WB}", rest):
+        return used(denoiser, f"stem.{names.linear}{match[1]}")
+    if match := re.fullmatch(rf"out\.(0|2)\.{WB}", rest):
+        return used(denoiser, f"head.{_projection(match[1], names)}{match[2]}")
+    # Middle: residual block, attention, residual block.
+    if match := re.fullmatch(r"middle_block\.1\.(.+)", rest):
+        return _attention(denoiser, "middle_attention", match[1])
+    if match := re.fullmatch(r"middle_block\.(0|2)\.(.+)", rest):
+        place = "middle_in" if match[1] == "0" else "middle_out"
+        return _video(names, match[2]) or _residual(denoiser, place, names.pair, match[2], names)
+    # Blocks of the way down and up, and their connectors to the other denoisers.
+    if match := re.fullmatch(r"(input|output)_block_connecters_in\.(\d+)\.0\.(.+)", rest):
+        return _attention(denoiser, f"{_block(match[1], match[2])}.connector", match[3])
+    if match := re.fullmatch(r"(input|output)_blocks\.(\d+)\.(.+)", rest):
+        return _member(denoiser, match[1], _block(match[1], match[2]), match[3], names)
     return None
 
 
@@ -113,48 +120,48 @@ def _projection(index: str, names: _Names) -> str:
     return f"{index}.{names.linear if index == '2' else ''}"
 
 
-def _video(names: _Names, member: str) -> Fate | None:
-    """Dropped, if this is the second of a pair."""
-    return Fate("dropped", VIDEO) if names.pair and re.fullmatch(rf"1\.{_TEMPORAL}", member) else None
+def _video(names: _Names, member: str) -> Disposition | None:
+    """The video layer, which is the second of a pair, is dropped; None: it is another member."""
+    return Disposition("dropped", VIDEO) if names.pair and re.fullmatch(rf"1\.{_TEMPORAL}", member) else None
 
 
-def _member(component: str, way: str, block: str, rest: str, names: _Names) -> Fate | None:
-    """A member of a block of the way down or up: residual block, video layer, attention, or a step."""
+def _member(component: str, way: str, block: str, rest: str, names: _Names) -> Disposition | None:
+    """A member of a block: a step, an attention, a video layer or a residual block."""
     step, inside = (names.down, names.linear) if way == "input" else (names.up, names.up_here)
-    if found := re.fullmatch(rf"{step}\.{WB}", rest):
-        return used(component, f"{block}.resize.{inside}{found[1]}")
-    if found := re.fullmatch(r"1\.(.+)", rest):
-        return _attention(component, f"{block}.attention", found[1])
-    if rest.startswith("0.") and (dead := _video(names, rest.removeprefix("0."))):
-        return dead
+    if match := re.fullmatch(rf"{step}\.{WB}", rest):
+        return used(component, f"{block}.resize.{inside}{match[1]}")
+    if match := re.fullmatch(r"1\.(.+)", rest):
+        return _attention(component, f"{block}.attention", match[1])
+    if rest.startswith("0.") and (video := _video(names, rest.removeprefix("0."))):
+        return video
     return _residual(component, f"{block}.residual", rf"0\.{names.pair}", rest, names)
 
 
-def _residual(component: str, place: str, prefix: str, rest: str, names: _Names) -> Fate | None:
-    found = re.fullmatch(rf"{prefix}([a-z_]+(?:\.\d)?)\.{WB}", rest)
-    if found is None or found[1] not in names.residual:
+def _residual(component: str, place: str, prefix: str, rest: str, names: _Names) -> Disposition | None:
+    match = re.fullmatch(rf"{prefix}([a-z_]+(?:\.\d)?)\.{WB}", rest)
+    if match is None or match[1] not in names.residual:
         return None
-    here, shaping = names.residual[found[1]]
-    return used(component, f"{place}.{here}.{found[2]}", shaping if found[2] == "weight" else "same")
+    here, shaping = names.residual[match[1]]
+    return used(component, f"{place}.{here}.{match[2]}", shaping if match[2] == "weight" else "same")
 
 
-def _attention(component: str, place: str, rest: str) -> Fate | None:
+def _attention(component: str, place: str, rest: str) -> Disposition | None:
     for pattern, template, shaping in _ATTENTION:
-        if found := re.fullmatch(pattern, rest):
-            here = found.expand(template)
+        if match := re.fullmatch(pattern, rest):
+            here = match.expand(template)
             return used(component, f"{place}.{here}", shaping if here.endswith("weight") else "same")
     return None
 
 
-def _environment(component: str, index: int, rest: str, last: int, names: _Names) -> Fate | None:
-    """The stem is block 0; then residual blocks, with steps down between; norm and projection are the last block."""
-    if index == 0 and (found := re.fullmatch(rf"0\.{WB}", rest)):
-        return used(component, f"stem.{names.linear}{found[1]}")
-    if index == last and (found := re.fullmatch(rf"(0|2)\.{WB}", rest)):
-        return used(component, f"{names.pool}{_projection(found[1], names)}{found[2]}")
-    if index % 2 == 0 and 0 < index < last and (found := re.fullmatch(rf"{names.down}\.{WB}", rest)):
-        return used(component, f"downs.{index // 2}.{names.linear}{found[1]}")
+def _environment(component: str, index: int, rest: str, last: int, names: _Names) -> Disposition | None:
+    """Block 0 is the stem, odd blocks are residual, even ones steps down; the last one holds norm and projection."""
+    if index == 0 and (match := re.fullmatch(rf"0\.{WB}", rest)):
+        return used(component, f"stem.{names.linear}{match[1]}")
+    if index == last and (match := re.fullmatch(rf"(0|2)\.{WB}", rest)):
+        return used(component, f"{names.pool}{_projection(match[1], names)}{match[2]}")
+    if index % 2 == 0 and 0 < index < last and (match := re.fullmatch(rf"{names.down}\.{WB}", rest)):
+        return used(component, f"downs.{index // 2}.{names.linear}{match[1]}")
     if index % 2:
-        dead = _video(names, rest.removeprefix("0.")) if rest.startswith("0.") else None
-        return dead or _residual(component, f"residuals.{index // 2}", rf"0\.{names.pair}", rest, names)
+        video = _video(names, rest.removeprefix("0.")) if rest.startswith("0.") else None
+        return video or _residual(component, f"residuals.{index // 2}", rf"0\.{names.pair}", rest, names)
     return None

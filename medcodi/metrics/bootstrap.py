@@ -21,43 +21,30 @@ class Interval:
     low: float
     high: float
 
-    @property
-    def excludes_zero(self) -> bool:
-        """Whether the whole interval lies on one side of 0."""
-        return self.low > 0 or self.high < 0
-
     def to_dict(self) -> dict[str, float | None]:
         """JSON-ready: NaN becomes None."""
         return {key: (None if np.isnan(number) else float(number)) for key, number in asdict(self).items()}
 
 
 def resampling_weights(patients: Sequence[str], num_resamples: int, *keys: Key) -> np.ndarray:
-    """How often each study stands in each bootstrap resample; whole patients are drawn, with replacement.
+    """How often each of ``N`` studies is drawn in each of ``R`` resamples: float64 ``[R, N]``.
 
-    Args:
-        patients: Patient of each study, ``N`` of them.
-        num_resamples: ``R``.
-        *keys: Keys of the randomness: a seed and whatever names the draw.
-
-    Returns:
-        float64 ``[R, N]``; each row sums to about ``N`` (exactly where every patient has one study).
-
-    Raises:
-        DataError: If there are fewer than 2 patients.
+    Whole patients are drawn, with replacement, so a row sums to ``N`` exactly only where each has one study. Fewer than 2 are a DataError.
     """
     names, cluster = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     if len(names) < 2:
         raise DataError(
             f"a bootstrap over {len(names)} patients", expected="at least 2 patients", fix="score more studies"
         )
+    # Draw patients, count how often each was drawn, and give every study the count of its patient.
     draws = numpy_generator("bootstrap", *keys).integers(0, len(names), size=(num_resamples, len(names)))
-    counts = np.zeros((num_resamples, len(names)))
+    counts = np.zeros((num_resamples, len(names)))  # [R, P]
     np.add.at(counts, (np.arange(num_resamples)[:, None], draws), 1.0)
     return counts[:, cluster]
 
 
 def in_blocks(statistic: Statistic, rows: int = 64) -> Statistic:
-    """The same statistic, so many resamples at a time: what it holds stays small, and near the processor."""
+    """The same statistic on ``rows`` resamples at a time, so that its arrays fit the processor's cache."""
 
     def blocked(weights: np.ndarray) -> np.ndarray:
         parts = [statistic(weights[start : start + rows]) for start in range(0, len(weights), rows)]
@@ -67,7 +54,7 @@ def in_blocks(statistic: Statistic, rows: int = 64) -> Statistic:
 
 
 def known_mean(values: np.ndarray, axis: int) -> np.ndarray:
-    """The mean along an axis of what is not NaN; NaN where nothing is known."""
+    """The mean along an axis without NaN; NaN where every value is."""
     known = ~np.isnan(values)
     with np.errstate(invalid="ignore", divide="ignore"):
         return np.where(known, values, 0.0).sum(axis) / known.sum(axis)
@@ -76,7 +63,7 @@ def known_mean(values: np.ndarray, axis: int) -> np.ndarray:
 def weighted_mean(values: np.ndarray) -> Statistic:
     """The statistic of a mean over studies: ``values`` float ``[N]``, NaN where a study has none."""
     values = np.asarray(values, dtype=np.float64)
-    known = ~np.isnan(values)
+    known = ~np.isnan(values)  # [N]
     filled = np.where(known, values, 0.0)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
@@ -97,15 +84,12 @@ def _interval(value: float, resampled: np.ndarray, level: float) -> Interval:
 def bootstrap_interval(
     statistic: Statistic, weights: np.ndarray, *, level: float = 0.95, centred: bool = False
 ) -> Interval:
-    """The statistic on all studies, with its percentile bootstrap interval.
+    """The statistic on all studies, with its percentile bootstrap interval from :func:`resampling_weights`.
 
-    Args:
-        statistic: Maps weights ``[R, N]`` to values ``[R]``; a row of ones gives the plain value.
-        weights: From :func:`resampling_weights`.
-        level: Coverage.
-        centred: Move the resampled values so that their median is the plain value. For statistics that resampling biases, such as
-            a Fréchet distance (a resample holds duplicates, so its covariance is too small): the interval then tells the spread.
+    ``centred`` moves the resampled values so that their median is the plain value: for statistics that resampling biases, such as a
+    Fréchet distance (a resample holds duplicates, so its covariance is too small). The interval then shows the spread.
     """
+    # A row of ones gives the plain value.
     value = float(statistic(np.ones((1, weights.shape[1])))[0])
     resampled = np.asarray(statistic(weights), dtype=np.float64)
     if centred:

@@ -1,7 +1,6 @@
-"""Coherence of jointly generated modalities: do two readings of one study agree, and do two latents find each other?
+"""Coherence of jointly generated modalities: agreement of findings in two modalities of a study, retrieval of one latent by the other.
 
-Every figure is meant to stand between real pairs (its ceiling) and re-paired ones (its floor: first of one study, second of another
-patient's).
+Every figure is meant to be read between its ceiling (real pairs) and its floor (pairs of different patients).
 """
 
 from __future__ import annotations
@@ -22,7 +21,7 @@ _TIE = 1e-12  # cosines that differ by less are equal
 
 @dataclass(frozen=True)
 class Contingency:
-    """Per study and finding: read in both, in the first only, in the second only, in none; 0 or 1, each ``[N, K]``."""
+    """Per study and finding: present in both, in the first only, in the second only, in neither; 0 or 1, each ``[N, K]``."""
 
     both: np.ndarray
     first: np.ndarray
@@ -31,17 +30,14 @@ class Contingency:
 
     @classmethod
     def of(cls, first: np.ndarray, second: np.ndarray) -> Contingency:
-        """From two readings of 0 and 1, ``[N, K]``; a pair with NaN in either is left out.
-
-        Raises:
-            DataError: If shapes differ or other values occur.
-        """
+        """From two annotations of 0 and 1, ``[N, K]``; a pair with NaN in either is left out, other values are a DataError."""
         first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
         if first.shape != second.shape or first.ndim != 2:
-            raise DataError(f"readings of shapes {first.shape} and {second.shape}", expected="[N, K] both")
+            raise DataError(f"annotations of shapes {first.shape} and {second.shape}", expected="[N, K] both")
         known = ~np.isnan(first) & ~np.isnan(second)
         if not (np.isin(first[known], (0, 1)).all() and np.isin(second[known], (0, 1)).all()):
-            raise DataError("readings hold values other than 0, 1 and NaN", fix="resolve uncertain labels first")
+            raise DataError("annotations hold values other than 0, 1 and NaN", fix="resolve uncertain labels first")
+        # The four cells of the table, empty where either annotation is unknown.
         yes, no = (first == 1, second == 1), (first == 0, second == 0)
         parts = (yes[0] & yes[1], yes[0] & no[1], no[0] & yes[1], no[0] & no[1])
         return cls(*(np.asarray(known & part, dtype=np.float64) for part in parts))
@@ -50,7 +46,7 @@ class Contingency:
     def mean(cls, many: Sequence[Contingency]) -> Contingency:
         """Expected table over several equally likely pairings."""
         parts = ("both", "first", "second", "neither")
-        return cls(*(np.mean([getattr(one, part) for one in many], axis=0) for part in parts))
+        return cls(*(np.mean([getattr(table, part) for table in many], axis=0) for part in parts))
 
     def counts(self, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         """The four sums over studies for each resample: ``[R, K]`` each."""
@@ -61,18 +57,19 @@ class Contingency:
         both, first, second, neither = self.counts(weights)
         total = both + first + second + neither
         with np.errstate(invalid="ignore", divide="ignore"):
-            seen = (both + neither) / total
-            chance = ((both + first) * (both + second) + (neither + first) * (neither + second)) / total**2
-            return np.where(chance < 1, (seen - chance) / (1 - chance), np.nan)
+            # kappa = (observed - expected) / (1 - expected), expected from the marginal frequencies (Cohen, 1960)
+            observed = (both + neither) / total
+            expected = ((both + first) * (both + second) + (neither + first) * (neither + second)) / total**2
+            return np.where(expected < 1, (observed - expected) / (1 - expected), np.nan)
 
     def f1(self, weights: np.ndarray) -> np.ndarray:
-        """F1 of one reading against the other (symmetric) per finding, ``[R, K]``; NaN where neither reads it anywhere."""
+        """F1 of one annotation against the other (symmetric) per finding, ``[R, K]``; NaN where no study has it in either."""
         both, first, second, _ = self.counts(weights)
         with np.errstate(invalid="ignore", divide="ignore"):
             return 2 * both / (2 * both + first + second)
 
     def agreement(self, weights: np.ndarray) -> np.ndarray:
-        """Share of studies in which both readings are the same, per finding, ``[R, K]``."""
+        """Share of studies in which both annotations are the same, per finding, ``[R, K]``."""
         both, first, second, neither = self.counts(weights)
         with np.errstate(invalid="ignore", divide="ignore"):
             return (both + neither) / (both + first + second + neither)
@@ -86,43 +83,34 @@ class Contingency:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How two readings of the same studies agree.
+    """How two annotations of the same studies agree."""
 
-    Attributes:
-        per_finding: Name -> kappa, f1, agreement, first (positives of one reading), second, studies.
-        macro_kappa, macro_f1: Means over findings, NaN left out.
-        table: For weights and bootstrap: ``table.macro("kappa")``.
-    """
-
-    per_finding: dict[str, dict[str, float]]
-    macro_kappa: float
+    per_finding: dict[str, dict[str, float]]  # name -> kappa, f1, agreement, first (its positives), second, studies
+    macro_kappa: float  # mean over findings, NaN left out
     macro_f1: float
-    table: Contingency = field(repr=False, compare=False)
+    table: Contingency = field(repr=False, compare=False)  # for weights and bootstrap: table.macro("kappa")
 
 
 def agreement(first: np.ndarray, second: np.ndarray | Contingency, names: Sequence[str]) -> Agreement:
-    """Cohen's kappa, F1 and plain agreement of two readings, per finding and as means.
+    """Cohen's kappa, F1 and plain agreement of two annotations, per finding and as means.
 
     Args:
-        first: ``[N, K]`` of 0, 1, NaN: findings read from one modality.
-        second: ``[N, K]``: from the other; or an expected table (then ``first`` is not looked at).
+        first: ``[N, K]`` of 0, 1, NaN: findings in one modality.
+        second: ``[N, K]``: in the other; or an expected table (then ``first`` is not used).
         names: The ``K`` findings.
-
-    Raises:
-        DataError: If shapes differ, or other values occur.
     """
     table = second if isinstance(second, Contingency) else Contingency.of(first, second)
     if table.both.shape[1] != len(names):
-        raise DataError(f"readings of {table.both.shape[1]} findings and {len(names)} names", expected="as many")
+        raise DataError(f"annotations of {table.both.shape[1]} findings and {len(names)} names", expected="as many")
     ones = np.ones((1, len(table.both)))
     measures = {name: getattr(table, name)(ones)[0] for name in ("kappa", "f1", "agreement")}
-    both, one, other, neither = (part[0] for part in table.counts(ones))
+    both, only_first, only_second, neither = (part[0] for part in table.counts(ones))
     per_finding = {
         name: {
             **{measure: float(values[k]) for measure, values in measures.items()},
-            "first": float(both[k] + one[k]),
-            "second": float(both[k] + other[k]),
-            "studies": float(both[k] + one[k] + other[k] + neither[k]),
+            "first": float(both[k] + only_first[k]),
+            "second": float(both[k] + only_second[k]),
+            "studies": float(both[k] + only_first[k] + only_second[k] + neither[k]),
         }
         for k, name in enumerate(names)
     }
@@ -131,19 +119,12 @@ def agreement(first: np.ndarray, second: np.ndarray | Contingency, names: Sequen
 
 @dataclass(frozen=True)
 class Retrieval:
-    """How far down the list of all candidates the own partner stands.
+    """Ranks of the own partner among all candidates."""
 
-    Attributes:
-        median_rank: 1 is best.
-        recall: k -> share of queries whose partner is among the first k.
-        ranks: float64 ``[N]``; equal similarities share their mean rank.
-        num_candidates: How many there were; chance gives a median rank of about half of it.
-    """
-
-    median_rank: float
-    recall: dict[int, float]
-    num_candidates: int
-    ranks: np.ndarray = field(repr=False, compare=False)
+    median_rank: float  # 1 is best
+    recall: dict[int, float]  # k -> share of queries whose partner is among the first k
+    num_candidates: int  # chance gives a median rank of about half of it
+    ranks: np.ndarray = field(repr=False, compare=False)  # float64 [N]; equal similarities share their mean rank
 
     def recall_statistic(self, k: int) -> Statistic:
         """Recall at k as a function of query weights; the candidates stay all of them."""
@@ -155,6 +136,7 @@ class Retrieval:
         sorted_ranks = self.ranks[order]
 
         def statistic(weights: np.ndarray) -> np.ndarray:
+            # The weighted median: where the cumulative weight reaches half; the mean of two ranks where it meets half exactly.
             summed = np.asarray(weights, dtype=np.float64)[:, order].cumsum(1)
             half = summed[:, -1:] / 2
             low = sorted_ranks[np.minimum((summed < half).sum(1), len(order) - 1)]
@@ -165,12 +147,7 @@ class Retrieval:
 
 
 def retrieval(first: np.ndarray, second: np.ndarray, *, recalls: Sequence[int] = RECALLS) -> Retrieval:
-    """Rank of each study's second latent among all second latents, by cosine similarity to its first.
-
-    Args:
-        first: ``[N, D]``: queries in the shared latent space.
-        second: ``[N, D]``: candidates; row ``i`` is the partner of query ``i``.
-        recalls: Which k.
+    """Rank of each study's second latent among all second latents, by cosine similarity to its first; both ``[N, D]``.
 
     Raises:
         DataError: If shapes differ, there are fewer than 2 studies, or a latent is not finite or zero.
@@ -180,26 +157,21 @@ def retrieval(first: np.ndarray, second: np.ndarray, *, recalls: Sequence[int] =
 
 
 def partner_ranks(first: np.ndarray, second: np.ndarray, partners: Sequence[np.ndarray]) -> np.ndarray:
-    """Rank of a partner of each query among all candidates, for several pairings of the same latents.
+    """Rank of a partner of each query among all candidates, for several pairings of the same latents: float64 ``[P, N]``.
 
     Args:
         first: ``[N, D]``: queries.
         second: ``[N, D]``: candidates.
         partners: ``P`` times int ``[N]``: the row of each query's partner.
-
-    Returns:
-        float64 ``[P, N]``; equal similarities share their mean rank.
-
-    Raises:
-        DataError: As :func:`retrieval`.
     """
     first, second = _directions(first), _directions(second)
     if first.shape != second.shape:
         raise DataError(f"latents of shapes {first.shape} and {second.shape}", expected="[N, D] both, in one space")
     ranks = np.empty((len(partners), len(first)))
     for start in range(0, len(first), _BLOCK):
-        similarity = first[start : start + _BLOCK] @ second.T
+        similarity = first[start : start + _BLOCK] @ second.T  # [block, N], cosines
         rows = np.arange(len(similarity))
+        # Equal similarities share their mean rank.
         for pairing, partner in enumerate(partners):
             own = similarity[rows, partner[start : start + len(rows)]][:, None]
             nearer, as_near = (similarity > own + _TIE).sum(1), (np.abs(similarity - own) <= _TIE).sum(1)
@@ -208,11 +180,7 @@ def partner_ranks(first: np.ndarray, second: np.ndarray, partners: Sequence[np.n
 
 
 def pair_similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
-    """Cosine similarity of each study's two latents: float64 ``[N]``.
-
-    Raises:
-        DataError: As :func:`retrieval`.
-    """
+    """Cosine similarity of each study's two latents: float64 ``[N]``."""
     first, second = _directions(first), _directions(second)
     if first.shape != second.shape:
         raise DataError(f"latents of shapes {first.shape} and {second.shape}", expected="[N, D] both, in one space")
@@ -236,6 +204,7 @@ def correlation_statistic(first: np.ndarray, second: np.ndarray) -> Statistic:
     first, second = np.asarray(first, dtype=np.float64), np.asarray(second, dtype=np.float64)
     if first.shape != second.shape or first.ndim != 1:
         raise DataError(f"numbers of shapes {first.shape} and {second.shape}", expected="[N] both")
+    # Centred first: the variances below lose fewer digits.
     first, second = first - first.mean(), second - second.mean()
 
     def statistic(weights: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""What every metric of features asks of its two sets before it gives a number."""
+"""Checks of feature sets: shape, finite values, enough samples, one extractor."""
 
 from __future__ import annotations
 
@@ -8,18 +8,11 @@ from medcodi.errors import DataError
 
 
 def finite_features(features: np.ndarray, name: str = "") -> np.ndarray:
-    """Features as float64 ``[N, D]``, all finite.
-
-    Args:
-        features: ``[N, D]``, any float type.
-        name: Of the set, for messages: "generated", "real".
-
-    Raises:
-        DataError: If the shape is another, or a value is NaN or infinite.
-    """
+    """Features as float64 ``[N, D]``; another shape, NaN or infinity is a DataError that names the set."""
     features, name = np.asarray(features, dtype=np.float64), f"{name} " if name else ""
     if features.ndim != 2 or not features.shape[1]:
         raise DataError(f"{name}features of shape {features.shape}", expected="[N, D], one row a sample")
+    # A sample is never left out silently: the caller decides.
     bad = np.flatnonzero(~np.isfinite(features).all(axis=1))
     if bad.size:
         raise DataError(
@@ -31,21 +24,11 @@ def finite_features(features: np.ndarray, name: str = "") -> np.ndarray:
 
 
 def checked_features(features: np.ndarray, name: str, *, least: int, metric: str) -> np.ndarray:
-    """Features as float64 ``[N, D]``, finite, and enough of them.
-
-    Args:
-        features: ``[N, D]``, any float type.
-        name: Of the set, for messages: "generated", "real".
-        least: Fewest samples that the metric can be taken of.
-        metric: Of what, for messages: "the kernel distance".
-
-    Raises:
-        DataError: If the shape is another, a value is NaN or infinite, or there are fewer than ``least`` samples.
-    """
+    """Finite features of at least ``least`` samples, which ``metric`` needs; a message names the set: "generated", "real"."""
     features = finite_features(features, name)
     if len(features) < least:
         raise DataError(
-            f"{metric} was asked of {len(features)} {name} samples",
+            f"{metric} of only {len(features)} {name} samples",
             expected=f"at least {least}",
             fix=f"score at least {least} studies, or choose a metric that needs fewer",
         )
@@ -53,11 +36,7 @@ def checked_features(features: np.ndarray, name: str, *, least: int, metric: str
 
 
 def checked_pair(first: np.ndarray, second: np.ndarray, *, least: int, metric: str) -> tuple[np.ndarray, np.ndarray]:
-    """Real and generated features, each checked by :func:`checked_features`, of one extractor.
-
-    Raises:
-        DataError: Also if their lengths differ.
-    """
+    """Real and generated features, each checked by :func:`checked_features`, of one length."""
     first = checked_features(first, "real", least=least, metric=metric)
     second = checked_features(second, "generated", least=least, metric=metric)
     if first.shape[1] != second.shape[1]:

@@ -29,7 +29,7 @@ def resolve_uncertain(labels: np.ndarray, policy: UncertainPolicy) -> np.ndarray
 class Confusion:
     """Per study and finding: true positives, false positives, false negatives, as 0 or 1, each ``[N, K]``."""
 
-    tp: np.ndarray
+    tp: np.ndarray  # [N, K], as the others
     fp: np.ndarray
     fn: np.ndarray
 
@@ -41,6 +41,7 @@ class Confusion:
             raise DataError(
                 f"truth of shape {truth.shape} and predictions of shape {predicted.shape}", expected="[N, K] both"
             )
+        # NaN leaves a pair out of all three counts.
         known = ~np.isnan(truth)
         for name, array in (("truth", truth[known]), ("predictions", predicted[known])):
             if not np.isin(array, (0.0, 1.0)).all():
@@ -58,50 +59,39 @@ class Confusion:
         """Expected confusion over several equally likely pairings (fractions of studies)."""
         return cls(
             *(
-                np.asarray(np.mean([getattr(one, name) for one in many], axis=0, dtype=np.float64))
+                np.asarray(np.mean([getattr(confusion, name) for confusion in many], axis=0, dtype=np.float64))
                 for name in ("tp", "fp", "fn")
             )
         )
 
     def f1(self, weights: np.ndarray) -> np.ndarray:
-        """F1 per finding of each resample: ``weights [R, N]`` -> ``[R, K]``; NaN where a finding neither occurs nor is predicted."""
+        """F1 per finding: weights ``[R, N]`` -> ``[R, K]``; NaN where a finding neither occurs nor is predicted."""
         tp, errors = weights @ self.tp, weights @ (self.fp + self.fn)
         with np.errstate(invalid="ignore", divide="ignore"):
             return 2 * tp / (2 * tp + errors)
 
     def macro_f1(self) -> Statistic:
-        """The statistic "mean F1 over findings that occur or are predicted"."""
+        """Mean F1 over the findings that occur or are predicted."""
         return lambda weights: known_mean(self.f1(weights), 1)
 
     def micro_f1(self) -> Statistic:
-        """The statistic "F1 of all pairs of study and finding together"."""
+        """F1 of all pairs of study and finding together."""
         pooled = Confusion(self.tp.sum(1, keepdims=True), self.fp.sum(1, keepdims=True), self.fn.sum(1, keepdims=True))
         return lambda weights: pooled.f1(weights)[:, 0]
 
 
 @dataclass(frozen=True)
 class FindingScores:
-    """Scores of a set of studies.
+    """Scores of a set of studies."""
 
-    Attributes:
-        per_finding: Name -> f1, precision, recall, positives (in the truth), predicted (positives), studies (with known truth).
-        micro_f1: F1 over all pairs of study and finding.
-        macro_f1: Mean F1 over the findings that occur or are predicted.
-    """
-
+    # Name -> f1, precision, recall, positives (in the truth), predicted (positives), studies (with known truth).
     per_finding: dict[str, dict[str, float]]
-    micro_f1: float
-    macro_f1: float
+    micro_f1: float  # over all pairs of study and finding
+    macro_f1: float  # mean over the findings that occur or are predicted
 
 
 def finding_scores(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str]) -> FindingScores:
-    """F1, precision and recall per finding, micro and macro.
-
-    Args:
-        truth: ``[N, K]`` of 0, 1, NaN (unknown: left out).
-        predicted: ``[N, K]`` of 0, 1.
-        names: The ``K`` findings.
-    """
+    """F1, precision and recall per finding, micro and macro; ``truth`` is ``[N, K]`` of 0, 1, NaN, ``predicted`` of 0, 1."""
     confusion, ones = Confusion.of(truth, predicted), np.ones((1, len(truth)))
     tp, fp, fn = (getattr(confusion, name).sum(0) for name in ("tp", "fp", "fn"))
     with np.errstate(invalid="ignore", divide="ignore"):
@@ -122,15 +112,7 @@ def finding_scores(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str
 
 
 def auroc(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC curve of one finding, by scikit-learn; NaN where only one class occurs.
-
-    Args:
-        truth: ``[N]`` of 0, 1, NaN (left out).
-        scores: ``[N]``, higher means more likely present.
-
-    Raises:
-        MissingExtraError: If scikit-learn is not installed.
-    """
+    """Area under the ROC curve of one finding, ``[N]``, by scikit-learn (extra ``eval``); NaN where only one class occurs."""
     try:
         from sklearn.metrics import roc_auc_score
     except ImportError:
@@ -142,9 +124,10 @@ def auroc(truth: np.ndarray, scores: np.ndarray) -> float:
 
 
 def best_thresholds(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
-    """For each finding the threshold with the highest F1 (to be chosen on validation studies): float64 ``[K]``, 0.5 where no positive occurs."""
+    """Thresholds with the highest F1, to be chosen on validation studies: float64 ``[K]``, 0.5 where no positive occurs."""
     chosen = np.full(truth.shape[1], 0.5)
     for k in range(truth.shape[1]):
+        # F1 at every cut of the ranked scores: 2 TP / (predicted + positives).
         known = ~np.isnan(truth[:, k])
         order = np.argsort(-scores[known, k], kind="stable")
         positive, ranked = truth[known, k][order], scores[known, k][order]
@@ -154,6 +137,7 @@ def best_thresholds(truth: np.ndarray, scores: np.ndarray) -> np.ndarray:
         f1 = 2 * tp / (np.arange(1, len(tp) + 1) + positive.sum())
         f1[:-1][ranked[:-1] == ranked[1:]] = -1  # a threshold cannot part equal scores
         best = int(np.argmax(f1))
+        # The threshold is half-way to the next lower score.
         below = ranked[best + 1] if best + 1 < len(ranked) else 0.0
         chosen[k] = (ranked[best] + below) / 2
     return chosen
@@ -163,20 +147,3 @@ def sides_of(findings: Sequence[Finding], label: str) -> frozenset[str]:
     """Sides on which a label is positive: a subset of ``{"left", "right"}``; empty where absent or without a side."""
     sides = {finding.side for finding in findings if finding.label == label and finding.state == "positive"}
     return frozenset(side for side in ("left", "right") if side in sides or "bilateral" in sides)
-
-
-def side_accuracy(
-    truth: Sequence[Sequence[Finding]], predicted: Sequence[Sequence[Finding]], labels: Sequence[str]
-) -> dict[str, float]:
-    """How often the side is right where a label is positive, with a side, in both truth and prediction.
-
-    Returns:
-        ``accuracy`` (NaN if there is no such pair) and ``pairs``, their number.
-    """
-    pairs = [
-        (sides_of(one, label), sides_of(other, label))
-        for one, other in zip(truth, predicted, strict=True)
-        for label in labels
-    ]
-    both = [expected == seen for expected, seen in pairs if expected and seen]
-    return {"accuracy": float(np.mean(both)) if both else float("nan"), "pairs": len(both)}

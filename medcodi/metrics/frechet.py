@@ -17,16 +17,11 @@ class Moments:
 
     Two sets merge by the pairwise update of Chan, Golub and LeVeque (1979), so shards and ranks give what one pass gives,
     to rounding; Fréchet distances of shards are never averaged.
-
-    Attributes:
-        count: Number of vectors (a sum of weights where weights were given).
-        mean: float64 ``[D]``.
-        scatter: float64 ``[D, D]``, the sum of outer products of the centred vectors.
     """
 
-    count: float
-    mean: np.ndarray
-    scatter: np.ndarray
+    count: float  # number of vectors, or sum of their weights
+    mean: np.ndarray  # float64 [D]
+    scatter: np.ndarray  # float64 [D, D], the sum of outer products of the centred vectors
 
     @classmethod
     def empty(cls, dim: int) -> Moments:
@@ -35,17 +30,10 @@ class Moments:
 
     @classmethod
     def of(cls, features: np.ndarray, weights: np.ndarray | None = None) -> Moments:
-        """Moments of ``features``.
-
-        Args:
-            features: ``[N, D]``, any float type.
-            weights: ``[N]`` non-negative multiplicities (a bootstrap resample), or None for one each.
-
-        Raises:
-            DataError: If the shape is not ``[N, D]``, or a value is NaN or infinite.
-        """
+        """Moments of ``features``, ``[N, D]`` of any float type, each counted ``weights`` times, ``[N]`` (None: once)."""
         features = finite_features(features)
         weights = np.ones(len(features)) if weights is None else np.asarray(weights, dtype=np.float64)
+        # Centred before squares are taken, so that a large mean costs no digits.
         count = float(weights.sum())
         if count == 0:
             return cls.empty(features.shape[1])
@@ -63,6 +51,7 @@ class Moments:
         count = self.count + other.count
         if count == 0:
             return self
+        # S = S1 + S2 + (n1 n2 / n) d d', d the difference of the means.
         step = other.mean - self.mean
         mean = self.mean + step * (other.count / count)
         return Moments(
@@ -81,13 +70,8 @@ def frechet_distance(first: Moments, second: Moments, *, strict: bool = True) ->
     ``|m1 - m2|^2 + tr(C1) + tr(C2) - 2 tr((C1 C2)^(1/2))``; the last trace is the sum of the square roots of the eigenvalues of
     ``C1 C2``, which are those of the symmetric ``C1^(1/2) C2 C1^(1/2)``.
 
-    Args:
-        first: Moments of one set.
-        second: Moments of the other.
-        strict: Refuse sets with fewer samples than dimensions; if False, warn with the numbers.
-
     Raises:
-        DataError: If a set has fewer than 2 samples, or (``strict``) fewer samples than dimensions.
+        DataError: If a set has fewer than 2 samples, or fewer samples than dimensions (a warning unless ``strict``).
     """
     dim, fewest = first.mean.size, int(min(first.count, second.count))
     if first.mean.shape != second.mean.shape:
@@ -96,11 +80,12 @@ def frechet_distance(first: Moments, second: Moments, *, strict: bool = True) ->
             expected="the same feature extractor for both",
         )
     if fewest < 2 or fewest < dim:
-        said = f"the Fréchet distance of {dim}-dimensional features was asked of {fewest} samples"
+        problem = f"the Fréchet distance of {dim}-dimensional features of only {fewest} samples"
         expected = f"at least {max(dim, 2)} samples in each set, so that the covariance can have full rank"
         if strict or fewest < 2:
-            raise DataError(said, expected=expected, fix=f"score at least {max(dim, 2)} studies")
-        warnings.warn(f"{said}; expected {expected}. The number is not comparable to others.", stacklevel=2)
+            raise DataError(problem, expected=expected, fix=f"score at least {max(dim, 2)} studies")
+        warnings.warn(f"{problem}; expected {expected}. The number is not comparable to others.", stacklevel=2)
+    # C1^(1/2) by its eigenvectors, then the square roots of the eigenvalues of C1^(1/2) C2 C1^(1/2); rounding may put one below 0.
     values, vectors = np.linalg.eigh(first.covariance)
     root = (vectors * np.sqrt(np.clip(values, 0, None))) @ vectors.T
     cross = np.sqrt(np.clip(np.linalg.eigvalsh(root @ second.covariance @ root), 0, None)).sum()

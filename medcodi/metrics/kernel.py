@@ -30,36 +30,27 @@ def _cubed(values: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class KernelDistance:
-    """A kernel distance.
+    """A kernel distance, as the field reports it."""
 
-    Attributes:
-        value: Mean over subsets of the unbiased estimate; it may be slightly below 0 where the sets agree.
-        std: Standard deviation over subsets (population), as the field reports it; no interval of the value.
-        subset_size: Samples of each set in a subset.
-        num_subsets: How many subsets.
-    """
-
-    value: float
-    std: float
-    subset_size: int
+    value: float  # mean over subsets of the unbiased estimate; it may be slightly below 0 where the sets agree
+    std: float  # over subsets (population); it is no interval of the value
+    subset_size: int  # samples of each set in a subset
     num_subsets: int
 
 
 def mmd2(real: np.ndarray, generated: np.ndarray, *, study_paired: bool = False) -> float:
-    """Unbiased squared maximum mean discrepancy of two whole sets, which may differ in size.
+    """Unbiased squared maximum mean discrepancy of two whole sets, ``[N, D]`` and ``[M, D]``, each of at least 2 rows.
 
     Args:
-        real: ``[N, D]``, at least 2 rows.
-        generated: ``[M, D]``, at least 2 rows.
+        real: One set.
+        generated: The other.
         study_paired: Row ``i`` of both is of study ``i``, so these two depend on each other: the cross term leaves them out,
-            for it is unbiased over independent pairs only (Gretton et al., 2012, eq. 4: the U-statistic of paired sets).
-
-    Raises:
-        DataError: If a set is too small, not finite, or of another extractor; if paired sets differ in size.
+            because it is unbiased over independent pairs only (Gretton et al., 2012, eq. 4: the U-statistic of paired sets).
     """
     real, generated = checked_pair(real, generated, least=2, metric=_METRIC)
     if study_paired:
         _check_paired(real, generated)
+    # E k(x, x') + E k(y, y') - 2 E k(x, y)
     return _within(real) + _within(generated) - 2 * _between(real, generated, study_paired)
 
 
@@ -76,6 +67,7 @@ def _same_row(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 def _within(features: np.ndarray) -> float:
     """Mean kernel of all pairs of different rows."""
     num = len(features)
+    # All pairs, less the diagonal.
     total = sum(polynomial_kernel(features[s : s + _BLOCK], features).sum() for s in range(0, num, _BLOCK))
     return float((total - _same_row(features, features).sum()) / (num * (num - 1)))
 
@@ -90,12 +82,7 @@ def _between(first: np.ndarray, second: np.ndarray, study_paired: bool) -> float
 def draw_subsets(num_real: int, num_generated: int, size: int, num: int, *keys: Key) -> Iterator[Subset]:
     """Rows of ``num`` subsets, without repetition inside one: int ``[size]`` of the real and of the generated set.
 
-    Args:
-        num_real: Rows of the real set.
-        num_generated: Rows of the generated set.
-        size: Rows of a subset.
-        num: How many subsets.
-        *keys: Keys of the randomness; subset ``i`` depends on them and on ``i`` alone.
+    Subset ``i`` depends on the keys of the randomness and on ``i`` alone.
     """
     for index in range(num):
         generator = numpy_generator("kernel subsets", *keys, index)
@@ -116,21 +103,14 @@ def kernel_distance(
 ) -> KernelDistance:
     """Kernel distance as the field takes it: the mean over random subsets of the unbiased estimate, all cross pairs counted.
 
-    Args:
-        real: ``[N, D]``.
-        generated: ``[M, D]``.
-        subset_size: Samples of each set in a subset.
-        num_subsets: How many.
-        seed: Of the subsets.
-        subsets: Rows of each subset, instead of drawing them.
-
-    Raises:
-        DataError: If a set has fewer than ``subset_size`` samples, or is not finite, or of another extractor.
+    ``subsets`` gives the rows of each subset instead of drawing them by ``seed``. A set with fewer than ``subset_size`` samples is a
+    DataError.
     """
     if subset_size < 2 or num_subsets < 1:
         raise DataError(
             f"{num_subsets} subsets of {subset_size} samples", expected="at least 1 subset of at least 2 samples"
         )
+    # Given subsets decide their own size.
     least = max(2, subset_size) if subsets is None else 2
     metric = f"{_METRIC} over subsets of {subset_size}" if subsets is None else _METRIC
     real, generated = checked_pair(real, generated, least=least, metric=metric)
@@ -145,15 +125,7 @@ def kernel_statistic(real: np.ndarray, generated: np.ndarray, *, study_paired: b
 
     The weight of row ``i`` counts in both sets. Pairs of a row with its own repetition are left out of each set, as a row
     with itself is, so that resampling does not add the bias of duplicates. A row of ones gives :func:`mmd2` of the same
-    ``study_paired``. Kernels are taken block by block at each call: none is kept.
-
-    Args:
-        real: ``[N, D]``.
-        generated: ``[N, D]``.
-        study_paired: As of :func:`mmd2`: real ``i`` with generated ``i``, and with its repetitions, is left out.
-
-    Raises:
-        DataError: If the sets differ in size, or as :func:`mmd2`.
+    ``study_paired``.
     """
     real, generated = checked_pair(real, generated, least=2, metric=_METRIC)
     _check_paired(real, generated)
@@ -163,13 +135,16 @@ def kernel_statistic(real: np.ndarray, generated: np.ndarray, *, study_paired: b
         total, squares = weights.sum(1), (weights**2).sum(1)
         inside, across = np.zeros(len(weights)), np.zeros(len(weights))
         for start in range(0, len(real), _BLOCK):
+            # Kernels within the sets without their diagonals, [block, N].
             rows = slice(start, start + _BLOCK)
             within = polynomial_kernel(real[rows], real) + polynomial_kernel(generated[rows], generated)
             places = np.arange(len(within))
             within[places, start + places] = 0.0
+            # Kernels between the sets.
             between = polynomial_kernel(real[rows], generated)
             if study_paired:
                 between[places, start + places] = 0.0
+            # Weighted sums of each resample: w' K w.
             inside += ((weights @ within.T) * weights[:, rows]).sum(1)
             across += ((weights @ between.T) * weights[:, rows]).sum(1)
         return inside / (total**2 - squares) - 2 * across / (total**2 - squares * study_paired)

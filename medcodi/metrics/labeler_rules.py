@@ -16,25 +16,15 @@ Span = tuple[int, int]
 
 @dataclass(frozen=True)
 class Mention:
-    """One mention of a concept in a sentence.
+    """One mention of a concept in a sentence."""
 
-    Attributes:
-        concept: Name in the vocabulary, finer than a label ("nodule" and "mass" are both Lung Lesion).
-        label: CheXpert name, or None where there is none for it.
-        state: "positive", "negative" or "uncertain".
-        side: "left", "right", "bilateral" or None.
-        location: "upper", "middle", "lower" or None.
-        size: "small", "moderate", "large" or None.
-        sentence: Index of the sentence in the report.
-    """
-
-    concept: str
-    label: str | None
-    state: str
-    side: str | None = None
-    location: str | None = None
-    size: str | None = None
-    sentence: int = 0
+    concept: str  # name in the vocabulary, finer than a label ("nodule" and "mass" are both Lung Lesion)
+    label: str | None  # CheXpert name, if there is one for the concept
+    state: str  # "positive", "negative" or "uncertain"
+    side: str | None = None  # "left", "right" or "bilateral"
+    location: str | None = None  # "upper", "middle" or "lower"
+    size: str | None = None  # "small", "moderate" or "large"
+    sentence: int = 0  # index in the report
 
 
 def _bounded(entries: Iterable[str]) -> re.Pattern[str]:
@@ -86,42 +76,43 @@ _HEADINGS = re.compile(
     r"\b(indication|history|clinical (?:history|information)|comparison|technique|exam(?:ination)?|reason for (?:exam|examination|study)|procedure|views?)\s*:",
     re.I,
 )
-_KEPT_HEADINGS = re.compile(r"\b(findings?|impressions?|conclusions?|opinion|results?|interpretation)\s*:", re.I)
+_FINDING_HEADINGS = re.compile(r"\b(findings?|impressions?|conclusions?|opinion|results?|interpretation)\s*:", re.I)
 _SENTENCE_END = re.compile(
     r"(?<!\bdr)(?<!\bvs)(?<!\bno)[.!](?=\s|$|[A-Za-z])(?!\d)|\n\s*(?=[A-Z0-9\-•*])|(?<=\s)\d{1,2}[.)]\s|(?<=[a-z]);\s"
 )
 
 
-def _kept_parts(report: str) -> list[str]:
-    """The report without what stands under other headings: up to the next heading, or to the end of the sentence if no findings follow."""
-    kept_headings = list(_KEPT_HEADINGS.finditer(report))
+def _finding_parts(report: str) -> list[str]:
+    """The report without the parts under other headings: up to the next heading, or to the end of the sentence if no findings follow."""
+    finding_headings = list(_FINDING_HEADINGS.finditer(report))
     marks = sorted(
         [(m.start(), m.end(), False) for m in _HEADINGS.finditer(report)]
-        + [(m.start(), m.end(), True) for m in kept_headings]
+        + [(m.start(), m.end(), True) for m in finding_headings]
     )
     parts, position = [], 0
+    # Text before each heading; the part under another heading than of findings is skipped.
     for number, (start, end, keep) in enumerate(marks):
         parts.append(report[position:start])
         position = end
         if not keep:
             following = marks[number + 1][0] if number + 1 < len(marks) else len(report)
             sentence = re.search(r"[.\n]", report[end:following])
-            structured = any(heading.start() > start for heading in kept_headings)
+            structured = any(heading.start() > start for heading in finding_headings)
             position = following if structured or not sentence else end + sentence.end()
     return [*parts, report[position:]]
 
 
 def sentences(report: str) -> list[str]:
     """Lower-case sentences of the findings and impression of a report; headings, indication, history and comparison are left out."""
-    parts = _kept_parts(report)
-    found = []
-    for part in parts:
+    result = []
+    for part in _finding_parts(report):
         for sentence in _SENTENCE_END.split(part):
+            # De-identification marks become one word, and white space one blank.
             sentence = re.sub(r"[_]{2,}", "xxxx", sentence.lower())
             sentence = re.sub(r"\s+", " ", sentence.replace("’", "'")).strip(" .:-*•")
             if sentence:
-                found.append(expand(sentence))
-    return found
+                result.append(expand(sentence))
+    return result
 
 
 def expand(sentence: str) -> str:
@@ -136,6 +127,7 @@ def concept_spans(sentence: str) -> list[tuple[Span, str]]:
     candidates = [
         (match.span(), name) for name, pattern in vocabulary().mentions.items() for match in pattern.finditer(sentence)
     ]
+    # Longest first, so that "pleural effusion" is found before "effusion".
     candidates.sort(key=lambda item: (item[0][0] - item[0][1], item[0][0]))
     chosen: list[tuple[Span, str]] = []
     for (start, end), name in candidates:
@@ -172,7 +164,7 @@ def _scope(sentence: str, span: Span) -> tuple[str, str]:
 
 
 def state_of(sentence: str, span: Span, next_start: int | None) -> str | None:
-    """State of the mention at ``span``; None if it only tells what was looked for.
+    """State of the mention at ``span``; None if it only says what was looked for.
 
     A scope runs from a trigger to the mention, or back, and ends at a stop ("but", "which", "there is" …). A trigger after the mention
     reaches it only across the rest of its own list. Uncertainty outweighs negation ("cannot be excluded").
@@ -181,12 +173,14 @@ def state_of(sentence: str, span: Span, next_start: int | None) -> str | None:
     before, after = _scope(sentence, span)
     if _last(words.hypothetical, sentence[: span[0]]) >= 0 and words.hypothetical.search(before):
         return None
+    # Triggers before the mention (end of the last one) and after it.
     uncertain_before, negated_before = (
         _last(words.uncertainty["before"], before),
         _last(words.negation["before"], before),
     )
     reach = re.split(r"[.;]", after)[0]
     uncertain_after, negated_after = words.uncertainty["after"].search(reach), words.negation["after"].search(reach)
+    # The rules in order of strength; 60 characters are about the rest of a list.
     if uncertain_after and not (negated_before >= 0 and uncertain_after.start() > 60):
         return "uncertain"
     if negated_before >= 0 and negated_before > uncertain_before:
@@ -199,7 +193,7 @@ def state_of(sentence: str, span: Span, next_start: int | None) -> str | None:
 
 
 def _list_reaches(between: str) -> bool:
-    """Whether the words between a mention and a trigger after it only continue a list or say where ("or effusion in the left base")."""
+    """Whether the words between a mention and a later trigger only continue a list or a place ("or effusion in the left base")."""
     return not re.search(r"(?<![\w-])(?:is|are|was|were|has|have|seen|noted|present|with)(?![\w-])", between)
 
 
@@ -212,11 +206,13 @@ def place_of(sentence: str, spans: list[tuple[Span, str]], index: int) -> tuple[
     (start, end), _ = spans[index]
     previous = spans[index - 1][0][1] if index else 0
     following = spans[index + 1][0][0] if index + 1 < len(spans) else len(sentence)
+    # The text of the mention, and the text on both sides up to the neighbouring mentions or the next list mark.
     inside, before, after = sentence[start:end], sentence[previous:start], sentence[end:following]
     if index + 1 < len(spans):
         marks = list(_LINK.finditer(after))
         after = after[: marks[-1].start()] if marks else after
     near_before = re.split(r"; |, (?!(?:left|right)\b)", before)[-1]
+    # Side and location: inside, else just before, else after; a size after a mention may belong to the next one.
     side = _side_in(inside) or _side_in(near_before, last=True) or _side_in(after) or _side_in(before, last=True)
     words = vocabulary()
     location = (
@@ -234,6 +230,7 @@ def _side_in(text: str, last: bool = False) -> str | None:
     sides = _SIDE.findall(text)
     if not sides:
         return None
+    # "left and right", "right as well as left"
     if {"left", "right"} <= set(sides) and re.search(
         r"(left|right)\b[\w ,-]*\b(?:and|as well as|also)\b[\w ,-]*\b(left|right)", text
     ):

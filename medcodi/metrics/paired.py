@@ -1,8 +1,7 @@
 """Two systems (or directions) on the same studies: the difference with its interval, and a permutation test over patients.
 
-Both work on one *stacked* statistic: the rows of the first system, then those of the second, ``2 N`` in all. Weights that are zero on the
-second half give the first system's value; exchanging the halves of a patient exchanges the systems for that patient. So anything that
-is a function of weights (a mean, macro F1, a Fréchet distance) can be tested, not only means.
+Both use one *stacked* statistic: the rows of the first system, then those of the second, ``2 N`` in all. Weights that are zero on the
+second half give the first system's value; exchanging the halves of a patient exchanges the systems. So any function of weights can be tested.
 """
 
 from __future__ import annotations
@@ -14,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.metrics.bootstrap import Interval, Statistic, paired_difference, resampling_weights, weighted_mean
+from medcodi.metrics.bootstrap import Interval, Statistic, paired_difference, resampling_weights
 from medcodi.metrics.findings import Confusion
 from medcodi.randomness import Key, numpy_generator
 
@@ -23,24 +22,16 @@ _BLOCK = 1000  # permutations at once
 
 @dataclass(frozen=True)
 class PairedTest:
-    """First against second on the same studies.
-
-    Attributes:
-        first, second: Their values.
-        difference: ``first - second`` with its bootstrap interval over patients.
-        p_value: Two-sided, of the permutation test; ``nan`` where a value is.
-        num_studies, num_patients, num_permutations: Of what.
-        exact: Whether every exchange was tried, instead of a random set of them.
-    """
+    """First against second on the same studies."""
 
     first: float
     second: float
-    difference: Interval
-    p_value: float
+    difference: Interval  # first - second, with its bootstrap interval over patients
+    p_value: float  # two-sided, of the permutation test; NaN where a value is
     num_studies: int
     num_patients: int
     num_permutations: int
-    exact: bool
+    exact: bool  # whether every exchange was tried, instead of a random set of them
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: NaN becomes None."""
@@ -64,13 +55,8 @@ def halves(stacked: Statistic, num: int) -> tuple[Statistic, Statistic]:
     return first, second
 
 
-def stacked_mean(first: np.ndarray, second: np.ndarray) -> Statistic:
-    """Mean over studies of a value each, ``[N]`` and ``[N]`` (NaN: none)."""
-    return weighted_mean(np.concatenate([first, second]))
-
-
 def stacked_confusion(first: Confusion, second: Confusion) -> Confusion:
-    """Confusions of both systems as one of ``2 N`` rows; its ``macro_f1()`` and ``micro_f1()`` are stacked statistics."""
+    """Both confusions as one of ``2 N`` rows, whose ``macro_f1()`` and ``micro_f1()`` are stacked statistics."""
     return Confusion(*(np.concatenate([getattr(first, name), getattr(second, name)]) for name in ("tp", "fp", "fn")))
 
 
@@ -90,21 +76,20 @@ def paired_test(
 
     Args:
         stacked: Statistic of ``2 N`` rows: the first system's studies, then the second's in the same order.
-        patients: Patient of each of the ``N`` studies.
+        patients: Patient of each of the ``N`` studies; at least 2 patients.
         *keys: Keys of the randomness of resamples and exchanges.
         num_resamples: Of the bootstrap interval.
-        num_permutations: Of the test, at most.
+        num_permutations: At most.
         level: Coverage of the interval.
-
-    Raises:
-        DataError: If there are fewer than 2 patients.
     """
+    # Values, and the difference on bootstrap resamples.
     num = len(patients)
     first, second = halves(stacked, num)
     ones = np.ones((1, num))
     values = float(first(ones)[0]), float(second(ones)[0])
     weights = resampling_weights(patients, num_resamples, *keys)
     difference = paired_difference(first, second, weights, level=level)
+    # The permutation test: how often an exchange differs as much as observed.
     names, cluster = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     exact = len(names) < 60 and 2 ** len(names) <= num_permutations
     p_value, tried = float("nan"), 0
@@ -113,6 +98,7 @@ def paired_test(
         for flips in _exchanges(len(names), num_permutations, exact, keys):
             swapped = flips[:, cluster].astype(np.float64)  # [B, N]
             moved = stacked(np.hstack([1 - swapped, swapped])) - stacked(np.hstack([swapped, 1 - swapped]))
+            # Rounding must not make the observed exchange less extreme than itself.
             tolerance = 1e-12 + 1e-9 * abs(difference.value)
             extreme += int((np.abs(np.nan_to_num(moved)) >= abs(difference.value) - tolerance).sum())
             tried += len(flips)
@@ -123,6 +109,7 @@ def paired_test(
 def _exchanges(num_patients: int, num: int, exact: bool, keys: Sequence[Key]):
     """Blocks of bool ``[B, P]``: which patients' systems are exchanged."""
     if exact:
+        # The bits of a number say which patients are exchanged.
         codes = np.arange(2**num_patients)
         for start in range(0, len(codes), _BLOCK):
             yield (codes[start : start + _BLOCK, None] >> np.arange(num_patients)) & 1 == 1
@@ -133,15 +120,12 @@ def _exchanges(num_patients: int, num: int, exact: bool, keys: Sequence[Key]):
 
 
 def holm(p_values: Sequence[float]) -> list[float]:
-    """P-values of a family of tests, adjusted by Holm (1979); NaN stays NaN and does not count.
-
-    Raises:
-        DataError: If one is outside [0, 1].
-    """
+    """P-values of a family of tests, adjusted by Holm (1979); NaN stays NaN and does not count; outside [0, 1] is a DataError."""
     values = np.asarray(p_values, dtype=np.float64)
     known = np.flatnonzero(~np.isnan(values))
     if ((values[known] < 0) | (values[known] > 1)).any():
         raise DataError(f"p-values {values.tolist()}", expected="numbers in [0, 1]")
+    # The smallest of m is multiplied by m, the next by m - 1, and so on; no p-value is below an earlier one.
     order = known[np.argsort(values[known], kind="stable")]
     adjusted = np.full(len(values), np.nan)
     factors = len(order) - np.arange(len(order))

@@ -16,22 +16,14 @@ _BLOCK = 1024  # rows of a distance matrix in memory at once
 
 @dataclass(frozen=True)
 class PRDC:
-    """How generated samples lie among the real ones.
+    """How generated samples are spread among the real ones; the ball of a sample reaches to its k-th neighbour in its own set."""
 
-    Attributes:
-        precision: Share of generated samples inside a ball of some real one.
-        recall: Share of real samples inside a ball of some generated one.
-        density: In how many real balls a generated sample lies, over k; may exceed 1.
-        coverage: Share of real samples whose ball holds a generated one.
-        k: Which neighbour a ball of its own set reaches to.
-        per_sample: precision and density float64 ``[M]`` of generated samples, recall and coverage ``[N]`` of real ones.
-    """
-
-    precision: float
-    recall: float
-    density: float
-    coverage: float
+    precision: float  # share of generated samples inside a ball of some real one
+    recall: float  # share of real samples inside a ball of some generated one
+    density: float  # number of real balls that a generated sample is inside, over k; may exceed 1
+    coverage: float  # share of real samples whose ball holds a generated one
     k: int
+    # Precision and density float64 [M] of generated samples, recall and coverage [N] of real ones.
     per_sample: dict[str, np.ndarray] = field(repr=False, compare=False, default_factory=dict)
 
     def to_dict(self) -> dict[str, float]:
@@ -44,15 +36,9 @@ class PRDC:
 
 
 def prdc(real: np.ndarray, generated: np.ndarray, *, k: int = 5) -> PRDC:
-    """Precision, recall, density and coverage; memory does not grow with the square of the sets.
+    """Precision, recall, density and coverage of ``[N, D]`` and ``[M, D]``; memory does not grow with their product.
 
-    Args:
-        real: ``[N, D]``.
-        generated: ``[M, D]``.
-        k: Neighbour that the balls reach to (the sample itself not counted).
-
-    Raises:
-        DataError: If a set has fewer than ``k + 1`` samples, or is not finite, or of another extractor.
+    A sample is not its own neighbour, so a set with fewer than ``k + 1`` samples is a DataError.
     """
     if k < 1:
         raise DataError(f"k is {k}", expected="a neighbour, 1 or more")
@@ -61,10 +47,11 @@ def prdc(real: np.ndarray, generated: np.ndarray, *, k: int = 5) -> PRDC:
     centre = real.mean(0)  # distances lose fewer digits near the origin
     real, generated = real - centre, generated - centre
     real_radius, generated_radius = _radii(real, k), _radii(generated, k)
+    # One pass over blocks of real samples.
     balls, nearest = np.zeros(len(generated)), np.full(len(real), np.inf)
     recall = np.zeros(len(real), dtype=bool)
     for start, squared in _distances(real, generated):
-        stop = start + len(squared)
+        stop = start + len(squared)  # squared: [block, M]
         balls += (squared < real_radius[start:stop, None]).sum(0)
         recall[start:stop] = (squared < generated_radius[None]).any(1)
         nearest[start:stop] = squared.min(1)
@@ -90,6 +77,6 @@ def _radii(features: np.ndarray, k: int) -> np.ndarray:
     radii = np.empty(len(features))
     for start, squared in _distances(features, features):
         rows = np.arange(len(squared))
-        squared[rows, start + rows] = 0.0
+        squared[rows, start + rows] = 0.0  # rounding may leave more; index 0 of the sorted row is the sample itself
         radii[start : start + len(squared)] = np.partition(squared, k, axis=1)[:, k]
     return radii

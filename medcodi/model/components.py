@@ -1,4 +1,4 @@
-"""A model's components as safetensors files: written tensor by tensor, read tensor by tensor, checked by hash."""
+"""Components as safetensors files: written and read tensor by tensor, checked by hash, read when they are first needed."""
 
 from __future__ import annotations
 
@@ -27,14 +27,12 @@ _NAMES = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
 def write_weights(
     path: Path, specs: Specs, read: Callable[[str], Tensor], then: str = "run it again"
 ) -> dict[str, str]:
-    """Write a safetensors file, whole or not at all, holding one tensor in memory at a time.
-
-    The ``safetensors`` library writes only what is in memory as a whole; a component of the full-size model is 8 GB.
+    """Write a safetensors file, whole or not at all, with one tensor in memory at a time (a component can have 8 GB).
 
     Args:
-        path: The file; replaced if there is one.
+        path: The file; an existing one is replaced.
         specs: Shape and stored precision of every tensor.
-        read: Gives the tensor of a key; cast to the stored precision here.
+        read: Key -> tensor, which is cast to the stored precision here.
         then: What the user does once a full disk has room.
 
     Returns:
@@ -43,7 +41,34 @@ def write_weights(
     Raises:
         CheckpointError: If the file cannot be written (a full disk), or a tensor has another shape than in ``specs``.
     """
-    # Lay the tensors out, widest numbers first: every one is aligned.
+    digest = hashlib.sha256()
+    with writing(path, error=CheckpointError, then=then) as file:
+        for piece in _pieces(specs, read):
+            digest.update(piece)
+            file.write(piece)
+    return {"file": path.name, "sha256": digest.hexdigest()}
+
+
+def hash_weights(specs: Specs, read: Callable[[str], Tensor]) -> str:
+    """SHA-256 of the file that :func:`write_weights` would write."""
+    digest = hashlib.sha256()
+    for piece in _pieces(specs, read):
+        digest.update(piece)
+    return digest.hexdigest()
+
+
+def component_specs(module: nn.Module, dtype: torch.dtype | None = None) -> Specs:
+    """Shape and stored precision of a component's tensors; buffers and single numbers keep theirs (None: all do)."""
+    parameters = dict(module.named_parameters())
+    return {
+        key: (tuple(value.shape), dtype if dtype and key in parameters and value.dim() else value.dtype)
+        for key, value in module.state_dict().items()
+    }
+
+
+def _pieces(specs: Specs, read: Callable[[str], Tensor]) -> Iterator[Any]:
+    """The bytes of a safetensors file, piece by piece."""
+    # Header: the widest numbers first, so that every tensor is aligned.
     keys = sorted(specs, key=lambda key: (-specs[key][1].itemsize, key))
     header: dict[str, Any] = {}
     start = 0
@@ -52,35 +77,24 @@ def write_weights(
         end = start + torch.Size(shape).numel() * dtype.itemsize
         header[key] = {"dtype": _NAMES[dtype], "shape": list(shape), "data_offsets": [start, end]}
         start = end
-    head = json.dumps(header, separators=(",", ":")).encode()
-    head += b" " * (-len(head) % 8)
+    text = json.dumps(header, separators=(",", ":")).encode()
+    text += b" " * (-len(text) % 8)
+    yield struct.pack("<Q", len(text)) + text
 
-    # Write and hash the pieces as they come.
-    digest = hashlib.sha256()
-    with writing(path, error=CheckpointError, then=then) as file:
-        for piece in _pieces(struct.pack("<Q", len(head)) + head, keys, specs, read):
-            digest.update(piece)
-            file.write(piece)
-    return {"file": path.name, "sha256": digest.hexdigest()}
-
-
-def _pieces(head: bytes, keys: list[str], specs: Specs, read: Callable[[str], Tensor]) -> Iterator[Any]:
-    yield head
+    # Tensors, in the order of the header.
     for key in keys:
         shape, dtype = specs[key]
         value = read(key).detach()
         if tuple(value.shape) != shape:
-            raise CheckpointError(f"{key} is {tuple(value.shape)}", expected=f"{shape}, as announced")
+            raise CheckpointError(f"{key} is {tuple(value.shape)}", expected=f"{shape}, as in the file's header")
         yield value.to("cpu", dtype).contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def open_weights(path: Path, sha256: str) -> dict[str, StoredTensor]:
-    """Find the tensors of a safetensors file, after its hash has been checked.
-
-    They are read, not mapped: pages of a mapped file count as this process's memory, beside the weights copied from them.
+    """Check the hash of a safetensors file and locate its tensors.
 
     Raises:
-        CheckpointError: If it is missing, truncated, changed, or no safetensors file.
+        CheckpointError: If it is missing, truncated, changed, or not a safetensors file.
     """
     if not path.is_file():
         raise CheckpointError(
@@ -92,17 +106,13 @@ def open_weights(path: Path, sha256: str) -> dict[str, StoredTensor]:
             expected=f"SHA-256 {sha256}",
             fix="fetch or train the model again",
         )
+    # Not mapped: pages of a mapped file count as this process's memory, beside the weights copied from them.
     return tensors_in_safetensors(path)
 
 
 def check_fit(path: Path, weights: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> None:
-    """Compare keys and shapes of a file with what a module has.
-
-    Raises:
-        CheckpointError: If one is missing, unknown or misshapen.
-    """
-    found = set(weights)
-    missing, extra = sorted(set(expected) - found), sorted(found - set(expected))
+    """Refuse a file whose keys and shapes are not those of a module."""
+    missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     if missing or extra:
         raise CheckpointError(
             f"{path} does not fit its config: {len(missing)} tensors missing {missing[:3]}, {len(extra)} unknown {extra[:3]}",
@@ -116,29 +126,17 @@ def check_fit(path: Path, weights: Mapping[str, StoredTensor], expected: Mapping
             )
 
 
-def tokenizer_hashes(index: Mapping[str, Any]) -> Any:
-    """What an index says of its tokenizers' bytes: one hash, or for each role an entry that holds one."""
-    return index.get("tokenizers", index.get("tokenizer_sha256"))
-
-
 @dataclass(frozen=True)
 class ComponentFiles:
-    """The files of a model, to read components from when they are needed.
-
-    Attributes:
-        folder: The model folder.
-        index: Its ``model_index.json``.
-        dtype: What weights become.
-        device: Where they go.
-    """
+    """The files of a model, from which components are read when they are needed."""
 
     folder: Path
-    index: Mapping[str, Any]
-    dtype: torch.dtype
+    index: Mapping[str, Any]  # model_index.json
+    dtype: torch.dtype  # precision of the weights in memory
     device: torch.device
 
     def read_into(self, module: nn.Module, name: str) -> None:
-        """Read one component's weights, checked, tensor by tensor.
+        """Read and check the weights of one component, tensor by tensor.
 
         Raises:
             CheckpointError: If the file is missing, damaged, or does not fit the module.
@@ -148,6 +146,7 @@ class ComponentFiles:
         parameters, expected = dict(module.named_parameters()), module.state_dict()
         weights = open_weights(path, entry["sha256"])
         check_fit(path, weights, expected)
+        # Weights are cast; buffers and single numbers, such as scales, are float32.
         state = {}
         for key in expected:
             value = weights[key].read()
@@ -161,10 +160,7 @@ class ComponentFiles:
         module.load_state_dict(state, assign=True)
 
     def copy(self, name: str, folder: Path) -> dict[str, Any]:
-        """Copy one component's file, checked, without reading its weights into memory.
-
-        Returns:
-            Its entry of the index.
+        """Check and copy the file of one component, without loading its weights; returns its entry of the index.
 
         Raises:
             CheckpointError: If the file is missing or damaged, or the copy cannot be written.
@@ -176,15 +172,48 @@ class ComponentFiles:
             shutil.copyfile(source, partial)
         return {**entry, "file": target.name}
 
-    def identity(self) -> str:
-        """SHA-256 over the config and the hashes of all files, as hexadecimal; loads nothing."""
-        hashes = {name: entry["sha256"] for name, entry in self.index["components"].items()}
-        text = json.dumps([self.index["config"], hashes, tokenizer_hashes(self.index)], sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()
-
 
 def _is_finite(value: Tensor) -> bool:
-    """Whether all numbers are; without a copy, which would leave holes between the weights in memory."""
+    """Whether all numbers are finite; without a copy, which would fragment the memory between the weights."""
     if not value.is_floating_point() or not value.numel():
         return True
-    return all(math.isfinite(extreme.item()) for extreme in value.aminmax())  # NaN is passed on by both
+    return all(math.isfinite(extreme.item()) for extreme in value.aminmax())  # NaN passes through both
+
+
+# ---- components without memory, or out of the module tree ---------------------------------------------------------------
+class Placeholder(nn.Module):
+    """Forwards every access to another module, which ``parameters()``, ``to``, ``state_dict`` and engines then skip."""
+
+    inside: nn.Module  # the module it stands for
+
+    def __init__(self, module: nn.Module) -> None:
+        super().__init__()
+        self.__dict__["inside"] = module  # a normal assignment would make it a child
+
+    def __getattr__(self, name: str) -> Any:
+        if "inside" not in self.__dict__:
+            raise AttributeError(name)
+        return getattr(self.__dict__["inside"], name)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """The module's output."""
+        return self.inside(*args, **kwargs)
+
+
+def unwrapped(module: nn.Module) -> nn.Module:
+    """The module that a placeholder stands for, or ``module`` itself."""
+    return module.inside if isinstance(module, Placeholder) else module
+
+
+def empty_parameters(module: nn.Module) -> None:
+    """Put a module's parameters on the meta device, where they need no memory; buffers stay."""
+    for part in module.modules():
+        for name, parameter in part.named_parameters(recurse=False):
+            setattr(part, name, nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad))
+
+
+def move_buffers(module: nn.Module, device: str | torch.device) -> None:
+    """Move buffers, which are not parameters, to a device."""
+    for part in module.modules():
+        for name, buffer in part.named_buffers(recurse=False):
+            part._buffers[name] = buffer.to(device)

@@ -1,4 +1,4 @@
-"""A model on disk: ``model_index.json``, its tokenizers and one safetensors file for each component."""
+"""A model folder: ``model_index.json``, the tokenizers and one safetensors file for each component; saved and loaded."""
 
 from __future__ import annotations
 
@@ -10,11 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from accelerate import init_empty_weights
-from torch import nn
 
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import CheckpointError
-from medcodi.model.components import ComponentFiles, write_weights
+from medcodi.model.components import ComponentFiles, component_specs, move_buffers, write_weights
 from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
 from medcodi.storage import atomic
 
@@ -28,42 +27,36 @@ _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-    """Write a model folder, whole or not at all.
+    """Write a model folder, whole or not at all, and return it.
 
     Args:
-        model: What to save.
-        folder: Made, or replaced when it holds a model already.
-        dtype: Precision of the stored weights (buffers and single numbers, such as scales, stay as they are); None keeps what is there:
-            components that are still on disk are then copied as they are, without being read into memory.
-
-    Returns:
-        The folder.
+        model: The model.
+        folder: New, empty, or the folder of a model, which is replaced.
+        dtype: Precision of the stored weights (buffers and single numbers, such as scales, keep theirs); None: theirs.
+            Components that are still on disk are then copied, without being read into memory.
 
     Raises:
         CheckpointError: If the folder exists and holds something other than a model, or cannot be written.
     """
     folder = Path(folder)
     refuse_other_folder(folder)
+    # Components to copy from the model's files; the rest is written from memory.
     copied = set(model.pending) if dtype is None and model.files and model.files.dtype == torch.float32 else set()
     model.load_components(model.pending - copied)
     staging = atomic.partial_path(folder)
     try:
         with atomic.refusing(folder, error=CheckpointError):
             staging.mkdir(parents=True)
+        # Components, tokenizers, and last the index.
         components: dict[str, Any] = {}
         for name, module in model.components().items():
             if name in copied and model.files:
                 components[name] = model.files.copy(name, staging)
                 continue
-            parameters = dict(module.named_parameters())
-            state = module.state_dict()
-            specs = {
-                key: (tuple(value.shape), dtype if dtype and key in parameters and value.dim() else value.dtype)
-                for key, value in state.items()
-            }
+            path, state = staging / f"{name}.safetensors", module.state_dict()
             components[name] = {
-                **write_weights(staging / f"{name}.safetensors", specs, state.__getitem__),
-                "num_parameters": sum(parameter.numel() for parameter in parameters.values()),
+                **write_weights(path, component_specs(module, dtype), state.__getitem__),
+                "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
             }
         write_index(
             staging,
@@ -80,11 +73,7 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Refuse to write a model where something else lies.
-
-    Raises:
-        CheckpointError: If the folder exists and holds something other than a model.
-    """
+    """Refuse to write a model into a folder of other files."""
     if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not (folder / INDEX).is_file()):
         raise CheckpointError(
             f"{folder} exists and holds no model", expected="a new or empty folder", fix="choose another folder"
@@ -100,31 +89,28 @@ def write_index(
     trained_stages: tuple[str, ...],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write the tokenizers, and then the index, which vouches for everything beside it.
+    """Write the tokenizers and then the index, which names every file with its hash.
 
-    Args:
-        folder: Holds the components' files already.
-        config: Of the model.
-        tokenizers: Those that are absent are named as absent.
-        components: Name -> ``file``, ``sha256``, ``num_parameters``.
-        trained_stages: The stages the weights have been through.
-        provenance: Where they come from.
+    The components' files are there already; ``components`` are their entries: name -> ``file``, ``sha256``, ``num_parameters``.
     """
-    index: dict[str, Any] = {
+    index = {
         "format": FORMAT_VERSION,
         "config": to_dict(config),
         "trained_stages": list(trained_stages),
+        **write_tokenizers(folder, tokenizers),
+        "components": dict(components),
+        "provenance": dict(provenance),
     }
-    roles = tokenizers.by_role()
-    if all(tokenizer is tokenizers.prompts for tokenizer in roles.values()) and not isinstance(
-        tokenizers.prompts, AbsentTokenizer
-    ):
-        tokenizers.prompts.save(folder / TOKENIZER)
-        index["tokenizer_sha256"] = atomic.sha256_file(folder / TOKENIZER)
-    else:
-        index["tokenizers"] = {role: _write_tokenizer(folder, role, tokenizer) for role, tokenizer in roles.items()}
-    index |= {"components": dict(components), "provenance": dict(provenance)}
     atomic.write_json(folder / INDEX, index, error=CheckpointError)
+
+
+def write_tokenizers(folder: Path, tokenizers: Tokenizers) -> dict[str, Any]:
+    """Write the tokenizers (one file if all roles share one, as in our own models); returns their entries of the index."""
+    roles, shared = tokenizers.by_role(), tokenizers.prompts
+    if all(tokenizer is shared for tokenizer in roles.values()) and not isinstance(shared, AbsentTokenizer):
+        shared.save(folder / TOKENIZER)
+        return {"tokenizer_sha256": atomic.sha256_file(folder / TOKENIZER)}
+    return {"tokenizers": {role: _write_tokenizer(folder, role, tokenizer) for role, tokenizer in roles.items()}}
 
 
 def _write_tokenizer(folder: Path, role: str, tokenizer: ReportTokenizer) -> dict[str, Any]:
@@ -149,17 +135,18 @@ def _read_tokenizers(folder: Path, index: Mapping[str, Any]) -> Tokenizers:
 
 
 def _replace(staging: Path, folder: Path) -> None:
-    """Put the new files where the old ones were; files that are not the model's (cards, evaluators) stay."""
+    """Replace the files of the old model; other files (cards, evaluators) stay."""
     if not folder.exists():
         atomic.publish_folder(staging, folder, error=CheckpointError)
         return
     with atomic.refusing(folder, error=CheckpointError):
+        # Files of the old model that have no successor.
         if (folder / INDEX).is_file():
             named = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("components", {})
             for old in (folder / entry["file"] for entry in named.values()):
                 if not (staging / old.name).exists():
                     old.unlink(missing_ok=True)
-        # The index last: it vouches for the rest.
+        # The index last: without it there is no model.
         for new in sorted(staging.iterdir(), key=lambda file: file.name == INDEX):
             atomic.sync(new)
             new.replace(folder / new.name)
@@ -167,17 +154,18 @@ def _replace(staging: Path, folder: Path) -> None:
 
 
 def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Find a model folder (on disk, else on the hub) and read its index.
+    """Locate a model folder (on disk, else on the hub) and read its index.
 
     Raises:
         CheckpointError: If there is none, it is a pickle, or its index cannot be read.
     """
+    # The folder: on disk, else on the hub.
     folder = Path(source)
     if folder.suffix in _PICKLES:
         raise CheckpointError(
             f"{folder} is a pickle by its name, and a pickle can run code",
             expected="a model folder of safetensors",
-            fix="a checkpoint in the published layout: medcodi import-xgem; else the folder that save_pretrained wrote",
+            fix="for a checkpoint in the published layout: medcodi import-xgem; else the folder that save_pretrained wrote",
         )
     if not folder.exists():
         folder = _from_hub(str(source))
@@ -187,6 +175,7 @@ def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
             expected="a folder written by save_pretrained",
             fix="give the model folder itself",
         )
+    # Its index.
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
@@ -216,7 +205,7 @@ def _from_hub(repository: str) -> Path:
         return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
         raise CheckpointError(
-            f"no model at {repository}, and the hub did not give one ({type(error).__name__})",
+            f"no model at {repository}, and the hub did not provide one ({type(error).__name__})",
             expected="a model folder, or a hub repository that can be reached",
             fix="check the path; the demo model is checkpoints/demo",
         ) from None
@@ -233,8 +222,8 @@ def load_model(
 
     Args:
         source: Folder, or ``owner/name`` on the hub.
-        device: Where the weights go.
-        dtype: What weights become; buffers and single numbers stay float32.
+        device: Device of the weights.
+        dtype: Precision of the weights; buffers and single numbers stay float32.
         lazy: Read each component only when it is first needed.
 
     Raises:
@@ -242,6 +231,7 @@ def load_model(
     """
     from medcodi.model.medcodi import MedCoDi, ModelConfig
 
+    # Build the model without memory for its weights, and without drawing random numbers.
     folder, index = read_index(source)
     config = from_dict(ModelConfig, index["config"], source=str(folder / INDEX))
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
@@ -249,7 +239,9 @@ def load_model(
     missing = [name for name in model.components() if name not in index["components"]]
     if missing:
         raise CheckpointError(f"{folder} has no component {missing[0]!r}", expected=", ".join(model.components()))
-    _move_buffers(model, device)
+
+    # Weights come from the files: now, or when they are first needed.
+    move_buffers(model, device)
     model.files = ComponentFiles(folder, index, dtype, torch.device(device))
     model.pending = set(model.components())
     model.home = torch.device(device) if lazy else None
@@ -258,9 +250,3 @@ def load_model(
     model.trained_stages = tuple(index["trained_stages"])
     model.provenance = index.get("provenance", {})
     return model.eval()
-
-
-def _move_buffers(module: nn.Module, device: str | torch.device) -> None:
-    for part in module.modules():
-        for name, buffer in part.named_buffers(recurse=False):
-            part._buffers[name] = buffer.to(device)

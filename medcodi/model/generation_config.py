@@ -78,5 +78,15 @@ class GenerationConfig:
         return GenerationConfig(**filled, joint=self.joint)
 
     def resolved(self, model: MedCoDi) -> GenerationConfig:
-        """The values that ``model`` samples with: no preset, and nothing but numbers and names in place of None."""
-        return self.filled_by(model.config.generation)
+        """The values that ``model`` samples with: no preset, and no None.
+
+        Raises:
+            PromptError: If the model's noise schedule has fewer steps.
+        """
+        resolved = self.filled_by(model.config.generation)
+        limit, num_steps = model.config.schedule.num_train_timesteps, resolved.num_inference_steps or 1
+        if num_steps > limit:
+            raise PromptError(
+                f"num_inference_steps is {num_steps}", expected=f"at most {limit}", fix="20 to 50 steps serve most uses"
+            )
+        return resolved

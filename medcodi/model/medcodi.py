@@ -1,8 +1,7 @@
-"""MedCoDi: prompt encoders, autoencoders, denoisers and environment encoders, assembled; saved and loaded as safetensors."""
+"""MedCoDi: prompt encoders, autoencoders, denoisers and environment encoders, assembled."""
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,8 +13,9 @@ from torch import Tensor, nn
 from medcodi.diffusion.prompts import mix_pooled, mix_tokens
 from medcodi.errors import CheckpointError
 from medcodi.modality import MODALITIES, Kind, in_table_order
+from medcodi.model.components import Placeholder, empty_parameters, unwrapped
 from medcodi.model.config import ModelConfig, tiny_config
-from medcodi.model.placeholder import Aside, inside
+from medcodi.model.identity import model_sha256, weights_sha256
 from medcodi.networks.attention import Context
 from medcodi.networks.environment import EnvironmentEncoder
 from medcodi.networks.image_layers import ImageLayers
@@ -33,7 +33,7 @@ STAGES = ("autoencode", "align", "diffuse", "join")
 
 @dataclass(frozen=True)
 class KindParts:
-    """How a kind of modality is served: one row for each kind."""
+    """The parts that serve one kind of modality."""
 
     autoencoder: Callable[[ModelConfig, Tokenizers], nn.Module]
     layers: Callable[[tuple[int, ...], UNetConfig], Layers]
@@ -43,42 +43,32 @@ class KindParts:
 KIND_PARTS: dict[Kind, KindParts] = {
     "image": KindParts(lambda c, _: c.image_autoencoder.build(c.image_size), ImageLayers, lambda c: c.image_denoiser),
     "text": KindParts(
-        lambda c, speak: c.report_autoencoder.build(speak.report, speak.decoder),
-        VectorLayers,
-        lambda c: c.report_denoiser,
+        lambda c, t: c.report_autoencoder.build(t.report, t.decoder), VectorLayers, lambda c: c.report_denoiser
     ),
 }
 
 
 class MedCoDi(nn.Module):
-    """The any-to-any generator.
-
-    Attributes:
-        config: What fixes its shape.
-        tokenizers: Of the text tower and the report autoencoder; one and the same in our own models.
-        prompt_encoders: Modality -> shared latent space.
-        autoencoders: Kind -> autoencoder of its latent.
-        denoisers: Modality -> UNet.
-        environment: Modality -> V_m.
-        trained_stages: The stages this model has been through, in order.
-        files: Where components are read from that have not been needed yet; None for a model made in memory.
-        pending: Those components: their parameters are on the meta device.
-        home: The device that inputs are made on; None: where the weights are.
-    """
+    """The any-to-any generator; the comments in ``__init__`` describe its attributes."""
 
     def __init__(self, config: ModelConfig, tokenizers: Tokenizers | ReportTokenizer) -> None:
         super().__init__()
         tokenizers = Tokenizers.one(tokenizers) if isinstance(tokenizers, ReportTokenizer) else tokenizers
         self.config, self.tokenizers = config, tokenizers
-        self.files: ComponentFiles | None = None
-        self.pending: set[str] = set()
-        self.home: torch.device | None = None
-        self.trained_stages: tuple[str, ...] = ()
-        self.provenance: dict[str, Any] = {}
+        self.trained_stages: tuple[str, ...] = ()  # in order
+        self.provenance: dict[str, Any] = {}  # where the weights come from
+        # Components are read from the files when they are first needed; until then their parameters are on the meta device.
+        self.files: ComponentFiles | None = None  # None: built in memory
+        self.pending: set[str] = set()  # names of the components that were not needed yet
+        self.home: torch.device | None = None  # the device that inputs are made on; None: that of the weights
+
+        # Noise schedule; prompt encoders (modality -> shared latent space); an autoencoder for each kind.
         self.schedule = config.schedule.build()
         self.prompt_encoders: Any = config.prompt_encoders.build(tokenizers.prompts, image_size=config.image_size)
         kinds: list[Kind] = list(dict.fromkeys(MODALITIES[name].kind for name in config.modalities))
         self.autoencoders = nn.ModuleDict({kind: KIND_PARTS[kind].autoencoder(config, tokenizers) for kind in kinds})
+
+        # For each modality a denoiser, and an environment encoder V_m.
         self.denoisers, self.environment = nn.ModuleDict(), nn.ModuleDict()
         for name in config.modalities:
             parts = KIND_PARTS[MODALITIES[name].kind]
@@ -89,13 +79,11 @@ class MedCoDi(nn.Module):
             )
             self.environment[name] = EnvironmentEncoder(layers, config.environment)
 
-    # ---- parts -------------------------------------------------------------------------------------------------
+    # ---- components --------------------------------------------------------------------------------------------
     @property
     def device(self) -> torch.device:
-        """Where the weights are, and inputs are made."""
-        if self.home is not None:
-            return self.home
-        return next((p.device for p in self.parameters() if p.device.type != "meta"), torch.device("cpu"))
+        """The device that inputs are made on."""
+        return self.home or next((p.device for p in self.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
     def autoencoder(self, modality: str) -> Any:
         """The autoencoder that serves a modality."""
@@ -104,22 +92,21 @@ class MedCoDi(nn.Module):
         return self.autoencoders[kind]
 
     def latent_shape(self, modality: str) -> tuple[int, ...]:
-        """Shape of one diffusion latent of a modality."""
-        module: Any = self.autoencoders[MODALITIES[modality].kind]
-        return tuple(module.latent_shape)
+        """Shape of one diffusion latent of a modality, without the batch."""
+        return tuple(self.autoencoders[MODALITIES[modality].kind].latent_shape)  # pyright: ignore[reportArgumentType]
 
     def components(self) -> dict[str, nn.Module]:
-        """The parts that are saved in files of their own, by name."""
+        """Name -> component; each is saved in a file of its own."""
         parts = {
             "prompt_encoders": self.prompt_encoders,
             **{f"autoencoder_{kind}": module for kind, module in self.autoencoders.items()},
             **{f"denoiser_{name}": module for name, module in self.denoisers.items()},
             **{f"environment_{name}": module for name, module in self.environment.items()},
         }
-        return {name: inside(module) for name, module in parts.items()}
+        return {name: unwrapped(module) for name, module in parts.items()}
 
     def components_for(self, prompts: Iterable[str], targets: Iterable[str]) -> tuple[str, ...]:
-        """Names of the components that a direction needs; environment encoders only where targets hear each other."""
+        """Names of the components that a direction needs; environment encoders only if targets hear each other."""
         targets = in_table_order(targets)
         kinds = dict.fromkeys(MODALITIES[name].kind for name in targets)
         return (
@@ -130,66 +117,58 @@ class MedCoDi(nn.Module):
         )
 
     def load_components(self, names: Iterable[str] | None = None) -> None:
-        """Read components that are still on disk only (None: all of them); what is there already stays as it is.
-
-        Every method loads what it needs; calling this first makes the wait, and a refusal of damaged files, come first.
+        """Read pending components (None: all) now; otherwise every method reads those that it needs.
 
         Raises:
             CheckpointError: If a file is missing, damaged, or does not fit the config.
         """
-        wanted = [name for name in (self.pending if names is None else names) if name in self.pending]
-        if not wanted:
+        todo = [name for name in (self.pending if names is None else names) if name in self.pending]
+        if not todo:
             return
         assert self.files is not None, "components are pending, but there are no files to read them from"
         modules = self.components()
-        for name in sorted(wanted):
+        for name in sorted(todo):
             with torch.inference_mode(False):  # weights outlive the inference that they are first needed in
                 self.files.read_into(modules[name], name)
             self.pending.discard(name)
 
     def unload_components(self, names: Iterable[str]) -> None:
-        """Give the memory of components back; they are read again when they are needed.
+        """Free the memory of components; they are read again when they are needed.
 
         Raises:
-            CheckpointError: If this model has no files to read them from again.
+            CheckpointError: If this model has no files.
         """
         names = set(names)
         if self.files is None:
             raise CheckpointError(
-                f"{', '.join(sorted(names))} cannot be unloaded: this model was made in memory",
+                f"{', '.join(sorted(names))} cannot be unloaded: this model was built in memory",
                 expected="a model loaded by from_pretrained",
                 fix="save it first and load it again",
             )
-        for name, module in self.components().items():
-            if name in names:
-                empty_parameters(module)
-                self.pending.add(name)
+        modules = self.components()
+        for name in names:
+            empty_parameters(modules[name])
+            self.pending.add(name)
 
-    def set_aside(self, names: Iterable[str]) -> None:
-        """Take components that are still on disk out of the tree of modules: no engine moves, shares out or saves them.
-
-        They are read when they are needed, as before, and can be unloaded again.
-        """
+    def hide_components(self, names: Iterable[str]) -> None:
+        """Replace pending components by placeholders, which no engine moves, partitions or saves; they are still usable."""
         names = set(names)
-        assert names <= self.pending, f"{sorted(names - self.pending)} are in memory, and belong in the tree"
+        assert names <= self.pending, f"{sorted(names - self.pending)} are in memory, and belong in the module tree"
         if "prompt_encoders" in names:
-            self.prompt_encoders = _aside(self.prompt_encoders)
-        for what, parts in (
-            ("autoencoder", self.autoencoders),
-            ("denoiser", self.denoisers),
-            ("environment", self.environment),
-        ):
+            self.prompt_encoders = _hidden(self.prompt_encoders)
+        groups = {"autoencoder": self.autoencoders, "denoiser": self.denoisers, "environment": self.environment}
+        for prefix, parts in groups.items():
             for key in list(parts):
-                if f"{what}_{key}" in names:
-                    parts[key] = _aside(parts[key])
+                if f"{prefix}_{key}" in names:
+                    parts[key] = _hidden(parts[key])
 
     # ---- latents -----------------------------------------------------------------------------------------------
     def latent(self, modality: str, values: Values, noise: Tensor | None = None) -> Tensor:
-        """Values -> diffusion latents ``[B, *latent_shape]``, scaled to about unit variance; ``noise`` None: the mean."""
+        """Values -> diffusion latents ``[B, *latent_shape]`` of about unit variance; ``noise`` None: the posterior's mean."""
         return self.autoencoder(modality).latent(values, noise)
 
     def latent_moments(self, modality: str, values: Values) -> tuple[Tensor, Tensor]:
-        """Values -> mean and standard deviation of the scaled latent's posterior, each ``[B, *latent_shape]``."""
+        """Values -> mean and standard deviation of the latent's posterior, each ``[B, *latent_shape]``."""
         autoencoder = self.autoencoder(modality)
         mean, logvar = autoencoder.encode(values)
         return (mean - autoencoder.shift) * autoencoder.scale, (0.5 * logvar).exp() * autoencoder.scale
@@ -205,95 +184,79 @@ class MedCoDi(nn.Module):
         return self.prompt_encoders.encode(MODALITIES[modality].kind, values)
 
     def null_prompts(self, modality: str, batch: int) -> PromptEncoding:
-        """The null prompt (empty report, black image), ``batch`` times."""
+        """``batch`` times the null prompt (empty report, black image)."""
         self.load_components(["prompt_encoders"])
         return self.prompt_encoders.null(MODALITIES[modality].kind, batch)
 
     def context(self, encodings: Mapping[str, PromptEncoding], weights: Mapping[str, Tensor]) -> Context:
-        """Mix prompts into what the denoisers attend to.
+        """Mix prompts into the context that the denoisers attend to: one token, or all prompts' tokens, ``[B, L, D]``.
 
         Args:
             encodings: Modality -> encoding of ``B`` prompts.
             weights: Modality -> ``[B]``, >= 0; 0 is absence. Every row has a positive one.
-
-        Returns:
-            One token (``context: pooled``) or all prompts' tokens, ``[B, L, D]``.
         """
-        names = in_table_order(encodings)  # so the order of the prompts cannot matter
-        chosen = [encodings[name] for name in names]
-        stacked = torch.stack([weights[name] for name in names], dim=1).to(chosen[0].pooled.device)
-        pooled = [encoding.pooled for encoding in chosen]
+        names = in_table_order(encodings)  # whatever the order of the prompts
+        ordered = [encodings[name] for name in names]
+        stacked = torch.stack([weights[name] for name in names], dim=1).to(ordered[0].pooled.device)  # [B, M]
         scale = self.config.context_scale
+        # pooled: c = sum of w_m c_m / sum of w_m; tokens: each token is attended to by its prompt's weight.
         if self.config.context == "pooled":
-            return Context(mix_pooled(pooled, stacked) * scale)
-        tokens, log_weight = mix_tokens([e.tokens for e in chosen], [e.mask for e in chosen], stacked)
+            return Context(mix_pooled([e.pooled for e in ordered], stacked) * scale)
+        tokens, log_weight = mix_tokens([e.tokens for e in ordered], [e.mask for e in ordered], stacked)
         return Context(tokens * scale, log_weight)
 
-    def null_context(self, names: Sequence[str], batch: int, weights: Mapping[str, Tensor] | None = None) -> Context:
-        """The context of no prompt at all: the null prompts of ``names``, mixed as those prompts would be.
-
-        Args:
-            names: The modalities prompted with; empty: every modality of the model.
-            batch: Number of rows.
-            weights: As for :meth:`context`; None: equal.
-        """
-        names = list(names) or list(self.config.modalities)
-        equal = {name: torch.ones(batch, device=self.device) for name in names}
-        return self.context({name: self.null_prompts(name, batch) for name in names}, weights or equal)
+    def null_context(self, names: Sequence[str], batch: int) -> Context:
+        """The context of the null prompts of some modalities, equally weighted."""
+        ones = torch.ones(batch, device=self.device)
+        return self.context({name: self.null_prompts(name, batch) for name in names}, dict.fromkeys(names, ones))
 
     # ---- denoising ---------------------------------------------------------------------------------------------
     def environments(self, latents: Mapping[str, Tensor], t: Tensor) -> dict[str, Tensor]:
         """V_m(z_t^m, t) of every target: unit vectors ``[B, E]``."""
         self.load_components(f"environment_{name}" for name in latents)
         return {
-            name: self.environment[name](z.to(dtype_of(self.environment[name])), t).float()
+            name: self.environment[name](z.to(_dtype_of(self.environment[name])), t).float()
             for name, z in latents.items()
         }
 
     def denoise(
         self, latents: Mapping[str, Tensor], t: Tensor, context: Context, *, heard: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Predict eps (or v) of every target; with two targets or more, each hears the environments of the others.
-
-        With ``joint_attention: self`` each hears its own instead, which is what the released MedCoDi-M weights were trained with.
+        """Predict eps (or v) of every target; several targets hear each other's environments, or with ``joint_attention: self`` their own.
 
         Args:
             latents: Target -> noisy latents ``[B, *latent_shape]``, all at the same ``t``.
             t: Timesteps ``[B]``.
             context: The mixed prompts.
-            heard: Environments already computed; empty: the targets do not hear each other; None: compute them.
+            heard: Environments ``[B, E]``; empty: the targets do not hear each other; None: computed from ``latents``.
         """
         self.load_components(f"denoiser_{name}" for name in latents)
         environments = heard if heard is not None else self.environments(latents, t) if len(latents) > 1 else {}
         predictions = {}
         for name, z in latents.items():
+            # The environments that this denoiser hears: [B, K, E].
             own = self.config.joint_attention == "self"
-            spoken = [environments[other] for other in in_table_order(environments) if (other == name) == own]
-            environment = Context(torch.stack(spoken, dim=1) * self.config.environment_scale) if spoken else None
-            dtype = dtype_of(self.denoisers[name])
-            heeded = environment.to(dtype) if environment is not None else None
-            predictions[name] = self.denoisers[name](z.to(dtype), t, context.to(dtype), heeded).to(z.dtype)
+            vectors = [environments[other] for other in in_table_order(environments) if (other == name) == own]
+            environment = Context(torch.stack(vectors, dim=1) * self.config.environment_scale) if vectors else None
+            # In the precision of its weights.
+            dtype = _dtype_of(self.denoisers[name])
+            environment = environment.to(dtype) if environment is not None else None
+            predictions[name] = self.denoisers[name](z.to(dtype), t, context.to(dtype), environment).to(z.dtype)
         return predictions
 
     # ---- identity, saving, loading -------------------------------------------------------------------------------
-    def fingerprint(self, parts: Iterable[str] | None = None) -> str:
-        """SHA-256 over names and bytes of all weights (or of the named components'), as hexadecimal."""
-        chosen = self.components()
-        names = sorted(chosen if parts is None else parts)
-        self.load_components(names)
-        digest = hashlib.sha256()
-        for part in names:
-            for name, value in sorted(chosen[part].state_dict().items()):
-                digest.update(f"{part}.{name}".encode())
-                digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
-        return digest.hexdigest()
-
     def identity(self) -> str:
-        """What names this model in provenance: a SHA-256 over its files' hashes, or :meth:`fingerprint` if it has none."""
-        return self.fingerprint() if self.files is None else self.files.identity()
+        """The :func:`~medcodi.model.identity.model_sha256` that names this model everywhere."""
+        return model_sha256(self)
+
+    def fingerprint(self, components: Iterable[str] | None = None) -> str:
+        """SHA-256 over names and bytes of the weights of some components (None: all), which are loaded."""
+        names = list(self.components() if components is None else components)
+        self.load_components(names)
+        return weights_sha256(self.components(), names)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-        """Write a model folder; see :func:`medcodi.model.files.save_model`."""
+        """Write a model folder, as :func:`medcodi.model.files.save_model` does."""
         from medcodi.model.files import save_model
 
         return save_model(self, folder, dtype=dtype)
@@ -307,26 +270,18 @@ class MedCoDi(nn.Module):
         dtype: torch.dtype = torch.float32,
         lazy: bool = False,
     ) -> MedCoDi:
-        """Load a model folder, or a hub repository; see :func:`medcodi.model.files.load_model`."""
+        """Load a model folder or a hub repository, as :func:`medcodi.model.files.load_model` does."""
         from medcodi.model.files import load_model
 
         return load_model(source, device=device, dtype=dtype, lazy=lazy)
 
 
-def dtype_of(module: nn.Module) -> torch.dtype:
-    """Precision of a module's weights."""
-    return next(inside(module).parameters()).dtype
+def _dtype_of(module: nn.Module) -> torch.dtype:
+    return next(unwrapped(module).parameters()).dtype
 
 
-def _aside(module: nn.Module) -> nn.Module:
-    return module if isinstance(module, Aside) else Aside(module.requires_grad_(False))
-
-
-def empty_parameters(module: nn.Module) -> None:
-    """Put a module's parameters on the meta device, where they need no memory; buffers stay."""
-    for part in module.modules():
-        for name, parameter in part.named_parameters(recurse=False):
-            setattr(part, name, nn.Parameter(parameter.to("meta"), requires_grad=parameter.requires_grad))
+def _hidden(module: nn.Module) -> nn.Module:
+    return module if isinstance(module, Placeholder) else Placeholder(module.requires_grad_(False))
 
 
 def build_model(config: ModelConfig, texts: Sequence[str], *, seed: int = 0) -> MedCoDi:

@@ -1,4 +1,4 @@
-"""Components that rest in CPU memory or on disk, and come to their device when they are used."""
+"""Offloading: components stay in CPU memory or on disk, and move to their device when they are used."""
 
 from __future__ import annotations
 
@@ -13,16 +13,17 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from medcodi.errors import ConfigError
+from medcodi.model.components import move_buffers
 
-# How a component is entered: what may touch its weights.
+# The methods through which a component's weights are used.
 ENTRIES = ("encode", "decode", "latent", "null", "encode_ids", "generate_ids", "logits")
 
 
 class Store(Protocol):
-    """Where one component's weights rest."""
+    """The place where one component's weights stay while they are not used."""
 
     def rest(self) -> None:
-        """Give the device's memory back."""
+        """Free the device's memory."""
         ...
 
     def bring(self, device: torch.device) -> None:
@@ -30,24 +31,24 @@ class Store(Protocol):
         ...
 
     def close(self) -> None:
-        """Leave nothing behind but the weights themselves, where they rested."""
+        """Put the weights back where they were, and remove everything else."""
         ...
 
 
 class MemoryStore:
-    """Weights that rest in the memory they are in."""
+    """Weights that stay in the memory they were in."""
 
     def __init__(self, module: nn.Module) -> None:
-        self._kept = {parameter: parameter.data for parameter in module.parameters()}
+        self._home = {parameter: parameter.data for parameter in module.parameters()}
 
     def rest(self) -> None:
-        """Point back at the resting copy."""
-        for parameter, value in self._kept.items():
+        """Point back at the copy in that memory."""
+        for parameter, value in self._home.items():
             parameter.data = value
 
     def bring(self, device: torch.device) -> None:
-        """Copy to a device, or use as they are where they rest on it."""
-        for parameter, value in self._kept.items():
+        """Copy to a device, if they are not there already."""
+        for parameter, value in self._home.items():
             parameter.data = value.to(device)
 
     def close(self) -> None:
@@ -56,21 +57,14 @@ class MemoryStore:
 
 
 class DiskStore:
-    """Weights that rest in a safetensors file, removed at the end.
+    """Weights that stay in a safetensors file, which is removed at the end.
 
     Raises:
         ConfigError: If the folder has no room for them.
     """
 
     def __init__(self, module: nn.Module, folder: str, name: str, *, discard: bool) -> None:
-        """Write the weights.
-
-        Args:
-            module: Whose.
-            folder: Where to.
-            name: Of the file.
-            discard: Whether the weights may be lost at the end, because they can be read from the model's own files.
-        """
+        """Write the weights; ``discard``: they are not read back at the end, because the model's own files hold them."""
         self._module, self._discard = module, discard
         self._device = next(module.parameters()).device
         self._formats = {key: _format(value) for key, value in module.named_parameters()}
@@ -89,7 +83,7 @@ class DiskStore:
             ) from None
 
     def rest(self) -> None:
-        """Let go of the memory; the file stays."""
+        """Free the memory; the file stays."""
         for parameter in self._module.parameters():
             parameter.data = torch.empty((), dtype=parameter.dtype).expand(parameter.shape)  # one number
 
@@ -100,7 +94,7 @@ class DiskStore:
                 parameter.data = file.get_tensor(key).contiguous(memory_format=self._formats[key])
 
     def close(self) -> None:
-        """Read the weights back unless they may be lost, and remove the file."""
+        """Read the weights back unless they are to be discarded, and remove the file."""
         if not self._discard:
             self.bring(self._device)
         self._path.unlink(missing_ok=True)
@@ -118,7 +112,7 @@ def num_bytes(module: nn.Module) -> int:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Make sure that files can be written into a folder, making it if need be.
+    """Check that files can be written into a folder, which is created if it is missing.
 
     Raises:
         ConfigError: If they cannot.
@@ -131,42 +125,36 @@ def check_folder(folder: str | Path) -> None:
     except OSError as error:
         raise ConfigError(
             f"the offload folder {folder} cannot be written: {error.strerror or error}",
-            expected="a folder that can be made and written",
+            expected="a folder that can be created and written",
             fix="choose another offload_folder",
         ) from None
 
 
 class Placement:
-    """Which components are on which device, and what makes room when another one is used.
-
-    Attributes:
-        home: The device that results are returned to.
-        resident: Names of the components that are on their device, the one used last at the end.
-    """
+    """The components on each device; the ones unused for longest leave when another one needs room."""
 
     def __init__(self, home: torch.device, budget: Callable[[torch.device], int]) -> None:
-        """Start with none.
-
-        Args:
-            home: The device that results are returned to.
-            budget: How many bytes of a device the components with a store may take; one component may take more.
-        """
-        self.home, self._budget = home, budget
-        self.resident: list[str] = []
-        self._parts: dict[str, tuple[nn.Module, torch.device, Store | None, int]] = {}
-        self._back: dict[str, torch.device] = {}
+        """Start without components; ``budget``: device -> bytes for its components with a store (a single one may use more)."""
+        self.home, self._budget = home, budget  # results are returned to home
+        self.resident: list[str] = []  # components on their device, the most recently used last
+        self._parts: dict[
+            str, tuple[nn.Module, torch.device, Store | None, int]
+        ] = {}  # component, device, store, bytes
+        self._origin: dict[str, torch.device] = {}
 
     def add(self, name: str, module: nn.Module, device: torch.device, store: Store | None) -> None:
-        """Take a component over: with a store it rests from now on; without, it moves to its device for good."""
+        """Manage a component: with a store it moves when it is used; without, it moves to its device at once."""
         from accelerate.hooks import add_hook_to_module
 
+        # Where it is, where it shall run, and its way back.
         self._parts[name] = (module, device, store, num_bytes(module))
-        self._back[name] = next(module.parameters()).device
+        self._origin[name] = next(module.parameters()).device
         if store is None:
             module.to(device)
         else:
             store.rest()
-            _move_buffers(module, device)
+            move_buffers(module, device)
+        # Its forward, and every other method that uses its weights, goes through the hook.
         hook = _hook(self, name)
         add_hook_to_module(module, hook)
         for entry in ENTRIES:
@@ -174,7 +162,7 @@ class Placement:
                 setattr(module, entry, _through(hook, module, getattr(module, entry)))
 
     def remove(self, name: str) -> None:
-        """Give a component back, where and as it was."""
+        """Stop managing a component: it is where and as it was."""
         from accelerate.hooks import remove_hook_from_module
 
         module, _, store, _ = self._parts.pop(name)
@@ -182,30 +170,31 @@ class Placement:
         for entry in ("forward", *ENTRIES):
             module.__dict__.pop(entry, None)
         if store is None:
-            module.to(self._back[name])
+            module.to(self._origin[name])
         else:
             store.close()
-            _move_buffers(module, self._back[name])
+            move_buffers(module, self._origin[name])
         if name in self.resident:
             self.resident.remove(name)
 
     def need(self, name: str) -> torch.device:
-        """Bring a component to its device, after making room there: the ones not used for longest rest first."""
+        """Bring a component to its device, after making room there: the ones unused for longest leave first."""
         _, device, store, size = self._parts[name]
         if store is None:
             return device
         if name in self.resident:
             self.resident.remove(name)
         else:
-            there = [other for other in self.resident if self._parts[other][1] == device]
-            taken = sum(self._parts[other][3] for other in there)
-            while there and taken + size > self._budget(device):
-                oldest = there.pop(0)
-                kept = self._parts[oldest][2]
-                assert kept is not None
-                kept.rest()
+            # Those on the same device, the least recently used first.
+            neighbours = [other for other in self.resident if self._parts[other][1] == device]
+            used = sum(self._parts[other][3] for other in neighbours)
+            while neighbours and used + size > self._budget(device):
+                oldest = neighbours.pop(0)
+                oldest_store = self._parts[oldest][2]
+                assert oldest_store is not None
+                oldest_store.rest()
                 self.resident.remove(oldest)
-                taken -= self._parts[oldest][3]
+                used -= self._parts[oldest][3]
             store.bring(device)
         self.resident.append(name)
         return device
@@ -218,10 +207,8 @@ def _hook(placement: Placement, name: str) -> Any:
 
     class Hook(ModelHook):
         def pre_forward(self, module: nn.Module, *args: Any, **kwargs: Any) -> tuple[Any, Any]:
-            with (
-                torch.inference_mode(False),
-                torch.no_grad(),
-            ):  # weights outlive the inference that they are brought for
+            # Not as inference tensors: weights outlive the inference that they are brought for.
+            with torch.inference_mode(False), torch.no_grad():
                 device = placement.need(name)
             return send_to_device(args, device), send_to_device(kwargs, device)
 
@@ -232,16 +219,10 @@ def _hook(placement: Placement, name: str) -> Any:
 
 
 def _through(hook: Any, module: nn.Module, entry: Callable[..., Any]) -> Callable[..., Any]:
-    """A component's method by way of its hook."""
+    """A component's method, called through its hook."""
 
     def call(*args: Any, **kwargs: Any) -> Any:
         args, kwargs = hook.pre_forward(module, *args, **kwargs)
         return hook.post_forward(module, entry(*args, **kwargs))
 
     return call
-
-
-def _move_buffers(module: nn.Module, device: torch.device) -> None:
-    for part in module.modules():
-        for key, buffer in part.named_buffers(recurse=False):
-            part._buffers[key] = buffer.to(device)

@@ -1,55 +1,52 @@
-"""Self-contained HTML pages: tables that sort, plots, rows of pictures, nothing loaded from elsewhere."""
+"""Self-contained HTML pages: sections with sortable tables, charts and rows of pictures; nothing is loaded from elsewhere."""
 
 from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 
+import jinja2
 import numpy as np
 from PIL import Image
 
-from medcodi.errors import DataError, MissingExtraError
+from medcodi.errors import DataError
+from medcodi.storage.atomic import write_text
 
-_TEMPLATE = Path(__file__).with_name("page.html")
+TEMPLATES = Path(__file__).parent / "templates"
 
 
 def image_data_uri(image: np.ndarray) -> str:
-    """A PNG as a data URI.
-
-    Args:
-        image: float ``[H, W]`` in [0, 1].
+    """A grey image ``[H, W]`` in [0, 1] as a PNG in a data URI.
 
     Raises:
-        DataError: If it is not of two dimensions.
+        DataError: If it has not two dimensions.
     """
     if image.ndim != 2:
         raise DataError(f"a picture of shape {image.shape}", expected="[H, W]")
     buffer = io.BytesIO()
     Image.fromarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)).save(buffer, "PNG", optimize=True)
-    return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
+    return png_data_uri(buffer.getvalue())
+
+
+def png_data_uri(png: bytes) -> str:
+    """The bytes of a PNG file as a data URI."""
+    return "data:image/png;base64," + base64.b64encode(png).decode("ascii")
 
 
 @dataclass(frozen=True, kw_only=True)
 class Cell:
-    """One picture or text of a row.
+    """One picture or text of a row."""
 
-    Attributes:
-        caption: What it is: "Report", "Lateral X-ray".
-        role: "prompt", "generated" or "truth"; decides its colour.
-        value: image float ``[H, W]`` in [0, 1], or text.
-        note: A line below, e.g. the findings read from it.
-        label: In the place of the role, where several are alike (the name of a system).
-    """
-
-    caption: str
-    role: str
-    value: np.ndarray | str
-    note: str = ""
-    label: str = ""
+    caption: str  # what it is: "Report", "Lateral X-ray"
+    role: str  # "prompt", "generated" or "truth"; decides its colour
+    value: np.ndarray | str  # image, float ``[H, W]`` in [0, 1], or text
+    note: str = ""  # A line below, e.g. the findings read from it
+    label: str = ""  # shown instead of the role where several are alike (the name of a system)
 
     @property
     def is_text(self) -> bool:
@@ -73,30 +70,21 @@ class PictureRow:
 
     @property
     def groups(self) -> list[list[Cell]]:
-        """The prompts, then each target with its truth: what stays side by side where a row is too long."""
+        """The prompts, then each target with its truth: a long row wraps between groups only."""
         runs = groupby(self.cells, key=lambda cell: "" if cell.role == "prompt" else cell.caption)
         return [list(run) for _, run in runs]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """A cell of a table that holds a number.
+    """A table cell that holds a number."""
 
-    Attributes:
-        text: As it is shown.
-        value: What the column is sorted by; None: last.
-        small: Beside it, smaller: an interval.
-        below: Under it, smaller: ceiling and floor.
-        shade: 0 (as bad as the floor) to 1 (as good as the ceiling); None: no colour.
-        strong: Whether it stands out.
-    """
-
-    text: str
-    value: float | None = None
-    small: str = ""
-    below: str = ""
-    shade: float | None = None
-    strong: bool = False
+    text: str  # as it is shown
+    value: float | None = None  # the column is sorted by it; None: last
+    small: str = ""  # beside it, smaller: an interval
+    below: str = ""  # under it, smaller: ceiling and floor
+    shade: float | None = None  # 0 (as bad as the floor) to 1 (as good as the ceiling); None: no colour
+    strong: bool = False  # whether it is printed in bold
 
     @property
     def colour(self) -> str:
@@ -105,6 +93,7 @@ class Figure:
             return ""
         share = min(max(self.shade, 0.0), 1.0)
         low, middle, high = (244, 199, 190), (250, 243, 206), (190, 226, 201)
+        # Interpolate within the half of the scale that holds the share.
         first, second, part = (low, middle, 2 * share) if share < 0.5 else (middle, high, 2 * share - 1)
         mixed = (round(a + (b - a) * part) for a, b in zip(first, second, strict=True))
         return "rgb({},{},{})".format(*mixed)
@@ -112,32 +101,25 @@ class Figure:
 
 @dataclass(frozen=True, kw_only=True)
 class Table:
-    """A table; a click on a column's head sorts by it.
+    """A table; a click on a column's head sorts by it."""
 
-    Attributes:
-        columns: Heads.
-        rows: Texts or figures.
-        caption: Above it.
-        left: How many columns, from the first, hold words.
-        last: Rows at the end that stay there when the others are sorted: ceilings, counts.
-    """
-
-    columns: Sequence[str]
-    rows: Sequence[Sequence[str | Figure]]
-    caption: str = ""
-    left: int = 1
-    last: int = 0
+    columns: Sequence[str]  # heads
+    rows: Sequence[Sequence[str | Figure]]  # texts or figures
+    caption: str = ""  # above it
+    left: int = 1  # how many columns, from the first, hold words
+    last: int = 0  # rows at the end that stay there when the others are sorted: ceilings, counts
 
     def cells(self) -> list[list[Figure]]:
         """Every cell as a figure."""
-        return [[one if isinstance(one, Figure) else Figure(text=one) for one in row] for row in self.rows]
+        return [[cell if isinstance(cell, Figure) else Figure(text=cell) for cell in row] for row in self.rows]
 
 
 @dataclass(frozen=True, kw_only=True)
 class Plot:
-    """An inline drawing: SVG text made by ``plots.py``."""
+    """A chart (SVG text of ``charts.py``) or a wide picture (a data URI), with a caption."""
 
-    svg: str
+    svg: str = ""
+    uri: str = ""
     caption: str = ""
 
 
@@ -147,50 +129,56 @@ class Section:
 
     title: str
     text: str = ""
-    alarms: Sequence[str] = field(default_factory=tuple)
-    plots: Sequence[Plot] = field(default_factory=tuple)
-    tables: Sequence[Table] = field(default_factory=tuple)
-    rows: Sequence[PictureRow] = field(default_factory=tuple)
-    parts: Sequence[Section] = field(default_factory=tuple)
+    alarms: Sequence[str] = ()
+    plots: Sequence[Plot] = ()
+    tables: Sequence[Table] = ()
+    rows: Sequence[PictureRow] = ()
+    parts: Sequence[Section] = ()
     folded: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Head:
-    """Top of a page.
+    """Top of a page."""
 
-    Attributes:
-        title: In large letters.
-        lead: One sentence: what was evaluated, on what.
-        verdict: What came out, a sentence a line.
-        facts: (number, what it counts), in a row of boxes.
+    title: str  # in large letters
+    lead: str = ""  # one sentence: what was evaluated, on what
+    verdict: Sequence[str] = ()  # what came out, a sentence a line
+    facts: Sequence[tuple[str, str]] = ()  # (number, what it counts), in a row of boxes
+
+
+def render_template(
+    template: str | Path, *, filters: Mapping[str, Callable[..., Any]] | None = None, **values: Any
+) -> str:
+    """Fill a template; every text is escaped, an undefined name is an error.
+
+    Args:
+        template: A file that extends ``base.html``, which gives the head, the common style and room for a script.
+        filters: More filters, by name.
+        values: Of the template.
     """
-
-    title: str
-    lead: str = ""
-    verdict: Sequence[str] = field(default_factory=tuple)
-    facts: Sequence[tuple[str, str]] = field(default_factory=tuple)
+    template = Path(template)
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader([template.parent, TEMPLATES]),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    environment.filters |= {"data_uri": image_data_uri, **(filters or {})}
+    return environment.get_template(template.name).render(**values)
 
 
 def render_page(head: Head, sections: Sequence[Section]) -> str:
-    """The page as one HTML text.
+    """A page of sections as one HTML text."""
+    return render_template(TEMPLATES / "sections.html", head=head, sections=sections)
+
+
+def write_page(path: str | Path, html: str) -> Path:
+    """Write a page, all or nothing; its folder is created.
 
     Raises:
-        MissingExtraError: If jinja2 is not installed.
+        DataError: If it cannot be written.
     """
-    try:
-        from jinja2 import Environment
-    except ImportError:
-        raise MissingExtraError("jinja2", extra="eval", needed_for="HTML pages") from None
-    environment = Environment(autoescape=True, trim_blocks=True, lstrip_blocks=True)
-    return environment.from_string(_TEMPLATE.read_text(encoding="utf-8")).render(head=head, sections=sections)
-
-
-def write_page(path: str | Path, head: Head, sections: Sequence[Section]) -> Path:
-    """Render and write, all or nothing; returns the path."""
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(render_page(head, sections), encoding="utf-8")
-    partial.replace(path)
-    return path
+    write_text(Path(path), html, error=DataError)
+    return Path(path)

@@ -1,12 +1,11 @@
-"""Checkpoints: safetensors and JSON, checksummed, and either whole or not there."""
+"""Checkpoints: safetensors and JSON, checksummed, each whole or not there, and written by a thread beside the run."""
 
 from __future__ import annotations
 
-import errno
+import copy
 import json
-import os
 import re
-import shutil
+import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,18 +15,27 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from medcodi.errors import CheckpointError
-from medcodi.model.components import sha256_file, write_weights
-from medcodi.storage import disk
+from medcodi.model.components import write_weights
+from medcodi.storage import atomic
+from medcodi.storage.job_folder import JobFolder, JobKind, damage, file_row
+from medcodi.training.config import CheckpointConfig
 
 FORMAT = 1
 MANIFEST = "manifest.json"
 STATE = "state.json"
+CHECKPOINTS = JobKind(
+    name="checkpoints",
+    index="",
+    record="{shard}/" + MANIFEST,
+    error=CheckpointError,
+    then="resume with --resume latest: the checkpoints before it are whole",
+)
 _NAME = re.compile(r"step-(\d{8,})")
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to go on as if it had never stopped.
+    """Everything a run needs to continue as if it had never stopped.
 
     Attributes:
         tensors: File stem (``weights``, ``buffers``, ``ema``, ``optimizer``) -> name -> tensor on the CPU.
@@ -43,27 +51,15 @@ class Checkpoint:
         return int(self.state["step"])
 
 
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    except OSError as error:
-        if not path.is_dir() or error.errno not in (errno.EINVAL, errno.ENOTSUP):  # some file systems flush no folders
-            raise
-    finally:
-        os.close(descriptor)
-
-
+# ---- writing ---------------------------------------------------------------------------------------------------------
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int, keep_every: int = 0) -> Path:
-    """Write a checkpoint below ``folder`` under a temporary name, flush it, rename it, then remove the oldest.
-
-    This one is the newest now: those of later steps are damaged, or of a run that was taken up again before them, and go.
+    """Write a checkpoint and remove the oldest ones, and those of later steps: they are damaged, or of a run that was resumed earlier.
 
     Args:
         folder: The run's ``checkpoints`` folder.
         checkpoint: What to write.
-        keep: The newest so many stay.
-        keep_every: Those of every so many steps stay too; 0: none.
+        keep: Number of newest checkpoints that stay.
+        keep_every: Checkpoints at multiples of this step stay too; 0: none.
 
     Returns:
         The checkpoint's folder, ``step-00000100``.
@@ -71,88 +67,121 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int, keep_every: int = 0
     Raises:
         CheckpointError: If it cannot be written (a full disk); nothing of it stays, and those before it are as they were.
     """
-    final = folder / f"step-{checkpoint.step:08d}"
-    staging = folder / f".{final.name}.partial"
-    try:
-        put_back(folder)
-        staging.mkdir(parents=True)
-        _fill(staging, checkpoint)
-        _put_in_place(staging, final)
-    except OSError as error:
-        raise not_written(final, error) from error
-    except CheckpointError as error:  # of the weights' writer
-        if isinstance(error.__context__, OSError):
-            raise not_written(final, error.__context__) from error
-        raise
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)  # not there any more, unless something went wrong
+    put_back(folder)
+    name = f"step-{checkpoint.step:08d}"
+    JobFolder(folder, CHECKPOINTS).write(name, lambda staging: _fill(staging, checkpoint), replace=True)
+
+    # Remove later steps, and all but the newest of the others.
     at = {path: _step_of(path) for path in found(folder)}
     for later in (path for path, step in at.items() if step > checkpoint.step):
         _remove(later)
     for old in [path for path, step in at.items() if step <= checkpoint.step][:-keep]:
         if not keep_every or at[old] % keep_every:
             _remove(old)
-    return final
+    return folder / name
 
 
-def _fill(staging: Path, checkpoint: Checkpoint) -> None:
+def _fill(staging: Path, checkpoint: Checkpoint) -> dict[str, Any]:
+    """Write the files; returns the manifest."""
     files: dict[str, dict[str, Any]] = {}
     for stem, tensors in checkpoint.tensors.items():
+        path = staging / f"{stem}.safetensors"
         specs = {name: (tuple(tensor.shape), tensor.dtype) for name, tensor in tensors.items()}
-        told = write_weights(staging / f"{stem}.safetensors", specs, tensors.__getitem__)
-        files[told["file"]] = {"sha256": told["sha256"]}
-    (staging / STATE).write_text(json.dumps(checkpoint.state, indent=1), encoding="utf-8")
-    files[STATE] = {"sha256": sha256_file(staging / STATE)}
-    for name, row in files.items():
-        row["bytes"] = (staging / name).stat().st_size
-    manifest = {"format": FORMAT, "step": checkpoint.step, "files": dict(sorted(files.items()))}
-    (staging / MANIFEST).write_text(json.dumps(manifest, indent=1), encoding="utf-8")
-    for path in (*sorted(staging.iterdir()), staging):
-        _sync(path)
-
-
-def _put_in_place(staging: Path, final: Path) -> None:
-    """A checkpoint of the same step moves aside first and is removed last: at every moment one of the two is there."""
-    aside = final.with_name(f".{final.name}.aside")
-    if final.exists():
-        final.rename(aside)
-    staging.rename(final)
-    _sync(final.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+        entry = write_weights(path, specs, tensors.__getitem__)
+        files[path.name] = {"sha256": entry["sha256"], "bytes": path.stat().st_size}
+    atomic.write_json(staging / STATE, checkpoint.state, indent=1)
+    files[STATE] = file_row(staging / STATE)
+    return {"format": FORMAT, "step": checkpoint.step, "files": dict(sorted(files.items()))}
 
 
 def _remove(path: Path) -> None:
-    """Under a hidden name, so that half of one is never taken for a damaged one."""
-    hidden = path.with_name(f".{path.name}.partial")
+    """Remove under a hidden name, so that half of one is never taken for a damaged one."""
+    hidden = atomic.partial_path(path)
     path.rename(hidden)
-    shutil.rmtree(hidden, ignore_errors=True)
+    atomic.remove(hidden)
 
 
 def put_back(folder: Path) -> None:
-    """Undo what a kill left half done: unfinished checkpoints go, and one that had moved aside for another comes back.
+    """Undo what a kill left half done: unfinished checkpoints are removed, and a replaced one comes back.
 
     Only the run that holds the folder may call this.
     """
     for aside in folder.glob(".step-*.aside"):
-        final = folder / aside.name.removeprefix(".").removesuffix(".aside")
-        if final.exists():
-            shutil.rmtree(aside, ignore_errors=True)
-        else:
-            aside.rename(final)
+        atomic.recover(folder / aside.name.removeprefix(".").removesuffix(".aside"))
     for stale in folder.glob(".step-*.partial"):
-        shutil.rmtree(stale, ignore_errors=True)
+        atomic.remove(stale)
 
 
-def not_written(path: Path, error: OSError) -> CheckpointError:
-    """What to say when a file of a run cannot be written."""
-    full = error.errno in disk.FULL
-    return CheckpointError(
-        disk.why_not_written(path, error),
-        expected="room for it" if full else "a folder that can be written",
-        fix=f"{'make room' if full else 'fix the folder'}, and go on with --resume latest: the checkpoints before it are whole",
-    )
+class CheckpointWriter:
+    """Writes one checkpoint at a time, in a thread of its own.
+
+    At most one snapshot is in memory beside the run if :meth:`finish` is called before the next is taken.
+    """
+
+    def __init__(self, folder: Path, config: CheckpointConfig) -> None:
+        self._folder, self._config = folder, config
+        self._thread: threading.Thread | None = None
+        self._error: BaseException | None = None
+
+    def write(self, snapshot: Checkpoint) -> None:
+        """Start writing; returns at once, unless the one before is still being written.
+
+        Args:
+            snapshot: Its tensors must be the writer's own: nobody changes them any more.
+
+        Raises:
+            CheckpointError: If the one before could not be written.
+        """
+        self.finish()
+        snapshot = Checkpoint(
+            snapshot.tensors, copy.deepcopy(snapshot.state)
+        )  # the run changes its own means meanwhile
+        # Not a daemon: an interpreter that ends in order waits for it.
+        self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint writer")
+        self._thread.start()
+        if not self._config.background:
+            self.finish()
+
+    def _write(self, snapshot: Checkpoint) -> None:
+        try:
+            save(self._folder, snapshot, keep=self._config.keep, keep_every=self._config.keep_every)
+        except BaseException as error:
+            self._error = error
+
+    @property
+    def busy(self) -> bool:
+        """Whether a checkpoint is being written."""
+        return self._thread is not None and self._thread.is_alive()
+
+    def check(self) -> None:
+        """Raise the error of the thread, if there is one.
+
+        Raises:
+            CheckpointError: If the last checkpoint could not be written.
+        """
+        if self._error is None:
+            return
+        error, self._error = self._error, None
+        if isinstance(error, CheckpointError):
+            raise error
+        raise CheckpointError(
+            f"a checkpoint could not be written: {type(error).__name__}: {error}", fix=CHECKPOINTS.then
+        ) from error
+
+    def finish(self, timeout: float | None = None) -> None:
+        """Wait until everything is on the disk, at most ``timeout`` seconds; None: as long as it takes.
+
+        Raises:
+            CheckpointError: If the last checkpoint could not be written.
+        """
+        if self._thread is not None:
+            self._thread.join(timeout)
+            if not self._thread.is_alive():
+                self._thread = None
+        self.check()
 
 
+# ---- reading ---------------------------------------------------------------------------------------------------------
 def found(folder: Path) -> list[Path]:
     """The checkpoints below a run's ``checkpoints`` folder, oldest first; unfinished ones are not among them."""
     if not folder.is_dir():
@@ -170,7 +199,6 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: If it is missing, cut short, changed, or of another format.
     """
-    fix = "resume from an older one, by its path"
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         files = manifest["files"]
@@ -186,42 +214,28 @@ def load(path: Path) -> Checkpoint:
             expected=f"format {FORMAT}",
             fix="train with the version that wrote it",
         )
-    for name, expected in files.items():
-        damage = _damage(path / name, expected)
-        if damage:
+    for name, row in files.items():
+        if problem := damage(path / name, row):
             raise CheckpointError(
-                f"{path / name} is damaged: {damage}",
-                expected=f"{expected['bytes']} bytes with the checksum in {MANIFEST}",
-                fix=fix,
+                f"{path / name} is damaged: {problem}",
+                expected=f"{row['bytes']} bytes with the checksum in {MANIFEST}",
+                fix="resume from an older one, by its path",
             )
     tensors = {Path(name).stem: load_file(path / name) for name in files if name.endswith(".safetensors")}
     return Checkpoint(tensors, json.loads((path / STATE).read_text(encoding="utf-8")))
 
 
-def _damage(file: Path, expected: Mapping[str, Any]) -> str:
-    """What is wrong with a file of a checkpoint, in words; empty: nothing."""
-    try:
-        size = file.stat().st_size if file.is_file() else None
-        if size != expected["bytes"]:
-            return f"{'no' if size is None else size} bytes"
-        return "" if sha256_file(file) == expected["sha256"] else f"{size} bytes, some of them changed"
-    except OSError as error:  # a sector that the disk gives back no more
-        return f"it cannot be read, {error.strerror or error}"
-
-
 def load_latest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones before it are named through ``say``. None: there is none at all.
+    """The newest checkpoint that is whole; damaged ones after it are named through ``say``. None: there is none at all.
 
     Raises:
         CheckpointError: If there are checkpoints and every one is damaged.
     """
     candidates = found(folder)
-    problems = []
     for path in reversed(candidates):
         try:
             return load(path)
         except CheckpointError as error:
-            problems.append(str(error))
             say(f"{error.failed}; going back to the one before")
     if candidates:
         raise CheckpointError(

@@ -1,4 +1,4 @@
-"""What a training run is: one frozen config, read from YAML, checked at the door."""
+"""The config of a training run: frozen, read from YAML, checked before anything is built."""
 
 from __future__ import annotations
 
@@ -27,27 +27,18 @@ def _fraction(owner: object, *names: str) -> None:
 
 @config
 class StageConfig:
-    """Which stage, and its own options (checked by the stage).
+    """Which stage, and its own config (checked by the stage)."""
 
-    Attributes:
-        name: ``autoencode``, ``align``, ``diffuse`` or ``join``.
-        options: The stage's settings; its module says which.
-    """
-
-    name: str
+    name: str  # autoencode, align, diffuse or join
     options: dict[str, Any] = field(default_factory=dict)
 
 
 @config
 class BatchConfig:
-    """Batch arithmetic: global = micro × accumulation × ranks.
+    """Batch arithmetic: global = micro × accumulation × ranks."""
 
-    Attributes:
-        global_size: Studies in one optimiser step.
-        micro_size: Studies in one forward pass on one rank; None: as many as there are, no accumulation.
-    """
-
-    global_size: int = 16
+    global_size: int = 16  # studies in one optimiser step
+    # studies in one forward pass on one rank; None: all of the rank's, without accumulation
     micro_size: int | None = None
 
     def __post_init__(self) -> None:
@@ -57,7 +48,7 @@ class BatchConfig:
         """Micro-batches of one rank in one step.
 
         Raises:
-            ConfigError: If the arithmetic does not come out even.
+            ConfigError: If the global batch cannot be divided so.
         """
         share, rest = divmod(self.global_size, world_size)
         micro = self.micro_size or share
@@ -71,33 +62,28 @@ class BatchConfig:
         return share // micro
 
     def describe(self, world_size: int) -> str:
-        """The arithmetic in words, for the first line of a run."""
+        """The arithmetic in words."""
         accumulation = self.accumulation(world_size)
         micro = self.global_size // (world_size * accumulation)
-        return f"{self.global_size} studies a step = {micro} (micro) × {accumulation} (accumulation) × {world_size} (ranks)"
+        return f"{self.global_size} studies per step = {micro} (micro) × {accumulation} (accumulation) × {world_size} (ranks)"
 
 
 @config
 class OptimizerConfig:
-    """AdamW (Loshchilov & Hutter, 2019) with a linear warm-up and a schedule; norms, biases and scalars do not decay.
-
-    Attributes:
-        lr: Highest learning rate.
-        schedule: What follows the warm-up: ``cosine`` to ``lr * min_lr_ratio``, or ``constant``.
-        schedule_horizon: Step at which the cosine ends; None: the run's ``steps``. Fix it to stop early and go on later.
-        grad_clip: Highest global gradient norm; None: no clipping.
-    """
+    """AdamW (Loshchilov & Hutter, 2019) with a linear warm-up and a schedule; norms, biases and scalars do not decay."""
 
     name: Literal["adamw"] = "adamw"
-    lr: float = 1e-4
+    lr: float = 1e-4  # highest learning rate
     betas: tuple[float, float] = (0.9, 0.99)
     eps: float = 1e-8
     weight_decay: float = 0.01
     warmup_steps: int = 0
+    # what follows the warm-up: cosine to lr * min_lr_ratio, or constant
     schedule: Literal["cosine", "constant"] = "cosine"
+    # step at which the cosine ends; None: the run's steps. Set it to resume with more steps later
     schedule_horizon: int | None = None
     min_lr_ratio: float = 0.0
-    grad_clip: float | None = 1.0
+    grad_clip: float | None = 1.0  # highest global gradient norm; None: no clipping
 
     def __post_init__(self) -> None:
         _positive(self, "lr", "eps", "grad_clip", "schedule_horizon")
@@ -113,7 +99,7 @@ class OptimizerConfig:
 
 @config
 class EmaConfig:
-    """Exponential moving average of the trained weights, with decay min(decay, (1 + n) / (10 + n)) at the n-th update."""
+    """Exponential moving average of the trained weights, with decay min(decay, (1 + n) / (10 + n)) at update n."""
 
     enabled: bool = True
     decay: float = 0.999
@@ -124,27 +110,23 @@ class EmaConfig:
 
 @config
 class EngineConfig:
-    """Who drives the step.
+    """Which engine runs the steps."""
 
-    Attributes:
-        name: ``auto`` is DeepSpeed when its launcher started the process, else plain (one process, or DDP).
-        zero_stage: DeepSpeed's partitioning: 0 nothing, 1 optimiser, 2 and gradients, 3 and weights.
-        persist_below: ZeRO-3 leaves parameters of at most so many elements whole on every rank.
-        offload_optimizer: Where DeepSpeed keeps the optimiser's state (its step is taken on the CPU): ``cpu`` under ZeRO 1 to
-            3, ``nvme`` (files in ``nvme_path``) under ZeRO-3.
-        offload_parameters: Where ZeRO-3 keeps its shares of the weights, and of their average, between uses. Not on a disk: average
-            and checkpoints are made of them.
-        nvme_path: Folder on a fast local disk, the same on every machine; files of a run lie there under its name.
-        activation_checkpointing: Keep the inputs of the blocks only and compute them anew in the backward pass: less
-            memory, about a third more time, the same numbers.
-    """
-
+    # auto is DeepSpeed when its launcher started the process, else plain (one process, or DDP)
     name: Literal["auto", "plain", "deepspeed"] = "auto"
+    # what DeepSpeed partitions: 0 nothing, 1 optimiser, 2 also gradients, 3 also weights
     zero_stage: Literal[0, 1, 2, 3] = 2
-    persist_below: int = 100_000
+    persist_below: int = 100_000  # ZeRO-3 leaves parameters of at most this many elements whole on every rank
+    # where DeepSpeed keeps the optimiser's state (its step is taken on the CPU): cpu under ZeRO 1 to 3, nvme (files
+    # in nvme_path) under ZeRO-3
     offload_optimizer: Literal["none", "cpu", "nvme"] = "none"
+    # where ZeRO-3 keeps its shards of weights and average between uses. Not on a disk, because average and
+    # checkpoints are made from them
     offload_parameters: Literal["none", "cpu"] = "none"
+    # folder on a fast local disk, the same on every machine; a run has its own folder in it
     nvme_path: str | None = None
+    # keep only the inputs of the blocks and compute activations again in the backward pass: less memory, about a
+    # third more time, the same numbers
     activation_checkpointing: bool = False
 
     def __post_init__(self) -> None:
@@ -160,18 +142,12 @@ class EngineConfig:
 
 @config
 class CheckpointConfig:
-    """When the run is saved.
+    """When the run is saved."""
 
-    Attributes:
-        every: Steps between two checkpoints (one is always saved at the end); 0: only there.
-        keep: The newest so many are kept.
-        keep_every: Those of every so many steps are kept for good, beside the newest; 0: none.
-        background: Write while training goes on, from a copy in the memory of the CPU; False: training waits for the disk.
-    """
-
-    every: int = 500
-    keep: int = 2
-    keep_every: int = 0
+    every: int = 500  # steps between two checkpoints (one is always saved at the end); 0: only at the end
+    keep: int = 2  # number of newest checkpoints that are kept
+    keep_every: int = 0  # checkpoints of every multiple of this step are kept too; 0: none
+    # write while training continues, from a copy in CPU memory; False: training waits for the disk
     background: bool = True
 
     def __post_init__(self) -> None:
@@ -180,24 +156,19 @@ class CheckpointConfig:
             raise ValueError(f"every is {self.every}, keep_every is {self.keep_every}: must not be negative")
         if self.keep_every and (not self.every or self.keep_every % self.every):
             raise ValueError(
-                f"keep_every is {self.keep_every}, must be a multiple of every, {self.every}: others are not saved"
+                f"keep_every is {self.keep_every}, must be a multiple of every, {self.every}: no other step is saved"
             )
 
 
 @config
 class FaultConfig:
-    """When a run gives up, and how soon it notices.
+    """When a run gives up, and how soon it notices."""
 
-    Attributes:
-        max_skipped: Steps in a row without a finite loss and gradient, after which it saves and stops.
-        data_s: Seconds in which the data of a step must come; it then stops and names who did not deliver.
-        rank_s: Seconds without a sign of life from another rank, after which it is taken for dead and the others stop.
-        exchange_minutes: Longest wait for the others in one exchange: for ranks that live and yet do not come.
-    """
-
-    max_skipped: int = 10
+    max_skipped: int = 10  # steps in a row without a finite loss and gradient after which it saves and stops
+    # seconds within which the data of a step must arrive; else it stops and names who did not deliver
     data_s: float = 600.0
-    rank_s: float = 120.0
+    rank_s: float = 120.0  # seconds without a heartbeat after which a rank counts as dead and the others stop
+    # longest wait for the others in one exchange, for ranks that live but do not take part
     exchange_minutes: float = 30.0
 
     def __post_init__(self) -> None:
@@ -206,46 +177,32 @@ class FaultConfig:
 
 @config
 class TrainConfig:
-    """One training run: a stage, what it starts from, its data, and how.
+    """One training run: a stage, what it starts from, its data, and how."""
 
-    Attributes:
-        stage: What is trained, and its options.
-        data: The studies.
-        validation: Held-out studies, looked at every ``tracking.validate_every`` steps; None: none.
-        init: Model folder to start from (the previous stage's ``out/model``); or
-        model: Model recipe (YAML) for a fresh one, its tokenizer trained on the data's reports.
-        tokenizer_studies: Reports that train a fresh model's tokenizer.
-        steps: Optimiser steps of the whole run.
-        precision: ``bf16`` and ``fp16`` are autocast over float32 weights; ``fp16`` needs a GPU.
-        seed: Key of data order and of every draw.
-        out: The run's folder.
-        num_workers: Ranks that read data ahead.
-        cache: Folder in which studies are kept encoded, made at the first start; for ``diffuse`` and ``join``. None: encode each batch anew.
-        compile: Compile the networks' blocks: the first step takes minutes, later ones less.
-        max_minutes: Save and exit cleanly after so long; go on with ``--resume latest``.
-    """
-
-    stage: StageConfig
-    data: DataConfig
-    out: str
-    steps: int
-    init: str | None = None
-    model: str | None = None
-    tokenizer_studies: int = 1024
+    stage: StageConfig  # what is trained
+    data: DataConfig  # training studies
+    out: str  # the run's folder
+    steps: int  # optimiser steps of the whole run
+    init: str | None = None  # model folder to start from (the previous stage's out/model); or
+    model: str | None = None  # model recipe (YAML) of a fresh model, whose tokenizer is trained on the data's reports
+    tokenizer_studies: int = 1024  # number of reports that train a fresh model's tokenizer
+    # held-out studies for validation, every tracking.validate_every steps; None: none
     validation: DataConfig | None = None
     batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
+    # bf16 and fp16 are autocast over float32 weights; fp16 needs a GPU
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     ema: EmaConfig = EmaConfig()
     engine: EngineConfig = EngineConfig()
     checkpoint: CheckpointConfig = CheckpointConfig()
     faults: FaultConfig = FaultConfig()
     tracking: TrackingConfig = TrackingConfig()
-    seed: int = 0
-    num_workers: int = 0
+    seed: int = 0  # key of the data order and of every draw
+    num_workers: int = 0  # processes that read data ahead
+    # folder of encoded studies, made at the first start; for diffuse and join. None: encode every batch
     cache: str | None = None
-    compile: bool = False
-    max_minutes: float | None = None
+    compile: bool = False  # compile the networks' blocks: the first step takes minutes, later ones less time
+    max_minutes: float | None = None  # save and exit cleanly after this time; resume with --resume latest
 
     def __post_init__(self) -> None:
         _positive(self, "steps", "tokenizer_studies", "max_minutes")
@@ -255,7 +212,7 @@ class TrainConfig:
             )
         if self.cache is not None and self.stage.name not in ("diffuse", "join"):
             raise ValueError(
-                f"cache={self.cache!r}: stage {self.stage.name!r} trains what a cache would freeze; leave it out"
+                f"cache={self.cache!r}: stage {self.stage.name!r} trains what a cache would freeze; remove it"
             )
         if self.num_workers < 0:
             raise ValueError(f"num_workers is {self.num_workers}, must not be negative")
@@ -270,7 +227,7 @@ class TrainConfig:
     def identity(self) -> dict[str, Any]:
         """The values that decide what the run computes: a resumed run must have the same.
 
-        Left out: where it is written, what it tells, how long it goes on, and how many processes share the work.
+        Not among them: where it is written, what it logs, how long it runs, and how many ranks share the work.
         """
         values = to_dict(self)
         chosen = {key: values[key] for key in ("stage", "data", "precision", "ema", "seed")}

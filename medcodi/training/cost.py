@@ -1,7 +1,7 @@
-"""What a stage costs, counted without running it: parameters, activations and operations.
+"""The cost of a stage, counted without running it: parameters, activations, floating-point operations (FLOPs).
 
-Networks are run on fake tensors (shapes and precisions, no numbers): what autograd keeps for the backward pass is summed
-up, and floating-point operations are counted. Nothing is allocated but the count.
+Networks run on fake tensors (shapes and precisions, no numbers): what autograd saves for the backward pass is added up, and
+operations are counted; no memory is allocated.
 """
 
 from __future__ import annotations
@@ -28,72 +28,66 @@ from medcodi.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage needs, whatever the hardware.
+    """What a stage needs on any hardware."""
 
-    Attributes:
-        trained: Parameters with gradient.
-        frozen: Parameters without, held in memory: none of those that the cache stands for.
-        fixed_activations: Bytes kept for the backward pass whatever the batch (weights cast by autocast).
-        study_activations: Bytes kept for the backward pass, per study of the micro-batch.
-        study_transient: Bytes of the frozen networks' largest intermediate results, per study; gone before the rest begins.
-        study_flops: Floating-point operations per study, forward and backward (:func:`study_flops`).
-    """
-
-    trained: int
-    frozen: int
-    fixed_activations: float
-    study_activations: float
-    study_transient: float
-    study_flops: float
+    trained: int  # parameters with gradient
+    frozen: int  # parameters without gradient that are in memory; none that the cache replaces
+    fixed_activations: float  # bytes saved for the backward pass for any batch (weights cast by autocast)
+    study_activations: float  # bytes saved for the backward pass, per study of the micro-batch
+    study_transient: (
+        float  # bytes of the frozen networks' largest intermediate results, per study; freed before the rest
+    )
+    study_flops: float  # floating-point operations per study, forward and backward
 
 
-def stage_cost(run: TrainConfig, described: ModelConfig | None = None) -> Cost:
-    """Count parameters, activations and operations of a run's stage on fake tensors; seconds, and next to no memory.
+def stage_cost(run: TrainConfig, model: ModelConfig | None = None) -> Cost:
+    """Count parameters, activations and operations of a run's stage; takes seconds, and next to no memory.
 
     Args:
         run: The run.
-        described: Its model; None: the one that the run names.
+        model: Config of its model; None: of the one that the run names.
     """
-    described = described or _described(run)
+    model = model or _model_config(run)
     with FakeTensorMode(allow_non_fake_inputs=True):
-        stage, passes = _built(run, described)
+        stage, passes = _build(run, model)
+        # Parameters: all components are in memory, for samples and for the end, unless studies come from the cache.
         trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
-        parts = (
-            stage.model.components()
-        )  # all are kept, for samples and for the end, unless studies come from the cache
+        parts = stage.model.components()
         names = stage.components() if run.cache is not None else tuple(parts)
-        held = sum(p.numel() for name in names for p in parts[name].parameters())
+        in_memory = sum(p.numel() for name in names for p in parts[name].parameters())
+
+        # Activations of one study and of two: the difference is that of each study, the rest is fixed.
         one, two = (_saved_bytes(passes.trained, stage, run, studies) for studies in (1, 2))
         with torch.no_grad():
             transient = max((_largest_result(forward, stage, run) for forward in passes.frozen), default=0.0)
         flops = _operations(passes)
-    return Cost(trained, max(0, held - trained), max(0.0, 2 * one - two), two - one, transient, flops)
+    return Cost(trained, max(0, in_memory - trained), max(0.0, 2 * one - two), two - one, transient, flops)
 
 
-def _built(run: TrainConfig, described: ModelConfig) -> tuple[Stage, DryRun]:
-    """A run's stage around a model without numbers, and its forward passes; called where tensors are fake."""
-    model = MedCoDi(described, empty_vocabularies(described))
+def _build(run: TrainConfig, config: ModelConfig) -> tuple[Stage, DryRun]:
+    """A run's stage around a model without numbers, and its forward passes; call it where tensors are fake."""
+    model = MedCoDi(config, empty_vocabularies(config))
     model.trained_stages = STAGES
     stage = build_stage(run.stage.name, model, run.stage.options)
     return stage, stage.dry_run(cached=run.cache is not None)
 
 
-def _described(run: TrainConfig) -> ModelConfig:
+def _model_config(run: TrainConfig) -> ModelConfig:
     if run.model is not None:
         return load(ModelConfig, run.model)
     folder, index = read_index(str(run.init))
     return from_dict(ModelConfig, index["config"], source=str(folder))
 
 
-def empty_vocabularies(described: ModelConfig) -> Tokenizers:
-    """Vocabularies of the right sizes, without a word in them."""
+def empty_vocabularies(config: ModelConfig) -> Tokenizers:
+    """Tokenizers with vocabularies of the right sizes, without words."""
     sizes = {
-        "prompts": described.prompt_encoders.text.vocab_size,
-        "report": described.report_autoencoder.encoder_vocab_size,
-        "decoder": described.report_autoencoder.decoder_vocab_size,
+        "prompts": config.prompt_encoders.text.vocab_size,
+        "report": config.report_autoencoder.encoder_vocab_size,
+        "decoder": config.report_autoencoder.decoder_vocab_size,
     }
-    own = described.vocab_size
-    return Tokenizers(**{role: AbsentTokenizer(size or own, role) for role, size in sizes.items()})
+    default = config.vocab_size
+    return Tokenizers(**{role: AbsentTokenizer(size or default, role) for role, size in sizes.items()})
 
 
 def _autocast(run: TrainConfig) -> Any:
@@ -101,25 +95,25 @@ def _autocast(run: TrainConfig) -> Any:
 
 
 def _saved_bytes(passes: Iterable[Forward], stage: nn.Module, run: TrainConfig, studies: int) -> float:
-    """Bytes that autograd keeps for the backward pass, each storage once, parameters not counted."""
+    """Bytes that autograd saves for the backward pass: each storage once, without parameters."""
     own = {parameter.untyped_storage()._cdata for parameter in stage.parameters()}
-    kept: dict[int, Any] = {}
+    saved: dict[int, Any] = {}
 
     def keep(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         if storage._cdata not in own:
-            kept[storage._cdata] = storage  # held, so that no number is used twice
+            saved[storage._cdata] = storage  # referenced, so that no address is used twice
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor), _autocast(run):
         results = [forward(studies) for forward in passes]
-    total = float(sum(storage.nbytes() for storage in kept.values()))
+    total = float(sum(storage.nbytes() for storage in saved.values()))
     del results
     return total
 
 
 class _Largest(TorchDispatchMode):
-    """Notes the largest results that operations give."""
+    """Finds the largest result of all operations."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -130,19 +124,21 @@ class _Largest(TorchDispatchMode):
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, Tensor):
                 size = tensor.numel() * tensor.element_size()
-                self.bytes = max(self.bytes, min(size, tensor.untyped_storage().nbytes()))  # an expanded view is small
+                self.bytes = max(
+                    self.bytes, min(size, tensor.untyped_storage().nbytes())
+                )  # an expanded view is no larger than its storage
         return result
 
 
 def _largest_result(forward: Forward, stage: nn.Module, run: TrainConfig) -> float:
-    """Three of the largest result, for one study: input, output and one beside them."""
+    """Bytes of three times the largest result for one study: an operation's input, its output, and one beside them."""
     with _Largest() as largest, _autocast(run):
         forward(1)
     return 3.0 * largest.bytes
 
 
 class Operations(TorchDispatchMode):
-    """Adds up the floating-point operations of matrix products, convolutions and attention, forward and backward."""
+    """Adds up the floating-point operations of matrix products, convolutions and attention, in both passes."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -156,17 +152,15 @@ class Operations(TorchDispatchMode):
         return result
 
 
-def study_flops(run: TrainConfig, described: ModelConfig) -> float:
-    """Floating-point operations of a training step for each study: forward and backward, nothing computed twice.
-
-    Counted on fake tensors, which hold no numbers. Weights that are frozen have no gradient, and count so.
+def study_flops(run: TrainConfig, model: ModelConfig) -> float:
+    """Floating-point operations of a training step per study, forward and backward, without recomputed activations.
 
     Args:
         run: The run.
-        described: Its model.
+        model: Config of its model.
     """
     with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True):
-        return _operations(_built(run, described)[1])
+        return _operations(_build(run, model)[1])
 
 
 def _operations(passes: DryRun) -> float:

@@ -1,12 +1,14 @@
-"""The engine owns device, precision, accumulation and the exchange between ranks; a stage never asks which it is on."""
+"""The engine owns device, precision, accumulation and the exchange of gradients; a stage does not know which one runs it."""
 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from importlib import import_module
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,122 +21,39 @@ from medcodi.randomness import StepRandomness, seed_from_keys
 from medcodi.stages.accumulation import accumulations
 from medcodi.stages.stage import Stage
 from medcodi.training.config import TrainConfig
+from medcodi.training.deepspeed.config import check_deepspeed
 from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
 
 OPTIMIZER_STATE = ("exp_avg", "exp_avg_sq")
+# Name -> where its class is. A new engine is one more row.
+ENGINES = {
+    "plain": "medcodi.training.engine:PlainEngine",
+    "deepspeed": "medcodi.training.deepspeed.engine:DeepSpeedEngine",
+}
 
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step did on this rank.
+    """What one optimiser step did on this rank."""
 
-    Attributes:
-        losses: Loss of each micro-batch, on the device.
-        logs: The stage's logs of each micro-batch.
-        grad_norm: Global gradient norm before clipping, over all ranks; None where the engine does not tell.
-        lr: Learning rate used.
-        skipped: True if the step was not taken, for a loss or gradient was not finite.
-        suspects: Identifiers of this rank's studies in micro-batches whose loss was not finite.
-    """
-
-    losses: list[Tensor]
-    logs: list[dict[str, Tensor]]
-    grad_norm: float | None
+    losses: list[Tensor]  # of each micro-batch, on the device
+    logs: list[dict[str, Tensor]]  # of the stage, for each micro-batch
+    grad_norm: float | None  # before clipping, over all ranks; None where the engine does not know it
     lr: float
-    skipped: bool = False
-    suspects: list[str] = field(default_factory=list)
+    skipped: bool = False  # the step was not taken, because a loss or gradient was not finite
+    suspects: list[str] = field(default_factory=list)  # this rank's studies whose micro-batch's loss was not finite
 
 
-class Engine(Protocol):
-    """Drives one stage. ``shards`` are what this rank holds of the trained weights: all of them, unless ZeRO-3."""
-
-    stage: Stage
-    ranks: Ranks
-
-    def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
-        """Forward and backward over the micro-batches, then one optimiser step."""
-        ...
-
-    def autocast(self) -> Any:
-        """Context in which the stage computes at the run's precision."""
-        ...
-
-    def evaluation(self) -> Any:
-        """Context in which the stage and its parts are used outside a step, with the shards as they are when it is entered."""
-        ...
-
-    def shards(self) -> dict[str, Tensor]:
-        """Name -> live tensor of the trained weights on this rank."""
-        ...
-
-    def whole(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Every rank calls this; name -> whole tensor on the CPU, empty on all ranks but the first."""
-        ...
-
-    def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What this rank holds of whole tensors named like the trained weights, on its device: the shape of ``shards``."""
-        ...
-
-    def optimizer_state(self) -> dict[str, Tensor]:
-        """Every rank calls this; ``exp_avg.<name>`` and ``exp_avg_sq.<name>`` -> whole tensor, empty but on the first."""
-        ...
-
-    def load_optimizer_state(self, state: Mapping[str, Tensor], num_steps: int) -> None:
-        """Take back what :meth:`optimizer_state` gave, after ``num_steps`` steps."""
-        ...
-
-    def scalars(self) -> dict[str, float]:
-        """Numbers of the engine's own that a checkpoint must hold (the fp16 loss scale)."""
-        ...
-
-    def load_scalars(self, scalars: Mapping[str, float]) -> None:
-        """Take back what :meth:`scalars` gave."""
-        ...
-
-
-def seed_step(randomness: StepRandomness, rank: int, micro: int) -> None:
-    """Seed torch's global generator, which dropout draws from, by step, rank and micro-batch: nothing to save or restore."""
-    torch.manual_seed(seed_from_keys("dropout", randomness.seed, randomness.step, rank, micro))
-
-
-def features_of(
-    engine: Engine, batches: list[Any], randomness: Sequence[StepRandomness]
-) -> Iterator[dict[str, Tensor]]:
-    """The stage's features of each micro-batch, from the draws that its own pass will have.
-
-    In ``batches`` each gives way to what the stage encodes of it, so that its own pass need not do that again.
-    """
-    for index, draw in enumerate(randomness):
-        seed_step(draw, engine.ranks.rank, index)
-        with engine.autocast():  # of its own each time: autocast would keep weights that it cast without a gradient
-            batches[index] = engine.stage.encoded(batches[index])
-            found = engine.stage.features(batches[index], draw)
-        yield found
-
-
-def check_finite(losses: Sequence[Tensor], micro_batches: Sequence[Batch]) -> list[str]:
-    """Studies of the micro-batches whose loss is not finite: one look at the device for all of them."""
-    finite = torch.stack(list(losses)).isfinite().tolist()
-    return [study for ok, batch in zip(finite, micro_batches, strict=True) if not ok for study in batch.study_ids]
-
-
-def marked(loss: Tensor) -> Tensor:
-    """The loss, whose gradient is NaN everywhere if it is not finite: so every rank sees it in the norm, and no one asks."""
-    return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
-
-
-class PlainEngine:
-    """torch alone: one process, or DistributedDataParallel under a launcher."""
+class Engine(ABC):
+    """Runs the steps of one stage. ``shards`` are this rank's part of the trained weights: all, except under ZeRO-3."""
 
     def __init__(self, stage: Stage, config: TrainConfig, ranks: Ranks) -> None:
-        """Move the stage to its device and make the optimiser.
+        """Move the stage to its device, and have its blocks compiled or checkpointed.
 
         Raises:
-            ConfigError: For what this engine cannot do.
             TrainingError: If the stage trains nothing.
         """
-        refuse_what_plain_cannot(config, ranks)
         self.config, self.ranks = config, ranks
         self.stage = stage.to(ranks.device)
         self._trained = trained_parameters(stage)
@@ -144,27 +63,102 @@ class PlainEngine:
             compile_blocks(stage, ranks.device)
         if config.engine.activation_checkpointing:
             checkpoint_activations(stage)
-        self._module: nn.Module = self.stage
-        if ranks.world_size > 1:
-            # Which denoisers a batch needs differs between ranks; with this set the buckets also stay as they are.
-            self._module = DistributedDataParallel(stage, broadcast_buffers=False, find_unused_parameters=True)
-        self._optimizer = build_optimizer(stage, config.optimizer)
-        self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16")
 
     def autocast(self) -> Any:
         """Context in which the stage computes at the run's precision."""
         return autocast(self.ranks.device, self.config.precision)
 
     def evaluation(self) -> Any:
-        """The same as :meth:`autocast`."""
+        """Context in which the stage and its parts are used outside a step, with the current shards."""
         return self.autocast()
+
+    @abstractmethod
+    def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
+        """Forward and backward over the micro-batches, then one optimiser step."""
+
+    # ---- state: whole tensors by name, so that a checkpoint fits every engine, ZeRO stage and number of ranks ----
+    @abstractmethod
+    def shards(self) -> dict[str, Tensor]:
+        """Name -> live tensor of the trained weights on this rank."""
+
+    @abstractmethod
+    def whole(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Name -> whole tensor on the CPU, on the first rank only; every rank calls this."""
+
+    @abstractmethod
+    def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This rank's part of whole tensors named like the trained weights: the shape of ``shards``, on its device."""
+
+    @abstractmethod
+    def optimizer_state(self) -> dict[str, Tensor]:
+        """``exp_avg.<name>`` and ``exp_avg_sq.<name>`` -> whole tensor, on the first rank only; every rank calls this."""
+
+    @abstractmethod
+    def load_optimizer_state(self, state: Mapping[str, Tensor], num_steps: int) -> None:
+        """Restore what :meth:`optimizer_state` returned after ``num_steps`` steps."""
+
+    def scalars(self) -> dict[str, float]:
+        """The engine's own numbers in a checkpoint (the fp16 loss scale)."""
+        return {}
+
+    def load_scalars(self, scalars: Mapping[str, float]) -> None:
+        """Restore what :meth:`scalars` returned."""
+        return
+
+
+def seed_step(randomness: StepRandomness, rank: int, micro: int) -> None:
+    """Seed torch's global generator, from which dropout draws, by step, rank and micro-batch: no state to save."""
+    torch.manual_seed(seed_from_keys("dropout", randomness.seed, randomness.step, rank, micro))
+
+
+def features_of(
+    engine: Engine, batches: list[Any], randomness: Sequence[StepRandomness]
+) -> Iterator[dict[str, Tensor]]:
+    """The stage's features of each micro-batch, from the draws of its own forward pass.
+
+    Replaces each of ``batches`` by what the stage encodes of it, so that its forward pass need not encode it again.
+    """
+    for index, draw in enumerate(randomness):
+        seed_step(draw, engine.ranks.rank, index)
+        with engine.autocast():  # entered anew each time: autocast would cache weights that it cast without a gradient
+            batches[index] = engine.stage.encoded(batches[index])
+            features = engine.stage.features(batches[index], draw)
+        yield features
+
+
+def check_finite(losses: Sequence[Tensor], micro_batches: Sequence[Batch]) -> list[str]:
+    """Studies of the micro-batches whose loss is not finite; waits for the device once."""
+    finite = torch.stack(list(losses)).isfinite().tolist()
+    return [study for ok, batch in zip(finite, micro_batches, strict=True) if not ok for study in batch.study_ids]
+
+
+def marked(loss: Tensor) -> Tensor:
+    """The loss, with a gradient that is NaN everywhere if it is not finite: every rank sees it in the gradient norm."""
+    return loss * torch.where(loss.detach().isfinite(), 1.0, math.nan)
+
+
+class PlainEngine(Engine):
+    """Plain torch: one process, or DistributedDataParallel under a launcher."""
+
+    def __init__(self, stage: Stage, config: TrainConfig, ranks: Ranks) -> None:
+        check_plain(config, ranks)
+        super().__init__(stage, config, ranks)
+        self._module: nn.Module = self.stage
+        if ranks.world_size > 1:
+            # Ranks may need different denoisers; this setting also keeps the buckets, and so the order of sums, the same.
+            self._module = DistributedDataParallel(stage, broadcast_buffers=False, find_unused_parameters=True)
+        self._optimizer = build_optimizer(stage, config.optimizer)
+        self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16")
 
     def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
         """Forward and backward over the micro-batches, then one optimiser step."""
-        step = randomness[0].step
-        lr = learning_rate(self.config.optimizer, step, self.config.horizon)
+        lr = learning_rate(self.config.optimizer, randomness[0].step, self.config.horizon)
+
+        # What micro-batches must know of each other, computed before their own passes.
         batches = [batch.to(self.ranks.device) for batch in micro_batches]
         known = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
+
+        # Accumulate gradients; ranks exchange them with the last micro-batch only.
         losses, logs = [], []
         for index, (batch, draw, accumulation) in enumerate(zip(batches, randomness, known, strict=True)):
             seed_step(draw, self.ranks.rank, index)
@@ -175,13 +169,16 @@ class PlainEngine:
                 self._scaler.scale(marked(output.loss) / len(micro_batches)).backward()
             losses.append(output.loss.detach())
             logs.append(output.logs)
+
+        # Clip and step, unless the norm is not finite.
         grad_norm, skipped = self._update(lr)
         suspects = check_finite(losses, micro_batches) if skipped else []
         return StepResult(losses, logs, grad_norm, lr, skipped, suspects)
 
     def _update(self, lr: float) -> tuple[float, bool]:
-        """Clip and step. A parameter that no sample reached has a gradient of zero, as under ZeRO: it decays all the same."""
+        """Clip and step; returns the norm, and whether the step was skipped."""
         parameters = list(self._trained.values())
+        # A parameter that no sample reached has a zero gradient, as under ZeRO: it still decays.
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -191,12 +188,12 @@ class PlainEngine:
         grad_norm = float(total)
         finite = math.isfinite(grad_norm)
         clip = self.config.optimizer.grad_clip
-        if finite and clip is not None and grad_norm + 1e-6 > clip:  # below it torch would multiply by one
+        if finite and clip is not None and grad_norm + 1e-6 > clip:  # otherwise torch would multiply by one
             nn.utils.clip_grads_with_norm_(parameters, clip, total)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         if finite or self._scaler.is_enabled():
-            self._scaler.step(self._optimizer)  # the scaler leaves a step with infinities out by itself
+            self._scaler.step(self._optimizer)  # the scaler itself skips a step with infinities
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
         return grad_norm, not finite
@@ -224,7 +221,7 @@ class PlainEngine:
         return self.whole(moments)
 
     def load_optimizer_state(self, state: Mapping[str, Tensor], num_steps: int) -> None:
-        """Take the moments back."""
+        """Restore the moments."""
         for name, parameter in self._trained.items():
             moments = {key: state[f"{key}.{name}"].to(parameter.device, copy=True) for key in OPTIMIZER_STATE}
             count = torch.tensor(float(num_steps), device=parameter.device)
@@ -236,17 +233,17 @@ class PlainEngine:
         return {key: float(state[key]) for key in ("scale", "_growth_tracker") if key in state}
 
     def load_scalars(self, scalars: Mapping[str, float]) -> None:
-        """Take the loss scale back."""
+        """Restore the loss scale."""
         if scalars and self._scaler.is_enabled():
             state = {**self._scaler.state_dict(), "scale": scalars["scale"]}
             self._scaler.load_state_dict({**state, "_growth_tracker": int(scalars["_growth_tracker"])})
 
 
-def refuse_what_plain_cannot(config: TrainConfig, ranks: Ranks) -> None:
-    """Refuse what only DeepSpeed can do, or only a GPU.
+def check_plain(config: TrainConfig, ranks: Ranks) -> None:
+    """Refuse what only DeepSpeed, or only a GPU, can do.
 
     Raises:
-        ConfigError: Says which setting it is.
+        ConfigError: Names the setting.
     """
     if config.precision == "fp16" and ranks.device.type != "cuda":
         raise ConfigError("precision fp16 on the CPU", expected="a GPU for fp16", fix="precision=bf16")
@@ -255,13 +252,13 @@ def refuse_what_plain_cannot(config: TrainConfig, ranks: Ranks) -> None:
         if value != "none":
             raise ConfigError(
                 f"engine.{key} {value} on the plain engine",
-                expected="DeepSpeed: only it offloads",
+                expected="DeepSpeed, the only engine that offloads",
                 fix=f"start with: deepspeed launch/train.py …, or engine.name=deepspeed under torchrun, or engine.{key}=none",
             )
 
 
 def chosen_engine(config: TrainConfig, started_by: str) -> str:
-    """``plain`` or ``deepspeed``; ``auto`` is DeepSpeed when its launcher started us, else plain."""
+    """``plain`` or ``deepspeed``; ``auto`` is DeepSpeed when its launcher started this process, else plain."""
     name = config.engine.name
     return ("deepspeed" if started_by == "deepspeed" else "plain") if name == "auto" else name
 
@@ -277,22 +274,17 @@ def check_engine(config: TrainConfig, ranks: Ranks, started_by: str) -> None:
     """Refuse settings that :func:`build_engine` would refuse, before anything is read or computed.
 
     Raises:
-        ConfigError: For what the engine cannot do.
-        MissingExtraError: If it is DeepSpeed, and that is not installed.
-        TrainingError: If it is DeepSpeed, and no launcher has brought the ranks together.
+        ConfigError: If the engine cannot do what the config says.
+        MissingExtraError: If DeepSpeed is not installed.
+        TrainingError: If DeepSpeed was not started by a launcher.
     """
     if chosen_engine(config, started_by) == "plain":
-        refuse_what_plain_cannot(config, ranks)
+        check_plain(config, ranks)
         return
-    from medcodi.training.deepspeed.engine import check_deepspeed
-
     check_deepspeed(config, ranks)
 
 
 def build_engine(stage: Stage, config: TrainConfig, ranks: Ranks, started_by: str) -> Engine:
     """The engine that the config names."""
-    if chosen_engine(config, started_by) == "plain":
-        return PlainEngine(stage, config, ranks)
-    from medcodi.training.deepspeed.engine import DeepSpeedEngine
-
-    return DeepSpeedEngine(stage, config, ranks)
+    module, _, name = ENGINES[chosen_engine(config, started_by)].partition(":")
+    return getattr(import_module(module), name)(stage, config, ranks)

@@ -1,4 +1,4 @@
-"""Plan before you pay: memory per GPU, micro-batch, ZeRO stage, steps and GPU-hours of a run, without running it."""
+"""The plan of a run without running it: memory per GPU, micro-batch, ZeRO stage, steps, GPU-hours."""
 
 from __future__ import annotations
 
@@ -19,23 +19,14 @@ BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default reduce and all-gather bucke
 
 @config
 class Hardware:
-    """What a run is planned for.
+    """The GPUs that a run is planned for."""
 
-    Attributes:
-        gpus: How many.
-        gpu_memory: GiB of each.
-        peak_tflops: Of one GPU in bf16, without sparsity: 312 A100, 989 H100 and H200 (their data sheets).
-        mfu: Share of the peak that training reaches; take it from a measured run of your own where you have one.
-        reserved: GiB of each GPU that are never ours: CUDA context, libraries' workspaces, NCCL.
-        fragmentation: Share of what is left that the allocator cannot use.
-    """
-
-    gpus: int = 8
-    gpu_memory: float = 80.0
-    peak_tflops: float = 312.0
-    mfu: float = 0.35
-    reserved: float = 2.0
-    fragmentation: float = 0.05
+    gpus: int = 8  # number of GPUs
+    gpu_memory: float = 80.0  # GiB of each
+    peak_tflops: float = 312.0  # of one GPU in bf16, without sparsity: 312 A100, 989 H100 and H200 (their data sheets)
+    mfu: float = 0.35  # share of the peak that training reaches; best taken from a measured run
+    reserved: float = 2.0  # GiB of each GPU for the CUDA context, libraries' workspaces, and NCCL
+    fragmentation: float = 0.05  # share of the rest that the allocator cannot use
 
     def __post_init__(self) -> None:
         for name in ("gpus", "gpu_memory", "peak_tflops"):
@@ -46,13 +37,13 @@ class Hardware:
 
     @property
     def usable(self) -> float:
-        """Bytes of one GPU that a run can fill."""
+        """Bytes of one GPU that a run can use."""
         return (self.gpu_memory - self.reserved) * GIB * (1 - self.fragmentation)
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """Bytes on each GPU under one ZeRO stage, and the largest micro-batch that fits; 0: not even one study."""
+    """Bytes on each GPU under one ZeRO stage, and the largest micro-batch that fits; 0: not one study does."""
 
     zero_stage: int
     weights: float
@@ -66,7 +57,7 @@ class StagePlan:
 
     @property
     def states(self) -> float:
-        """Everything that does not depend on the micro-batch."""
+        """Bytes that do not depend on the micro-batch."""
         return self.weights + self.gradients + self.optimizer + self.average + self.buffers + self.fixed_activations
 
     def peak(self, micro_size: int) -> float:
@@ -76,7 +67,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Estimate:
-    """A plan: what each ZeRO stage needs, which is best, and how long it takes."""
+    """What each ZeRO stage needs, which one is best, and how long the run takes."""
 
     cost: Cost
     hardware: Hardware
@@ -88,7 +79,7 @@ class Estimate:
 
     @property
     def epochs(self) -> float:
-        """How often the run sees MIMIC-CXR."""
+        """Passes of the run over MIMIC-CXR."""
         return self.steps * self.global_size / MIMIC_STUDIES
 
 
@@ -96,12 +87,12 @@ def estimate(run: TrainConfig, hardware: Hardware, cost: Cost | None = None) -> 
     """Plan a run.
 
     Args:
-        run: As it would be given to ``train``; the model comes from its ``model`` recipe or ``init`` folder.
-        hardware: What it would run on.
-        cost: What :func:`stage_cost` found, to plan the same run on several machines.
+        run: Config of the run; its model is that of the ``model`` recipe or the ``init`` folder.
+        hardware: Where it would run.
+        cost: Result of :func:`stage_cost`, to plan the same run for several machines.
 
     Raises:
-        ConfigError: If the global batch does not divide over the GPUs, or the model is not to be found.
+        ConfigError: If the global batch cannot be divided over the GPUs, or there is no such model.
     """
     if run.batch.global_size % hardware.gpus:
         raise ConfigError(
@@ -117,21 +108,24 @@ def estimate(run: TrainConfig, hardware: Hardware, cost: Cost | None = None) -> 
 
 
 def recommend(plans: Iterable[StagePlan], share: int) -> StagePlan | None:
-    """The lowest ZeRO stage (the least talk between GPUs) that fits the whole share, else the one that fits most of it."""
+    """The lowest ZeRO stage (the least communication) that fits a GPU's whole share, else the one that fits most of it."""
     fitting = [plan for plan in plans if plan.micro_size]
     whole = [plan for plan in fitting if plan.micro_size == share]
     return whole[0] if whole else max(fitting, key=lambda plan: (plan.micro_size, -plan.zero_stage), default=None)
 
 
 def _plan(cost: Cost, hardware: Hardware, zero_stage: int, share: int) -> StagePlan:
+    # What each GPU holds: ZeRO-1 partitions the optimiser, 2 also gradients, 3 also weights.
     def split(from_stage: int) -> int:
         return hardware.gpus if zero_stage >= from_stage else 1
 
-    masters = 4 * cost.trained / hardware.gpus if zero_stage in (1, 2) else 0  # ZeRO keeps its share of float32 masters
+    masters = 4 * cost.trained / hardware.gpus if zero_stage in (1, 2) else 0  # ZeRO keeps a shard of float32 copies
     buckets = 2 * 4 * min(cost.trained, BUCKET_ELEMENTS) if zero_stage else 0
     weights = 4 * cost.trained / split(3) + 4 * cost.frozen + masters
     gradients, optimizer = 4 * cost.trained / split(2), ADAM_BYTES * cost.trained / split(1)
     average = 4 * cost.trained / split(3)
+
+    # The largest micro-batch that fits beside them, and divides the GPU's share of the global batch.
     per_study = max(cost.study_activations, cost.study_transient)
     states = weights + gradients + optimizer + average + buckets + cost.fixed_activations
     room = max(0.0, hardware.usable - states)

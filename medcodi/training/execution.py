@@ -1,6 +1,6 @@
 """How a stage's networks are executed in training: precision, attention kernels, activation checkpointing, compilation.
 
-Each function changes how results are computed, never what is computed; names of parameters stay as they are.
+Each of these changes how a result is computed, not which; names of parameters stay as they are.
 """
 
 from __future__ import annotations
@@ -19,26 +19,25 @@ from medcodi.model.execution import ExecutionConfig
 from medcodi.networks.attention import Attention, AttentionBlock
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-RECOMPILE_LIMIT = 128  # shapes of one class of block: more than a network has; torch gives up after 8
+RECOMPILE_LIMIT = 128  # shapes per class of block: more than a network has; torch gives up after 8
 
 
-# ---- precision ---------------------------------------------------------------------------------------------------
 def autocast(device: torch.device, precision: str) -> Any:
-    """Context in which a run of this precision (a key of ``DTYPES``) computes on a device."""
+    """Context in which products are computed at a precision (a key of ``DTYPES``); weights stay float32."""
     dtype = DTYPES[precision]
     return nullcontext() if dtype == torch.float32 else torch.autocast(device.type, dtype)
 
 
 # ---- attention ---------------------------------------------------------------------------------------------------
 def _is_slow(precision: str, device: torch.device) -> bool:
-    return precision == "bf16" and device.type == "cpu"
+    return precision == "bf16" and device.type == "cpu"  # the backward passes of the fused kernels
 
 
 def choose_attention(module: nn.Module, precision: str, device: torch.device) -> None:
-    """On a CPU in bf16, have attention computed by plain products, which are faster there; elsewhere nothing changes.
+    """On a CPU in bf16, compute attention by plain products, which are faster there; elsewhere nothing changes.
 
     The denoisers' in float32 (6 x in the backward pass, ``benchmarks/latent_cache.py``), that of the report autoencoder (a
-    whole step 1.5 x) in bfloat16. That of the prompt encoders follows :func:`attention_kernels`.
+    whole step 1.5 x) in bfloat16. The prompt encoders use what :func:`attention_kernels` allows.
     """
     from transformers import PreTrainedModel
 
@@ -52,17 +51,17 @@ def choose_attention(module: nn.Module, precision: str, device: torch.device) ->
 
 
 def attention_kernels(precision: str, device: torch.device) -> AbstractContextManager[Any]:
-    """Context of a whole run, backward passes and recomputed activations included: which kernels PyTorch's attention may take."""
+    """Context of a whole run, which restricts PyTorch's attention to the kernels that are fast in both passes."""
     return sdpa_kernel([SDPBackend.MATH]) if _is_slow(precision, device) else nullcontext()
 
 
 # ---- blocks: checkpointed or compiled one by one -----------------------------------------------------------------
 def block_classes() -> tuple[type[nn.Module], ...]:
-    """The blocks that networks are made of; of nested ones, the outermost is taken.
+    """The blocks that networks consist of; of nested ones, the outermost counts.
 
     The blocks of the report decoder are not among them: they write to the cache that hands them the latent.
     """
-    from diffusers.models.attention_processor import Attention
+    from diffusers.models.attention_processor import Attention as DiffusersAttention
     from diffusers.models.resnet import ResnetBlock2D
     from open_clip.transformer import ResidualAttentionBlock
     from transformers.models.bert.modeling_bert import BertLayer
@@ -72,25 +71,11 @@ def block_classes() -> tuple[type[nn.Module], ...]:
     from medcodi.networks.vector_layers import VectorResidualBlock
 
     own = (Block, AttentionBlock, ResidualBlock, VectorResidualBlock)
-    return (*own, ResidualAttentionBlock, BertLayer, ResnetBlock2D, Attention)
-
-
-def checkpoint_activations(module: nn.Module) -> int:
-    """Make every block of a module that holds trained parameters, or passes gradients on to one, compute its result twice.
-
-    Names of parameters stay. Nothing changes where no gradient is asked for.
-
-    Returns:
-        Number of blocks.
-    """
-    blocks = list(blocks_of(module))
-    for block in blocks:
-        block.forward = _computed_twice(block.forward)
-    return len(blocks)
+    return (*own, ResidualAttentionBlock, BertLayer, ResnetBlock2D, DiffusersAttention)
 
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
-    """The blocks that a module is made of, none inside another."""
+    """The blocks that a module consists of, none inside another."""
     return _outermost(module, block_classes())
 
 
@@ -102,21 +87,35 @@ def _outermost(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> Itera
             yield from _outermost(child, classes)
 
 
-def _computed_twice(forward: Callable[..., Any]) -> Callable[..., Any]:
+def checkpoint_activations(module: nn.Module) -> int:
+    """Have every block keep its inputs only, and compute its activations again in the backward pass.
+
+    Returns:
+        Number of blocks.
+    """
+    blocks = list(blocks_of(module))
+    for block in blocks:
+        block.forward = _recomputed(block.forward)
+    return len(blocks)
+
+
+def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
     @wraps(forward)
-    def computed_twice(*args: Any, **kwargs: Any) -> Any:
+    def recomputed(*args: Any, **kwargs: Any) -> Any:
         if not torch.is_grad_enabled():
             return forward(*args, **kwargs)
         return checkpoint(forward, *args, use_reentrant=False, **kwargs)
 
-    return computed_twice
+    return recomputed
 
 
 def compile_blocks(module: nn.Module, device: torch.device, backend: str = "inductor") -> int:
-    """Compile what every block of a module computes, at its first use; names of parameters stay.
+    """Have torch compile the forward pass of every block, at its first use: once for all blocks of the same shapes.
+
+    A whole stage is no use to the compiler: it tokenises reports and draws noise keyed by strings.
 
     Args:
-        module: It.
+        module: What consists of blocks.
         device: Where it will run.
         backend: torch's name of what compiles the graphs.
 

@@ -1,42 +1,37 @@
-"""The training loop. It knows no stage and no engine: batches in, steps out, and a checkpoint that misses nothing."""
+"""The training loop: batches in, optimiser steps out, checkpoints on disk. It knows no stage, engine or observer by name."""
 
 from __future__ import annotations
 
-import os
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from types import FrameType
+from typing import TYPE_CHECKING, Any
 
-from medcodi.data.dataset import StudyDataset
-from medcodi.data.loading import GlobalBatches, StepBatches
-from medcodi.data.stalls import missing, workers_failed
-from medcodi.distributed import Ranks, join_ranks, launcher
+from medcodi.data.stalls import workers_failed
+from medcodi.distributed import join_ranks
 from medcodi.errors import CheckpointError, TrainingError
 from medcodi.randomness import StepRandomness
-from medcodi.stages import build_stage
 from medcodi.training import run_folder
-from medcodi.training.caching import borrowed, from_cache
-from medcodi.training.checkpoint import Checkpoint
-from medcodi.training.config import TrainConfig
-from medcodi.training.ema import Ema
-from medcodi.training.engine import Engine, StepResult, build_engine, check_engine, describe_engine
-from medcodi.training.execution import attention_kernels, choose_attention
-from medcodi.training.faults import Watch
-from medcodi.training.interrupts import Interrupts
-from medcodi.training.monitoring.metrics import means_for_ranks
-from medcodi.training.monitoring.progress import Progress
-from medcodi.training.monitoring.summary import summarise
-from medcodi.training.monitoring.trackers import RunLog, check_trackers
-from medcodi.training.monitoring.validation import Figures, look_in
-from medcodi.training.optimizer import trained_parameters
-from medcodi.training.requirements import check_data, check_room
-from medcodi.training.result import write_model
-from medcodi.training.run_folder import RunFolder
-from medcodi.training.saving import CheckpointWriter
+from medcodi.training.checkpoint import CheckpointWriter
+from medcodi.training.execution import attention_kernels
+from medcodi.training.faults import Watchdog
+from medcodi.training.monitoring.observer import Observers, StepReport
+from medcodi.training.run import Run
+
+if TYPE_CHECKING:
+    from medcodi.data.loading import StepBatches
+    from medcodi.distributed import Ranks
+    from medcodi.training.config import TrainConfig
+    from medcodi.training.engine import StepResult
+
+
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
 
 
 def train(config: TrainConfig, resume: str | None = None) -> Path:
@@ -46,237 +41,192 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
 
     Args:
         config: The run.
-        resume: ``"latest"``, the path of a checkpoint, or None to begin.
+        resume: ``"latest"``, the path of a checkpoint, or None to start.
 
     Returns:
         The run's folder. ``model/`` in it is the trained model, unless the run was stopped by a signal.
 
     Raises:
-        MedCoDiError: If the run cannot start or go on; says why and what to do.
+        MedCoDiError: If the run cannot start or continue; says why and what to do.
     """
     ranks = join_ranks(timeout=timedelta(minutes=config.faults.exchange_minutes))
-    watch = Watch(ranks, config.faults)
+    watchdog = Watchdog(ranks, config.faults)
     try:
         with (
-            watch,
+            watchdog,
             run_folder.opened(config, resume, ranks) as folder,
             Interrupts(config.max_minutes) as interrupts,
             attention_kernels(config.precision, ranks.device),
         ):
-            return Run(config, folder, ranks, watch, resume).to_the_end(interrupts)
+            return Loop(Run(config, folder, ranks, watchdog, resume), watchdog).train(interrupts)
     finally:
         ranks.leave()
-        watch.linger()
+        watchdog.linger()
 
 
-class Run:
-    """One run: what changes while it trains, and how that is saved."""
+class Loop:
+    """Takes the steps of a run, shows them to observers, and saves."""
 
-    def __init__(self, config: TrainConfig, folder: RunFolder, ranks: Ranks, watch: Watch, resume: str | None) -> None:
-        """Put the run together, as it was left if ``resume`` says so."""
-        self.config, self.folder, self.ranks, self.watch = config, folder, ranks, watch
-        self.start_step = self.num_updates = self.num_skipped = 0  # the last: in a row
-        self.suspects = ""
-        self.started_by = launcher(os.environ)
-        config.batch.accumulation(ranks.world_size)  # refuse before anything is built
-        check_engine(config, ranks, self.started_by)
-        if ranks.is_first:
-            check_trackers(config.tracking)
-        self.dataset = config.data.build()
-        validation = config.validation.build() if config.validation else None
-        self.held_out = self.dataset if validation is None else validation
+    def __init__(self, run: Run, watchdog: Watchdog) -> None:
+        """Open the log, and restore the observers' state where the run resumes."""
+        self.run, self.watchdog = run, watchdog
+        self.num_skipped, self.suspects = 0, ""  # steps skipped in a row, and studies of the last of them
+        self.writer = CheckpointWriter(run.folder.checkpoints, run.config.checkpoint)
+        watchdog.before_exit = self.writer.finish
+        self.observers = Observers(run)
+        if run.resumed_state is not None:
+            self.observers.load_state_dict(run.resumed_state, run.micro_ratio)
 
-        model = run_folder.start_model(config, folder, self.dataset, ranks)
-        self.identity = run_folder.identity(config, folder, self.dataset)
-        saved = run_folder.checkpoint_to_resume(folder, resume, self.identity, self._announce)
-        if saved is not None:
-            self.start_step = saved.step
-        run_folder.agree(self.identity, self.start_step, folder, ranks)
-        self.stage: Any = build_stage(config.stage.name, model, config.stage.options)
-        check_data(self.stage, self.dataset)
-        if validation is not None:
-            check_data(self.stage, validation, "validation")
-        if ranks.is_first:
-            check_room(folder.checkpoints, config, trained_parameters(self.stage).values(), self.start_step)
-        if config.cache is not None:
-            self.dataset, validation = from_cache(self.stage, config, self.dataset, validation, ranks, watch)
-        if saved is not None:
-            run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
-        self.batches = self._batches(self.dataset)
-        self.validation_batches = None if validation is None else self._batches(validation)
-        choose_attention(self.stage, config.precision, ranks.device)
-        self.engine: Engine = build_engine(self.stage, config, ranks, self.started_by)
-        self.ema = Ema(self.engine.shards(), config.ema)
-        self.writer = CheckpointWriter(folder.checkpoints, config.checkpoint)
-        watch.before_exit = self.writer.finish
-        run_folder.accept(config, folder, ranks)
-
-        log = RunLog(folder.root, ranks, config, start_step=self.start_step)
-        progress = Progress(config.stage.name, ranks, start_step=self.start_step, steps=config.steps)
-        self.figures = Figures(config, log, progress, self.engine, self.start_step)
-        if saved is not None:
-            self._restore(saved)
-
-    def to_the_end(self, interrupts: Interrupts) -> Path:
-        """Train until the last step, or until something asks to stop; save; write the model."""
-        self._announce(
-            f"stage {self.config.stage.name} in {self.folder.root}: {self.config.batch.describe(self.ranks.world_size)}; "
-            f"engine {describe_engine(self.config, self.started_by)}"
-        )
-        step, stopped = self.start_step, None
+    def train(self, interrupts: Interrupts) -> Path:
+        """Train until the last step, or until an interrupt; save; write the model."""
+        run, config = self.run, self.run.config
+        run.announce(run.describe())
+        step, stop = run.start_step, None
         try:
+            for observer in self.observers:
+                observer.on_start()
             clock = time.perf_counter()
-            for step_batches in self._arriving():
+            for step_batches in self.batches():
                 waited = time.perf_counter() - clock
+
+                # One optimiser step; too many in a row that were not finite end the run.
                 result = self.train_step(step_batches)
                 step = step_batches.step + 1
-                if self.num_skipped >= self.config.faults.max_skipped:
+                if self.num_skipped >= config.faults.max_skipped:
                     self._give_up(step)
-                self.figures.note(step, result, waited, time.perf_counter() - clock)
-                with borrowed(self.stage.model):
-                    look_in(
-                        step, self.engine, self.ema, self.config, self.validation_batches, self.figures, self.held_out
-                    )
-                stopped = interrupts.reason(self.ranks) if step < self.config.steps else None
-                if stopped is not None:
+
+                # Metrics, validation, samples.
+                report = StepReport(step, result, waited, time.perf_counter() - clock)
+                for observer in self.observers:
+                    observer.on_step(report)
+
+                # Stop where a signal or the time limit says so; save where a checkpoint is due.
+                stop = interrupts.reason(run.ranks) if step < config.steps else None
+                if stop is not None:
                     break
-                if (
-                    self.config.checkpoint.every
-                    and step % self.config.checkpoint.every == 0
-                    and step < self.config.steps
-                ):
+                if config.checkpoint.every and step % config.checkpoint.every == 0 and step < config.steps:
                     self.save(step)
-                self.writer.check()
+                self.writer.check()  # raises what went wrong in writing the last one
                 clock = time.perf_counter()
+
+            # The last checkpoint, whole on disk before any rank makes the model from it.
             self.save(step)
             self.writer.finish()
-            self.ranks.barrier()  # the model is made of what was written
-        except RuntimeError as error:  # torch raises it for a dead worker wherever the run is just then
-            refusal = workers_failed(self.batches, step, error)
+            run.ranks.barrier()
+        except RuntimeError as error:  # torch raises it for a dead worker, wherever the run is at that moment
+            refusal = workers_failed(run.batches, step, error)
             if refusal is None:
                 raise
             raise refusal from error
         finally:
             self._close()
-        summarise(self.config, self.folder.root, self.ranks)
-        if stopped is not None:
-            self._announce(f"{stopped}: saved at step {step}; go on with --resume latest")
-        if stopped is None or stopped == Interrupts.TIME_IS_UP:  # a scheduler that sends a signal does not wait long
-            write_model(self.config, self.folder, self.dataset, self.ranks)
-            self._announce(f"model in {self.folder.model}")
-        return self.folder.root
+        for observer in self.observers:
+            observer.on_end()
+        if stop is not None:
+            run.announce(f"{stop}: saved at step {step}; resume with --resume latest")
+        if stop is None or stop == Interrupts.TIME_IS_UP:  # a scheduler that sends a signal does not wait for the model
+            run_folder.write_model(config, run.folder, run.dataset, run.ranks)
+            run.announce(f"model in {run.folder.model}")
+        return run.folder.root
+
+    def batches(self) -> Iterator[StepBatches]:
+        """This rank's batches of every step to come; data that do not arrive in time end the run."""
+        run = self.run
+        yield from self.watchdog.batches(run.batches, run.start_step, run.config.steps)
 
     def train_step(self, step_batches: StepBatches) -> StepResult:
         """One optimiser step, its randomness keyed by (seed, step, sample), and the moving average after it."""
+        run = self.run
         draws = [
-            StepRandomness(seed=self.config.seed, step=step_batches.step, samples=batch.samples)
+            StepRandomness(seed=run.config.seed, step=step_batches.step, samples=batch.samples)
             for batch in step_batches.micro
         ]
-        result = self.engine.run_step(step_batches.micro, draws)
+        result = run.engine.run_step(step_batches.micro, draws)
         if result.skipped:
-            self._leave_out(step_batches, result)
+            self._report_skipped(step_batches, result)
         else:
             self.num_skipped = 0
-            self.ema.update(self.num_updates)
-            self.num_updates += 1
+            run.ema.update(run.num_updates)
+            run.num_updates += 1
         return result
 
-    def _leave_out(self, step_batches: StepBatches, result: StepResult) -> None:
+    def _report_skipped(self, step_batches: StepBatches, result: StepResult) -> None:
         """Name the studies of a step that was not finite: those whose loss was not, else all of the step."""
-        mine = result.suspects, [study for batch in step_batches.micro for study in batch.study_ids]
-        gathered = self.ranks.gather(mine)
-        suspects, everyone = ([study for part in parts for study in part] for parts in zip(*gathered, strict=True))
-        if not suspects and self.engine.scalars().get("scale", 0.0) > 1.0:
-            return  # fp16: the scale of the loss was too large, and is halved
+        run = self.run
+        own = result.suspects, [study for batch in step_batches.micro for study in batch.study_ids]
+        gathered = run.ranks.gather(own)
+        suspects, studies = ([study for part in parts for study in part] for parts in zip(*gathered, strict=True))
+        if not suspects and run.engine.scalars().get("scale", 0.0) > 1.0:
+            return  # fp16: the loss scale was too large, and is halved
         self.num_skipped += 1
-        self.suspects = ", ".join(suspects or everyone)
+        self.suspects = ", ".join(suspects or studies)
         what = "its loss was" if suspects else "its loss was finite, its gradient"
-        self._announce(f"step {step_batches.step + 1} left out: {what} not finite; studies: {self.suspects}")
+        run.announce(f"step {step_batches.step + 1} skipped: {what} not finite; studies: {self.suspects}")
 
     def _give_up(self, step: int) -> None:
-        """Save what there is: the weights are those of the last finite step."""
+        """Save the weights of the last finite step, and refuse to continue."""
         self.save(step)
         self.writer.finish()
-        self.ranks.barrier()
+        self.run.ranks.barrier()
         raise TrainingError(
             f"{self.num_skipped} steps in a row were not finite, the last with studies {self.suspects or 'unknown'}; "
             f"saved at step {step}",
             expected="finite losses and gradients",
-            fix="look at these studies; --resume latest goes on after them, or change optimizer.lr or precision in a new run",
+            fix="look at these studies; --resume latest continues after them, or change optimizer.lr or precision in a new run",
         )
 
-    def _arriving(self) -> Iterator[StepBatches]:
-        """The batches of this rank; whoever does not deliver them in time is named."""
-        source, limit = self.batches, self.config.faults.data_s
-        limit += min(30.0, limit) if self.config.num_workers else 0.0  # torch watches over workers, and tells more
-
-        def wait(step: int) -> None:
-            self.watch.at(f"waiting for the data of step {step + 1}", limit, lambda: missing(source, step))
-
-        wait(self.start_step)
-        for step_batches in source.iterate(self.start_step, self.config.steps):
-            self.watch.at(f"taking step {step_batches.step + 1}")
-            yield step_batches
-            wait(step_batches.step + 1)
-        self.watch.at("finishing")
+    def save(self, step: int) -> None:
+        """Take a snapshot and start writing it; every rank calls this."""
+        self.watchdog.report(f"saving at step {step}")
+        self.writer.finish()  # at most one snapshot is in memory
+        snapshot = self.run.snapshot(step, self.observers.state_dict())
+        if self.run.ranks.is_first:
+            self.writer.write(snapshot)
 
     def _close(self) -> None:
-        """End the bar and the log; a checkpoint that is being written is not cut off."""
-        self.figures.progress.close()
-        self.figures.log.close()
+        """Close the log; a checkpoint that is being written is finished."""
+        self.observers.log.close()
         if sys.exc_info()[0] is not None:
-            with suppress(CheckpointError):  # there is a reason already
+            with suppress(CheckpointError):  # the error that is being raised comes first
                 self.writer.finish()
 
-    # ---- state ---------------------------------------------------------------------------------------------------
-    def save(self, step: int) -> None:
-        """Take a snapshot and have it written; every rank calls this."""
-        self.watch.at(f"saving at step {step}")
-        self.writer.finish()  # before the next snapshot is taken: one at most is in memory
-        engine = self.engine
-        tensors = {"weights": engine.whole(engine.shards()), "optimizer": engine.optimizer_state()}
-        if self.config.ema.enabled:
-            tensors["ema"] = engine.whole(self.ema.average)
-        persistent = self.stage.state_dict().keys()
-        tensors["buffers"] = {
-            name: value.cpu().clone() for name, value in self.stage.named_buffers() if name in persistent
-        }
-        state = {
-            "step": step,
-            "num_updates": self.num_updates,
-            "identity": self.identity,
-            "scalars": engine.scalars(),
-            "means": self.ranks.gather(self.figures.means.state()),
-            "micro_batches": self.config.batch.accumulation(self.ranks.world_size) * self.ranks.world_size,
-        }
-        if self.ranks.is_first:
-            self.writer.write(Checkpoint(tensors, state))
 
-    def _restore(self, saved: Checkpoint) -> None:
-        """Optimiser, average and unfinished means as they were; the weights were loaded before the engine was built."""
-        self.num_updates = int(saved.state["num_updates"])
-        self.engine.load_optimizer_state(saved.tensors["optimizer"], self.num_updates)
-        self.engine.load_scalars(saved.state["scalars"])
-        if self.config.ema.enabled:
-            self.ema.load(self.engine.share(saved.tensors["ema"]))
-        world_size = self.ranks.world_size
-        micro = self.config.batch.accumulation(world_size) * world_size / saved.state.get("micro_batches", world_size)
-        means = means_for_ranks(saved.state["means"], world_size, micro)
-        self.figures.means.load(means[self.ranks.rank])
-        self._announce(f"going on from step {saved.step}")
+class Interrupts:
+    """While entered, SIGTERM and SIGUSR1 ask for a stop at the end of the step; a second request ends the process.
 
-    def _batches(self, dataset: StudyDataset) -> GlobalBatches:
-        return GlobalBatches(
-            dataset,
-            batch_size=self.config.batch.global_size,
-            seed=self.config.seed,
-            rank=self.ranks.rank,
-            world_size=self.ranks.world_size,
-            accumulation=self.config.batch.accumulation(self.ranks.world_size),
-            num_workers=self.config.num_workers,
-            timeout_s=self.config.faults.data_s,
-        )
+    Launchers forward what the scheduler has sent to every process already: a signal soon after is the same request.
+    """
 
-    def _announce(self, text: str) -> None:
-        if self.ranks.is_first:
-            print(text, flush=True)
+    TIME_IS_UP = "max_minutes reached"
+    SAME_REQUEST_S = 5.0
+
+    def __init__(self, max_minutes: float | None) -> None:
+        self._deadline = None if max_minutes is None else time.monotonic() + 60.0 * max_minutes
+        self._signal: int | None = None
+        self._signal_time = 0.0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        if threading.current_thread() is threading.main_thread():
+            self._previous = {number: signal.signal(number, self._note) for number in STOP_SIGNALS}
+        return self
+
+    def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self._signal is not None and time.monotonic() - self._signal_time < self.SAME_REQUEST_S:
+            return
+        if self._signal is not None:  # the second request: do not wait for the step, which may never end
+            signal.signal(number, signal.SIG_DFL)
+            signal.raise_signal(number)
+        self._signal, self._signal_time = number, time.monotonic()
+
+    def reason(self, ranks: Ranks) -> str | None:
+        """Why every rank should stop now, or None. Every rank calls this at the end of each step."""
+        if ranks.any(self._signal is not None):
+            return f"{signal.Signals(self._signal).name} received" if self._signal else "another rank received a signal"
+        if ranks.any(self._deadline is not None and time.monotonic() > self._deadline):
+            return self.TIME_IS_UP
+        return None

@@ -1,10 +1,9 @@
-"""A run's folder: who may write in it, what it starts from, and what must be the same for a run to go on."""
+"""A run's folder: its lock, the model it starts from, what must be unchanged to resume, and the model it ends in."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
@@ -13,28 +12,35 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import nn
 
 from medcodi.config import load as load_config
 from medcodi.config import to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
+from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, DataError, TrainingError
 from medcodi.model import MedCoDi, ModelConfig, build_model
-from medcodi.model.components import tokenizer_hashes
 from medcodi.model.files import read_index
+from medcodi.model.identity import tokenizer_hashes
 from medcodi.randomness import seed_from_keys
-from medcodi.storage import disk
+from medcodi.stages import build_stage
+from medcodi.storage import atomic
+from medcodi.storage.job_folder import JobFolder, JobKind, differences
 from medcodi.training import checkpoint
-from medcodi.training.checkpoint import Checkpoint
+from medcodi.training.caching.training_run import hold_only
+from medcodi.training.checkpoint import CHECKPOINTS, Checkpoint
 from medcodi.training.config import TrainConfig
 
-CONFIG, LOCK = "config.yaml", ".lock"
+CONFIG = "config.yaml"
+RUN = JobKind(name="a run", index="", error=TrainingError, choose="choose another out=…")
+FINISH_STUDIES = 256  # training studies that a stage's `finish` is given, at least
 
 
 @dataclass(frozen=True)
 class RunFolder:
-    """Where everything of a run lies."""
+    """Paths within a run's folder."""
 
     root: Path
 
@@ -45,7 +51,7 @@ class RunFolder:
 
     @property
     def start(self) -> Path:
-        """The fresh model that a run without ``init`` began from."""
+        """The fresh model that a run without ``init`` starts from."""
         return self.root / "start"
 
     @property
@@ -55,8 +61,8 @@ class RunFolder:
 
 
 @contextmanager
-def opened(config: TrainConfig, resume: str | None, processes: Ranks) -> Iterator[RunFolder]:
-    """Take the folder for this run alone, on the first rank; the others wait until it is ready.
+def opened(config: TrainConfig, resume: str | None, ranks: Ranks) -> Iterator[RunFolder]:
+    """Lock the folder for this run, on the first rank; the others wait until it is ready.
 
     A run that is refused before it is accepted (:func:`accept`) leaves the folder as it was.
 
@@ -65,124 +71,93 @@ def opened(config: TrainConfig, resume: str | None, processes: Ranks) -> Iterato
         TrainingError: If it cannot be written, another run holds it, or it holds a run and ``resume`` is None.
     """
     folder = RunFolder(Path(config.out))
-    fresh, lock = not folder.root.exists(), None
-    if processes.is_first:
-        lock = _lock(folder.root)
+    fresh = not folder.root.exists()
     try:
-        if processes.is_first:
-            _prepare(folder, resume)
-        processes.barrier()
-        yield folder
+        with JobFolder(folder.root, RUN, ranks=ranks).opened():
+            try:
+                ranks.by_first(lambda: _prepare(folder, resume))
+                yield folder
+            finally:
+                if fresh and ranks.world_size == 1 and not (folder.root / CONFIG).exists():
+                    _leave_nothing(folder)
     except OSError as error:
-        if error.errno in disk.CANNOT_WRITE:
-            raise checkpoint.not_written(Path(error.filename or folder.root), error) from error
+        if error.errno in atomic.UNWRITABLE:
+            path = Path(error.filename or folder.root)
+            raise atomic.unwritable(path, error, error=CheckpointError, then=CHECKPOINTS.then) from error
         raise
-    finally:
-        if lock is not None:
-            if fresh and processes.world_size == 1 and not (folder.root / CONFIG).exists():
-                _leave_nothing(folder)
-            lock.close()
 
 
 def _prepare(folder: RunFolder, resume: str | None) -> None:
-    """See that there is one run in the folder, that it can be written, and undo what a kill left half done."""
+    """Refuse a folder that holds a run already, or cannot be written; undo what a kill left half done."""
     begun = bool(checkpoint.found(folder.checkpoints))
     if resume is None and (begun or folder.model.exists()):
         raise TrainingError(
             f"{folder.root} holds a run already",
             expected="a new folder",
-            fix="--resume latest to go on with it, or another out=…",
+            fix="--resume latest to resume it, or another out=…",
         )
     if resume == "latest" and folder.model.exists() and not begun:
         raise TrainingError(
-            f"{folder.root} holds a trained model, but no checkpoint to go on from",
+            f"{folder.root} holds a trained model, but no checkpoint to resume from",
             expected="the checkpoints that it was made from",
             fix="take the model as it is, or train another in another out=…",
         )
-    try:
+    # See that checkpoints can be written, before anything is computed.
+    with atomic.refusing(folder.checkpoints, error=RUN.error, then=RUN.then):
         folder.checkpoints.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder.checkpoints):
             pass
-    except OSError as error:
-        raise _cannot_write(folder.checkpoints, error) from None
     checkpoint.put_back(folder.checkpoints)
-    for half in (
-        *folder.root.glob(".model-*"),
-        *folder.root.glob(".start-*"),
-    ):  # of a run that was killed in writing it
-        shutil.rmtree(half, ignore_errors=True)
     if not begun:
-        shutil.rmtree(folder.start, ignore_errors=True)  # of a run that came to no checkpoint: maybe of other settings
+        atomic.remove(folder.start)  # of a run without a checkpoint, perhaps with other settings
 
 
 def _leave_nothing(folder: RunFolder) -> None:
-    """Take away what a run that was refused has made; what others have put into its folder stays."""
-    shutil.rmtree(folder.start, ignore_errors=True)
-    (folder.root / LOCK).unlink(missing_ok=True)
+    """Remove what a refused run has made; files of others stay, and so does their folder."""
+    atomic.remove(folder.start)
     with suppress(OSError):
         folder.checkpoints.rmdir()
-        folder.root.rmdir()
 
 
-def accept(config: TrainConfig, folder: RunFolder, processes: Ranks) -> None:
-    """Write down what the run runs with: from here on the folder is its own."""
-    if processes.is_first:
-        whole = folder.root / f".{CONFIG}.partial"
-        whole.write_text(to_yaml(config), encoding="utf-8")
-        whole.replace(folder.root / CONFIG)
-
-
-def _cannot_write(folder: Path, error: OSError) -> TrainingError:
-    return TrainingError(
-        f"cannot write in {folder}: {error.strerror}",
-        expected="a folder that can be written",
-        fix="choose another out=…",
-    )
-
-
-def _lock(root: Path) -> Any:
-    try:
-        return disk.lock(root / LOCK)
-    except disk.HeldError as error:
-        raise TrainingError(
-            f"another run is writing in {root}" + (f": {error}" if str(error) else ""),
-            expected="one run in a folder",
-            fix="wait for it, or choose another out=…",
-        ) from None
-    except OSError as error:
-        raise _cannot_write(root, error) from None
+def accept(config: TrainConfig, folder: RunFolder, ranks: Ranks) -> None:
+    """Write the run's config: from here on the folder is its own."""
+    if ranks.is_first:
+        atomic.write_text(folder.root / CONFIG, to_yaml(config), error=RUN.error, then=RUN.then)
 
 
 # ---- what the run starts from -----------------------------------------------------------------------------------
-def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, processes: Ranks) -> MedCoDi:
-    """The model that training starts from: ``init``, or a fresh one, which the first start keeps in ``start/``.
+def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, ranks: Ranks) -> MedCoDi:
+    """The model that training starts from: ``init``, or a fresh one, which the first start stores in ``start/``.
 
-    A run from the cache has none of its components in memory yet: each is read where it is needed.
+    A run on a cache loads none of its components yet: each is read when it is needed.
 
     Raises:
         DataError: If a tokenizer has to be trained and the data hold no report.
     """
     if config.init is not None:
         lazy = config.cache is not None
-        return MedCoDi.from_pretrained(config.init, lazy=lazy, device=processes.device if lazy else "cpu")
-    if processes.is_first and not (folder.start / "model_index.json").is_file():
-        texts = [report for report in reports(dataset, config.tokenizer_studies) if report]
-        if not texts:
-            raise DataError(
-                f"no reports in {dataset.name}",
-                expected="reports to train the tokenizer on",
-                fix="start from a model with init=…",
-            )
-        model = build_model(
-            load_config(ModelConfig, str(config.model)), texts, seed=seed_from_keys("weights", config.seed)
-        )
-        model.save_pretrained(folder.start)
-    processes.barrier()
+        return MedCoDi.from_pretrained(config.init, lazy=lazy, device=ranks.device if lazy else "cpu")
+    ranks.by_first(lambda: _make_start(config, folder, dataset))
     return MedCoDi.from_pretrained(folder.start)
 
 
+def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> None:
+    """Write a fresh model to ``start/``, unless an earlier start of the run has."""
+    if (folder.start / "model_index.json").is_file():
+        return
+    texts = [report for report in reports(dataset, config.tokenizer_studies) if report]
+    if not texts:
+        raise DataError(
+            f"no reports in {dataset.name}",
+            expected="reports to train the tokenizer on",
+            fix="start from a model with init=…",
+        )
+    fresh = load_config(ModelConfig, str(config.model))
+    build_model(fresh, texts, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
+
+
 def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
-    """Reports of the first studies; a dataset that can give them without its images is asked for them alone."""
+    """Reports of the first studies; without their images where the dataset can."""
     indices = range(min(num_studies, len(dataset)))
     alone = getattr(dataset, "report", None)
     found = (alone(index) for index in indices) if alone else (dataset[index].report for index in indices)
@@ -190,7 +165,7 @@ def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
 
 
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:
-    """What a resumed run must have in common with the one that was stopped: settings, data and starting weights."""
+    """Everything that must be unchanged when a run is resumed: settings, data and starting weights."""
     _, index = read_index(config.init if config.init is not None else folder.start)
     weights = [
         tokenizer_hashes(index),
@@ -205,34 +180,34 @@ def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> d
     }
 
 
-def agree(identity: dict[str, Any], start_step: int, folder: RunFolder, processes: Ranks) -> None:
-    """See that every rank begins the same run at the same step. Every rank calls this.
+def agree(identity: dict[str, Any], start_step: int, folder: RunFolder, ranks: Ranks) -> None:
+    """Check that every rank begins the same run at the same step. Every rank calls this.
 
     Raises:
         TrainingError: If one has other settings, data or weights, or sees another checkpoint: on every rank alike.
     """
-    first, *others = processes.gather({"step": start_step, **identity})
+    first, *others = ranks.gather({"step": start_step, **identity})
     for rank, values in enumerate(others, start=1):
         changed = differences(first, values)
         if changed:
             raise TrainingError(
                 f"rank 0 and rank {rank} do not begin the same run: {'; '.join(changed[:5])}",
                 expected="the same settings, data and checkpoints on every rank",
-                fix=f"give every rank the same config, and see to it that all machines share {folder.root}",
+                fix=f"give every rank the same config, and make sure that all machines share {folder.root}",
             )
 
 
-# ---- going on ----------------------------------------------------------------------------------------------------
+# ---- resuming ----------------------------------------------------------------------------------------------------
 def checkpoint_to_resume(
-    folder: RunFolder, resume: str | None, wanted: dict[str, Any], say: Callable[[str], None]
+    folder: RunFolder, resume: str | None, identity: dict[str, Any], say: Callable[[str], None]
 ) -> Checkpoint | None:
-    """The checkpoint to go on from; None to start afresh.
+    """The checkpoint to resume from; None to start from step 0.
 
     Args:
         folder: The run's folder.
         resume: ``latest``, the path of a checkpoint, or None.
-        wanted: Identity of the run as configured now.
-        say: Told of damaged checkpoints that are passed over.
+        identity: Of the run as configured now.
+        say: Called with a line about each damaged checkpoint that is passed over.
 
     Raises:
         CheckpointError: If it is damaged, or was made by a run with other settings, data or starting weights.
@@ -247,7 +222,7 @@ def checkpoint_to_resume(
             say("no checkpoint yet: starting from step 0")
             return None
         chosen = latest
-    changed = differences({"cached": False, **chosen.state["identity"]}, json.loads(json.dumps(wanted)))
+    changed = differences({"cached": False, **chosen.state["identity"]}, json.loads(json.dumps(identity)))
     if changed:
         raise CheckpointError(
             f"the run changed since step {chosen.step}: " + "; ".join(changed[:5]),
@@ -255,17 +230,6 @@ def checkpoint_to_resume(
             fix="undo the change, or begin a new run in another out=…",
         )
     return chosen
-
-
-def differences(before: Any, after: Any, prefix: str = "") -> list[str]:
-    """Dotted keys whose values differ, each as ``"key was a, is b"``."""
-    if isinstance(before, dict) and isinstance(after, dict):
-        return [
-            text
-            for key in sorted({*before, *after})
-            for text in differences(before.get(key), after.get(key), f"{prefix}{key}.")
-        ]
-    return [] if before == after else [f"{prefix.rstrip('.')} was {before!r}, is {after!r}"]
 
 
 def load_tensors(stage: nn.Module, tensors: Any) -> None:
@@ -283,3 +247,39 @@ def load_tensors(stage: nn.Module, tensors: Any) -> None:
                 fix="resume with the model it was trained with",
             )
         own[name].data.copy_(value)
+
+
+# ---- the end ---------------------------------------------------------------------------------------------------------
+def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, ranks: Ranks) -> None:
+    """Write ``model/`` with averaged weights, from the last checkpoint alone. Every rank calls this: a stage may finish on all data."""
+    # Load the averaged weights into the model that the run started from.
+    saved = checkpoint.load(checkpoint.found(folder.checkpoints)[-1])
+    model = start_model(config, folder, dataset, ranks)
+    stage: Any = build_stage(config.stage.name, model, config.stage.options)
+    if config.cache is not None:
+        hold_only(stage)  # the other components are copied from file to file
+    load_tensors(stage, {**saved.tensors["buffers"], **saved.tensors.get("ema", saved.tensors["weights"])})
+
+    # Let the stage finish, and write the model with its provenance.
+    stage.to(ranks.device).eval()
+    with torch.no_grad():
+        stage.finish(_batches(config, dataset, ranks))
+    if ranks.is_first:
+        model.trained_stages = (
+            *(done for done in model.trained_stages if done != config.stage.name),
+            config.stage.name,
+        )
+        record = {"steps": saved.step, "seed": config.seed, "studies": len(dataset), "data": dataset.fingerprint}
+        model.provenance = {
+            **model.provenance,
+            "training": {**model.provenance.get("training", {}), config.stage.name: record},
+        }
+        model.save_pretrained(folder.model)
+    ranks.barrier()
+
+
+def _batches(config: TrainConfig, dataset: StudyDataset, ranks: Ranks) -> Any:
+    size = config.batch.global_size
+    source = GlobalBatches(dataset, batch_size=size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size)
+    steps = min(-(-FINISH_STUDIES // size), max(1, len(dataset) // size))
+    return (batch.to(ranks.device) for step in source.iterate(0, steps) for batch in step.micro)

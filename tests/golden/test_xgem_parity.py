@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from medcodi.interop.xgem import Imported, import_xgem
-from medcodi.interop.xgem_layout import Untold
+from medcodi.interop.xgem_layout import LayoutConfig
 from medcodi.model import MedCoDi
 from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig
 from medcodi.networks.tokenizer import AbsentTokenizer
@@ -54,7 +54,7 @@ def parity(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         checkpoint = work / "model.safetensors"
         arrays = published_weights(folder, settings["seed"])
         save_file({key: torch.from_numpy(np.array(value)) for key, value in arrays.items()}, checkpoint)
-    imported = import_xgem(checkpoint, work / "model", tokenizers=write_tokenizers(work), untold=untold(settings))
+    imported = import_xgem(checkpoint, work / "model", tokenizers=write_tokenizers(work), layout=layout(settings))
     checkpoint.unlink() if checkpoint.is_relative_to(work) else None
     model = MedCoDi.from_pretrained(work / "model")
     case = Case(model, load_file(folder / "inputs.safetensors"), settings["test"]["guidance"])
@@ -63,10 +63,10 @@ def parity(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return Parity(imported, case, found, load_file(folder / "outputs.safetensors"))
 
 
-def untold(settings: dict) -> Untold:
+def layout(settings: dict) -> LayoutConfig:
     """What the shapes of the fixture do not tell."""
     heads = dict.fromkeys(("text_heads", "image_heads", "report_heads", "decoder_heads"), 4)
-    return Untold(
+    return LayoutConfig(
         image_size=128,
         num_heads=settings["unet_frontal"]["num_heads"],
         norm_groups=settings["unet_norm_groups"],

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from medcodi.config import from_dict, load
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.model import tiny_model
 from medcodi.training.config import TrainConfig
 

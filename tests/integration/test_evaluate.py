@@ -271,7 +271,7 @@ def test_verify_on_the_command_line(copied: Path) -> None:
     (copied / "generated/tiny/report_to_frontal/00000.npz").unlink()
     done = CliRunner().invoke(app, ["evaluate", "--verify", str(copied)])
     assert done.exit_code == 1, done.output
-    assert "file run.json" in done.output and "does not hold" in done.output
+    assert "file run.json" in done.output and "does not reproduce" in done.output
     (copied / "bundle.json").unlink()
     with pytest.raises(DataError, match=r"bundle\.json cannot be read"):
         verify_bundle(copied)
@@ -356,7 +356,7 @@ def test_an_unreadable_file_of_a_system(systems: tuple[Path, Path], model_folder
 def films(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Twelve studies as a hospital would have them: images of 48 pixels and a table, which say nothing of phantoms; and what was generated."""
     from medcodi.data.loading import DataConfig
-    from medcodi.data.prepare import PrepareConfig, prepare
+    from medcodi.data.preparation.prepare import PrepareConfig, prepare
 
     folder = tmp_path_factory.mktemp("films")
     dataset = from_dict(DataConfig, {**phantom("test", NUM), "image_size": 48}).build()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from medcodi.pages.page import Figure, Head, Section, Table, write_page
+from medcodi.pages.page import Figure, Head, Section, Table, render_page, write_page
 from tests.integration.test_turing_viewer import FLAGS, browser_path, playwright
 
 
@@ -12,7 +12,9 @@ def test_a_click_sorts_and_the_mark_says_how(tmp_path: Path) -> None:
     """Words from A at the first click, numbers from the greatest; the row at the end stays there."""
     rows = [(word, Figure(text=str(number), value=number)) for word, number in (("b", 9), ("c", 100), ("a", 20))]
     table = Table(columns=("word", "number"), rows=[*rows, ("all", "–")], last=1)
-    page_file = write_page(tmp_path / "page.html", Head(title="Sorting"), [Section(title="One", tables=[table])])
+    page_file = write_page(
+        tmp_path / "page.html", render_page(Head(title="Sorting"), [Section(title="One", tables=[table])])
+    )
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=browser_path(), args=FLAGS, timeout=180_000)
         page = browser.new_page()

@@ -12,8 +12,8 @@ import pytest
 import medcodi
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset
-from medcodi.data.ledger import Ledger
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.ledger import Ledger
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.training.loop import train
 from tests.integration.conftest import STAGES, tiny_config
 

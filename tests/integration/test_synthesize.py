@@ -14,11 +14,12 @@ import numpy as np
 import pytest
 
 from medcodi.app.cli import REFUSED, main
-from medcodi.app.commands.synthesizing import INCOMPLETE
+from medcodi.app.commands.synthesize import INCOMPLETE
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset
-from medcodi.data.images import read_image, save_png16
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.image_files import read_image
+from medcodi.data.images import save_png16
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.generation.bulk import SynthesisConfig, synthesize
 from medcodi.model import MedCoDi
 
@@ -154,7 +155,7 @@ def test_a_full_disk_ends_it_and_leaves_no_half_study(
     process = subprocess_of(command(place, out), limit)
     _, said = process.communicate(timeout=300)
     assert process.returncode == REFUSED and "run the same command again" in said and "Traceback" not in said
-    assert not studies(out) and not list(out.glob("studies/*/*")) and not list(out.glob(".staging/*"))
+    assert not studies(out) and not list(out.glob("studies/*/*")) and not list(out.glob(".*"))
     assert run(*command(place, out)) == 0
     assert contents(out) == undisturbed
 
@@ -229,7 +230,7 @@ def test_refusals_leave_nothing_behind(place: Path, tmp_path: Path, capsys: pyte
     (tmp_path / "full").mkdir()
     (tmp_path / "full/notes.txt").touch()
     assert run(*command(place, tmp_path / "full")) == REFUSED
-    assert "holds no synthesis" in capsys.readouterr().err
+    assert "does not hold a synthesis" in capsys.readouterr().err
     for more in (
         ("--format", "jpg"),
         ("--rank", "1"),

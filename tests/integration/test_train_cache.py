@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from medcodi.config import from_dict
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.errors import CheckpointError, ConfigError, DataError
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.training.caching import cache_key, make_cache

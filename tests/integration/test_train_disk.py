@@ -68,4 +68,4 @@ def test_a_disk_of_its_own_that_fills_up_or_is_read_only(config: Callable[..., T
     assert "cannot be written: No space left on device" in told["filled up"] and "make room" in told["filled up"]
     assert told["checkpoints then"] and not told["half-written"]
     assert told["went on from"] == told["checkpoints then"][-1] and told["finished"]
-    assert all("cannot write in" in text and "Read-only" in text for text in told["read-only"])
+    assert all("cannot be written" in text and "Read-only" in text for text in told["read-only"])

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from medcodi.config import from_dict, read_yaml
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, ConfigError, DataError, TrainingError
 from medcodi.training import run_folder
@@ -36,7 +36,7 @@ def test_a_modality_that_the_stage_needs_and_no_study_has(
     poor = rewritten(prepared, tmp_path / "poor", lambda row, study: {**study, "lateral": None})
     for stage in ("autoencode", "align", "diffuse", "join"):
         with pytest.raises(
-            TrainingError, match="of the 16 studies of phantoms/train, none has lateral .*frontal in 16.*Fix"
+            TrainingError, match="none of the 16 studies of phantoms/train has lateral .*frontal in 16.*Fix"
         ):
             train(config(f"data.path={poor}", stage=stage))
         assert not (tmp_path / "run").exists()
@@ -58,7 +58,7 @@ def test_studies_of_another_size_than_the_model_takes(config: Callable[..., Trai
 # ---- the folder ------------------------------------------------------------------------------------------------------
 def test_a_second_run_in_the_same_folder(config: Callable[..., TrainConfig]) -> None:
     settings = config("steps=1")
-    holder = rf"another run is writing in .*/run: process {os.getpid()} on "
+    holder = rf"/run is in use by another process: process {os.getpid()} on "
     with run_folder.opened(settings, None, Ranks()), pytest.raises(TrainingError, match=holder):
         train(settings)
     train(settings)
@@ -67,7 +67,7 @@ def test_a_second_run_in_the_same_folder(config: Callable[..., TrainConfig]) -> 
 def test_a_folder_that_holds_a_model_and_no_checkpoint(config: Callable[..., TrainConfig], tmp_path: Path) -> None:
     run = train(config("steps=1"))
     shutil.rmtree(run / "checkpoints")
-    with pytest.raises(TrainingError, match="holds a trained model, but no checkpoint to go on from"):
+    with pytest.raises(TrainingError, match="holds a trained model, but no checkpoint to resume from"):
         train(config("steps=1"), resume="latest")
     assert (run / "model/model_index.json").is_file()
 

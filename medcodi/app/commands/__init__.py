@@ -1,14 +1,20 @@
-"""The commands, a module for each group; importing this package registers them all, in the order of ``--help``."""
+"""The commands, one module for each or for a few that belong together; importing this package registers them."""
 
-from medcodi.app.commands import (  # noqa: I001
-    machine,  # noqa: F401
-    generating,  # noqa: F401
-    synthesizing,  # noqa: F401
-    training,  # noqa: F401
-    plotting,  # noqa: F401
-    caching,  # noqa: F401
-    judging,  # noqa: F401
-    importing,  # noqa: F401
-    turing,  # noqa: F401
-    turing_analysis,  # noqa: F401
+from importlib import import_module
+
+# In the order of ``--help``. None imports torch before its command runs.
+MODULES = (
+    "demo",
+    "doctor",
+    "generate",
+    "synthesize",
+    "train",
+    "evaluate",
+    "parameters",
+    "import_xgem",
+    "data",
+    "turing",
+    "turing_analysis",
 )
+for _module in MODULES:
+    import_module(f"{__name__}.{_module}")

@@ -2,25 +2,19 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from medcodi.app.progress import progress_bar
-from medcodi.app.requests import read_device, refuse_full_folder
-from medcodi.app.root import Device, app, err, out
-
-turing_app = typer.Typer(
-    no_args_is_help=True, help="Let radiologists judge: real or generated, blinded, with statistics."
-)
-app.add_typer(turing_app, name="turing")
+from medcodi.app.arguments import Device, read_device, refuse_full_folder
+from medcodi.app.terminal import err, out, progress_bar, turing_app
+from medcodi.errors import DataError
 
 
 @turing_app.command()
 def export(
-    study: Annotated[Path, typer.Option(help="The study file; ready ones lie in configs/turing/.")],
+    study: Annotated[Path, typer.Option(help="The study file; ready ones are in configs/turing/.")],
     real: Annotated[
         str, typer.Option(help="The real arm: a prepared folder, a CSV table, a folder of DICOM files, or phantom.")
     ],
@@ -31,8 +25,7 @@ def export(
     readers: Annotated[int | None, typer.Option(help="How many readers.", show_default="the study's")] = None,
     split: Annotated[str, typer.Option(help="Split of a prepared folder.")] = "test",
     autoencoder: Annotated[
-        str | None,
-        typer.Option(help="Model for autoencoded items, or demo.", show_default="that of --generated"),
+        str | None, typer.Option(help="Model for autoencoded items, or demo.", show_default="that of --generated")
     ] = None,
     attest: Annotated[
         str | None,
@@ -58,17 +51,18 @@ def export(
     from medcodi.turing.design.generated_arm import open_generated
     from medcodi.turing.design.real_arm import open_real
 
-    chosen = read_reader_study(study).with_readers(readers)
-    where = read_device(device)
+    config = read_reader_study(study).with_readers(readers)
+    torch_device = read_device(device)
+    # Both arms are opened, and so refused, before anything is generated.
     real_arm = open_real(
-        real, split=split, num_phantoms=max_cases(chosen), image_size=chosen.image_size, seed=chosen.seed
+        real, split=split, num_phantoms=max_cases(config), image_size=config.image_size, seed=config.seed
     )
-    generated_arm = open_generated(generated, chosen.sampling, chosen.seed, where)
-    model = load(None if autoencoder == "demo" else autoencoder, where) if autoencoder else None
+    generated_arm = open_generated(generated, config.sampling, config.seed, torch_device)
+    model = load(None if autoencoder == "demo" else autoencoder, torch_device) if autoencoder else None
     with progress_bar(err) as bar:
         task = bar.add_task("choosing cases", total=None)
         done = export_bundle(
-            chosen,
+            config,
             real_arm,
             generated_arm,
             out_dir,
@@ -79,8 +73,8 @@ def export(
     for line in done.left_out:
         err.print(f"left out: {line}", markup=False)
     out.print(
-        f"{done.folder}: {done.num_items} items for {chosen.readers} readers, {done.num_images} images each, "
-        f"both arms at {done.native_size} pixels a side, shown at {chosen.image_size}.",
+        f"{done.folder}: {done.num_items} items for {config.readers} readers, {done.num_images} images each, "
+        f"both arms at {done.native_size} pixels a side, shown at {config.image_size}.",
         markup=False,
     )
     out.print(f"Readers get {done.folder / 'readers'}; keep {done.folder / 'custodian'} to yourself.", markup=False)
@@ -91,11 +85,11 @@ def export(
 def lint(
     bundle: Annotated[Path, typer.Argument(help="Folder of a bundle, or of one reader.")],
     key: Annotated[
-        Path | None, typer.Option(help="The custodian's folder.", show_default="BUNDLE/custodian where it is there")
+        Path | None, typer.Option(help="The custodian's folder.", show_default="BUNDLE/custodian if it exists")
     ] = None,
-    report: Annotated[Path | None, typer.Option(help="Write all that was tested into this JSON file.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write every test and its result to this JSON file.")] = None,
 ) -> None:
-    """Attack a bundle: does anything but the pictures tell real from generated? Leaves with 1 if so.
+    """Attack a bundle: does anything but the pictures reveal which items are generated? Exit code 1 if so.
 
     [bold]Examples[/bold]
 
@@ -103,26 +97,28 @@ def lint(
 
         medcodi turing lint bundle/readers/reader-01 --key custodian/ --report lint.json
     """
+    from medcodi.storage.atomic import write_json
     from medcodi.turing.lint.attack import lint_bundle
 
+    # A whole bundle holds its key; a reader's folder is tested without, unless --key names one.
     own = bundle / "custodian"
     with progress_bar(err) as bar:
         task = bar.add_task("reading", total=None)
-        found = lint_bundle(
+        attacked = lint_bundle(
             bundle,
             key or (own if own.is_dir() else None),
             lambda done, total: bar.update(task, completed=done, total=total),
         )
     if report:
-        report.write_text(json.dumps(found.to_dict(), indent=2) + "\n", encoding="utf-8")
-    for leak in found.leaks:
+        write_json(report, attacked.to_dict(), error=DataError)
+    for leak in attacked.leaks:
         out.print(f"LEAK {leak.probe}: {leak.detail}. Fix: {leak.fix}.", markup=False)
-    for one in found.reported:
-        out.print(f"seen by a classifier, reported only: {one.what}: {one.auc.words()}", markup=False)
-    for note in found.notes:
+    for attack in attacked.reported:
+        out.print(f"separable by a classifier, not a leak: {attack.what}: {attack.auc.words()}", markup=False)
+    for note in attacked.notes:
         out.print(f"note: {note}", markup=False)
-    out.print(f"{len(found.tested)} things tested with the key; {len(found.leaks)} leaks.", markup=False)
-    if not found.clean:
+    out.print(f"{len(attacked.tested)} tests with the key; {len(attacked.leaks)} leaks.", markup=False)
+    if not attacked.clean:
         raise typer.Exit(1)
 
 
@@ -141,16 +137,20 @@ def import_answers(
     refuse_full_folder(out_dir)
     from medcodi.turing.answers.import_results import import_results
 
-    done = import_results(results, key, out_dir)
-    for one in done.facts["files"]:
-        state = "finished" if one["complete"] else "not finished"
-        out.print(f"{one['reader']}: {one['answers']} of {one['of']} answers, {state} ({one['file']})", markup=False)
-    for reader in done.facts["readers_without_file"]:
+    imported = import_results(results, key, out_dir)
+
+    # What came from each reader, then what was not used and why.
+    for file in imported.facts["files"]:
+        state = "finished" if file["complete"] else "not finished"
+        out.print(
+            f"{file['reader']}: {file['answers']} of {file['of']} answers, {state} ({file['file']})", markup=False
+        )
+    for reader in imported.facts["readers_without_file"]:
         out.print(f"{reader}: no file", markup=False)
-    for one in done.facts["superseded"]:
-        out.print(f"not used: {one['file']}: {one['why']}", markup=False)
-    for one in done.facts["excluded"]:
-        out.print(f"left out: {one['reader']}, trial {one['trial']}: {one['why']}", markup=False)
-    for doubt in done.facts["doubtful"]:
+    for file in imported.facts["superseded"]:
+        out.print(f"not used: {file['file']}: {file['why']}", markup=False)
+    for answer in imported.facts["excluded"]:
+        out.print(f"excluded: {answer['reader']}, trial {answer['trial']}: {answer['why']}", markup=False)
+    for doubt in imported.facts["doubtful"]:
         out.print(f"doubtful: {doubt}", markup=False)
-    out.print(f"{len(done.rows)} answers in {done.folder / 'answers.csv'}", markup=False)
+    out.print(f"{len(imported.rows)} answers in {imported.folder / 'answers.csv'}", markup=False)

@@ -1,8 +1,7 @@
-"""``medcodi turing analyze`` and ``power``: what the answers say, and how many would be needed."""
+"""``medcodi turing analyze`` and ``power``: analyse the answers, and plan how many are needed."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -10,10 +9,8 @@ from typing import Annotated
 import typer
 from rich.table import Table
 
-from medcodi.app.commands.turing import turing_app
-from medcodi.app.progress import progress_bar
-from medcodi.app.requests import refuse_full_folder
-from medcodi.app.root import err, out
+from medcodi.app.arguments import refuse_full_folder
+from medcodi.app.terminal import err, out, progress_bar, turing_app
 from medcodi.errors import ConfigError, DataError, did_you_mean
 
 
@@ -44,14 +41,15 @@ def analyze(
     from medcodi.turing.answers.table import read_answers
 
     answers = read_answers(table)
+    # Everything is computed before the folder is written, so a failure leaves none.
     results = analyze_answers(answers, tasks=task or None, num_resamples=resamples, seed=seed)
     page = write_report(results, answers, out_dir)
     for problem in results["problems"]:
         err.print(f"not analysed: {problem['what']}", markup=False)
-    for one in results["completeness"]["readers"]:
-        if not one["finished"]:
+    for reader in results["completeness"]["readers"]:
+        if not reader["finished"]:
             err.print(
-                f"not finished: {one['reader']}, {one['answers']} of {one['of']} answers; analysed as such",
+                f"not finished: {reader['reader']}, {reader['answers']} of {reader['of']} answers; all are analysed",
                 markup=False,
             )
     for verdict in verdicts(results):
@@ -67,21 +65,21 @@ def power(
         str | None, typer.Option(help="Without a study: rating, real_or_generated, forced_choice ...")
     ] = None,
     margin: Annotated[float | None, typer.Option(help="Without a study: the margin to show.")] = None,
-    items: Annotated[str, typer.Option(help="Items of each arm to try.")] = "20,30,40,60,80,120",
+    items: Annotated[str, typer.Option(help="Numbers of items per arm to try.")] = "20,30,40,60,80,120",
     readers: Annotated[str, typer.Option(help="Numbers of readers to try.")] = "2,3,4,6,8",
-    true_value: Annotated[float, typer.Option(help="What is true: difference in rating, or accuracy - 0.5.")] = 0.0,
-    target: Annotated[float, typer.Option(min=0.5, max=0.99, help="Power wanted.")] = 0.8,
+    true_value: Annotated[float, typer.Option(help="The true effect: difference in rating, or accuracy - 0.5.")] = 0.0,
+    target: Annotated[float, typer.Option(min=0.5, max=0.99, help="Required power.")] = 0.8,
     pilot: Annotated[
         Path | None, typer.Option(help="Table of a pilot: its spread of cases and readers (rating tasks).")
     ] = None,
     pilot_task: Annotated[str | None, typer.Option(help="Task of the pilot.", show_default="the task itself")] = None,
-    studies: Annotated[int, typer.Option(min=50, help="Simulated studies for each cell.")] = 400,
+    studies: Annotated[int, typer.Option(min=50, help="Simulated studies per cell.")] = 400,
     seed: Annotated[int, typer.Option(help="Of the simulation.")] = 0,
     out_file: Annotated[Path | None, typer.Option("--out", help="Write the table as JSON.")] = None,
 ) -> None:
-    """How many items and readers a margin needs: simulated studies, analysed as real ones are.
+    """Estimate how many items and readers a margin needs, from simulated studies that are analysed like real ones.
 
-    Ratings are simulated on a scale from 1 to 5; a margin on another scale is brought to it.
+    Ratings are simulated on a scale from 1 to 5; a margin on another scale is converted.
 
     [bold]Examples[/bold]
 
@@ -89,18 +87,19 @@ def power(
 
         medcodi turing power --kind real_or_generated --margin 0.1 --readers 3,5 --items 40,80,160
     """
+    from medcodi.storage.atomic import write_json
     from medcodi.turing.answers.table import read_answers
     from medcodi.turing.power.power import PowerCell, model_from_pilot, needed
     from medcodi.turing.power.power import power as simulate_power
 
     sizes, counts = _numbers("--items", items), _numbers("--readers", readers)
     written = []
-    for name, what, declared, alpha, paired in _asked(study, task, kind, margin):
+    for name, task_type, declared, alpha, paired in _planned_tests(study, task, kind, margin):
         model = model_from_pilot(read_answers(pilot), pilot_task or name) if pilot else None
         with progress_bar(err) as bar:
             job = bar.add_task(name, total=None)
             cells: list[PowerCell] = simulate_power(
-                what,
+                task_type,
                 declared,
                 items=sizes,
                 readers=counts,
@@ -112,40 +111,46 @@ def power(
                 seed=seed,
                 on_cell=lambda done, total, job=job: bar.update(job, completed=done, total=total),
             )
+        # The table of all sizes, then the smallest ones that reach the required power.
         out.print(_table(name, declared, true_value, cells))
         for words, new in (("these readers", False), ("new readers", True)):
             enough = needed(cells, target, new_readers=new)
-            found = "; ".join(f"{cell.readers} readers and {cell.items} items an arm" for cell in enough)
-            out.print(f"{words}, power {target:g}: {found or 'none of the sizes tried'}", markup=False)
+            sizes_found = "; ".join(f"{cell.readers} readers and {cell.items} items an arm" for cell in enough)
+            out.print(f"{words}, power {target:g}: {sizes_found or 'none of the sizes tried'}", markup=False)
         written.append(
-            {"task": name, "kind": what, "margin": declared, "alpha": alpha, "true_value": true_value}
+            {"task": name, "kind": task_type, "margin": declared, "alpha": alpha, "true_value": true_value}
             | {"studies": studies, "seed": seed, "paired": paired, "cells": [asdict(cell) for cell in cells]}
         )
     if out_file:
-        out_file.parent.mkdir(parents=True, exist_ok=True)
-        out_file.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        write_json(out_file, written, indent=1, error=DataError)
 
 
-def _asked(
+def _planned_tests(
     study: Path | None, task: str | None, kind: str | None, margin: float | None
 ) -> list[tuple[str, str, float, float, bool]]:
-    """(task, kind, margin, alpha, paired) of what shall be simulated."""
+    """(task, kind, margin, alpha, paired) of each test to simulate."""
+    # Without a study file, the options describe a single test.
     if study is None:
         if kind is None or margin is None:
             raise ConfigError(
-                "power of what?", expected="--study, or --kind and --margin", fix="medcodi turing power --help"
+                "no study and no margin to simulate",
+                expected="--study, or --kind and --margin",
+                fix="see medcodi turing power --help",
             )
         return [(task or kind, kind, margin, 0.05, True)]
     if kind is not None or margin is not None:
         raise ConfigError(
-            "--study together with --kind or --margin", expected="one of both", fix="the study declares them"
+            "--study together with --kind or --margin",
+            expected="one of them",
+            fix="drop --kind and --margin: the study declares them",
         )
     from medcodi.turing.design.config import read_reader_study
     from medcodi.turing.design.tasks import task_kind
     from medcodi.turing.power.simulation import SCALE
 
+    # The tasks of the study that declare a margin, or the named one.
     config = read_reader_study(study)
-    tasks = {one.id: one for one in config.tasks}
+    tasks = {config_of_task.id: config_of_task for config_of_task in config.tasks}
     if task is not None and task not in tasks:
         raise ConfigError(f"no task {task!r} in {study}", expected="a task of the study", fix=did_you_mean(task, tasks))
     chosen = [task] if task else [name for name in tasks if name in config.margins]
@@ -156,13 +161,14 @@ def _asked(
             expected="margins: {task: margin}",
             fix="declare it in the study file, before the export",
         )
-    asked = []
+    # Ratings are simulated on a scale from 1 to SCALE, so the margin is converted to it.
+    tests = []
     for name in chosen:
-        one, declared = tasks[name], config.margins[name]
-        if task_kind(one.kind).answer == "rating":  # simulated on a scale from 1 to 5
-            declared *= (SCALE - 1) / (one.scale.max - one.scale.min)
-        asked.append((name, one.kind, declared, config.alpha, one.paired))
-    return asked
+        config_of_task, declared = tasks[name], config.margins[name]
+        if task_kind(config_of_task.kind).answer == "rating":
+            declared *= (SCALE - 1) / (config_of_task.scale.max - config_of_task.scale.min)
+        tests.append((name, config_of_task.kind, declared, config.alpha, config_of_task.paired))
+    return tests
 
 
 def _numbers(option: str, text: str) -> list[int]:
@@ -170,14 +176,16 @@ def _numbers(option: str, text: str) -> list[int]:
         return sorted({int(part) for part in text.split(",") if part.strip()})
     except ValueError:
         raise DataError(
-            f"{option} {text!r}", expected="whole numbers with commas, such as 20,40,80", fix="correct it"
+            f"{option} {text!r}",
+            expected="whole numbers with commas, such as 20,40,80",
+            fix="write numbers and commas only",
         ) from None
 
 
 def _table(name: str, margin: float, true_value: float, cells: list) -> Table:
-    """Power, a row for each number of readers: these readers / new readers."""
+    """Power for these readers / new readers, one row per number of readers."""
     sizes = sorted({cell.items for cell in cells})
-    found = {(cell.readers, cell.items): cell for cell in cells}
+    by_size = {(cell.readers, cell.items): cell for cell in cells}
     table = Table(title=f"{name}: power to show ±{margin} if {true_value:g} is true; these readers / new readers")
     table.add_column("readers", justify="right")
     for size in sizes:
@@ -185,7 +193,7 @@ def _table(name: str, margin: float, true_value: float, cells: list) -> Table:
     for count in sorted({cell.readers for cell in cells}):
         row = []
         for size in sizes:
-            cell = found[(count, size)]
+            cell = by_size[(count, size)]
             new = "–" if cell.new_readers is None else f"{cell.new_readers:.2f}"
             row.append(f"{cell.these_readers:.2f} / {new}")
         table.add_row(str(count), *row)

@@ -2,130 +2,190 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
+from medcodi.data.dicom.tags import Tags
 from medcodi.data.refusals import Refused
 from medcodi.errors import MissingExtraError, first_line
 
-if TYPE_CHECKING:
-    from pydicom import Dataset
+# Uncompressed transfer syntaxes -> byte order of 16-bit values.
+_BYTE_ORDER = {"1.2.840.10008.1.2": "<", "1.2.840.10008.1.2.1": "<", "1.2.840.10008.1.2.2": ">"}
+_SPACINGS = ("PixelSpacing", "ImagerPixelSpacing", "NominalScannedPixelSpacing")
 
 
-def stored_pixels(dataset: Dataset, where: str) -> np.ndarray:
-    """Stored values ``[H, W]``, integer (or float where the file holds floats).
+def stored_pixels(tags: Tags) -> np.ndarray:
+    """Stored values ``[H, W]``, integer (or float where the file holds floats), in this machine's byte order.
 
     Raises:
         Refused: If they are corrupt or cut short.
         MissingExtraError: If the decoder of their compression is not installed.
     """
-    syntax = dataset.file_meta.get("TransferSyntaxUID", "unknown") if hasattr(dataset, "file_meta") else "unknown"
+    dataset, where = tags.dataset, tags.where
+    syntax = getattr(dataset, "file_meta", {}).get("TransferSyntaxUID", "unknown")
+    plain = _uncompressed(tags, str(syntax))
+    if plain is not None:
+        return plain
+    stored = tags.integer("BitsStored", default=tags.integer("BitsAllocated", default=16))
+    if tags.integer("HighBit", default=stored - 1) != stored - 1:
+        raise Refused(
+            f"{where} stores {stored} bits with High Bit {tags.integer('HighBit')}",
+            reason="invalid tag",
+            expected=f"High Bit {stored - 1}",
+            fix="export it uncompressed",
+        )
     try:
-        plain = _uncompressed(dataset)
-        return dataset.pixel_array if plain is None else plain
-    except (RuntimeError, NotImplementedError) as error:  # pydicom: no decoder for this transfer syntax
-        name = getattr(syntax, "name", str(syntax))
-        if "missing dependencies" in str(error):
-            raise MissingExtraError(
-                "pylibjpeg", extra="dicom", needed_for=f"{name}, the compression of {where}"
-            ) from error
-        raise Refused(
-            f"{where}: its pixels cannot be decoded ({name}: {first_line(error)})",
-            reason="corrupt",
-            expected="whole pixel data",
-            fix="export it again",
-        ) from error
+        pixels = dataset.pixel_array
     except Exception as error:  # decoders are foreign code: whatever they raise on broken data
+        name = getattr(syntax, "name", str(syntax))
+        if missing := _missing_decoders(syntax):
+            raise MissingExtraError(missing, extra="dicom", needed_for=f"{name}, the compression of {where}") from error
         raise Refused(
-            f"{where}: its pixels are corrupt ({type(error).__name__}: {error})",
+            f"{where}: its pixels are corrupt or cut short ({name}: {first_line(error)[:200]})",
             reason="corrupt",
             expected="whole pixel data",
-            fix="export it again",
+            fix="copy or export it again",
         ) from error
+    return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
 
 
-def _uncompressed(dataset: Dataset) -> np.ndarray | None:
-    """Plain little-endian pixels without a copy, or None where pydicom's decoders are needed."""
-    allocated = int(dataset.get("BitsAllocated") or 0)
-    if allocated not in (8, 16) or "PixelData" not in dataset or dataset.file_meta.TransferSyntaxUID not in (
-        "1.2.840.10008.1.2", "1.2.840.10008.1.2.1",
-    ):  # fmt: skip
+def _missing_decoders(syntax: Any) -> str:
+    """The pylibjpeg plugin that could decode this transfer syntax and is not installed, or ""."""
+    from pydicom.pixels import get_decoder
+
+    try:
+        needed = [name for name in get_decoder(syntax).missing_dependencies if "pylibjpeg" in name]
+    except NotImplementedError:  # no decoder exists at all
+        return ""
+    return needed[0] if needed else ""
+
+
+def _uncompressed(tags: Tags, syntax: str) -> np.ndarray | None:
+    """Plain pixels, without a copy where nothing has to be moved; None where pydicom's decoders are needed."""
+    dataset, allocated = tags.dataset, tags.integer("BitsAllocated", default=0)
+    order = _BYTE_ORDER.get(syntax)
+    if allocated not in (8, 16) or "PixelData" not in dataset or order is None or (order == ">" and allocated == 8):
         return None
-    kind = "i" if int(dataset.get("PixelRepresentation") or 0) else "u"
-    shape = (int(dataset.Rows), int(dataset.Columns))
-    length = shape[0] * shape[1] * allocated // 8
-    if len(dataset.PixelData) < length:
-        raise ValueError(f"{len(dataset.PixelData):,} bytes of pixels where {length:,} are due")
-    pixels = np.frombuffer(dataset.PixelData, dtype=f"<{kind}{allocated // 8}", count=shape[0] * shape[1])
-    unused = allocated - int(dataset.get("BitsStored") or allocated)
-    if unused > 0:  # what stands in the high bits is not the image's (old overlays), or not yet its sign
-        pixels = (pixels << unused) >> unused
-    return pixels.reshape(shape)
+    kind = "i" if tags.integer("PixelRepresentation", default=0) else "u"
+    height, width = tags.integer("Rows"), tags.integer("Columns")
+    due, data = height * width * allocated // 8, dataset.PixelData
+    if len(data) < due:
+        raise Refused(
+            f"{tags.where} is cut short: {len(data):,} bytes of pixels, expected {due:,}",
+            reason="cut short",
+            expected="whole pixel data",
+            fix="copy or export it again",
+        )
+    pixels = np.frombuffer(data, dtype=f"{order}{kind}{allocated // 8}", count=height * width)
+    pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+    stored = tags.integer("BitsStored", default=allocated)
+    high = tags.integer("HighBit", default=stored - 1)
+    if not 0 < stored <= high + 1 <= allocated:
+        raise Refused(
+            f"{tags.where} stores {stored} of {allocated} bits with High Bit {high}",
+            reason="invalid tag",
+            expected="Bits Stored - 1 <= High Bit < Bits Allocated",
+            fix="correct the tags, or export it again",
+        )
+    # Bits above the highest are not the image's (old overlays), or not yet its sign; bits below the lowest are unused.
+    if allocated > stored:
+        pixels = (pixels << (allocated - 1 - high)) >> (allocated - stored)
+    return pixels.reshape(height, width)
 
 
-def display_from_stored(dataset: Dataset, pixels: np.ndarray, where: str) -> np.ndarray:
+def pixel_aspect(tags: Tags) -> float:
+    r"""Height over width of a pixel; 1 where the tags do not say (PS3.3 C.7.6.3.1.7; spacings are row\column)."""
+    for keyword in ("PixelAspectRatio", *_SPACINGS):
+        spacing = tags.numbers(keyword)
+        if len(spacing) == 2 and min(spacing) > 0:
+            return spacing[0] / spacing[1]
+    return 1.0
+
+
+def display_from_stored(tags: Tags, pixels: np.ndarray) -> np.ndarray:
     """Stored values ``[H, W]`` -> float32 in [0, 1], bone bright, as the tags say.
 
+    At most 65,536 stored values exist, so the whole transformation is one look-up table.
+
     Raises:
-        Refused: If the pixels are no gray image, are all padding, or the look-up tables are broken.
+        Refused: If the pixels are no gray image, are all padding, or a tag is invalid.
     """
-    try:
-        return _display_values(dataset, pixels)
-    except Refused:
-        raise
-    except Exception as error:  # tags of any type and length
-        raise Refused(
-            f"{where}: its look-up tables are corrupt ({type(error).__name__}: {error})",
-            reason="corrupt",
-            expected="whole look-up tables, or none",
-            fix="export it again",
-        ) from error
-
-
-def _display_values(dataset: Dataset, pixels: np.ndarray) -> np.ndarray:
-    """Stored values -> float32 in [0, 1], bone bright: one look-up, since at most 65,536 stored values exist."""
     if pixels.ndim != 2:
-        raise Refused(f"pixels of shape {list(pixels.shape)}", reason="bad shape", expected="one gray image [H, W]")
+        raise Refused(
+            f"{tags.where} has pixels of shape {list(pixels.shape)}",
+            reason="bad shape",
+            expected="one gray image [H, W]",
+        )
     if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2:
-        return _transfer(dataset, pixels, pixels).astype(np.float32)
+        return _transfer(tags, pixels, pixels).astype(np.float32)
     unsigned = np.dtype(f"u{pixels.dtype.itemsize}")
-    every_value = np.arange(2 ** (8 * pixels.dtype.itemsize), dtype=unsigned).view(pixels.dtype.newbyteorder("="))
-    table = _transfer(dataset, every_value, pixels).astype(np.float32)
-    return np.take(table, np.ascontiguousarray(pixels).view(unsigned.newbyteorder("<")))
+    every_value = np.arange(2 ** (8 * pixels.dtype.itemsize), dtype=unsigned).view(pixels.dtype)
+    table = _transfer(tags, every_value, pixels).astype(np.float32)
+    return np.take(table, np.ascontiguousarray(pixels).view(unsigned))
 
 
-def _transfer(dataset: Dataset, values: np.ndarray, pixels: np.ndarray) -> np.ndarray:
+def _transfer(tags: Tags, values: np.ndarray, pixels: np.ndarray) -> np.ndarray:
     """The whole gray-scale transformation, applied to ``values``; ``pixels`` gives the range where no window does."""
-    from pydicom.pixels import apply_modality_lut
-
-    padding = dataset.get("PixelPaddingValue")
-    modality_values = apply_modality_lut(values, dataset)
-    if dataset.get("VOILUTSequence"):
-        shown = _apply_voi_lut(modality_values, dataset)
-    elif _window(dataset) is not None:
-        shown = _apply_window(modality_values, dataset)
+    modality_values = _modality_values(tags, values)
+    voi_luts = [item for item in tags.items("VOILUTSequence") if _has_table(item)]
+    window = _window(tags)
+    if voi_luts:
+        shown = _apply_voi_lut(modality_values, voi_luts[0])
+    elif window is not None:
+        shown = _apply_window(modality_values, *window, tags.text("VOILUTFunction").upper())
     else:
-        inside = pixels if padding is None else pixels[pixels != padding]
+        # No window: the range of what is not padding, after rescaling.
+        inside = pixels[~_is_padding(tags, pixels)]
         if inside.size == 0:
-            raise Refused("pixels that are all padding", reason="constant", expected="a picture", fix="leave it out")
-        ends = apply_modality_lut(np.array([inside.min(), inside.max()]).astype(pixels.dtype), dataset)
+            raise Refused(f"{tags.where} is all padding", reason="constant", expected="a picture", fix="leave it out")
+        ends = _modality_values(tags, np.array([inside.min(), inside.max()]).astype(pixels.dtype))
         shown = _between(modality_values, float(ends.min()), float(ends.max()))
-    if dataset.get("PhotometricInterpretation") == "MONOCHROME1":
+    if tags.text("PhotometricInterpretation").upper() == "MONOCHROME1":
         shown = 1.0 - shown
-    return shown if padding is None else np.where(values == padding, 0.0, shown)
+    return np.where(_is_padding(tags, values), 0.0, shown)
 
 
-def _apply_voi_lut(values: np.ndarray, dataset: Dataset) -> np.ndarray:
+def _is_padding(tags: Tags, values: np.ndarray) -> np.ndarray:
+    """True where a stored value is padding: the one value, or the range to its limit (PS3.3 C.7.5.1.1.2)."""
+    padding = tags.number("PixelPaddingValue")
+    if padding is None:
+        return np.zeros(values.shape, dtype=bool)
+    limit = tags.number("PixelPaddingRangeLimit")
+    ends = np.array([padding, padding if limit is None else limit])
+    if values.dtype.kind in "iu":  # the tag's type may be the other signedness than the pixels'
+        span = 2 ** (8 * values.dtype.itemsize)
+        info = np.iinfo(values.dtype)
+        ends = np.where(ends > info.max, ends - span, np.where(ends < info.min, ends + span, ends))
+    return (values >= ends.min()) & (values <= ends.max())
+
+
+def _modality_values(tags: Tags, values: np.ndarray) -> np.ndarray:
+    """Modality LUT, or slope and intercept where they have values (PS3.3 C.11.1)."""
+    if any(_has_table(item) for item in tags.items("ModalityLUTSequence")):
+        from pydicom.pixels import apply_modality_lut
+
+        return apply_modality_lut(values, tags.dataset)
+    slope, intercept = tags.number("RescaleSlope"), tags.number("RescaleIntercept")
+    if slope is None and intercept is None:
+        return values
+    return values.astype(np.float64) * (1.0 if slope is None else slope) + (intercept or 0.0)
+
+
+def _has_table(item: Tags) -> bool:
+    return bool(item.values("LUTDescriptor")) and bool(item.values("LUTData"))
+
+
+def _apply_voi_lut(values: np.ndarray, item: Tags) -> np.ndarray:
     """DICOM PS3.3 C.11.2.1.1, onto [0, 1] by the table's own range, since descriptors often misstate the bits.
 
     Written out because pydicom 3.0 looks inputs up modulo 256 in tables of 8-bit entries.
     """
-    item = dataset.VOILUTSequence[0]
-    num, first = int(item.LUTDescriptor[0]) or 2**16, int(item.LUTDescriptor[1])
-    data = item.LUTData
+    num, first = (int(value) for value in item.values("LUTDescriptor")[:2])
+    num = num or 2**16
+    data = item.dataset.LUTData
     if isinstance(data, bytes):  # OW: words, or two 8-bit entries in a word
-        word = "<u2" if dataset.original_encoding[1] is not False else ">u2"
+        word = "<u2" if item.dataset.original_encoding[1] is not False else ">u2"
         data = np.frombuffer(data, word if len(data) >= 2 * num else "u1")
     table = np.atleast_1d(np.asarray(data, dtype=np.float64))[:num]
     index = np.clip(np.rint(values).astype(np.int64) - first, 0, len(table) - 1)
@@ -136,31 +196,19 @@ def _between(values: np.ndarray, low: float, high: float) -> np.ndarray:
     return np.clip((np.asarray(values, dtype=np.float64) - low) / max(high - low, 1e-12), 0.0, 1.0)
 
 
-def _window(dataset: Dataset) -> tuple[float, float] | None:
+def _window(tags: Tags) -> tuple[float, float] | None:
     """Centre and width of the first window, or None."""
-
-    def first(keyword: str) -> float | None:
-        value = dataset.get(keyword)
-        if value is None or value == "":
-            return None
-        return float(value) if isinstance(value, int | float | str) else float(value[0])
-
-    try:
-        centre, width = first("WindowCenter"), first("WindowWidth")
-    except (TypeError, ValueError, IndexError):
-        return None
+    centre, width = tags.number("WindowCenter"), tags.number("WindowWidth")
     return None if centre is None or width is None or width <= 0 else (centre, width)
 
 
-def _apply_window(values: np.ndarray, dataset: Dataset) -> np.ndarray:
+def _apply_window(values: np.ndarray, centre: float, width: float, function: str) -> np.ndarray:
     """DICOM PS3.3 C.11.2.1.2 and C.11.2.1.3, onto [0, 1]."""
-    window = _window(dataset)
-    assert window is not None
-    centre, width = window
     values = np.asarray(values, dtype=np.float64)
-    function = str(dataset.get("VOILUTFunction") or "LINEAR").upper()
     if function == "SIGMOID":
         return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700.0, 700.0)))
-    if function == "LINEAR_EXACT" or width <= 1:
+    if function == "LINEAR_EXACT":
         return np.clip((values - centre) / width + 0.5, 0.0, 1.0)
+    if width <= 1:  # a step
+        return (values > centre - 0.5).astype(np.float64)
     return np.clip((values - (centre - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)

@@ -1,8 +1,10 @@
-"""DICOM radiographs in: stored values, modality LUT, VOI LUT or window, bone bright; and the view from the tags."""
+"""DICOM radiographs in: the kind of image, the view and the body part from the tags, and the pixels as they are displayed."""
 
 from __future__ import annotations
 
 import re
+import unicodedata
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medcodi.data.dicom.pixels import display_from_stored, stored_pixels
-from medcodi.data.images import check_file, check_image
-from medcodi.data.refusals import Refused
+from medcodi.data.dicom.pixels import display_from_stored, pixel_aspect, stored_pixels
+from medcodi.data.dicom.tags import Tags, corrupt_if_it_fails
+from medcodi.data.images import MAX_PIXELS, check_image, square_pixels
+from medcodi.data.refusals import Refused, check_file
+from medcodi.data.views import View, view_of
 from medcodi.errors import MissingExtraError
-from medcodi.modality import modality_of_view
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -22,25 +25,32 @@ if TYPE_CHECKING:
 # DICOM Modality of projection radiographs; exports often leave it empty.
 _RADIOGRAPHS = ("CR", "DX", "RG", "RF", "OT", "")
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_MAX_INFLATED = 4 * MAX_PIXELS  # bytes: the largest image allowed, 16 bit, and as much again
 _DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription", "StudyDescription")
-# Patient Orientation, first value: where image rows run to. Upright views only (columns run to the feet or the head).
+# Patient Orientation, first value: the direction of image rows. Upright views only (columns run to the feet or the head).
 _VIEW_OF_ROW_DIRECTION = {"L": "PA", "R": "AP", "A": "LL", "P": "RL"}
+# Body parts that show a chest, or name nothing; SNOMED codes of the thorax where a code has no meaning text.
+_CHEST = re.compile(r"CHEST|THORA|TORAX|LUNG|PULM|HEART|CARDIA|MEDIASTIN|POITRINE|PECHO|BRUSTKORB|51185008|T-D3000")
+_NOT_CHEST = re.compile(r"SPINE|VERTEBRA|COLUMNA|COLUNA|WIRBEL")
+_UNNAMED_PART = re.compile(r"(?:UNKNOWN|UNSPECIFIED|OTHER|NONE|NA|N/A|UNDEFINED|PORTABLE|BODY)?")
 _HEADER_TAGS = [
     "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "Modality",
     "ViewPosition", "ViewCodeSequence", "PatientOrientation", "Manufacturer", "NumberOfFrames", "SamplesPerPixel",
-    "PhotometricInterpretation", "Rows", "Columns", *_DESCRIPTIONS,
+    "PhotometricInterpretation", "Rows", "Columns", "BodyPartExamined", "AnatomicRegionSequence", *_DESCRIPTIONS,
 ]  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class DicomHeader:
-    """What the tags say.
+    """The tags that a data set or a prompt needs.
 
     Attributes:
         study_id: Study Instance UID, or the file's stem where there is none.
         patient_id: Patient ID, or ``"study:<study_id>"`` where it was removed.
-        modality: The image modality that the view means, or None where the tags do not tell.
-        view: The tag value that told, for messages; all that was looked at where nothing did.
+        modality: The image modality that the view means, or None where the tags do not say, or name another view.
+        view: The tag value that names the view, for messages; all that was looked at where none does.
+        view_named: The tags name a view, known or not: a default view does not apply.
         metadata: Sex, age, view position, manufacturer: no name, no date.
         position: View Position as it stands, or "".
     """
@@ -49,6 +59,7 @@ class DicomHeader:
     patient_id: str
     modality: str | None
     view: str
+    view_named: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     position: str = ""
 
@@ -65,65 +76,123 @@ def read_header(path: str | Path) -> DicomHeader:
     """Read the tags only; the pixels stay on disk.
 
     Raises:
-        Refused: If the file is missing, empty, no DICOM file, or not a radiograph.
+        Refused: If the file is missing, empty, no DICOM file, not a radiograph, or not of a chest.
         MissingExtraError: If pydicom is not installed.
     """
-    dataset = _read(Path(path), header_only=True)
-    _check_kind(dataset, str(path))
-    return _header(dataset, Path(path))
+    path = Path(path)
+    with corrupt_if_it_fails(str(path)):
+        tags = _read(path, header_only=True)
+        _check_kind(tags)
+        return _header(tags, path)
 
 
 def read_dicom(path: str | Path) -> DicomImage:
     """Read a radiograph; compressed transfer syntaxes are decoded by pylibjpeg's plugins.
 
     Stored values pass the modality LUT (or rescale), then the first VOI LUT or window (DICOM PS3.3 C.11.1, C.11.2);
-    without one, their own range is used. MONOCHROME1 is inverted. All bits stored are kept.
+    without one, their own range is used. MONOCHROME1 is inverted. All bits stored are kept. Pixels that are not square
+    are resampled.
 
     Raises:
-        Refused: If the file is missing, corrupt, holds no pixels, several frames or colour, or is no radiograph.
-        MissingExtraError: If pydicom is not installed.
+        Refused: If the file is missing, corrupt or cut short, holds several frames or colour, or is no chest radiograph.
+        MissingExtraError: If pydicom, or the decoder of the file's compression, is not installed.
     """
     path = Path(path)
-    dataset = _read(path)
-    _check_kind(dataset, str(path))
-    if not any(keyword in dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+    with corrupt_if_it_fails(str(path)):
+        tags = _read(path)
+        _check_kind(tags)
+        _check_pixels(tags)
+        image = display_from_stored(tags, stored_pixels(tags))
+        image = square_pixels(image, pixel_aspect(tags), str(path))
+        check_image(image, str(path))
+        return DicomImage(image=image, header=_header(tags, path))
+
+
+def check_view(header: DicomHeader, modality: str | None, where: str) -> None:
+    """Refuse a file whose view position names another view than the modality it is given as.
+
+    Raises:
+        Refused: If it does; descriptions, which name the whole examination, do not count.
+    """
+    view = view_of(header.position, position=True)
+    if modality is not None and view.named and view.modality != modality:
         raise Refused(
-            f"{path} holds no pixels",
-            reason="no pixels",
-            expected="a DICOM file with Pixel Data",
-            fix="export the image itself, not a report or a presentation state",
+            f"{where} is given as {modality}, but its View Position is {header.position!r}",
+            reason="another view",
+            expected=f"a {modality} image",
+            fix=f"give it as {view.modality}" if view.modality else "leave it out, or correct the tag",
         )
-    image = display_from_stored(dataset, stored_pixels(dataset, str(path)), str(path))
-    check_image(image, str(path))
-    return DicomImage(image=image, header=_header(dataset, path))
 
 
-def _read(path: Path, header_only: bool = False) -> Dataset:
+def _read(path: Path, header_only: bool = False) -> Tags:
     try:
         import pydicom
         from pydicom.errors import InvalidDicomError
     except ImportError:
         raise MissingExtraError("pydicom", extra="dicom", needed_for="reading DICOM files") from None
     check_file(path, str(path))
+    only: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": _HEADER_TAGS} if header_only else {}
+    _check_inflated_size(path)
     try:
-        if header_only:
-            return pydicom.dcmread(path, stop_before_pixels=True, specific_tags=_HEADER_TAGS)
-        return pydicom.dcmread(path)
+        return Tags(pydicom.dcmread(path, **only), str(path))
     except InvalidDicomError:
+        pass
+    # No preamble and no DICM mark, as older exports write it: read on trial, and taken if it describes an image.
+    dataset = pydicom.dcmread(path, force=True, **only)
+    if "Rows" not in dataset or "Modality" not in dataset:
         raise Refused(
-            f"{path} is not a DICOM file (no DICM mark at byte 128)", reason="unreadable", expected="a DICOM file"
-        ) from None
-    except Exception as error:  # pydicom's parser lets many kinds through on broken files
-        raise Refused(
-            f"{path} is corrupt ({type(error).__name__}: {error})",
-            reason="corrupt",
-            expected="a whole DICOM file",
-            fix="export it again",
-        ) from error
+            f"{path} is not a DICOM file (no DICM mark at byte 128, no image tags)",
+            reason="unreadable",
+            expected="a DICOM file",
+            fix="export it as DICOM again, or rename it if it is another kind of image",
+        )
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = _plain_syntax(dataset)
+    return Tags(dataset, str(path))
 
 
-def _check_kind(dataset: Dataset, where: str) -> None:
-    kind = str(dataset.get("Modality") or "").upper()
+def _plain_syntax(dataset: Dataset) -> Any:
+    """The uncompressed transfer syntax that a data set without file meta information was read in."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    implicit, little_endian = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
+
+
+def _check_inflated_size(path: Path) -> None:
+    """Refuse a deflated file that grows beyond the largest image allowed, before it is held in memory."""
+    from pydicom.filereader import read_file_meta_info
+
+    try:
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+    except Exception:  # not a DICOM file with meta information: the reader says so
+        return
+    if syntax != _DEFLATED:
+        return
+    with path.open("rb") as file:
+        data = file.read()
+    # The deflated part starts after the meta group, whose length stands in its first element.
+    start = 144 + int.from_bytes(data[140:144], "little")
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    rest = data[start:]
+    while rest and size <= _MAX_INFLATED:
+        size += len(inflater.decompress(rest, 2**24))
+        rest = inflater.unconsumed_tail
+    if size > _MAX_INFLATED:
+        raise Refused(
+            f"{path} inflates to more than {_MAX_INFLATED / 2**20:,.0f} MiB",
+            reason="too large",
+            expected=f"an image of at most {MAX_PIXELS:,} pixels",
+            fix="export it uncompressed",
+        )
+
+
+def _check_kind(tags: Tags) -> None:
+    """Refuse what is no single gray radiograph of a chest."""
+    where = tags.where
+    kind = tags.text("Modality").upper()
     if kind not in _RADIOGRAPHS:
         raise Refused(
             f"{where} is of DICOM modality {kind!r}",
@@ -131,7 +200,7 @@ def _check_kind(dataset: Dataset, where: str) -> None:
             expected="CR or DX",
             fix="leave it out",
         )
-    frames = int(dataset.get("NumberOfFrames") or 1)
+    frames = tags.integer("NumberOfFrames", default=1)
     if frames > 1:
         raise Refused(
             f"{where} holds {frames} frames",
@@ -139,62 +208,106 @@ def _check_kind(dataset: Dataset, where: str) -> None:
             expected="one image",
             fix="export the frame you mean",
         )
-    colour = str(dataset.get("PhotometricInterpretation") or _GRAY[1])
-    if int(dataset.get("SamplesPerPixel") or 1) != 1 or colour not in _GRAY:
+    colour = tags.text("PhotometricInterpretation").upper() or _GRAY[1]
+    if tags.integer("SamplesPerPixel", default=1) != 1 or colour not in _GRAY:
         raise Refused(
             f"{where} is in colour ({colour})",
             reason="colour",
             expected=" or ".join(_GRAY),
             fix="leave it out: radiographs are gray",
         )
+    part = _body_part(tags)
+    if not _shows_chest(part):
+        raise Refused(
+            f"{where} shows {part!r}, not a chest",
+            reason="not a chest",
+            expected="Body Part Examined CHEST or THORAX, or empty",
+            fix="leave it out; correct the tag if it is wrong",
+        )
 
 
-def _header(dataset: Dataset, path: Path) -> DicomHeader:
-    study_id = str(dataset.get("StudyInstanceUID") or path.stem)
-    modality, view = _view(dataset)
-    metadata = {
-        "view": view,
-        "sex": str(dataset.get("PatientSex") or ""),
-        "age": str(dataset.get("PatientAge") or ""),
-        "manufacturer": str(dataset.get("Manufacturer") or ""),
-    }
-    return DicomHeader(
-        study_id=study_id,
-        patient_id=str(dataset.get("PatientID") or "") or f"study:{study_id}",
-        modality=modality,
-        view=view,
-        metadata={key: value for key, value in metadata.items() if value},
-        position=str(dataset.get("ViewPosition") or "").strip(),
+def _body_part(tags: Tags) -> str:
+    """Body Part Examined, else the meaning (or code) of the anatomic region, else ""."""
+    regions = tags.items("AnatomicRegionSequence")
+    codes = [item.text("CodeMeaning") or item.text("CodeValue") for item in regions]
+    return tags.text("BodyPartExamined") or next(filter(None, codes), "")
+
+
+def _shows_chest(part: str) -> bool:
+    plain = unicodedata.normalize("NFKD", part).encode("ascii", "ignore").decode().upper().strip()
+    if _UNNAMED_PART.fullmatch(plain):
+        return True
+    return _CHEST.search(plain) is not None and _NOT_CHEST.search(plain) is None
+
+
+def _check_pixels(tags: Tags) -> None:
+    """Refuse a file without pixels, cut short before them, or with more than can be held."""
+    height, width = tags.integer("Rows", default=0), tags.integer("Columns", default=0)
+    if height * width > MAX_PIXELS:
+        raise Refused(
+            f"{tags.where} is {width}×{height} pixels",
+            reason="too large",
+            expected=f"at most {MAX_PIXELS:,} pixels",
+            fix="export it at a smaller size",
+        )
+    if any(keyword in tags.dataset for keyword in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
+        return
+    if height and width:
+        raise Refused(
+            f"{tags.where} is cut short: its tags describe {width}×{height} pixels, and the file ends before them",
+            reason="cut short",
+            expected="a whole DICOM file",
+            fix="copy or export it again",
+        )
+    raise Refused(
+        f"{tags.where} holds no pixels",
+        reason="no pixels",
+        expected="a DICOM file with Pixel Data",
+        fix="export the image itself, not a report or a presentation state",
     )
 
 
-def _view(dataset: Dataset) -> tuple[str | None, str]:
-    """(modality, what told it): View Position, then its code, then descriptions, then Patient Orientation."""
+def _header(tags: Tags, path: Path) -> DicomHeader:
+    study_id = tags.text("StudyInstanceUID") or path.stem
+    view, words = _view(tags)
+    metadata = {
+        "view": words,
+        "sex": tags.text("PatientSex"),
+        "age": tags.text("PatientAge"),
+        "manufacturer": tags.text("Manufacturer"),
+    }
+    return DicomHeader(
+        study_id=study_id,
+        patient_id=tags.text("PatientID") or f"study:{study_id}",
+        modality=view.modality,
+        view=words,
+        view_named=view.named,
+        metadata={key: value for key, value in metadata.items() if value},
+        position=tags.text("ViewPosition"),
+    )
+
+
+def _view(tags: Tags) -> tuple[View, str]:
+    """The view and the words that name it: View Position, then its code, then descriptions, then Patient Orientation."""
     seen = []
-    position = str(dataset.get("ViewPosition") or "").strip()
-    codes = [str(item.get("CodeMeaning", "")) for item in dataset.get("ViewCodeSequence") or []]
-    for text in filter(None, [position, *codes]):
+    # What is there to name the view decides, known or not.
+    codes = [item.text("CodeMeaning") for item in tags.items("ViewCodeSequence")] + tags.texts("ViewCodeSequence")
+    positions = [text for text in (tags.text("ViewPosition"), *codes) if text]
+    for text in positions:
         seen.append(text)
-        if found := modality_of_view(text) or modality_in_words(text):
-            return found, text
-    for keyword in _DESCRIPTIONS:
-        text = str(dataset.get(keyword) or "")
-        if text:
-            seen.append(text)
-        if found := modality_in_words(text):
-            return found, text
-    orientation = [str(value).upper() for value in dataset.get("PatientOrientation") or []]
+        if (view := view_of(text, position=True)).modality:
+            return view, text
+    if any(view_of(text, position=True).named for text in positions):
+        return View(named=True), "; ".join(seen)
+    # Descriptions name the examination; a view among their words is taken where it is the only one.
+    for text in filter(None, map(tags.text, _DESCRIPTIONS)):
+        seen.append(text)
+        if (view := view_of(text)).named:
+            return view, text
+    orientation = [text.upper() for text in tags.texts("PatientOrientation")]
     if len(orientation) == 2:
         seen.append("\\".join(orientation))
-        if orientation[1][:1] in ("F", "H") and (
-            found := modality_of_view(_VIEW_OF_ROW_DIRECTION.get(orientation[0][:1], ""))
-        ):
-            return found, seen[-1]
-    return None, "; ".join(seen) or "no view in the tags"
-
-
-def modality_in_words(text: str) -> str | None:
-    """The one modality whose view codes occur as words; None where none or several do (``"PA and lateral"``)."""
-    words = [word for word in re.split(r"[^A-Za-z]+", text) if len(word) > 1]  # a single L may be a side
-    found = {modality for word in words if (modality := modality_of_view(word))}
-    return found.pop() if len(found) == 1 else None
+        code = _VIEW_OF_ROW_DIRECTION.get(orientation[0][:1], "")
+        if orientation[1][:1] in ("F", "H") and code:
+            return view_of(code, position=True), seen[-1]
+    return View(), "; ".join(seen) or "no view in the tags"

@@ -1,12 +1,13 @@
-"""Where studies come from: one row for each kind of source."""
+"""The table of sources of studies: one row for each kind. Its module is imported when it is used."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 from typing import Any
 
-from medcodi.data.sources import csv_table, dicom_folder, mimic, mimic_tables, openi, phantoms
+from medcodi.config import from_dict
 from medcodi.data.sources.record import Record
 
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # map, or one over several processes
@@ -18,30 +19,46 @@ class Source:
 
     Attributes:
         title: For the command line.
-        Options: Class of its options, made by :func:`medcodi.config.config`.
-        records: Options -> the studies it announces, in a fixed order; and an ``Each``, where it reads headers.
-        reads_headers: It opens every file to know what it holds, which several processes may share.
+        module: Module of this folder that holds its config class and its function of records.
+        config: Name of the class of its options, made by :func:`medcodi.config.config`.
+        records: Name of the function: config -> the studies it announces, in a fixed order; and an ``Each``, where it
+            reads headers.
+        reads_headers: It opens every file to learn its content, which several processes may share.
         credentialed: Its use agreement says who may see the data: showing it to readers needs their attestation.
     """
 
     title: str
-    Options: type
-    records: Callable[..., Iterator[Record]]
+    module: str
+    config: str
+    records: str = "records"
     reads_headers: bool = False
     credentialed: bool = False
 
-    def announce(self, options: Any, each: Each = map) -> Iterator[Record]:
-        """The studies, in a fixed order; headers are read through ``each``."""
-        return self.records(options, each) if self.reads_headers else self.records(options)
+    def announce(self, kind: str, options: Mapping[str, Any], each: Each = map) -> Iterator[Record]:
+        """The studies, in a fixed order; headers are read through ``each``.
+
+        Args:
+            kind: Key of the row, for messages.
+            options: Values of the config class, as YAML or the command line gives them.
+            each: Applies a function to many files, in their order.
+
+        Raises:
+            DataError: If the source cannot be read.
+            ConfigError: If an option is unknown or invalid.
+        """
+        module = import_module(f"{__name__}.{self.module}")
+        config = from_dict(getattr(module, self.config), options, source=f"options of source {kind!r}")
+        records = getattr(module, self.records)
+        return records(config, each) if self.reads_headers else records(config)
 
 
 SOURCES: dict[str, Source] = {
-    "phantom": Source("the thorax phantom, computed", phantoms.PhantomConfig, phantoms.records),
-    "csv": Source("a table of image paths and texts", csv_table.CsvConfig, csv_table.records),
-    "dicom": Source("any folder of DICOM files", dicom_folder.DicomConfig, dicom_folder.records, reads_headers=True),
+    "phantom": Source("the thorax phantom, computed", "phantoms", "PhantomConfig"),
+    "csv": Source("a table of image paths and texts", "csv_table", "CsvConfig"),
+    "dicom": Source("any folder of DICOM files", "dicom_folder", "DicomConfig", reads_headers=True),
     "mimic-cxr": Source(
-        "MIMIC-CXR, DICOM", mimic_tables.MimicConfig, mimic.records_dicom, reads_headers=True, credentialed=True
+        "MIMIC-CXR, DICOM", "mimic", "MimicConfig", "records_dicom", reads_headers=True, credentialed=True
     ),
-    "mimic-cxr-jpg": Source("MIMIC-CXR-JPG", mimic_tables.MimicConfig, mimic.records_jpg, credentialed=True),
-    "openi": Source("Indiana University, Open-i", openi.OpeniConfig, openi.records),
+    "mimic-cxr-jpg": Source("MIMIC-CXR-JPG", "mimic", "MimicConfig", "records_jpg", credentialed=True),
+    "openi": Source("Indiana University, Open-i", "openi", "OpeniConfig"),
 }

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import csv
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import field, replace
 from pathlib import Path
@@ -10,87 +10,101 @@ from pathlib import Path
 from medcodi.config import config
 from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.reports import compose_report
-from medcodi.data.sources.record import LeftOut, Record, second_images
+from medcodi.data.sources.record import LeftOut, Record, check_patients, second_images
+from medcodi.data.tables import Row, is_absent, read_header, read_rows
+from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean, one_of
-from medcodi.modality import modality_of_view, names
+from medcodi.modality import names
 from medcodi.study import CHEXPERT_LABELS
 
-# What a column means -> names it usually has, the first that is there is taken.
+# Meaning of a column -> names it usually has, compared without case, spaces and underscores; the first match is taken.
 _USUAL: dict[str, tuple[str, ...]] = {
     "study_id": ("study_id", "study", "StudyInstanceUID", "uid", "id"),
-    "patient_id": ("patient_id", "subject_id", "patient", "PatientID"),
-    "image": ("image", "image_path", "path", "file", "filename", "dicom_path"),
-    "view": ("view", "view_position", "ViewPosition", "view_group"),
+    "patient_id": ("patient_id", "subject_id", "patient", "subject", "person_id", "MRN", "case_id"),
+    "image": ("image", "image_path", "path", "file", "filename", "dicom_path", "image_id", "image_index"),
+    "view": ("view", "view_position", "view_group", "projection"),
     **{name: (name, f"{name}_path") for name in names("image")},
     "report": ("report", "text"),
     "findings": ("findings",),
     "impression": ("impression",),
     "split": ("split",),
-    "sex": ("sex", "gender"),
-    "age": ("age",),
+    "sex": ("sex", "gender", "patient_sex", "patient_gender"),
+    "age": ("age", "patient_age"),
 }
+_SYNTHESIZED = {"study_id", "direction", "seed", "model_sha256"}  # results of `medcodi synthesize`: no patient exists
 
 
 @config
 class CsvConfig:
-    """Options of source ``csv``.
+    r"""Options of source ``csv``.
 
     Attributes:
         path: The table; comma, semicolon or tab between columns.
         root: Folder that image paths start from; None: the table's.
-        columns: Meaning -> column, e.g. ``{image: file, view: view_group}``; null: not used. What is not named is found by
+        columns: Meaning -> column, e.g. ``{image: file, view: view_group}``; null: not used. What is not named is studies by
             its usual names. Meanings: study_id, patient_id, image and view (one row an image), frontal, lateral (one row a
             study), report or findings and impression, split, sex, age. Columns with CheXpert's names are labels.
+        patient_pattern: Regular expression that finds the patient in a row's image path, by its first group:
+            ``"(patient\d+)"`` for CheXpert's tables.
+        study_is_patient: Each study is a patient of its own: for tables that truly have no patient with two studies.
     """
 
     path: str
     root: str | None = None
     columns: dict[str, str | None] = field(default_factory=dict)
+    patient_pattern: str | None = None
+    study_is_patient: bool = False
+
+    def __post_init__(self) -> None:
+        if self.patient_pattern is not None:
+            try:
+                num_groups = re.compile(self.patient_pattern).groups
+            except re.error as error:
+                raise ValueError(f"patient_pattern is {self.patient_pattern!r}: {error}") from None
+            if num_groups != 1:
+                raise ValueError(f"patient_pattern is {self.patient_pattern!r}, expected one group: '(patient\\d+)'")
 
 
 def records(options: CsvConfig) -> Iterator[Record]:
     """Studies in the order of their first rows.
 
     Raises:
-        DataError: If the table cannot be read, a named column is not there, or nothing in it can be used.
+        DataError: If the table cannot be read, a named column is missing, nothing in it can be used, or it does not say
+            which patient a study is of.
     """
     path = Path(options.path)
-    header, rows = _read(path)
+    header = read_header(path)
     columns = _columns(options.columns, header, path)
+    if "patient_id" not in columns and set(header) >= _SYNTHESIZED:
+        options = replace(options, study_is_patient=True)
+    _check_patients(options, columns, path)
     root = Path(options.root) if options.root else path.parent
-    found: dict[str, Record] = {}
-    for number, row in enumerate(rows, start=2):
-        one = _record(row, number, columns, root)
-        found[one.study_id] = (
-            _joined(found[one.study_id], one, by_study="image" not in columns) if one.study_id in found else one
-        )
-    yield from found.values()
+    # Rows of one study are joined, in the order of first appearance.
+    studies: dict[str, Record] = {}
+    for row in read_rows(path):
+        record = _record(row, columns, root, options)
+        known = studies.get(record.study_id)
+        studies[record.study_id] = record if known is None else _joined(known, record, by_study="image" not in columns)
+    if "patient_id" in columns and not options.study_is_patient:
+        check_patients(list(studies.values()), str(path), columns["patient_id"], "options.study_is_patient=true")
+    yield from studies.values()
 
 
-def _read(path: Path) -> tuple[list[str], list[dict[str, str]]]:
-    if not path.is_file():
-        raise DataError(f"no table at {path}", expected="a CSV file", fix="check path=")
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{path} is not UTF-8 text (byte {error.start})", fix="save it as UTF-8") from None
-    first = text.partition("\n")[0]
-    separator = max(",;\t", key=first.count)
-    reader = csv.DictReader(text.splitlines(keepends=True), delimiter=separator, strict=True)
-    try:
-        rows = list(reader)
-    except csv.Error as error:
-        raise DataError(
-            f"{path}, line {reader.line_num}: {error}", expected="a CSV table", fix="correct the line"
-        ) from None
-    header = list(reader.fieldnames or [])
-    if not header or not rows:
-        raise DataError(f"{path} holds no rows", expected="a header and at least one row")
-    return header, rows
+def _check_patients(options: CsvConfig, columns: Mapping[str, str], path: Path) -> None:
+    """Without patients, studies of one patient would come into several splits: never silently."""
+    if "patient_id" in columns or options.patient_pattern or options.study_is_patient:
+        return
+    raise DataError(
+        f"{path} has no column of patients among those known ({', '.join(_USUAL['patient_id'])})",
+        expected="the patient of each study, so that no patient comes into two splits",
+        fix="options.columns.patient_id=COLUMN; or options.patient_pattern='(patient\\d+)' where the image path names the "
+        "patient; or options.study_is_patient=true if no patient has two studies",
+    )
 
 
 def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> dict[str, str]:
     """Meaning -> column that is there."""
+    # Columns that the user names must exist.
     for meaning, column in named.items():
         one_of("meaning of a column", meaning, _USUAL, DataError)
         if column is not None and column not in header:
@@ -99,9 +113,15 @@ def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> 
                 expected="a column of the table",
                 fix=did_you_mean(column, header),
             )
+    # The others are looked up by their usual names; the leftmost match is taken.
+    known = {_key(name): name for name in reversed(header)}
     columns = {}
     for meaning, usual in _USUAL.items():
-        column = named[meaning] if meaning in named else next((name for name in usual if name in header), None)
+        column = (
+            named[meaning]
+            if meaning in named
+            else next((known[_key(name)] for name in usual if _key(name) in known), None)
+        )
         if column is not None:
             columns[meaning] = column
     contents = {"image", "report", "findings", "impression", *names("image")}
@@ -120,37 +140,49 @@ def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> 
     return columns
 
 
-def _record(row: Mapping[str, str], number: int, columns: Mapping[str, str], root: Path) -> Record:
+def _key(name: str) -> str:
+    """A column's name without case, spaces, underscores and points."""
+    return re.sub(r"[\s_.-]+", "", name).lower()
+
+
+def _record(row: Row, columns: Mapping[str, str], root: Path, options: CsvConfig) -> Record:
+    number = row.line
+
+    def written(meaning: str) -> str:
+        return row.cells[columns[meaning]] if meaning in columns else ""
+
     def cell(meaning: str) -> str:
-        return (row.get(columns[meaning]) or "").strip() if meaning in columns else ""
+        return "" if is_absent(written(meaning)) else written(meaning)
 
     study_id = cell("study_id") or f"row-{number}"
+    # One column for each view, or one image column with its view beside it.
     images = {name: root / cell(name) for name in names("image") if cell(name)}
     refused = None
     if cell("image"):
-        view = modality_of_view(cell("view"))
+        view = view_of(cell("view"), position=True).modality
         if view is None:
             refused = LeftOut(
                 file=cell("image"),
                 reason="unknown view",
-                detail=f"row {number}: view {cell('view')!r} is none of those known",
+                detail=f"line {number}: view {cell('view')!r} is none of those used",
                 view=cell("view"),
             )
         else:
             images[view] = root / cell("image")
+    # A whole report, or its sections.
     text = cell("report") or compose_report(cell("findings"), cell("impression"))
     split = cell("split").lower()
     if split and split not in SPLIT_NAMES:
         raise DataError(
-            f"row {number}: split {cell('split')!r}",
+            f"{options.path}, line {number}: split {cell('split')!r}",
             expected=", ".join(SPLIT_NAMES),
             fix="correct it, or options.columns.split=null for splits of our own",
         )
-    labels = {label: value for label in CHEXPERT_LABELS if (value := _label(row.get(label))) is not None}
+    labels = {label: value for label in CHEXPERT_LABELS if (value := _label(row.cells.get(label))) is not None}
     metadata = {name: cell(name) for name in ("sex", "age", "view") if cell(name)}
     return Record(
         study_id=study_id,
-        patient_id=cell("patient_id") or study_id,
+        patient_id=cell("patient_id") or _patient(row, study_id, columns, options),
         split=SPLIT_NAMES[split] if split else None,
         images=images,
         texts={names("text")[0]: text} if text else {},
@@ -158,6 +190,33 @@ def _record(row: Mapping[str, str], number: int, columns: Mapping[str, str], roo
         labels=labels,
         metadata={**metadata, "source": "csv"},
         refused=refused,
+        spare=tuple(
+            LeftOut(
+                file=f"{study_id}:{name}", reason="report: absent", detail=f"line {number}: {name} is {written(name)!r}"
+            )
+            for name in ("report", "findings", "impression")
+            if written(name) and not cell(name)
+        ),
+    )
+
+
+def _patient(row: Row, study_id: str, columns: Mapping[str, str], options: CsvConfig) -> str:
+    """The patient of a row without an identifier: from the image's path, or the study itself where that is said."""
+    # Only image paths can name the patient.
+    paths = [row.cells[columns[name]] for name in ("image", *names("image")) if name in columns]
+    if options.patient_pattern:
+        match = next(filter(None, (re.search(options.patient_pattern, path) for path in paths)), None)
+        if match is not None and match.group(1):
+            return match.group(1)
+    elif options.study_is_patient:
+        return study_id
+    where = (
+        f"none matches patient_pattern {options.patient_pattern!r}" if options.patient_pattern else "the cell is empty"
+    )
+    raise DataError(
+        f"{options.path}, line {row.line}: no patient ({where})",
+        expected="the patient of each study, so that no patient comes into two splits",
+        fix="fill the cell, correct options.patient_pattern, or options.study_is_patient=true for rows without a patient",
     )
 
 
@@ -171,14 +230,16 @@ def _label(cell: str | None) -> float | None:
 
 def _joined(old: Record, new: Record, *, by_study: bool) -> Record:
     """Two rows of one study as one record."""
+    # One study of two patients is a fault of the table: left out.
     if new.patient_id != old.patient_id:
         detail = f"study {old.study_id!r} is of patients {old.patient_id!r} and {new.patient_id!r}"
         return replace(old, refused=LeftOut(file=old.study_id, reason="two patients", detail=detail))
+    # One row a study: a second row is a duplicate.
     if by_study:
         spare = LeftOut(
             file=old.study_id,
             reason="duplicate study",
-            detail=f"study {old.study_id!r} stands in several rows; the first counts",
+            detail=f"study {old.study_id!r} appears in several rows; the first is used",
         )
         return replace(old, spare=(*old.spare, spare))
     return replace(

@@ -9,11 +9,13 @@ from pathlib import Path
 
 from medcodi.config import config
 from medcodi.data.dicom.reading import read_header
-from medcodi.data.images import is_dicom
+from medcodi.data.image_files import is_dicom
 from medcodi.data.refusals import Refused
-from medcodi.data.sources.record import LeftOut, Record, second_images
+from medcodi.data.reports import read_text
+from medcodi.data.sources.record import LeftOut, Record, check_patients, second_images
 from medcodi.errors import DataError
 from medcodi.modality import modality, names
+from medcodi.storage.names import is_plain_name
 
 
 @config
@@ -24,15 +26,18 @@ class DicomConfig:
         path: The folder; searched with all folders below it.
         default_view: Modality of images whose tags name no view; None: they are left out.
         reports: Folder of reports, ``<study id>.txt`` or ``<file stem>.txt``; None: beside the images.
+        study_is_patient: Each study is a patient of its own: for folders whose Patient IDs were removed or replaced, and
+            that truly hold no patient with two studies.
     """
 
     path: str
     default_view: str | None = None
     reports: str | None = None
+    study_is_patient: bool = False
 
     def __post_init__(self) -> None:
         if self.default_view is not None and modality(self.default_view).kind != "image":
-            raise ValueError(f"default_view is {self.default_view!r}, expected one of {', '.join(names('image'))}")
+            raise ValueError(f"default_view is {self.default_view!r}, expected record of {', '.join(names('image'))}")
 
 
 def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -> Iterator[Record]:
@@ -48,13 +53,20 @@ def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -
     folder = Path(options.path)
     if not folder.is_dir():
         raise DataError(f"no folder at {folder}", expected="a folder of DICOM files", fix="check path=")
+    # Every DICOM file of the tree, in the order of paths.
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and is_dicom(file)]
     if not files:
-        raise DataError(f"{folder} holds no DICOM file", expected="at least one, in it or below it", fix="check path=")
-    found: dict[str, Record] = {}
-    for one in each(partial(_record, options=options), files):
-        found[one.study_id] = _joined(found[one.study_id], one) if one.study_id in found else one
-    yield from found.values()
+        raise DataError(
+            f"{folder} holds no DICOM file", expected="at least record, in it or below it", fix="check path="
+        )
+    by_id: dict[str, Record] = {}
+    for record in each(partial(_record, options=options), files):
+        by_id[record.study_id] = _joined(by_id[record.study_id], record) if record.study_id in by_id else record
+    # Without reliable patients, splits by patient would be wrong.
+    usable = [record for record in by_id.values() if record.refused is None]
+    if not options.study_is_patient:
+        check_patients(usable, f"the DICOM files of {folder}", "Patient ID", "options.study_is_patient=true")
+    yield from by_id.values()
 
 
 def _record(file: Path, options: DicomConfig) -> Record:
@@ -65,37 +77,49 @@ def _record(file: Path, options: DicomConfig) -> Record:
         return Record(
             study_id=name, patient_id=name, refused=LeftOut(file=name, reason=error.reason, detail=str(error))
         )
-    view = header.modality or options.default_view
+    # The default view applies only where the tags name no view at all.
+    view = header.modality or (None if header.view_named else options.default_view)
     refused = None
     if view is None:
+        fix = "" if header.view_named else "; options.default_view=frontal would take it as record"
         refused = LeftOut(
             file=str(file),
             reason="unknown view",
-            detail=f"{file}: {header.view}; default_view=frontal would take it as one",
+            detail=f"{file}: {header.view}{fix}",
             view=header.view,
         )
+    texts, unreadable = _report(file, header.study_id, options)
     return Record(
         study_id=header.study_id,
-        patient_id=header.patient_id,
+        patient_id=f"study:{header.study_id}" if options.study_is_patient else header.patient_id,
         images={view: file} if view else {},
-        texts=_report(file, header.study_id, options),
+        texts=texts,
         views={view: header.view} if view else {},
         metadata={**header.metadata, "source": "dicom"},
         refused=refused,
+        spare=unreadable,
     )
 
 
-def _report(file: Path, study_id: str, options: DicomConfig) -> dict[str, str]:
+def _report(file: Path, study_id: str, options: DicomConfig) -> tuple[dict[str, str], tuple[LeftOut, ...]]:
+    """The report beside an image, and what of it is left out: the image stays."""
     folder = Path(options.reports) if options.reports else file.parent
     for stem in (study_id, file.stem):
+        if not is_plain_name(f"{stem}.txt"):  # a UID from a tag is no path
+            continue
         path = folder / f"{stem}.txt"
         if path.is_file():
-            return {names("text")[0]: path.read_text(encoding="utf-8", errors="replace")}
-    return {}
+            try:
+                return {names("text")[0]: read_text(path)}, ()
+            except (Refused, OSError) as error:
+                reason = error.reason if isinstance(error, Refused) else "report: unreadable"
+                return {}, (LeftOut(file=str(path), reason=reason, detail=f"{path}: {error}"),)
+    return {}, ()
 
 
 def _joined(old: Record, new: Record) -> Record:
-    """Two files of one study as one record; beside a usable file, another one that is not is only left out itself."""
+    """Two files of record study as record record; beside a usable file, another record that is not is only left out itself."""
+    # A file that can be used replaces one that cannot.
     if old.refused is not None and new.refused is None:
         old, new = new, old
     spare = [*old.spare, *new.spare, *second_images(old, new)]

@@ -1,6 +1,6 @@
 """Sources ``mimic-cxr`` (DICOM) and ``mimic-cxr-jpg``: the layouts of the two databases, as PhysioNet gives them out.
 
-Several images of one view: the code that stands first in the modality table counts (PA before AP, LATERAL before LL),
+Several images of one view: the code that comes first in the modality table is taken (PA before AP, LATERAL before LL),
 among equals the first image by name; the others are in the ledger.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from medcodi.data.dicom.reading import modality_in_words, read_header
+from medcodi.data.dicom.reading import read_header
 from medcodi.data.refusals import Refused
-from medcodi.data.reports import compose_report
+from medcodi.data.reports import compose_report, read_text
 from medcodi.data.sources.mimic_reports import read_mimic_report
 from medcodi.data.sources.mimic_tables import (
     IDS,
@@ -26,9 +26,10 @@ from medcodi.data.sources.mimic_tables import (
     tables_folder,
 )
 from medcodi.data.sources.record import LeftOut, Record
-from medcodi.data.sources.tables import find_table, read_table
+from medcodi.data.tables import find_table, read_table
+from medcodi.data.views import view_of
 from medcodi.errors import DataError
-from medcodi.modality import MODALITIES, modality_of_view, names
+from medcodi.modality import MODALITIES, names
 
 _VIEW, _VIEW_IN_WORDS = "ViewPosition", "ViewCodeSequence_CodeMeaning"
 
@@ -50,15 +51,17 @@ class MimicRecord(Record):
             return {}, ()
         name = str(self.report)
         try:
-            found = read_mimic_report(self.report.read_text(encoding="utf-8", errors="replace"))
+            report = read_mimic_report(read_text(self.report))
+        except Refused as error:
+            return {}, (LeftOut(file=name, reason=error.reason, detail=str(error)),)
         except OSError as error:
             missing = isinstance(error, FileNotFoundError)
             reason = "no report" if missing else "report: unreadable"
             return {}, (LeftOut(file=name, reason=reason, detail=f"{name}: {error.strerror}"),)
-        text = compose_report(found.findings, found.impression)
+        text = compose_report(report.findings, report.impression)
         if not text:
-            detail = f"{name}: parts {', '.join(found.parts) or 'none'}, no findings or impression among them"
-            return {}, (LeftOut(file=name, reason=found.why_empty, detail=detail),)
+            detail = f"{name}: parts {', '.join(report.parts) or 'none'}, no findings or impression among them"
+            return {}, (LeftOut(file=name, reason=report.why_empty, detail=detail),)
         return {names("text")[0]: text}, ()
 
 
@@ -77,7 +80,7 @@ def records_jpg(options: MimicConfig) -> Iterator[Record]:
     """Studies of MIMIC-CXR-JPG in the order of its metadata table.
 
     Raises:
-        DataError: If a table or a folder is not there or cannot be read.
+        DataError: If a table or a folder is missing or cannot be read.
     """
     metadata = mimic_table(options, "mimic-cxr-*-metadata", "the views")
     rows = read_table(metadata, ("dicom_id", *IDS))
@@ -89,16 +92,18 @@ def records_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map
     """Studies of MIMIC-CXR in the order of its record list; views from the metadata table, or else from the tags.
 
     Args:
-        options: Where it lies.
+        options: The folders.
         each: Applies a function to many files, in their order; the tags are read through it.
 
     Raises:
-        DataError: If a table or a folder is not there or cannot be read.
+        DataError: If a table or a folder is missing or cannot be read.
     """
+    # The record list names every image; without it the metadata table does.
     listed = find_table(Path(options.path), "cxr-record-list") or mimic_table(
         options, "mimic-cxr-*-metadata", "the images"
     )
     known = find_table(tables_folder(options), "mimic-cxr-*-metadata")
+    # Views come from the metadata table where it is there: no file has to be opened.
     views = (
         {
             row["dicom_id"]: {key: row.get(key, "") for key in (_VIEW, _VIEW_IN_WORDS)}
@@ -120,6 +125,7 @@ def _records(
     each: Callable[..., Iterator[Any]] = map,
 ) -> Iterator[Record]:
     root = Path(options.path)
+    # Tables first: a missing one is refused before files are touched.
     if not (root / "files").is_dir():
         raise DataError(
             f"no folder {root / 'files'}",
@@ -132,6 +138,7 @@ def _records(
     studies: dict[str, _Study] = {}
     seen: set[str] = set()
 
+    # Paths of the images in the chosen groups.
     def located() -> Iterator[tuple[dict[str, str], dict[str, str] | None, Path]]:
         for row, view in rows:
             patient, study = f"p{row['subject_id']}", f"s{row['study_id']}"
@@ -139,6 +146,7 @@ def _records(
                 path = row.get("path") or f"files/{patient[:3]}/{patient}/{study}/{row['dicom_id']}{suffix}"
                 yield row, view, root / path
 
+    # Gather rows by study; DICOM tags are read in parallel.
     for row, view, file in each(_viewed, located()):
         study_id = f"s{row['study_id']}"
         study = studies.setdefault(study_id, _Study(f"p{row['subject_id']}"))
@@ -151,6 +159,7 @@ def _records(
             expected="groups such as p10",
             fix="correct options.groups",
         )
+    # Refuse half a download before hours of reading.
     check_groups(root, (study.patient for study in studies.values()))
     for study_id, study in studies.items():
         yield _record(study_id, study, labels_of.get(study_id, {}), report_of(study.patient, study_id), source)
@@ -182,7 +191,7 @@ def _add(
         study.refused = LeftOut(file=study_id, reason="two patients", detail=detail)
         return
     if name in seen:
-        detail = f"dicom_id {name!r} stands in several rows; the first counts"
+        detail = f"dicom_id {name!r} appears in several rows; the first is used"
         study.spare.append(LeftOut(file=str(file), reason="duplicate id", detail=detail))
         return
     seen.add(name)
@@ -194,6 +203,7 @@ def _add(
         detail = f"{file}: view {code!r} is none of those known"
         study.spare.append(LeftOut(file=str(file), reason="unknown view", detail=detail, view=code))
         return
+    # Rank by the order of codes in the modality table.
     codes = MODALITIES[modality].view_codes
     rank = codes.index(code.upper()) if code.upper() in codes else len(codes)
     study.images.append((rank, name, modality, code, file))
@@ -209,8 +219,8 @@ def _view(row: Mapping[str, str] | None, file: Path) -> tuple[str, str | None]:
     else:
         code, words = row.get(_VIEW, ""), row.get(_VIEW_IN_WORDS, "")
     if code:  # AP AXIAL, SWIMMERS, LAO ...: not the view that a model of chest examinations means
-        return code, modality_of_view(code)
-    return words or "none", modality_of_view(words) or modality_in_words(words)
+        return code, view_of(code, position=True).modality
+    return words or "none", view_of(words).modality
 
 
 def _record(study_id: str, study: _Study, labels: Mapping[str, float], report: Path | None, source: str) -> MimicRecord:

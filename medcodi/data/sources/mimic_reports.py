@@ -3,13 +3,13 @@
 The rules, in order:
 
 1. Lines of underscores and the banners ``FINAL REPORT``, ``FINAL ADDENDUM``, ``WET READ``, ``PRELIMINARY REPORT`` cut the
-   text into parts. A wet read is a first look that the final report replaces; an addendum tells of calls and
+   text into parts. A wet read is a first look that the final report replaces; an addendum reports calls and
    corrections: neither is used.
 2. A heading is a known name in capitals before a colon anywhere, in any case at the start of a line, or in capitals
    alone on its line; or any other words in capitals before a colon at the start of a line.
 3. ``FINDINGS`` and ``IMPRESSION`` have many names (the tables below). A heading that names a film (``PORTABLE AP CHEST:``)
    opens the findings, until a real ``FINDINGS`` comes. Other headings inside them (``LUNGS:``) stay in their text.
-4. Where no heading says findings, they are the paragraphs that stand under none: what follows the first paragraph of
+4. Where no heading says findings, they are the paragraphs under no heading: what follows the first paragraph of
    the technique or comparison, and sentences before the first heading.
 """
 
@@ -39,7 +39,7 @@ _NAMES = {
         "IMPRESSION/RECOMMENDATION",
         "IMPRESSION AND RECOMMENDATION",
     ),
-    # Sections of one paragraph: what follows a blank line stands under no heading.
+    # Sections of one paragraph: what follows a blank line is under no heading.
     _OPEN: (
         "COMPARISON",
         "COMPARISONS",
@@ -87,7 +87,7 @@ _MIN_WORDS = 4  # a paragraph of fewer is a title
 
 @dataclass(frozen=True, kw_only=True)
 class MimicReport:
-    """What is used of a report.
+    """The parts of a report that are used.
 
     Attributes:
         findings: Their text, or "".
@@ -101,7 +101,7 @@ class MimicReport:
 
     @property
     def why_empty(self) -> str:
-        """Why there is neither, in the ledger's words."""
+        """The ledger's reason where both are empty."""
         if not self.parts:
             return "report: empty"
         if "final" not in self.parts:
@@ -114,7 +114,7 @@ def read_mimic_report(text: str) -> MimicReport:
     parts = list(_parts(text.replace("\r\n", "\n").replace("\r", "\n")))
     found = [_sections(body) for kind, body in parts if kind == "final"]
     last = {kind: next((one[kind] for one in reversed(found) if one[kind]), "") for kind in _TEXTS}
-    without = found[0][_NO_HEADING] if found else ""  # below a second rule stand calls and signatures
+    without = found[0][_NO_HEADING] if found else ""  # below a second rule come calls and signatures
     return MimicReport(
         findings=last[_FINDINGS] or last[_FILM] or without,
         impression=last[_IMPRESSION],

@@ -1,4 +1,4 @@
-"""What MIMIC-CXR's folders and tables are called, and the refusals where they are not there."""
+"""Names of MIMIC-CXR's folders and tables, and the refusals where they are missing."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from medcodi.config import config
 from medcodi.data.dataset import SPLIT_NAMES
-from medcodi.data.sources.tables import find_table, read_table
+from medcodi.data.tables import find_table, read_table
 from medcodi.errors import DataError, one_of
 from medcodi.study import CHEXPERT_LABELS
 
@@ -45,7 +45,7 @@ class MimicConfig:
 
 
 def tables_folder(options: MimicConfig) -> Path:
-    """Where the tables lie."""
+    """The folder of the tables."""
     folder = Path(options.tables or options.path)
     if not folder.is_dir():
         raise DataError(
@@ -60,14 +60,14 @@ def mimic_table(options: MimicConfig, pattern: str, what: str, fix: str = "") ->
     Args:
         options: Where to look.
         pattern: Its name, ``*`` for the version.
-        what: It tells, for the message.
-        fix: What else would do.
+        what: Its content, for the message.
+        fix: An alternative, for the message.
     """
     folder = tables_folder(options)
     found = find_table(folder, pattern)
     if found is None:
         raise DataError(
-            f"no {pattern}.csv.gz in {folder}, which tells {what}",
+            f"no {pattern}.csv.gz in {folder}, which holds {what}",
             expected="the tables of MIMIC-CXR-JPG",
             fix="download it, and give its folder as options.tables" + fix,
         )
@@ -81,6 +81,7 @@ def official_splits(options: MimicConfig) -> dict[str, str] | None:
     path = mimic_table(
         options, "mimic-cxr-*-split", "the official split", "; or options.official_split=false for splits of our own"
     )
+    # An image may have one split only, and one of the known names.
     found: dict[str, str] = {}
     for number, row in enumerate(read_table(path, ("dicom_id", "split")), start=2):
         split = SPLIT_NAMES.get(row["split"].lower())
@@ -95,10 +96,11 @@ def official_splits(options: MimicConfig) -> dict[str, str] | None:
 
 
 def study_labels(options: MimicConfig) -> dict[str, dict[str, float]]:
-    """Study -> labels; blank cells (not mentioned) have no key, so that who reads them can tell them from 0, denied."""
+    """Study -> labels; a blank cell (not mentioned) has no key, which differs from 0 (denied)."""
     if options.labels is None:
         return {}
     path = mimic_table(options, f"mimic-cxr-*-{options.labels}", "the labels", "; or options.labels=null for none")
+    # Any value but 1, 0, -1 or nothing means a damaged table.
     found: dict[str, dict[str, float]] = {}
     for number, row in enumerate(read_table(path, IDS), start=2):
         cells = {label: row[label] for label in CHEXPERT_LABELS if row.get(label)}
@@ -116,6 +118,7 @@ def report_paths(options: MimicConfig) -> Callable[[str, str], Path | None]:
     """(patient, study) -> path of the report, or None where none are wanted."""
     if not options.need_reports and options.reports is None:
         return lambda patient, study_id: None
+    # Accept the folder itself, its files/, or the unpacked archive.
     root = Path(options.reports or options.path)
     places = [root / "files", root, root / "mimic-cxr-reports" / "files"]
     found = next((place for place in places if next(place.glob("p[0-9][0-9]/p*/s*.txt"), None)), None)
@@ -138,6 +141,7 @@ def _report_path(root: Path, patient: str, study_id: str) -> Path:
 
 def check_groups(root: Path, patients: Iterable[str]) -> None:
     """Half a tree is refused at once, not after hours of reading the other half."""
+    # Folders p10 to p19 hold the patients by the first digits of their numbers.
     groups = sorted({patient[:3] for patient in patients})
     missing = [group for group in groups if not (root / "files" / group).is_dir()]
     if missing:

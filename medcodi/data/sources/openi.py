@@ -1,6 +1,6 @@
 """Source ``openi``: the Indiana University collection of Open-i, XML reports and PNG images.
 
-The reports name their images, but not the view of each. The table of projections that goes with the collection tells
+The reports name their images, but not the view of each. The collection's table of projections gives
 it (``filename,projection``); without one, the image's own caption, where it names a single view. Several images of one
 view: the first in the order of the report counts, the others are in the ledger.
 """
@@ -12,12 +12,12 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from medcodi.config import config
-from medcodi.data.dicom.reading import modality_in_words
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.record import LeftOut, Record
-from medcodi.data.sources.tables import find_table, read_table
+from medcodi.data.tables import find_table, read_table
+from medcodi.data.views import view_of
 from medcodi.errors import DataError
-from medcodi.modality import modality_of_view, names
+from medcodi.modality import names
 
 _REPORT_FOLDERS = ("ecgen-radiology", "NLMCXR_reports/ecgen-radiology", "NLMCXR_reports", "reports", ".")
 _IMAGE_FOLDERS = ("NLMCXR_png", "images", "images/images_normalized", "png", ".")
@@ -42,7 +42,7 @@ class OpeniConfig:
 
 
 def records(options: OpeniConfig) -> Iterator[Record]:
-    """Studies in the order of the reports' numbers. Nothing tells patients apart but the study: each is its own.
+    """Studies in the order of the reports' numbers. The collection has no patient identifiers: each study is a patient.
 
     Raises:
         DataError: If the reports, the images or the table cannot be found or read.
@@ -77,14 +77,14 @@ def _number(path: Path) -> tuple[int, str]:
 
 def _folder(root: Path, named: str | None, usual: tuple[str, ...], suffix: str, what: str) -> Path:
     places = [Path(named)] if named else [root / name for name in usual]
-    found = next((place for place in places if next(place.glob(f"*.{suffix}"), None)), None)
-    if found is None:
+    folder = next((place for place in places if next(place.glob(f"*.{suffix}"), None)), None)
+    if folder is None:
         raise DataError(
             f"no {what} (*.{suffix}) in {named or root}",
             expected="a folder such as " + (usual[0] if named is None else f"{root}/{usual[0]}"),
             fix=f"unpack NLMCXR_{'reports' if suffix == 'xml' else 'png'}.tgz there, or give options.{what}",
         )
-    return found
+    return folder
 
 
 def _key(name: str) -> str:
@@ -103,15 +103,15 @@ def _projections(root: Path, options: OpeniConfig) -> Mapping[str, str] | None:
         raise DataError(
             f"no table at {path}", expected="a table of filename, projection", fix="check options.projections"
         )
-    found: dict[str, str] = {}
+    projections_of: dict[str, str] = {}
     for number, row in enumerate(read_table(path, ("filename", "projection")), start=2):
-        if found.setdefault(_key(row["filename"]), row["projection"]) != row["projection"]:
+        if projections_of.setdefault(_key(row["filename"]), row["projection"]) != row["projection"]:
             raise DataError(
-                f"{path}, line {number}: {row['filename']!r} is {row['projection']!r}, and {found[_key(row['filename'])]!r} before",
+                f"{path}, line {number}: {row['filename']!r} is {row['projection']!r}, and {projections_of[_key(row['filename'])]!r} before",
                 expected="one projection for each image",
                 fix="correct the table",
             )
-    return found
+    return projections_of
 
 
 def _record(report: Path, images: Mapping[str, Path], projections: Mapping[str, str] | None) -> Record:
@@ -155,6 +155,7 @@ def _images(
     spare: list[LeftOut],
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """(modality -> file, modality -> view); what is not taken goes to ``spare``."""
+    # The first image of each view is taken; the others are in the ledger.
     chosen: dict[str, Path] = {}
     views: dict[str, str] = {}
     for node in tree.iter("parentImage"):
@@ -162,7 +163,7 @@ def _images(
         file = images.get(_key(name))
         caption = (node.findtext("caption") or "").strip()
         view = caption if projections is None else projections.get(_key(name), "")
-        modality = modality_of_view(view) or modality_in_words(view)
+        modality = view_of(view, position=True).modality
         if file is None:
             spare.append(LeftOut(file=name, reason="missing file", detail=f"study {study_id!r}: no image {name}.png"))
         elif modality is None:

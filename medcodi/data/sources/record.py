@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from medcodi.data.images import fit_square, read_image
+from medcodi.data.image_files import read_image
+from medcodi.data.images import fit_square
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
 from medcodi.errors import DataError
@@ -21,10 +24,10 @@ class LeftOut:
     """A file or text that does not enter the dataset, and why.
 
     Attributes:
-        file: Its name as the source tells it.
+        file: Its name in the source.
         reason: Two or three words, the same for every refusal of this sort.
         detail: The whole message.
-        view: View position of an image, as the source tells it.
+        view: View position of an image, as the source gives it.
     """
 
     file: str
@@ -35,12 +38,12 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """What became of a record when it was read.
+    """The result of reading a record.
 
     Attributes:
         study: The study, or None where it cannot be used.
         refused: Why it cannot.
-        spare: What of it was left out though the study is kept, beyond what the record knew already.
+        spare: Files left out although the study is kept, beyond those of the record.
     """
 
     study: Study | None = None
@@ -58,10 +61,10 @@ class Record:
         split: ``train``, ``val`` or ``test`` where the source has an official one.
         images: Image modality -> file.
         texts: Text modality -> text as the source holds it.
-        views: Image modality -> view position as the source tells it (``"PA"``), where it does.
+        views: Image modality -> view position as the source gives it (``"PA"``), where it does.
         labels: CheXpert name -> 1, 0 or -1.
-        metadata: What else the source tells.
-        refused: Why the study cannot be used, where the source knows already.
+        metadata: Further values of the source.
+        refused: Why the study cannot be used, if the source already knows.
         spare: Files of the study that are not used, though nothing is wrong with it.
     """
 
@@ -95,10 +98,12 @@ class Record:
         file = self.study_id
         view = ""
         try:
+            # Images: read, checked against the view they are given as, fitted to the square.
             for name, path in self.images.items():
                 file, view = str(path), self.views.get(name, "")
-                contents[name] = fit_square(read_image(path), image_size)
+                contents[name] = fit_square(read_image(path, modality=name), image_size)
             file, view = self.study_id, ""
+            # Texts: read and brought to their normal form.
             texts, spare = self.read_texts()
             for name, text in texts.items():
                 file = self.files().get(name, f"{self.study_id}:{name}")
@@ -127,7 +132,7 @@ class PhantomRecord(Record):
     index: int
 
     def files(self) -> dict[str, str]:
-        """Nothing lies on a disk."""
+        """The study alone: no file exists."""
         return {"study": self.study_id}
 
     def load(self, image_size: int) -> Loaded:
@@ -137,6 +142,43 @@ class PhantomRecord(Record):
         )  # its compiler and torch are not for those who read files
 
         return Loaded(study=phantom_study(self.seed, self.index, image_size))
+
+
+# Values that anonymisation leaves in place of a patient's identifier.
+_NO_PATIENT = re.compile(
+    r"(?:study:.*|anon\w*|unknown|none|removed|deidentified|de-identified|patient|test|[0x.\-_ ]*)", re.IGNORECASE
+)
+MIN_STUDIES_OF_ONE_PATIENT = 10  # from here on, one patient for all studies is taken for a replaced identifier
+
+
+def check_patients(records: Sequence[Record], source: str, column: str, fix: str) -> None:
+    """Refuse studies whose patients are not known: those of one patient could come into several splits.
+
+    Args:
+        records: Studies with a patient each.
+        source: For the message.
+        column: What names the patient there.
+        fix: The option that says that each study is a patient.
+
+    Raises:
+        DataError: If a patient is missing or a placeholder in two studies, or all studies are of one patient.
+    """
+    # Placeholders of anonymisation, and one identifier for everybody.
+    counts = Counter(record.patient_id for record in records)
+    placeholders = sum(num for patient, num in counts.items() if _NO_PATIENT.fullmatch(patient))
+    same = len(counts) == 1 and len(records) >= MIN_STUDIES_OF_ONE_PATIENT
+    if (placeholders < 2 or len(records) < 2) and not same:
+        return
+    failed = (
+        f"all {len(records):,} studies of {source} have the {column} {next(iter(counts))!r}"
+        if same
+        else f"{placeholders:,} of {len(records):,} studies of {source} have no {column}, or a placeholder"
+    )
+    raise DataError(
+        failed,
+        expected="the patient of each study, so that no patient comes into two splits",
+        fix=f"export it with pseudonyms; or {fix} if no patient has two studies",
+    )
 
 
 def second_images(old: Record, new: Record) -> list[LeftOut]:

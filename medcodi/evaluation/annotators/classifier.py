@@ -1,11 +1,10 @@
-"""The finding classifier: which findings an image shows, and the features that Fréchet distances are taken of.
+"""The finding classifier: findings that an image shows, and features for Fréchet distances.
 
-A small residual network, trained here on the phantom (``classifier_training.py``), so nothing has to be downloaded.
+A small residual network, trained here on the phantom (``classifier_training.py``), so that nothing has to be downloaded.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Sequence
 from dataclasses import field
@@ -22,6 +21,7 @@ from torch import Tensor, nn
 from medcodi.config import config, from_dict, to_dict
 from medcodi.errors import CheckpointError, DataError, one_of
 from medcodi.modality import names
+from medcodi.storage import atomic
 from medcodi.study import CHEXPERT_LABELS, Study
 
 SIDED_LABELS = ("Pleural Effusion", "Pneumothorax", "Consolidation", "Lung Lesion", "Support Devices")
@@ -70,29 +70,29 @@ class FindingClassifier(nn.Module):
 
     One trunk serves every view; a view has its own bias after the stem and its own head. The head sees mean and maximum of the last
     map over its left and its right half, so that it can tell sides.
-
-    Attributes:
-        config: Sizes and names.
-        thresholds: Probability from which a target counts as present, float32 ``[V, K]``, chosen on validation studies.
-        card: What was measured: data, ceilings per view and target (see ``classifier_training.train_classifier``).
     """
 
-    thresholds: Tensor
+    thresholds: (
+        Tensor  # float32 [V, K]: probability from which a target counts as present, chosen on validation studies
+    )
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
         self.config = config
-        self.card: dict[str, Any] = {}
+        self.card: dict[str, Any] = {}  # data, ceilings per view and target (see classifier_training.train_classifier)
+        # A strided stem, to which each view adds its own bias.
         widths = config.channels
         self.stem = nn.Conv2d(1, widths[0], 5, 2, 2, bias=False)
         self.stem_norm = nn.BatchNorm2d(widths[0])
         self.view_bias = nn.Embedding(len(config.modalities), widths[0])
+        # The trunk: every level but the first begins with a block that halves the map.
         layers: list[nn.Module] = []
         for level, (width, repeats) in enumerate(zip(widths, config.blocks, strict=True)):
             for block in range(repeats):
                 first = block == 0 and level > 0
                 layers.append(ResidualBlock(widths[level - 1] if first else width, width, 2 if first else 1))
         self.trunk = nn.Sequential(*layers)
+        # One head for each view: (mean, maximum) of (left, right) half -> K targets.
         self.head = nn.Linear(4 * widths[-1], len(config.modalities) * len(config.targets))
         self.register_buffer("thresholds", torch.full((len(config.modalities), len(config.targets)), 0.5))
         nn.init.zeros_(self.view_bias.weight)
@@ -108,39 +108,24 @@ class FindingClassifier(nn.Module):
         return self.trunk(F.relu(x))
 
     def forward(self, images: Tensor, views: Tensor) -> Tensor:
-        """Logits.
-
-        Args:
-            images: ``[B, 1, S, S]`` in [0, 1], ``S = config.image_size``.
-            views: long ``[B]``: index in ``config.modalities`` of each image.
-
-        Returns:
-            ``[B, K]``, the head of each image's own view.
-        """
+        """Logits ``[B, K]`` of images ``[B, 1, S, S]`` in [0, 1], each by the head of its view, long ``[B]`` (see :meth:`view`)."""
         return self.logits_of_map(self.feature_map(images, views), views)
 
     def logits_of_map(self, feature_map: Tensor, views: Tensor) -> Tensor:
         """The head: last map ``[B, C, h, w]`` -> logits ``[B, K]``."""
+        # Image left is the first half of the columns.
         pooled = torch.cat(
             [pool for half in feature_map.chunk(2, dim=-1) for pool in (half.mean((2, 3)), half.amax((2, 3)))], dim=1
         )
-        logits = self.head(pooled).unflatten(1, (len(self.config.modalities), -1))
+        logits = self.head(pooled).unflatten(1, (len(self.config.modalities), -1))  # [B, V, K]
         return logits[torch.arange(len(views), device=views.device), views]
 
     def view(self, modality: str) -> int:
-        """Index of an image modality.
-
-        Raises:
-            DataError: If the classifier was not trained on it.
-        """
+        """Index of an image modality; a DataError if the classifier was not trained on it."""
         return self.config.modalities.index(one_of("classifier view", modality, self.config.modalities, DataError))
 
     def prepare(self, images: Sequence[np.ndarray] | Tensor) -> Tensor:
-        """Images ``[H, W]`` in [0, 1] of any square size -> ``[B, 1, S, S]``, antialiased where they are resized.
-
-        Raises:
-            DataError: If one is not a finite image of two dimensions.
-        """
+        """Images ``[H, W]`` in [0, 1] -> ``[B, 1, S, S]``, antialiased where they are resized; one that is not finite is a DataError."""
         rows = []
         for index, image in enumerate(images):
             x = torch.as_tensor(np.asarray(image), dtype=torch.float32)
@@ -161,14 +146,10 @@ class FindingClassifier(nn.Module):
         return torch.stack(rows)
 
     @torch.inference_mode()
-    def read(
+    def predict(
         self, images: Sequence[np.ndarray] | Tensor, modality: str, batch_size: int = 64
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities and features of images of one modality.
-
-        Returns:
-            Probabilities float32 ``[N, K]`` in ``config.targets`` order, and features float32 ``[N, feature_dim]`` (mean of the last map).
-        """
+        """Probabilities float32 ``[N, K]`` of the targets, and features float32 ``[N, feature_dim]`` (mean of the last map)."""
         was_training, device = self.training, self.head.weight.device
         self.eval()
         probabilities, features = [], []
@@ -179,6 +160,7 @@ class FindingClassifier(nn.Module):
             probabilities.append(self.logits_of_map(last, views).sigmoid().float().cpu().numpy())
             features.append(last.mean((2, 3)).float().cpu().numpy())
         self.train(was_training)
+        # Also of no images at all.
         if not probabilities:
             return np.zeros((0, len(self.config.targets)), np.float32), np.zeros((0, self.feature_dim), np.float32)
         return np.concatenate(probabilities), np.concatenate(features)
@@ -189,27 +171,19 @@ class FindingClassifier(nn.Module):
 
     def save(self, directory: str | Path) -> Path:
         """Write ``finding_classifier.safetensors`` and ``finding_classifier.json`` into ``directory``."""
-        directory = Path(directory)
-        directory.mkdir(parents=True, exist_ok=True)
-        weights, card = directory / WEIGHTS_FILE, directory / CARD_FILE
-        partial = weights.with_suffix(".partial")
-        save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
-        partial.replace(weights)
-        content = {
-            **self.card,
-            "config": to_dict(self.config),
-            "sha256": hashlib.sha256(weights.read_bytes()).hexdigest(),
-        }
-        card.with_suffix(".partial").write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
-        card.with_suffix(".partial").replace(card)
-        return directory
+        weights, card = Path(directory) / WEIGHTS_FILE, Path(directory) / CARD_FILE
+        with atomic.replacing(weights, error=CheckpointError) as partial:
+            save_file({name: value.detach().cpu().contiguous() for name, value in self.state_dict().items()}, partial)
+        content = {**self.card, "config": to_dict(self.config), "sha256": atomic.sha256_file(weights)}
+        atomic.write_text(card, json.dumps(content, indent=1, allow_nan=False) + "\n", error=CheckpointError)
+        return Path(directory)
 
     @classmethod
     def load(cls, directory: str | Path) -> FindingClassifier:
-        """Read what :meth:`save` wrote; in evaluation mode, on the CPU.
+        """Read what :meth:`save` wrote, in evaluation mode, on the CPU.
 
         Raises:
-            CheckpointError: If a file is missing, damaged, or the weights are not those the card was written for.
+            CheckpointError: If a file is missing or damaged, or the card was written for other weights.
         """
         weights, card_path = Path(directory) / WEIGHTS_FILE, Path(directory) / CARD_FILE
         if not weights.is_file() or not card_path.is_file():
@@ -227,9 +201,10 @@ class FindingClassifier(nn.Module):
                 f"the finding classifier in {directory} cannot be read: {str(error).splitlines()[0]}",
                 fix="train or copy it again",
             ) from None
-        if (seen := hashlib.sha256(weights.read_bytes()).hexdigest()) != card.get("sha256"):
+        # The card's ceilings hold for these weights only.
+        if (digest := atomic.sha256_file(weights)) != card.get("sha256"):
             raise CheckpointError(
-                f"{weights} has sha256 {seen[:12]}…",
+                f"{weights} has sha256 {digest[:12]}…",
                 expected=f"{str(card.get('sha256'))[:12]}…, for which its ceilings were measured",
                 fix="train or copy both files again",
             )
@@ -237,11 +212,11 @@ class FindingClassifier(nn.Module):
         return model.eval()
 
     def ceiling(self, modality: str) -> dict[str, dict[str, float | None]]:
-        """What the classifier reaches on real held-out images of this view: target -> auroc, f1, precision, recall, positives."""
+        """Figures on real held-out images of this view: target -> auroc, f1, precision, recall, positives."""
         return self.card.get("ceiling", {}).get(modality, {})
 
     def judged(self, modality: str, min_auroc: float = 0.8, min_positives: int = 10) -> tuple[str, ...]:
-        """Targets that this view shows: held-out AUROC of at least ``min_auroc`` over at least ``min_positives`` positive studies."""
+        """Targets with a held-out AUROC of at least ``min_auroc`` over at least ``min_positives`` positive studies in this view."""
         return tuple(
             target
             for target, figures in self.ceiling(modality).items()
@@ -250,9 +225,9 @@ class FindingClassifier(nn.Module):
 
 
 def target_truth(study: Study, targets: Sequence[str] = TARGETS) -> np.ndarray:
-    """What a study truly shows: float32 ``[K]`` of 0, 1, NaN (unknown or uncertain).
+    """The true targets of a study: float32 ``[K]`` of 0, 1, NaN (unknown or uncertain).
 
-    A target ``label/side`` is 0 where the label is absent, and unknown where it is present but no side is told.
+    A target ``label/side`` is 0 where the label is absent, and unknown where it is present but has no known side.
     """
     values = np.full(len(targets), np.nan, np.float32)
     for k, target in enumerate(targets):
@@ -261,9 +236,12 @@ def target_truth(study: Study, targets: Sequence[str] = TARGETS) -> np.ndarray:
         if known is None or known == -1 or np.isnan(known):
             continue
         values[k] = known
+        # A present label with a side: on this side, or on both.
         if side and known == 1:
             sides = [
                 finding.side for finding in study.findings if finding.label == label and finding.state == "positive"
             ]
-            values[k] = np.nan if not any(sides) else float(any(told in (side, "bilateral") for told in sides))
+            values[k] = (
+                np.nan if not any(sides) else float(any(known_side in (side, "bilateral") for known_side in sides))
+            )
     return values

@@ -21,12 +21,12 @@ from medcodi.evaluation.annotators.classifier import ClassifierConfig, FindingCl
 from medcodi.metrics.findings import auroc, best_thresholds, finding_scores
 from medcodi.randomness import numpy_generator, torch_generator
 
-MOST_BLUR = 1.6  # pixels: as soft as an autoencoder's images can be, so that findings are not read from sharpness
+MAX_BLUR = 1.6  # pixels: as soft as an autoencoder's images can be, so that findings do not depend on sharpness
 
 
 @config
 class ClassifierTrainConfig:
-    """What the classifier is trained on, and how."""
+    """Data, network and schedule of the classifier's training."""
 
     train: DataConfig
     validation: DataConfig  # thresholds are chosen here
@@ -44,29 +44,19 @@ class ClassifierTrainConfig:
 
 @dataclass(frozen=True)
 class ImageBank:
-    """Every image of a dataset in memory, 8 bits a pixel, with the truth of its study.
+    """Every image of a dataset in memory, 8 bits a pixel, with the truth of its study."""
 
-    Attributes:
-        images: uint8 ``[M, S, S]``.
-        views: int64 ``[M]``, index of the view.
-        truth: float32 ``[M, K]`` of 0, 1, NaN.
-    """
-
-    images: Tensor
-    views: Tensor
-    truth: Tensor
+    images: Tensor  # uint8 [M, S, S]
+    views: Tensor  # int64 [M], index of the view
+    truth: Tensor  # float32 [M, K] of 0, 1, NaN
 
     @classmethod
     def of(cls, dataset: StudyDataset, network: ClassifierConfig, title: str = "reading") -> ImageBank:
-        """Read all studies of a dataset.
-
-        Raises:
-            DataError: If there is no image, or an image has another size than the network's.
-        """
+        """Read all studies of a dataset; no image at all, or one of another size than the network's, is a DataError."""
         images, views, truth = [], [], []
         for index in track(range(len(dataset)), description=title, transient=True):
             study = dataset[index]
-            told = target_truth(study, network.targets)
+            targets = target_truth(study, network.targets)
             for view, modality in enumerate(network.modalities):
                 image = study.contents.get(modality)
                 if image is None:
@@ -80,7 +70,7 @@ class ImageBank:
                     )
                 images.append(torch.from_numpy(np.round(image * 255).clip(0, 255).astype(np.uint8)))
                 views.append(view)
-                truth.append(torch.from_numpy(told))
+                truth.append(torch.from_numpy(targets))
         if not images:
             raise DataError(
                 "no images to train or judge a classifier on",
@@ -93,12 +83,13 @@ class ImageBank:
 
 
 def augment(images: Tensor, generator: torch.Generator) -> Tensor:
-    """Images ``[B, 1, S, S]`` in [0, 1] as a generator might have made them: moved, blurred, noisy, of other contrast. Never mirrored: sides count."""
+    """Images ``[B, 1, S, S]`` in [0, 1], moved, blurred, with noise and other contrast, as generated ones are. Never mirrored: sides count."""
     batch = len(images)
 
     def uniform(low: float, high: float) -> Tensor:
         return (torch.rand(batch, generator=generator) * (high - low) + low).to(images.device)
 
+    # A small rotation, zoom and shift of each image.
     angle, zoom, shift_x, shift_y = (
         uniform(-0.07, 0.07),
         uniform(0.94, 1.06),
@@ -112,7 +103,8 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
     grid = F.affine_grid(torch.stack(rows, 1), list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
     column = (slice(None), None, None, None)
-    moved = blurred(moved, uniform(-MOST_BLUR, MOST_BLUR).clamp(min=0))  # none for half of the images
+    # Blur, contrast and brightness about the mean, noise: each with its own strength per image.
+    moved = blurred(moved, uniform(-MAX_BLUR, MAX_BLUR).clamp(min=0))  # none for half of the images
     mean = moved.mean((2, 3), keepdim=True)
     contrast = (moved - mean) * uniform(0.85, 1.15)[column] + mean + uniform(-0.06, 0.06)[column]
     noise = torch.randn(images.shape, generator=generator).to(images.device)
@@ -120,11 +112,12 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
 
 
 def blurred(images: Tensor, sigma: Tensor) -> Tensor:
-    """Each image ``[B, 1, S, S]`` after a Gaussian of its own standard deviation, in pixels, ``[B]``; 0 changes nothing."""
-    reach = math.ceil(2.5 * MOST_BLUR)
+    """Images ``[B, 1, S, S]``, each blurred by a Gaussian of its own standard deviation ``[B]``, in pixels; 0 changes nothing."""
+    reach = math.ceil(2.5 * MAX_BLUR)
     offsets = torch.arange(-reach, reach + 1, device=images.device, dtype=images.dtype)
     kernels = torch.exp(-0.5 * (offsets / sigma.clamp(min=1e-3)[:, None]).square())  # [B, 2 reach + 1]
     kernels = kernels / kernels.sum(1, keepdim=True)
+    # Rows, then columns: a Gaussian is separable.
     rows = F.pad(images.transpose(0, 1), (reach,) * 4, mode="replicate")  # the batch as channels
     rows = F.conv2d(rows, kernels[:, None, :, None], groups=len(images))
     return F.conv2d(rows, kernels[:, None, None, :], groups=len(images)).transpose(0, 1)
@@ -147,12 +140,9 @@ def _positive_weight(truth: Tensor) -> Tensor:
 def fit(
     model: FindingClassifier, bank: ImageBank, options: ClassifierTrainConfig, *, quiet: bool = False
 ) -> list[float]:
-    """Train in place with AdamW, warm-up and cosine decay, bfloat16 autocast.
+    """Train in place with AdamW, warm-up and cosine decay, bfloat16 autocast; gives the loss of every step.
 
     Batches and augmentation are functions of (seed, step).
-
-    Returns:
-        The loss of every step.
     """
     device = torch.device(options.device)
     model.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]  # several times faster than NCHW on CPUs with AMX
@@ -161,13 +151,16 @@ def fit(
     per_epoch = max(len(bank) // options.batch_size, 1)
     losses: list[float] = []
     for step in track(range(options.num_steps), description="training the finding classifier", disable=quiet):
+        # Draw the rows of this step from the permutation of its epoch.
         epoch, place = divmod(step, per_epoch)
         if place == 0:
             order = torch.from_numpy(numpy_generator("classifier epoch", options.seed, epoch).permutation(len(bank)))
         rows = order[place * options.batch_size : (place + 1) * options.batch_size]
+        # Learning rate: linear warm-up, cosine decay.
         warm = min((step + 1) / max(options.warmup_steps, 1), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / options.num_steps))
+        # Forward on augmented images.
         images = bank.images[rows].to(device).float().div(255)[:, None]
         images = augment(images, torch_generator("classifier augmentation", options.seed, step)).contiguous(
             memory_format=torch.channels_last
@@ -175,6 +168,7 @@ def fit(
         with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = model(images, bank.views[rows].to(device))
         loss = _loss(logits, bank.truth[rows].to(device), weight)
+        # Backward and update.
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
@@ -191,7 +185,8 @@ def probabilities_by_view(model: FindingClassifier, bank: ImageBank) -> dict[str
         rows = torch.nonzero(bank.views == view)[:, 0]
         images = bank.images[rows]
         parts = [
-            model.read(images[start : start + 256].float().div(255), modality)[0] for start in range(0, len(rows), 256)
+            model.predict(images[start : start + 256].float().div(255), modality)[0]
+            for start in range(0, len(rows), 256)
         ]
         if parts:
             result[modality] = bank.truth[rows].numpy(), np.concatenate(parts)
@@ -205,7 +200,7 @@ def choose_thresholds(model: FindingClassifier, bank: ImageBank) -> None:
 
 
 def measure_ceiling(model: FindingClassifier, bank: ImageBank) -> dict[str, dict[str, dict[str, float | None]]]:
-    """Modality -> target -> auroc, f1, precision, recall, positives, studies, on images the classifier never saw (None where undefined)."""
+    """Modality -> target -> auroc, f1, precision, recall, positives, studies, on unseen images (None where undefined)."""
     ceiling: dict[str, dict[str, dict[str, float | None]]] = {}
     for modality, (truth, probabilities) in probabilities_by_view(model, bank).items():
         scores = finding_scores(truth, model.decide(probabilities, modality), model.config.targets)
@@ -220,16 +215,12 @@ def measure_ceiling(model: FindingClassifier, bank: ImageBank) -> dict[str, dict
     return ceiling
 
 
-def _described(dataset: StudyDataset) -> dict[str, object]:
+def _describe(dataset: StudyDataset) -> dict[str, object]:
     return {"name": dataset.name, "fingerprint": dataset.fingerprint, "num_studies": len(dataset)}
 
 
 def train_classifier(options: ClassifierTrainConfig, *, quiet: bool = False) -> FindingClassifier:
-    """Train, choose thresholds on validation studies, measure ceilings on test studies, save.
-
-    Returns:
-        The classifier, with its card; saved under ``options.out``.
-    """
+    """Train, choose thresholds on validation studies, measure ceilings on test studies, save under ``options.out``."""
     started = time.monotonic()
     datasets = {name: getattr(options, name).build() for name in ("train", "validation", "test")}
     if len({dataset.fingerprint for dataset in datasets.values()}) < 3:
@@ -238,12 +229,14 @@ def train_classifier(options: ClassifierTrainConfig, *, quiet: bool = False) -> 
             expected="three different sets",
             fix="give each its own split or offset",
         )
+    # Read all images into memory.
     banks = {
         name: ImageBank.of(dataset, options.network, f"reading {name} studies") for name, dataset in datasets.items()
     }
+    # Train on the first set, choose on the second, measure on the third.
     torch.manual_seed(options.seed)
     model = options.network.build()
-    read = time.monotonic()
+    loaded = time.monotonic()
     losses = fit(model, banks["train"], options, quiet=quiet)
     trained = time.monotonic()
     model.to("cpu")
@@ -251,14 +244,14 @@ def train_classifier(options: ClassifierTrainConfig, *, quiet: bool = False) -> 
     model.card = {
         "task": "findings of chest images, side included; mean-pooled last map as features of Fréchet distances",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "data": {name: _described(dataset) for name, dataset in datasets.items()},
+        "data": {name: _describe(dataset) for name, dataset in datasets.items()},
         "training": {
             "num_steps": options.num_steps,
             "batch_size": options.batch_size,
             "seed": options.seed,
             "final_loss": round(float(np.mean(losses[-50:])), 4),
-            "read_seconds": round(read - started, 1),
-            "train_seconds": round(trained - read, 1),
+            "read_seconds": round(loaded - started, 1),
+            "train_seconds": round(trained - loaded, 1),
             "device": options.device,
             "torch": torch.__version__,
         },

@@ -1,201 +1,194 @@
-"""Features of many images or texts: read, prepared and looked up ahead of the network, kept by content, in memory that does not grow."""
+"""Feature extractors: what Fréchet and kernel distances, precision and recall are computed from; the table has one row each.
+
+A row says everything that makes two figures comparable: the network, its weights and their hash, the size, how images are resized and
+scaled. Images are rounded to 8 bits first, so that real and generated images are treated alike.
+"""
 
 from __future__ import annotations
 
+import hashlib
 import os
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
-from itertools import islice
-from pathlib import Path
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 
-from medcodi.data.images import read_image
-from medcodi.errors import DataError
-from medcodi.evaluation.annotators.extractors import Extractor, Value, eight_bit_pixels
-from medcodi.evaluation.annotators.feature_cache import FeatureCache, content_key
-from medcodi.metrics.frechet import Moments
-
-Source = np.ndarray | str | Path  # an image, a text, or the file of an image
-
-_MOMENT_ROWS = 1024  # vectors between two merges of moments
+from medcodi.errors import ConfigError, DataError, one_of
+from medcodi.evaluation.annotators import feature_networks as networks
+from medcodi.evaluation.annotators.annotator import BatchAnnotator
+from medcodi.evaluation.annotators.feature_networks import FeatureNetwork
+from medcodi.evaluation.annotators.weights import LoadRequest, WeightSource
+from medcodi.evaluation.annotators.xrv import XRV_SIZE, XRV_WEIGHTS
+from medcodi.modality import MODALITIES, Kind
 
 
 @dataclass(frozen=True, kw_only=True)
-class Extraction:
-    """How features are extracted.
+class ExtractorRow:
+    """One feature extractor; what a page prints of it is in words."""
 
-    Attributes:
-        batch_size: Samples that the network sees at once.
-        num_threads: That read and prepare ahead of it; None: as many as there are cores, up to 8.
-        prefetch: Batches that may be ready ahead.
-    """
-
-    batch_size: int = 32
-    num_threads: int | None = None
-    prefetch: int = 2
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "prefetch"):
-            if getattr(self, name) < 1:
-                raise DataError(f"{name} is {getattr(self, name)}", expected="at least 1")
-
-    @property
-    def threads(self) -> int:
-        """How many threads."""
-        return self.num_threads or min(8, os.cpu_count() or 1)
+    name: str  # as in configurations and results
+    title: str  # for pages and plots
+    kinds: tuple[Kind, ...] = ("image",)  # kinds of modalities that it can embed
+    input_size: int | None = None  # pixels a side that the network sees; None: as its weights say
+    resize: str  # how an image is resized
+    normalisation: str  # the range of values that the network sees
+    features: str  # which layer
+    dim: int | None = None  # length of a feature vector; None: as its weights say
+    version: int = 1  # of the preprocessing; part of the identity of stored features
+    weights: WeightSource | None = None  # None: this repository, or the model that is evaluated
+    # From the row's name, its weight source and a request.
+    load: Callable[[str, WeightSource | None, LoadRequest], FeatureNetwork]
 
 
-@dataclass(frozen=True)
-class _Ready:
-    """One sample, ready for the network; without ``prepared`` where its features are known."""
+_INCEPTION = ExtractorRow(
+    name="inception",
+    title="Inception-v3 (torch-fidelity)",
+    input_size=networks.INCEPTION_SIZE,
+    resize="none before the network; inside, TensorFlow 1's bilinear without antialiasing, as torch-fidelity has it",
+    normalisation="gray as three colours, (8 bit - 128) / 128",
+    features="2048 after the last pooling",
+    dim=2048,
+    weights=WeightSource(
+        file="weights-inception-2015-12-05-6726825d.pth",
+        url="https://github.com/toshas/torch-fidelity/releases/download/v0.2.0/weights-inception-2015-12-05-6726825d.pth",
+        sha256="6726825d0af5f729cebd5821db510b11b1cfad8faad88a03f1befd49fb9129b2",
+        caches=("~/.cache/torch/hub/checkpoints",),
+        licence="Apache-2.0",
+    ),
+    load=networks.load_inception,
+)
 
-    key: bytes
-    known: np.ndarray | None
-    prepared: Any = None
+# A further extractor is one more row here, and a loader in feature_networks.py.
+_ROWS = (
+    _INCEPTION,
+    replace(
+        _INCEPTION,
+        name="inception-antialiased",
+        title="Inception-v3, antialiased",
+        resize="antialiased bicubic (Pillow) to 299, 8 bits; nothing is resized inside the network",
+        load=networks.load_inception_antialiased,
+    ),
+    ExtractorRow(
+        name="xrv",
+        title="DenseNet-121 (torchxrayvision)",
+        input_size=XRV_SIZE,
+        resize="centre crop to a square, antialiased bilinear to 224",
+        normalisation="[-1024, 1024]",
+        features="1024, mean of the last map after ReLU",
+        dim=1024,
+        weights=XRV_WEIGHTS,
+        load=networks.load_xrv,
+    ),
+    ExtractorRow(
+        name="rad-dino",
+        title="RAD-DINO",
+        resize="its own processor's: antialiased bicubic of the short side, centre crop",
+        normalisation="its own processor's mean and deviation",
+        features="the class token after the last norm",
+        weights=WeightSource(
+            file="model.safetensors",
+            url=f"https://huggingface.co/{networks.RAD_DINO}",
+            sha256=None,
+            licence="MSRLA",
+        ),
+        load=networks.load_rad_dino,
+    ),
+    ExtractorRow(
+        name="demo",
+        title="Finding classifier (ours)",
+        resize="antialiased bilinear to the classifier's size",
+        normalisation="[0, 1]",
+        features="mean of the last map",
+        load=networks.load_demo,
+    ),
+    ExtractorRow(
+        name="prompt-encoder",
+        title="Prompt encoder of the model",
+        kinds=("image", "text"),
+        resize="antialiased bilinear to the model's image size",
+        normalisation="the model's own",
+        features="the pooled prompt in the shared latent space, of length 1",
+        load=networks.load_prompt_encoder,
+    ),
+)
+EXTRACTORS: dict[str, ExtractorRow] = {row.name: row for row in _ROWS}
+ENCODER = "prompt-encoder"  # the row whose features are places in the shared latent space of a model
 
 
-def read_source(source: Source) -> Value:
-    """An image as uint8 ``[H, W]``, read from its file if it is named by one; a text as it is.
+class FeatureExtractor(BatchAnnotator):
+    """Images or texts -> feature vectors, by the network of a row of the table."""
+
+    def __init__(self, row: ExtractorRow, network: FeatureNetwork, request: LoadRequest | None = None) -> None:
+        super().__init__(row.name, network.dim, request)
+        self.row, self.network = row, network
+        self.num_threads = min(8, os.cpu_count() or 1)
+
+    def reads(self, modality: str) -> bool:
+        """Whether it can embed a modality."""
+        return modality in MODALITIES and MODALITIES[modality].kind in self.row.kinds
+
+    def identity(self, modality: str) -> str:
+        """SHA-256 over row, weights, preprocessing, and the modality, because it chooses the head."""
+        settings = sorted(self.network.settings.items())
+        parts = [self.name, f"v{self.row.version}", self.network.weights_sha256, modality, settings]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
+
+    def describe(self) -> dict[str, Any]:
+        """Row, hash of the weights, length, preprocessing."""
+        row, digest = self.row, self.network.weights_sha256
+        return {
+            "name": row.name,
+            "title": row.title,
+            "input_size": row.input_size or self.network.settings.get("input_size"),
+            "resize": row.resize,
+            "normalisation": row.normalisation,
+            "features": row.features,
+            "dim": self.dim,
+            "preprocessing_version": row.version,
+            "weights_sha256": digest,
+            "published_weights": None if row.weights is None else row.weights.sha256 == digest,
+            "settings": self.network.settings,
+        }
+
+    def prepare(self, value: np.ndarray | str) -> Any:
+        """One image (uint8 ``[H, W]``) or text, as the network takes it; a DataError for another kind."""
+        kind: Kind = "text" if isinstance(value, str) else "image"
+        if kind not in self.row.kinds:
+            raise DataError(
+                f"the feature extractor {self.name!r} was given a {kind}", expected=" or ".join(self.row.kinds)
+            )
+        return self.network.prepare(value)
+
+    @torch.inference_mode()
+    def annotate_batch(self, prepared: Sequence[Any], modality: str) -> np.ndarray:
+        """Features ``[B, D]``; a DataError if the modality is of another kind, or a feature is NaN or infinite."""
+        if not self.reads(modality):
+            raise DataError(f"the feature extractor {self.name!r} cannot embed {modality!r}")
+        embedded: Tensor = self.network.embed(list(prepared), modality)
+        features = embedded.float().cpu().numpy()  # [B, D]
+        assert features.shape == (len(prepared), self.dim), (features.shape, len(prepared), self.dim)
+        # A damaged or half-precision weight file gives NaN, which would spread to every distance.
+        bad = np.flatnonzero(~np.isfinite(features).all(1))
+        if bad.size:
+            raise DataError(
+                f"{self.name}: the features of {bad.size} of {len(features)} samples hold NaN or infinity, the first is number {bad[0]}",
+                expected="finite features",
+                fix="check the weights (a damaged or half-precision file), and look at that image",
+            )
+        return features
+
+
+def load_extractor(name: str, request: LoadRequest | None = None, **fields: Any) -> FeatureExtractor:
+    """Load the extractor of a row, by a request or its fields: ``load_extractor("xrv", weights="file.pt")``.
 
     Raises:
-        DataError: If the file cannot be read; no image stands in for it.
+        ConfigError: If there is no such row.
+        MissingExtraError: If its library is not installed.
+        CheckpointError: If its weights are missing (with every way to get them), damaged, or have another hash.
     """
-    if isinstance(source, Path):
-        return eight_bit_pixels(read_image(source))
-    return source if isinstance(source, str) else eight_bit_pixels(source)
-
-
-def feature_blocks(
-    extractor: Extractor,
-    sources: Iterable[Source],
-    modality: str,
-    *,
-    cache: FeatureCache | None = None,
-    options: Extraction | None = None,
-) -> Iterator[np.ndarray]:
-    """Features in the order of ``sources``, block by block: float32 ``[B, D]`` each.
-
-    Threads read files, hash and prepare ahead while the network runs; no more than ``prefetch + 1`` batches are held.
-
-    Args:
-        extractor: Whose features.
-        sources: Arrays, files of images, or texts: anything that can be iterated once.
-        modality: Of all of them.
-        cache: Where features of known content are taken from and new ones are kept.
-        options: Batch size and threads.
-
-    Raises:
-        DataError: If a source cannot be read, or a feature is not finite.
-    """
-    options = options or Extraction()
-
-    def ready(source: Source) -> _Ready:
-        value = read_source(source)
-        key = content_key(value)
-        known = cache.get(key) if cache is not None else None
-        return _Ready(key, known, None if known is not None else extractor.prepare(value))
-
-    with ThreadPoolExecutor(options.threads, thread_name_prefix="extract") as pool:
-        waiting: deque[Future[_Ready]] = deque()
-        remaining = iter(sources)
-        try:
-            while True:
-                room = options.batch_size * (options.prefetch + 1) - len(waiting)
-                waiting.extend(pool.submit(ready, source) for source in islice(remaining, room))
-                if not waiting:
-                    break
-                batch = [waiting.popleft().result() for _ in range(min(options.batch_size, len(waiting)))]
-                waiting.extend(pool.submit(ready, source) for source in islice(remaining, len(batch)))
-                yield _embedded(extractor, batch, modality, cache)
-        finally:
-            for future in waiting:
-                future.cancel()
-    if cache is not None:
-        cache.flush()
-
-
-def _embedded(extractor: Extractor, batch: Sequence[_Ready], modality: str, cache: FeatureCache | None) -> np.ndarray:
-    features = np.empty((len(batch), extractor.dim), np.float32)
-    fresh = {one.key: row for row, one in reversed(list(enumerate(batch))) if one.known is None}  # each content once
-    rows = sorted(fresh.values())
-    made = extractor.embed([batch[row].prepared for row in rows], modality)
-    if cache is not None:
-        cache.misses += len(rows)
-        cache.hits += len(batch) - len(rows)
-        cache.put([batch[row].key for row in rows], made)
-    by_key = {batch[row].key: made[place] for place, row in enumerate(rows)}
-    for row, one in enumerate(batch):
-        features[row] = by_key[one.key] if one.known is None else one.known
-    return features
-
-
-def extract(
-    extractor: Extractor,
-    sources: Iterable[Source],
-    modality: str,
-    *,
-    cache: FeatureCache | None = None,
-    options: Extraction | None = None,
-) -> np.ndarray:
-    """All features at once, for metrics that need them (kernel distance, precision and recall): float32 ``[N, D]``.
-
-    Arguments and refusals as of :func:`feature_blocks`.
-    """
-    blocks = list(feature_blocks(extractor, sources, modality, cache=cache, options=options))
-    return np.concatenate(blocks) if blocks else np.zeros((0, extractor.dim), np.float32)
-
-
-class MomentsAccumulator:
-    """Moments of a stream of features, in float64; memory does not grow with their number."""
-
-    def __init__(self, dim: int) -> None:
-        self._moments = Moments.empty(dim)
-        self._blocks: list[np.ndarray] = []
-
-    def add(self, features: np.ndarray) -> None:
-        """Take in ``[B, D]``."""
-        self._blocks.append(np.asarray(features))
-        if sum(map(len, self._blocks)) >= _MOMENT_ROWS:
-            self._merge()
-
-    def _merge(self) -> None:
-        if self._blocks:
-            self._moments = self._moments.merge(Moments.of(np.concatenate(self._blocks)))
-            self._blocks = []
-
-    def result(self) -> Moments:
-        """Moments of everything so far."""
-        self._merge()
-        return self._moments
-
-
-def stream_moments(
-    extractor: Extractor,
-    sources: Iterable[Source],
-    modality: str,
-    *,
-    cache: FeatureCache | None = None,
-    options: Extraction | None = None,
-    on_samples: Callable[[int], None] = lambda done: None,
-) -> Moments:
-    """Moments of the features of a stream; arguments and refusals as of :func:`feature_blocks`.
-
-    Returns:
-        What :func:`medcodi.metrics.frechet.frechet_distance` takes; those of several parts are put together by ``Moments.merge``.
-    """
-    accumulator = MomentsAccumulator(extractor.dim)
-    for block in feature_blocks(extractor, sources, modality, cache=cache, options=options):
-        accumulator.add(block)
-        on_samples(len(block))
-    return accumulator.result()
-
-
-def open_cache(root: str | Path, extractor: Extractor, modality: str) -> FeatureCache:
-    """The cache of an extractor's features of one modality under ``root``."""
-    return FeatureCache(
-        root, extractor.identity(modality), extractor.dim, extractor.describe() | {"modality": modality}
-    )
+    row = EXTRACTORS[one_of("feature extractor", name, EXTRACTORS, ConfigError)]
+    request = request or LoadRequest(**fields)
+    return FeatureExtractor(row, row.load(row.name, row.weights, request), request)

@@ -1,13 +1,14 @@
-"""Is it one patient? The geometry of a body, read from each image alone; two views of one patient must tell the same.
+"""Geometry of a body, annotated from each image alone: two views of one patient must show the same body.
 
-The phantom knows its bodies (``medcodi.data.sources.phantom.phantom_body``), so a reader can be fitted and its error measured: ridge
-regression from the image at 24×24 pixels to what a body shares between views. Linear, so that it can be fitted in seconds, reads blurred
-images as well as sharp ones, and has nothing to do with any network that is judged. An attribute counts where the reader is right
-enough in *both* views of real held-out studies. Real data have no such truth; there, likeness in the shared latent space stands instead.
+The phantom knows its bodies (``medcodi.data.sources.phantom.phantom_body``), so an annotator can be fitted and its error measured: ridge
+regression from the image at 24×24 pixels to what both views share of a body. It is linear: fitted in seconds, as good on blurred images as
+on sharp ones, and unrelated to any network that is evaluated. An attribute counts where it is annotated well enough in *both* views of
+real held-out studies. Real data have no such truth; there, similarity in the shared latent space stands instead.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -26,9 +27,10 @@ from medcodi.data.sources.phantom.body import Body
 from medcodi.errors import CheckpointError, DataError
 from medcodi.metrics.bootstrap import Statistic
 from medcodi.metrics.coherence import correlation_statistic
+from medcodi.storage import atomic
 from medcodi.study import Study
 
-SIDE, PENALTY = 24, 1.0  # pixels a side, ridge penalty: chosen on 500 phantoms, held against 200 others
+SIDE, PENALTY = 24, 1.0  # pixels a side, ridge penalty: chosen on 500 phantoms, checked on 200 others
 MIN_R2 = 0.5
 GEOMETRY_FILE = "geometry_reader.safetensors"
 
@@ -44,18 +46,18 @@ ATTRIBUTES: dict[str, Callable[[Body], float]] = {
 
 def geometry_truth(study: Study) -> np.ndarray | None:
     """The attributes of a phantom's body, float64 ``[A]``; None for a study that is no phantom."""
-    told = study.metadata
-    if told.get("source") != "phantom" or "seed" not in told or "index" not in told:
+    metadata = study.metadata
+    if metadata.get("source") != "phantom" or "seed" not in metadata or "index" not in metadata:
         return None
-    body = phantom_body(int(told["seed"]), int(told["index"]))
-    return np.array([read(body) for read in ATTRIBUTES.values()], dtype=np.float64)
+    body = phantom_body(int(metadata["seed"]), int(metadata["index"]))
+    return np.array([attribute(body) for attribute in ATTRIBUTES.values()], dtype=np.float64)
 
 
 def small_images(images: Sequence[np.ndarray]) -> np.ndarray:
     """Images ``[H, W]`` in [0, 1] of any size -> float64 ``[N, SIDE * SIDE]``, antialiased."""
     rows = []
     for image in images:
-        pixels = torch.as_tensor(np.asarray(image), dtype=torch.float32)[None, None]
+        pixels = torch.as_tensor(np.asarray(image), dtype=torch.float32)[None, None]  # [1, 1, H, W]
         rows.append(F.interpolate(pixels, (SIDE, SIDE), mode="bilinear", antialias=True).reshape(-1).double().numpy())
     return np.stack(rows) if rows else np.zeros((0, SIDE * SIDE))
 
@@ -71,35 +73,34 @@ class _Ridge:
 
 
 @dataclass(frozen=True)
-class GeometryReader:
-    """Images of one modality -> the attributes of the body.
+class GeometryAnnotator:
+    """Images of one modality -> the attributes of the body, float64 ``[N, A]``."""
 
-    Attributes:
-        views: Modality -> its regression.
-        attributes: Their names.
-        r2: Modality -> share of variance explained on real held-out images, ``[A]``.
-        card: How it was fitted.
-    """
-
-    views: Mapping[str, _Ridge]
+    views: Mapping[str, _Ridge]  # modality -> its regression
     attributes: tuple[str, ...]
-    r2: Mapping[str, np.ndarray]
-    card: dict[str, Any] = field(default_factory=dict)
+    r2: Mapping[str, np.ndarray]  # modality -> share of variance explained on real held-out images, [A]
+    card: dict[str, Any] = field(default_factory=dict)  # how it was fitted
+    name: str = "geometry"
 
-    def read(self, images: Sequence[np.ndarray], modality: str) -> np.ndarray:
-        """Attributes of images: float64 ``[N, A]``.
+    def reads(self, modality: str) -> bool:
+        """Whether it was fitted on a modality."""
+        return modality in self.views
 
-        Raises:
-            DataError: If it was not fitted on this modality.
-        """
+    def identity(self, modality: str) -> str:
+        """SHA-256 over the regression of a modality."""
+        ridge = self.views[modality]
+        return hashlib.sha256(b"".join(part.tobytes() for part in (ridge.mean, ridge.weight, ridge.bias))).hexdigest()
+
+    def annotate(self, contents: Sequence[np.ndarray], modality: str) -> np.ndarray:
+        """Attributes of images ``[H, W]`` in [0, 1]; a DataError if it was not fitted on this modality."""
         if modality not in self.views:
-            raise DataError(f"the geometry reader cannot read {modality!r}", expected=" or ".join(self.views))
-        return self.views[modality](small_images(images))
+            raise DataError(f"the geometry annotator cannot read {modality!r}", expected=" or ".join(self.views))
+        return self.views[modality](small_images(contents))
 
     def judged(self, first: str, second: str) -> tuple[int, ...]:
-        """Places of the attributes that it reads well enough (R² of at least 0.5) in both modalities."""
-        both = np.minimum(self.r2[first], self.r2[second])
-        return tuple(int(place) for place in np.flatnonzero(both >= MIN_R2))
+        """Columns of the attributes that it annotates well enough (R² of at least 0.5) in both modalities."""
+        worse = np.minimum(self.r2[first], self.r2[second])
+        return tuple(int(column) for column in np.flatnonzero(worse >= MIN_R2))
 
     def save(self, folder: str | Path) -> Path:
         """Write ``geometry_reader.safetensors`` into ``folder``."""
@@ -108,25 +109,20 @@ class GeometryReader:
             for name, ridge in self.views.items()
             for part in ("mean", "weight", "bias")
         }
-        held = {name: [round(float(value), 4) for value in values] for name, values in self.r2.items()}
-        card = {"attributes": list(self.attributes), "r2": held, **self.card}
+        r2 = {name: [round(float(value), 4) for value in values] for name, values in self.r2.items()}
+        card = {"attributes": list(self.attributes), "r2": r2, **self.card}
         path = Path(folder) / GEOMETRY_FILE
-        partial = path.with_suffix(".partial")
-        save_file(arrays, partial, metadata={"card": json.dumps(card)})
-        partial.replace(path)
+        with atomic.replacing(path, error=CheckpointError) as partial:
+            save_file(arrays, partial, metadata={"card": json.dumps(card)})
         return path
 
     @classmethod
-    def load(cls, folder: str | Path) -> GeometryReader:
-        """Read what :meth:`save` wrote.
-
-        Raises:
-            CheckpointError: If it is not there, or damaged.
-        """
+    def load(cls, folder: str | Path) -> GeometryAnnotator:
+        """Read what :meth:`save` wrote; a missing or damaged file is a CheckpointError."""
         path = Path(folder) / GEOMETRY_FILE
         fix = "fit one: medcodi.evaluation.annotators.geometry.fit_geometry"
         if not path.is_file():
-            raise CheckpointError(f"no geometry reader in {folder}", expected=GEOMETRY_FILE, fix=fix)
+            raise CheckpointError(f"no geometry annotator in {folder}", expected=GEOMETRY_FILE, fix=fix)
         try:
             with safe_open(path, framework="numpy") as file:
                 card = json.loads(file.metadata()["card"])
@@ -138,47 +134,41 @@ class GeometryReader:
             raise CheckpointError(f"{path} cannot be read: {error}", fix=fix) from None
 
 
-def fit_geometry(train: StudyDataset, held_out: StudyDataset, modalities: Sequence[str]) -> GeometryReader:
-    """Fit a reader on phantoms, and measure it on others.
-
-    Args:
-        train: Phantoms, some hundreds.
-        held_out: Others, on which ``r2`` is measured.
-        modalities: Images to read.
-
-    Raises:
-        DataError: If a study is no phantom, or there are fewer than 50 to fit and 20 to measure on.
-    """
-    (known, truth), (others, other_truth) = _told(train, modalities), _told(held_out, modalities)
-    if len(truth) < 50 or len(other_truth) < 20:
+def fit_geometry(train: StudyDataset, held_out: StudyDataset, modalities: Sequence[str]) -> GeometryAnnotator:
+    """Fit an annotator on phantoms, some hundreds, and measure its ``r2`` on others; at least 50 and 20, else a DataError."""
+    (fit_pixels, fit_truth), (test_pixels, test_truth) = (_examples(data, modalities) for data in (train, held_out))
+    if len(fit_truth) < 50 or len(test_truth) < 20:
         raise DataError(
-            f"{len(truth)} studies to fit a geometry reader on and {len(other_truth)} to measure it on",
+            f"{len(fit_truth)} studies to fit a geometry annotator on and {len(test_truth)} to measure it on",
             expected="at least 50 and 20",
             fix="give more phantoms",
         )
     views, r2 = {}, {}
-    scale = truth.std(0)
+    scale = fit_truth.std(0)
     for name in modalities:
-        mean, bias = known[name].mean(0), truth.mean(0)
-        centred = known[name] - mean
-        penalty = PENALTY * len(truth) / 500 * np.eye(centred.shape[1])
-        weight = np.linalg.solve(centred.T @ centred + penalty, centred.T @ ((truth - bias) / scale)) * scale
+        # Ridge regression in closed form: (X'X + penalty I) W = X'Y, with X and Y centred and Y scaled.
+        mean, bias = fit_pixels[name].mean(0), fit_truth.mean(0)
+        centred = fit_pixels[name] - mean
+        penalty = PENALTY * len(fit_truth) / 500 * np.eye(centred.shape[1])
+        weight = np.linalg.solve(centred.T @ centred + penalty, centred.T @ ((fit_truth - bias) / scale)) * scale
         views[name] = _Ridge(mean, weight, bias)
-        error = ((views[name](others[name]) - other_truth) ** 2).mean(0)
-        r2[name] = 1 - error / other_truth.var(0)
-    card = {"fitted_on": train.fingerprint, "num_fitted": len(truth), "num_measured": len(other_truth)}
-    return GeometryReader(views, tuple(ATTRIBUTES), r2, card)
+        # R² on the held-out phantoms.
+        error = ((views[name](test_pixels[name]) - test_truth) ** 2).mean(0)
+        r2[name] = 1 - error / test_truth.var(0)
+    card = {"fitted_on": train.fingerprint, "num_fitted": len(fit_truth), "num_measured": len(test_truth)}
+    return GeometryAnnotator(views, tuple(ATTRIBUTES), r2, card)
 
 
-def _told(dataset: StudyDataset, modalities: Sequence[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+def _examples(dataset: StudyDataset, modalities: Sequence[str]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Small images of each modality, ``[N, P]``, and the true attributes, ``[N, A]``."""
     pixels: dict[str, list[np.ndarray]] = {name: [] for name in modalities}
     truth = []
     for index in range(len(dataset)):
         study = dataset[index]
-        told = geometry_truth(study)
-        if told is None:
-            raise DataError(f"study {study.study_id!r} is no phantom: its geometry is not known", fix="fit on phantoms")
-        truth.append(told)
+        attributes = geometry_truth(study)
+        if attributes is None:
+            raise DataError(f"study {study.study_id!r} is no phantom: its geometry is unknown", fix="fit on phantoms")
+        truth.append(attributes)
         for name in modalities:
             pixels[name].append(small_images([study.images[name]])[0])
     stacked = {name: np.stack(rows) if rows else np.zeros((0, SIDE * SIDE)) for name, rows in pixels.items()}
@@ -186,12 +176,12 @@ def _told(dataset: StudyDataset, modalities: Sequence[str]) -> tuple[dict[str, n
 
 
 def geometry_agreement(first: np.ndarray, second: np.ndarray) -> Statistic:
-    """Mean over attributes of the correlation, across studies, of two readings ``[N, A]``; a function of study weights."""
+    """Mean over attributes of the correlation, across studies, of two annotations ``[N, A]``; a function of study weights."""
     if first.shape != second.shape or first.ndim != 2 or not first.shape[1]:
-        raise DataError(f"readings of shapes {first.shape} and {second.shape}", expected="[N, A] both")
-    each = [correlation_statistic(first[:, k], second[:, k]) for k in range(first.shape[1])]
+        raise DataError(f"annotations of shapes {first.shape} and {second.shape}", expected="[N, A] both")
+    correlations = [correlation_statistic(first[:, k], second[:, k]) for k in range(first.shape[1])]
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        return np.mean([one(weights) for one in each], axis=0)
+        return np.mean([correlation(weights) for correlation in correlations], axis=0)
 
     return statistic

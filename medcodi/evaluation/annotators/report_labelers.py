@@ -1,237 +1,183 @@
-"""The table of report labelers: report -> findings. Ours, and CheXbert through radeval (extra ``radeval``).
+"""Report labelers: report -> findings. Ours, and CheXbert by radeval (extra ``radeval``).
 
-CheXbert comes by radeval's own front door, ``radeval.metrics.f1chexbert.F1CheXbert.get_labels``; its weights come from the Hugging Face
-hub, or its cache where there is no network.
+CheXbert is reached through radeval's public ``F1CheXbert.get_labels``; its weights come from the Hugging Face hub, or its cache where
+there is no network.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+import hashlib
+from abc import abstractmethod
+from collections.abc import Sequence
 from functools import lru_cache
+from importlib import resources
 from importlib.metadata import version
-from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 import medcodi
 from medcodi.errors import CheckpointError, ConfigError, DataError, MissingExtraError, one_of
-from medcodi.evaluation.annotators.feature_cache import LabelCache
+from medcodi.evaluation.annotators.annotator import BatchAnnotator
+from medcodi.evaluation.annotators.findings import FindingAnnotations
+from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.metrics.findings import UncertainPolicy, resolve_uncertain
 from medcodi.metrics.labeler import label_report, labels_from_findings
+from medcodi.modality import MODALITIES
 from medcodi.study import CHEXPERT_LABELS, Finding
 
-States = dict[str, float]  # CheXpert name -> 1, 0, -1 (uncertain); a label that is not told has no key
 
-
-class Labeler(Protocol):
-    """Reports -> what they say of CheXpert's fourteen labels."""
-
-    def __call__(self, reports: Sequence[str]) -> list[States]:
-        """States of each report."""
-        ...
-
-
-@dataclass(frozen=True, kw_only=True)
-class LabelerRow:
-    """One labeler.
-
-    Attributes:
-        name: In configurations and results.
-        title: For pages.
-        negatives: Whether it tells "absent" from "not mentioned". Both count as absent in figures.
-        sides: Whether it tells sides.
-        package: That it comes from; None: this one.
-        hub: Repositories of its weights.
-        load: Makes it, for a device.
-    """
-
-    name: str
-    title: str
-    negatives: bool
-    sides: bool = False
-    package: str | None = None
-    hub: tuple[str, ...] = ()
-    load: Callable[[LabelerRow, str], Labeler]
-
-
-def import_radeval(what: str) -> Any:
+def import_radeval(needed_for: str) -> Any:
     """The package, or a refusal that names the extra."""
     try:
         import radeval  # type: ignore[import-not-found]
     except ImportError:
-        raise MissingExtraError("radeval", extra="radeval", needed_for=what) from None
+        raise MissingExtraError("radeval", extra="radeval", needed_for=needed_for) from None
     return radeval
 
 
 def no_hub_weights(title: str, hub: Sequence[str], error: Exception) -> CheckpointError:
     """The refusal of a hub model that is not on this machine."""
-    fetch = " and ".join(f"`hf download {name}`" for name in hub)
+    commands = " and ".join(f"`hf download {name}`" for name in hub)
     return CheckpointError(
         f"{title} has no weights on this machine ({type(error).__name__}: {(str(error).splitlines() or [''])[0][:160]})",
         expected=f"{', '.join(hub)} in the Hugging Face cache",
-        fix=f"fetch them where there is a network ({fetch}) and let HF_HOME name that cache",
+        fix=f"download them where there is a network ({commands}) and let HF_HOME name that cache",
     )
 
 
+class ReportLabeler(BatchAnnotator):
+    """Reports -> states of CheXpert's fourteen labels, float32 ``[N, 14]``: 1, 0, -1 (uncertain), NaN (not mentioned).
+
+    A report without a word mentions nothing; no labeler reads it.
+    """
+
+    title: str  # for pages
+    negatives: bool  # whether "absent" and "not mentioned" are told apart; both count as absent in figures
+
+    def __init__(self, name: str, version: str, request: LoadRequest | None = None) -> None:
+        super().__init__(name, len(CHEXPERT_LABELS), request, batch_size=1024)
+        self.version = version  # what the labels depend on
+
+    def reads(self, modality: str) -> bool:
+        """Whether a modality is text."""
+        return MODALITIES[modality].kind == "text"
+
+    def identity(self, modality: str = "report") -> str:
+        """SHA-256 over name and version."""
+        return hashlib.sha256(repr(["labels", self.name, self.version, CHEXPERT_LABELS]).encode()).hexdigest()
+
+    @abstractmethod
+    def label(self, reports: Sequence[str]) -> list[dict[str, float]]:
+        """CheXpert name -> 1, 0 or -1 for each report; a label that is not mentioned may have no key."""
+
+    def annotate_batch(self, prepared: Sequence[str], modality: str = "report") -> np.ndarray:
+        """States of reports."""
+        # Only reports with a word reach the labeler.
+        states = np.full((len(prepared), self.dim), np.nan, np.float32)
+        rows = [row for row, report in enumerate(prepared) if report.strip()]
+        labels = self.label([prepared[row] for row in rows]) if rows else []
+        for row, known in zip(rows, labels, strict=True):
+            states[row] = [known.get(label, np.nan) for label in CHEXPERT_LABELS]
+        return states
+
+    def matrix(self, reports: Sequence[str], *, uncertain: UncertainPolicy = "positive") -> np.ndarray:
+        """Labels of reports: float64 ``[N, 14]`` of 0 and 1 (NaN under ``uncertain="ignore"``); not mentioned counts as absent."""
+        return resolve_uncertain(np.nan_to_num(self.annotate(reports, "report")).astype(np.float64), uncertain)
+
+    def findings(self, reports: Sequence[str]) -> list[tuple[Finding, ...]]:
+        """The positive and uncertain labels of each report as findings, with sides where the labeler tells them."""
+        state_names: dict[float, Literal["positive", "uncertain"]] = {1.0: "positive", -1.0: "uncertain"}
+        return [
+            tuple(
+                Finding(label=label, state=state_names[state])
+                for label, state in zip(CHEXPERT_LABELS, states.tolist(), strict=True)
+                if state in state_names
+            )
+            for states in self.annotate(reports, "report")
+        ]
+
+    def finding_annotations(self, reports: Sequence[str]) -> FindingAnnotations:
+        """Labels and sides; an uncertain mention counts as present."""
+        return FindingAnnotations(self.matrix(reports).astype(np.float32), self.findings(reports))
+
+    def policy(self, uncertain: UncertainPolicy = "positive") -> str:
+        """How figures count what is uncertain, negated or not mentioned, in a sentence."""
+        counted = {"positive": "present", "negative": "absent", "ignore": "unknown, and is left out"}[uncertain]
+        absent = "negated and not mentioned both count as absent"
+        apart = "" if self.negatives else " (it does not tell them apart)"
+        return f"an uncertain mention counts as {counted}; {absent}{apart}"
+
+    def describe(self) -> dict[str, Any]:
+        """Name, version, and the policy of its figures."""
+        return {"name": self.name, "title": self.title, "version": self.version, "policy": self.policy()}
+
+
 @lru_cache(maxsize=1 << 16)
-def _told(report: str) -> tuple[Finding, ...]:
-    """Findings of a report by the rules: read once, however many figures ask."""
+def _rule_findings(report: str) -> tuple[Finding, ...]:
+    """Findings of a report by the rules; computed once for all figures."""
     return label_report(report)
 
 
-def _rules(row: LabelerRow, device: str) -> Labeler:
-    return lambda reports: [labels_from_findings(_told(report)) for report in reports]
+class RuleLabeler(ReportLabeler):
+    """The rules of ``medcodi.metrics.labeler``, with sides."""
 
+    title, negatives = "Rule labeler (ours)", True
 
-def chexbert_states(evaluator: Any) -> Labeler:
-    """A labeler of radeval's CheXbert evaluator.
+    def __init__(self, request: LoadRequest | None = None) -> None:
+        # The labels depend on the package and on the bytes of rules and vocabulary.
+        folder = resources.files("medcodi.metrics")
+        files = sorted(file.name for file in folder.iterdir() if file.name.startswith("labeler"))
+        digest = hashlib.sha256(b"".join((folder / name).read_bytes() for name in files)).hexdigest()
+        rules = f"medcodi {medcodi.__version__}, rules {digest[:16]}"
+        super().__init__("rules", rules, request)
 
-    Its heads tell positive, negative, uncertain and not mentioned; ``get_labels(mode="classification")`` gives 1, -1
-    (uncertain) and 0 for both of the others, so an absent label is 0 here.
-
-    Args:
-        evaluator: ``radeval.metrics.f1chexbert.F1CheXbert``, or another of its base class.
-    """
-    names = list(evaluator.TARGET_NAMES)
-    missing = set(CHEXPERT_LABELS) - set(names)
-    if missing:
-        raise DataError(f"this CheXbert does not tell {sorted(missing)}", expected="CheXpert's fourteen labels")
-
-    def labeler(reports: Sequence[str]) -> list[States]:
-        rows = evaluator.get_labels(list(reports), mode="classification") if reports else []
-        return [{name: float(value) for name, value in zip(names, row, strict=True)} for row in rows]
-
-    return labeler
-
-
-def _chexbert(row: LabelerRow, device: str) -> Labeler:
-    import_radeval(row.title)
-    from radeval.metrics.f1chexbert import F1CheXbert  # type: ignore[import-not-found]
-
-    try:
-        return chexbert_states(F1CheXbert(device=device))
-    except (OSError, ValueError) as error:  # what transformers and the hub raise without a network
-        raise no_hub_weights(row.title, row.hub, error) from None
-
-
-_LABELERS = (
-    LabelerRow(name="rules", title="Rule labeler (ours)", negatives=True, sides=True, load=_rules),
-    LabelerRow(
-        name="chexbert",
-        title="CheXbert",
-        negatives=False,
-        package="radeval",
-        hub=("StanfordAIMI/RRG_scorers", "bert-base-uncased"),
-        load=_chexbert,
-    ),
-)
-LABELERS: dict[str, LabelerRow] = {row.name: row for row in _LABELERS}
-
-
-class LoadedLabeler:
-    """A labeler with its cache.
-
-    Attributes:
-        row: Its row of the table.
-    """
-
-    def __init__(self, row: LabelerRow, labeler: Labeler, cache: LabelCache | None = None) -> None:
-        self.row, self._labeler, self._cache = row, labeler, cache
-
-    @property
-    def name(self) -> str:
-        """Name of its row."""
-        return self.row.name
-
-    def states(self, reports: Sequence[str]) -> list[States]:
-        """What each report says; an empty one says nothing, whoever reads it."""
-        known = {text: self._cache.get(text) if self._cache else None for text in dict.fromkeys(reports)}
-        new = [text for text, states in known.items() if states is None and text.strip()]
-        for text, states in zip(new, self._labeler(new), strict=True):
-            known[text] = states
-            if self._cache:
-                self._cache.put(text, states)
-        if self._cache:
-            self._cache.flush()
-        return [dict(known[text] or {}) for text in reports]
-
-    def matrix(
-        self,
-        reports: Sequence[str],
-        labels: Sequence[str] = CHEXPERT_LABELS,
-        *,
-        uncertain: UncertainPolicy = "positive",
-    ) -> np.ndarray:
-        """Labels of reports: float64 ``[N, K]`` of 0 and 1 (NaN under ``uncertain="ignore"``); what is not told counts as absent."""
-        told = [[states.get(label, 0.0) for label in labels] for states in self.states(reports)]
-        return resolve_uncertain(np.array(told, dtype=np.float64).reshape(len(reports), len(labels)), uncertain)
+    def label(self, reports: Sequence[str]) -> list[dict[str, float]]:
+        """By the rules."""
+        return [labels_from_findings(_rule_findings(report)) for report in reports]
 
     def findings(self, reports: Sequence[str]) -> list[tuple[Finding, ...]]:
-        """Findings with sides where the labeler tells them; else the positive and uncertain labels."""
-        if self.row.sides:
-            return [_told(report) for report in reports]
-        named: dict[float, Literal["positive", "uncertain"]] = {1.0: "positive", -1.0: "uncertain"}
-        return [
-            tuple(Finding(label=label, state=named[value]) for label, value in states.items() if value in named)
-            for states in self.states(reports)
-        ]
-
-    def describe(self, uncertain: UncertainPolicy = "positive") -> dict[str, Any]:
-        """What a results bundle says of it: name, version, and the policy of its figures."""
-        return {
-            "name": self.name,
-            "title": self.row.title,
-            "version": labeler_version(self.row),
-            "policy": policy_text(self.row, uncertain),
-        }
+        """Every finding, with its side."""
+        return [_rule_findings(report) for report in reports]
 
 
-def policy_text(row: LabelerRow, uncertain: UncertainPolicy) -> str:
-    """How a figure by this labeler counts what is uncertain, negated or not mentioned, in a sentence."""
-    counted = {"positive": "present", "negative": "absent", "ignore": "unknown, and is left out"}[uncertain]
-    absent = "negated and not mentioned both count as absent"
-    how = absent if row.negatives else f"{absent} (it does not tell them apart)"
-    return f"an uncertain mention counts as {counted}; {how}"
+class ChexbertLabeler(ReportLabeler):
+    """CheXbert by radeval, which labels positive, negative, uncertain and not mentioned.
 
-
-def labeler_version(row: LabelerRow) -> str:
-    """What the labels depend on: for ours the package and its vocabulary's hash, else the other package's version."""
-    if row.package is not None:
-        return f"{row.package} {version(row.package)}"
-    import hashlib
-    from importlib import resources
-
-    rules = resources.files("medcodi.metrics")
-    parts = sorted(one.name for one in rules.iterdir() if one.name.startswith("labeler"))
-    digest = hashlib.sha256(b"".join((rules / name).read_bytes() for name in parts)).hexdigest()
-    return f"medcodi {medcodi.__version__}, rules {digest[:16]}"
-
-
-def load_labeler(name: str, *, device: str = "cpu", cache_root: str | Path | None = None) -> LoadedLabeler:
-    """Load a labeler of the table.
-
-    Args:
-        name: Of a row.
-        device: Where a network runs.
-        cache_root: Folder of all caches; None: nothing is kept.
-
-    Raises:
-        ConfigError: If there is no such row.
-        MissingExtraError: If its package is not installed.
-        CheckpointError: If its weights are missing; says how to get them.
+    ``get_labels(mode="classification")`` gives 1, -1 (uncertain) and 0 for both of the others, so an absent label is 0 here.
     """
-    row = LABELERS[one_of("labeler", name, LABELERS, ConfigError)]
-    labeler = row.load(row, device)
-    identity = f"labels-{name}-{labeler_version(row)}"
-    cache = None
-    if cache_root is not None:
-        cache = LabelCache(cache_root, _folder_name(identity), identity)
-    return LoadedLabeler(row, labeler, cache)
+
+    title, negatives = "CheXbert", False
+    hub = ("StanfordAIMI/RRG_scorers", "bert-base-uncased")
+
+    def __init__(self, evaluator: Any, version: str, request: LoadRequest | None = None) -> None:
+        """Use ``radeval.metrics.f1chexbert.F1CheXbert``, or another evaluator of its base class."""
+        super().__init__("chexbert", version, request)
+        self._evaluator, self._names = evaluator, list(evaluator.TARGET_NAMES)
+        missing = set(CHEXPERT_LABELS) - set(self._names)
+        if missing:
+            raise DataError(f"this CheXbert has no label {sorted(missing)}", expected="CheXpert's fourteen labels")
+
+    @classmethod
+    def load(cls, request: LoadRequest) -> ChexbertLabeler:
+        """With radeval's weights."""
+        import_radeval(cls.title)
+        from radeval.metrics.f1chexbert import F1CheXbert  # type: ignore[import-not-found]
+
+        try:
+            return cls(F1CheXbert(device=request.device), f"radeval {version('radeval')}", request)
+        except (OSError, ValueError) as error:  # what transformers and the hub raise without a network
+            raise no_hub_weights(cls.title, cls.hub, error) from None
+
+    def label(self, reports: Sequence[str]) -> list[dict[str, float]]:
+        """By radeval's evaluator."""
+        rows = self._evaluator.get_labels(list(reports), mode="classification")
+        return [{name: float(value) for name, value in zip(self._names, row, strict=True)} for row in rows]
 
 
-def _folder_name(identity: str) -> str:
-    import hashlib
+LABELERS = {"rules": RuleLabeler, "chexbert": ChexbertLabeler.load}
 
-    return hashlib.sha256(identity.encode()).hexdigest()
+
+def load_labeler(name: str, request: LoadRequest | None = None, **fields: Any) -> ReportLabeler:
+    """Load a labeler of the table, by a request or its fields; errors as of :func:`features.load_extractor`."""
+    return LABELERS[one_of("labeler", name, LABELERS, ConfigError)](request or LoadRequest(**fields))

@@ -1,10 +1,12 @@
-"""The table of report scorers: a generated and a reference report -> a number. RadGraph F1 and RaTEScore, by ``radeval.RadEval``."""
+"""Report scorers: a generated and a reference report -> a number. RadGraph F1 and RaTEScore by ``radeval.RadEval``."""
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from importlib.metadata import version
+from typing import Any
 
 import numpy as np
 
@@ -12,31 +14,15 @@ from medcodi.errors import ConfigError, DataError, MissingExtraError, one_of
 from medcodi.evaluation.annotators.report_labelers import import_radeval, no_hub_weights
 
 
-class Scorer(Protocol):
-    """Generated and reference reports -> a number each, under one or several names."""
-
-    def __call__(self, generated: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
-        """Name -> float64 ``[N]``; 1 is best."""
-        ...
-
-
 @dataclass(frozen=True, kw_only=True)
 class ScorerRow:
-    """One scorer of pairs of reports.
+    """One scorer of pairs of reports."""
 
-    Attributes:
-        name: In configurations and results.
-        title: For pages.
-        metric: Radeval's name of it.
-        keys: Radeval's name of a figure -> ours.
-        hub: Repositories of its weights.
-    """
-
-    name: str
-    title: str
-    metric: str
-    keys: dict[str, str]
-    hub: tuple[str, ...]
+    name: str  # as in configurations and results
+    title: str  # for pages
+    metric: str  # radeval's name of it
+    keys: dict[str, str]  # radeval's name of a figure -> ours
+    hub: tuple[str, ...]  # repositories of its weights
 
 
 _SCORERS = (
@@ -44,11 +30,7 @@ _SCORERS = (
         name="radgraph",
         title="RadGraph F1",
         metric="radgraph",
-        keys={
-            "radgraph_simple": "radgraph_simple",
-            "radgraph_partial": "radgraph_partial",
-            "radgraph_complete": "radgraph_complete",
-        },
+        keys={name: name for name in ("radgraph_simple", "radgraph_partial", "radgraph_complete")},
         hub=("StanfordAIMI/RRG_scorers",),
     ),
     ScorerRow(
@@ -62,13 +44,18 @@ _SCORERS = (
 REPORT_SCORERS: dict[str, ScorerRow] = {row.name: row for row in _SCORERS}
 
 
-def radeval_scorer(row: ScorerRow, evaluator: Any) -> Scorer:
-    """A scorer of a ``radeval.RadEval(..., per_sample=True)``.
+class ReportScorer:
+    """An annotator of pairs of reports, by a ``radeval.RadEval(..., per_sample=True)``."""
 
-    An empty generated report scores 0 and is not shown to the metric, some of which cannot read it.
-    """
+    def __init__(self, row: ScorerRow, evaluator: Any) -> None:
+        self.row, self.name, self._evaluator = row, row.name, evaluator
 
-    def scorer(generated: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
+    def identity(self) -> str:
+        """SHA-256 over row and radeval's version."""
+        return hashlib.sha256(repr([self.row, version("radeval")]).encode()).hexdigest()
+
+    def annotate(self, generated: Sequence[str], references: Sequence[str]) -> dict[str, np.ndarray]:
+        """Our name of each figure -> float64 ``[N]``; 1 is best. No pair, other numbers or an empty reference is a DataError."""
         if len(generated) != len(references) or not references:
             raise DataError(
                 f"{len(generated)} generated and {len(references)} reference reports",
@@ -80,30 +67,25 @@ def radeval_scorer(row: ScorerRow, evaluator: Any) -> Scorer:
                 f"{len(empty)} reference reports are empty, the first is number {empty[0]}",
                 fix="leave studies without a report out",
             )
+        # An empty generated report scores 0 and is not given to the metric, because some metrics fail on it.
+        scores = {name: np.zeros(len(references)) for name in self.row.keys.values()}
         rows = [index for index, text in enumerate(generated) if text.strip()]
-        scores = {name: np.zeros(len(references)) for name in row.keys.values()}
         if rows:
-            told = evaluator(refs=[references[index] for index in rows], hyps=[generated[index] for index in rows])
-            for key, name in row.keys.items():
-                scores[name][rows] = np.asarray(told[key], dtype=np.float64)
+            results = self._evaluator(
+                refs=[references[index] for index in rows], hyps=[generated[index] for index in rows]
+            )
+            for key, name in self.row.keys.items():
+                scores[name][rows] = np.asarray(results[key], dtype=np.float64)
         return scores
 
-    return scorer
 
-
-def load_report_scorer(name: str) -> Scorer:
-    """Load a scorer of the table.
-
-    Raises:
-        ConfigError: If there is no such row.
-        MissingExtraError: If radeval is not installed.
-        CheckpointError: If its weights are missing; says how to get them.
-    """
+def load_report_scorer(name: str) -> ReportScorer:
+    """Load a scorer of the table; errors as of :func:`features.load_extractor`."""
     row = REPORT_SCORERS[one_of("report scorer", name, REPORT_SCORERS, ConfigError)]
     package = import_radeval(row.title)
     try:
-        return radeval_scorer(row, package.RadEval(metrics=[row.metric], per_sample=True, show_progress=False))
+        return ReportScorer(row, package.RadEval(metrics=[row.metric], per_sample=True, show_progress=False))
     except ImportError as error:
         raise MissingExtraError(error.name or "radeval", extra="radeval", needed_for=row.title) from None
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError) as error:  # what transformers and the hub raise without a network
         raise no_hub_weights(row.title, row.hub, error) from None

@@ -1,111 +1,143 @@
-"""Weights of feature extractors: where they come from, how a user gets them, and the hash that they are held to."""
+"""Weights of annotators: where they are published, how a user gets them, and the SHA-256 that they must have."""
 
 from __future__ import annotations
 
 import os
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
 
 from medcodi.errors import CheckpointError
-from medcodi.storage.atomic import sha256_file
+from medcodi.storage import atomic
 
-FOLDER_VARIABLE = "MEDCODI_EXTRACTORS"  # a folder of weight files, looked into before the libraries' own caches
+if TYPE_CHECKING:
+    from medcodi.model import MedCoDi
+
+FOLDER_VARIABLE = "MEDCODI_EXTRACTORS"  # a folder of weight files, searched before the libraries' own caches
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadRequest:
+    """How an annotator of a table is loaded."""
+
+    weights: str | Path | None = None  # file, folder or hub name; None: searched for where the library keeps them
+    sha256: str | None = None  # that the weights must have; None: the published one
+    device: str | torch.device = "cpu"
+    model: MedCoDi | None = None  # whose prompt encoders are used, where they are the network
+    download: bool = False  # whether published weights may be downloaded
+    cache: Path | None = None  # folder of annotations stored by content; None: nothing is stored
+    batch_size: int | None = None  # contents that the network sees at once; None: the annotator's own choice
 
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSource:
-    """Where an extractor's published weights come from.
+    """Where published weights come from."""
 
-    Attributes:
-        file: Name of the file.
-        url: Where it is published.
-        sha256: Of the file; None where the publisher may renew it: then what was loaded is recorded, and ``sha256=`` can require it.
-        caches: Folders in which the library that publishes them keeps them; ``~`` is the home folder.
-        licence: Of the weights, in a word.
-    """
-
-    file: str
+    file: str  # its name
     url: str
-    sha256: str | None
-    caches: tuple[str, ...] = ()
-    licence: str = ""
+    sha256: (
+        str | None
+    )  # None where the publisher may renew the file: then its hash is recorded, and a request can require one
+    caches: tuple[str, ...] = ()  # folders in which the publishing library keeps it; ``~`` is the home folder
+    licence: str = ""  # in a word
 
-    def places(self) -> tuple[Path, ...]:
-        """Where the file is looked for, in order."""
+    def candidates(self) -> tuple[Path, ...]:
+        """Paths at which the file is searched for, in order: the user's own folder, then the library's caches."""
         own = [os.environ[FOLDER_VARIABLE]] if os.environ.get(FOLDER_VARIABLE) else []
         return tuple(Path(folder).expanduser() / self.file for folder in (*own, *self.caches))
 
+    def how_to_get(self, name: str) -> str:
+        """Every way to get the weights of the annotator ``name``, for messages."""
+        digest = f" (sha256 {self.sha256})" if self.sha256 else ""
+        return (
+            f"download {self.url}{digest} and name the file (weights of {name!r}), or put it into a folder named by "
+            f"{FOLDER_VARIABLE}, or allow the download"
+        )
 
-def find_weights(name: str, source: WeightSource, path: str | Path | None, *, download: bool = False) -> Path:
-    """The file with an extractor's weights.
+    def find(self, name: str, request: LoadRequest) -> tuple[Path, str]:
+        """The weight file of the annotator ``name`` and its SHA-256: the file of the request, an existing copy, or a download.
 
-    Args:
-        name: Of the extractor, for messages.
-        source: Where its published weights come from.
-        path: Where the user says it is; None: looked for, and fetched if ``download``.
-        download: Whether it may be fetched, into the first cache folder.
-
-    Raises:
-        CheckpointError: If it is nowhere; says every way to get it.
-    """
-    if path is not None:
-        if not Path(path).is_file():
+        Raises:
+            CheckpointError: If there is no such file, with every way to get it; or if it has another hash than required.
+        """
+        path = Path(request.weights) if request.weights is not None else self._find_copy(name, request.download)
+        if not path.is_file():
             raise CheckpointError(
-                f"no weights of {name!r} at {path}", expected=f"the file {source.file}", fix=how_to_get(name, source)
+                f"no weights of {name!r} at {path}", expected=f"the file {self.file}", fix=self.how_to_get(name)
             )
-        return Path(path)
-    places = source.places()
-    found = next((place for place in places if place.is_file()), None)
-    if found is not None:
-        return found
-    if not download:
-        raise CheckpointError(
-            f"the feature extractor {name!r} has no weights: {source.file} is not in "
-            + ", ".join(str(place.parent) for place in places),
-            expected="its published weights, on this machine",
-            fix=how_to_get(name, source),
-        )
-    return _fetched(name, source, places[-1])
+        return path, check_hash(name, path, request.sha256 or self.sha256)
+
+    def _find_copy(self, name: str, download: bool) -> Path:
+        candidates = self.candidates()
+        for path in candidates:
+            if path.is_file():
+                return path
+        if not download:
+            raise CheckpointError(
+                f"the feature extractor {name!r} has no weights: {self.file} is not in "
+                + ", ".join(str(path.parent) for path in candidates),
+                expected="its published weights, on this machine",
+                fix=self.how_to_get(name),
+            )
+        return self._download(name, candidates[-1])
+
+    def _download(self, name: str, target: Path) -> Path:
+        import torch.hub
+
+        # Other processes see the file only after its hash has been checked.
+        with atomic.replacing(target, error=CheckpointError) as partial:
+            try:
+                torch.hub.download_url_to_file(self.url, str(partial), progress=False)
+            except OSError as error:
+                raise CheckpointError(
+                    f"the weights of {name!r} could not be downloaded from {self.url}: {error}",
+                    fix=self.how_to_get(name),
+                ) from None
+            check_hash(name, partial, self.sha256)
+        return target
 
 
-def how_to_get(name: str, source: WeightSource) -> str:
-    """Every way to get the weights, in words."""
-    held = f" (sha256 {source.sha256})" if source.sha256 else ""
-    return (
-        f"download {source.url}{held} and name the file (weights of {name!r}), or put it into a folder named by "
-        f"{FOLDER_VARIABLE}, or allow the download"
-    )
-
-
-def _fetched(name: str, source: WeightSource, place: Path) -> Path:
-    import torch.hub
-
-    partial = place.with_name(f"{place.name}.{os.getpid()}.partial")
-    try:
-        place.parent.mkdir(parents=True, exist_ok=True)
-        torch.hub.download_url_to_file(source.url, str(partial), progress=False)
-        check_hash(name, partial, source.sha256)
-        partial.replace(place)
-    except OSError as error:
-        raise CheckpointError(
-            f"the weights of {name!r} cannot be fetched from {source.url}: {error}", fix=how_to_get(name, source)
-        ) from None
-    finally:
-        partial.unlink(missing_ok=True)
-    return place
-
-
-def check_hash(name: str, path: Path, wanted: str | None) -> str:
-    """SHA-256 of a weight file, which must be the wanted one, if there is one.
+def check_hash(name: str, path: Path, required: str | None) -> str:
+    """SHA-256 of a weight file.
 
     Raises:
-        CheckpointError: If it is another.
+        CheckpointError: If another hash is required.
     """
-    seen = sha256_file(path)
-    if wanted is not None and seen != wanted.lower():
+    digest = atomic.sha256_file(path)
+    if required is not None and digest != required.lower():
         raise CheckpointError(
-            f"the weights of {name!r} at {path} have sha256 {seen}",
-            expected=wanted,
-            fix="download the file again; or, if these are weights of your own, say so: give this sha256 with them",
+            f"the weights of {name!r} at {path} have sha256 {digest}",
+            expected=required,
+            fix="download the file again; or, if these are weights of your own, give this sha256 with them",
         )
-    return seen
+    return digest
+
+
+def read_state(path: Path, *, trusted: bool = False) -> Any:
+    """The content of a weight file, safetensors or PyTorch's format; pickled code runs only if ``trusted`` (its hash is known).
+
+    Raises:
+        CheckpointError: If the file is unreadable, or would run code.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            from safetensors.torch import load_file
+
+            return load_file(path)
+        return torch.load(path, map_location="cpu", weights_only=not trusted)
+    except Exception as error:  # torch.load raises whatever unpickling raises
+        raise CheckpointError(
+            f"{path} cannot be read: {str(error).splitlines()[0]}",
+            expected="a state dict (safetensors or PyTorch), or the published file",
+            fix="download it again",
+        ) from None
+
+
+def wrong_weights(name: str, path: Path, error: Exception) -> CheckpointError:
+    """The refusal of a file that a network cannot load its weights from."""
+    return CheckpointError(
+        f"{path} does not hold the weights of {name!r}: {' '.join(str(error).split())[:200]}",
+        fix="name the right file",
+    )

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from medcodi.evaluation.annotators.findings import Reading
+from medcodi.evaluation.annotators.findings import FindingAnnotations
 from medcodi.evaluation.derangements import derangements
 from medcodi.evaluation.held_out import HeldOut, Value
 from medcodi.evaluation.reading import ContentReading, Readers
@@ -93,11 +93,11 @@ class Case:
         return self.studies.options
 
     @cached_property
-    def generated_findings(self) -> Reading:
+    def generated_findings(self) -> FindingAnnotations:
         """Findings read from what was generated."""
         return self.readers.findings(self.generated)
 
     @cached_property
-    def real_findings(self) -> Reading:
+    def real_findings(self) -> FindingAnnotations:
         """Findings read from the truth by the same reader."""
         return self.readers.findings(self.real)

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from medcodi.evaluation.annotators.classifier import SIDED_LABELS
-from medcodi.evaluation.annotators.findings import Reading
+from medcodi.evaluation.annotators.findings import FindingAnnotations
 from medcodi.evaluation.materials import Areas, Counts, Ratio
 from medcodi.evaluation.measures.case import Case
 from medcodi.evaluation.scores import plain, value_of
@@ -51,7 +51,7 @@ def sided(codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     return np.stack(columns, 1)
 
 
-def _with_sides(reading: Reading, truth: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, ...]:
+def _with_sides(reading: FindingAnnotations, truth: np.ndarray, true: np.ndarray) -> tuple[np.ndarray, ...]:
     """Truth, reading: the 14 findings, then those with a side; a side that is not read counts as not there."""
     truths, read = sided(true, truth), sided(side_codes(reading.sides), reading.labels)
     unread = np.isnan(reading.labels[:, [CHEXPERT_LABELS.index(label) for label in SIDED_LABELS for _ in SIDES]])
@@ -153,7 +153,7 @@ def _right_sides(read: np.ndarray, true: np.ndarray) -> Ratio:
     return Ratio((both & (read == true)).sum(1).astype(np.float64), both.sum(1).astype(np.float64))
 
 
-def _score_sides(case: Case, reading: Reading, real: Reading, true: np.ndarray) -> None:
+def _score_sides(case: Case, reading: FindingAnnotations, real: FindingAnnotations, true: np.ndarray) -> None:
     """How often the side is right where a finding with a side is both true and read."""
     read = side_codes(reading.sides)
     model, ceiling = _right_sides(read, true), _right_sides(side_codes(real.sides), true)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import numpy as np
 
-from medcodi.evaluation.annotators.language import looks_english
 from medcodi.evaluation.materials import Means, Overlap, Whole
 from medcodi.evaluation.measures.case import Case
 from medcodi.evaluation.measures.images import repeated
 from medcodi.evaluation.scores import flag, record
 from medcodi.metrics.bootstrap import bootstrap_interval
+from medcodi.metrics.labeler import looks_english
 
 
 def score_texts(case: Case) -> None:
@@ -34,8 +34,8 @@ def score_texts(case: Case) -> None:
             case.scores.materials[name] = Means(scores.per_study[name])
     case.scores.notes.extend(scores.notes)
     for scorer in case.readers.report_scorers.values():
-        floors = scorer(told, shuffled)
-        for metric, values in scorer(told, true).items():
+        floors = scorer.annotate(told, shuffled)
+        for metric, values in scorer.annotate(told, true).items():
             case.scores.add(metric, Means(values), case.studies.weights, floor=Means(floors[metric]))
 
 

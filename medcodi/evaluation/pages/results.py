@@ -10,13 +10,13 @@ from medcodi.evaluation.held_out import HeldOut
 from medcodi.evaluation.pages.catalogue import number, pretty, shown
 from medcodi.evaluation.pages.lists import excluded_table, flag_table, left_out_table, provenance_tables
 from medcodi.evaluation.pages.pictures import RULE, picture_rows
-from medcodi.evaluation.pages.plots import Range, difference_plot, range_plot
 from medcodi.evaluation.pages.summary import ALL, directions, summary_table
 from medcodi.evaluation.pages.tables import coherence_table, comparison_table, finding_tables, matrix_table
 from medcodi.evaluation.pages.verdict import alarms, verdict
 from medcodi.evaluation.reading import Readers
 from medcodi.modality import modality
-from medcodi.pages.page import Head, Plot, Section, write_page
+from medcodi.pages.charts import ForestRow, Range, forest_chart, range_chart
+from medcodi.pages.page import Head, Plot, Section, render_page, write_page
 from medcodi.study import Direction
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def _range_plots(results: Results) -> list[Plot]:
         for system, name, primary in ((system, name, scores["primary"]) for system, name, scores in directions(results))
         if primary["model"] and primary["model"]["value"] is not None
     ]
-    plots = [Plot(svg=range_plot("Finding F1, macro, over all targets", rows, legend))] if rows else []
+    plots = [Plot(svg=range_chart("Finding F1, macro, over all targets", rows, legend))] if rows else []
     for metric in PLOTTED:
         rows = [
             Range(
@@ -107,7 +107,7 @@ def _range_plots(results: Results) -> list[Plot]:
             if told["metrics"].get(metric, {}).get("value") is not None
         ]
         if rows:
-            plots.append(Plot(svg=range_plot(shown(metric).title, rows, legend)))
+            plots.append(Plot(svg=range_chart(shown(metric).title, rows, legend)))
     return plots
 
 
@@ -127,7 +127,9 @@ def _comparisons(results: Results) -> list[Section]:
             Section(
                 title="Systems against each other",
                 text=f"Paired on the studies that both have; differences are first minus second. {_TOLD_APART}",
-                plots=[Plot(svg=difference_plot(f"Difference of finding F1: {pairs}", rows))] if rows else (),
+                plots=[Plot(svg=forest_chart(f"Difference of finding F1: {pairs}", rows, reference=0.0))]
+                if rows
+                else (),
                 tables=[table] if table else (),
             )
         )
@@ -143,21 +145,23 @@ def _comparisons(results: Results) -> list[Section]:
                 title="Two prompts beside one",
                 text="Each direction with two prompts against the same targets from each of the two alone, paired on the same studies. "
                 + _TOLD_APART,
-                plots=[Plot(svg=difference_plot("Difference of finding F1: two prompts − one", rows))] if rows else (),
+                plots=[Plot(svg=forest_chart("Difference of finding F1: two prompts − one", rows, reference=0.0))]
+                if rows
+                else (),
                 parts=[Section(title="All metrics", tables=[table], folded=True)] if table else (),
             )
         )
     return parts
 
 
-def _difference(label: str, test: dict[str, Any]) -> Range:
+def _difference(label: str, test: dict[str, Any]) -> ForestRow:
     difference = test["difference"]
-    return Range(
+    return ForestRow(
         label=label,
         value=difference["value"],
         low=difference["low"],
         high=difference["high"],
-        verdict=test["first_is"],
+        tone=test["first_is"],
     )
 
 
@@ -245,4 +249,4 @@ def write_results_page(
     path: Path, results: Results, held: HeldOut, readers: Readers, scored: Scored, generated: Path
 ) -> Path:
     """Write the page; returns its path."""
-    return write_page(path, _head(results), sections(results, held, readers, scored, generated))
+    return write_page(path, render_page(_head(results), sections(results, held, readers, scored, generated)))

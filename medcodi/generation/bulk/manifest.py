@@ -1,4 +1,4 @@
-"""The manifest: one row a request, as CSV or JSON lines; what cannot be read is told row by row."""
+"""The manifest: one row for each request, as CSV or JSON lines; invalid rows are reported row by row."""
 
 from __future__ import annotations
 
@@ -13,62 +13,51 @@ from typing import Any
 
 from medcodi.config import config
 from medcodi.errors import DataError, PromptError, did_you_mean
-from medcodi.generation.pipeline import check_request
+from medcodi.generation.request import check_request
 from medcodi.modality import MODALITIES, in_table_order, names
 from medcodi.randomness import seed_from_keys
 from medcodi.study import Direction
 
-_FILES = {f"{name}_file": name for name in names("text")}  # a text modality's prompt may lie in a file
+_FILES = {f"{name}_file": name for name in names("text")}  # columns with the path of a text prompt
 COLUMNS = ("id", "targets", "seed", "num_samples", "weights", *MODALITIES, *_FILES)
 RESULT_COLUMNS = (
     "study_id", *MODALITIES, "seed", "id", "row", "sample", "direction",
     *(f"{name}_text" for name in names("text")), *(f"{name}_sha256" for name in MODALITIES),
     *(f"{name}_prompt_sha256" for name in MODALITIES), "model", "model_sha256", "settings",
 )  # fmt: skip
-_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # it becomes the name of a folder
+_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # it is the name of a folder too
 
 
 @config
 class RowDefaults:
-    """What a row gets that does not say otherwise."""
+    """Values of a row's empty cells."""
 
-    targets: tuple[str, ...] | None = None  # None: every modality that is no prompt
-    seed: int = 0  # rows without a seed get one made of this and their id
+    targets: tuple[str, ...] | None = None  # None: every modality that is not a prompt
+    seed: int = 0  # a row without a seed gets one derived from this and its id
     num_samples: int = 1
 
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A readable row.
+    """A valid row."""
 
-    Attributes:
-        number: Its place among the rows, from 1.
-        id: Unique among the rows.
-        direction: Prompts of positive weight, and targets.
-        prompts: Modality -> path, or text.
-        weights: Of every prompt.
-        seed: Of the first sample.
-        num_samples: How many.
-        kept: Columns that are carried into the results.
-    """
-
-    number: int
-    id: str
-    direction: Direction
+    number: int  # position among the rows, from 1
+    id: str  # unique among the rows
+    direction: Direction  # prompts of positive weight, and targets
     prompts: Mapping[str, Path | str]
-    weights: Mapping[str, float]
-    seed: int
+    weights: Mapping[str, float]  # of every prompt
+    seed: int  # of the first sample
     num_samples: int
-    kept: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)  # columns that are copied into the results
 
     def study_id(self, sample: int) -> str:
-        """The name of one sample: the row's id, or ``id-0``, ``id-1`` ... where there are several."""
+        """The name of one sample: the row's id; of several samples ``id-0``, ``id-1`` ..."""
         return self.id if self.num_samples == 1 else f"{self.id}-{sample}"
 
 
 @dataclass(frozen=True, kw_only=True)
 class BadRow:
-    """A row that cannot be carried out, and why."""
+    """An invalid or failed row, and the reason."""
 
     number: int
     id: str
@@ -80,60 +69,62 @@ def read_manifest(path: Path, defaults: RowDefaults, keep: Sequence[str] = ()) -
 
     Args:
         path: ``.jsonl`` (one object a line), else CSV with comma, semicolon or tab between columns.
-        defaults: For cells that are empty.
-        keep: Further columns, carried into the results.
+        defaults: Values of empty cells.
+        keep: Further columns to copy into the results.
 
     Returns:
-        The rows in order, blank lines left out.
+        The rows in order, without blank lines.
 
     Raises:
-        DataError: If the file cannot be read at all, has no rows, or a column that is unknown or kept but not there.
+        DataError: If the file cannot be read, has no rows or an unknown column, or lacks a column of ``keep``.
     """
     if not path.is_file():
         raise DataError(f"no manifest at {path}", expected="a .csv or .jsonl file", fix="check the path")
     data = path.read_bytes()
     lines = _jsonl(data) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv(data, path)
     rows: list[Row | BadRow] = []
-    taken: dict[str, int] = {}  # study id -> row
-    seen: set[str] = set()
+    row_of: dict[str, int] = {}  # study id -> number of its row
+    columns: set[str] = set()
     for number, cells in enumerate(lines, start=1):
-        one = _row(cells, number, path, defaults, keep)
+        row = _row(cells, number, path, defaults, keep)
         if isinstance(cells, Mapping):
-            seen |= set(cells)
-        if isinstance(one, Row):
-            study_ids = [one.study_id(sample) for sample in range(one.num_samples)]
-            twice = next((name for name in study_ids if name in taken), None)
-            if twice is not None:
-                error = DataError(f"the id {twice!r} is that of row {taken[twice]} already", expected="an id once only")
-                one = BadRow(number=number, id=one.id, message=str(error))
+            columns |= set(cells)
+        # An id, and the names of its samples, may occur once only.
+        if isinstance(row, Row):
+            study_ids = [row.study_id(sample) for sample in range(row.num_samples)]
+            duplicate = next((name for name in study_ids if name in row_of), None)
+            if duplicate is not None:
+                error = DataError(f"row {row_of[duplicate]} has the id {duplicate!r} already", expected="each id once")
+                row = BadRow(number=number, id=row.id, message=str(error))
             else:
-                taken.update(dict.fromkeys(study_ids, number))
-        rows.append(one)
+                row_of.update(dict.fromkeys(study_ids, number))
+        rows.append(row)
     if not rows:
         raise DataError(f"{path} holds no rows", expected="a header and at least one row, or one JSON object a line")
-    _check_columns(seen, keep, path)
+    _check_columns(columns, keep, path)
     return rows
 
 
-def _check_columns(seen: set[str], keep: Sequence[str], path: Path) -> None:
-    for name in sorted(seen - set(COLUMNS) - set(keep)):
+def _check_columns(columns: set[str], keep: Sequence[str], path: Path) -> None:
+    for name in sorted(columns - set(COLUMNS) - set(keep)):
         raise DataError(
             f"{path} has an unknown column {name!r}",
             expected="the columns of a manifest",
-            fix=f"correct it ({did_you_mean(name, COLUMNS)}), or carry it into the results with --keep {name}",
+            fix=f"correct it ({did_you_mean(name, COLUMNS)}), or copy it into the results with --keep {name}",
         )
-    further = seen - {*COLUMNS, *RESULT_COLUMNS}
+    further = columns - {*COLUMNS, *RESULT_COLUMNS}
     for name in keep:
         if name not in further:
             raise DataError(
-                f"--keep {name}: " + (f"{path} has no such column" if name not in seen else "results.csv has its own"),
+                f"--keep {name}: "
+                + (f"{path} has no such column" if name not in columns else "results.csv has its own"),
                 expected="a further column of the manifest",
                 fix=did_you_mean(name, further) if further else "leave --keep out, or rename the column",
             )
 
 
 def _csv(data: bytes, path: Path) -> Iterator[Mapping[str, Any] | DataError]:
-    # What is not UTF-8 spoils its own cell only; it is found there.
+    # Bytes that are not UTF-8 become surrogates, so that only their own cell is refused (in _text).
     text = data.decode("utf-8-sig", errors="surrogateescape")
     first = text.partition("\n")[0]
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
@@ -148,7 +139,7 @@ def _csv(data: bytes, path: Path) -> Iterator[Mapping[str, Any] | DataError]:
             if header is None:
                 raise DataError(f"{path}, line {start}: {error}", expected="a CSV header") from None
             yield DataError(
-                f"lines {start} to {reader.line_num} are no CSV: {error}",
+                f"lines {start} to {reader.line_num} are not CSV: {error}",
                 expected="cells with quotes and line breaks to be quoted",
                 fix="double the quotes within a quoted cell",
             )
@@ -179,8 +170,8 @@ def _jsonl(data: bytes) -> Iterator[Mapping[str, Any] | DataError]:
         except json.JSONDecodeError as error:
             yield DataError(f"line {number} is not JSON: {error}", expected="one object a line")
         else:
-            told = DataError(f"line {number} holds a {type(values).__name__}", expected="an object such as {}")
-            yield values if isinstance(values, dict) else told
+            refusal = DataError(f"line {number} holds a {type(values).__name__}", expected="an object such as {}")
+            yield values if isinstance(values, dict) else refusal
 
 
 def _row(
@@ -204,12 +195,13 @@ def _row(
 def _checked(
     cells: Mapping[str, Any], number: int, name: str, root: Path, defaults: RowDefaults, keep: Sequence[str]
 ) -> Row:
-    """A row of cells.
+    """A row from its cells.
 
     Raises:
-        DataError: If a cell cannot be read.
-        PromptError: If the request cannot be.
+        DataError: If a cell is invalid.
+        PromptError: If the request is invalid.
     """
+    # Prompts: paths are relative to the manifest; a text stands in its cell or in a file.
     prompts: dict[str, Path | str] = {}
     for column, text in ((column, _text(cells, column)) for column in (*MODALITIES, *_FILES)):
         modality = _FILES.get(column, column)
@@ -217,6 +209,7 @@ def _checked(
             raise DataError(f"both {modality} and {column} are given", expected="one of them", fix="empty one cell")
         if text:
             prompts[modality] = text if column in names("text") else root / text
+    # Seed, number of samples and targets, with the defaults.
     seed, num_samples = _integer(cells, "seed"), _integer(cells, "num_samples")
     if seed is None:
         seed = seed_from_keys("synthesize", defaults.seed, name) % 2**31
@@ -259,8 +252,10 @@ def _integer(cells: Mapping[str, Any], column: str) -> int | None:
 
 def _targets(cells: Mapping[str, Any]) -> tuple[str, ...] | None:
     value = cells.get("targets")
-    listed = [str(one) for one in value] if isinstance(value, list) else re.split(r"[+,;\s]+", _text(cells, "targets"))
-    return in_table_order(one for one in listed if one) or None
+    listed = (
+        [str(name) for name in value] if isinstance(value, list) else re.split(r"[+,;\s]+", _text(cells, "targets"))
+    )
+    return in_table_order(name for name in listed if name) or None
 
 
 def _weights(cells: Mapping[str, Any]) -> dict[str, float] | None:

@@ -1,4 +1,4 @@
-"""Who makes what, in which batch: a function of the manifest and the batch size alone, never of the ranks."""
+"""The plan of a synthesis: studies and their batches, a function of the manifest and the batch size alone, never of the ranks."""
 
 from __future__ import annotations
 
@@ -42,16 +42,11 @@ def all_items(rows: Iterable[Row]) -> list[Item]:
 def blocks(items: Sequence[Item], batch_size: int) -> list[list[Item]]:
     """Batches of one direction each, in the order of their first items; the last of a direction may be short."""
     current: dict[object, list[Item]] = {}
-    found: list[list[Item]] = []
+    all_blocks: list[list[Item]] = []
     for item in items:
         block = current.get(item.row.direction)
         if block is None or len(block) == batch_size:
             block = current[item.row.direction] = []
-            found.append(block)
+            all_blocks.append(block)
         block.append(item)
-    return found
-
-
-def share(parts: Sequence[list[Item]], rank: int, world: int) -> list[list[Item]]:
-    """The blocks of one rank: every ``world``-th one."""
-    return list(parts[rank::world])
+    return all_blocks

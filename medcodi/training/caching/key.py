@@ -1,18 +1,16 @@
-"""What a cache was made from: it is used for nothing else."""
+"""The identity of a cache: the weights, data and settings that it was made from."""
 
 from __future__ import annotations
 
 import hashlib
 import json
 from dataclasses import asdict, dataclass
-from pathlib import Path
 from typing import Any
 
 from medcodi.config import to_dict
 from medcodi.data.dataset import StudyDataset
-from medcodi.errors import DataError
 from medcodi.model import MedCoDi
-from medcodi.model.components import tokenizer_hashes
+from medcodi.model.identity import tokenizer_hashes
 
 PRECISIONS = ("fp32", "bf16")
 
@@ -26,10 +24,10 @@ class CacheKey:
         data: Fingerprint of the dataset.
         dataset: Its name.
         split: ``train``, ``val`` or ``test``.
-        studies: How many.
+        studies: Number of studies.
         image_size: Pixels a side.
         precision: Autocast precision of the encoders.
-        context: What the denoisers attend to: with ``pooled`` no tokens are kept.
+        context: What the denoisers attend to; ``pooled`` stores no tokens.
         modalities: Of the model.
     """
 
@@ -51,38 +49,6 @@ class CacheKey:
     def from_json(cls, values: dict[str, Any]) -> CacheKey:
         """Read it back."""
         return cls(**{**values, "modalities": tuple(values["modalities"])})
-
-    def check(self, folder: Path, wanted: CacheKey) -> None:
-        """Refuse to use a cache with this key for another one.
-
-        Raises:
-            DataError: If they differ; says in what.
-        """
-        if self == wanted:
-            return
-        fix = f"name another cache folder, or make this one again: medcodi data cache … --overwrite, or remove {folder}"
-        if self.weights != wanted.weights:
-            raise DataError(
-                f"{folder}: cache made from other weights, {_short(self.weights)}",
-                expected=f"the autoencoders and prompt encoders of the model, {_short(wanted.weights)}",
-                fix=fix,
-            )
-        if (self.data, self.split, self.studies) != (wanted.data, wanted.split, wanted.studies):
-            raise DataError(f"{folder}: cache made from other data, {self._data()}", expected=wanted._data(), fix=fix)
-        different = [name for name, value in asdict(wanted).items() if getattr(self, name) != value]
-        told = [f"{name} {getattr(self, name)!r}" for name in different]
-        raise DataError(
-            f"{folder}: cache made with {', '.join(told)}",
-            expected=", ".join(f"{name} {getattr(wanted, name)!r}" for name in different),
-            fix=fix,
-        )
-
-    def _data(self) -> str:
-        return f"{self.studies:,} studies of {self.dataset!r}, split {self.split!r}, {_short(self.data)}"
-
-
-def _short(name: str) -> str:
-    return name if len(name) <= 24 else f"{name[:16]}…{name[64:]}"  # a SHA-256, and what follows it
 
 
 def cache_key(model: MedCoDi, dataset: StudyDataset, *, split: str = "train", precision: str = "fp32") -> CacheKey:
@@ -108,7 +74,7 @@ def cache_key(model: MedCoDi, dataset: StudyDataset, *, split: str = "train", pr
 
 
 def encoder_names(model: MedCoDi) -> list[str]:
-    """The components that a cache stands for."""
+    """The components whose outputs a cache stores."""
     return [name for name in model.components() if name.startswith("autoencoder_") or name == "prompt_encoders"]
 
 

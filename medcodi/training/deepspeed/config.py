@@ -1,38 +1,43 @@
-"""DeepSpeed's dictionary, derived from our config, so that there is one truth; what DeepSpeed cannot do is refused."""
+"""DeepSpeed's configuration, derived from ours; settings that DeepSpeed does not support are refused."""
 
 from __future__ import annotations
 
+import logging
 import zlib
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from medcodi.errors import ConfigError
+import torch
+import torch.distributed as dist
+
+from medcodi.distributed import Ranks
+from medcodi.errors import ConfigError, MissingExtraError, TrainingError
 from medcodi.training.config import TrainConfig
 
 
 def deepspeed_dictionary(config: TrainConfig, world_size: int, device_type: str) -> dict[str, Any]:
-    """Our config in DeepSpeed's words.
+    """DeepSpeed's configuration of a run.
 
-    Weights stay float32 and bf16 is autocast, exactly as on the plain engine, so both compute the same thing.
+    Weights stay float32 and bf16 is autocast, as on the plain engine, so both compute the same.
 
     Raises:
-        ConfigError: For what DeepSpeed cannot do.
+        ConfigError: If DeepSpeed does not support a setting.
     """
-    _refuse_what_cannot_be(config, device_type)
+    _check_supported(config, device_type)
     accumulation = config.batch.accumulation(world_size)
-    clip = config.optimizer.grad_clip if config.engine.zero_stage else None  # ZeRO-0: the engine clips
+    clip = config.optimizer.grad_clip if config.engine.zero_stage else None  # under ZeRO-0 our engine clips
     values: dict[str, Any] = {
         "train_batch_size": config.batch.global_size,
         "train_micro_batch_size_per_gpu": config.batch.global_size // (world_size * accumulation),
         "gradient_accumulation_steps": accumulation,
         "gradient_clipping": clip or 0.0,
         "zero_optimization": _zero(config),
-        "zero_allow_untested_optimizer": True,  # the optimiser is ours, the same as on the plain engine
+        "zero_allow_untested_optimizer": True,  # the optimiser is that of the plain engine
         "steps_per_print": 2**31,
     }
-    if config.engine.offload_optimizer != "none":  # the optimiser stays ours: fused AdamW is one pass over memory too
-        values["zero_force_ds_cpu_optimizer"] = False
+    if config.engine.offload_optimizer != "none":
+        values["zero_force_ds_cpu_optimizer"] = False  # fused AdamW passes over memory once too
     if config.precision == "bf16":
         values["torch_autocast"] = {"enabled": True, "dtype": "bfloat16"}
     return values
@@ -47,18 +52,18 @@ def _zero(config: TrainConfig) -> dict[str, Any]:
         values["offload_optimizer"] = {"device": engine.offload_optimizer, "pin_memory": True}
     if engine.offload_parameters != "none":
         values["offload_param"] = {"device": engine.offload_parameters, "pin_memory": True}
-    if engine.offload_optimizer == "nvme":  # a share of weights, both moments and gradients: four buffers
+    if engine.offload_optimizer == "nvme":  # four buffers: a shard of weights, of both moments, and of gradients
         values["offload_optimizer"] |= {"nvme_path": str(swap_folder(config)), "buffer_count": 4}
     return values
 
 
 def swap_folder(config: TrainConfig) -> Path:
-    """Where a run's offloaded state lies: runs that share ``engine.nvme_path`` do not share files."""
+    """Folder of a run's offloaded state, below ``engine.nvme_path``, which several runs may share."""
     out = Path(config.out).resolve()
     return Path(config.engine.nvme_path or "") / f"{out.name}-{zlib.crc32(str(out).encode()):08x}"
 
 
-def _refuse_what_cannot_be(config: TrainConfig, device_type: str) -> None:
+def _check_supported(config: TrainConfig, device_type: str) -> None:
     engine = config.engine
     if config.precision == "fp16" and device_type != "cuda":
         raise ConfigError("precision fp16 on the CPU", expected="a GPU for fp16", fix="precision=bf16")
@@ -73,7 +78,7 @@ def _refuse_what_cannot_be(config: TrainConfig, device_type: str) -> None:
     if engine.offload_optimizer == "cpu" and engine.zero_stage == 0:
         raise ConfigError(
             "engine.offload_optimizer cpu with engine.zero_stage 0",
-            expected="a partitioned optimiser",
+            expected="an optimiser that is partitioned",
             fix="engine.zero_stage=1 or higher",
         )
     if engine.offload_optimizer == "nvme" and engine.zero_stage < 3:
@@ -85,16 +90,49 @@ def _refuse_what_cannot_be(config: TrainConfig, device_type: str) -> None:
     if engine.offload_parameters != "none" and engine.zero_stage < 3:
         raise ConfigError(
             f"engine.offload_parameters {engine.offload_parameters} with engine.zero_stage {engine.zero_stage}",
-            expected="weights in shares",
+            expected="weights that are partitioned",
             fix="engine.zero_stage=3, or engine.offload_parameters=none",
         )
 
 
-def refuse_without_async_io(config: TrainConfig) -> None:
-    """See whether this machine can swap to ``engine.nvme_path``, without building anything but DeepSpeed's own one-line probe.
+def import_deepspeed(device: torch.device) -> Any:
+    """Import DeepSpeed, quiet, and on the CPU without the communication kernel that it would compile at first use."""
+    try:
+        import deepspeed
+        from deepspeed.ops import __compatible_ops__
+        from deepspeed.utils import logger
+    except ImportError:
+        raise MissingExtraError("deepspeed", extra="deepspeed", needed_for="engine.name=deepspeed") from None
+    logger.setLevel(logging.WARNING)
+    if device.type == "cpu":
+        __compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same without a compiler
+    return deepspeed
+
+
+def check_deepspeed(config: TrainConfig, ranks: Ranks) -> Any:
+    """Import DeepSpeed, if it can run this config here.
 
     Raises:
-        ConfigError: If the folder cannot be made, or DeepSpeed's op that reads and writes it cannot be had.
+        ConfigError: If it does not support a setting.
+        MissingExtraError: If it is not installed.
+        TrainingError: If there is no process group.
+    """
+    deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
+    deepspeed = import_deepspeed(ranks.device)
+    if config.engine.offload_optimizer == "nvme":
+        check_async_io(config)
+    if not dist.is_initialized():
+        raise TrainingError(
+            "no process group for DeepSpeed", fix="start with: deepspeed launch/train.py …, or torchrun"
+        )
+    return deepspeed
+
+
+def check_async_io(config: TrainConfig) -> None:
+    """Refuse a machine that cannot swap to ``engine.nvme_path``; builds nothing but DeepSpeed's one-line probe.
+
+    Raises:
+        ConfigError: If the folder cannot be made, or DeepSpeed's async_io op cannot be built.
     """
     from torch.utils.cpp_extension import is_ninja_available
 
@@ -108,13 +146,13 @@ def refuse_without_async_io(config: TrainConfig) -> None:
             expected="a folder on a local disk that can be written",
             fix=f"another engine.nvme_path, {instead}",
         ) from error
-    lacking = (
+    missing = (
         [] if builders.AsyncIOBuilder().is_compatible(verbose=False) else ["libaio with its headers, or a C compiler"]
     )
-    lacking += [] if is_ninja_available() else ["ninja"]
-    if lacking:
+    missing += [] if is_ninja_available() else ["ninja"]
+    if missing:
         raise ConfigError(
-            f"engine.offload_optimizer nvme: DeepSpeed's async_io op cannot be had here, for lack of {' and '.join(lacking)}",
+            f"engine.offload_optimizer nvme: DeepSpeed's async_io op cannot be built here: {' and '.join(missing)} missing",
             expected="what it is built from at first use",
             fix=f"install libaio-dev (libaio-devel), g++ and ninja, {instead}",
         )

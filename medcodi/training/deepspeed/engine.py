@@ -1,8 +1,7 @@
-"""DeepSpeed as an engine, ZeRO 0 to 3: the same stage, optimiser, schedule and checkpoints as on the plain one."""
+"""DeepSpeed as an engine, ZeRO 0 to 3: stage, optimiser, schedule and checkpoints are those of the plain engine."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, nullcontext
 from typing import Any
@@ -13,94 +12,45 @@ from torch import Tensor, nn
 
 from medcodi.data.loading import Batch
 from medcodi.distributed import Ranks
-from medcodi.errors import MissingExtraError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.stages.accumulation import accumulations
 from medcodi.stages.stage import Stage
 from medcodi.training.config import TrainConfig
 from medcodi.training.deepspeed import zero3
-from medcodi.training.deepspeed.config import deepspeed_dictionary, refuse_without_async_io
+from medcodi.training.deepspeed.config import check_deepspeed, deepspeed_dictionary
 from medcodi.training.engine import (
     OPTIMIZER_STATE,
+    Engine,
     StepResult,
     check_finite,
     features_of,
     marked,
     seed_step,
 )
-from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
-from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
-
-
-def import_deepspeed(device: torch.device) -> Any:
-    """DeepSpeed, quiet, and on the CPU without the communication kernel that it would compile on first use.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
-    try:
-        import deepspeed
-        from deepspeed.ops import __compatible_ops__
-        from deepspeed.utils import logger
-    except ImportError:
-        raise MissingExtraError("deepspeed", extra="deepspeed", needed_for="engine.name=deepspeed") from None
-    logger.setLevel(logging.WARNING)
-    if device.type == "cpu":
-        __compatible_ops__["deepspeed_shm_comm"] = False  # gloo does it: no compiler needed, no minute of building
-    return deepspeed
-
-
-def check_deepspeed(config: TrainConfig, ranks: Ranks) -> Any:
-    """DeepSpeed, if it can do here what the config asks of it.
-
-    Raises:
-        ConfigError: For what it cannot do.
-        MissingExtraError: If it is not installed.
-        TrainingError: If there is no process group.
-    """
-    deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
-    deepspeed = import_deepspeed(ranks.device)
-    if config.engine.offload_optimizer == "nvme":
-        refuse_without_async_io(config)
-    if not dist.is_initialized():
-        raise TrainingError(
-            "no process group for DeepSpeed", fix="start with: deepspeed launch/train.py …, or torchrun"
-        )
-    return deepspeed
+from medcodi.training.optimizer import build_optimizer, learning_rate
 
 
 @contextmanager
 def scalars_left_alone(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """Keep DeepSpeed from sending scalar parameters to the other ranks, which it cannot; all have read the same file."""
+    """Keep DeepSpeed from broadcasting scalar parameters, which fails; all ranks have read the same file."""
     scalars: list[Any] = [parameter for parameter in parameters if parameter.ndim == 0]
     for scalar in scalars:
-        scalar.ds_optim_param = True  # its mark of parameters that it does not send
+        scalar.ds_optim_param = True  # marks parameters that it does not broadcast
     yield
     for scalar in scalars:
         del scalar.ds_optim_param
 
 
-class DeepSpeedEngine:
-    """ZeRO 0-3 over the same stage, optimiser, schedule and checkpoints as the plain engine."""
+class DeepSpeedEngine(Engine):
+    """ZeRO 0 to 3."""
 
     def __init__(self, stage: Stage, config: TrainConfig, ranks: Ranks) -> None:
-        """Partition the stage and its optimiser.
-
-        Raises:
-            ConfigError: For what DeepSpeed cannot do.
-            TrainingError: If the stage trains nothing, or there is no process group.
-        """
         deepspeed = check_deepspeed(config, ranks)
         dictionary = deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
-        self.config, self.ranks, self.zero_stage = config, ranks, config.engine.zero_stage
-        self.stage = stage.to(ranks.device)
-        self._trained = trained_parameters(stage)
-        if not self._trained:
-            raise TrainingError(f"stage {config.stage.name!r} trains no parameter", fix="check stage.options")
-        if config.compile:
-            compile_blocks(stage, ranks.device)
-        if config.engine.activation_checkpointing:
-            checkpoint_activations(stage)
+        super().__init__(stage, config, ranks)
+        self.zero_stage = config.engine.zero_stage
+
+        # DeepSpeed takes the stage and our optimiser over.
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         optimizer = build_optimizer(stage, config.optimizer)
         prepared = zero3.scalars_as_vectors if self.zero_stage == 3 else scalars_left_alone
@@ -113,13 +63,9 @@ class DeepSpeedEngine:
             zero3.clear_padding(self._optimizer, self._trained.values(), ranks.rank)
         self._make_optimizer_state(0)
 
-    def autocast(self) -> Any:
-        """Context in which the stage computes at the run's precision."""
-        return autocast(self.ranks.device, self.config.precision)
-
     @contextmanager
     def evaluation(self) -> Iterator[None]:
-        """Context in which the stage and its parts are used outside a step, with the shards as they are when it is entered."""
+        """Context in which the stage and its parts are used outside a step, with the current shards."""
         with ExitStack() as stack:
             stack.enter_context(self.autocast())
             if self.zero_stage == 3:
@@ -134,9 +80,13 @@ class DeepSpeedEngine:
             group["lr"] = lr
         if self.zero_stage == 3:
             zero3.clear_gradients(self._optimizer)
+
+        # What micro-batches must know of each other, computed before their own passes.
         batches = [batch.to(self.ranks.device) for batch in micro_batches]
         with zero3.gathering(self.stage) if self.zero_stage == 3 else nullcontext():
             known = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
+
+        # Accumulate gradients, and exchange them.
         losses, logs = [], []
         with self._gradient_exchange():
             try:
@@ -149,9 +99,11 @@ class DeepSpeedEngine:
                     self._engine.backward(marked(output.loss))
                 self._fill_missing_gradients()
             except BaseException:
-                self._drop_gradients()  # or leaving the block would exchange them, with ranks that do something else
+                self._drop_gradients()  # else leaving the block would exchange them with ranks that do something else
                 raise
         self._engine.set_gradient_accumulation_boundary(True)
+
+        # Clip and step, unless the norm is not finite.
         taken, norm = self._step_if_finite()
         suspects = [] if taken else check_finite(losses, micro_batches)
         return StepResult(losses, logs, norm, lr, not taken, suspects)
@@ -159,14 +111,14 @@ class DeepSpeedEngine:
     def _gradient_exchange(self) -> Any:
         """Context of a step's backward passes.
 
-        ZeRO 1 and 2 exchange gradients once a step, in the order of the parameters: batches on two ranks may reach
-        different parts, and exchanging as gradients arrive would then pair the wrong ones. Under ZeRO-3 that cannot be,
-        and gradients are shared out as they arrive, so that no rank holds them all.
+        ZeRO 1 and 2 exchange gradients once per step, in the order of the parameters: batches on two ranks may reach
+        different parts, and an exchange in order of arrival would pair the wrong ones. Under ZeRO-3 all ranks reach the
+        same parts, and gradients are partitioned as they arrive, so that no rank holds all of them.
         """
         return self._engine.coalesce_grad_reduction() if self.zero_stage in (1, 2) else nullcontext()
 
     def _step_if_finite(self) -> tuple[bool, float | None]:
-        """Take the step; whether it was taken, and the norm of the gradients. ZeRO 1-3 look at it themselves, and clip."""
+        """Step; returns whether the step was taken, and the gradient norm. ZeRO 1 to 3 check and clip it themselves."""
         if self.zero_stage == 0:
             parameters = list(self._trained.values())
             total = nn.utils.get_total_norm([parameter.grad for parameter in parameters if parameter.grad is not None])
@@ -192,9 +144,9 @@ class DeepSpeedEngine:
         for parameter in self._trained.values():
             parameter.grad = None
 
-    # ---- state: whole tensors by name, so a checkpoint does not know engine, ZeRO stage or number of ranks -------
+    # ---- state: whole tensors by name, so that a checkpoint fits every engine, ZeRO stage and number of ranks ----
     def shards(self) -> dict[str, Tensor]:
-        """Name -> live tensor of the trained weights on this rank: under ZeRO-3 its flat, padded share."""
+        """Name -> live tensor of the trained weights on this rank: under ZeRO-3 its flat, padded shard."""
         return {name: getattr(parameter, "ds_tensor", parameter.data) for name, parameter in self._trained.items()}
 
     def whole(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -207,7 +159,7 @@ class DeepSpeedEngine:
         return result
 
     def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """What this rank holds of whole tensors, where it holds the like of its weights."""
+        """This rank's part of whole tensors, in the memory where its part of the weights is."""
         if self.zero_stage < 3:
             return {name: tensor.to(self.ranks.device) for name, tensor in whole.items()}
         kept = self.shards()
@@ -249,7 +201,7 @@ class DeepSpeedEngine:
                 yield name, key, value
 
     def load_optimizer_state(self, state: Mapping[str, Tensor], num_steps: int) -> None:
-        """Take the moments back."""
+        """Restore the moments."""
         from deepspeed.utils import safe_set_full_optimizer_state
 
         self._make_optimizer_state(num_steps)
@@ -273,7 +225,7 @@ class DeepSpeedEngine:
         return padded[rank * size : (rank + 1) * size]
 
     def _make_optimizer_state(self, num_steps: int) -> None:
-        """Make the optimiser's state now: DeepSpeed would at the first step, and then lose sight of the second group's."""
+        """Create the optimiser's state now: DeepSpeed would at the first step, and then miss that of the second group."""
         base = self._optimizer if self.zero_stage == 0 else self._optimizer.optimizer
         for owner in self._owners():
             state = base.state[owner]
@@ -284,7 +236,7 @@ class DeepSpeedEngine:
             self._optimizer._lazy_init_hp_params_optimizer_state()
 
     def _owners(self) -> Iterator[nn.Parameter]:
-        """What the optimiser's state belongs to on this rank; from the disk, as long as the next is not asked for."""
+        """The tensors whose moments this rank holds; from disk, each is in memory until the next one is requested."""
         if self.zero_stage == 0:
             yield from self._trained.values()
         elif self.zero_stage < 3:
@@ -293,10 +245,3 @@ class DeepSpeedEngine:
             for group in range(len(self._optimizer.fp16_groups)):
                 with zero3.group_in_memory(self._optimizer, group, changed=True) as owner:
                     yield owner
-
-    def scalars(self) -> dict[str, float]:
-        """Nothing: fp16 is refused."""
-        return {}
-
-    def load_scalars(self, scalars: Mapping[str, float]) -> None:
-        """Nothing to take back."""

@@ -1,7 +1,7 @@
-"""ZeRO-3: weights lie in shares on all ranks, and DeepSpeed's hooks put them together where a module runs.
+"""ZeRO-3: weights are partitioned over all ranks, and DeepSpeed's hooks gather them where a module runs.
 
-Every rank must run the same modules in the same order, for each of them is put together by all. The stages see to it: what
-a step runs follows from the config and the step alone, never from which modalities a rank's studies happen to have.
+Every rank must run the same modules in the same order, because all ranks take part in gathering each. The stages ensure it:
+what a step runs follows from the config and the step alone, not from the modalities that a rank's studies have.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 @contextmanager
 def scalars_as_vectors(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
-    """While DeepSpeed takes parameters over, show it those without dimensions as ``[1]``: it cannot send the others.
+    """Context in which DeepSpeed takes parameters over: it sees scalars as ``[1]``, because it cannot broadcast scalars.
 
-    Put together they have no dimensions again, so whoever computes with them or saves them sees no difference.
+    Gathered, they are scalars again.
     """
     scalars: list[Any] = [parameter for parameter in parameters if parameter.ndim == 0]
     for scalar in scalars:
@@ -26,13 +26,13 @@ def scalars_as_vectors(parameters: Iterable[nn.Parameter]) -> Iterator[None]:
     yield
     for scalar in scalars:
         scalar.ds_shape = torch.Size([])
-        if scalar.data.numel():  # small enough to stay whole
+        if scalar.data.numel():  # small enough to stay whole on every rank
             scalar.data = scalar.data.reshape(())
 
 
 @contextmanager
 def gathering(module: nn.Module) -> Iterator[None]:
-    """Weights that are used outside their own module's forward pass are put together too, as in the engine's own pass."""
+    """Context in which weights are gathered also where they are used outside their own module's forward pass."""
     from deepspeed.runtime.zero.parameter_offload import ensure_zero_ordered_dict
 
     parts: list[Any] = list(module.modules())
@@ -48,7 +48,7 @@ def gathering(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def shares_changed(optimizer: Any) -> Iterator[None]:
-    """The shares were written to: nothing that was put together before is used, nor is it afterwards."""
+    """Context in which shards have changed: weights gathered before it are not used in it, nor those of it afterwards."""
     optimizer.empty_partition_cache()
     try:
         yield
@@ -58,11 +58,11 @@ def shares_changed(optimizer: Any) -> Iterator[None]:
 
 @contextmanager
 def group_in_memory(optimizer: Any, group: int, changed: bool) -> Iterator[nn.Parameter]:
-    """This rank's share of a group's weights, to whose moments it is the key, read from disk if that is where they lie.
+    """This rank's shard of a group's weights, the key of its moments; read from disk if it is offloaded.
 
     Args:
         optimizer: DeepSpeed's.
-        group: Its number.
+        group: Number of the group.
         changed: Write it back afterwards.
     """
     swapped = optimizer._swappable_optimizer_subgroup(group)
@@ -76,7 +76,7 @@ def group_in_memory(optimizer: Any, group: int, changed: bool) -> Iterator[nn.Pa
 
 
 def shares_of_moments(optimizer: Any, keys: Iterable[str], changed: bool) -> Iterator[tuple[Any, str, Tensor]]:
-    """Trained parameter, name of a moment, this rank's flat share of it, to be read or written before the next is asked for."""
+    """(parameter, name of the moment, this rank's flat shard of it), each in memory until the next one is requested."""
     for group, parameters in enumerate(optimizer.fp16_groups):
         with group_in_memory(optimizer, group, changed) as owner:
             state = optimizer.optimizer.state[owner]
@@ -88,7 +88,7 @@ def shares_of_moments(optimizer: Any, keys: Iterable[str], changed: bool) -> Ite
 
 @torch.no_grad()
 def clear_padding(optimizer: Any, parameters: Iterable[Any], rank: int) -> None:
-    """Zero what fills this rank's shares up to the size of the others': DeepSpeed leaves there what was in memory before."""
+    """Zero the padding of this rank's shards, which DeepSpeed leaves uninitialised."""
 
     def clear(share: Tensor, parameter: Any) -> None:
         share[max(0, parameter.ds_numel - rank * share.numel()) :] = 0.0
@@ -103,10 +103,10 @@ def clear_padding(optimizer: Any, parameters: Iterable[Any], rank: int) -> None:
 
 
 def leave_gradients_in_memory(optimizer: Any) -> None:
-    """Where moments lie on disk, do not write gradients there too.
+    """Where moments are on disk, do not write gradients there too.
 
-    DeepSpeed 0.19 keeps a buffer for all of a rank's shares anyway, so a copy on the disk spares nothing; and it reads one of
-    1 MB or more back wrong if its place among the group's is not a multiple of 1024 bytes.
+    DeepSpeed 0.19 keeps a buffer for all of a rank's shards anyway, so that a copy on disk saves nothing; and it reads a shard of
+    1 MB or more back wrong if its offset in the group is not a multiple of 1024 bytes.
     """
     if not optimizer.swap_optimizer:
         return
@@ -119,7 +119,7 @@ def leave_gradients_in_memory(optimizer: Any) -> None:
 
 
 def clear_gradients(optimizer: Any) -> None:
-    """Zero this rank's shares of the gradients: those of parts that a step does not reach would stay from the step before."""
+    """Zero this rank's shards of the gradients: those of parts that a step does not reach would be the last step's."""
     optimizer.grad_partitions_flat_buffer.zero_()
     if optimizer.offload_optimizer:
         optimizer.norm_for_param_grads.clear()
@@ -132,15 +132,15 @@ def clear_gradients(optimizer: Any) -> None:
 
 
 def fill_missing_gradients(optimizer: Any) -> None:
-    """Where gradients lie on disk: zeros for the parts that this step did not reach. Call it after the backward passes."""
+    """Where gradients are on disk, zeros for the parts that this step did not reach; call it after the backward passes."""
     if not optimizer.swap_optimizer:
         return
     for group, parameters in enumerate(optimizer.fp16_groups):
         if not optimizer._swappable_optimizer_subgroup(group):
             continue
-        found = optimizer.optimizer_swapper.swap_params_info[optimizer.fp32_partitioned_groups_flat[group].ds_id]
+        info = optimizer.optimizer_swapper.swap_params_info[optimizer.fp32_partitioned_groups_flat[group].ds_id]
         for parameter in parameters:
             name = optimizer.get_param_id(parameter)
             if name not in optimizer.norm_for_param_grads:
                 _, offset, size = optimizer.grad_position[name]
-                found.unswapped_gradients[offset] = torch.zeros(size)
+                info.unswapped_gradients[offset] = torch.zeros(size)

@@ -1,4 +1,4 @@
-"""What a run tells, and to whom: settings."""
+"""What a run logs, and where."""
 
 from __future__ import annotations
 
@@ -10,22 +10,15 @@ from medcodi.training.monitoring.alerts import AlertConfig
 
 @config
 class WandbConfig:
-    """Weights & Biases: what TensorBoard shows, on its server or (``offline``) in the run's folder, to be sent later.
+    """Weights & Biases: what TensorBoard shows, on its server or (``offline``) in the run's folder, to be sent later."""
 
-    Attributes:
-        project: The project that the run belongs to.
-        mode: ``offline`` needs no network; ``disabled`` tells nothing, and does not need the package.
-        name: The run's name; None: the name of its folder.
-        entity: User or team; None: the account's own.
-        tags: Words to find it by.
-        samples: Also send sample grids and texts. They show studies of the data: only where these may leave the machine.
-    """
-
-    project: str = "medcodi"
+    project: str = "medcodi"  # the run's project
+    # offline needs no network; disabled logs nothing there, and does not need the package
     mode: Literal["online", "offline", "disabled"] = "online"
-    name: str | None = None
-    entity: str | None = None
-    tags: tuple[str, ...] = ()
+    name: str | None = None  # the run's name; None: the name of its folder
+    entity: str | None = None  # user or team; None: the account's own
+    tags: tuple[str, ...] = ()  # words to find it by
+    # also send sample grids and texts. They show studies of the data: only where these may leave the machine
     samples: bool = False
 
     def __post_init__(self) -> None:
@@ -35,38 +28,24 @@ class WandbConfig:
 
 @config
 class TrackingConfig:
-    """What a run tells.
+    """What a run logs."""
 
-    Attributes:
-        tensorboard: Write TensorBoard events beside ``log.jsonl``.
-        wandb: Also tell Weights & Biases; None: not.
-        log_every: Steps between two logged lines; each holds means over these steps.
-        samples_every: Steps between two sample grids; 0: none.
-        samples: Directions in a grid: those that the ``stage`` trains, or ``all`` that the model has.
-        num_samples: Studies in a sample grid.
-        validate_every: Steps between two validations on ``validation``; 0: never.
-        validate_batches: Batches in a validation, at least; so many more that every timestep bucket, and every set of
-            targets in ``join``, comes equally often.
-        mfu: Tell the share of the device's peak that the run reaches.
-        mfu_after: Seconds of a run before it is worked out, for that takes some; 0: at the first logged line.
-        peak_tflops: The peak it is a share of, of one device; None: what a matrix product reaches on it.
-        alerts: Early signs of trouble that are called out.
-        summary: Write ``summary.html`` at the end: the run in curves, to be opened in any browser.
-    """
-
-    tensorboard: bool = True
-    wandb: WandbConfig | None = None
-    log_every: int = 20
-    samples_every: int = 0
-    samples: Literal["stage", "all"] = "stage"
-    num_samples: int = 4
-    validate_every: int = 0
+    tensorboard: bool = True  # write TensorBoard events beside log.jsonl
+    wandb: WandbConfig | None = None  # also log to Weights & Biases; None: no
+    log_every: int = 20  # steps between two logged lines; each holds means over these steps
+    samples_every: int = 0  # steps between two sample grids; 0: none
+    samples: Literal["stage", "all"] = "stage"  # directions in a grid: those that the stage trains, or all of the model
+    num_samples: int = 4  # studies in a sample grid
+    validate_every: int = 0  # steps between two validations; 0: never
+    # least number of batches in a validation; rounded up until every timestep bucket, and every set of targets in
+    # join, comes equally often
     validate_batches: int = 4
-    mfu: bool = True
+    mfu: bool = True  # log model FLOPs utilisation, the share of the device's peak that the run reaches
+    # seconds of a run before it is measured, because that takes time; 0: at the first logged line
     mfu_after: float = 60.0
-    peak_tflops: float | None = None
-    alerts: AlertConfig = AlertConfig()
-    summary: bool = True
+    peak_tflops: float | None = None  # peak of one device; None: what a matrix product reaches on it
+    alerts: AlertConfig = AlertConfig()  # early signs of trouble that are called out
+    summary: bool = True  # write summary.html at the end: the run's curves, for any browser
 
     def __post_init__(self) -> None:
         for name in ("log_every", "num_samples", "validate_batches", "peak_tflops"):

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import base64
-import html
 import json
 import math
 from collections.abc import Sequence
@@ -11,16 +9,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from medcodi.distributed import Ranks
-from medcodi.errors import TrainingError
-from medcodi.training.config import TrainConfig
-from medcodi.training.monitoring.curves import Curve, chart
+from medcodi.errors import MedCoDiError, TrainingError
+from medcodi.pages.charts import Curve, line_chart
+from medcodi.pages.page import Figure, Head, Plot, Section, Table, png_data_uri, render_page, write_page
+from medcodi.training.monitoring.observer import Observer
 
 PAGE = "summary.html"
-STYLE = """body{font:15px/1.5 system-ui,sans-serif;margin:2rem auto;max-width:72rem;padding:0 1rem;color:#222;background:#fff}
-h1{font-size:1.4rem}h2{font-size:1.1rem;margin-top:2rem}.charts{display:flex;flex-wrap:wrap;gap:1rem}
-figure{margin:0}figcaption{font-size:.85rem;color:#555}img{max-width:100%}li{margin:.3rem 0}
-table{border-collapse:collapse}td,th{padding:.1rem .8rem .1rem 0;text-align:left}"""
 
 
 @dataclass(frozen=True)
@@ -126,18 +120,22 @@ def page(stories: Sequence[RunStory]) -> str:
             for name in chosen
             if name in story.curves
         ]
-        charts.append(chart(title, curves))
-    heading = " · ".join(html.escape(story.name) for story in stories)
-    parts = [
-        f"<!doctype html><html lang=en><meta charset=utf-8><title>{heading}</title><style>{STYLE}</style>",
-        f"<h1>{heading}</h1>",
-        _last_figures(stories),
-        *(_alerts(story) for story in stories),
-        f"<h2>Curves</h2><div class=charts>{''.join(charts)}</div>",
-        *(_buckets(stories, names)),
-        *(_samples(story) for story in stories),
+        charts.append(Plot(svg=line_chart(title, curves)))
+    sections = [
+        Section(title="Last values", tables=[_last_figures(stories)]),
+        *(
+            Section(
+                title=f"Signs of trouble in {story.name}",
+                alarms=[f"step {step:,}: {text}" for step, text in story.alerts],
+            )
+            for story in stories
+            if story.alerts
+        ),
+        Section(title="Curves", plots=charts),
+        *_buckets(stories, names),
+        *_samples(stories),
     ]
-    return "\n".join(part for part in parts if part) + "\n"
+    return render_page(Head(title=" · ".join(story.name for story in stories)), sections)
 
 
 def _label(story: RunStory, name: str, chosen: Sequence[str], stories: Sequence[RunStory]) -> str:
@@ -163,14 +161,14 @@ def _look(stories: Sequence[RunStory], story: RunStory, chosen: Sequence[str], n
     return list(stories).index(story), chosen.index(name)
 
 
-def _last_figures(stories: Sequence[RunStory]) -> str:
+def _last_figures(stories: Sequence[RunStory]) -> Table:
     rows = []
     for story in stories:
         last = {name: points[-1] for name, points in story.curves.items()}
         step = max(step for step, _ in last.values())
-        shown = [f"{label} {last[name][1]:.4g}" for name, label in _HEAD.items() if name in last]
-        rows.append(f"<tr><th>{html.escape(story.name)}<td>step {step:,}<td>{'<td>'.join(shown)}")
-    return f"<table>{''.join(rows)}</table>"
+        values = [Figure(text=f"{last[name][1]:.4g}", value=last[name][1]) if name in last else "–" for name in _HEAD]
+        rows.append([story.name, Figure(text=f"{step:,}", value=step), *values])
+    return Table(columns=["run", "step", *_HEAD.values()], rows=rows)
 
 
 _HEAD = {
@@ -182,14 +180,7 @@ _HEAD = {
 }
 
 
-def _alerts(story: RunStory) -> str:
-    if not story.alerts:
-        return ""
-    items = "".join(f"<li>step {step:,}: {html.escape(text)}" for step, text in story.alerts)
-    return f"<h2>Signs of trouble in {html.escape(story.name)}</h2><ul>{items}</ul>"
-
-
-def _buckets(stories: Sequence[RunStory], names: Sequence[str]) -> list[str]:
+def _buckets(stories: Sequence[RunStory], names: Sequence[str]) -> list[Section]:
     """The last validation, bucket by bucket: loss against t."""
     buckets = [name for name in names if name.startswith("validation/t/")]
     charts = []
@@ -200,8 +191,8 @@ def _buckets(stories: Sequence[RunStory], names: Sequence[str]) -> list[str]:
             points = [(_middle(name), story.curves[name][-1][1]) for name in chosen if name in story.curves]
             if points:
                 curves.append(Curve(story.name, sorted(points), place, 0))
-        charts.append(chart(f"{modality}: last validation loss against t", curves, across="t"))
-    return [f"<h2>Loss against the timestep</h2><div class=charts>{''.join(charts)}</div>"] if charts else []
+        charts.append(Plot(svg=line_chart(f"{modality}: last validation loss against t", curves, x_label="t")))
+    return [Section(title="Loss against the timestep", plots=charts)] if charts else []
 
 
 def _middle(name: str) -> int:
@@ -209,13 +200,15 @@ def _middle(name: str) -> int:
     return (int(first) + int(last) + 1) // 2
 
 
-def _samples(story: RunStory) -> str:
-    pictures = sorted((story.root / "samples").glob("step-*.png"))
-    if not pictures:
-        return ""
-    data = base64.b64encode(pictures[-1].read_bytes()).decode()
-    title = html.escape(f"{story.name}: samples, {pictures[-1].stem}")
-    return f'<h2>{title}</h2><img alt="{title}" src="data:image/png;base64,{data}">'
+def _samples(stories: Sequence[RunStory]) -> list[Section]:
+    """The last contact sheet of each run."""
+    sections = []
+    for story in stories:
+        if sheets := sorted((story.root / "samples").glob("step-*.png")):
+            title = f"{story.name}: samples, {sheets[-1].stem}"
+            picture = Plot(uri=png_data_uri(sheets[-1].read_bytes()), caption=title)
+            sections.append(Section(title=title, plots=[picture]))
+    return sections
 
 
 def write_summary(roots: Sequence[str | Path], path: str | Path) -> Path:
@@ -226,19 +219,17 @@ def write_summary(roots: Sequence[str | Path], path: str | Path) -> Path:
         path: Of the page.
 
     Raises:
-        TrainingError: If a folder holds no log, or the page cannot be written.
+        TrainingError: If a folder holds no log.
+        DataError: If the page cannot be written.
     """
-    text, path = page([read_story(root) for root in roots]), Path(path)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise TrainingError(f"cannot write {path}: {error.strerror}", fix="name another file with --out") from None
-    return path
+    return write_page(path, page([read_story(root) for root in roots]))
 
 
-def summarise(config: TrainConfig, root: Path, ranks: Ranks) -> None:
-    """Write a run's own page at its end, on the first rank. It is an extra: without a line in the log there is none."""
-    if config.tracking.summary and ranks.is_first:
-        with suppress(TrainingError):
-            write_summary([root], root / PAGE)
+class SummaryPage(Observer):
+    """Writes the run's own page at its end. It is an extra: without a line in the log there is none."""
+
+    def on_end(self) -> None:
+        """Write ``summary.html`` on the first rank."""
+        if self.run.config.tracking.summary and self.run.ranks.is_first:
+            with suppress(MedCoDiError):
+                write_summary([self.run.folder.root], self.run.folder.root / PAGE)

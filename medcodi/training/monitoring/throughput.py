@@ -1,4 +1,4 @@
-"""How well a run uses its machine: what it does of what the device can do at most, memory."""
+"""How well a run uses its machine: memory, and model FLOPs utilisation."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ from medcodi.training.cost import study_flops
 from medcodi.training.execution import DTYPES
 
 GIB = 2**30
-MATRIX = {"cuda": 4096, "cpu": 1024}  # rows and columns of the product that the peak is measured with
-SECONDS = 0.3  # that the measurement takes
+MATRIX_SIZE = {"cuda": 4096, "cpu": 1024}  # of the product that the peak is measured with
+MEASUREMENT_S = 0.3
 
 
 @lru_cache(maxsize=8)
 def matmul_peak(device: torch.device, precision: str) -> float:
-    """Floating-point operations a second of a large matrix product, as the best of some: what the device can do at most.
+    """Floating-point operations per second of a large matrix product, the best of a few: the device's peak.
 
-    Measured once a process and precision, with the threads and settings that the run has.
+    Measured once per process and precision, with the threads and settings of the run.
     """
-    size = MATRIX.get(device.type, MATRIX["cuda"])
+    size = MATRIX_SIZE.get(device.type, MATRIX_SIZE["cuda"])
     dtype = DTYPES[precision]
     a, b = (torch.full((size, size), 0.5, dtype=dtype, device=device) for _ in range(2))
 
@@ -37,15 +37,16 @@ def matmul_peak(device: torch.device, precision: str) -> float:
         began = time.perf_counter()
         for _ in range(repeats):
             torch.mm(a, b)
-        _wait(device)
+        _wait(device)  # kernels run asynchronously
         return (time.perf_counter() - began) / repeats
 
     with torch.inference_mode():
-        once = max(seconds(1), 1e-9)  # warm-up
+        # The first call warms up; then as many repeats as fit into the time.
+        once = max(seconds(1), 1e-9)
         once = min(once, max(seconds(1), 1e-9))
-        repeats = max(1, min(50, int(SECONDS / 3 / once)))
-        best = min(once, *(seconds(repeats) for _ in range(3))) if once < SECONDS else once
-    return 2.0 * size**3 / best
+        repeats = max(1, min(50, int(MEASUREMENT_S / 3 / once)))
+        best = min(once, *(seconds(repeats) for _ in range(3))) if once < MEASUREMENT_S else once
+    return 2.0 * size**3 / best  # a product and a sum per term
 
 
 def _wait(device: torch.device) -> None:
@@ -54,62 +55,62 @@ def _wait(device: torch.device) -> None:
 
 
 def memory(device: torch.device) -> dict[str, float]:
-    """GiB that this process holds and held at most, on the GPU (as torch's allocator counts) and on the CPU."""
-    figures = {}
+    """GiB that this process uses now and used at most, on the GPU (as torch's allocator counts) and on the CPU."""
+    values = {}
     if device.type == "cuda":
-        figures = {
+        values = {
             "gpu_allocated_gib": torch.cuda.memory_allocated(device) / GIB,
             "gpu_reserved_gib": torch.cuda.memory_reserved(device) / GIB,
             "gpu_peak_gib": torch.cuda.max_memory_allocated(device) / GIB,
         }
-    return {**figures, "cpu_gib": psutil.Process().memory_info().rss / GIB, "cpu_peak_gib": _peak_bytes() / GIB}
+    return {**values, "cpu_gib": psutil.Process().memory_info().rss / GIB, "cpu_peak_gib": _peak_bytes() / GIB}
 
 
 def _peak_bytes() -> float:
+    # Linux: ru_maxrss starts with what the parent process used, so it is read from /proc.
     status = Path("/proc/self/status")
-    if status.is_file():  # ru_maxrss begins with what the parent held when it started this process
+    if status.is_file():
         line = next((line for line in status.read_text().splitlines() if line.startswith("VmHWM")), None)
         if line is not None:
             return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
+    return peak if sys.platform == "darwin" else peak * 1024  # bytes on macOS, KiB elsewhere
 
 
 class Utilisation:
-    """Model FLOPs utilisation (Chowdhery et al., 2022, appendix B): operations that the model needs over those the devices could do.
+    """Model FLOPs utilisation (MFU; Chowdhery et al., 2022, appendix B): operations of the model over the devices' peak.
 
     Attributes:
-        trouble: Why it cannot be told, once that is known.
+        problem: Why it cannot be measured; empty: it can.
     """
 
-    def __init__(self, run: TrainConfig, device: torch.device, world_size: int) -> None:
-        self.run, self.device, self.world_size = run, device, world_size
+    def __init__(self, config: TrainConfig, device: torch.device, world_size: int) -> None:
+        self.config, self.device, self.world_size = config, device, world_size
         self._began = time.monotonic()
         self._flops = 0.0
-        self.trouble = ""
+        self.problem = ""
 
-    def figures(self, model: MedCoDi, studies_per_second: float) -> dict[str, float]:
-        """``mfu`` and what it is made of, for the log; empty where it is not asked for, or not yet.
+    def measure(self, model: MedCoDi, studies_per_second: float) -> dict[str, float]:
+        """``mfu`` and what it is computed from, for the log; empty where it is off, or not due yet.
 
         Args:
             model: What is trained.
             studies_per_second: Of all ranks together.
         """
-        tracking = self.run.tracking
-        if (
-            not tracking.mfu
-            or self.trouble
-            or (not self._flops and time.monotonic() - self._began < tracking.mfu_after)
-        ):
+        tracking = self.config.tracking
+        is_early = not self._flops and time.monotonic() - self._began < tracking.mfu_after
+        if not tracking.mfu or self.problem or is_early:
             return {}
         try:
-            flops = self._flops = self._flops or study_flops(self.run, model.config)
-            peak = 1e12 * tracking.peak_tflops if tracking.peak_tflops else matmul_peak(self.device, self.run.precision)
+            flops = self._flops = self._flops or study_flops(self.config, model.config)
+            peak = (
+                1e12 * tracking.peak_tflops if tracking.peak_tflops else matmul_peak(self.device, self.config.precision)
+            )
         except (
             RuntimeError,
             NotImplementedError,
-        ) as error:  # an operation without a fake, a GPU that is full: no reason to stop
-            self.trouble = f"MFU is not told: {type(error).__name__}: {first_line(error)[:200]}"
+        ) as error:  # an operation without a fake, a full GPU: no reason to stop
+            self.problem = f"MFU is not logged: {type(error).__name__}: {first_line(error)[:200]}"
             return {}
         return {
             "mfu": studies_per_second * flops / (peak * self.world_size),
@@ -117,14 +118,13 @@ class Utilisation:
             "peak_tflops": peak / 1e12,
         }
 
-    def in_words(self, figures: dict[str, float]) -> str:
-        """Where the figures come from, for the screen; empty while there is nothing to say."""
-        if not figures:
-            return self.trouble
-        origin = (
-            "tracking.peak_tflops" if self.run.tracking.peak_tflops else f"a {self.run.precision} matrix product here"
-        )
+    def explain(self, values: dict[str, float]) -> str:
+        """What the utilisation was computed from, for the screen; empty while there is nothing to explain."""
+        if not values:
+            return self.problem
+        config = self.config
+        origin = "tracking.peak_tflops" if config.tracking.peak_tflops else f"a {config.precision} matrix product here"
         return (
-            f"MFU {figures['mfu']:.1%}: {figures['gflops_per_study']:.4g} GFLOP a study, forward and backward, against "
-            f"{figures['peak_tflops']:.4g} TFLOP/s of each device ({origin})"
+            f"MFU {values['mfu']:.1%}: {values['gflops_per_study']:.4g} GFLOP per study, forward and backward, against "
+            f"{values['peak_tflops']:.4g} TFLOP/s of each device ({origin})"
         )

@@ -1,74 +1,91 @@
-"""What a run tells, and to whom: ``log.jsonl``, TensorBoard, Weights & Biases."""
+"""Where a run is logged: ``log.jsonl``, TensorBoard, Weights & Biases, and the screen."""
 
 from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable, Mapping, Sequence
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib import import_module
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from medcodi.config import to_dict
 from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError
 from medcodi.modality import MODALITIES
-from medcodi.training.config import TrainConfig
 from medcodi.training.monitoring.config import TrackingConfig
-from medcodi.training.monitoring.wandb_tracker import WandbTracker, import_wandb
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from medcodi.training.config import TrainConfig
 
 
 @dataclass(frozen=True)
-class Story:
-    """What was told of a run so far.
+class History:
+    """What was logged of a run so far."""
 
-    Attributes:
-        root: The run's folder.
-        config: The run.
-        step: It goes on from here; 0: it begins.
-        lines: What was logged until then.
-        retold: True if more than that was logged, by a run that was killed: it is taken out, for it will be told again.
-    """
-
-    root: Path
+    root: Path  # the run's folder
     config: TrainConfig
-    step: int
-    lines: Sequence[Mapping[str, Any]]
-    retold: bool
+    step: int  # the step that the run resumes from; 0: it starts
+    lines: Sequence[Mapping[str, Any]]  # what was logged until then
+    discarded: bool  # a run that was killed logged more: these lines are dropped, and will be logged again
 
 
-class Tracker(Protocol):
-    """Someone who is told; opened on the first rank, and told nothing twice."""
+# A new tracker is one more row.
+TRACKERS = (
+    "medcodi.training.monitoring.trackers:JsonLines",
+    "medcodi.training.monitoring.trackers:TensorBoard",
+    "medcodi.training.monitoring.wandb_tracker:WandbTracker",
+    "medcodi.training.monitoring.trackers:Screen",
+)
+
+
+class Tracker:
+    """One place where a run is logged; exists on the first rank only. Every method does nothing by default."""
+
+    def __init__(self, history: History) -> None:
+        """Open it."""
+
+    @staticmethod
+    def is_configured(tracking: TrackingConfig) -> bool:
+        """Whether a run logs here."""
+        return True
+
+    @staticmethod
+    def check() -> None:
+        """Raise MissingExtraError if a package is not installed."""
+
+    def advance(self, step: int) -> None:
+        """A step is done."""
 
     def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
-        """Figures of a step; ``timing`` is the machine's."""
-        ...
+        """Values of a step; ``timing`` is a function of the machine, ``values`` of the run."""
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A picture ``[H, W]`` in [0, 1]."""
-        ...
+        """An image ``[H, W]`` in [0, 1]."""
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text."""
-        ...
 
     def alerts(self, step: int, texts: Sequence[str]) -> None:
         """Signs of trouble."""
-        ...
+
+    def note(self, text: str) -> None:
+        """A remark for the person in front of the screen."""
 
     def close(self) -> None:
-        """Nothing more will be told."""
-        ...
+        """Flush and close."""
 
 
-class JsonLines:
-    """``log.jsonl``: one JSON object a logged step. The truth; the others are views of it."""
+class JsonLines(Tracker):
+    """``log.jsonl``: one JSON object per logged step. Every other tracker shows a part of it."""
 
-    def __init__(self, story: Story) -> None:
-        path = story.root / "log.jsonl"
-        path.write_text("".join(f"{json.dumps(line)}\n" for line in story.lines), encoding="utf-8")
+    def __init__(self, history: History) -> None:
+        path = history.root / "log.jsonl"
+        path.write_text("".join(f"{json.dumps(line)}\n" for line in history.lines), encoding="utf-8")
         self._file = path.open("a", encoding="utf-8", buffering=1)
 
     def _write(self, line: Mapping[str, Any]) -> None:
@@ -78,12 +95,6 @@ class JsonLines:
         """One line."""
         rounded = {name: round(value, 6) for name, value in timing.items()}
         self._write({"step": step, **values, **({"timing": rounded} if timing else {})})
-
-    def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """Nothing: pictures lie in a folder of their own."""
-
-    def text(self, step: int, name: str, text: str) -> None:
-        """Nothing: they lie beside the pictures."""
 
     def alerts(self, step: int, texts: Sequence[str]) -> None:
         """One line."""
@@ -95,11 +106,7 @@ class JsonLines:
 
 
 def import_summary_writer() -> Any:
-    """TensorBoard's writer.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
+    """TensorBoard's writer; MissingExtraError if it is not installed."""
     try:
         from torch.utils.tensorboard import SummaryWriter
     except ImportError:
@@ -107,23 +114,27 @@ def import_summary_writer() -> Any:
     return SummaryWriter
 
 
-class TensorBoard:
-    """TensorBoard events in ``tensorboard/``."""
+class TensorBoard(Tracker):
+    """TensorBoard events in ``tensorboard/``; those after the step that a run resumes from are marked as void."""
 
-    def __init__(self, story: Story) -> None:
-        """Open them; events after the step gone on from are marked as void.
-
-        Raises:
-            MissingExtraError: If TensorBoard is not installed.
-        """
-        folder = story.root / "tensorboard"
-        void = (
-            story.step + 1 if folder.exists() else None
-        )  # also where it goes on from step 0: killed before its first checkpoint
-        self._writer: Any = import_summary_writer()(str(folder), purge_step=void)
-        if story.config.tracking.validate_every:
+    def __init__(self, history: History) -> None:
+        folder = history.root / "tensorboard"
+        # Also a run that starts again from step 0, because it was killed before its first checkpoint.
+        purge_step = history.step + 1 if folder.exists() else None
+        self._writer: Any = import_summary_writer()(str(folder), purge_step=purge_step)
+        if history.config.tracking.validate_every:
             plots = {f"loss by timestep, {name}": ["Multiline", [rf"validation/t/.*/{name}$"]] for name in MODALITIES}
             self._writer.add_custom_scalars({"validation": plots})
+
+    @staticmethod
+    def is_configured(tracking: TrackingConfig) -> bool:
+        """Whether a run logs here."""
+        return tracking.tensorboard
+
+    @staticmethod
+    def check() -> None:
+        """Raise MissingExtraError if TensorBoard is not installed."""
+        import_summary_writer()
 
     def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
         """A point on each curve."""
@@ -131,7 +142,7 @@ class TensorBoard:
             self._writer.add_scalar(name, value, step)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A picture."""
+        """An image."""
         self._writer.add_image(name, pixels[None], step)
 
     def text(self, step: int, name: str, text: str) -> None:
@@ -147,23 +158,66 @@ class TensorBoard:
         self._writer.close()
 
 
-def _tensorboard(story: Story) -> Tracker | None:
-    return TensorBoard(story) if story.config.tracking.tensorboard else None
+class Screen(Tracker):
+    """Standard error: a progress bar on a terminal, plain lines elsewhere."""
+
+    def __init__(self, history: History) -> None:
+        self._steps, self._start_step = history.config.steps, history.step
+        self._began, self._bar = time.monotonic(), None
+        if sys.stderr.isatty():
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+            title = history.config.stage.name
+            columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[values]}")
+            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._task = self._bar.add_task(title, total=self._steps, completed=self._start_step, values="")
+            self._bar.start()
+
+    def advance(self, step: int) -> None:
+        """Move the bar."""
+        if self._bar is not None:
+            self._bar.update(self._task, completed=step)
+
+    def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float]) -> None:
+        """The loss of training or of validation."""
+        if "validation/loss" in values:
+            self.note(f"step {step}  validation loss {values['validation/loss']:.4f}")
+        if "lr" not in values:
+            return
+        rate = timing["studies_per_second"]
+        text = f"loss {values.get('loss', math.nan):.4f}  lr {values['lr']:.2e}  {rate:.1f} studies/s"
+        if self._bar is not None:
+            self._bar.update(self._task, values=text)
+            return
+        left = (time.monotonic() - self._began) / max(1, step - self._start_step) * (self._steps - step)
+        self.note(f"step {step}/{self._steps}  {text}  {left / 60:.1f} min left")
+
+    def alerts(self, step: int, texts: Sequence[str]) -> None:
+        """One line each."""
+        for text in texts:
+            self.note(f"LOOK: {text}")
+
+    def note(self, text: str) -> None:
+        """One line."""
+        if self._bar is not None:
+            self._bar.console.print(text, highlight=False, markup=False)
+        else:
+            print(text, file=sys.stderr, flush=True)
+
+    def close(self) -> None:
+        """Remove the bar."""
+        if self._bar is not None:
+            self._bar.stop()
 
 
-def _wandb(story: Story) -> Tracker | None:
-    options = story.config.tracking.wandb
-    if options is None or options.mode == "disabled":
-        return None
-    return WandbTracker(options, story.root, to_dict(story.config), lines=story.lines, retold=story.retold)
-
-
-# Name -> opens it, or gives None where the config does not ask for it. A new tracker is one more row.
-TRACKERS: dict[str, Callable[[Story], Tracker | None]] = {
-    "jsonl": JsonLines,
-    "tensorboard": _tensorboard,
-    "wandb": _wandb,
-}
+def configured_trackers(tracking: TrackingConfig) -> Iterator[type[Tracker]]:
+    """The trackers that a config names."""
+    for row in TRACKERS:
+        module, _, name = row.partition(":")
+        tracker = getattr(import_module(module), name)
+        if tracker.is_configured(tracking):
+            yield tracker
 
 
 def check_trackers(tracking: TrackingConfig) -> None:
@@ -172,43 +226,43 @@ def check_trackers(tracking: TrackingConfig) -> None:
     Raises:
         MissingExtraError: Names the extra.
     """
-    if tracking.tensorboard:
-        import_summary_writer()
-    if tracking.wandb is not None and tracking.wandb.mode != "disabled":
-        import_wandb()
+    for tracker in configured_trackers(tracking):
+        tracker.check()
 
 
 class RunLog:
-    """What a run tells, on its first rank; on the others nothing happens.
-
-    Attributes:
-        before: The lines that were logged until the step that the run goes on from.
-    """
+    """All trackers of a run, on its first rank; on the other ranks nothing is logged."""
 
     def __init__(self, root: Path, ranks: Ranks, config: TrainConfig, *, start_step: int) -> None:
-        """Open every tracker; what was logged after ``start_step`` by a run that was killed is taken out.
+        """Open every tracker; what a run that was killed logged after ``start_step`` is dropped.
 
         Raises:
-            MissingExtraError: If a tracker that is asked for is not installed.
-            TrainingError: If it cannot be told.
+            MissingExtraError: If a tracker is not installed.
+            TrainingError: If a tracker refuses the run.
         """
-        self.before: list[dict[str, Any]] = []
+        self.resumed_lines: list[dict[str, Any]] = []  # logged until the step that the run resumes from
         self._trackers: list[Tracker] = []
         if not ranks.is_first:
             return
         path = root / "log.jsonl"
-        found = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
-        self.before = [json.loads(line) for line in found if start_step and _step(line) <= start_step]
-        story = Story(root, config, start_step, self.before, retold=len(self.before) < len(found))
-        self._trackers = [opened for opener in TRACKERS.values() if (opened := opener(story)) is not None]
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        self.resumed_lines = [json.loads(line) for line in lines if start_step and _step_of(line) <= start_step]
+        discarded = len(self.resumed_lines) < len(lines)
+        history = History(root, config, start_step, self.resumed_lines, discarded)
+        self._trackers = [tracker(history) for tracker in configured_trackers(config.tracking)]
+
+    def advance(self, step: int) -> None:
+        """A step is done."""
+        for tracker in self._trackers:
+            tracker.advance(step)
 
     def scalars(self, step: int, values: Mapping[str, float], timing: Mapping[str, float] | None = None) -> None:
-        """Figures of a step: everything in ``values`` is a function of the run, ``timing`` of the machine."""
+        """Values of a step: ``values`` are a function of the run, ``timing`` of the machine."""
         for tracker in self._trackers:
             tracker.scalars(step, values, timing or {})
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A picture: ``[H, W]`` in [0, 1]."""
+        """An image ``[H, W]`` in [0, 1]."""
         for tracker in self._trackers:
             tracker.image(step, name, pixels)
 
@@ -222,6 +276,11 @@ class RunLog:
         for tracker in self._trackers:
             tracker.alerts(step, texts)
 
+    def note(self, text: str) -> None:
+        """A remark for the person in front of the screen."""
+        for tracker in self._trackers:
+            tracker.note(text)
+
     def close(self) -> None:
         """Flush and close."""
         for tracker in self._trackers:
@@ -229,8 +288,8 @@ class RunLog:
         self._trackers = []
 
 
-def _step(line: str) -> float:
+def _step_of(line: str) -> float:
     try:
         return json.loads(line)["step"]
     except (ValueError, KeyError):
-        return math.inf  # a line cut short by a kill
+        return math.inf  # a line that a kill cut short

@@ -10,18 +10,16 @@ from typing import Any
 
 import numpy as np
 
+from medcodi.config import to_dict
 from medcodi.errors import MissingExtraError, TrainingError, first_line
-from medcodi.training.monitoring.config import WandbConfig
+from medcodi.training.monitoring.config import TrackingConfig
+from medcodi.training.monitoring.trackers import History, Tracker
 
-RECORD = Path("wandb") / "medcodi.json"  # in the run's folder: which of the server's runs it is
+RECORD = Path("wandb") / "medcodi.json"  # in the run's folder: the id of the run on the server
 
 
 def import_wandb() -> Any:
-    """The package ``wandb``.
-
-    Raises:
-        MissingExtraError: If it is not installed.
-    """
+    """The package ``wandb``; MissingExtraError if it is not installed."""
     try:
         import wandb
         import wandb.errors
@@ -30,57 +28,45 @@ def import_wandb() -> Any:
     return wandb
 
 
-class WandbTracker:
-    """A run at Weights & Biases, whose id lies in the run's folder, so that a resumed run goes on with it.
+class WandbTracker(Tracker):
+    """A run at Weights & Biases, whose id is stored in the run's folder, so that a resumed run continues it.
 
-    What was told cannot be taken back there. A run that was killed, and tells some steps again, therefore goes on as a new one,
-    which is told the lines that hold, and names the one it takes the place of.
+    What was sent cannot be taken back there. A run that was killed, and logs some steps again, therefore becomes a new one,
+    to which the valid lines are sent; its notes name the one that it replaces.
     """
 
-    def __init__(
-        self,
-        options: WandbConfig,
-        root: Path,
-        config: Mapping[str, Any],
-        *,
-        lines: Sequence[Mapping[str, Any]],
-        retold: bool,
-    ) -> None:
-        """Open it.
-
-        Args:
-            options: Where.
-            root: The run's folder.
-            config: The run's settings, to be shown beside it.
-            lines: What was logged and holds; empty where the run begins.
-            retold: Others were told after them.
+    def __init__(self, history: History) -> None:
+        """Open the run.
 
         Raises:
             MissingExtraError: If the package is not installed.
             TrainingError: If it refuses, as it does without a key.
         """
-        wandb = self._wandb = import_wandb()
-        self.options = options
+        wandb, config, root = import_wandb(), history.config.tracking.wandb, history.root
+        assert config is not None  # it is configured
+        self._wandb, self.config = wandb, config
+
+        # Continue the run on record, unless it was sent lines that are not valid any more.
         record = root / RECORD
-        known = json.loads(record.read_text(encoding="utf-8")) if record.exists() and lines else {}
-        replaces = known.get("id") if retold else None
-        goes_on = bool(known) and not retold
-        run_id = known["id"] if goes_on else secrets.token_hex(4)
+        previous = json.loads(record.read_text(encoding="utf-8")) if record.exists() and history.lines else {}
+        replaces = previous.get("id") if history.discarded else None
+        continues = bool(previous) and not history.discarded
+        run_id = previous["id"] if continues else secrets.token_hex(4)
         record.parent.mkdir(parents=True, exist_ok=True)
-        name = options.name or root.resolve().name
+        name = config.name or root.resolve().name
         try:
             self._run: Any = wandb.init(
                 id=run_id,
-                resume="allow" if goes_on and options.mode == "online" else None,
-                project=options.project,
-                entity=options.entity,
+                resume="allow" if continues and config.mode == "online" else None,
+                project=config.project,
+                entity=config.entity,
                 name=name,
                 group=name,
-                tags=list(options.tags) or None,
-                notes=f"takes the place of run {replaces}, which was killed" if replaces else None,
-                mode=options.mode,
+                tags=list(config.tags) or None,
+                notes=f"replaces run {replaces}, which was killed" if replaces else None,
+                mode=config.mode,
                 dir=str(root),
-                config=dict(config),
+                config=to_dict(history.config),
                 settings=wandb.Settings(
                     console="off",
                     silent=True,
@@ -92,15 +78,25 @@ class WandbTracker:
             )
         except (wandb.errors.Error, TimeoutError) as error:
             raise TrainingError(
-                f"Weights & Biases does not take the run: {first_line(error)}",
+                f"Weights & Biases refuses the run: {first_line(error)}",
                 expected="a key and a network for mode online",
                 fix="`wandb login`, or tracking.wandb.mode=offline",
             ) from error
-        record.write_text(json.dumps({"id": run_id, "project": options.project}) + "\n", encoding="utf-8")
-        for line in () if goes_on else lines:
-            self._retell(line)
+        record.write_text(json.dumps({"id": run_id, "project": config.project}) + "\n", encoding="utf-8")
+        for line in () if continues else history.lines:
+            self._send(line)
 
-    def _retell(self, line: Mapping[str, Any]) -> None:
+    @staticmethod
+    def is_configured(tracking: TrackingConfig) -> bool:
+        """Whether a run logs here."""
+        return tracking.wandb is not None and tracking.wandb.mode != "disabled"
+
+    @staticmethod
+    def check() -> None:
+        """Raise MissingExtraError if the package is not installed."""
+        import_wandb()
+
+    def _send(self, line: Mapping[str, Any]) -> None:
         values = {name: value for name, value in line.items() if isinstance(value, (int, float)) and name != "step"}
         self.scalars(int(line["step"]), values, line.get("timing", {}))
 
@@ -109,14 +105,14 @@ class WandbTracker:
         self._run.log({**values, **{f"timing/{name}": value for name, value in timing.items()}}, step=step)
 
     def image(self, step: int, name: str, pixels: np.ndarray) -> None:
-        """A picture, where samples may be sent."""
-        if self.options.samples:
+        """An image, where samples may be sent."""
+        if self.config.samples:
             picture = (pixels * 255.0 + 0.5).astype(np.uint8)
             self._run.log({name: self._wandb.Image(picture)}, step=step)
 
     def text(self, step: int, name: str, text: str) -> None:
         """A text, where samples may be sent."""
-        if self.options.samples:
+        if self.config.samples:
             page = text.replace("&", "&amp;").replace("<", "&lt;")
             self._run.log({f"{name}/text": self._wandb.Html(f"<pre>{page}</pre>", inject=False)}, step=step)
 

@@ -1,22 +1,22 @@
-"""From the tidy table of answers to results: every task analysed, tests corrected together, what is missing listed."""
+"""Analysis of all answers: every task, tests corrected together, and what is missing."""
 
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 
 from medcodi import __version__
 from medcodi.errors import ConfigError, DataError, did_you_mean
-from medcodi.turing.analysis.task_results import Findings
+from medcodi.turing.analysis.task_results import TaskResults
 from medcodi.turing.analysis.tasks import ANALYSES
+from medcodi.turing.answers.schema import AnswerRow
 from medcodi.turing.answers.table import Answers
-from medcodi.turing.statistics import THESE_READERS, repeats
+from medcodi.turing.statistics import THESE_READERS, consistency
 from medcodi.turing.statistics.equivalence import check_margin
 from medcodi.turing.statistics.ratings import holm
-
-ARMS = ("real", "generated", "autoencoded", "mismatched", "pair")
 
 
 def analyze(
@@ -25,23 +25,21 @@ def analyze(
     """Analyse every task.
 
     Args:
-        answers: The tidy table; margins and alpha come from its facts, as the study declared them.
+        answers: Answers; margins and alpha come from their facts, as the study declared them.
         tasks: Only these; None: all.
         num_resamples: Bootstrap samples.
-        seed: Of the bootstrap.
+        seed: Seed of the bootstrap.
 
     Returns:
-        JSON-ready: "study", "alpha", "readers", "tasks" (task -> facts and figures' data), "estimates", "tests", "equivalences" (flat
-        records), "comments", "completeness", "problems". Tests of one answer to one question (a pooled test for each task and contrast)
-        carry "p_holm".
+        JSON-ready: "study", "alpha", "readers", "tasks" (task -> facts and chart data), flat records "estimates", "tests" and "equivalences",
+        "comments", "completeness", "problems". The main test of each task and contrast has "p_holm".
 
     Raises:
         DataError: If a task is unknown, or none can be analysed.
-        ConfigError: If a margin is for no task, or is no positive number.
+        ConfigError: If a margin is invalid, or for no task.
     """
     margins = declared_margins(answers)
     alpha = float(answers.facts.get("alpha", 0.05))
-    chosen = list(answers.tasks) if tasks is None else tasks
     results: dict[str, Any] = {
         "format": 1,
         "kind": "medcodi-turing-analysis",
@@ -62,17 +60,13 @@ def analyze(
         "comments": comments(answers),
         "problems": [],
     }
+    # Task by task; one that cannot be analysed becomes a problem.
     analysed = 0
-    for task in chosen:
-        found = Findings(
-            task=task,
-            level=1 - alpha,
-            seed=seed,
-            num_resamples=num_resamples,
-            margin=margins.get(task),
-            alpha=alpha,
+    for task in list(answers.tasks) if tasks is None else tasks:
+        own = TaskResults(
+            task=task, level=1 - alpha, seed=seed, num_resamples=num_resamples, margin=margins.get(task), alpha=alpha
         )
-        analysed += _analyze_task(answers, found, results)
+        analysed += _analyze_task(answers, own, results)
     if not analysed:
         raise DataError(
             "no task can be analysed: " + " ".join(problem["what"] for problem in results["problems"]),
@@ -82,48 +76,49 @@ def analyze(
     return results
 
 
-def _analyze_task(answers: Answers, found: Findings, results: dict[str, Any]) -> bool:
-    """Add one task to the results; a task that cannot be analysed is listed among the problems."""
-    own = answers.of(found.task)
-    told = answers.facts.get("tasks", {}).get(found.task, {})
+def _analyze_task(answers: Answers, own: TaskResults, results: dict[str, Any]) -> bool:
+    """Add one task to the results; False if it cannot be analysed."""
+    task = answers.of(own.task)
     facts: dict[str, Any] = {
-        "kind": own.kind.name,
-        "answer": own.kind.answer,
-        "question": own.kind.question,
-        "modalities": told.get("modalities", []),
-        "margin": found.margin,
-        "items": dict(Counter(str(arm) for arm in own.arm)),
-        "answers": {reader: sum(row["reader"] == reader for row in own.rows) for reader in own.readers},
-        "median_seconds": _median_seconds(own.rows),
+        "kind": task.kind.name,
+        "answer": task.kind.answer,
+        "question": task.kind.question,
+        "modalities": answers.facts.get("tasks", {}).get(own.task, {}).get("modalities", []),
+        "margin": own.margin,
+        "items": dict(Counter(str(arm) for arm in task.arm)),
+        "answers": {reader: sum(row["reader"] == reader for row in task.rows) for reader in task.readers},
+        "median_seconds": _median_seconds(task.rows),
     }
     try:
-        if not own.rows:
-            raise DataError(f"task {found.task!r} has practice answers only", fix="wait until readers went further")
-        ANALYSES[own.kind.answer](own, found)
-        _repeats(answers, found, ordered=own.kind.answer == "rating")
-        worked = True
+        if not task.rows:
+            raise DataError(f"task {own.task!r} has practice answers only", fix="wait for more answers")
+        ANALYSES[task.kind.answer](task, own)
+        _add_repeats(answers, own, ordered=task.kind.answer == "rating")
+        analysed = True
     except DataError as error:
-        results["problems"].append({"task": found.task, "what": str(error)})
-        worked = False
-    results["tasks"][found.task] = facts | found.extra | {"notes": found.notes}
+        results["problems"].append({"task": own.task, "what": str(error)})
+        analysed = False
+    results["tasks"][own.task] = facts | own.extra | {"notes": own.notes}
     for name in ("estimates", "tests", "equivalences"):
-        results[name] += getattr(found, name)
-    return worked
+        results[name] += getattr(own, name)
+    return analysed
 
 
-def _repeats(answers: Answers, found: Findings, *, ordered: bool) -> None:
-    pairs = answers.repeats(found.task)
+def _add_repeats(answers: Answers, own: TaskResults, *, ordered: bool) -> None:
+    """Consistency of repeated answers, over all readers and for each."""
+    pairs = answers.repeats(own.task)
     if pairs is None or not pairs.num:
         return
-    pooled = repeats.pooled_repeats(pairs, ordered=ordered, level=found.level)
-    found.add("repeats", "same answer twice", pooled["same"])
-    found.add("repeats", "kappa of first and second answer", pooled["kappa"])
-    for reader, estimate in zip(pairs.readers, repeats.reader_repeats(pairs, level=found.level), strict=True):
-        found.add("repeats", "same answer twice", estimate, reader=reader)
-    found.extra["within_reader_sd"] = pooled["within_sd"]
+    pooled = consistency.pooled_repeats(pairs, ordered=ordered, level=own.level)
+    own.add("repeats", "same answer twice", pooled["same"])
+    own.add("repeats", "kappa of first and second answer", pooled["kappa"])
+    for reader, estimate in zip(pairs.readers, consistency.reader_repeats(pairs, level=own.level), strict=True):
+        own.add("repeats", "same answer twice", estimate, reader=reader)
+    own.extra["within_reader_sd"] = pooled["within_sd"]
 
 
-def _median_seconds(rows: Any) -> dict[str, float]:
+def _median_seconds(rows: Sequence[AnswerRow]) -> dict[str, float]:
+    """Arm -> median time of an answer."""
     times: dict[str, list[float]] = {}
     for row in rows:
         if np.isfinite(row["seconds"]):
@@ -132,7 +127,7 @@ def _median_seconds(rows: Any) -> dict[str, float]:
 
 
 def _correct_together(tests: list[dict[str, Any]]) -> None:
-    """Holm's correction over the study's main tests: one for each task and contrast, that of all readers together."""
+    """Holm's correction over the main tests of the study: one for each task and contrast, over all readers."""
     main = [
         test
         for test in tests
@@ -145,10 +140,10 @@ def _correct_together(tests: list[dict[str, Any]]) -> None:
 
 
 def declared_margins(answers: Answers) -> dict[str, float]:
-    """Margins of the study file, checked.
+    """Margins that the study declared, checked.
 
     Raises:
-        ConfigError: If one is for no task, or no positive number.
+        ConfigError: If one is not positive, or for no task.
     """
     margins = dict(answers.facts.get("margins") or {})
     known = set(answers.tasks) | set(answers.facts.get("tasks", {}))
@@ -164,19 +159,20 @@ def declared_margins(answers: Answers) -> dict[str, float]:
 
 
 def completeness(answers: Answers) -> dict[str, Any]:
-    """Who finished, what is missing or excluded; from the import, else from the table itself."""
+    """Who finished, and what is missing or excluded: from the import, else from the table itself."""
     facts = answers.facts
     counted = Counter(row["reader"] for row in answers.rows)
-    files = {one["reader"]: one for one in facts.get("files", [])}
+    files = {file["reader"]: file for file in facts.get("files", [])}
     most = max(counted.values())
     readers = []
     for reader in answers.readers:
-        told = files.get(reader, {})
-        given, of = told.get("answers") or counted[reader], told.get("of", most)  # excluded answers were given, too
-        readers.append({"reader": reader, "answers": given, "of": of, "finished": told.get("complete", given >= of)})
+        file = files.get(reader, {})
+        given, of = file.get("answers") or counted[reader], file.get("of", most)  # excluded answers were given, too
+        finished = file.get("complete", given >= of)
+        readers.append({"reader": reader, "answers": given, "of": of, "finished": finished})
     return {
         "readers": readers,
-        "half_finished": [one["reader"] for one in readers if not one["finished"]],
+        "half_finished": [reader["reader"] for reader in readers if not reader["finished"]],
         "without_file": list(facts.get("readers_without_file", [])),
         "missing": len(facts.get("missing", [])),
         "excluded": list(facts.get("excluded", [])),
@@ -186,8 +182,15 @@ def completeness(answers: Answers) -> dict[str, Any]:
 
 
 def comments(answers: Answers) -> list[dict[str, Any]]:
-    """What readers wrote."""
-    kept = ("reader", "task", "item", "arm", "free_text")
+    """Free texts of the readers, practice excluded."""
     return [
-        {name: row[name] for name in kept} for row in answers.rows if row["free_text"].strip() and not row["practice"]
+        {
+            "reader": row["reader"],
+            "task": row["task"],
+            "item": row["item"],
+            "arm": row["arm"],
+            "free_text": row["free_text"],
+        }
+        for row in answers.rows
+        if row["free_text"].strip() and not row["practice"]
     ]

@@ -1,4 +1,4 @@
-"""The analysis on disk: ``report.html`` with its figures inside, ``results.json``, CSV tables, a methods paragraph, iMRMC files."""
+"""Report of an analysis: ``report.html`` with its charts, ``results.json``, CSV tables, a methods paragraph, iMRMC files."""
 
 from __future__ import annotations
 
@@ -10,51 +10,48 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcodi.errors import MissingExtraError
-from medcodi.turing import figures
-from medcodi.turing.analysis.imrmc import imrmc_text
+import numpy as np
+
+from medcodi.pages.charts import ForestRow, forest_chart, rating_chart, roc_chart, trial_chart
+from medcodi.pages.page import render_template
 from medcodi.turing.analysis.wording import methods, verdicts
-from medcodi.turing.answers.table import Answers
+from medcodi.turing.answers.table import Answers, TaskAnswers
 from medcodi.turing.bundle.files import new_folder
-from medcodi.turing.figures import ForestRow
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
 
-TEMPLATES = Path(__file__).parent / "templates"
+TEMPLATE = Path(__file__).with_name("report.html")
 
 
 def write_report(results: dict[str, Any], answers: Answers, out: str | Path) -> Path:
-    """Write everything into a new or empty folder, all or nothing.
-
-    Returns:
-        The page ``report.html``.
+    """Write everything into a new or empty folder, whole or not at all; returns the page.
 
     Raises:
-        DataError: If the folder holds something.
-        MissingExtraError: If jinja2 is not installed.
+        DataError: If the folder is not empty, or cannot be written.
     """
     out = Path(out)
-    texts = {
+    files = {
         "report.html": render_report(results),
         "results.json": json.dumps(results, indent=1, ensure_ascii=False, allow_nan=False) + "\n",
         "methods.txt": "\n\n".join(methods(results)) + "\n",
     }
-    for name, records in tables(results).items():
-        texts[f"tables/{name}.csv"] = _csv(records)
+    files |= {f"tables/{name}.csv": _csv(records) for name, records in tables(results).items()}
+    # iMRMC: tasks with a score for each item and items of both arms.
     for task, kind in answers.tasks.items():
         if task in results["tasks"] and kind.answer != "findings" and len(kind.sides) == 1:
             own = answers.of(task)
             if {"real", "generated"} <= set(own.arm):
-                texts[f"imrmc/{task}.imrmc"] = imrmc_text(own)
+                files[f"imrmc/{task}.imrmc"] = imrmc_text(own)
     with new_folder(out) as staging:
-        for name, text in texts.items():
+        for name, text in files.items():
             path = staging / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text(text, encoding="utf-8")
     return out / "report.html"
 
 
+# ---- tables ----------------------------------------------------------------------------------------------------------
 def tables(results: dict[str, Any]) -> dict[str, list[dict[str, Any]]]:
-    """The CSV tables: name -> rows."""
+    """Tables of the results: name -> rows."""
     equivalence = [
         {key: value for key, value in row.items() if key != "interval"}
         | {key: row["interval"][key] for key in ("value", "low", "high", "se", "df", "level")}
@@ -101,16 +98,47 @@ def _csv(records: Sequence[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
+def imrmc_text(answers: TaskAnswers, arm: str = "generated") -> str:
+    """Input file of iMRMC, the FDA's program for multi-reader multi-case studies: ``arm`` is positive, scores rise towards it.
+
+    Rows are ``reader,case,modality,score``; rows with reader -1 and modality 0 hold the truth. Choices are scored by signed confidence
+    (-1 and 1 without confidence), ratings by their negative. Every item is a case of its own, because a case has one truth there.
+    """
+    if answers.kind.answer == "rating":
+        scores = -answers.matrix("rating")
+    else:
+        confidence = answers.matrix("confidence")
+        scores = (2 * answers.says_generated - 1) * np.where(np.isfinite(confidence), confidence, 1.0)
+    items = [i for i, shown in enumerate(answers.arm) if shown in ("real", arm) and np.isfinite(scores[:, i]).any()]
+    positive = [i for i in items if answers.arm[i] == arm]
+    # Header, truth of the items, scores of the readers.
+    lines = [
+        f"Visual Turing Test, task {answers.task}: real against {arm}",
+        f"NR: {len(answers.readers)}",
+        f"N0: {len(items) - len(positive)}",
+        f"N1: {len(positive)}",
+        "NM: 1",
+        "BEGIN DATA:",
+    ]
+    names = answers.items
+    lines += [f"-1,{_field(names[i])},0,{int(answers.arm[i] == arm)}" for i in items]
+    for r, reader in enumerate(answers.readers):
+        lines += [
+            f"{_field(reader)},{_field(names[i])},{_field(answers.task)},{scores[r, i]:g}"
+            for i in items
+            if np.isfinite(scores[r, i])
+        ]
+    return "\n".join(lines) + "\n"
+
+
+def _field(text: str) -> str:
+    """A name without the separators of the format."""
+    return text.replace(",", "_").replace(" ", "_")
+
+
+# ---- page ------------------------------------------------------------------------------------------------------------
 def render_report(results: dict[str, Any]) -> str:
-    """The page as one HTML text; every text from the study or its readers is escaped."""
-    try:
-        import jinja2
-    except ImportError:
-        raise MissingExtraError("jinja2", extra="turing", needed_for="the report") from None
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, trim_blocks=True, lstrip_blocks=True
-    )
-    environment.filters |= {"n": _number, "p": _p_value, "span": _span}
+    """The page as one HTML text; texts of the study and its readers are escaped."""
     tasks = [
         {
             "name": task,
@@ -122,13 +150,15 @@ def render_report(results: dict[str, Any]) -> str:
         }
         for task, facts in results["tasks"].items()
     ]
-    html = environment.get_template("report.html").render(
+    html = render_template(
+        TEMPLATE,
+        filters={"n": _number, "p": _p_value, "span": _span},
         r=results,
         c=results["completeness"],
         tasks=tasks,
         verdicts=verdicts(results),
         methods=methods(results),
-        num_answers=sum(one["answers"] for one in results["completeness"]["readers"]),
+        num_answers=sum(reader["answers"] for reader in results["completeness"]["readers"]),
     )
     return re.sub(r"\n\s*\n+", "\n", html)
 
@@ -142,70 +172,60 @@ def _p_value(value: float | None) -> str:
 
 
 def _span(estimate: Mapping[str, Any]) -> str:
-    return (
-        "–"
-        if estimate["low"] is None or estimate["high"] is None
-        else f"{estimate['low']:.3f} to {estimate['high']:.3f}"
-    )
+    low, high = estimate["low"], estimate["high"]
+    return "–" if low is None or high is None else f"{low:.3f} to {high:.3f}"
 
 
+# ---- charts ----------------------------------------------------------------------------------------------------------
 def task_figures(results: dict[str, Any], task: str) -> list[dict[str, str]]:
-    """The figures of one task with captions."""
-    facts, made = results["tasks"][task], []
-
-    def add(svg: str | None, caption: str) -> None:
-        if svg:
-            made.append({"svg": svg, "caption": caption})
-
+    """The charts of one task (``svg``), each with a ``caption``."""
+    facts = results["tasks"][task]
+    figures = []
+    # Ratings: distributions, and differences from real items.
     if "distributions" in facts:
-        add(
-            figures.likert(facts["distributions"], title=f"Ratings, {task}"),
-            "How often each rating was given, per cent: for each arm all readers together, then each reader.",
-        )
-        rows, margin = _difference_rows(results, task), facts["margin"]
-        shade = f" Shaded: the declared margin, ±{margin}." if margin else " No margin was declared."
-        add(
-            figures.forest(
+        svg = rating_chart(f"Ratings, {task}", facts["distributions"])
+        figures.append((svg, "Share of each rating in per cent: for each arm all readers together, then each reader."))
+        if rows := _difference_rows(results, task):
+            svg = forest_chart(
+                f"Difference in mean rating, {task}",
                 rows,
-                title=f"Difference in mean rating, {task}",
-                axis="rated below real  ←  difference in mean rating  →  rated above real",
+                x_label="rated below real  ←  difference in mean rating  →  rated above real",
                 reference=0.0,
-                margin=margin,
+                margin=facts["margin"],
             )
-            if rows
-            else None,
-            "Difference in mean rating from real items, with intervals." + shade,
+            shade = _shade(facts["margin"]) or " No margin was declared."
+            figures.append((svg, "Difference in mean rating from real items, with intervals." + shade))
+    # Choices and findings: shares of right answers; the margin is about the first group of rows.
+    if shares := _share_rows(results, task):
+        choice = facts["answer"] == "choice"
+        margin = facts["margin"] if choice else None
+        svg = forest_chart(
+            f"Accuracy, {task}",
+            shares,
+            x_label="share of right answers",
+            reference=0.5 if choice else None,
+            margin=margin,
+            margin_rows=1 + next((i for i, row in enumerate(shares[1:]) if row.value is None), len(shares) - 1),
+            limits=(0.0, 1.0),
         )
-    shares = _share_rows(results, task)
-    if shares:
-        chance, margin = facts["answer"] == "choice", facts["margin"] if facts["answer"] == "choice" else None
-        first = 1 + next((i for i, row in enumerate(shares[1:]) if row.value is None), len(shares) - 1)
-        words = " 0.5 is guessing." if chance else ""
-        add(
-            figures.forest(
-                shares,
-                title=f"Accuracy, {task}",
-                axis="share of right answers",
-                reference=0.5 if chance else None,
-                margin=margin,
-                margin_rows=first,
-                limits=(0.0, 1.0),
-            ),
-            f"Shares of right answers, with intervals.{words}"
-            + (f" Shaded: the declared margin, ±{margin}." if margin else ""),
-        )
+        guessing = " 0.5 is guessing." if choice else ""
+        figures.append((svg, "Shares of right answers, with intervals." + guessing + _shade(margin)))
     for contrast, curves in facts.get("roc", {}).items():
         areas = {e["reader"]: e["value"] for e in _chosen(results, task, "area under the ROC curve", contrast)}
-        add(figures.roc(curves, areas, title=f"ROC, {task}, {contrast}"), f"ROC from confidence, {contrast}.")
+        figures.append((roc_chart(f"ROC, {task}, {contrast}", curves, areas), f"ROC from confidence, {contrast}."))
+    # Learning.
     if "blocks" in facts:
-        add(
-            figures.accuracy_by_trial(facts["blocks"], title=f"Accuracy by trial, {task}"),
-            "Share of right answers over the trials, all readers; below, the median time of an answer.",
-        )
-    return made
+        caption = "Share of right answers over the trials, all readers; below, the median time of an answer."
+        figures.append((trial_chart(f"Accuracy by trial, {task}", facts["blocks"]), caption))
+    return [{"svg": svg, "caption": caption} for svg, caption in figures]
+
+
+def _shade(margin: float | None) -> str:
+    return f" Shaded: the declared margin, ±{margin}." if margin else ""
 
 
 def _chosen(results: dict[str, Any], task: str, statistic: str, contrast: str | None = None) -> list[dict[str, Any]]:
+    """Estimates of one statistic of a task that have a value."""
     return [
         e
         for e in results["estimates"]
@@ -217,7 +237,7 @@ def _chosen(results: dict[str, Any], task: str, statistic: str, contrast: str | 
 
 
 def _rows_of(estimates: Sequence[Mapping[str, Any]], heading: str) -> list[ForestRow]:
-    """A heading, the readers, then both pooled estimates."""
+    """Rows of a forest chart: a heading, the readers, then the pooled estimates of both populations."""
     names = {THESE_READERS: "these readers", NEW_READERS: "new readers"}
     single = [e for e in estimates if e["reader"]]
     pooled = [e for e in estimates if not e["reader"] and e["group"] != "mixed model"]
@@ -229,8 +249,7 @@ def _rows_of(estimates: Sequence[Mapping[str, Any]], heading: str) -> list[Fores
             value=e["value"],
             low=e["low"],
             high=e["high"],
-            pooled=True,
-            faint=e["population"] == NEW_READERS,
+            tone="faint" if e["population"] == NEW_READERS else "pooled",
         )
         for e in pooled
     ]
@@ -238,22 +257,24 @@ def _rows_of(estimates: Sequence[Mapping[str, Any]], heading: str) -> list[Fores
 
 
 def _difference_rows(results: dict[str, Any], task: str) -> list[ForestRow]:
-    found = _chosen(results, task, "difference in mean rating")
-    contrasts = dict.fromkeys(e["contrast"] for e in found)
-    return [row for c in contrasts for row in _rows_of([e for e in found if e["contrast"] == c], c)]
+    estimates = _chosen(results, task, "difference in mean rating")
+    contrasts = dict.fromkeys(e["contrast"] for e in estimates)
+    return [row for c in contrasts for row in _rows_of([e for e in estimates if e["contrast"] == c], c)]
 
 
 def _share_rows(results: dict[str, Any], task: str) -> list[ForestRow]:
     rows = []
     for statistic in ("balanced accuracy", "accuracy", "sensitivity", "specificity"):
-        found = [e for e in _chosen(results, task, statistic) if e["group"] == "detection"]
-        for contrast in dict.fromkeys(e["contrast"] for e in found):
-            rows += _rows_of([e for e in found if e["contrast"] == contrast], f"{statistic}, {contrast}")
-    for finding in dict.fromkeys(
-        e["group"] for e in results["estimates"] if e["task"] == task and e["group"].startswith("finding:")
-    ):
-        found = [e for e in _chosen(results, task, "accuracy") if e["group"] == finding]
-        if found:
-            rows.append(ForestRow(label=finding.partition(": ")[2] + ": accuracy"))
-            rows += [ForestRow(label=e["contrast"], value=e["value"], low=e["low"], high=e["high"]) for e in found]
+        estimates = [e for e in _chosen(results, task, statistic) if e["group"] == "detection"]
+        for contrast in dict.fromkeys(e["contrast"] for e in estimates):
+            rows += _rows_of([e for e in estimates if e["contrast"] == contrast], f"{statistic}, {contrast}")
+    # Findings: accuracy of each, by arm.
+    accuracies = [e for e in _chosen(results, task, "accuracy") if e["group"].startswith("finding:")]
+    for group in dict.fromkeys(e["group"] for e in accuracies):
+        rows.append(ForestRow(label=group.partition(": ")[2] + ": accuracy"))
+        rows += [
+            ForestRow(label=e["contrast"], value=e["value"], low=e["low"], high=e["high"])
+            for e in accuracies
+            if e["group"] == group
+        ]
     return rows

@@ -1,4 +1,4 @@
-"""The analysis of one task: ratings, choices or findings, as flat records of estimates, tests and equivalences."""
+"""Analysis of one task: ratings, choices or findings, as flat records of estimates, tests and equivalences."""
 
 from __future__ import annotations
 
@@ -8,7 +8,14 @@ from dataclasses import replace as change
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.turing.analysis.task_results import Findings, add_agreement, add_alpha, add_learning, add_time, num_known
+from medcodi.turing.analysis.task_results import (
+    TaskResults,
+    add_agreement,
+    add_alpha,
+    add_learning,
+    add_time,
+    num_known,
+)
 from medcodi.turing.answers.table import TaskAnswers
 from medcodi.turing.statistics import (
     NEW_READERS,
@@ -16,7 +23,6 @@ from medcodi.turing.statistics import (
     THESE_READERS,
     detection,
     jackknife,
-    mixed,
     ratings,
     two_way_bootstrap,
 )
@@ -24,23 +30,25 @@ from medcodi.turing.statistics import (
 OTHER_ARMS = ("generated", "autoencoded", "mismatched")
 
 
-def analyze_ratings(answers: TaskAnswers, found: Findings) -> None:
-    """Each other arm against real items: difference, superiority, rank tests, mixed model; agreement; the generated arm's equivalence."""
-    values = answers.matrix("rating")
+def analyze_ratings(answers: TaskAnswers, results: TaskResults) -> None:
+    """Ratings: every other arm against real items (difference, superiority, rank tests, mixed model, equivalence), and agreement."""
+    values = answers.matrix("rating")  # [R, I]
     highest = answers.highest or (5 if np.nanmax(values) <= 5 else 10)
     arms = [arm for arm in OTHER_ARMS if (answers.arm == arm).any()]
+    # Distribution and mean of each arm.
     for arm in [*(["real"] if (answers.arm == "real").any() else []), *arms]:
         chosen = answers.arm == arm
         counts = [ratings.distribution(row[chosen], 1, highest).tolist() for row in values]
-        found.extra.setdefault("distributions", {})[arm] = dict(zip(answers.readers, counts, strict=True))
+        results.extra.setdefault("distributions", {})[arm] = dict(zip(answers.readers, counts, strict=True))
         if chosen.sum() > 1:
             means = jackknife(
                 detection.mean_statistic(values[:, chosen]), answers.cases(chosen), num=num_known(values[:, chosen])
             )
-            found.both("ratings", "mean rating", means, contrast=arm)
+            results.both("ratings", "mean rating", means, contrast=arm)
+    # Each other arm against real items.
     if not (answers.arm == "real").any() or not arms:
         raise _one_arm(answers)
-    for arm in _enough(answers, arms, found):
+    for arm in _enough(answers, arms, results):
         chosen = (answers.arm == "real") | (answers.arm == arm)
         pair = ratings.Ratings(
             readers=answers.readers,
@@ -49,26 +57,28 @@ def analyze_ratings(answers: TaskAnswers, found: Findings) -> None:
             case=answers.case[chosen],
             cases=answers.cases(chosen),
         )
-        _contrast(pair, f"{arm} - real", found, equivalent=arm == "generated")
-    add_agreement(values, answers.readers, answers.cases(), found, ordered=True)
-    add_time(answers, found)
+        _contrast(pair, f"{arm} - real", results, equivalent=arm == "generated")
+    add_agreement(values, answers.readers, answers.cases(), results, ordered=True)
+    add_time(answers, results)
 
 
-def _contrast(pair: ratings.Ratings, contrast: str, found: Findings, *, equivalent: bool) -> None:
+def _contrast(pair: ratings.Ratings, contrast: str, results: TaskResults, *, equivalent: bool) -> None:
     difference, superiority = ratings.difference(pair), ratings.superiority(pair)
     if not difference.num_readers:
-        found.notes.append(f"{contrast}: no reader answered items of both arms")
+        results.notes.append(f"{contrast}: no reader answered items of both arms")
         return
-    found.both("ratings", "difference in mean rating", difference, contrast=contrast)
-    found.both("ratings", "probability of a higher rating", superiority, share=True, contrast=contrast)
-    whole = ratings.difference_statistic(pair)(np.ones((1, pair.values.shape[1])))[0]
+    # All readers together.
+    results.both("ratings", "difference in mean rating", difference, contrast=contrast)
+    results.both("ratings", "probability of a higher rating", superiority, share=True, contrast=contrast)
+    # Each reader; the resampled values omit readers without answers to both arms.
+    values = ratings.difference_statistic(pair)(np.ones((1, pair.values.shape[1])))[0]  # [R]
     position = 0
     for r, reader in enumerate(pair.readers):
-        if not np.isfinite(whole[r]):
-            found.notes.append(f"{contrast}: {reader} did not answer items of both arms and is left out here")
+        if not np.isfinite(values[r]):
+            results.notes.append(f"{contrast}: {reader} did not answer items of both arms and is left out here")
             continue
-        own = difference.single(position).estimate(THESE_READERS, level=found.level)
-        found.add(
+        own = difference.single(position).estimate(THESE_READERS, level=results.level)
+        results.add(
             "ratings",
             "difference in mean rating",
             change(own, population=SINGLE_READER),
@@ -76,33 +86,35 @@ def _contrast(pair: ratings.Ratings, contrast: str, found: Findings, *, equivale
             reader=reader,
         )
         name, p = ratings.reader_rank_test(pair, r)
-        found.test(name, p, group="ratings", contrast=contrast, reader=reader, population=SINGLE_READER)
+        results.test(name, p, group="ratings", contrast=contrast, reader=reader, population=SINGLE_READER)
         position += 1
+    # Tests of all readers together, and equivalence.
     name, p = ratings.pooled_rank_test(pair)
-    found.test(f"{name} on item means", p, group="ratings", contrast=contrast)
+    results.test(f"{name} on item means", p, group="ratings", contrast=contrast)
     for population in (THESE_READERS, NEW_READERS):
         p = detection.t_test(difference, 0.0, population)
-        found.test("t test of the difference", p, group="ratings", contrast=contrast, population=population)
+        results.test("t test of the difference", p, group="ratings", contrast=contrast, population=population)
     if equivalent:
-        found.equivalent("difference in mean rating", difference, reference=0.0, contrast=contrast)
-    model = mixed.fit_mixed(pair, level=found.level)
+        results.equivalent("difference in mean rating", difference, reference=0.0, contrast=contrast)
+    # Mixed model.
+    model = ratings.fit_mixed(pair, level=results.level)
     if model is None:
-        found.notes.append(f"{contrast}: no mixed model (fewer than 2 readers, or ratings all alike)")
+        results.notes.append(f"{contrast}: no mixed model (fewer than 2 readers, or ratings all alike)")
         return
-    found.extra.setdefault("mixed", {})[contrast] = model.to_dict()
-    found.add("mixed model", "difference in mean rating", model.effect, contrast=contrast)
-    found.test("mixed model, t", model.p, group="mixed model", contrast=contrast, population=NEW_READERS)
+    results.extra.setdefault("mixed", {})[contrast] = model.to_dict()
+    results.add("mixed model", "difference in mean rating", model.effect, contrast=contrast)
+    results.test("mixed model, t", model.p, group="mixed model", contrast=contrast, population=NEW_READERS)
 
 
-def analyze_choices(answers: TaskAnswers, found: Findings) -> None:
-    """Real or generated with confidence, or a forced choice between two."""
+def analyze_choices(answers: TaskAnswers, results: TaskResults) -> None:
+    """Choices: real or generated with confidence, or a forced choice between two."""
     if len(answers.kind.sides) > 1:
-        _forced_choice(answers, found)
+        _forced_choice(answers, results)
         return
     arms = [arm for arm in OTHER_ARMS if (answers.arm == arm).any()]
     if not (answers.arm == "real").any() or not arms:
         raise _one_arm(answers)
-    for arm in _enough(answers, arms, found):
+    for arm in _enough(answers, arms, results):
         chosen = (answers.arm == "real") | (answers.arm == arm)
         pair = detection.Detection(
             readers=answers.readers,
@@ -111,34 +123,38 @@ def analyze_choices(answers: TaskAnswers, found: Findings) -> None:
             generated=answers.arm[chosen] == arm,
             cases=answers.cases(chosen),
         )
-        _detection(pair, f"{arm} against real", found, equivalent=arm == "generated")
-    add_agreement(answers.says_generated, answers.readers, answers.cases(), found, ordered=False)
-    add_learning(answers, found)
+        _detection(pair, f"{arm} against real", results, equivalent=arm == "generated")
+    add_agreement(answers.says_generated, answers.readers, answers.cases(), results, ordered=False)
+    add_learning(answers, results)
 
 
-def _detection(pair: detection.Detection, contrast: str, found: Findings, *, equivalent: bool) -> None:
+def _detection(pair: detection.Detection, contrast: str, results: TaskResults, *, equivalent: bool) -> None:
+    # Accuracy, sensitivity and specificity: bootstrap over cases.
     statistics = detection.rates(pair)
     for name, statistic in statistics.items():
-        keys = (found.seed, found.task, contrast, name)
-        resampled = two_way_bootstrap(statistic, pair.cases, *keys, num_resamples=found.num_resamples, num=pair.num)
-        found.both("detection", name.replace("_", " "), resampled, share=True, contrast=contrast)
+        keys = (results.seed, results.task, contrast, name)
+        resampled = two_way_bootstrap(statistic, pair.cases, *keys, num_resamples=results.num_resamples, num=pair.num)
+        results.both("detection", name.replace("_", " "), resampled, share=True, contrast=contrast)
+    # Signal detection: d' and criterion.
     for criterion, name in ((False, "d'"), (True, "criterion c")):
         resampled = jackknife(detection.dprime_statistic(pair, criterion=criterion), pair.cases, num=pair.num)
-        found.both("detection", name, resampled, contrast=contrast)
-    singles, pooled = detection.pooled_roc(pair, level=found.level)
+        results.both("detection", name, resampled, contrast=contrast)
+    # ROC from confidence.
+    singles, pooled = detection.pooled_roc(pair, level=results.level)
     for estimate in pooled.values():
         if np.isfinite(estimate.low) or estimate.population == THESE_READERS:
-            found.add("detection", "area under the ROC curve", estimate, contrast=contrast)
+            results.add("detection", "area under the ROC curve", estimate, contrast=contrast)
+    # Each reader.
     curves = {}
     for r, reader in enumerate(pair.readers):
-        for name, estimate in detection.reader_shares(pair, level=found.level)[r].items():
-            found.add("detection", name, estimate, contrast=contrast, reader=reader)
-        for name, estimate in detection.reader_dprime(pair, r, level=found.level).items():
+        for name, estimate in detection.reader_shares(pair, level=results.level)[r].items():
+            results.add("detection", name, estimate, contrast=contrast, reader=reader)
+        for name, estimate in detection.reader_dprime(pair, r, level=results.level).items():
             label = "d'" if name == "d_prime" else "criterion c"
-            found.add("detection", label, estimate, contrast=contrast, reader=reader)
-        found.add("detection", "area under the ROC curve", singles[r], contrast=contrast, reader=reader)
+            results.add("detection", label, estimate, contrast=contrast, reader=reader)
+        results.add("detection", "area under the ROC curve", singles[r], contrast=contrast, reader=reader)
         p = detection.chance_test(pair.correct[r])
-        found.test(
+        results.test(
             "exact binomial against guessing",
             p,
             group="detection",
@@ -148,29 +164,31 @@ def _detection(pair: detection.Detection, contrast: str, found: Findings, *, equ
         )
         if np.isfinite(singles[r].value):
             curves[reader] = detection.roc_points(pair.scores[r], pair.generated).round(6).tolist()
-    found.extra.setdefault("roc", {})[contrast] = curves
+    results.extra.setdefault("roc", {})[contrast] = curves
+    # Tests of all readers together, and equivalence with guessing.
     balanced = jackknife(statistics["balanced_accuracy"], pair.cases, num=pair.num)
     for population in (THESE_READERS, NEW_READERS):
         p = detection.t_test(balanced, 0.5, population)
-        found.test(
+        results.test(
             "t test of balanced accuracy against 0.5", p, group="detection", contrast=contrast, population=population
         )
     if equivalent:
-        found.equivalent("balanced accuracy", balanced, reference=0.5, contrast=contrast)
+        results.equivalent("balanced accuracy", balanced, reference=0.5, contrast=contrast)
 
 
-def _forced_choice(answers: TaskAnswers, found: Findings) -> None:
+def _forced_choice(answers: TaskAnswers, results: TaskResults) -> None:
     correct, cases, contrast = answers.matrix("correct"), answers.cases(), "generated against real"
+    # Accuracy of all readers together, then of each.
     statistic = detection.mean_statistic(correct)
-    keys = (found.seed, found.task, "accuracy")
-    resampled = two_way_bootstrap(statistic, cases, *keys, num_resamples=found.num_resamples, num=num_known(correct))
-    found.both("detection", "accuracy", resampled, share=True, contrast=contrast)
+    keys = (results.seed, results.task, "accuracy")
+    resampled = two_way_bootstrap(statistic, cases, *keys, num_resamples=results.num_resamples, num=num_known(correct))
+    results.both("detection", "accuracy", resampled, share=True, contrast=contrast)
     for r, reader in enumerate(answers.readers):
         known = correct[r][np.isfinite(correct[r])]
-        estimate = detection.wilson_estimate(float(known.sum()), len(known), level=found.level)
-        found.add("detection", "accuracy", estimate, contrast=contrast, reader=reader)
+        estimate = detection.wilson_estimate(float(known.sum()), len(known), level=results.level)
+        results.add("detection", "accuracy", estimate, contrast=contrast, reader=reader)
         p = detection.chance_test(correct[r])
-        found.test(
+        results.test(
             "exact binomial against guessing",
             p,
             group="detection",
@@ -178,19 +196,20 @@ def _forced_choice(answers: TaskAnswers, found: Findings) -> None:
             reader=reader,
             population=SINGLE_READER,
         )
+    # Tests against guessing, and equivalence with it.
     plain = jackknife(statistic, cases, num=num_known(correct))
     for population in (THESE_READERS, NEW_READERS):
         p = detection.t_test(plain, 0.5, population)
-        found.test("t test of accuracy against 0.5", p, group="detection", contrast=contrast, population=population)
-    found.equivalent("accuracy", plain, reference=0.5, contrast=contrast)
-    add_agreement(correct, answers.readers, cases, found, ordered=False)
-    add_learning(answers, found)
+        results.test("t test of accuracy against 0.5", p, group="detection", contrast=contrast, population=population)
+    results.equivalent("accuracy", plain, reference=0.5, contrast=contrast)
+    add_agreement(correct, answers.readers, cases, results, ordered=False)
+    add_learning(answers, results)
 
 
-def analyze_findings(answers: TaskAnswers, found: Findings) -> None:
-    """Checklists against what is known to be there: each finding, and real against generated items over all findings."""
-    right = []
-    add_time(answers, found)
+def analyze_findings(answers: TaskAnswers, results: TaskResults) -> None:
+    """Findings: checklists against the known truth, for each finding, and real against generated items over all findings."""
+    right = []  # of each finding: 1 right, 0 wrong, NaN unknown, [R, I]
+    add_time(answers, results)
     for name in answers.finding_names:
         marked, true = answers.findings(name)
         correct = np.where(np.isfinite(marked) & np.isfinite(true), (marked == true).astype(float), np.nan)
@@ -208,16 +227,18 @@ def analyze_findings(answers: TaskAnswers, found: Findings) -> None:
                         answers.cases(items),
                         num=num_known(correct[:, items]),
                     )
-                    estimate = resampled.share(THESE_READERS, level=found.level)
-                    found.add(f"finding: {name}", statistic, estimate, contrast=arm)
+                    estimate = resampled.share(THESE_READERS, level=results.level)
+                    results.add(f"finding: {name}", statistic, estimate, contrast=arm)
         if np.isfinite(marked).any() and len(answers.readers) > 1:
-            add_alpha(marked, "nominal", answers.cases(), found, group=f"finding: {name}")
-    known = np.asarray(right)
+            add_alpha(marked, "nominal", answers.cases(), results, group=f"finding: {name}")
+    # Share of right marks of each reader and item, over all findings with a known truth.
+    known = np.asarray(right)  # [F, R, I]
     if not len(known) or not np.isfinite(known).any():
-        found.notes.append("no truth of the findings is known: agreement between readers only")
+        results.notes.append("no truth of the findings is known: agreement between readers only")
         return
     count = np.isfinite(known).sum(0)
     share = np.where(count > 0, np.nansum(known, axis=0) / np.maximum(count, 1), np.nan)
+    # Real against generated items, as if the share were a rating.
     chosen = np.isin(answers.arm, ("real", "generated"))
     if not all((answers.arm == arm).any() for arm in ("real", "generated")):
         raise _one_arm(answers)
@@ -229,40 +250,42 @@ def analyze_findings(answers: TaskAnswers, found: Findings) -> None:
         cases=answers.cases(chosen),
     )
     difference = ratings.difference(pair)
-    found.both("findings", "difference in accuracy over all findings", difference, contrast="generated - real")
+    results.both("findings", "difference in accuracy over all findings", difference, contrast="generated - real")
     for population in (THESE_READERS, NEW_READERS):
         p = detection.t_test(difference, 0.0, population)
-        found.test("t test of the difference", p, group="findings", contrast="generated - real", population=population)
-    found.equivalent("difference in accuracy over all findings", difference, reference=0.0, contrast="generated - real")
+        results.test(
+            "t test of the difference", p, group="findings", contrast="generated - real", population=population
+        )
+    results.equivalent(
+        "difference in accuracy over all findings", difference, reference=0.0, contrast="generated - real"
+    )
 
 
-def _enough(answers: TaskAnswers, arms: list[str], found: Findings) -> list[str]:
-    """Arms with two items or more; one item tells nothing about others and is noted.
+def _enough(answers: TaskAnswers, arms: list[str], results: TaskResults) -> list[str]:
+    """Arms with at least two items; the others are noted.
 
     Raises:
-        DataError: If there is only one real item.
+        DataError: If there are fewer than two real items.
     """
     counts = {arm: int((answers.arm == arm).sum()) for arm in ("real", *arms)}
     if counts["real"] < 2:
         raise DataError(
-            f"task {answers.task!r} has answers about 1 real item",
-            expected="2 or more",
-            fix="wait until readers went further",
+            f"task {answers.task!r} has answers to 1 real item", expected="2 or more", fix="wait for more answers"
         )
-    found.notes += [f"{arm}: answers about 1 item only, not compared" for arm in arms if counts[arm] < 2]
+    results.notes += [f"{arm}: answers to 1 item only, not compared" for arm in arms if counts[arm] < 2]
     return [arm for arm in arms if counts[arm] >= 2]
 
 
 def _one_arm(answers: TaskAnswers) -> DataError:
     arms = ", ".join(sorted(set(answers.arm))) or "no"
     return DataError(
-        f"task {answers.task!r} has answers about {arms} items only",
+        f"task {answers.task!r} has answers to {arms} items only",
         expected="real items and those of another arm",
-        fix="wait until readers went further, or import their results again",
+        fix="wait for more answers, or import their results again",
     )
 
 
-ANALYSES: Mapping[str, Callable[[TaskAnswers, Findings], None]] = {
+ANALYSES: Mapping[str, Callable[[TaskAnswers, TaskResults], None]] = {
     "rating": analyze_ratings,
     "choice": analyze_choices,
     "findings": analyze_findings,

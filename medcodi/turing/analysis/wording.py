@@ -1,4 +1,4 @@
-"""Words: a methods paragraph for the paper, and what the results allow to say."""
+"""Wording of the results: a methods paragraph for the paper, and a verdict on each task."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from medcodi.turing.statistics import NEW_READERS, THESE_READERS
 
 
 def methods(results: dict[str, Any]) -> list[str]:
-    """Paragraphs that describe design and analysis, with the numbers of this study."""
+    """Paragraphs that describe design and analysis with the numbers of this study."""
     level = f"{100 * results['level']:g} %"
-    done = results["completeness"]
-    half = done["half_finished"]
+    completeness = results["completeness"]
+    unfinished = completeness["half_finished"]
+    # Design.
     tasks = []
     for name, facts in results["tasks"].items():
         items = ", ".join(f"{count} {arm}" for arm, count in facts["items"].items())
@@ -23,12 +24,13 @@ def methods(results: dict[str, Any]) -> list[str]:
         "blinding pipeline and were shown in an order randomised for each reader; the answer key was fixed by its salted SHA-256 "
         "before reading."
         + (
-            f" {len(half)} reader(s) had not finished ({', '.join(half)}); their answers were analysed as far as they went."
-            if half
+            f" {len(unfinished)} reader(s) had not finished ({', '.join(unfinished)}); the answers that they gave were analysed."
+            if unfinished
             else ""
         )
-        + (f" {len(done['excluded'])} answers were excluded at import." if done["excluded"] else "")
+        + (f" {len(completeness['excluded'])} answers were excluded at import." if completeness["excluded"] else "")
     )
+    # Analysis: what every study has, then what its kinds of task add.
     how = [
         f"Intervals are {level}. Estimates over all readers are unweighted means of the readers' own values. For the readers who took "
         "part, the variance over new cases comes from resampling cases jointly for all readers, stratified by arm (patients with items "
@@ -73,64 +75,58 @@ def methods(results: dict[str, Any]) -> list[str]:
 
 
 def verdicts(results: dict[str, Any]) -> list[dict[str, str]]:
-    """For each task what can be said, and what cannot."""
-    said = []
+    """For each task, what can be said and what cannot."""
+    verdicts = []
     for task, facts in results["tasks"].items():
-        found = {e["population"]: e for e in results["equivalences"] if e["task"] == task}
-        main = [t for t in results["tests"] if t["task"] == task and "p_holm" in t and "generated" in t["contrast"]]
-        different = bool(main) and min(t["p_holm"] for t in main) <= results["alpha"]
-        value = _value(results, task)
-        if not found:
-            reason = (
-                "No margin was declared, so nothing is said about equivalence."
-                if facts["margin"] is None
-                else "Equivalence could not be tested."
-            )
-            tail = (
-                " A difference was found." if different else " No difference was found, which shows nothing by itself."
-            )
-            said.append({"task": task, "tone": "none", "text": value + reason + (tail if main else "")})
-            continue
-        these, new = found.get(THESE_READERS), found.get(NEW_READERS)
-        what = (these or new or {}).get("what", "")
-        margin = f"the declared margin of ±{facts['margin']}"
-        if these and these["shown"]:
-            scope = " and for new readers" if new and new["shown"] else "; not shown for readers in general"
-            text, tone = f"Equivalence within {margin} ({what}) is shown for these readers{scope}.", "ok"
-        elif new and new["shown"]:
-            text, tone = (
-                f"Equivalence within {margin} ({what}) is shown for new readers, but not for these: too few cases to tell.",
-                "none",
-            )
-        else:
-            text, tone = f"Equivalence within {margin} ({what}) is not shown.", ""
-        if different:
-            text += " A difference from real items was found" + (", smaller than the margin." if tone == "ok" else ".")
-        elif tone != "ok":
-            text += " Nor was a difference: the study is too small, or the readers too unlike, to say either."
-        said.append({"task": task, "tone": tone, "text": value + text})
-    return said
+        text, tone = _equivalence_verdict(results, task, facts["margin"])
+        verdicts.append({"task": task, "tone": tone, "text": _main_figure(results, task) + text})
+    return verdicts
+
+
+def _equivalence_verdict(results: dict[str, Any], task: str, declared: float | None) -> tuple[str, str]:
+    """What is said of equivalence and of a difference, and the tone of the box: ``ok``, ``none`` or ""."""
+    outcomes = {e["population"]: e for e in results["equivalences"] if e["task"] == task}
+    main = [t for t in results["tests"] if t["task"] == task and "p_holm" in t and "generated" in t["contrast"]]
+    different = bool(main) and min(t["p_holm"] for t in main) <= results["alpha"]
+    # No test of equivalence: only the difference, or its absence, which shows nothing.
+    if not outcomes:
+        no_margin = "No margin was declared, so nothing is said about equivalence."
+        text = no_margin if declared is None else "Equivalence could not be tested."
+        tail = " A difference was found." if different else " No difference was found, which shows nothing by itself."
+        return text + (tail if main else ""), "none"
+    # Equivalence, for these readers and for new ones.
+    these, new = outcomes.get(THESE_READERS), outcomes.get(NEW_READERS)
+    what = (these or new or {}).get("what", "")
+    margin = f"Equivalence within the declared margin of ±{declared} ({what})"
+    if these and these["shown"]:
+        scope = " and for new readers" if new and new["shown"] else "; not shown for readers in general"
+        text, tone = f"{margin} is shown for these readers{scope}.", "ok"
+    elif new and new["shown"]:
+        text, tone = f"{margin} is shown for new readers, but not for these: too few cases to tell.", "none"
+    else:
+        text, tone = f"{margin} is not shown.", ""
+    # A difference beside it.
+    if different:
+        text += " A difference from real items was found" + (", smaller than the margin." if tone == "ok" else ".")
+    elif tone != "ok":
+        text += " Nor was a difference: the study is too small, or the readers too unlike, to say either."
+    return text, tone
 
 
 _MAIN = ("difference in mean rating", "balanced accuracy", "accuracy", "difference in accuracy over all findings")
 
 
-def _value(results: dict[str, Any], task: str) -> str:
-    """The main figure of the generated arm in words."""
+def _main_figure(results: dict[str, Any], task: str) -> str:
+    """The main figure of the generated arm for these readers, in words; "" without one."""
+    pooled = [
+        e
+        for e in results["estimates"]
+        if e["task"] == task and e["contrast"].startswith("generated") and not e["reader"]
+        if e["population"] == THESE_READERS and e["low"] is not None and not e["group"].startswith("finding:")
+    ]
     for statistic in _MAIN:
-        for e in results["estimates"]:
-            fits = (
-                e["task"] == task
-                and e["statistic"] == statistic
-                and e["contrast"].startswith("generated")
-                and not e["reader"]
-            )
-            if (
-                fits
-                and not e["group"].startswith("finding:")
-                and e["population"] == THESE_READERS
-                and e["low"] is not None
-            ):
+        for e in pooled:
+            if e["statistic"] == statistic:
                 name = statistic[0].upper() + statistic[1:]
                 return f"{name}, {e['contrast']}: {e['value']:.2f} [{e['low']:.2f}, {e['high']:.2f}]. "
     return ""

@@ -1,8 +1,7 @@
-"""``medcodi turing import``: readers' files, checked against the key, as one tidy table."""
+"""``medcodi turing import``: results files of readers, checked against the key, as one table of answers."""
 
 from __future__ import annotations
 
-import csv
 import json
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
@@ -12,49 +11,33 @@ from typing import Any
 
 from medcodi import __version__
 from medcodi.errors import DataError
-from medcodi.turing.answers.results import Result, doubtful, impossible_time, read_result, read_sessions, wrong_value
-from medcodi.turing.bundle.files import new_folder
-from medcodi.turing.bundle.key import FORMAT, Key, read_key
-from medcodi.turing.design.tasks import task_kind
-
-TABLE, FACTS = "answers.csv", "import.json"
-COLUMNS = (
-    "reader",
-    "position",
-    "trial",
-    "task",
-    "kind",
-    "item",
-    "case",
-    "patient",
-    "arm",
-    "practice",
-    "repeat_of",
-    "rating",
-    "choice",
-    "confidence",
-    "correct",
-    "findings_reader",
-    "findings_truth",
-    "free_text",
-    "seconds",
-    "answered_at",
+from medcodi.turing.answers.results import (
+    ResultFile,
+    doubtful,
+    impossible_time,
+    read_result,
+    read_sessions,
+    wrong_value,
 )
+from medcodi.turing.answers.schema import FACTS, TABLE, write_rows
+from medcodi.turing.bundle.files import new_folder
+from medcodi.turing.bundle.key import FORMAT, AnswerKey, read_key
+from medcodi.turing.design.tasks import task_kind
 
 
 @dataclass(frozen=True)
-class Imported:
-    """What an import wrote."""
+class ImportedAnswers:
+    """Outcome of an import."""
 
     folder: Path  # with `answers.csv` and `import.json`
-    rows: list[dict[str, Any]]  # of the table
+    rows: list[dict[str, Any]]  # cells of the table, by column
     facts: dict[str, Any]  # as in `import.json`
 
 
-def import_results(files: Iterable[str | Path], key_place: str | Path, out: str | Path) -> Imported:
-    """Check readers' files and write one table; all or nothing.
+def import_results(files: Iterable[str | Path], key_place: str | Path, out: str | Path) -> ImportedAnswers:
+    """Check readers' files and write one table, whole or not at all.
 
-    Half-finished sittings are kept and listed; answers whose value or time cannot be are left out and listed.
+    Files of unfinished readers are used and listed; answers with an invalid value or an impossible time are excluded and listed.
 
     Args:
         files: Results (or progress files) as readers downloaded them.
@@ -62,10 +45,11 @@ def import_results(files: Iterable[str | Path], key_place: str | Path, out: str 
         out: A new or empty folder.
 
     Raises:
-        DataError: If the key is lost or changed, or a file is of another bundle, was changed, or contradicts another: every such file is
-            named, and nothing is written.
+        DataError: If the key is missing or changed, or a file is of another bundle, was changed or contradicts another; names every such
+            file.
     """
     key = read_key(key_place)
+    # Read every file; report all problems at once.
     results, problems = [], []
     for path in [Path(file) for file in files]:
         try:
@@ -78,103 +62,98 @@ def import_results(files: Iterable[str | Path], key_place: str | Path, out: str 
         raise problems[0]
     if problems:
         raise DataError(
-            f"{len(problems)} files cannot be used: " + " | ".join(str(problem) for problem in problems),
-            fix="each file's own is named with it; give the others alone to go on without them",
+            f"{len(problems)} files are unusable: " + " | ".join(str(problem) for problem in problems),
+            fix="see the fix of each file; to import without them, give only the others",
         )
     if not results:
         raise DataError(
             "no results are given", expected="readers' results files", fix="medcodi turing import results/*.json"
         )
-    chosen, superseded = _one_a_reader(results)
+    # One file per reader, one row per valid answer.
+    chosen, superseded = _one_per_reader(results)
     rows, excluded, doubts = _rows(chosen, key)
     facts = _facts(key, chosen, superseded, rows, excluded, doubts)
     with new_folder(out) as staging:
-        with (staging / TABLE).open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file, lineterminator="\n")
-            writer.writerow(COLUMNS)
-            writer.writerows([row[name] for name in COLUMNS] for row in rows)
+        write_rows(staging / TABLE, rows)
         (staging / FACTS).write_text(json.dumps(facts, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    return Imported(Path(out), rows, facts)
+    return ImportedAnswers(Path(out), rows, facts)
 
 
-def _one_a_reader(results: Sequence[Result]) -> tuple[list[Result], list[dict[str, str]]]:
-    """One file a reader: the finished one, else the one with most answers; earlier ones are listed.
+def _one_per_reader(results: Sequence[ResultFile]) -> tuple[list[ResultFile], list[dict[str, str]]]:
+    """One file per reader: the finished one, else the one with most answers; the others are listed.
 
     Raises:
         DataError: If a reader has two finished files that differ.
     """
-    by_reader: dict[str, list[Result]] = defaultdict(list)
+    by_reader: dict[str, list[ResultFile]] = defaultdict(list)
     for result in results:
         by_reader[result.reader].append(result)
     chosen, superseded = [], []
     for reader, files in sorted(by_reader.items()):
-        finished = [one for one in files if one.values.get("complete")]
-        if len({json.dumps(one.values["answers"], sort_keys=True) for one in finished}) > 1:
+        finished = [result for result in files if result.values.get("complete")]
+        if len({json.dumps(result.values["answers"], sort_keys=True) for result in finished}) > 1:
             raise DataError(
                 f"{reader} has {len(finished)} finished files with different answers: "
-                + ", ".join(one.file for one in finished),
+                + ", ".join(result.file for result in finished),
                 expected="one",
-                fix="ask the reader which one counts, and give that one alone",
+                fix="ask the reader which one counts, and give only that one",
             )
-        best = max(files, key=lambda one: (bool(one.values.get("complete")), len(one.answers), _last(one)))
+        best = max(files, key=lambda result: (bool(result.values.get("complete")), len(result.answers), _ended(result)))
         chosen.append(best)
-        for one in files:
-            if one is not best:
-                why = "the same again" if one.sha256 == best.sha256 else f"{best.file} holds more, or is later"
-                superseded.append({"file": one.file, "reader": reader, "why": why})
+        for result in files:
+            if result is not best:
+                why = "the same again" if result.sha256 == best.sha256 else f"{best.file} holds more, or is later"
+                superseded.append({"file": result.file, "reader": reader, "why": why})
     return chosen, superseded
 
 
-def _last(result: Result) -> str:
+def _ended(result: ResultFile) -> str:
+    """End of the last session."""
     return max((str(session.get("ended")) for session in result.values["sessions"]), default="")
 
 
-def _rows(results: Sequence[Result], key: Key) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+def _rows(
+    results: Sequence[ResultFile], key: AnswerKey
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]], list[str]]:
+    """Rows of the table, excluded answers, and doubts."""
     tasks = {task.id: task for task in key.study.tasks}
     rows, excluded, doubts = [], [], []
     for result in results:
         sessions = read_sessions(result.file, result.values)
         doubts += doubtful(result, sessions)
-        for answer in sorted(result.answers, key=lambda one: one["position"]):
-            told = key.trials[result.reader][answer["trial"]]
-            why = wrong_value(answer["value"], tasks[told["task"]]) or impossible_time(answer, sessions)
+        for answer in sorted(result.answers, key=lambda answer: answer["position"]):
+            entry = key.trials[result.reader][answer["trial"]]
+            why = wrong_value(answer["value"], tasks[entry["task"]]) or impossible_time(answer, sessions)
             if why:
                 excluded.append(
                     {
                         "reader": result.reader,
                         "trial": answer["trial"],
-                        "task": told["task"],
-                        "item": told["item"],
+                        "task": entry["task"],
+                        "item": entry["item"],
                         "why": why,
                     }
                 )
             else:
-                rows.append(_row(result.reader, answer, told, tasks[told["task"]].kind))
+                rows.append(_row(result.reader, answer, entry, tasks[entry["task"]].kind))
     return rows, excluded, doubts
 
 
-def _row(reader: str, answer: Mapping[str, Any], told: Mapping[str, Any], kind: str) -> dict[str, Any]:
-    value, truth = answer["value"], told["truth"]
+def _row(reader: str, answer: Mapping[str, Any], entry: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """Cells of one answer (see :class:`AnswerRow`), from the reader's file and the entry of the key."""
+    value, truth = answer["value"], entry["truth"]
     right = truth.get("choice", truth.get("real"))
-    findings = value.get("findings")
+    has_truth = right is not None and "choice" in value
     return {
         "reader": reader,
-        "position": told["position"],
         "trial": answer["trial"],
-        "task": told["task"],
         "kind": kind,
-        "item": told["item"],
-        "case": told["case"],
-        "patient": told["patient"],
-        "arm": told["arm"],
-        "practice": bool(told["practice"]),
-        "repeat_of": told["repeat_of"],
-        "rating": value.get("rating", ""),
-        "choice": value.get("choice", ""),
-        "confidence": value.get("confidence", ""),
-        "correct": "" if right is None or "choice" not in value else int(value["choice"] == right),
-        "findings_reader": "" if findings is None else json.dumps(findings, sort_keys=True),
-        "findings_truth": json.dumps(truth["findings"], sort_keys=True) if "findings" in truth else "",
+        **{name: entry[name] for name in ("position", "task", "item", "case", "patient", "arm", "repeat_of")},
+        "practice": bool(entry["practice"]),
+        **{name: value.get(name) for name in ("rating", "choice", "confidence")},
+        "correct": int(value["choice"] == right) if has_truth else None,
+        "findings_reader": value.get("findings"),
+        "findings_truth": truth.get("findings"),
         "free_text": answer.get("free_text") or "",
         "seconds": answer["seconds"],
         "answered_at": answer["answered_at"],
@@ -182,22 +161,23 @@ def _row(reader: str, answer: Mapping[str, Any], told: Mapping[str, Any], kind: 
 
 
 def _facts(
-    key: Key,
-    results: Sequence[Result],
+    key: AnswerKey,
+    results: Sequence[ResultFile],
     superseded: list[dict[str, str]],
     rows: Sequence[Mapping[str, Any]],
     excluded: list[dict[str, Any]],
     doubts: list[str],
 ) -> dict[str, Any]:
+    """Contents of ``import.json``: what the analysis needs to know beside the rows."""
     study = key.study
     answered = {(result.reader, answer["trial"]) for result in results for answer in result.answers}
     missing = [
-        {"reader": result.reader, "trial": trial, "task": told["task"], "item": told["item"]}
+        {"reader": result.reader, "trial": trial, "task": entry["task"], "item": entry["item"]}
         for result in results
-        for trial, told in key.trials[result.reader].items()
+        for trial, entry in key.trials[result.reader].items()
         if (result.reader, trial) not in answered
     ]
-    complete = {result.reader: not any(one["reader"] == result.reader for one in missing) for result in results}
+    unfinished = {entry["reader"] for entry in missing}
     return {
         "format": FORMAT,
         "medcodi": __version__,
@@ -223,7 +203,7 @@ def _facts(
                 "file": result.file,
                 "reader": result.reader,
                 "sha256": result.sha256,
-                "complete": complete[result.reader],
+                "complete": result.reader not in unfinished,
                 "answers": len(result.answers),
                 "of": len(key.trials[result.reader]),
                 "viewer_version": result.values.get("viewer_version"),

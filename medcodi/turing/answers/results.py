@@ -1,4 +1,4 @@
-"""Is a result what the viewer wrote, for this bundle, by this reader, in possible time? Each problem with its fix."""
+"""Results files of readers: read, and checked for their bundle, their reader, unchanged contents, valid values and plausible times."""
 
 from __future__ import annotations
 
@@ -13,42 +13,40 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.errors import DataError
+from medcodi.turing.answers.schema import ANSWER_FIELDS, MARKS, RESULT_FIELDS, RESULT_KIND
 from medcodi.turing.bundle.canonical import sha256_of
-from medcodi.turing.bundle.key import FORMAT, Key
+from medcodi.turing.bundle.key import FORMAT, AnswerKey
 from medcodi.turing.design.config import TaskConfig
 from medcodi.turing.design.tasks import task_kind
 
-KIND = "medcodi-turing-results"
-_FIELDS = ("format", "kind", "bundle_id", "reader", "key_sha256", "study_sha256", "sessions", "answers", "checksum")
-_ANSWER_FIELDS = ("position", "trial", "task", "practice", "value", "seconds", "answered_at")
-SLACK = 5.0  # seconds that clocks and rounding may be off
-FASTEST = 0.3  # seconds; below it nobody has looked
+SLACK = 5.0  # tolerance for clocks and rounding, in seconds
+FASTEST = 0.3  # seconds; a faster answer was given without looking
 
 
 @dataclass(frozen=True)
-class Result:
-    """One reader's file, checked."""
+class ResultFile:
+    """A reader's results file, checked."""
 
-    file: str  # its name
-    sha256: str  # of its bytes
-    values: Mapping[str, Any]  # its contents
+    file: str  # file name
+    sha256: str  # hash of the file
+    values: Mapping[str, Any]  # contents
 
     @property
     def reader(self) -> str:
-        """Who answered."""
+        """Id of the reader."""
         return self.values["reader"]
 
     @property
     def answers(self) -> Sequence[Mapping[str, Any]]:
-        """What was answered."""
+        """The answers."""
         return self.values["answers"]
 
 
-def read_result(path: Path, key: Key) -> Result:
-    """Read a reader's file and hold it against the key.
+def read_result(path: Path, key: AnswerKey) -> ResultFile:
+    """Read a reader's file and check it against the key.
 
     Raises:
-        DataError: If it is not a result, was changed, or belongs to another bundle, key or study.
+        DataError: If it is no results file, was changed, or belongs to another bundle, key or study.
     """
     try:
         data = path.read_bytes()
@@ -57,9 +55,9 @@ def read_result(path: Path, key: Key) -> Result:
         raise DataError(f"no result at {path}", expected="a reader's results file", fix="check the path") from None
     except ValueError as error:
         raise DataError(f"{path.name} is not JSON ({error})", fix="let the reader download it again") from None
-    if not isinstance(values, dict) or values.get("kind") != KIND:
-        raise DataError(f"{path.name} is no results file", expected=f"kind {KIND!r}", fix="leave it out")
-    missing = [name for name in _FIELDS if name not in values]
+    if not isinstance(values, dict) or values.get("kind") != RESULT_KIND:
+        raise DataError(f"{path.name} is no results file", expected=f"kind {RESULT_KIND!r}", fix="leave it out")
+    missing = [name for name in RESULT_FIELDS if name not in values]
     if values.get("format") != FORMAT or missing:
         raise DataError(
             f"{path.name} has format {values.get('format')!r}"
@@ -67,13 +65,14 @@ def read_result(path: Path, key: Key) -> Result:
             expected=f"format {FORMAT}",
             fix="the version of medcodi that exported the bundle",
         )
+    # The right bundle, unchanged, and this reader's own trials.
     _check_belongs(path.name, values, key)
     _check_checksum(path.name, values)
     _check_answers(path.name, values, key)
-    return Result(path.name, hashlib.sha256(data).hexdigest(), values)
+    return ResultFile(path.name, hashlib.sha256(data).hexdigest(), values)
 
 
-def _check_belongs(file: str, values: Mapping[str, Any], key: Key) -> None:
+def _check_belongs(file: str, values: Mapping[str, Any], key: AnswerKey) -> None:
     if values["bundle_id"] != key.bundle_id:
         raise DataError(
             f"{file} is of bundle {values['bundle_id']!r}",
@@ -84,11 +83,13 @@ def _check_belongs(file: str, values: Mapping[str, Any], key: Key) -> None:
         raise DataError(
             f"{file} was answered under a key with SHA-256 {str(values['key_sha256'])[:12]}..., this key has {key.sha256[:12]}...",
             expected="the key as it was exported",
-            fix="take the copy of key.json: this one, or the result, was changed",
+            fix="use the copy of key.json: this one, or the result, was changed",
         )
     if values["study_sha256"] != key.study_sha256:
         raise DataError(
-            f"{file} was answered under another study file", expected="the study in the key", fix="leave it out"
+            f"{file} was answered under another config of the study",
+            expected="the study in the key",
+            fix="leave it out",
         )
     if values["reader"] not in key.trials:
         raise DataError(
@@ -101,28 +102,28 @@ def _check_belongs(file: str, values: Mapping[str, Any], key: Key) -> None:
 def _check_checksum(file: str, values: Mapping[str, Any]) -> None:
     rest = {name: value for name, value in values.items() if name != "checksum"}
     try:
-        right = sha256_of(rest)
+        checksum = sha256_of(rest)
     except ValueError as error:
         raise DataError(
-            f"{file} holds what no viewer writes: {error}", fix="let the reader download it again"
+            f"{file} holds a value that no viewer writes: {error}", fix="let the reader download it again"
         ) from None
-    if right != values["checksum"]:
+    if checksum != values["checksum"]:
         raise DataError(
-            f"{file} was changed after it was saved: its checksum does not fit",
+            f"{file} was changed after it was saved: its checksum is wrong",
             expected="the file as the viewer saved it",
             fix="ask the reader for the original download",
         )
 
 
-def _check_answers(file: str, values: Mapping[str, Any], key: Key) -> None:
+def _check_answers(file: str, values: Mapping[str, Any], key: AnswerKey) -> None:
     trials = key.trials[values["reader"]]
     seen: set[str] = set()
     for answer in values["answers"]:
-        missing = [name for name in _ANSWER_FIELDS if not isinstance(answer, dict) or name not in answer]
+        missing = [name for name in ANSWER_FIELDS if not isinstance(answer, dict) or name not in answer]
         if missing:
             raise DataError(f"{file}: an answer lacks {', '.join(missing)}", fix="let the reader download it again")
-        told = trials.get(answer["trial"])
-        if told is None:
+        shown = trials.get(answer["trial"])
+        if shown is None:
             raise DataError(
                 f"{file} answers trial {answer['trial']!r}, which {values['reader']} was not shown",
                 expected="answers to this reader's own trials",
@@ -133,32 +134,26 @@ def _check_answers(file: str, values: Mapping[str, Any], key: Key) -> None:
                 f"{file} answers trial {answer['trial']!r} twice", fix="ask the reader for the original download"
             )
         seen.add(answer["trial"])
-        same = answer["position"], answer["task"], answer["practice"]
-        if same != (told["position"], told["task"], told["practice"]):
+        if any(answer[name] != shown[name] for name in ("position", "task", "practice")):
             raise DataError(
-                f"{file}: trial {answer['trial']!r} stands at place {answer['position']} of task {answer['task']!r}",
-                expected=f"place {told['position']} of task {told['task']!r}",
+                f"{file}: trial {answer['trial']!r} is at position {answer['position']} of task {answer['task']!r}",
+                expected=f"position {shown['position']} of task {shown['task']!r}",
                 fix="ask the reader for the original download",
             )
 
 
 # ---- single answers ------------------------------------------------------------------------------------------------
 def wrong_value(value: Any, task: TaskConfig) -> str:
-    """Why an answer's value cannot be, or "" where it can."""
+    """Why the value of an answer is invalid; "" if it is valid."""
     kind = task_kind(task.kind)
     if not isinstance(value, dict):
         return f"its value is {value!r}"
     if kind.answer == "rating":
         return _wrong_number(value.get("rating"), "rating", task.scale.min, task.scale.max)
     if kind.answer == "findings":
-        found = value.get("findings")
-        if (
-            not isinstance(found, dict)
-            or set(found) != set(task.findings)
-            or set(found.values()) - {"present", "absent"}
-        ):
-            return f"its findings are {found!r}"
-        return ""
+        marks = value.get("findings")
+        valid = isinstance(marks, dict) and set(marks) == set(task.findings) and not set(marks.values()) - set(MARKS)
+        return "" if valid else f"its findings are {marks!r}"
     if value.get("choice") not in kind.choices:
         return f"its choice is {value.get('choice')!r}, not one of {', '.join(kind.choices)}"
     if kind.confidence:
@@ -173,47 +168,49 @@ def _wrong_number(value: Any, what: str, low: int, high: int) -> str:
 
 
 def impossible_time(answer: Mapping[str, Any], sessions: Sequence[tuple[datetime, datetime]]) -> str:
-    """Why an answer cannot have been given when and as fast as it says, or "" where it can."""
+    """Why the time of an answer is impossible; "" if it is possible."""
     seconds = answer["seconds"]
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not math.isfinite(seconds) or seconds < 0:
         return f"it took {seconds!r} seconds"
+    # Not longer than all sessions together.
     lasted = sum((ended - started).total_seconds() for started, ended in sessions)
     if seconds > lasted + SLACK:
-        return f"it took {seconds} seconds, all sittings together lasted {lasted:.0f}"
+        return f"it took {seconds} seconds, all sessions together lasted {lasted:.0f}"
+    # Within a session.
     at = read_time(answer["answered_at"])
     if at is None:
         return f"it was answered at {answer['answered_at']!r}"
     near = any(
         (started - at).total_seconds() <= SLACK and (at - ended).total_seconds() <= SLACK for started, ended in sessions
     )
-    return "" if near else f"it was answered at {answer['answered_at']}, outside every sitting"
+    return "" if near else f"it was answered at {answer['answered_at']}, outside every session"
 
 
 def read_sessions(file: str, values: Mapping[str, Any]) -> list[tuple[datetime, datetime]]:
-    """Sittings, started and ended.
+    """Start and end of every session.
 
     Raises:
-        DataError: If one cannot be read, or ends before it starts.
+        DataError: If one is unreadable, or ends before it starts.
     """
-    found = []
+    sessions = []
     for session in values["sessions"]:
         started, ended = read_time(session.get("started")), read_time(session.get("ended"))
         if started is None or ended is None or ended < started:
             raise DataError(
-                f"{file}: a sitting from {session.get('started')!r} to {session.get('ended')!r}",
+                f"{file}: a session from {session.get('started')!r} to {session.get('ended')!r}",
                 expected="an end after its start",
-                fix="was the clock of that computer put back? Leave the file out, or ask the reader",
+                fix="the clock of that computer may have been set back; leave the file out, or ask the reader",
             )
-        found.append((started, ended))
-    return found
+        sessions.append((started, ended))
+    return sessions
 
 
-def doubtful(result: Result, sessions: Sequence[tuple[datetime, datetime]]) -> Iterator[str]:
-    """What is possible, but should be looked at; nothing is left out for it."""
+def doubtful(result: ResultFile, sessions: Sequence[tuple[datetime, datetime]]) -> Iterator[str]:
+    """What is possible but should be checked; nothing is excluded for it."""
     lasted = sum((ended - started).total_seconds() for started, ended in sessions)
     spent = sum(float(answer["seconds"]) for answer in result.answers if isinstance(answer["seconds"], int | float))
     if spent > lasted + SLACK + 0.01 * lasted:
-        yield f"{result.reader}: the items' times add up to {spent:.0f} s, the sittings to {lasted:.0f} s"
+        yield f"{result.reader}: the items' times add up to {spent:.0f} s, the sessions to {lasted:.0f} s"
     fast = [
         answer
         for answer in result.answers
@@ -223,15 +220,15 @@ def doubtful(result: Result, sessions: Sequence[tuple[datetime, datetime]]) -> I
         yield f"{result.reader}: {len(fast)} answers in less than {FASTEST} s"
     for (_, ended), (started, _) in pairwise(sessions):
         if started < ended:
-            yield f"{result.reader}: a sitting started at {started.isoformat()} before the one before had ended"
+            yield f"{result.reader}: a session started at {started.isoformat()}, before the previous one had ended"
     if not (result.values.get("display_check") or {}).get("passed"):
         yield f"{result.reader}: the display check was not passed"
 
 
 def read_time(text: Any) -> datetime | None:
-    """An ISO time with its zone; None where it is none."""
+    """An ISO time with a time zone; None if it is not one."""
     try:
-        found = datetime.fromisoformat(str(text))
+        time = datetime.fromisoformat(str(text))
     except ValueError:
         return None
-    return found if found.tzinfo else None
+    return time if time.tzinfo else None

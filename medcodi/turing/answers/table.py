@@ -1,4 +1,4 @@
-"""The tidy table of answers, read back and laid out as readers × items."""
+"""The table of answers, read back and arranged as arrays of readers × items."""
 
 from __future__ import annotations
 
@@ -13,25 +13,19 @@ from typing import Any
 import numpy as np
 
 from medcodi.errors import DataError, did_you_mean
-from medcodi.turing.design.tasks import TASK_KINDS, TaskKind, task_kind
-from medcodi.turing.statistics.repeats import Repeats
+from medcodi.turing.answers.schema import FACTS, TABLE, AnswerRow, NumberColumn, mark_value, read_row
+from medcodi.turing.design.tasks import TaskKind, task_kind
+from medcodi.turing.statistics.consistency import Repeats
 from medcodi.turing.statistics.resampling import Cases
-
-TABLE, FACTS = "answers.csv", "import.json"
-NEEDED = ("reader", "task", "kind", "item", "case", "arm")
-_NUMBERS = ("position", "rating", "confidence", "correct", "seconds")
-_TRUE, _FALSE = {"1", "true", "yes"}, {"", "0", "false", "no"}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Answers:
     """All answers of a study."""
 
-    # A dictionary each: text columns as text, numbers as float (NaN where empty), findings as mappings
-    rows: Sequence[Mapping[str, Any]]
-    # What `import.json` tells: files, margins, what is missing and excluded; empty without it
-    facts: Mapping[str, Any] = field(default_factory=dict)
-    source: str = "the table"  # where they were read
+    rows: Sequence[AnswerRow]
+    facts: Mapping[str, Any] = field(default_factory=dict)  # `import.json`; empty without it
+    source: str = "the table"  # for messages
 
     @cached_property
     def readers(self) -> list[str]:
@@ -40,16 +34,16 @@ class Answers:
 
     @cached_property
     def tasks(self) -> dict[str, TaskKind]:
-        """Task -> kind, in the order of the study file where that is known, else of the trials."""
-        found = {row["task"]: task_kind(row["kind"]) for row in sorted(self.rows, key=lambda row: row["position"])}
-        told = [task for task in self.facts.get("tasks", {}) if task in found]
-        return {task: found[task] for task in [*told, *(task for task in found if task not in told)]}
+        """Task -> kind, in the order of the study's config if it is known, else of the trials."""
+        kinds = {row["task"]: task_kind(row["kind"]) for row in sorted(self.rows, key=lambda row: row["position"])}
+        configured = [task for task in self.facts.get("tasks", {}) if task in kinds]
+        return {task: kinds[task] for task in [*configured, *(task for task in kinds if task not in configured)]}
 
     def of(self, task: str) -> TaskAnswers:
-        """The answers of one task that count: neither practice nor repeats.
+        """The answers of one task that count, without practice and repeats.
 
         Raises:
-            DataError: If no answer is of that task.
+            DataError: If there is no answer to that task.
         """
         if task not in self.tasks:
             raise DataError(
@@ -62,8 +56,9 @@ class Answers:
         return TaskAnswers(task=task, kind=self.tasks[task], rows=rows, highest=int(scale[1]) if scale else None)
 
     def repeats(self, task: str) -> Repeats | None:
-        """First and second answers of repeated items; None where there are none. Ratings, or which image was called real."""
+        """First and second answers to repeated items (ratings, or correctness of choices); None without repeats."""
         rows = [row for row in self.rows if row["task"] == task and not row["practice"]]
+        # Pairs of answers of one reader to one item.
         again = {(row["reader"], row["repeat_of"]): _answer(row) for row in rows if row["repeat_of"]}
         first = {(row["reader"], row["item"]): row for row in rows if not row["repeat_of"]}
         items = sorted({item for reader, item in again if (reader, item) in first})
@@ -74,19 +69,20 @@ class Answers:
         pairs = [[(first.get((r, i)), again.get((r, i), np.nan)) for i in items] for r in readers]
         return Repeats(
             readers=readers,
-            first=np.asarray([[np.nan if one is None else _answer(one) for one, _ in row] for row in pairs]),
+            first=np.asarray([[np.nan if answer is None else _answer(answer) for answer, _ in row] for row in pairs]),
             second=np.asarray([[second for _, second in row] for row in pairs]),
             case=[_unit(shown[item]) for item in items],
             arm=[shown[item]["arm"] for item in items],
         )
 
 
-def _answer(row: Mapping[str, Any]) -> float:
-    """The rating, or whether the choice was right: about one item, right twice is the same choice twice."""
+def _answer(row: AnswerRow) -> float:
+    """The rating, or whether the choice is right: for one item, right twice is the same choice twice."""
     return row["rating"] if np.isfinite(row["rating"]) else row["correct"]
 
 
-def _unit(row: Mapping[str, Any]) -> str:
+def _unit(row: AnswerRow) -> str:
+    """What is resampled together: the patient, or the case if no patient is named."""
     return row["patient"] or row["case"]
 
 
@@ -94,10 +90,10 @@ def _unit(row: Mapping[str, Any]) -> str:
 class TaskAnswers:
     """Answers of one task as arrays of readers × items."""
 
-    task: str  # its id
-    kind: TaskKind  # its kind
-    rows: Sequence[Mapping[str, Any]]  # the rows of the table
-    highest: int | None = None  # best rating of the study's scale; None: not told
+    task: str
+    kind: TaskKind
+    rows: Sequence[AnswerRow]
+    highest: int | None = None  # highest rating of the scale; None: unknown
 
     @cached_property
     def readers(self) -> list[str]:
@@ -105,13 +101,13 @@ class TaskAnswers:
         return sorted({row["reader"] for row in self.rows})
 
     @cached_property
-    def _items(self) -> dict[str, Mapping[str, Any]]:
-        """Item -> one of its rows."""
+    def _items(self) -> dict[str, AnswerRow]:
+        """Item -> one of its rows, ordered by arm and item."""
         return {row["item"]: row for row in sorted(self.rows, key=lambda row: (row["arm"], row["item"]))}
 
     @property
     def items(self) -> list[str]:
-        """Items that somebody answered."""
+        """Items with at least one answer."""
         return list(self._items)
 
     @cached_property
@@ -126,11 +122,11 @@ class TaskAnswers:
 
     @cached_property
     def unit(self) -> np.ndarray:
-        """Patient of each item, or its case where no patient is named: drawn together. str ``[I]``."""
+        """Unit of resampling of each item: its patient, or its case where no patient is named. str ``[I]``."""
         return np.asarray([_unit(row) for row in self._items.values()], dtype=str)
 
     def cases(self, items: np.ndarray | None = None) -> Cases:
-        """Which items are drawn together, of all or of those chosen (bool ``[I]``).
+        """Units of resampling of all items, or of the chosen ones (bool ``[I]``).
 
         Raises:
             DataError: With fewer than two cases.
@@ -138,8 +134,8 @@ class TaskAnswers:
         chosen = np.ones(len(self.items), dtype=bool) if items is None else items
         return Cases.of(list(self.unit[chosen]), list(self.arm[chosen]))
 
-    def matrix(self, column: str) -> np.ndarray:
-        """A number column as float ``[R, I]``, NaN not answered."""
+    def matrix(self, column: NumberColumn) -> np.ndarray:
+        """A column of numbers as float ``[R, I]``, NaN where not answered."""
         readers, items = self.readers, {item: i for i, item in enumerate(self.items)}
         values = np.full((len(readers), len(items)), np.nan)
         for row in self.rows:
@@ -148,19 +144,19 @@ class TaskAnswers:
 
     @cached_property
     def says_generated(self) -> np.ndarray:
-        """1 called generated, 0 called real, NaN not answered: float ``[R, I]``; of real-or-generated tasks."""
+        """1 called generated, 0 called real, NaN not answered: float ``[R, I]``, for real-or-generated tasks."""
         right, generated = self.matrix("correct"), (self.arm != "real").astype(float)
         return np.where(np.isfinite(right), np.where(right == 1, generated, 1 - generated), np.nan)
 
     def findings(self, name: str) -> tuple[np.ndarray, np.ndarray]:
-        """Whether a finding was marked, float ``[R, I]``, and whether it is there, float ``[I]``; NaN unknown."""
+        """Whether a finding is marked, float ``[R, I]``, and whether it is true, float ``[I]``; NaN where unknown."""
         readers, items = self.readers, {item: i for i, item in enumerate(self.items)}
         marked, true = np.full((len(readers), len(items)), np.nan), np.full(len(items), np.nan)
         for row in self.rows:
             i = items[row["item"]]
-            marked[readers.index(row["reader"]), i] = _present(row["findings_reader"].get(name))
+            marked[readers.index(row["reader"]), i] = mark_value(row["findings_reader"].get(name))
             if name in row["findings_truth"]:
-                true[i] = _present(row["findings_truth"][name])
+                true[i] = mark_value(row["findings_truth"][name])
         return marked, true
 
     @cached_property
@@ -169,29 +165,15 @@ class TaskAnswers:
         return sorted({name for row in self.rows for name in row["findings_reader"]})
 
 
-def _present(value: Any) -> float:
-    known = {
-        "present": 1.0,
-        "absent": 0.0,
-        "1": 1.0,
-        "0": 0.0,
-        "true": 1.0,
-        "false": 0.0,
-        "positive": 1.0,
-        "negative": 0.0,
-    }
-    return known.get(str(value).lower(), float("nan"))
-
-
 def answers_from_rows(
     rows: Iterable[Mapping[str, Any]], facts: Mapping[str, Any] | None = None, *, source: str = "the table"
 ) -> Answers:
-    """Check rows (as CSV gives them, or with numbers) and fill what they leave out.
+    """Answers from rows, as read from CSV or as values.
 
     Raises:
-        DataError: If there are none, a column is missing, or a value cannot be read; names the row.
+        DataError: If there are none, a column is missing, a value is invalid or an item is answered twice; names the row.
     """
-    checked = [_checked(row, number, source) for number, row in enumerate(rows, start=2)]
+    checked = [read_row(row, number, source) for number, row in enumerate(rows, start=2)]
     if not checked:
         raise DataError(
             f"{source} holds no answers",
@@ -211,58 +193,11 @@ def answers_from_rows(
     return Answers(rows=checked, facts=dict(facts or {}), source=source)
 
 
-def _checked(row: Mapping[str, Any], number: int, source: str) -> dict[str, Any]:
-    missing = [name for name in NEEDED if name not in row]
-    if missing:
-        raise DataError(
-            f"{source} has no column {missing[0]!r}",
-            expected="columns " + ", ".join(NEEDED),
-            fix="use the answers.csv that medcodi turing import writes",
-        )
-    where = f"{source}, line {number}"
-    result: dict[str, Any] = {
-        name: str(row.get(name) or "") for name in (*NEEDED, "patient", "repeat_of", "choice", "free_text")
-    }
-    empty = next((name for name in NEEDED if not result[name]), None)
-    if empty:
-        raise DataError(f"{where}: {empty} is empty", expected="a value", fix="correct the row")
-    if result["kind"] not in TASK_KINDS:
-        raise DataError(
-            f"{where}: unknown kind of task {result['kind']!r}", fix=did_you_mean(result["kind"], TASK_KINDS)
-        )
-    for name in _NUMBERS:
-        text = row.get(name)
-        try:
-            result[name] = float("nan") if text is None or text == "" else float(text)
-        except (TypeError, ValueError):
-            raise DataError(f"{where}: {name} is {text!r}", expected="a number, or nothing", fix="correct it") from None
-    result["position"] = float(number) if np.isnan(result["position"]) else result["position"]
-    practice = str(row.get("practice") or "").strip().lower()
-    if practice not in _TRUE | _FALSE:
-        raise DataError(f"{where}: practice is {practice!r}", expected="1 or 0", fix="correct it")
-    result["practice"] = practice in _TRUE
-    for name in ("findings_reader", "findings_truth"):
-        result[name] = _mapping(row.get(name), f"{where}: {name}")
-    return result
-
-
-def _mapping(text: Any, where: str) -> dict[str, Any]:
-    if isinstance(text, Mapping):
-        return dict(text)
-    try:
-        value = json.loads(text) if text else {}
-    except json.JSONDecodeError:
-        value = None
-    if not isinstance(value, dict):
-        raise DataError(f"{where} is {text!r}", expected='JSON such as {"Edema": "present"}', fix="correct it")
-    return value
-
-
 def read_answers(place: str | Path) -> Answers:
     """Read ``answers.csv`` (a file, or the folder that import wrote) and the ``import.json`` beside it.
 
     Raises:
-        DataError: If it is missing, empty or cannot be read.
+        DataError: If it is missing, empty or unreadable.
     """
     path = Path(place)
     path = path / TABLE if path.is_dir() else path

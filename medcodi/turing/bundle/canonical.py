@@ -1,4 +1,4 @@
-"""One spelling of a JSON value, the same in Python and in the viewer's JavaScript, so that hashes agree."""
+"""Canonical JSON: the same text in Python and in the viewer's JavaScript (``checksum.js``), so that hashes agree."""
 
 from __future__ import annotations
 
@@ -9,16 +9,10 @@ from typing import Any
 
 
 def canonical_json(value: Any) -> str:
-    """JSON with keys sorted (by UTF-16, as JavaScript sorts), no spaces, numbers as JavaScript writes them.
-
-    Args:
-        value: None, bool, int, float, str, and lists or dictionaries (keys str) of them.
-
-    Returns:
-        The text; its UTF-8 bytes are what is hashed.
+    """JSON with keys sorted by UTF-16 (as JavaScript sorts), no spaces, numbers as JavaScript writes them.
 
     Raises:
-        ValueError: If it holds NaN, infinity, or something that is not JSON.
+        ValueError: If the value holds NaN, infinity, or anything else that is not JSON.
     """
     if isinstance(value, dict):
         keys = sorted(value, key=lambda key: str(key).encode("utf-16-be", "surrogatepass"))
@@ -33,21 +27,19 @@ def canonical_json(value: Any) -> str:
 
 
 def javascript_number(value: float) -> str:
-    """A float as ECMAScript's Number::toString writes it: ``12``, ``0.5``, ``1e-7``, ``1e+21``.
-
-    Raises:
-        ValueError: If it is NaN or infinite, which JSON cannot hold.
-    """
+    """A float as ECMAScript's Number::toString (ECMA-262, 6.1.6.1.20) writes it: ``12``, ``0.5``, ``1e-7``, ``1e+21``."""
     if not math.isfinite(value):
         raise ValueError(f"{value} is not JSON")
     if value == 0:
         return "0"
+    # The shortest digits that round-trip (Python's repr), and the position of the decimal point among them.
     sign = "-" if value < 0 else ""
     mantissa, _, exponent = f"{abs(value)!r}".partition("e")
     whole, _, fraction = mantissa.partition(".")
     digits = (whole + fraction).lstrip("0")
-    point = len(whole) + int(exponent or 0) - (len(whole + fraction) - len(digits))  # of ECMA-262, 6.1.6.1.20: n
+    point = len(whole) + int(exponent or 0) - (len(whole + fraction) - len(digits))  # n of ECMA-262
     digits = digits.rstrip("0")
+    # Plain notation between 1e-7 and 1e21, else an exponent.
     count = len(digits)
     if count <= point <= 21:
         return sign + digits + "0" * (point - count)

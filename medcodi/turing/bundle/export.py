@@ -1,4 +1,4 @@
-"""From a study file and two arms to a blinded bundle: a folder for each reader, the key for the custodian."""
+"""Export: from a config and two arms to a blinded bundle, a folder for each reader and the key for the custodian."""
 
 from __future__ import annotations
 
@@ -19,32 +19,42 @@ from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
 from medcodi.turing.bundle.canonical import sha256_of
-from medcodi.turing.bundle.files import new_folder, seal, viewer_files, zip_folder
-from medcodi.turing.bundle.key import FORMAT, Key
-from medcodi.turing.bundle.payload import image_fields, payload_script, study_script, text_fields
-from medcodi.turing.bundle.trials import ReaderTrial, reader_study, reader_trials
+from medcodi.turing.bundle.files import (
+    PAYLOADS,
+    READER_STUDY,
+    image_fields,
+    new_folder,
+    payload_script,
+    seal,
+    study_script,
+    text_fields,
+    viewer_files,
+    zip_folder,
+)
+from medcodi.turing.bundle.key import CUSTODIAN, FORMAT, AnswerKey, protect
+from medcodi.turing.bundle.trials import ReaderTrial, reader_page, reader_trials
 from medcodi.turing.design.blinding import blind_text, cut_image, finish_image
 from medcodi.turing.design.config import ReaderStudyConfig
-from medcodi.turing.design.generated_arm import GeneratedArm, Request, Value
-from medcodi.turing.design.items import AUTOENCODED, GENERATED, Content, Item, draw_items
+from medcodi.turing.design.generated_arm import GeneratedArm, GeneratedContents, GenerationRequest
+from medcodi.turing.design.items import AUTOENCODED, GENERATED, Content, ReaderItem, draw_items
 from medcodi.turing.design.real_arm import RealArm
 
 if TYPE_CHECKING:
     from medcodi.model import MedCoDi
 
-OnStep = Callable[[str, int, int], None]
+OnStep = Callable[[str, int, int], None]  # called with (step, done, total)
 
 
 @dataclass(frozen=True)
-class Exported:
-    """What an export wrote."""
+class ExportSummary:
+    """Outcome of an export."""
 
-    folder: Path  # of the bundle
-    bundle_id: str  # its id
-    num_items: int  # items of the study, controls and practice among them
+    folder: Path
+    bundle_id: str
+    num_items: int  # items of the study, controls and practice included
     num_images: int  # image payloads of one reader
-    native_size: int | None  # pixels a side that both arms were brought down to
-    left_out: list[str]  # real studies that could not be used, and why
+    native_size: int | None  # pixels a side that both arms were reduced to; None without images
+    left_out: list[str]  # real studies that are unusable, and why
 
 
 def export_bundle(
@@ -57,75 +67,84 @@ def export_bundle(
     attested_by: str | None = None,
     salt: str | None = None,
     on_step: OnStep | None = None,
-) -> Exported:
-    """Write a bundle; all or nothing.
+) -> ExportSummary:
+    """Write a bundle, whole or not at all.
 
     Args:
-        study: What is shown.
+        study: Config of the study.
         real: The real arm.
         generated: The generated arm.
         out: A new or empty folder.
-        autoencoder: A model whose image autoencoder makes the ``autoencoded`` items; None: the generated arm's model.
-        attested_by: Who attests that the readers are covered by the use agreement of the real data.
-        salt: Key of all that is random in the bundle; None: drawn. For tests.
-        on_step: Called with (what, done, in all).
+        autoencoder: Model whose image autoencoder makes the ``autoencoded`` items; None: the generated arm's model.
+        attested_by: Who attests that the use agreement of the real data covers the readers.
+        salt: Key of everything random in the bundle; None: drawn (tests set it).
+        on_step: Called with (step, done, total).
 
     Raises:
-        DataError: If an arm has fewer studies than needed, an image cannot be read, or the real data is under a use agreement and nobody
-            attests that the readers are covered.
+        DataError: If an arm has too few studies, an image is unreadable, or the real data has a use agreement and nobody attests that it
+            covers the readers.
     """
+    on_step = on_step or (lambda *_: None)
     attestation = attest(real, attested_by)
     model = autoencoder or getattr(generated, "model", None)
     if model is None and any(task.autoencoded for task in study.tasks):
         raise DataError(
-            "autoencoded items, but no model to pass them through",
+            "autoencoded items need a model, and none is given",
             expected="a model",
             fix="--autoencoder MODEL, or autoencoded: 0",
         )
     with new_folder(out) as staging:
+        # Design: the items, and each reader's trials.
         items = draw_items(study, real, generated)
         salt = salt or secrets.token_hex(32)
-        trials = {
-            f"reader-{number + 1:02d}": reader_trials(study, items, number, salt) for number in range(study.readers)
+        readers = [f"reader-{number + 1:02d}" for number in range(study.readers)]
+        trials = {reader: reader_trials(study, items, number, salt) for number, reader in enumerate(readers)}
+        # Contents: generate, read and blind.
+        blinded, native = _blind(study, items, real, generated, model, salt, on_step)
+        # Key: everything that readers must not know.
+        provenance = {
+            "real": {"name": real.name, "left_out": [vars(left) for left in real.left_out]},
+            "generated": {"name": generated.name, **generated.provenance()},
+            "native_size": native,
+            "attestation": attestation,
         }
-        blinded, native = _blind(study, items, real, generated, model, salt, on_step or (lambda *_: None))
-        bundle_id = sha256_of("bundle", salt=salt)[:12]
-        key = _key(study, items, trials, real, generated, bundle_id, salt, native, attestation)
-        (staging / "custodian").mkdir()
-        key.save(staging / "custodian")
+        key = _key(study, items, trials, salt, provenance)
+        key.save(staging / CUSTODIAN)
+        # Files: one folder and archive per reader, public facts, one time for all.
         for done, (reader, shown) in enumerate(trials.items()):
-            _write_reader(staging / "readers" / reader, reader_study(study, key, reader, shown), shown, blinded)
-            if on_step:
-                on_step("writing readers", done + 1, len(trials))
+            _write_reader(staging / "readers" / reader, reader_page(study, key, reader, shown), shown, blinded)
+            on_step("writing readers", done + 1, len(trials))
         _write_facts(staging / "bundle.json", study, key, len(items), attestation)
         seal(staging)
+        protect(staging / CUSTODIAN)
     images = sum(MODALITIES[content.modality].kind == "image" for item in items for content in item.contents)
-    left_out = [f"{one.file}: {one.reason}" for one in real.left_out]
-    return Exported(Path(out), bundle_id, len(items), images, native, left_out)
+    left_out = [f"{left.file}: {left.reason}" for left in real.left_out]
+    return ExportSummary(Path(out), key.bundle_id, len(items), images, native, left_out)
 
 
 def attest(real: RealArm, attested_by: str | None) -> dict[str, str] | None:
-    """The attestation for data under a use agreement; None where none is needed or given.
+    """The attestation for data with a use agreement; None where none is needed or given.
 
     Raises:
         DataError: If one is needed and nobody attests.
     """
-    if real.agreement and not (attested_by or "").strip():
+    attested_by = (attested_by or "").strip()
+    if real.agreement and not attested_by:
         raise DataError(
             f"the real studies ({real.name}) look like {real.agreement.upper()}, which is shared under a use agreement",
             expected="somebody who attests that every reader is covered by it",
             fix="--attest 'Name, institution' once that is so; it is recorded in the bundle",
         )
-    if not (attested_by or "").strip():
+    if not attested_by:
         return None
     statement = "Every reader of this bundle may see the real examinations under the use agreement of their source."
-    return {"source": real.agreement or real.name, "attested_by": str(attested_by).strip(), "statement": statement}
+    return {"source": real.agreement or real.name, "attested_by": attested_by, "statement": statement}
 
 
-# ---- contents ------------------------------------------------------------------------------------------------------
+# ---- contents --------------------------------------------------------------------------------------------------------
 def _blind(
     study: ReaderStudyConfig,
-    items: Sequence[Item],
+    items: Sequence[ReaderItem],
     real: RealArm,
     generated: GeneratedArm,
     model: MedCoDi | None,
@@ -133,161 +152,137 @@ def _blind(
     on_step: OnStep,
 ) -> tuple[dict[Content, str], int | None]:
     """Every content through the one pipeline, as the JSON of its payload; and the common native size."""
+    # Generate: every requested direction once per case.
     contents = list(dict.fromkeys(content for item in items for content in item.contents))
-    requests: list[Request] = list(
-        dict.fromkeys((one.case, one.direction) for one in contents if one.direction is not None)
+    requests: list[GenerationRequest] = list(
+        dict.fromkeys((content.case, content.direction) for content in contents if content.direction is not None)
     )
-    made = generated.contents(requests, real, lambda done, total: on_step("generating", done, total))
-    images = [one for one in contents if MODALITIES[one.modality].kind == "image"]
+    samples = generated.contents(requests, real, lambda done, total: on_step("generating", done, total))
+    # First half of the pipeline: squares, whose smallest sets the native size.
+    images = [content for content in contents if MODALITIES[content.modality].kind == "image"]
     squares: dict[Content, np.ndarray] = {}
     for done, content in enumerate(images):
-        squares[content] = _square(study, content, real, made, model)
+        squares[content] = _square(study, content, np.asarray(_value(content, real, samples)), model)
         on_step("reading", done + 1, len(images))
-    native = _native(study, squares)
+    native = _native_size(study, squares)
+    # Second half: the same band, range and depth for all; the dither depends on the content and the salt.
     blinded: dict[Content, str] = {}
     for done, (content, square) in enumerate(squares.items()):
-        noise = numpy_generator(
-            "turing-dither", salt, content.origin, content.case, content.modality, str(content.direction)
-        )
-        blinded[content] = image_fields(finish_image(square, study.blinding, native, study.image_size, noise))
+        keys = (salt, content.origin, content.case, content.modality, str(content.direction))
+        grey = finish_image(square, study.blinding, native, study.image_size, numpy_generator("turing-dither", *keys))
+        blinded[content] = image_fields(grey)
         on_step("blinding", done + 1, len(images))
-    texts = {one: _text(study, one, _value(one, real, made)) for one in contents if one not in squares}
+    # Texts: one form, one length.
+    texts = {
+        content: _text(study, content, str(_value(content, real, samples)))
+        for content in contents
+        if content not in squares
+    }
     longest = max((len(text.encode("utf-8")) for text in texts.values()), default=0)
     num_bytes = -(-longest // 256) * 256
     blinded |= {content: text_fields(text, num_bytes) for content, text in texts.items()}
     return blinded, native if squares else None
 
 
-def _value(content: Content, real: RealArm, made: Mapping[Request, Mapping[str, Value]]) -> Value:
+def _value(content: Content, real: RealArm, samples: GeneratedContents) -> Any:
     if content.origin == GENERATED and content.direction is not None:
-        return made[content.case, content.direction][content.modality]
+        return samples[content.case, content.direction][content.modality]
     return real.study(content.case).contents[content.modality]
 
 
-def _text(study: ReaderStudyConfig, content: Content, value: Value) -> str:
+def _text(study: ReaderStudyConfig, content: Content, text: str) -> str:
     try:
-        return blind_text(str(value), study.blinding)
+        return blind_text(text, study.blinding)
     except Refused as error:
-        raise DataError(
-            f"the {content.origin} {content.modality} of study {content.case!r}: {error.failed}",
-            expected=error.expected,
-            fix="generate it again, or leave this study out",
-        ) from None
+        raise _unusable(content, error, fix="generate it again, or leave this study out") from None
 
 
-def _square(
-    study: ReaderStudyConfig,
-    content: Content,
-    real: RealArm,
-    made: Mapping[Request, Mapping[str, Value]],
-    model: MedCoDi | None,
-) -> np.ndarray:
-    image = np.asarray(_value(content, real, made))
+def _square(study: ReaderStudyConfig, content: Content, image: np.ndarray, model: MedCoDi | None) -> np.ndarray:
     if content.origin == AUTOENCODED and model is not None:
         image = autoencoded(model, content.modality, image)
     try:
         return cut_image(image, study.blinding, study.image_size)
     except Refused as error:
-        raise DataError(
-            f"the {content.origin} {content.modality} of study {content.case!r}: {error.failed}",
-            expected=error.expected,
-            fix=error.fix,
-        ) from None
+        raise _unusable(content, error, fix=error.fix) from None
+
+
+def _unusable(content: Content, error: Refused, *, fix: str) -> DataError:
+    what = f"the {content.origin} {content.modality} of study {content.case!r}"
+    return DataError(f"{what}: {error.failed}", expected=error.expected, fix=fix)
 
 
 def autoencoded(model: MedCoDi, modality: str, image: np.ndarray) -> np.ndarray:
-    """A real image as the model's autoencoder gives it back: float32 ``[S, S]`` at the model's size."""
+    """A real image reconstructed by the model's autoencoder: float32 ``[S, S]`` at the model's size."""
     import torch
 
     square = fit_square(image, model.config.image_size)
     with torch.inference_mode():
-        values = torch.from_numpy(square)[None, None].to(model.device)
+        values = torch.from_numpy(square)[None, None].to(model.device)  # [1, 1, S, S]
         decoded = model.decode(modality, model.latent(modality, values))
     assert isinstance(decoded, torch.Tensor)
     return decoded[0, 0].float().cpu().numpy()
 
 
-def _native(study: ReaderStudyConfig, squares: Mapping[Content, np.ndarray]) -> int:
-    """Pixels a side of the coarsest image, or what the study says; never above the shown size.
+def _native_size(study: ReaderStudyConfig, squares: Mapping[Content, np.ndarray]) -> int:
+    """Pixels a side of the coarsest image, or the configured size; never above the size shown.
 
     Raises:
-        DataError: If the study asks for more than an image has.
+        DataError: If an image is coarser than configured.
     """
-    coarsest, whose = min(
-        ((len(square), one) for one, square in squares.items()), key=lambda pair: pair[0], default=(0, None)
-    )
     wanted = study.blinding.native_size
-    if whose is not None and wanted is not None and coarsest < wanted:
+    if not squares:
+        return min(wanted or 0, study.image_size)
+    content, square = min(squares.items(), key=lambda pair: len(pair[1]))
+    coarsest = len(square)
+    if wanted is not None and coarsest < wanted:
         raise DataError(
-            f"the {whose.origin} {whose.modality} of study {whose.case!r} has {coarsest} pixels a side once cut, native_size is {wanted}",
-            expected="no image below it, for it would stand out",
+            f"the {content.origin} {content.modality} of study {content.case!r} has {coarsest} pixels a side once cut, "
+            f"native_size is {wanted}",
+            expected="no coarser image, because it would stand out",
             fix=f"blinding.native_size: {coarsest}, or finer images",
         )
     return min(wanted or coarsest, study.image_size)
 
 
-# ---- files ---------------------------------------------------------------------------------------------------------
+# ---- files -----------------------------------------------------------------------------------------------------------
 def _key(
     study: ReaderStudyConfig,
-    items: Sequence[Item],
+    items: Sequence[ReaderItem],
     trials: Mapping[str, Sequence[ReaderTrial]],
-    real: RealArm,
-    generated: GeneratedArm,
-    bundle_id: str,
     salt: str,
-    native: int | None,
-    attestation: dict[str, str] | None,
-) -> Key:
-    return Key(
+    provenance: dict[str, Any],
+) -> AnswerKey:
+    return AnswerKey(
         {
             "format": FORMAT,
-            "bundle_id": bundle_id,
+            "bundle_id": sha256_of("bundle", salt=salt)[:12],
             "salt": salt,
             "medcodi": __version__,
             "study": to_dict(study),
-            "trials": {reader: {one.trial: one.entry() for one in shown} for reader, shown in trials.items()},
-            "items": {item.name: _item_entry(item) for item in items},
-            "provenance": {
-                "real": {"name": real.name, "left_out": [vars(one) for one in real.left_out]},
-                "generated": {"name": generated.name, **generated.provenance()},
-                "native_size": native,
-                "attestation": attestation,
-            },
+            "trials": {reader: {trial.trial: trial.key_entry() for trial in shown} for reader, shown in trials.items()},
+            "items": {item.name: item.key_entry() for item in items},
+            "provenance": provenance,
         }
     )
 
 
-def _item_entry(item: Item) -> dict[str, Any]:
-    sides = [
-        [
-            {
-                "origin": one.origin,
-                "case": one.case,
-                "modality": one.modality,
-                "direction": None if one.direction is None else str(one.direction),
-            }
-            for one in side
-        ]
-        for side in item.sides
-    ]
-    return {"task": item.task, "arm": item.arm, "case": item.case, "patients": list(item.patients), "sides": sides}
-
-
-def _write_reader(folder: Path, study: dict, trials: Sequence[ReaderTrial], blinded: Mapping[Content, str]) -> None:
-    (folder / "payloads").mkdir(parents=True)
+def _write_reader(folder: Path, page: dict, trials: Sequence[ReaderTrial], blinded: Mapping[Content, str]) -> None:
+    """Viewer, ``study.js`` and payloads of one reader, and the archive beside the folder."""
+    (folder / PAYLOADS).mkdir(parents=True)
     for name, data in viewer_files().items():
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_bytes(data)
-    (folder / "study.js").write_bytes(study_script(study))
+    (folder / READER_STUDY).write_bytes(study_script(page))
+    # By id, so that the order on the disk follows nothing else.
     for panel in sorted((panel for trial in trials for panel in trial.panels), key=lambda panel: panel.payload):
         script = payload_script(panel.payload, blinded[panel.content])
-        (folder / "payloads" / f"{panel.payload}.js").write_bytes(script)
+        (folder / PAYLOADS / f"{panel.payload}.js").write_bytes(script)
     seal(folder)
     zip_folder(folder)
 
 
 def _write_facts(
-    path: Path, study: ReaderStudyConfig, key: Key, num_items: int, attestation: dict[str, str] | None
+    path: Path, study: ReaderStudyConfig, key: AnswerKey, num_items: int, attestation: dict[str, str] | None
 ) -> None:
     facts = {
         "format": FORMAT,

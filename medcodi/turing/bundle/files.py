@@ -1,76 +1,104 @@
-"""The files of a bundle: all or nothing, fixed times, fixed order, nothing in the archives that tells two payloads apart."""
+"""Files of a bundle, written and read back: payload scripts, ``study.js``, the viewer, and the archive of each reader's folder.
+
+Whatever could tell two payloads apart is equal: the length of all images and of all texts, file times, permissions, the order of archive
+entries, and no compression.
+"""
 
 from __future__ import annotations
 
+import base64
+import json
 import os
+import re
 import shutil
-import tempfile
 import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from importlib.resources import files
 from importlib.resources.abc import Traversable
 from pathlib import Path
+from typing import Any
+
+import numpy as np
 
 from medcodi.errors import DataError
+from medcodi.storage import atomic
 
-FIXED_TIME = 946_684_800  # 2000-01-01 00:00:00 UTC, of every file
+FIXED_TIME = 946_684_800  # time of every file: 2000-01-01 00:00:00 UTC
 FIXED_DATE = (2000, 1, 1, 0, 0, 0)  # the same in archives
+PAYLOADS = "payloads"  # folder of the payload scripts
+READER_STUDY = "study.js"
 VIEWER_SUFFIXES = (".html", ".js", ".css")
+_PAYLOAD_CALL = re.compile(r'MEDCODI_PAYLOAD\("([^"\\]*)", (\{.*\})\);\n?', re.DOTALL)
+_STUDY_CALL = re.compile(r"MEDCODI_STUDY = (\{.*\});\n?", re.DOTALL)
 
 
 @contextmanager
 def new_folder(out: str | Path) -> Iterator[Path]:
-    """A folder to fill; it takes the place of ``out`` once all is well, and vanishes otherwise.
+    """A hidden folder to fill; it becomes ``out`` when the body ends, whole and flushed, or nothing of it stays.
 
     Raises:
-        DataError: If ``out`` holds something, or cannot be made.
+        DataError: If ``out`` is not empty, or the disk is full or read-only.
     """
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise DataError(f"{out} is not empty", expected="a new or empty folder", fix="choose another --out")
-    try:
-        out.parent.mkdir(parents=True, exist_ok=True)
-        staging = Path(tempfile.mkdtemp(prefix=f".{out.name}-", dir=out.parent))
-    except OSError as error:
-        raise DataError(f"{out} cannot be made: {error.strerror}", fix="choose a folder that can be written") from None
-    try:
+    with atomic.filling(out, error=DataError) as staging:
         yield staging
-        staging.chmod(0o755)
-        if out.is_dir():
-            out.rmdir()
-        staging.rename(out)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
+def image_fields(image: np.ndarray) -> str:
+    """JSON object of an image payload; ``image`` is uint16 ``[H, W]``, bone bright."""
+    height, width = image.shape
+    data = base64.b64encode(np.ascontiguousarray(image, dtype="<u2").tobytes()).decode("ascii")
+    return f'{{"kind":"image","width":{width},"height":{height},"bits":16,"data":"{data}"}}'
+
+
+def text_fields(text: str, num_bytes: int) -> str:
+    """JSON object of a text payload, padded with spaces to ``num_bytes``, which all texts of a bundle share."""
+    data = text.encode("utf-8")
+    assert len(data) <= num_bytes
+    encoded = base64.b64encode(data.ljust(num_bytes)).decode("ascii")
+    return json.dumps({"kind": "text", "data": encoded}, separators=(",", ":"))
+
+
+def payload_script(pid: str, fields: str) -> bytes:
+    """A payload file: a call of the viewer's function."""
+    return f'MEDCODI_PAYLOAD("{pid}", {fields});\n'.encode("ascii")
+
+
+def study_script(study: dict) -> bytes:
+    """``study.js``: an assignment."""
+    return f"MEDCODI_STUDY = {json.dumps(study, ensure_ascii=True, separators=(',', ':'))};\n".encode("ascii")
 
 
 def viewer_files() -> dict[str, bytes]:
-    """The viewer: path below a reader's folder -> bytes."""
-    found: dict[str, bytes] = {}
+    """Files of the viewer: path relative to a reader's folder -> bytes."""
+    contents: dict[str, bytes] = {}
 
-    def collect(place: Traversable, prefix: str) -> None:
-        for child in place.iterdir():
+    def collect(folder: Traversable, prefix: str) -> None:
+        for child in folder.iterdir():
             if child.is_dir() and not child.name.startswith(("_", ".")):
                 collect(child, f"{prefix}{child.name}/")
             elif child.is_file() and child.name.endswith(VIEWER_SUFFIXES):
-                found[prefix + child.name] = child.read_bytes()
+                contents[prefix + child.name] = child.read_bytes()
 
-    place = files("medcodi.turing") / "viewer"
-    if place.is_dir():
-        collect(place, "")
-    return dict(sorted(found.items()))
+    collect(files("medcodi.turing") / "viewer", "")
+    return dict(sorted(contents.items()))
 
 
 def seal(folder: Path) -> None:
-    """Give every file and folder below ``folder``, and itself, the one time and plain permissions."""
-    for path in sorted(folder.rglob("*"), reverse=True):
+    """Give a folder and everything in it one time and plain permissions."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # a folder after its files, which change its time
         path.chmod(0o755 if path.is_dir() else 0o644)
         os.utime(path, (FIXED_TIME, FIXED_TIME))
     os.utime(folder, (FIXED_TIME, FIXED_TIME))
 
 
 def zip_folder(folder: Path) -> Path:
-    """Write ``folder.zip`` beside a folder: entries by name, one time, stored, for packed sizes would tell images apart."""
+    """Write ``folder.zip`` beside a folder: entries by name, with one time, uncompressed, because compressed sizes differ."""
     archive = folder.with_name(folder.name + ".zip")
     with zipfile.ZipFile(archive, "w", zipfile.ZIP_STORED) as opened:
         named = {
@@ -79,7 +107,122 @@ def zip_folder(folder: Path) -> Path:
         for name, path in sorted(named.items()):
             entry = zipfile.ZipInfo(name, FIXED_DATE)
             entry.external_attr = 0o644 << 16
-            entry.create_system = 3
+            entry.create_system = 3  # Unix, whatever the system
             with path.open("rb") as source, opened.open(entry, "w") as target:
                 shutil.copyfileobj(source, target, 1 << 20)
     return archive
+
+
+# ---- reading ---------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class Payload:
+    """A payload as read back."""
+
+    pid: str  # random id
+    fields: dict[str, Any]  # the JSON object without the data
+    data: bytes  # decoded from base64
+
+    @property
+    def image(self) -> np.ndarray:
+        """Image uint16 ``[H, W]``."""
+        return np.frombuffer(self.data, dtype="<u2").reshape(self.fields["height"], self.fields["width"])
+
+    @property
+    def text(self) -> str:
+        """Text without the padding."""
+        return self.data.decode("utf-8").rstrip(" ")
+
+
+def read_payload(path: Path) -> Payload:
+    """Read a payload file.
+
+    Raises:
+        DataError: If it is no payload, or its data is unreadable.
+    """
+    match = _PAYLOAD_CALL.fullmatch(path.read_bytes().decode("utf-8", "replace"))
+    if not match:
+        raise DataError(f"{path.name} is not a payload", expected='MEDCODI_PAYLOAD("id", {...}); and nothing else')
+    try:
+        fields = json.loads(match.group(2))
+        data = base64.b64decode(fields.pop("data"), validate=True)
+    except (ValueError, KeyError, AttributeError, TypeError) as error:
+        raise DataError(f"{path.name} cannot be read: {error}", expected="JSON with base64 data") from None
+    return Payload(match.group(1), fields, data)
+
+
+def read_study_script(path: Path) -> dict[str, Any]:
+    """Read ``study.js``.
+
+    Raises:
+        DataError: If it is missing or invalid.
+    """
+    try:
+        match = _STUDY_CALL.fullmatch(path.read_text(encoding="utf-8"))
+        study = json.loads(match.group(1)) if match else None
+    except (OSError, ValueError):
+        study = None
+    if not isinstance(study, dict):
+        raise DataError(
+            f"no study in {path}", expected=f"{READER_STUDY} as exported", fix="give the folder of a bundle"
+        )
+    return study
+
+
+@dataclass(frozen=True)
+class ReaderFolder:
+    """Folder and archive that one reader gets."""
+
+    name: str  # `reader-01`
+    path: Path
+    archive: Path | None  # its zip file, if present
+    study: dict[str, Any]  # the object in `study.js`
+
+    def files(self) -> list[Path]:
+        """Every file in the folder, by name."""
+        return sorted(path for path in self.path.rglob("*") if path.is_file())
+
+    def payload_files(self) -> list[Path]:
+        """Every script in ``payloads/``."""
+        return [path for path in self.files() if path.parent == self.path / PAYLOADS and path.suffix == ".js"]
+
+    def payload_ids(self) -> list[str]:
+        """Ids of the payloads in the order shown."""
+        return [panel["payload"] for trial in self.study["trials"] for panel in trial["panels"]]
+
+
+@dataclass(frozen=True)
+class ReaderBundle:
+    """The folders of all readers, and the public facts about the bundle."""
+
+    path: Path
+    facts: dict[str, Any]  # `bundle.json`; empty if it is missing
+    readers: list[ReaderFolder]
+
+
+def open_bundle(path: str | Path) -> ReaderBundle:
+    """Open a bundle, or the folder of one reader.
+
+    Raises:
+        DataError: If it is neither.
+    """
+    path = Path(path)
+    one_reader = (path / READER_STUDY).is_file()
+    folders = [path] if one_reader else sorted(child for child in (path / "readers").glob("*") if child.is_dir())
+    if not folders:
+        raise DataError(
+            f"{path} is no bundle",
+            expected=f"a folder with readers/reader-01/{READER_STUDY}, as 'medcodi turing export' writes it",
+            fix="give the folder named by --out",
+        )
+    readers = []
+    for folder in folders:
+        archive = folder.with_name(folder.name + ".zip")
+        study = read_study_script(folder / READER_STUDY)
+        if not isinstance(study.get("trials"), list) or not isinstance(study.get("tasks"), list):
+            raise DataError(f"{folder / READER_STUDY} has no trials", expected=f"{READER_STUDY} as exported")
+        readers.append(ReaderFolder(folder.name, folder, archive if archive.is_file() else None, study))
+    try:
+        facts = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        facts = {}
+    return ReaderBundle(path, facts, readers)

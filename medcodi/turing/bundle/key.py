@@ -1,4 +1,4 @@
-"""The answer key: written to the custodian's folder only, its salted SHA-256 in the bundle, so that it can be proved unchanged."""
+"""The answer key: stored in the custodian's folder only; its salted SHA-256 in the bundle proves that it is unchanged."""
 
 from __future__ import annotations
 
@@ -14,69 +14,79 @@ from medcodi.turing.bundle.canonical import sha256_of
 from medcodi.turing.design.config import ReaderStudyConfig
 
 FORMAT = 1
+CUSTODIAN = "custodian"  # folder of the key within a bundle
 KEY_FILE = "key.json"
-README = """This folder is the custodian's. Readers never get it.
+README = """This folder is for the custodian only. Never give it to a reader.
 
-key.json holds the answers: which item is real, which is generated, and what is shown where. Its salted SHA-256 stands in every
+key.json holds the answers: which item is real, which is generated, and where it is shown. Its salted SHA-256 is stored in every
 reader's folder and in every result, which proves later that the key was not changed after the readers had answered.
-Keep a copy in a second place: without it no result can be read.
+Keep a second copy elsewhere: without the key no result can be read.
 
-When results come back:
-    medcodi turing import results/*.json --key {folder} --out table/
+When the results are back:
+    medcodi turing import results/*.json --key custodian --out table/
 """
 
 
 @dataclass(frozen=True)
-class Key:
+class AnswerKey:
     """An answer key."""
 
-    values: Mapping[str, Any]  # as in the file: format, bundle_id, salt, study, trials, items, provenance
+    values: Mapping[str, Any]  # contents of the file: format, bundle_id, salt, study, trials, items, provenance
 
     @property
     def bundle_id(self) -> str:
-        """Which bundle it opens."""
+        """Id of the bundle."""
         return self.values["bundle_id"]
 
     @property
     def sha256(self) -> str:
-        """SHA-256 of the salt and the canonical JSON of all else."""
+        """SHA-256 of the salt and the canonical JSON of everything else."""
         rest = {name: value for name, value in self.values.items() if name != "salt"}
         return sha256_of(rest, salt=self.values["salt"])
 
     @property
     def study_sha256(self) -> str:
-        """SHA-256 of the canonical JSON of the study file."""
+        """SHA-256 of the canonical JSON of the study's config."""
         return sha256_of(self.values["study"])
 
     @property
     def study(self) -> ReaderStudyConfig:
-        """The study as it was exported."""
+        """Config of the study as exported."""
         return from_dict(ReaderStudyConfig, dict(self.values["study"]), source="the study in the key")
 
     @property
     def trials(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-        """Reader -> trial -> what was shown and what is right."""
+        """Reader -> trial -> the item shown and its right answer."""
         return self.values["trials"]
 
     @property
     def items(self) -> Mapping[str, Mapping[str, Any]]:
-        """Item -> what it is made of."""
+        """Item -> its contents."""
         return self.values["items"]
 
     def save(self, folder: Path) -> None:
-        """Write ``key.json`` and ``README.txt`` into a folder that is there."""
+        """Write ``key.json`` and ``README.txt`` into a folder, for the owner's eyes only."""
+        folder.mkdir(parents=True, exist_ok=True)
         (folder / KEY_FILE).write_text(json.dumps(self.values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / "README.txt").write_text(README.format(folder="custodian"), encoding="utf-8")
+        (folder / "README.txt").write_text(README, encoding="utf-8")
+        protect(folder)
 
 
-def read_key(place: str | Path) -> Key:
+def protect(folder: Path) -> None:
+    """Make the custodian's folder and its files readable by their owner only."""
+    for path in folder.iterdir():
+        path.chmod(0o600)
+    folder.chmod(0o700)
+
+
+def read_key(place: str | Path) -> AnswerKey:
     """Read a key.
 
     Args:
-        place: The custodian's folder, or the key file itself.
+        place: The custodian's folder, or the key file.
 
     Raises:
-        DataError: If it is lost, or is not a key.
+        DataError: If it is missing or invalid.
     """
     path = Path(place)
     path = path / KEY_FILE if path.is_dir() else path
@@ -84,7 +94,7 @@ def read_key(place: str | Path) -> Key:
         raise DataError(
             f"no key at {path}",
             expected="custodian/key.json, as written by the export",
-            fix="give the custodian's folder, or its copy; without the key no answer can be read",
+            fix="give the custodian's folder, or its copy; without the key no result can be read",
         )
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
@@ -93,6 +103,6 @@ def read_key(place: str | Path) -> Key:
     wanted = ("bundle_id", "salt", "study", "trials", "items")
     if not isinstance(values, dict) or values.get("format") != FORMAT or any(name not in values for name in wanted):
         raise DataError(
-            f"{path} is not a key", expected=f"format {FORMAT} with " + ", ".join(wanted), fix="take the copy of it"
+            f"{path} is not a key", expected=f"format {FORMAT} with " + ", ".join(wanted), fix="use the copy of it"
         )
-    return Key(values)
+    return AnswerKey(values)

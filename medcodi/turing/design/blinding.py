@@ -1,7 +1,7 @@
-"""One pipeline for both arms: crop, size, depth, grey range, corner mask, dither; and one form of text.
+"""Blinding: one pipeline for both arms (crop, size, depth, grey range, corner mask, dither) and one form of text.
 
-What it makes equal by construction, ``medcodi turing lint`` holds it to: every image has the same size and band, reaches from 0 to 65535,
-has no frame, no coarse grey steps, and nothing in its corners.
+Afterwards every image has the same size and frequency band, reaches from 0 to 65535, and has no frame, no coarse grey steps and empty
+corners. ``medcodi turing lint`` checks it.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from medcodi.data.reports import normalise_report
 from medcodi.errors import ConfigError
 
 WHITE = 65535
-MIN_SIDE = 16  # pixels a side that must be left: less shows nothing
+MIN_SIDE = 16  # pixels a side that must remain after the crop
 _ASCII = {
     "‘": "'",
     "’": "'",
@@ -37,25 +37,22 @@ _ASCII = {
 
 @config
 class BlindingConfig:
-    """How both arms are made alike."""
+    """How the images and texts of both arms are made alike."""
 
-    # `square` cuts black or white frames off, then to a square around the middle: no image keeps a border, whatever its
-    # arm. `frame` cuts frames off and fills up to a square with black; `none` leaves frames where they are: for arms
-    # whose frames are alike, as those of a model and of what it was trained on
+    # `square` cuts black or white frames off, then to a central square: no image keeps a border. `frame` cuts frames off
+    # and pads to a square with black. `none` keeps frames: for arms whose frames are alike, such as a model's and those
+    # of its training data.
     crop: Literal["square", "frame", "none"] = "square"
-    # Darker rows and columns at an edge (or as close to white) are a frame; share of the grey range
+    # Rows and columns at an edge that are this dark (or this close to white) are a frame; share of the grey range.
     frame_level: float = 0.03
-    margin: float = 0.02  # share of a side cut off each edge besides: generators betray themselves at edges
-    # Pixels a side that both arms are brought down to first; None: the coarsest that an arm comes in
-    native_size: int | None = None
-    percentiles: tuple[float, float] = (0.5, 99.5)  # of the grey values, stretched to black and white
-    # Share of the stretched range that becomes black: sensors and generators differ in what is nearly black
-    black_level: float = 0.02
-    # Share of a side; a square of it is blackened in all four corners, where markers and texts stand
-    corner_mask: float = 0.16
-    depth: int = 8  # bits of grey that both arms keep; the shown 16 bits are dithered below them
-    text_case: Literal["keep", "upper", "lower"] = "keep"  # `keep`, `upper` or `lower`, for all reports
-    max_words: int | None = None  # all reports are cut to whole sentences within so many words; None: as they are
+    margin: float = 0.02  # share of a side cut off at each edge, because generators fail at edges
+    native_size: int | None = None  # pixels a side that both arms are reduced to first; None: the coarsest image
+    percentiles: tuple[float, float] = (0.5, 99.5)  # grey values stretched to black and white
+    black_level: float = 0.02  # share of the range that becomes black, because sensors differ in near black
+    corner_mask: float = 0.16  # side of the square blackened in each corner, where markers are; share of a side
+    depth: int = 8  # bits of grey that both arms keep; below them the 16 bits are dithered
+    text_case: Literal["keep", "upper", "lower"] = "keep"  # of all reports
+    max_words: int | None = None  # reports are cut to whole sentences of at most this many words; None: not cut
 
     def __post_init__(self) -> None:
         low, high = self.percentiles
@@ -76,21 +73,23 @@ class BlindingConfig:
 
 
 def cut_image(image: np.ndarray, blinding: BlindingConfig, largest: int) -> np.ndarray:
-    """First half of the pipeline: common depth, frames off, a square of at most ``largest`` pixels a side.
+    """First half of the pipeline: common depth, frames removed, a square of at most ``largest`` pixels a side.
 
     Args:
         image: float ``[H, W]`` in [0, 1].
-        blinding: How.
-        largest: Pixels a side of the result at most; larger images are reduced, antialiased.
+        blinding: Config of the pipeline.
+        largest: Larger squares are reduced to this side, antialiased.
 
     Returns:
         float32 ``[S, S]`` in [0, 1].
 
     Raises:
-        Refused: If too little is left.
+        Refused: If fewer than 16 pixels a side remain.
     """
+    # Common depth: both arms have the same grey levels.
     levels = 2**blinding.depth - 1
     image = np.rint(np.clip(image, 0.0, 1.0) * levels).astype(np.float32) / np.float32(levels)
+    # Remove the frame, then crop or pad to a square.
     if blinding.crop != "none":
         image = _without_frame(image, blinding.frame_level)
     square = (
@@ -99,7 +98,7 @@ def cut_image(image: np.ndarray, blinding: BlindingConfig, largest: int) -> np.n
     side = len(square)
     if side < MIN_SIDE:
         raise Refused(
-            f"{side} pixels of an image are left once its frame is cut off",
+            f"{side} pixels of an image remain once its frame is cut off",
             reason="too small",
             expected=f"at least {MIN_SIDE}",
             fix="leave this image out, or blinding.crop: none",
@@ -114,26 +113,30 @@ def finish_image(
 
     Args:
         square: From :func:`cut_image`, at least ``native`` pixels a side.
-        blinding: How.
-        native: Pixels a side that both arms are brought down to.
+        blinding: Config of the pipeline.
+        native: Pixels a side that both arms are reduced to.
         size: Pixels a side as shown.
-        noise: Of the dither: uniform, one step of ``blinding.depth`` wide, at the size as shown, so that both arms fill the same band
-            down to the same level, and no comb of grey values remains.
+        noise: For the dither: uniform, one step of ``blinding.depth`` wide, at the size as shown. Both arms then fill the same
+            frequency band to the same level, and no comb of grey values remains.
 
     Returns:
         uint16 ``[size, size]``, from 0 to 65535.
     """
+    # Common band: down to the native size, up to the size as shown.
     image = resized(resized(square, native), size)
+    # Common grey range: percentiles to black and white.
     low, high = np.percentile(image, blinding.percentiles)
     if high - low < 1e-3:
         low, high = float(image.min()), float(image.max())
     floor = low + blinding.black_level * (high - low)
     image = np.clip((image - floor) / max(high - floor, 1e-6), 0.0, 1.0)
+    # Common depth, dithered to 16 bits.
     levels = 2**blinding.depth - 1
     image = np.rint(image * levels) + noise.random(image.shape, dtype=np.float32) - 0.5
     grey = np.rint(np.clip(image / levels, 0.0, 1.0) * WHITE).astype(np.uint16)
+    # Black corners; black and white are always reached, also without a corner mask.
     grey[corner_mask(size, blinding.corner_mask)] = 0
-    grey.flat[np.argmin(grey)], grey.flat[np.argmax(grey)] = 0, WHITE  # also where there is no corner mask
+    grey.flat[np.argmin(grey)], grey.flat[np.argmax(grey)] = 0, WHITE
     return grey
 
 
@@ -154,13 +157,15 @@ def resized(square: np.ndarray, size: int) -> np.ndarray:
 
 
 def blind_text(text: str, blinding: BlindingConfig) -> str:
-    """A report in the one form that both arms take: sections a line each, ASCII, single spaces, one case, whole sentences.
+    """A report in the form of both arms: one line per section, ASCII, single spaces, one case, whole sentences.
 
     Raises:
-        Refused: If nothing is left.
+        Refused: If the text is empty afterwards.
     """
+    # Letters to ASCII.
     text = "".join(_ASCII.get(letter, letter) for letter in normalise_report(text))
     text = unicodedata.normalize("NFKD", text).encode("ascii", "ignore").decode()
+    # Spaces and punctuation, line by line.
     lines = [_tidy_line(line) for line in text.splitlines()]
     text = "\n".join(line for line in lines if line)
     if blinding.max_words is not None:
@@ -173,7 +178,7 @@ def blind_text(text: str, blinding: BlindingConfig) -> str:
 
 
 def _without_frame(image: np.ndarray, level: float) -> np.ndarray:
-    """Rows and columns at the edges that are all but black, or all but white, cut off; again until there is none."""
+    """Cut off rows and columns at the edges that are nearly black or nearly white, until none is left."""
     while min(image.shape) >= MIN_SIDE:
         box = []
         for axis in (1, 0):
@@ -211,10 +216,10 @@ def _tidy_line(line: str) -> str:
 
 
 def _first_sentences(text: str, num_words: int) -> str:
-    kept, words = "", 0
+    text_so_far, words = "", 0
     for piece in re.findall(r".+?(?:[.!?](?=\s|$)\s*|$)", text, flags=re.DOTALL):
         words += len(piece.split())
-        if words > num_words and kept:
+        if words > num_words and text_so_far:
             break
-        kept += piece
-    return "\n".join(line.strip() for line in kept.splitlines()).strip()
+        text_so_far += piece
+    return "\n".join(line.strip() for line in text_so_far.splitlines()).strip()

@@ -1,4 +1,4 @@
-"""What is shown: the items of each task, real, generated and controls, drawn from the arms."""
+"""Items of each task, real, generated and controls, drawn from the two arms."""
 
 from __future__ import annotations
 
@@ -20,41 +20,52 @@ REAL, GENERATED, AUTOENCODED, MISMATCHED, PAIR = "real", "generated", "autoencod
 
 @dataclass(frozen=True)
 class Content:
-    """One image or text, wherever it is shown."""
+    """One image or text of an item."""
 
     origin: str  # `real`, `generated` or `autoencoded`
     case: str  # study id
-    modality: str  # which part of it
-    direction: Direction | None = None  # of generated contents, what they were made of
+    modality: str  # the part of the study that is shown
+    direction: Direction | None = None  # prompts and targets of a generated content
 
 
 @dataclass(frozen=True, kw_only=True)
-class Item:
-    """What one trial shows."""
+class ReaderItem:
+    """One item of a task: what a trial shows, and what the right answer is."""
 
     name: str  # unique in the study
-    task: str  # its task
+    task: str  # id of the task
     arm: str  # `real`, `generated`, `autoencoded`, `mismatched`; `pair` for a forced choice, which shows both arms
-    case: str  # study id: items of one case are paired
-    patients: tuple[str, ...]  # patients that it shows
-    sides: tuple[tuple[Content, ...], ...]  # contents of each side: one side, or two for a forced choice (real first)
-    truth: dict[str, Any] = field(default_factory=dict)  # what is right, where something is
+    case: str  # study id; items of one case are paired
+    patients: tuple[str, ...]  # patients whose images or texts are shown
+    sides: tuple[tuple[Content, ...], ...]  # one side; two for a forced choice (real first)
+    truth: dict[str, Any] = field(default_factory=dict)  # the right answer, where there is one
     repeat_of: str = ""  # name of the item that it repeats, or ""
-    practice: bool = False  # whether it does not count
+    practice: bool = False  # True: shown first, does not count
 
     @property
     def contents(self) -> tuple[Content, ...]:
-        """All that it shows."""
+        """Contents of all sides."""
         return tuple(content for side in self.sides for content in side)
 
+    def key_entry(self) -> dict[str, Any]:
+        """Entry of the answer key."""
+        sides = [
+            [
+                {
+                    "origin": content.origin,
+                    "case": content.case,
+                    "modality": content.modality,
+                    "direction": None if content.direction is None else str(content.direction),
+                }
+                for content in side
+            ]
+            for side in self.sides
+        ]
+        return {"task": self.task, "arm": self.arm, "case": self.case, "patients": list(self.patients), "sides": sides}
 
-def draw_items(study: ReaderStudyConfig, real: RealArm, generated: GeneratedArm) -> list[Item]:
-    """Choose the cases of every task and lay out its items.
 
-    Args:
-        study: What is wanted.
-        real: The real arm; cases are marked as taken.
-        generated: The generated arm.
+def draw_items(study: ReaderStudyConfig, real: RealArm, generated: GeneratedArm) -> list[ReaderItem]:
+    """Choose the cases of every task and build its items; cases of the real arm are marked as used.
 
     Raises:
         DataError: If an arm has fewer cases than the study needs.
@@ -63,31 +74,35 @@ def draw_items(study: ReaderStudyConfig, real: RealArm, generated: GeneratedArm)
 
 
 class _TaskItems:
-    """The items of one task."""
+    """Draws the items of one task."""
 
     def __init__(self, study: ReaderStudyConfig, task: TaskConfig, real: RealArm, generated: GeneratedArm) -> None:
         self.study, self.task, self.real, self.generated = study, task, real, generated
         self.kind = task_kind(task.kind)
-        self.able = generated.able(task, real)
+        self.available = generated.available(task, real)
 
-    def draw(self) -> list[Item]:
+    def draw(self) -> list[ReaderItem]:
         task = self.task
-        both = len(self.kind.sides) > 1
-        practice = self._arms("practice", -(-task.practice // (1 if both else 2)), [], paired=both)[: task.practice]
-        spare = [item.case for item in practice]
-        main = self._arms("item", task.num_items, spare, paired=task.paired)
-        spare = spare + [item.case for item in main]
-        items = [*main, *self._autoencoded(main), *self._mismatched(spare)]
+        forced_choice = len(self.kind.sides) > 1  # each item shows both arms
+        # Practice items first; their cases are not used again.
+        num_practice = -(-task.practice // (1 if forced_choice else 2))  # an item of each arm, rounded up
+        practice = self._arms("practice", num_practice, [], paired=forced_choice)[: task.practice]
+        used = [item.case for item in practice]
+        # The items of both arms, then the controls.
+        main = self._arms("item", task.num_items, used, paired=task.paired)
+        used = used + [item.case for item in main]
+        items = [*main, *self._autoencoded(main), *self._mismatched(used)]
         return [replace(item, practice=True) for item in practice] + items + self._repeats(items)
 
     # ---- arms ----------------------------------------------------------------------------------------------------
-    def _arms(self, what: str, num: int, spare: Sequence[str], *, paired: bool) -> list[Item]:
-        """``num`` items of each arm (or pairs), real and generated by turns."""
+    def _arms(self, what: str, num: int, used: Sequence[str], *, paired: bool) -> list[ReaderItem]:
+        """``num`` items of each arm, alternating; for a forced choice ``num`` pairs."""
         if num == 0:
             return []
-        paired = paired and (self.able is None or self._num_common(spare) >= num)
-        cases = self._real(what, num, spare, prompts=paired, among=self.able if paired else None)
-        others = cases if paired else self._others(what, num, [*spare, *cases])
+        # Paired: both arms show the same cases, if the generated arm has enough of them.
+        paired = paired and (self.available is None or self._num_common(used) >= num)
+        cases = self._real(what, num, used, prompts=paired, among=self.available if paired else None)
+        others = cases if paired else self._others(what, num, [*used, *cases])
         if len(self.kind.sides) > 1:
             return [self._pair(what, row, *both) for row, both in enumerate(zip(cases, others, strict=True))]
         items = []
@@ -98,54 +113,57 @@ class _TaskItems:
             ]
         return items
 
-    def _num_common(self, spare: Collection[str]) -> int:
-        """Cases that both arms have."""
+    def _num_common(self, used: Collection[str]) -> int:
+        """Number of unused cases that both arms have."""
         wanted = set(self.task.modalities)
-        names = {case.name for case in self.real.cases if wanted <= case.modalities} - set(spare)
-        return len(names & set(self.able or ()))
+        names = {case.name for case in self.real.cases if wanted <= case.modalities} - set(used)
+        return len(names & set(self.available or ()))
 
     def _real(
         self,
         what: str,
         num: int,
-        spare: Sequence[str],
+        used: Sequence[str],
         *,
         shown: Collection[str] | None = None,
         prompts: bool = False,
         among: Collection[str] | None = None,
     ) -> list[str]:
-        """Real cases with all that is shown of them and, for a model, something to generate from."""
+        """Study ids of ``num`` real cases with every modality ``shown`` and, if a model generates from them, a prompt."""
         wanted = set(self.task.modalities if shown is None else shown)
-        if prompts and self.able is None:
+        if prompts and self.available is None:
             wanted |= set(self.task.prompts or ())
-            if self.task.prompts is None:
-                made = set(self.task.shown_generated)
-                among = [case.name for case in self.real.cases if case.modalities - made]
+            if self.task.prompts is None:  # any modality that is not generated serves as prompt
+                targets = set(self.task.shown_generated)
+                among = [case.name for case in self.real.cases if case.modalities - targets]
         purpose = f"task {self.task.id!r} ({what})"
-        cases = self.real.take(num, wanted, seed=self.study.seed, purpose=purpose, among=among, spare=spare)
+        cases = self.real.take(num, wanted, seed=self.study.seed, purpose=purpose, among=among, used=used)
         return [case.name for case in cases]
 
-    def _others(self, what: str, num: int, spare: Sequence[str]) -> list[str]:
-        """Cases of the generated arm that are not those of the real one."""
-        given = [name for name in self.task.modalities if name not in self.task.shown_generated]
-        if self.able is None:
-            return self._real(f"{what}, generated", num, spare, shown=given, prompts=True)
-        free = [name for name in self.able if name not in spare]
+    def _others(self, what: str, num: int, used: Sequence[str]) -> list[str]:
+        """Cases of the generated arm that the real arm does not show."""
+        shown_real = [name for name in self.task.modalities if name not in self.task.shown_generated]
+        # A model generates from any further real case.
+        if self.available is None:
+            return self._real(f"{what}, generated", num, used, shown=shown_real, prompts=True)
+        # Files: any study that is not used yet.
+        free = [name for name in self.available if name not in used]
         if len(free) < num:
             raise DataError(
                 f"task {self.task.id!r} needs {num} generated studies with {', '.join(self.task.shown_generated)}; "
-                f"{self.generated.name} has {len(free)} to give",
+                f"{self.generated.name} has {len(free)} left",
                 expected=f"at least {num}",
-                fix="generate more, or fewer items",
+                fix="generate more, or use fewer items",
             )
         order = numpy_generator("turing-others", self.study.seed, self.task.id, what).permutation(len(free))
-        chosen = [free[place] for place in order[:num]]
-        if given:  # shown beside what was generated of it
-            self._real(f"{what}, generated", num, [], shown=given, among=chosen)
+        chosen = [free[index] for index in order[:num]]
+        if shown_real:  # the real part of these cases is shown beside the generated one
+            self._real(f"{what}, generated", num, [], shown=shown_real, among=chosen)
         return chosen
 
     # ---- controls ------------------------------------------------------------------------------------------------
-    def _autoencoded(self, main: Sequence[Item]) -> list[Item]:
+    def _autoencoded(self, main: Sequence[ReaderItem]) -> list[ReaderItem]:
+        # Real cases that are shown anyway, then further ones.
         cases = [item.case for item in main if item.arm == REAL][: self.task.autoencoded]
         if len(cases) < self.task.autoencoded:
             cases += self._real("autoencoded", self.task.autoencoded - len(cases), [item.case for item in main])
@@ -154,38 +172,38 @@ class _TaskItems:
             for row, case in enumerate(cases)
         ]
 
-    def _mismatched(self, spare: Sequence[str]) -> list[Item]:
+    def _mismatched(self, used: Sequence[str]) -> list[ReaderItem]:
         if not self.task.mismatched:
             return []
         try:
-            cases = self._real("mismatched", max(2, self.task.mismatched), spare)
-        except DataError:  # no cases left that are not shown otherwise: then those
+            cases = self._real("mismatched", max(2, self.task.mismatched), used)
+        except DataError:  # too few unused cases: repeat some
             cases = self._real("mismatched", max(2, self.task.mismatched), [])
         items = []
         for row in range(self.task.mismatched):
             case, other = cases[row], self._other_patient(cases, row)
-            *kept, exchanged = self._shown_real(case)
-            contents = (*kept, replace(exchanged, case=other))
+            *first, last = self._shown_real(case)
+            contents = (*first, replace(last, case=other))  # the last modality is another patient's
             items.append(self._item(f"mismatched-{row:03d}", MISMATCHED, case, [contents]))
         return items
 
     def _other_patient(self, cases: Sequence[str], row: int) -> str:
         patient = self.real.study(cases[row]).patient_id
-        turned = [*cases[row + 1 :], *cases[:row]]
-        found = next((case for case in turned if self.real.study(case).patient_id != patient), None)
-        if found is None:
+        others = [*cases[row + 1 :], *cases[:row]]
+        other = next((case for case in others if self.real.study(case).patient_id != patient), None)
+        if other is None:
             raise DataError(
-                f"task {self.task.id!r}: its mismatched items need two patients, {self.real.name} gave one",
+                f"task {self.task.id!r}: its mismatched items need two patients, {self.real.name} has one",
                 fix="real studies of more patients, or mismatched: 0",
             )
-        return found
+        return other
 
-    def _repeats(self, items: Sequence[Item]) -> list[Item]:
-        """Repeats spread over the arms: one of each by turns, in a random order within an arm."""
+    def _repeats(self, items: Sequence[ReaderItem]) -> list[ReaderItem]:
+        """Repeated items, taken from each arm in turn, in a random order within an arm."""
         generator = numpy_generator("turing-repeats", self.study.seed, self.task.id)
-        arms: dict[str, list[Item]] = {}
-        for place in generator.permutation(len(items)):
-            arms.setdefault(items[place].arm, []).append(items[place])
+        arms: dict[str, list[ReaderItem]] = {}
+        for index in generator.permutation(len(items)):
+            arms.setdefault(items[index].arm, []).append(items[index])
         turns = [arm[row] for row in range(len(items)) for _, arm in sorted(arms.items()) if row < len(arm)]
         return [replace(item, name=f"{item.name}-again", repeat_of=item.name) for item in turns[: self.task.repeats]]
 
@@ -204,35 +222,37 @@ class _TaskItems:
             for name in self.task.modalities
         )
 
-    def _pair(self, what: str, row: int, case: str, other: str) -> Item:
+    def _pair(self, what: str, row: int, case: str, other: str) -> ReaderItem:
         return self._item(f"{what}-{row:03d}", PAIR, case, [self._shown_real(case), self._shown_generated(other)])
 
-    def _item(self, name: str, arm: str, case: str, sides: Sequence[tuple[Content, ...]]) -> Item:
+    def _item(self, name: str, arm: str, case: str, sides: Sequence[tuple[Content, ...]]) -> ReaderItem:
         shown = dict.fromkeys(content.case for side in sides for content in side)
-        return Item(
+        return ReaderItem(
             name=f"{self.task.id}-{name}",
             task=self.task.id,
             arm=arm,
             case=case,
-            patients=tuple(dict.fromkeys(self._patient(one) for one in shown)),
+            patients=tuple(dict.fromkeys(self._patient(name) for name in shown)),
             sides=tuple(sides),
             truth=self._truth(arm, case),
         )
 
     def _patient(self, case: str) -> str:
-        known = self.real.named(case)
-        return known.patient if known else case
+        real = self.real.find(case)
+        return real.patient if real else case  # a generated study without a real one is its own patient
 
     def _truth(self, arm: str, case: str) -> dict[str, Any]:
         if self.kind.answer == "findings":
+            # Findings of a real study are true of what was generated from it, not of a mismatched pair.
             study = self.real.study(case) if self.real.has(case) else None
             return {"findings": known_findings(study, self.task.findings) if study and arm != MISMATCHED else {}}
+        # Controls have no right answer.
         if self.kind.confidence and arm in (REAL, GENERATED):
             return {"choice": arm}
         return {}
 
 
 def known_findings(study: Study, names: Sequence[str]) -> dict[str, str]:
-    """Finding -> present or absent, of those whose truth the study tells."""
+    """Finding -> ``present`` or ``absent``, for the findings that the study's labels decide."""
     words = {1.0: "present", 0.0: "absent"}
     return {name: words[study.labels[name]] for name in names if study.labels.get(name) in words}

@@ -1,4 +1,4 @@
-"""The real arm: held-out phantoms, a prepared dataset, a table or a folder, as cases that are read when they are chosen."""
+"""The real arm: phantoms, a prepared dataset, a table or a folder, as cases that are read once they are chosen."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from medcodi.config import from_dict
 from medcodi.data.dataset import INFO_FILE, PHANTOMS_PER_SPLIT, SPLITS, open_dataset, read_info
-from medcodi.data.images import read_image
+from medcodi.data.image_files import read_image
 from medcodi.data.reports import normalise_report
 from medcodi.data.sources import SOURCES
 from medcodi.data.sources.record import LeftOut, Record
@@ -20,41 +19,41 @@ from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
 from medcodi.study import Study
 
-# Sources whose use agreements say who may see the data: readers must be covered by it.
+# Sources whose use agreement restricts who may see the data: it must cover the readers.
 AGREEMENTS = ("mimic", "physionet", "vindr", "brax", "chexpert", "padchest")
 
 
 @dataclass(frozen=True)
-class Case:
+class RealCase:
     """A real study that can be shown."""
 
-    name: str  # its study id
-    patient: str  # its patient
-    modalities: frozenset[str]  # what it holds
-    load: Callable[[], Study]  # reads it; images as they come, float32 `[H, W]` in [0, 1]
+    name: str  # study id
+    patient: str  # patient id
+    modalities: frozenset[str]
+    load: Callable[[], Study]  # reads the study; images in their own size, float32 [H, W] in [0, 1]
 
 
 @dataclass
 class RealArm:
-    """Real cases, and which of them are taken."""
+    """Real cases, and how often each is used."""
 
-    name: str  # where they come from, for the key
-    agreement: str  # the name that shows a use agreement, or ""
-    cases: list[Case]  # in the source's order
-    left_out: list[LeftOut] = field(default_factory=list)  # what could not be used, and why
-    _studies: dict[str, Study] = field(default_factory=dict)
-    _uses: Counter[str] = field(default_factory=Counter)
+    name: str  # the source, for the key
+    agreement: str  # the source that has a use agreement, or ""
+    cases: list[RealCase]  # in the order of the source
+    left_out: list[LeftOut] = field(default_factory=list)  # studies that are unusable, and why
+    _studies: dict[str, Study] = field(default_factory=dict)  # the cases read so far
+    _uses: Counter[str] = field(default_factory=Counter)  # how often each case was taken
 
     def study(self, name: str) -> Study:
-        """The contents of a case that was taken."""
+        """A case that was taken."""
         return self._studies[name]
 
     def has(self, name: str) -> bool:
-        """Whether a case of this name was taken."""
+        """Whether a case was taken."""
         return name in self._studies
 
-    def named(self, name: str) -> Case | None:
-        """The case of a study id, or None."""
+    def find(self, name: str) -> RealCase | None:
+        """The case with this study id, or None."""
         return next((case for case in self.cases if case.name == name), None)
 
     def take(
@@ -65,43 +64,45 @@ class RealArm:
         seed: int,
         purpose: str,
         among: Collection[str] | None = None,
-        spare: Collection[str] = (),
-    ) -> list[Case]:
-        """Choose cases, those least used so far first, one a patient as long as there are enough, and read them.
+        used: Collection[str] = (),
+    ) -> list[RealCase]:
+        """Choose cases and read them: the least used first, one of each patient as long as there are enough patients.
 
         Args:
-            num: How many.
-            modalities: What each must hold.
-            seed: Of the choice.
-            purpose: For the message: ``"task 'frontal'"``.
+            num: Number of cases.
+            modalities: Modalities that each case must have.
+            seed: Seed of the choice.
+            purpose: Names the choice, for its seed and for messages: ``"task 'frontal'"``.
             among: Study ids that may be chosen; None: all.
-            spare: Study ids that may not.
+            used: Study ids that may not be chosen.
 
         Raises:
-            DataError: If there are fewer, naming how many there are and why others were left out.
+            DataError: If there are fewer; says how many there are and why others were left out.
         """
         wanted = set(modalities)
-        able = [
+        candidates = [
             case
             for case in self.cases
-            if wanted <= case.modalities and case.name not in spare and (among is None or case.name in among)
+            if wanted <= case.modalities and case.name not in used and (among is None or case.name in among)
         ]
-        order = numpy_generator("turing-cases", seed, purpose).permutation(len(able))
-        ranked = sorted((self._uses[able[place].name], rank, place) for rank, place in enumerate(order))
-        taken: list[Case] = []
-        for doubled in (False, True):  # a patient's second study only if there are not enough patients
-            for _, _, place in ranked:
-                case = able[place]
+        # A random order, the least used cases first.
+        order = numpy_generator("turing-cases", seed, purpose).permutation(len(candidates))
+        ranked = sorted((self._uses[candidates[index].name], rank, index) for rank, index in enumerate(order))
+        # Take one case of each patient; a second one only if there are too few patients.
+        taken: list[RealCase] = []
+        for repeat_patients in (False, True):
+            for _, _, index in ranked:
+                case = candidates[index]
                 if len(taken) == num:
                     break
-                if case in taken or (not doubled and case.patient in {one.patient for one in taken}):
+                if case in taken or (not repeat_patients and case.patient in {other.patient for other in taken}):
                     continue
                 if self._read(case, wanted):
                     taken.append(case)
         if len(taken) < num:
-            reasons = "; ".join(f"{one.file}: {one.reason}" for one in self.left_out[:3])
+            reasons = "; ".join(f"{left.file}: {left.reason}" for left in self.left_out[:3])
             raise DataError(
-                f"{purpose} needs {num} real studies with {', '.join(sorted(wanted))}; {self.name} has {len(taken)} to give"
+                f"{purpose} needs {num} real studies with {', '.join(sorted(wanted))}; {self.name} has {len(taken)}"
                 + (f" ({len(self.left_out)} left out: {reasons})" if reasons else ""),
                 expected=f"at least {num}",
                 fix="fewer items (num_items, mismatched, practice), or more real studies",
@@ -110,7 +111,7 @@ class RealArm:
             self._uses[case.name] += 1
         return taken
 
-    def _read(self, case: Case, wanted: Collection[str]) -> bool:
+    def _read(self, case: RealCase, wanted: Collection[str]) -> bool:
         if case.name not in self._studies:
             try:
                 self._studies[case.name] = case.load()
@@ -119,9 +120,9 @@ class RealArm:
                 return False
         return set(wanted) <= set(self._studies[case.name].contents)
 
-    def refuse(self, case: Case, reason: str, detail: str) -> None:
+    def refuse(self, case: RealCase, reason: str, detail: str) -> None:
         """List a case as left out, once."""
-        if not any(one.file == case.name for one in self.left_out):
+        if not any(left.file == case.name for left in self.left_out):
             self.left_out.append(LeftOut(file=case.name, reason=reason, detail=detail))
 
 
@@ -132,15 +133,16 @@ def open_real(
 
     Args:
         source: ``"phantom"``, a prepared folder, a ``.csv`` table, or a folder of DICOM files.
-        split: Of a prepared folder; of the phantom. A table or folder has none of its own.
-        num_phantoms: How many phantoms there are to choose from.
+        split: Split of a prepared folder or of the phantom; tables and folders of DICOM files have none.
+        num_phantoms: Number of phantoms to choose from.
         image_size: Pixels a side of phantoms.
-        seed: Of the phantoms.
+        seed: Seed of the phantoms.
 
     Raises:
-        DataError: If there is nothing there, or it cannot be read.
+        DataError: If the source is missing or unreadable.
     """
     path = Path(source)
+    # The embedded phantom.
     if source == "phantom":
         from medcodi.data.sources.phantom import PhantomDataset
 
@@ -148,15 +150,17 @@ def open_real(
         dataset = PhantomDataset(num_phantoms, seed=seed, image_size=image_size, offset=offset)
         names = [f"phantom-{seed}-{offset + index:07d}" for index in range(num_phantoms)]
         everything = frozenset(MODALITIES)
-        cases = [Case(name, name, everything, partial(dataset.__getitem__, row)) for row, name in enumerate(names)]
+        cases = [RealCase(name, name, everything, partial(dataset.__getitem__, row)) for row, name in enumerate(names)]
         return RealArm(f"phantom/{split}", "", cases)
+    # A prepared dataset.
     if path.is_dir() and (path / INFO_FILE).is_file():
         info = read_info(path)
         prepared = open_dataset(path, split)
-        told = prepared[0].metadata if len(prepared) else {}
+        metadata = prepared[0].metadata if len(prepared) else {}
         rows = enumerate(prepared.contents())
-        cases = [Case(*row, partial(prepared.__getitem__, index)) for index, row in rows]
-        return RealArm(prepared.name, agreement_of(path, info, told), cases)
+        cases = [RealCase(*row, partial(prepared.__getitem__, index)) for index, row in rows]
+        return RealArm(prepared.name, agreement_of(path, info, metadata), cases)
+    # A table or a folder of DICOM files, by the source that `medcodi data prepare` uses.
     kind = "csv" if path.suffix.lower() in (".csv", ".tsv") else "dicom"
     if not path.exists():
         raise DataError(
@@ -165,33 +169,33 @@ def open_real(
             fix="check --real",
         )
     row = SOURCES[kind]
-    records = list(row.announce(from_dict(row.Options, {"path": str(path)}, source=f"options of source {kind!r}")))
+    records = list(row.announce(kind, {"path": str(path)}))
     arm = RealArm(path.name, agreement_of(path, *(record.metadata for record in records[:50])), [])
     for record in records:
-        _enter(arm, record)
+        _add_record(arm, record)
     return arm
 
 
-def agreement_of(path: Path, *facts: Any) -> str:
-    """What shows data under a use agreement: the source's own mark, or a word in the path or in what it says; else ""."""
-    marked = next((fact for fact in facts if isinstance(fact, dict) and fact.get("credentialed")), None)
+def agreement_of(path: Path, *metadata: Any) -> str:
+    """Name of the source whose use agreement covers the data, from its metadata or from words in its path; "" without one."""
+    marked = next((entry for entry in metadata if isinstance(entry, dict) and entry.get("credentialed")), None)
     if marked is not None:
         return str(marked.get("source", "its source"))
-    text = " ".join([*path.absolute().parts[-3:], *(str(fact) for fact in facts)]).lower()
+    text = " ".join([*path.absolute().parts[-3:], *(str(entry) for entry in metadata)]).lower()
     return next((name for name in AGREEMENTS if name in text), "")
 
 
-def _enter(arm: RealArm, record: Record) -> None:
+def _add_record(arm: RealArm, record: Record) -> None:
     arm.left_out.extend(record.spare)
     if record.refused is not None:
         arm.left_out.append(record.refused)
         return
     modalities = frozenset([*record.images, *record.texts])
-    arm.cases.append(Case(record.study_id, record.patient_id, modalities, partial(_read_record, record)))
+    arm.cases.append(RealCase(record.study_id, record.patient_id, modalities, partial(_read_record, record)))
 
 
 def _read_record(record: Record) -> Study:
-    """A record's study with its images as they come: the blinding pipeline fits them, not the source."""
+    """The study of a record, images in their own size: the blinding pipeline resizes them, not the source."""
     images = {name: read_image(file) for name, file in record.images.items()}
     texts = {name: normalise_report(text) for name, text in record.texts.items()}
     return Study(

@@ -1,4 +1,4 @@
-"""The one table of task kinds. A further kind is one more row here (and a way to answer it in the viewer)."""
+"""Kinds of task, in one table. A new kind is one more row here (and a way to answer it in the viewer)."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ Answer = Literal["rating", "choice", "findings"]
 class TaskKind:
     """One kind of question that a reader answers."""
 
-    name: str  # in study files and in the bundle
-    answer: Answer  # what an answer holds: a rating, a choice, or a checklist of findings
-    choices: tuple[str, ...] = ()  # what can be chosen, for kinds that are answered by a choice
-    confidence: bool = False  # whether a confidence goes with the choice
-    sides: tuple[str, ...] = ("",)  # panels of one side; two for a forced choice (A and B)
-    least_modalities: int = 1  # how many modalities an item shows at least, on each side
-    disclosed: bool = True  # false: readers do not yet know that some items are generated, so it comes first
-    question: str  # what is asked, unless the study says otherwise
-    instructions: str  # shown before the first item, unless the study says otherwise
-    labels: tuple[str, str] = ("", "")  # ends of the rating scale: lowest, highest
+    name: str  # in config files and in the bundle
+    answer: Answer  # the answer is a rating, a choice, or a checklist of findings
+    choices: tuple[str, ...] = ()  # the options of a choice
+    confidence: bool = False  # whether a confidence is asked with the choice
+    sides: tuple[str, ...] = ("",)  # names of the sides: one, or two for a forced choice (A and B)
+    least_modalities: int = 1  # at least this many modalities on each side
+    disclosed: bool = True  # False: readers do not know yet that items are generated; shown first
+    question: str  # unless the task has a question of its own
+    instructions: str  # shown before the first item, unless the task has its own
+    labels: tuple[str, str] = ("", "")  # words at both ends of the scale: lowest, highest
 
 
 _ROWS = (

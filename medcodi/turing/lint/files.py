@@ -1,4 +1,4 @@
-"""Rules that need no key: whatever the exporter makes equal or leaves out must be equal, or not there."""
+"""Rules that need no key: names, times, sizes, order and metadata of the files that readers get, as the exporter writes them."""
 
 from __future__ import annotations
 
@@ -7,17 +7,26 @@ import json
 import re
 import stat
 import zipfile
+from collections import Counter
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import Image
 
 from medcodi.errors import DataError
-from medcodi.turing.bundle.files import FIXED_DATE, viewer_files
-from medcodi.turing.bundle.folder import Bundle, ReaderFolder
-from medcodi.turing.bundle.payload import Payload, read_payload
+from medcodi.turing.bundle.files import (
+    FIXED_DATE,
+    PAYLOADS,
+    READER_STUDY,
+    Payload,
+    ReaderBundle,
+    ReaderFolder,
+    read_payload,
+    viewer_files,
+)
 from medcodi.turing.bundle.trials import ID_DIGITS
+from medcodi.turing.lint.features import PayloadFeatures
 
 _ID = re.compile(rf"[0-9a-f]{{{ID_DIGITS}}}")
 _FIELDS = {"image": ["kind", "width", "height", "bits"], "text": ["kind"]}
@@ -28,58 +37,60 @@ _PANEL_FIELDS = {"slot", "title", "kind", "payload"}
 
 @dataclass(frozen=True)
 class Leak:
-    """Something that gives the arms away, or could."""
+    """Something that discloses the arms, or could."""
 
-    probe: str  # what sort of leak
-    detail: str  # what was seen, and where
-    fix: str = "export again; let nothing else write into the folder"  # what to do
-
-
-@dataclass
-class Seen:
-    """What the rules saw on their way, for the probes that need the key."""
-
-    leaks: list[Leak] = field(default_factory=list)
-    payloads: dict[tuple[str, str], tuple[Path, int, float]] = field(
-        default_factory=dict
-    )  # (reader, id) -> file, size, mtime
+    probe: str  # kind of leak
+    detail: str  # what was found, and where
+    fix: str = "export again; let nothing else write into the folder"
 
 
-def check_files(bundle: Bundle, on_payload: Callable[[str, Payload], None] | None = None) -> Seen:
-    """Look at names, times, sizes, order and metadata of every file of every reader.
+Files = dict[tuple[str, str], tuple[int, float]]  # (reader, payload id) -> size in bytes, time
+
+
+def check_files(
+    bundle: ReaderBundle, features: PayloadFeatures, on_step: Callable[[int, int], None] | None = None
+) -> tuple[list[Leak], Files]:
+    """Check every file of every reader, and measure each payload on the way, so that each is read once.
 
     Args:
         bundle: As opened.
-        on_payload: Called with (reader, payload) for each payload that can be read, so that each is read once.
+        features: Receives the features of every readable payload.
+        on_step: Called with (payloads read, total).
     """
-    seen = Seen()
+    leaks: list[Leak] = []
+    files: Files = {}
+    total = sum(len(reader.payload_files()) for reader in bundle.readers)
+
+    def measure(reader: str, payload: Payload) -> None:
+        features.add(reader, payload)
+        if on_step:
+            on_step(len(features.encoding), total)
+
     for reader in bundle.readers:
-        seen.leaks += _unexpected_files(reader)
-        seen.leaks += _names(reader)
-        seen.leaks += _times(reader)
-        seen.leaks += _order(reader)
-        seen.leaks += _payloads(reader, seen, on_payload)
+        leaks += _unexpected_files(reader)
+        leaks += _names(reader)
+        leaks += _times(reader)
+        leaks += _order(reader)
+        leaks += _payloads(reader, files, measure)
         if reader.archive is not None:
-            seen.leaks += _archive(reader, reader.archive)
-    seen.leaks += _between_readers(bundle)
-    return seen
+            leaks += _archive(reader, reader.archive)
+    return leaks + list(_between_readers(bundle)), files
 
 
 # ---- files and names -------------------------------------------------------------------------------------------------
 def _unexpected_files(reader: ReaderFolder) -> Iterator[Leak]:
-    expected = {"study.js", *viewer_files()}
+    expected = {READER_STUDY, *viewer_files()}
     for path in reader.files():
         name = path.relative_to(reader.path).as_posix()
-        if name in expected or (path.parent.name == "payloads" and path.suffix == ".js"):
+        if name in expected or (path.parent.name == PAYLOADS and path.suffix == ".js"):
             continue
-        told = list(embedded_metadata(path.read_bytes()))
-        for probe, what in told:
+        for probe, what in embedded_metadata(path.read_bytes()):
             yield Leak(probe, f"{reader.name}/{name} holds {what}")
-        yield Leak("unexpected file", f"{reader.name}/{name} is none of the exporter's", "take it out")
+        yield Leak("unexpected file", f"{reader.name}/{name} was not written by the exporter", "remove it")
 
 
 def embedded_metadata(data: bytes) -> Iterator[tuple[str, str]]:
-    """EXIF and PNG chunks, DICOM headers in bytes that are an image file: (probe, what)."""
+    """EXIF, PNG chunks and DICOM headers of bytes that are an image file: (probe, what)."""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         for name in _png_chunks(data):
             if name not in _PLAIN_CHUNKS:
@@ -97,14 +108,15 @@ def embedded_metadata(data: bytes) -> Iterator[tuple[str, str]]:
 
 
 def _png_chunks(data: bytes) -> Iterator[str]:
-    place = 8
-    while place + 8 <= len(data):
-        length = int.from_bytes(data[place : place + 4], "big")
-        yield data[place + 4 : place + 8].decode("latin-1")
-        place += 12 + length
+    offset = 8  # after the signature
+    while offset + 8 <= len(data):
+        length = int.from_bytes(data[offset : offset + 4], "big")
+        yield data[offset + 4 : offset + 8].decode("latin-1")
+        offset += 12 + length  # length, type and checksum take 12 bytes
 
 
 def _names(reader: ReaderFolder) -> Iterator[Leak]:
+    # Ids are random.
     shown = set(reader.payload_ids())
     wrong = [path.name for path in reader.payload_files() if not _ID.fullmatch(path.stem)]
     if wrong:
@@ -112,6 +124,7 @@ def _names(reader: ReaderFolder) -> Iterator[Leak]:
     odd = [trial["trial"] for trial in reader.study["trials"] if not _ID.fullmatch(str(trial.get("trial")))]
     if odd:
         yield Leak("name", f"{reader.name}: {len(odd)} trials are not named by a random id, such as {odd[0]}")
+    # Payloads are shown, and there.
     files = {path.stem for path in reader.payload_files()}
     if shown - files:
         yield Leak(
@@ -144,34 +157,35 @@ def _order(reader: ReaderFolder) -> Iterator[Leak]:
     if any(set(trial) != _TRIAL_FIELDS for trial in reader.study["trials"]):
         extra = next(set(trial) ^ _TRIAL_FIELDS for trial in reader.study["trials"] if set(trial) != _TRIAL_FIELDS)
         yield Leak(
-            "metadata", f"{reader.name}: study.js has trials with {', '.join(sorted(extra))} too many or missing"
+            "metadata", f"{reader.name}: study.js has trials with {', '.join(sorted(extra))} unexpected or missing"
         )
     panels = [panel for trial in reader.study["trials"] for panel in trial["panels"]]
     odd = next((set(panel) ^ _PANEL_FIELDS for panel in panels if set(panel) != _PANEL_FIELDS), None)
     if odd:
-        yield Leak("metadata", f"{reader.name}: study.js has panels with {', '.join(sorted(odd))} too many or missing")
+        yield Leak(
+            "metadata", f"{reader.name}: study.js has panels with {', '.join(sorted(odd))} unexpected or missing"
+        )
 
 
 # ---- payloads --------------------------------------------------------------------------------------------------------
-def _payloads(reader: ReaderFolder, seen: Seen, on_payload: Callable[[str, Payload], None] | None) -> Iterator[Leak]:
-    sizes: dict[str, dict[int, int]] = {}
-    sides: dict[tuple[int, int], int] = {}
-    flat = 0
+def _payloads(reader: ReaderFolder, files: Files, measure: Callable[[str, Payload], None]) -> Iterator[Leak]:
+    sizes: dict[str, Counter[int]] = {}  # kind -> file sizes
+    sides: set[tuple[int, int]] = set()  # width and height of the images
+    narrow = 0  # images that do not use the whole grey range
     for path in reader.payload_files():
         info = path.stat()
-        seen.payloads[reader.name, path.stem] = path, info.st_size, info.st_mtime
+        files[reader.name, path.stem] = info.st_size, info.st_mtime
         try:
             payload = read_payload(path)
         except DataError as error:
             yield Leak("payload", f"{reader.name}: {error}")
             continue
         kind = str(payload.fields.get("kind"))
-        sizes.setdefault(kind, {}).setdefault(info.st_size, 0)
-        sizes[kind][info.st_size] += 1
+        sizes.setdefault(kind, Counter())[info.st_size] += 1
         yield from _payload_metadata(reader.name, path, payload)
         if kind == "image" and isinstance(payload.fields.get("width"), int):
             side = (payload.fields["width"], payload.fields["height"])
-            sides[side] = sides.get(side, 0) + 1
+            sides.add(side)
             if side[0] * side[1] * 2 != len(payload.data):
                 yield Leak(
                     "payload size",
@@ -179,9 +193,9 @@ def _payloads(reader: ReaderFolder, seen: Seen, on_payload: Callable[[str, Paylo
                 )
                 continue
             image = payload.image
-            flat += int(image.min() != 0 or image.max() != 65535)
-        if on_payload:
-            on_payload(reader.name, payload)
+            narrow += int(image.min() != 0 or image.max() != 65535)
+        measure(reader.name, payload)
+    # All images are alike, and all texts.
     for kind, counts in sizes.items():
         if len(counts) > 1:
             yield Leak(
@@ -190,13 +204,13 @@ def _payloads(reader: ReaderFolder, seen: Seen, on_payload: Callable[[str, Paylo
             )
     if len(sides) > 1:
         yield Leak("resolution", f"{reader.name}: images of " + ", ".join(f"{w}x{h}" for w, h in sorted(sides)))
-    if flat:
-        yield Leak("grey offset", f"{reader.name}: {flat} images do not reach from 0 to 65535")
+    if narrow:
+        yield Leak("grey offset", f"{reader.name}: {narrow} images do not reach from 0 to 65535")
 
 
 def _payload_metadata(reader: str, path: Path, payload: Payload) -> Iterator[Leak]:
     if payload.pid != path.stem:
-        yield Leak("name", f"{reader}/{path.name} calls itself {payload.pid}")
+        yield Leak("name", f"{reader}/{path.name} names itself {payload.pid}")
     expected = _FIELDS.get(str(payload.fields.get("kind")), [])
     for name, value in payload.fields.items():
         if name not in expected:
@@ -222,28 +236,32 @@ def _archive(reader: ReaderFolder, archive: Path) -> Iterator[Leak]:
     if any(entry.date_time != FIXED_DATE for entry in entries):
         yield Leak(
             "mtime",
-            f"{archive.name}: {sum(entry.date_time != FIXED_DATE for entry in entries)} entries with times of their own",
+            f"{archive.name}: {sum(entry.date_time != FIXED_DATE for entry in entries)} entries with another time",
         )
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         yield Leak(
             "payload size",
-            f"{archive.name}: packed entries, whose sizes tell images apart",
-            "export again: entries are stored",
+            f"{archive.name}: compressed entries, whose sizes differ",
+            "export again: entries are not compressed",
         )
-    held = {f"{reader.name}/{path.relative_to(reader.path).as_posix()}": path.stat().st_size for path in reader.files()}
-    if {entry.filename: entry.file_size for entry in entries} != held:
-        yield Leak("archive", f"{archive.name} does not hold what the folder {reader.name} holds")
+    contents = {
+        f"{reader.name}/{path.relative_to(reader.path).as_posix()}": path.stat().st_size for path in reader.files()
+    }
+    if {entry.filename: entry.file_size for entry in entries} != contents:
+        yield Leak("archive", f"{archive.name} does not match the folder {reader.name}")
 
 
-def _between_readers(bundle: Bundle) -> Iterator[Leak]:
+def _between_readers(bundle: ReaderBundle) -> Iterator[Leak]:
+    # Ids of one reader tell nothing about another's.
     ids = [
-        one
+        random_id
         for reader in bundle.readers
-        for one in {*reader.payload_ids(), *(str(t["trial"]) for t in reader.study["trials"])}
+        for random_id in {*reader.payload_ids(), *(str(trial["trial"]) for trial in reader.study["trials"])}
     ]
     shared = len(ids) - len(set(ids))
     if shared:
-        yield Leak("name", f"{shared} ids are the same for several readers, who could compare")
+        yield Leak("name", f"{shared} ids are shared by several readers, who could compare them")
+    # Every reader has the same viewer.
     viewers: dict[str, set[bytes]] = {}
     for reader in bundle.readers:
         for name in viewer_files():

@@ -1,39 +1,35 @@
-"""What the lint judges by: areas under the curve with intervals that hold at the ends, and a small classifier."""
+"""Separation of two arms: area under the curve, outliers, runs of one arm, and a small classifier."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 from scipy.optimize import brentq
-from scipy.stats import norm, rankdata
+from scipy.stats import fisher_exact, norm, rankdata
 
 from medcodi.randomness import numpy_generator
 
-ALPHA = 0.01  # of a false alarm in a whole clean bundle, shared among all that is tested
+ALPHA = 0.01  # probability of a false alarm for a whole clean bundle, shared by all tests
 
 
 @dataclass(frozen=True)
 class Auc:
-    """How well something tells the arms apart: 0.5 not at all, 1 (or 0) always."""
+    """Area under the ROC curve, real against generated: 0.5 no separation, 1 (or 0) perfect, with its interval."""
 
-    value: float  # probability that a generated one scores above a real one, ties half
-    low: float  # of the interval
-    high: float  # of the interval
-    num_real: int  # real ones
-    num_generated: int  # generated ones
+    value: float  # probability that a generated sample scores above a real one, ties counted half
+    low: float
+    high: float
+    num_real: int
+    num_generated: int
 
     @property
     def separates(self) -> bool:
-        """Whether the interval leaves out 0.5."""
+        """Whether the interval excludes 0.5."""
         return self.low > 0.5 or self.high < 0.5
-
-    @property
-    def strength(self) -> float:
-        """The same on either side: from 0.5 to 1."""
-        return max(self.value, 1 - self.value)
 
     def words(self) -> str:
         """For tables."""
@@ -41,20 +37,16 @@ class Auc:
 
 
 def auc_of(scores: np.ndarray, generated: np.ndarray, level: float = 0.95) -> Auc:
-    """Area under the ROC curve of a score, with its interval.
+    """Area under the ROC curve of ``scores`` (float ``[N]``; ``generated``: bool ``[N]``), with an interval of coverage ``level``.
 
     The interval is Newcombe's method 5 (Statistics in Medicine 2006; 25: 559-573): a score interval with Hanley and McNeil's variance,
-    which keeps a width at 0 and 1, where the variance itself vanishes.
-
-    Args:
-        scores: ``[N]``.
-        generated: bool ``[N]``.
-        level: Coverage.
+    which keeps a width at 0 and 1, where the variance itself is 0.
     """
     scores, generated = np.asarray(scores, dtype=np.float64), np.asarray(generated, dtype=bool)
     m, n = int(generated.sum()), int((~generated).sum())
     if m == 0 or n == 0:
         return Auc(0.5, 0.0, 1.0, n, m)
+    # Mann-Whitney statistic.
     value = float((rankdata(scores)[generated].sum() - m * (m + 1) / 2) / (m * n))
     z = float(norm.ppf((1 + level) / 2))
     middle = (m + n) / 2
@@ -63,10 +55,36 @@ def auc_of(scores: np.ndarray, generated: np.ndarray, level: float = 0.95) -> Au
         spread = 1 + (middle - 1) * ((1 - theta) / (2 - theta) + theta / (1 + theta))
         return (value - theta) ** 2 - z**2 * theta * (1 - theta) * spread / (m * n)
 
-    inner = min(max(value, 1e-9), 1 - 1e-9)  # at 0 and 1 the distance is 0 on the spot: the other root is sought
+    # The bounds are the roots on both sides of the value; at 0 and 1 the value itself is a root.
+    inner = min(max(value, 1e-9), 1 - 1e-9)
     low: Any = brentq(squared_distance, 0.0, inner) if value > 0 else 0.0
     high: Any = brentq(squared_distance, inner, 1.0) if value < 1 else 1.0
     return Auc(value, float(low), float(high), n, m)
+
+
+def outlier_test(scores: np.ndarray, generated: np.ndarray) -> tuple[str, float]:
+    """Fisher's exact test of values other than the most frequent one, in words and p: finds a mark on few samples of one arm."""
+    values, counts = np.unique(scores, return_counts=True)
+    odd = scores != values[np.argmax(counts)]
+    in_generated, in_real = int(odd[generated].sum()), int(odd[~generated].sum())
+    m, n = int(generated.sum()), int((~generated).sum())
+    p = float(fisher_exact([[in_generated, m - in_generated], [in_real, n - in_real]])[1])  # type: ignore[arg-type]
+    return f"{in_generated} of {m} generated and {in_real} of {n} real stand out, p = {p:.1g}", p
+
+
+def chance_of_turns(orders: Sequence[Sequence[bool]]) -> float:
+    """p-value of Wald and Wolfowitz's runs test over all readers: too many, or too few, changes of arm."""
+    excess = variance = 0.0
+    for arms in orders:
+        m, n = sum(arms), len(arms) - sum(arms)
+        if min(m, n) < 2:
+            continue
+        # Mean and variance of the number of runs in a random order.
+        expected = 2 * m * n / (m + n) + 1
+        runs = 1 + sum(first != second for first, second in pairwise(arms))
+        excess += runs - expected
+        variance += (expected - 1) * (expected - 2) / (m + n - 1)
+    return float(2 * norm.sf(abs(excess) / np.sqrt(variance))) if variance > 0 else 1.0
 
 
 def classifier_scores(
@@ -77,28 +95,31 @@ def classifier_scores(
     Args:
         features: float ``[N, D]``.
         generated: bool ``[N]``.
-        groups: Patient of each, so that two items of one stay together.
-        ridge: Penalty, in units of the number of rows.
+        groups: Case of each row; rows of one case stay in one fold.
+        ridge: Penalty, relative to the number of rows.
 
     Returns:
-        float ``[N]``, higher: more like the generated arm.
+        float ``[N]``; higher is more like the generated arm.
     """
     features = np.nan_to_num(np.asarray(features, dtype=np.float64))
     target = np.where(generated, 1.0, -1.0)
+    # At most ten folds of whole groups.
     names, cluster = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
     fold = numpy_generator("turing-lint-folds", len(names)).permutation(len(names))[cluster] % min(10, len(names))
     scores = np.zeros(len(target))
-    for held in np.unique(fold):
-        train, test = fold != held, fold == held
+    for number in np.unique(fold):
+        train, test = fold != number, fold == number
         if not train.any() or generated[train].all() or not generated[train].any():
             continue
+        # Standardise by the training rows.
         mean, spread = features[train].mean(0), features[train].std(0)
         used = spread > 1e-12
         if not used.any():
             continue
         x = (features[:, used] - mean[used]) / spread[used]
         centred = target[train] - target[train].mean()
-        kernel = x[train] @ x[train].T / x.shape[1]  # the dual form: as many unknowns as rows, however many features
+        # The dual form has one unknown per row, whatever the number of features.
+        kernel = x[train] @ x[train].T / x.shape[1]
         weights = np.linalg.solve(kernel + ridge * np.eye(int(train.sum())) * 0.1, centred)
         scores[test] = x[test] @ x[train].T / x.shape[1] @ weights
     return scores

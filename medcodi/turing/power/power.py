@@ -1,4 +1,4 @@
-"""How many items and readers a margin needs: studies are simulated and analysed by the functions of the analysis itself."""
+"""Power to show equivalence within a margin, by number of readers and items: simulated studies, analysed as real ones are."""
 
 from __future__ import annotations
 
@@ -12,25 +12,24 @@ from scipy.special import ndtri
 from medcodi.errors import ConfigError
 from medcodi.turing.answers.table import Answers
 from medcodi.turing.design.tasks import task_kind
-from medcodi.turing.power.simulation import ReaderModel, Readers, SimulatedStudy, simulate
-from medcodi.turing.power.truth import Truth
+from medcodi.turing.power.simulation import ReaderModel, SimulatedReaders, SimulatedStudy, Truth, simulate
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS, Cases, Resampled, jackknife
 from medcodi.turing.statistics.detection import mean_statistic, rates
 from medcodi.turing.statistics.equivalence import check_margin, tost
 from medcodi.turing.statistics.intervals import wilson
-from medcodi.turing.statistics.ratings import difference
+from medcodi.turing.statistics.ratings import Ratings, difference, fit_mixed
 
 
 @dataclass(frozen=True, kw_only=True)
 class PowerCell:
-    """Power of one size of study."""
+    """Power of a study of one size."""
 
     readers: int  # number of readers
     items: int  # items of each arm
     these_readers: float  # share of studies that show equivalence for the readers who took part
     new_readers: float | None  # the same for readers in general; None with fewer than 3
-    low: float  # lower bound (95 %, Wilson) of `these_readers`: what the number of simulated studies leaves open
-    high: float  # upper bound
+    low: float  # Wilson interval (95 %) of `these_readers`, because the number of simulated studies is finite
+    high: float
 
 
 def _rating_difference(study: SimulatedStudy) -> Resampled:
@@ -42,15 +41,14 @@ def _balanced_accuracy(study: SimulatedStudy) -> Resampled:
 
 
 def _accuracy_of_pairs(study: SimulatedStudy) -> Resampled:
-    """Forced choice: each pair of a real and a generated item is a case."""
+    """Accuracy of a forced choice: each pair of a real and a generated item is a case."""
     right = study.forced_choice
     pairs = [str(i) for i in range(right.shape[1])]
     return jackknife(mean_statistic(right), Cases.of(pairs, ["pair"] * len(pairs)))
 
 
-_Simulated = tuple[
-    Callable[[SimulatedStudy], Resampled], float, str
-]  # statistic, its value at equality, name of its truth
+# Statistic, its value at equality, name of its truth.
+_Simulated = tuple[Callable[[SimulatedStudy], Resampled], float, str]
 _STATISTICS: dict[tuple[str, int], _Simulated] = {  # by answer and number of sides
     ("rating", 1): (_rating_difference, 0.0, "difference"),
     ("choice", 1): (_balanced_accuracy, 0.5, "balanced_accuracy"),
@@ -75,20 +73,20 @@ def power(
     """Power to show equivalence, for each number of readers and items.
 
     Args:
-        kind: Of the task: one that is answered by a rating or a choice.
-        margin: In rating units, or of the (balanced) accuracy around 0.5.
-        items: Items of each arm.
+        kind: Kind of task, answered by a rating or a choice.
+        margin: In rating units, or as a distance of the (balanced) accuracy from 0.5.
+        items: Numbers of items of each arm.
         readers: Numbers of readers.
-        model: How readers answer; None: the default readers. Their effect (or d') is set by ``true_value``.
-        true_value: What is true: the difference in mean rating, or the accuracy's distance from 0.5.
+        model: How readers answer; None: the default. ``true_value`` replaces its effect (or d').
+        true_value: True difference in mean rating, or true distance of the accuracy from 0.5.
         paired: Generated items show the same cases as real ones.
-        alpha: Of each one-sided test.
+        alpha: Level of each one-sided test.
         num_studies: Simulated studies for each cell.
-        seed: Of the simulation.
+        seed: Seed of the simulation.
         on_cell: Called with (done, total).
 
     Raises:
-        ConfigError: If a number cannot be, or no power is defined for the kind.
+        ConfigError: If a number is invalid, or no power is defined for the kind.
     """
     statistic, reference, name = _statistic(kind)
     check_margin(margin)
@@ -99,7 +97,7 @@ def power(
         raise ConfigError(f"alpha {alpha}, {num_studies} studies", expected="alpha below 0.5, at least one study")
     if abs(true_value) >= margin:
         raise ConfigError(
-            f"the true value {true_value} lies outside the margin {margin}",
+            f"the true value {true_value} is outside the margin {margin}",
             expected="a smaller one: equivalence must be true to be shown",
             fix="a wider margin, or a true value nearer to 0",
         )
@@ -108,6 +106,7 @@ def power(
     cells = []
     sizes = [(r, i) for r in readers for i in items]
     for done, (num_readers, num_items) in enumerate(sizes):
+        # Count the studies that show equivalence, for these readers and for new ones.
         shown = np.zeros(2)
         for index in range(num_studies):
             study = simulate(
@@ -142,19 +141,20 @@ def power(
 
 def _statistic(kind: str) -> _Simulated:
     row = task_kind(kind)
-    found = _STATISTICS.get((row.answer, len(row.sides)))
-    if found is None:
+    statistic = _STATISTICS.get((row.answer, len(row.sides)))
+    if statistic is None:
         raise ConfigError(
             f"no power for tasks of kind {kind!r}",
             expected="a task that is answered by a rating or a choice",
             fix="how often a finding is marked right depends on the cases: take the spread from a pilot",
         )
-    return found
+    return statistic
 
 
 def with_truth(model: ReaderModel, name: str, value: float, reference: float) -> ReaderModel:
-    """The readers with their mean effect (or d') set so that the population's ``name`` is ``reference + value``."""
-    drawn = Readers.draw(model, 4000, np.random.default_rng(7))
+    """Set the mean effect (or d') of the readers so that the statistic ``name`` of the population is ``reference + value``."""
+    # Bisection on the limit of the statistic over many readers.
+    drawn = SimulatedReaders.draw(model, 4000, np.random.default_rng(7))
     low, high = -4.0, 4.0
     for _ in range(40):
         middle = (low + high) / 2
@@ -168,7 +168,7 @@ def with_truth(model: ReaderModel, name: str, value: float, reference: float) ->
 
 
 def needed(cells: Sequence[PowerCell], target: float = 0.8, *, new_readers: bool = False) -> list[PowerCell]:
-    """For each number of readers the fewest items that reach the power ``target``."""
+    """For each number of readers, the smallest cell that reaches the power ``target``."""
     best: dict[int, PowerCell] = {}
     for cell in sorted(cells, key=lambda cell: cell.items):
         reached = cell.new_readers if new_readers else cell.these_readers
@@ -178,19 +178,16 @@ def needed(cells: Sequence[PowerCell], target: float = 0.8, *, new_readers: bool
 
 
 def model_from_pilot(answers: Answers, task: str) -> ReaderModel:
-    """Readers as a pilot shows them: spread of case, reader and reader by arm from the mixed model, in units of one answer's spread.
+    """Reader model fitted to a pilot: variances of case, reader and reader by arm from the mixed model, relative to one answer's.
 
     Raises:
         DataError: If the task has no ratings of real and generated items.
         ConfigError: If it is not a rating task.
     """
-    from medcodi.turing.statistics.mixed import fit_mixed
-    from medcodi.turing.statistics.ratings import Ratings
-
     own = answers.of(task)
     if own.kind.answer != "rating":
         raise ConfigError(
-            f"the pilot's task {task!r} is no rating", expected="a rating task", fix="choose another with --task"
+            f"the pilot's task {task!r} is not a rating", expected="a rating task", fix="choose another with --task"
         )
     chosen = np.isin(own.arm, ("real", "generated"))
     pair = Ratings(
@@ -202,16 +199,18 @@ def model_from_pilot(answers: Answers, task: str) -> ReaderModel:
     )
     model = fit_mixed(pair)
     if model is None:
-        raise ConfigError(f"the pilot's task {task!r} cannot be fitted", expected="2 readers, ratings that differ")
+        raise ConfigError(f"the pilot's task {task!r} has no mixed model", expected="2 readers, ratings that differ")
+    # Latent scales have variance 1 within one reader and arm: case + residual.
     parts: dict[str, Any] = model.components
-    one = parts["case"] + parts["residual"]
+    within = parts["case"] + parts["residual"]
+    # Cuts at the normal quantiles of the observed shares of ratings.
     counts = np.bincount(np.clip(pair.values[np.isfinite(pair.values)].round().astype(int), 1, 5), minlength=6)[1:6]
     below = np.clip(np.cumsum(counts)[:-1] / counts.sum(), 0.01, 0.99)
-    spread = float(np.sqrt(1 + parts["reader"] / one))
+    spread = float(np.sqrt(1 + parts["reader"] / within))
     return ReaderModel(
         quality=0.0,
-        case_share=min(parts["case"] / one, 0.95),
-        reader_sd=float(np.sqrt(parts["reader"] / one)),
-        interaction_sd=float(np.sqrt(2 * parts["reader_arm"] / one)),
+        case_share=min(parts["case"] / within, 0.95),
+        reader_sd=float(np.sqrt(parts["reader"] / within)),
+        interaction_sd=float(np.sqrt(2 * parts["reader_arm"] / within)),
         cuts=tuple(float(c) for c in np.maximum.accumulate(ndtri(below) * spread + np.arange(4) * 1e-6)),
     )

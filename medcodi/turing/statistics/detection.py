@@ -18,24 +18,24 @@ from medcodi.turing.statistics.intervals import (
     t_survival,
     wilson_estimate,
 )
-from medcodi.turing.statistics.resampling import Cases, Resampled, Statistic, jackknife
+from medcodi.turing.statistics.resampling import Cases, ReaderStatistic, Resampled, jackknife
 
 POPULATIONS = (THESE_READERS, NEW_READERS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:
-    """Every reader's answers to items of which some are generated."""
+    """Every reader's choices between real and generated."""
 
-    readers: Sequence[str]  # names, `R` of them
-    says_generated: np.ndarray  # float `[R, I]`: 1 called generated, 0 called real, NaN not answered
-    confidence: np.ndarray  # float `[R, I]`, NaN where not asked
-    generated: np.ndarray  # bool `[I]`
-    cases: Cases  # which items are drawn together
+    readers: Sequence[str]  # [R]
+    says_generated: np.ndarray  # float [R, I]: 1 called generated, 0 called real, NaN not answered
+    confidence: np.ndarray  # float [R, I], NaN without a confidence
+    generated: np.ndarray  # bool [I]
+    cases: Cases
 
     @property
     def num(self) -> int:
-        """Answers."""
+        """Number of answers."""
         return int(np.isfinite(self.says_generated).sum())
 
     @property
@@ -51,7 +51,7 @@ class Detection:
         return np.where(np.isfinite(self.says_generated), right, np.nan)
 
 
-def mean_statistic(values: np.ndarray, chosen: np.ndarray | None = None) -> Statistic:
+def mean_statistic(values: np.ndarray, chosen: np.ndarray | None = None) -> ReaderStatistic:
     """Mean of each reader's answers among the items ``chosen`` (bool ``[I]``); NaN without any. ``values`` float ``[R, I]``."""
     known = np.isfinite(values) & (True if chosen is None else chosen)
     filled, counted = np.where(known, values, 0.0).T, known.astype(float).T
@@ -63,7 +63,7 @@ def mean_statistic(values: np.ndarray, chosen: np.ndarray | None = None) -> Stat
     return statistic
 
 
-def dprime_statistic(detection: Detection, *, criterion: bool = False) -> Statistic:
+def dprime_statistic(detection: Detection, *, criterion: bool = False) -> ReaderStatistic:
     """Each reader's d' (or criterion c) with the log-linear correction, from weighted counts (Hautus 1995)."""
     says, known = detection.says_generated, np.isfinite(detection.says_generated)
     filled = np.where(known, says, 0.0)
@@ -79,7 +79,7 @@ def dprime_statistic(detection: Detection, *, criterion: bool = False) -> Statis
     return statistic
 
 
-def auc_statistic(scores: np.ndarray, positive: np.ndarray) -> Statistic:
+def auc_statistic(scores: np.ndarray, positive: np.ndarray) -> ReaderStatistic:
     """P(score of a positive item > of a negative one), ties half, for each reader: the area under the empirical ROC curve.
 
     Args:
@@ -106,8 +106,8 @@ def auc_statistic(scores: np.ndarray, positive: np.ndarray) -> Statistic:
     return statistic
 
 
-def rates(detection: Detection) -> Mapping[str, Statistic]:
-    """The shares: accuracy, balanced accuracy, sensitivity (generated called generated), specificity (real called real)."""
+def rates(detection: Detection) -> Mapping[str, ReaderStatistic]:
+    """Shares of right answers: accuracy, balanced accuracy, sensitivity (generated called generated), specificity (real called real)."""
     sensitivity = mean_statistic(detection.correct, detection.generated)
     specificity = mean_statistic(detection.correct, ~detection.generated)
     return {
@@ -142,6 +142,7 @@ def reader_dprime(detection: Detection, reader: int, *, level: float = 0.95) -> 
 
     Rates carry the log-linear correction, so that a reader without any miss has finite values and a variance.
     """
+    # z of the corrected rate of each arm, and its variance p (1 - p) / (n phi(z)^2).
     z, variances, num = [], [], 0
     for arm in (detection.generated, ~detection.generated):
         answers = detection.says_generated[reader, arm]

@@ -1,4 +1,4 @@
-"""Equivalence by two one-sided tests, against the margin that the study declared before anybody read."""
+"""Equivalence by two one-sided tests, against the margin that the study declared before the reading."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ class Equivalence:
     """Outcome of two one-sided t tests of ``|value - reference| < margin`` (Schuirmann 1987)."""
 
     margin: float  # declared margin, in the unit of the value
-    reference: float  # what equality means: 0 for a difference, 0.5 for an accuracy
+    reference: float  # value of equality: 0 for a difference, 0.5 for an accuracy
     alpha: float  # level of each one-sided test; the interval has coverage `1 - 2 alpha`
-    p_lower: float  # of the hypothesis that the value lies at or below `reference - margin`
-    p_upper: float  # of the hypothesis that it lies at or above `reference + margin`
-    estimate: Estimate  # the value with its `1 - 2 alpha` interval; its population says for whom the statement holds
+    p_lower: float  # p-value of the hypothesis: value <= reference - margin
+    p_upper: float  # p-value of the hypothesis: value >= reference + margin
+    estimate: Estimate  # with its 1 - 2 alpha interval, and the population for which the statement holds
 
     @property
     def p(self) -> float:
-        """The larger of the two."""
+        """The larger p-value."""
         return max(self.p_lower, self.p_upper) if np.isfinite([self.p_lower, self.p_upper]).all() else float("nan")
 
     @property
     def shown(self) -> bool:
-        """Whether both tests reject: equivalence within the margin is shown. Otherwise nothing is."""
+        """Whether both tests reject, which shows equivalence within the margin; otherwise nothing is shown."""
         return bool(self.p <= self.alpha)
 
     def to_dict(self) -> dict[str, Any]:
@@ -48,7 +48,7 @@ class Equivalence:
 
 
 def check_margin(margin: float, *, task: str = "") -> None:
-    """Refuse a margin that is no positive number."""
+    """Refuse a margin that is not positive."""
     if not (isinstance(margin, int | float) and np.isfinite(margin) and margin > 0):
         raise ConfigError(
             f"margin {margin!r}" + (f" of task {task!r}" if task else ""),
@@ -65,16 +65,17 @@ def tost(
     Args:
         resampled: Each reader's value, with covariances over cases.
         margin: Declared margin.
-        population: Whom the statement shall speak about: these readers, or new readers.
-        reference: What equality means.
-        alpha: Level.
+        population: These readers, or new readers.
+        reference: Value of equality.
+        alpha: Level of each test.
 
     Raises:
-        ConfigError: If the margin is no positive number.
+        ConfigError: If the margin is not positive.
     """
     check_margin(margin)
     variance, df = resampled.variance(population)
     estimate = resampled.estimate(population, level=1 - 2 * alpha)
+    # Without a variance there is no test.
     if not np.isfinite(variance):
         nothing = float("nan")
         return Equivalence(
@@ -89,6 +90,6 @@ def tost(
 
 
 def _one_sided(distance: float, se: float, df: float) -> float:
-    if se <= 0:  # every case alike: no spread to judge by
+    if se <= 0:  # no variation over cases, no test
         return float("nan")
     return t_survival(distance / se, df)

@@ -1,4 +1,4 @@
-"""Estimates with intervals: Wilson's, Wilson's with an effective number of answers, and t intervals on a scale that fits the bounds."""
+"""Estimates with intervals: Wilson's, Wilson's at an effective number of answers, and t intervals on a scale that respects the bounds."""
 
 from __future__ import annotations
 
@@ -18,22 +18,18 @@ NEW_READERS = "new readers, new cases"
 class Estimate:
     """A value with its interval."""
 
-    value: float  # the estimate; NaN where the answers give none
-    low: float = float("nan")  # lower bound; NaN where no interval can be given
+    value: float  # NaN where the answers give none
+    low: float = float("nan")  # lower bound; NaN without an interval
     high: float = float("nan")  # upper bound
-    se: float = float("nan")  # standard error on the scale of the value; NaN where the method knows none
+    se: float = float("nan")  # standard error on the scale of the value; NaN if the method has none
     df: float = float("inf")  # degrees of freedom of the standard error; infinite for normal theory
     level: float = 0.95  # coverage of the interval
-    population: str = THESE_READERS  # whom the interval speaks about: SINGLE_READER, THESE_READERS or NEW_READERS
-    method: str = ""  # how the interval was made, in words
-    num: int = 0  # answers (or units) behind the value
-
-    def covers(self, truth: float) -> bool:
-        """Whether ``truth`` lies within the interval, bounds included."""
-        return bool(self.low <= truth <= self.high)
+    population: str = THESE_READERS  # SINGLE_READER, THESE_READERS or NEW_READERS
+    method: str = ""  # method of the interval, in words
+    num: int = 0  # number of answers (or units)
 
     def to_dict(self) -> dict[str, Any]:
-        """JSON-ready: what is not finite becomes None."""
+        """JSON-ready; numbers that are not finite become None."""
         numbers = {name: _plain(getattr(self, name)) for name in ("value", "low", "high", "se", "df", "level")}
         return numbers | {"population": self.population, "method": self.method, "num": int(self.num)}
 
@@ -97,7 +93,7 @@ def share_interval(
         value: The share: an accuracy, an area under a curve, a probability of superiority.
         variance: Its variance.
         df: Degrees of freedom of the variance.
-        num_units: Independent units; the effective number where the variance is zero or the share is 0 or 1.
+        num_units: Independent units: the effective number if the variance is 0, or the share 0 or 1.
         level: Coverage.
     """
     if np.isnan(value):
@@ -109,7 +105,7 @@ def share_interval(
 
 @dataclass(frozen=True)
 class Scale:
-    """The scale on which an interval is symmetric, and back."""
+    """Scale on which an interval is symmetric."""
 
     name: str
     forward: Callable[[float], float]

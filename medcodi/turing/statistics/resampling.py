@@ -1,9 +1,9 @@
-"""Cases drawn anew, for all readers at once; readers by Obuchowski and Rockette's variance.
+"""Resampling of cases, jointly for all readers; readers by Obuchowski and Rockette's variance.
 
-A naive two-way bootstrap cannot speak about new readers when there are three of them: drawing three out of three with
-replacement gives (r-1)/r of their variance, no t-like tails, and counts the noise of each answer several times. Here
-resampling the cases, jointly for every reader, gives the covariances between readers; what the readers differ by beyond that
-enters through their mean square, with the few degrees of freedom that so few readers have (Obuchowski & Rockette 1995).
+A naive two-way bootstrap says little about new readers when there are three: drawing three of three with replacement gives (r-1)/r of
+their variance, no t-like tails, and counts the noise of each answer several times. Here resampling the cases, jointly for every
+reader, gives the covariances between readers; the differences between readers beyond that enter through their mean square, with its
+few degrees of freedom (Obuchowski & Rockette 1995).
 """
 
 from __future__ import annotations
@@ -16,42 +16,36 @@ import numpy as np
 
 from medcodi.errors import DataError
 from medcodi.randomness import Key, numpy_generator
-from medcodi.turing.statistics.intervals import (
-    IDENTITY,
-    NEW_READERS,
-    Estimate,
-    Scale,
-    share_interval,
-    t_interval,
-)
+from medcodi.turing.statistics.intervals import IDENTITY, NEW_READERS, Estimate, Scale, share_interval, t_interval
 
-MIN_READERS = 3  # to speak about readers who were not there
-Statistic = Callable[[np.ndarray], np.ndarray]  # item weights [B, I] -> one value for each reader [B, R]
+MIN_READERS = 3  # for an interval that holds for new readers
+ReaderStatistic = Callable[[np.ndarray], np.ndarray]  # item weights [B, I] -> one value for each reader [B, R]
 
 
 @dataclass(frozen=True)
 class Cases:
-    """Which items are drawn together, and within which stratum."""
+    """Units of resampling, and their strata."""
 
-    unit: np.ndarray  # int `[I]`, the case (or patient) of each item: all items of one are drawn together
-    # int `[U]`, the stratum of each case: the arms that it has items in. Numbers within strata stay as designed
-    stratum: np.ndarray
+    unit: np.ndarray  # int [I], case (or patient) of each item; all items of a case are resampled together
+    stratum: np.ndarray  # int [U], stratum of each case: the arms it has items in; the size of a stratum stays fixed
 
     @classmethod
     def of(cls, cases: Sequence[str], arms: Sequence[str]) -> Cases:
         """From the case and the arm of each item.
 
         Raises:
-            DataError: If no stratum has two cases: nothing can then be said about new cases.
+            DataError: If no stratum has two cases, which leaves no variance over cases.
         """
         names, unit = np.unique(np.asarray(cases, dtype=str), return_inverse=True)
-        held: list[set[str]] = [set() for _ in names]
+        arms_of: list[set[str]] = [set() for _ in names]  # arms that each case has items in
         for u, arm in zip(unit, arms, strict=True):
-            held[u].add(str(arm))
-        _, stratum = np.unique(np.asarray([",".join(sorted(one)) for one in held], dtype=str), return_inverse=True)
+            arms_of[u].add(str(arm))
+        _, stratum = np.unique(
+            np.asarray([",".join(sorted(names)) for names in arms_of], dtype=str), return_inverse=True
+        )
         cls.check(stratum)
         sizes = np.bincount(stratum)
-        alone = sizes[stratum] < 2  # a stratum of one case has no variance of its own: it joins the largest
+        alone = sizes[stratum] < 2  # one case has no variance of its own: it joins the largest stratum
         _, stratum = np.unique(np.where(alone, sizes.argmax(), stratum), return_inverse=True)
         return cls(unit, stratum)
 
@@ -70,12 +64,12 @@ class Cases:
 
     @cached_property
     def sizes(self) -> np.ndarray:
-        """Cases of each stratum, int ``[H]``."""
+        """Number of cases of each stratum, int ``[H]``."""
         return np.bincount(self.stratum)
 
     @cached_property
     def deletions(self) -> np.ndarray:
-        """Item weights ``[U, I]`` with one case left out at a time, the others of its stratum weighing more for it."""
+        """Item weights ``[U, I]`` with one case left out at a time; the others of its stratum weigh more instead."""
         same = self.stratum[:, None] == self.stratum
         size = self.sizes[self.stratum]
         weights = np.where(same, np.where(size > 1, size / np.maximum(size - 1, 1), 1.0)[:, None], 1.0)
@@ -101,23 +95,22 @@ class Cases:
 
 @dataclass(frozen=True, kw_only=True)
 class Resampled:
-    """Values of every reader with the covariance that new cases would give them."""
+    """Value of every reader, and its covariance over new cases."""
 
-    values: np.ndarray  # float `[R]`, of the readers that have one
-    # Of each stratum of cases, the covariance `[R, R]` over new cases that it adds, and its degrees of freedom
-    parts: Sequence[tuple[np.ndarray, float]]
-    num_units: int  # cases
-    num: int  # answers
+    values: np.ndarray  # float [R], of the readers that have one
+    parts: Sequence[tuple[np.ndarray, float]]  # covariance [R, R] and degrees of freedom of each stratum of cases
+    num_units: int  # number of cases
+    num: int  # number of answers
     how: str  # "jackknife" or "bootstrap"
 
     @property
     def num_readers(self) -> int:
-        """Readers that have a value."""
+        """Number of readers that have a value."""
         return len(self.values)
 
     @property
     def covariance(self) -> np.ndarray:
-        """Over new cases, the readers held fixed, float ``[R, R]``."""
+        """Covariance over new cases, readers fixed: float ``[R, R]``."""
         return np.sum([part for part, _ in self.parts], axis=0)
 
     @property
@@ -133,7 +126,7 @@ class Resampled:
         return float(self.values.mean()) if self.num_readers else float("nan")
 
     def these_readers(self) -> tuple[float, float]:
-        """Variance of the mean over new cases, the readers held fixed; and its degrees of freedom."""
+        """Variance of the mean over new cases, readers fixed; and its degrees of freedom."""
         return (float(self.covariance.mean()) if self.num_readers else float("nan")), self.case_df
 
     def new_readers(self) -> tuple[float, float]:
@@ -203,7 +196,7 @@ class Resampled:
         )
 
 
-def jackknife(statistic: Statistic, cases: Cases, *, num: int = 0) -> Resampled:
+def jackknife(statistic: ReaderStatistic, cases: Cases, *, num: int = 0) -> Resampled:
     """Values of all readers and their covariance by leaving out one case at a time, stratum by stratum.
 
     For means of one reader it gives exactly Welch's (two arms of different cases) or the paired t (the same cases) variance and,
@@ -211,9 +204,11 @@ def jackknife(statistic: Statistic, cases: Cases, *, num: int = 0) -> Resampled:
     """
     values = statistic(np.ones((1, len(cases.unit))))[0]
     left_out = statistic(cases.deletions)
-    kept = np.isfinite(values)
-    values, left_out = values[kept], left_out[:, kept]
-    left_out = np.where(np.isfinite(left_out), left_out, values)  # a case without which there is no value tells nothing
+    # Readers without a value are omitted; a case without which a reader has no value adds no variance.
+    known = np.isfinite(values)
+    values, left_out = values[known], left_out[:, known]
+    left_out = np.where(np.isfinite(left_out), left_out, values)
+    # Each stratum adds (n - 1) / n times the sum of squares of its cases.
     parts = []
     for h, size in enumerate(cases.sizes):
         if size < 2:
@@ -221,13 +216,7 @@ def jackknife(statistic: Statistic, cases: Cases, *, num: int = 0) -> Resampled:
         rows = left_out[cases.stratum == h]
         centred = rows - rows.mean(0)
         parts.append(((size - 1) / size * centred.T @ centred, float(size - 1)))
-    return Resampled(
-        values=values,
-        parts=parts,
-        num_units=cases.num_units,
-        num=num,
-        how="jackknife",
-    )
+    return Resampled(values=values, parts=parts, num_units=cases.num_units, num=num, how="jackknife")
 
 
 def _satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
@@ -239,17 +228,17 @@ def _satterthwaite(parts: Sequence[tuple[float, float]]) -> float:
 
 
 def two_way_bootstrap(
-    statistic: Statistic, cases: Cases, *keys: Key, num_resamples: int = 2000, num: int = 0
+    statistic: ReaderStatistic, cases: Cases, *keys: Key, num_resamples: int = 2000, num: int = 0
 ) -> Resampled:
     """Values of all readers and their covariance from bootstrap samples of the cases, drawn jointly for every reader.
 
     ``new_readers`` of the result then adds the readers' part: see the module's first lines for why readers are not resampled.
     """
     plain = jackknife(statistic, cases, num=num)
-    kept = np.isfinite(statistic(np.ones((1, len(cases.unit))))[0])
-    drawn = statistic(cases.draws(num_resamples, *keys))[:, kept]
+    known = np.isfinite(statistic(np.ones((1, len(cases.unit))))[0])
+    drawn = statistic(cases.draws(num_resamples, *keys))[:, known]
     drawn = drawn[np.isfinite(drawn).all(1)]
-    size = int(kept.sum())
+    size = int(known.sum())
     covariance = np.cov(drawn, rowvar=False).reshape(size, size) if len(drawn) > 1 else np.full((size, size), np.nan)
     return Resampled(
         values=plain.values,
@@ -258,18 +247,3 @@ def two_way_bootstrap(
         num=num,
         how="bootstrap",
     )
-
-
-def percentile_two_way(
-    statistic: Statistic, cases: Cases, *keys: Key, num_resamples: int = 2000, level: float = 0.95
-) -> tuple[float, float]:
-    """The naive two-way bootstrap: readers and cases drawn with replacement, percentiles of the mean. Kept for comparison only.
-
-    benchmarks/turing_statistics.py measures what it covers with three readers; no report uses it.
-    """
-    drawn = statistic(cases.draws(num_resamples, *keys))
-    num_readers = drawn.shape[1]
-    chosen = numpy_generator("turing readers", *keys).integers(0, num_readers, size=drawn.shape)
-    means = np.take_along_axis(drawn, chosen, axis=1).mean(1)
-    low, high = np.nanquantile(means, [(1 - level) / 2, (1 + level) / 2])
-    return float(low), float(high)

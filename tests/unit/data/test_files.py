@@ -14,7 +14,7 @@ import pytest
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset, read_info
 from medcodi.data.loading import DataConfig, GlobalBatches
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.errors import DataError
 
 NUM = 70  # three shards
@@ -25,11 +25,11 @@ def table(tmp_path_factory) -> Path:
     from PIL import Image
 
     folder = tmp_path_factory.mktemp("table")
-    rows = ["study_id,view,image,report,split"]
+    rows = ["study_id,patient_id,view,image,report,split"]
     for index in range(NUM):
         pixels = np.random.default_rng(index).integers(0, 256, (40, 40), dtype=np.uint8)
         Image.fromarray(pixels).save(folder / f"{index}.png")
-        rows.append(f"s{index},PA,{index}.png,Study number {index}.,{'train' if index < 68 else 'val'}")
+        rows.append(f"s{index},p{index},PA,{index}.png,Study number {index}.,{'train' if index < 68 else 'val'}")
     (folder / "studies.csv").write_text("\n".join(rows) + "\n")
     return folder / "studies.csv"
 

@@ -11,8 +11,8 @@ import pytest
 
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset
-from medcodi.data.ledger import Ledger
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.ledger import Ledger
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.sources import SOURCES
 from medcodi.data.sources.mimic_reports import read_mimic_report
 from medcodi.errors import DataError
@@ -191,13 +191,13 @@ def two_versions(root: Path) -> None:
         (spoil_split, None, r"line 3: dicom_id 'a2' is in split 'holdout'"),
         (spoil_label, None, r"chexpert.csv.gz, line 3: Edema is '7'"),
         (spoil_ids, None, r"metadata.csv.gz, line 5: no study_id"),
-        (None, cut_short, r"split.csv.gz cannot be unpacked after"),
+        (None, cut_short, r"split.csv.gz cannot be unpacked"),
         (None, not_packed, r"metadata.csv.gz cannot be unpacked"),
         (None, no_rows, r"metadata.csv.gz holds no rows"),
         (None, no_column, r"split.csv.gz has no column 'dicom_id'"),
         (None, two_versions, r"several versions of a table"),
         (None, lambda root: (root / "mimic-cxr-2.0.0-split.csv.gz").unlink(), r"official split.*official_split=false"),
-        (None, lambda root: (root / "mimic-cxr-2.0.0-metadata.csv.gz").unlink(), r"which tells the views"),
+        (None, lambda root: (root / "mimic-cxr-2.0.0-metadata.csv.gz").unlink(), r"which holds the views"),
         (None, lambda root: (root / "mimic-cxr-2.0.0-chexpert.csv.gz").unlink(), r"labels=null"),
         (None, lambda root: shutil.rmtree(root / "files/p11"), r"has no p11, .*options.groups=\[p10\]"),
         (None, lambda root: shutil.rmtree(root / "files"), r"no folder .*files"),

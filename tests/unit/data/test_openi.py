@@ -10,8 +10,8 @@ from PIL import Image
 
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset
-from medcodi.data.ledger import Ledger
-from medcodi.data.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.ledger import Ledger
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.sources.openi import _key
 from medcodi.errors import DataError
 

@@ -11,9 +11,8 @@ import pytest
 from medcodi.data.dataset import row_from_study
 from medcodi.errors import DataError
 from medcodi.evaluation.annotators.classifier import FindingClassifier
-from medcodi.evaluation.annotators.extractors import load_extractor
-from medcodi.evaluation.annotators.image_annotators import ClassifierReader
-from medcodi.evaluation.annotators.wiring import FeatureReader
+from medcodi.evaluation.annotators.features import load_extractor
+from medcodi.evaluation.annotators.image_annotators import ClassifierAnnotator
 from medcodi.evaluation.comparisons import ALL_TARGETS, multi_prompt_tests
 from medcodi.evaluation.derangements import derangements
 from medcodi.evaluation.held_out import HeldOut, Value
@@ -39,8 +38,8 @@ def held(toy_classifier: FindingClassifier, toy_dataset) -> HeldOut:
 def readers(toy_classifier: FindingClassifier, tmp_path_factory: pytest.TempPathFactory) -> Readers:
     """Classifier, its features, rule labeler, likeness."""
     folder = toy_classifier.save(tmp_path_factory.mktemp("classifier"))
-    features = FeatureReader(load_extractor("demo", weights=folder), None, 32)
-    return Readers(ClassifierReader(toy_classifier), [features], similarity=True)
+    features = load_extractor("demo", weights=folder)
+    return Readers(ClassifierAnnotator(toy_classifier), [features], similarity=True)
 
 
 @pytest.fixture(scope="module")
@@ -175,16 +174,17 @@ def test_prompts_that_nobody_reads_are_not_legible(held, readers) -> None:
     assert blind.legible({"frontal": readers.read("frontal", held.values("frontal", [0]))}) is None
 
 
-class FrontalsOnly(ClassifierReader):
+class FrontalsOnly(ClassifierAnnotator):
     """Knows two findings, and one view."""
 
     def __init__(self, classifier: FindingClassifier) -> None:
         super().__init__(classifier)
         self.targets, self.modalities = ("Cardiomegaly", "Pleural Effusion"), ("frontal",)
         self.columns = [classifier.config.targets.index(target) for target in self.targets]
+        self.dim = len(self.columns)
 
-    def probabilities(self, images, modality: str) -> np.ndarray:
-        return super().probabilities(images, modality)[:, self.columns]
+    def annotate_batch(self, prepared, modality: str) -> np.ndarray:
+        return super().annotate_batch(prepared, modality)[:, self.columns]
 
     def thresholds(self, modality: str) -> np.ndarray:
         return super().thresholds(modality)[self.columns]
@@ -227,7 +227,7 @@ def test_too_few_studies_leave_metrics_out_with_the_number_needed(toy_classifier
     ).to_dict()
     target = told["targets"]["frontal"]
     left_out = {one["metric"]: one for one in target["left_out"]}
-    dim = readers.features[0].extractor.dim
+    dim = readers.features[0].dim
     assert (left_out["frechet/demo"]["needed"], left_out["frechet/demo"]["available"]) == (dim, 8)
     assert f"needs at least {dim} studies; there are 8" in left_out["frechet/demo"]["reason"]
     assert left_out["prdc/demo"]["needed"] == 10 and left_out["finding_macro_f1"]["needed"] == 50
@@ -237,7 +237,7 @@ def test_too_few_studies_leave_metrics_out_with_the_number_needed(toy_classifier
 
 def test_no_interval_of_few_resamples_and_no_ceiling_of_few_studies(toy_classifier, toy_dataset, readers) -> None:
     """34 studies of 5 patients: enough for the distance, but two patients have fewer than the 16 features."""
-    few, dim = HeldOut(toy_dataset(34, seed=5, patients=5), toy_classifier), readers.features[0].extractor.dim
+    few, dim = HeldOut(toy_dataset(34, seed=5, patients=5), toy_classifier), readers.features[0].dim
     options = ScoringOptions(bootstrap_samples=100, frechet_samples=99, metrics=("frechet",))
     told = score_values(
         "report->frontal",
@@ -365,9 +365,7 @@ def test_one_patient_with_most_studies_cannot_be_shuffled() -> None:
         derangements(["a", "a", "a", "b"], 1, seed=0)
 
 
-def test_images_without_a_classifier_are_refused(toy_dataset) -> None:
-    with pytest.raises(DataError, match="without a finding classifier"):
-        HeldOut(toy_dataset(4), None).reading("frontal", [0, 1])
+def test_images_without_a_classifier_are_refused() -> None:
     with pytest.raises(DataError, match="without a finding classifier"):
         Readers(None).read("frontal", [np.zeros((32, 32))])
 

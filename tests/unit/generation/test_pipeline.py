@@ -122,7 +122,7 @@ def test_saved_files_and_provenance(model, tmp_path):
         "0/frontal.png", "0/lateral.png", "1/frontal.png", "1/lateral.png", "provenance.json",
     ]  # fmt: skip
     told = json.loads((folder / "provenance.json").read_text())
-    assert told["model"]["sha256"] == model.fingerprint() and told["seeds"] == [3, 4]
+    assert told["model"]["sha256"] == model.identity() and told["seeds"] == [3, 4]
     assert told["settings"]["sampler"] == "ddim" and REPORT not in json.dumps(told)
     with pytest.raises(DataError, match="not empty"):
         out.save(folder)

@@ -20,7 +20,7 @@ from tests.unit.interop.published_unets import DEAD, MINI, Pairs, Sizes, Unet, l
 
 Shapes = dict[str, tuple[int, ...]]
 # What shapes of a MINI checkpoint do not tell, and its image size.
-MINI_UNTOLD = {
+MINI_LAYOUT = {
     "image_size": 16,
     "num_heads": 2,
     "norm_groups": 4,

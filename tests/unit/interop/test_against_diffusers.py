@@ -18,10 +18,10 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from medcodi.interop.xgem import import_xgem
-from medcodi.interop.xgem_layout import Untold
+from medcodi.interop.xgem_layout import LayoutConfig
 from medcodi.model import MedCoDi
 from medcodi.networks.attention import Context
-from tests.unit.interop.published import MINI, MINI_UNTOLD, published_checkpoint
+from tests.unit.interop.published import MINI, MINI_LAYOUT, published_checkpoint
 
 ROOT = "model.diffusion_model.unet_frontal."
 # Four levels, the last without attention, as Stable Diffusion 1.x has them.
@@ -37,8 +37,8 @@ def published() -> dict[str, Tensor]:
 def model(published, tmp_path_factory) -> MedCoDi:
     folder = tmp_path_factory.mktemp("diffusers")
     save_file(published, folder / "published.safetensors")
-    untold = Untold(**{**MINI_UNTOLD, "image_size": 64})
-    imported = import_xgem(folder / "published.safetensors", folder / "model", untold=untold)
+    layout = LayoutConfig(**{**MINI_LAYOUT, "image_size": 64})
+    imported = import_xgem(folder / "published.safetensors", folder / "model", layout=layout)
     return MedCoDi.from_pretrained(imported.folder)
 
 
@@ -66,8 +66,8 @@ def peer(published) -> Any:
         down_block_types=(*["CrossAttnDownBlock2D"] * 3, "DownBlock2D"),
         up_block_types=("UpBlock2D", *["CrossAttnUpBlock2D"] * 3),
         cross_attention_dim=SIZES.embed_dim,
-        attention_head_dim=MINI_UNTOLD["num_heads"],  # the number of heads, by that name
-        norm_num_groups=MINI_UNTOLD["norm_groups"],
+        attention_head_dim=MINI_LAYOUT["num_heads"],  # the number of heads, by that name
+        norm_num_groups=MINI_LAYOUT["norm_groups"],
     )
     config = {**unet.config, "class_embed_type": None, "addition_embed_type": None}
     unet.load_state_dict(convert_ldm_unet_checkpoint(as_stable_diffusion(published), config))

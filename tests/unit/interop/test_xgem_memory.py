@@ -17,15 +17,15 @@ MEASURED = """
 import json, resource, sys
 from pathlib import Path
 from medcodi.interop.xgem import import_xgem
-from medcodi.interop.xgem_layout import Untold
-from tests.unit.interop.published import MINI, MINI_UNTOLD, published_shapes, sparse_checkpoint
+from medcodi.interop.xgem_layout import LayoutConfig
+from tests.unit.interop.published import MINI, MINI_LAYOUT, published_shapes, sparse_checkpoint
 
 work = Path(sys.argv[1])
-untold = Untold(**MINI_UNTOLD)
+layout = LayoutConfig(**MINI_LAYOUT)
 small = sparse_checkpoint(work / "small.safetensors", published_shapes(MINI))
-import_xgem(small, work / "small", untold=untold)
+import_xgem(small, work / "small", layout=layout)
 before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-done = import_xgem(work / "large.safetensors", work / "large", untold=untold)
+done = import_xgem(work / "large.safetensors", work / "large", layout=layout)
 after = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 sizes = [path.stat().st_size for path in done.folder.glob("*.safetensors")]
 print(json.dumps({"grown": (after - before) * 1024, "largest": max(sizes), "all": sum(sizes)}))

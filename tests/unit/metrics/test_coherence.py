@@ -92,7 +92,7 @@ def test_correlation_is_numpys_and_weights_repeat() -> None:
     [
         (np.ones((3, 2)), np.array([[1.0, 0], [0, 0], [0, 1]]), "1 latents are zero, the first is row 1"),
         (np.ones((3, 2)), np.ones((4, 2)), "shapes"),
-        (np.ones((1, 2)), np.ones((1, 2)), "asked of 1 latent samples"),
+        (np.ones((1, 2)), np.ones((1, 2)), "of only 1 latent samples"),
         (np.full((3, 2), np.nan), np.ones((3, 2)), "hold NaN"),
     ],
 )

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from medcodi.errors import DataError
-from medcodi.metrics import auroc, best_thresholds, finding_scores, side_accuracy
-from medcodi.metrics.findings import Confusion, resolve_uncertain
+from medcodi.metrics import auroc, best_thresholds, finding_scores
+from medcodi.metrics.findings import Confusion, resolve_uncertain, sides_of
 from medcodi.study import Finding
 
 NAMES = ("a", "b", "c")
@@ -81,9 +81,8 @@ def test_best_threshold_parts_the_classes_and_never_equal_scores() -> None:
 
 def test_sides() -> None:
     left, right, both = (Finding(label="Pneumothorax", side=side) for side in ("left", "right", "bilateral"))
-    assert side_accuracy([[left], [left, right], [right]], [[left], [both], [left]], ["Pneumothorax"]) == {
-        "accuracy": pytest.approx(2 / 3),
-        "pairs": 3,
-    }
+    assert sides_of([left], "Pneumothorax") == {"left"}
+    assert sides_of([left, right], "Pneumothorax") == sides_of([both], "Pneumothorax") == {"left", "right"}
     absent = Finding(label="Pneumothorax", side="left", state="negative")
-    assert side_accuracy([[left]], [[absent]], ["Pneumothorax"])["pairs"] == 0
+    no_side = Finding(label="Pneumothorax")
+    assert sides_of([absent, no_side], "Pneumothorax") == sides_of([left], "Edema") == frozenset()

@@ -69,9 +69,9 @@ def test_weights_mean_repetition() -> None:
 def test_too_few_samples_are_refused_with_the_numbers_or_warned_about() -> None:
     few = Moments.of(GENERATOR.normal(size=(7, 8)))
     many = Moments.of(GENERATOR.normal(size=(70, 8)))
-    with pytest.raises(DataError, match=r"8-dimensional features was asked of 7 samples.*at least 8"):
+    with pytest.raises(DataError, match=r"8-dimensional features of only 7 samples.*at least 8"):
         frechet_distance(few, many)
-    with pytest.warns(UserWarning, match="asked of 7 samples"):
+    with pytest.warns(UserWarning, match="of only 7 samples"):
         frechet_distance(few, many, strict=False)
 
 

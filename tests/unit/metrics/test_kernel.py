@@ -102,8 +102,8 @@ def test_resampled_copies_do_not_pull_the_interval() -> None:
 @pytest.mark.parametrize(
     ("real", "generated", "options", "message"),
     [
-        (REAL, FAKE, {}, "subsets of 1000 was asked of 90 real samples.*at least 1000"),
-        (REAL, FAKE, {"subset_size": 80}, "asked of 70 generated samples.*at least 80"),
+        (REAL, FAKE, {}, "subsets of 1000 of only 90 real samples.*at least 1000"),
+        (REAL, FAKE, {"subset_size": 80}, "of only 70 generated samples.*at least 80"),
         (REAL, FAKE[:, :3], {"subset_size": 10}, "24 and 3 dimensions"),
         (np.full((20, 2), np.nan), REAL[:20, :2], {"subset_size": 10}, "20 of 20 real feature vectors hold NaN"),
         (REAL, FAKE, {"subset_size": 1}, "subsets of 1 samples"),

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from medcodi.metrics import label_matrix, label_report, labels_from_findings
-from medcodi.metrics.labeler import mentions
+from medcodi.metrics.labeler import looks_english, mentions
 from medcodi.study import CHEXPERT_LABELS, Finding
 
 OPENI = Path(__file__).resolve().parents[4] / "shared" / "data" / "reports" / "openi_reports.csv"
@@ -154,3 +154,33 @@ def test_real_reports() -> None:
     assert len(rows) == 3070
     assert 2 * tp / (2 * tp + fp + fn) >= 0.92
     assert negated_wrong / negated <= 0.01
+
+
+# ---- English or not ------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize(
+    ("text", "english"),
+    [
+        ("Heart size normal. Lungs clear.", True),
+        ("XXXX", True),
+        ("", True),
+        ("1.5 cm", True),
+        ("Patient met criteria; die-cast clip projects over the chest.", True),
+        ("No se observa derrame pleural. Silueta cardiaca de tamaño normal.", False),
+        ("Pas d'épanchement pleural. Le coeur est de taille normale.", False),
+        ("Assenza di versamento. Il cuore è nei limiti della norma.", False),
+        ("Não há derrame pleural. O coração não está aumentado.", False),
+        ("Geen pleuravocht, het hart is niet vergroot.", False),
+        ("Сердце не увеличено, лёгкие чистые.", False),
+        ("肺野清晰，心影不大。", False),
+    ],
+)
+def test_english_or_not(text: str, english: bool) -> None:
+    assert looks_english(text) is english
+
+
+@pytest.mark.skipif(not OPENI.is_file(), reason=f"real reports are not at {OPENI}")
+def test_no_real_english_report_is_taken_for_another_language() -> None:
+    with OPENI.open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == 3174
+    assert all(looks_english(f"{row['findings']} {row['impression']}") for row in rows)

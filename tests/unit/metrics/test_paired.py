@@ -9,10 +9,16 @@ import pytest
 from scipy.stats import permutation_test
 
 from medcodi.errors import DataError
+from medcodi.metrics.bootstrap import Statistic, weighted_mean
 from medcodi.metrics.findings import Confusion
-from medcodi.metrics.paired import holm, paired_test, stacked_confusion, stacked_mean
+from medcodi.metrics.paired import holm, paired_test, stacked_confusion
 
 GENERATOR = np.random.default_rng(0)
+
+
+def stacked_mean(first: np.ndarray, second: np.ndarray) -> Statistic:
+    """Mean over studies of a value each, as a statistic of both systems' rows."""
+    return weighted_mean(np.concatenate([first, second]))
 
 
 def patients(num: int) -> list[str]:

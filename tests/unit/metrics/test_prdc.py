@@ -45,8 +45,8 @@ def test_on_a_line_by_hand() -> None:
 @pytest.mark.parametrize(
     ("real", "fake", "k", "message"),
     [
-        (np.zeros((5, 2)), np.zeros((9, 2)), 5, "k = 5 was asked of 5 real samples.*at least 6"),
-        (np.zeros((9, 2)), np.zeros((2, 2)), 5, "asked of 2 generated samples"),
+        (np.zeros((5, 2)), np.zeros((9, 2)), 5, "k = 5 of only 5 real samples.*at least 6"),
+        (np.zeros((9, 2)), np.zeros((2, 2)), 5, "of only 2 generated samples"),
         (np.zeros((9, 2)), np.zeros((9, 2)), 0, "k is 0"),
         (np.zeros((9, 2)), np.full((9, 2), np.inf), 3, "9 of 9 generated feature vectors hold NaN or infinity"),
     ],

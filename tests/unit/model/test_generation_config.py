@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from medcodi.turing.study import SamplingConfig
 
 from medcodi.app.cli import REFUSED, main
-from medcodi.config import from_dict, to_dict
-from medcodi.data.loading import DataConfig
+from medcodi.config import config, from_dict, to_dict
 from medcodi.diffusion.sampling import build_scheduler
 from medcodi.errors import ConfigError, PromptError
-from medcodi.evaluation.options import EvaluateConfig
 from medcodi.generation.pipeline import generate
-from medcodi.model import MedCoDi, tiny_config
+from medcodi.model import MedCoDi, ModelConfig, tiny_config
 from medcodi.model.generation_config import PRESETS, GenerationConfig
 
 REPORT = "FINDINGS: Small left pleural effusion. IMPRESSION: Effusion."
@@ -90,18 +88,32 @@ def test_invalid_values_are_refused_by_name(values: dict[str, Any], message: str
 
 def test_a_models_own_values_are_complete_and_stored_as_before() -> None:
     stored = {"sampler": "unipc", "num_inference_steps": 10, "guidance_scale": 3.0, "joint_guidance_scale": 1.0}
-    config = tiny_config(generation=GenerationConfig(preset="faster", guidance_scale=3.0))
-    assert to_dict(config)["generation"] == stored  # the keys of every model_index.json so far
-    assert from_dict(type(config), to_dict(config)) == config
+    model_config = tiny_config(generation=GenerationConfig(preset="faster", guidance_scale=3.0))
+    assert to_dict(model_config)["generation"] == stored  # the keys of every model_index.json so far
+    assert from_dict(ModelConfig, to_dict(model_config)) == model_config
     with pytest.raises(ConfigError, match="a choice of a request"):
         tiny_config(generation=GenerationConfig(joint=False))
 
 
+@config
+class Embedding(GenerationConfig):
+    """A config that holds the fields of a generation config flat, as a study file or an evaluation file does."""
+
+    batch_size: int = 8
+
+
 def test_other_configs_hold_the_same_fields() -> None:
-    sampling = SamplingConfig(preset="fast", guidance_scale=2.0, batch_size=4)  # of a reader study
-    assert GenerationConfig.from_fields(sampling) == GenerationConfig(preset="fast", guidance_scale=2.0)
-    evaluation = EvaluateConfig(data=DataConfig(source="phantom", num_studies=8), sampler="ddim", joint=False)
-    assert evaluation.generation == GenerationConfig(sampler="ddim", joint=False)
+    flat = from_dict(Embedding, {"preset": "fast", "guidance_scale": 2.0, "batch_size": 4})
+    assert GenerationConfig.from_fields(flat) == GenerationConfig(preset="fast", guidance_scale=2.0)
+    partial = argparse.Namespace(sampler="ddim", joint=False, seed=3)
+    assert GenerationConfig.from_fields(partial) == GenerationConfig(sampler="ddim", joint=False)
+    with pytest.raises(PromptError, match="'faster'"):
+        Embedding(preset="fastr")
+
+
+def test_more_steps_than_the_noise_schedule_has_are_refused(tiny_model: MedCoDi) -> None:
+    with pytest.raises(PromptError, match=r"num_inference_steps is 1001. Expected at most 1000"):
+        GenerationConfig(num_inference_steps=1001).resolved(tiny_model)
 
 
 def test_command_line(tiny_model: MedCoDi, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -5,8 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medcodi.distributed import Ranks
 from medcodi.training.config import EmaConfig
-from medcodi.training.ema import Ema
+from medcodi.training.ema import Ema, evaluating
+from medcodi.training.engine import PlainEngine
+
+from .toy import ToyStage, toy_config
 
 
 def test_the_decay_grows_up_to_its_bound() -> None:
@@ -50,3 +54,14 @@ def test_off_means_the_weights_themselves() -> None:
     weight.fill_(5.0)
     ema.update(0)
     assert ema.average["w"].equal(weight)
+
+
+def test_evaluation_sees_the_average_and_leaves_the_weights_as_they_were() -> None:
+    engine = PlainEngine(ToyStage(), toy_config(), Ranks())
+    ema = Ema(engine.shards(), EmaConfig())
+    before = {name: value.clone() for name, value in engine.shards().items()}
+    ema.load({name: value + 1.0 for name, value in before.items()})
+    with evaluating(engine, ema):
+        assert not engine.stage.training and not torch.is_grad_enabled()
+        assert all(value.equal(before[name] + 1.0) for name, value in engine.shards().items())
+    assert engine.stage.training and all(value.equal(before[name]) for name, value in engine.shards().items())

@@ -144,3 +144,10 @@ def test_the_command_prints_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert stop.value.code in (0, None)
     assert "Recommended: engine.name=deepspeed engine.zero_stage=0" in printed and "GPU-hours" in printed
+
+
+def test_operations_are_those_of_both_passes() -> None:
+    a, b = torch.ones(8, 16, requires_grad=True), torch.ones(16, 4)
+    with Operations() as counted:
+        (a @ b).sum().backward()
+    assert counted.total == 2 * (2 * 8 * 16 * 4)  # b is frozen: one product back, not two

@@ -24,7 +24,7 @@ MIN_SIZE, MAX_SIZE = 32, 1024
 
 @dataclass(frozen=True, kw_only=True)
 class View:
-    """How a film stands to the body, whose volume is indexed [z, y, x] and whose points are (x, y, z)."""
+    """The geometry between a film and the body, whose volume is indexed [z, y, x] and whose points are (x, y, z)."""
 
     along: int  # axis of the volume that the rays follow
     half: float  # of the volume's extent along it
@@ -66,7 +66,7 @@ def phantom_study(seed: int, index: int, size: int = 128) -> Study:
         findings.
 
     Raises:
-        DataError: If the size cannot be.
+        DataError: If the size is invalid.
     """
     _check_size(size)
     findings = phantom_findings(seed, index)

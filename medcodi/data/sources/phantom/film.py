@@ -26,7 +26,7 @@ class Exposure:
 
 
 def draw_exposure(rng: np.random.Generator, marker: str) -> Exposure:
-    """Draw how a film is taken; the marker stands near the upper left corner."""
+    """Draw how a film is taken; the marker is near the upper left corner."""
     return Exposure(
         gain=float(rng.normal(0, 0.035)),
         contrast=float(rng.normal(1.0, 0.05)),

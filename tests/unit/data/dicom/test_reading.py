@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from medcodi.data.dicom.reading import read_dicom, read_header
-from medcodi.data.images import read_image
+from medcodi.data.image_files import read_image
 from medcodi.data.refusals import Refused
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
@@ -136,9 +136,16 @@ def test_voi_lut_after_rescale_begins_where_its_descriptor_says(tmp_path: Path) 
 
 
 def test_a_broken_voi_lut_is_refused(tmp_path: Path) -> None:
+    item = voi_lut(0, np.arange(4096), 12, True)[0]
+    item.add_new("LUTDescriptor", "US", [4096])  # the first value mapped and the bits are missing
+    assert refused(write(tmp_path / "a.dcm", ramp(), VOILUTSequence=[item])).reason == "corrupt"
+
+
+def test_a_voi_lut_item_without_a_table_counts_as_absent(tmp_path: Path) -> None:
     item = Dataset()
     item.LUTExplanation = "neither descriptor nor data"
-    assert refused(write(tmp_path / "a.dcm", ramp(), VOILUTSequence=[item])).reason == "corrupt"
+    found = read_dicom(write(tmp_path / "a.dcm", ramp(), VOILUTSequence=[item])).image
+    assert np.allclose(found, ramp() / 4095, atol=1e-6)
 
 
 def test_signed_values(tmp_path: Path) -> None:
@@ -198,7 +205,7 @@ def test_files_cut_short_at_any_byte(tmp_path: Path) -> None:
         (tmp_path / "cut.dcm").write_bytes(whole[: int(len(whole) * share)])
         with pytest.raises(Refused) as refusal:
             read_dicom(tmp_path / "cut.dcm")
-        assert refusal.value.reason in ("corrupt", "unreadable", "no pixels")
+        assert refusal.value.reason in ("corrupt", "cut short", "unreadable", "no pixels")
 
 
 def test_missing_empty_and_foreign_files(tmp_path: Path) -> None:

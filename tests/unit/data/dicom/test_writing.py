@@ -5,7 +5,7 @@ import pytest
 
 from medcodi.data.dicom.reading import read_dicom, read_header
 from medcodi.data.dicom.writing import uid, write_dicom
-from medcodi.data.images import read_image
+from medcodi.data.image_files import read_image
 from medcodi.generation.result import Generation, Sample
 from medcodi.modality import names
 from medcodi.study import Direction

@@ -7,6 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from medcodi.evaluation.annotators.features import FeatureExtractor, load_extractor
+from medcodi.storage.atomic import sha256_file
+
+
+def own_weights(name: str, path: Path, weights: Path | None = None) -> FeatureExtractor:
+    """An extractor with weights that are not the published ones, under their own hash."""
+    return load_extractor(name, weights=path, sha256=sha256_file(weights or path))
+
 
 def inception_file(folder: Path) -> Path:
     """A state dict of torch-fidelity's own class, as its converter writes it; the class reads weights as it is made, so that is put off."""

@@ -17,8 +17,7 @@ from medcodi.evaluation.annotators.classifier import (
     FindingClassifier,
     target_truth,
 )
-from medcodi.evaluation.annotators.classifier_training import ImageBank, augment, ceiling_table
-from medcodi.randomness import torch_generator
+from medcodi.evaluation.annotators.classifier_training import ceiling_table
 from medcodi.study import Finding, Study
 
 
@@ -40,7 +39,7 @@ def test_it_learns_findings_and_sides(toy_classifier: FindingClassifier) -> None
 def test_save_and_load_give_the_same(toy_classifier: FindingClassifier, toy_dataset, tmp_path) -> None:
     loaded = FindingClassifier.load(toy_classifier.save(tmp_path))
     images = [study.contents["frontal"] for study in toy_dataset(5, seed=9).studies]
-    for one, other in zip(toy_classifier.read(images, "frontal"), loaded.read(images, "frontal"), strict=True):
+    for one, other in zip(toy_classifier.predict(images, "frontal"), loaded.predict(images, "frontal"), strict=True):
         np.testing.assert_array_equal(one, other)
     assert torch.equal(loaded.thresholds, toy_classifier.thresholds)
     assert loaded.ceiling("frontal") == toy_classifier.ceiling("frontal")
@@ -48,8 +47,8 @@ def test_save_and_load_give_the_same(toy_classifier: FindingClassifier, toy_data
 
 def test_an_image_is_read_alike_whatever_the_batch_around_it(toy_classifier: FindingClassifier, toy_dataset) -> None:
     images = [study.contents["frontal"] for study in toy_dataset(7, seed=9).studies]
-    together, features = toy_classifier.read(images, "frontal")
-    alone, feature = toy_classifier.read(images[3:4], "frontal")
+    together, features = toy_classifier.predict(images, "frontal")
+    alone, feature = toy_classifier.predict(images[3:4], "frontal")
     np.testing.assert_allclose(together[3], alone[0], atol=1e-5)
     np.testing.assert_allclose(features[3], feature[0], atol=1e-5)
     assert features.shape == (7, toy_classifier.feature_dim)
@@ -58,14 +57,14 @@ def test_an_image_is_read_alike_whatever_the_batch_around_it(toy_classifier: Fin
 def test_other_sizes_are_resized_antialiased(toy_classifier: FindingClassifier, toy_dataset) -> None:
     image = toy_dataset(1, seed=9)[0].contents["frontal"]
     larger = np.kron(image, np.ones((2, 2), np.float32))
-    plain, resized = toy_classifier.read([image], "frontal")[0], toy_classifier.read([larger], "frontal")[0]
+    plain, resized = toy_classifier.predict([image], "frontal")[0], toy_classifier.predict([larger], "frontal")[0]
     np.testing.assert_allclose(plain, resized, atol=0.2)
 
 
 @pytest.mark.parametrize("image", [np.zeros((3, 32, 32)), np.full((32, 32), np.nan)])
 def test_what_is_no_image_is_refused(toy_classifier: FindingClassifier, image: np.ndarray) -> None:
     with pytest.raises(DataError, match="is not a finite"):
-        toy_classifier.read([image], "frontal")
+        toy_classifier.predict([image], "frontal")
 
 
 def test_an_unknown_view_is_refused(toy_classifier: FindingClassifier) -> None:
@@ -102,17 +101,3 @@ def test_truth_of_sides() -> None:
     assert np.isnan(one["Pleural Effusion/left"])  # present, but no side is told
     both = truth(labels={"Pneumothorax": 1.0}, findings=(Finding(label="Pneumothorax", side="bilateral"),))
     assert (both["Pneumothorax/left"], both["Pneumothorax/right"]) == (1, 1)
-
-
-def test_a_bank_wants_one_size(toy_dataset, small_network: ClassifierConfig) -> None:
-    with pytest.raises(DataError, match="the classifier's size"):
-        ImageBank.of(toy_dataset(2), ClassifierConfig())
-    bank = ImageBank.of(toy_dataset(3), small_network)
-    assert len(bank) == 6 and bank.images.dtype == torch.uint8 and bank.views.tolist() == [0, 1] * 3
-
-
-def test_augmentation_is_a_function_of_its_key_and_stays_in_range() -> None:
-    images = torch.rand(4, 1, 32, 32)
-    one, other = (augment(images, torch_generator("a", 0)) for _ in range(2))
-    assert torch.equal(one, other) and one.min() >= 0 and one.max() <= 1
-    assert not torch.equal(one, augment(images, torch_generator("a", 1)))

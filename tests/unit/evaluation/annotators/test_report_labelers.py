@@ -9,14 +9,9 @@ import numpy as np
 import pytest
 
 from medcodi.errors import ConfigError, DataError, MissingExtraError
-from medcodi.evaluation.annotators.report_labelers import (
-    LABELERS,
-    LoadedLabeler,
-    chexbert_states,
-    load_labeler,
-    policy_text,
-)
-from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS, ScorerRow, load_report_scorer, radeval_scorer
+from medcodi.evaluation.annotators.report_labelers import ChexbertLabeler, RuleLabeler, load_labeler
+from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS, load_report_scorer
+from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.metrics.labeler import label_matrix
 from medcodi.study import CHEXPERT_LABELS
 
@@ -31,25 +26,39 @@ def test_ours_is_the_rule_labeler() -> None:
         )
     assert ours.findings(REPORTS)[0][0].side == "left"
     assert ours.describe()["policy"].startswith("an uncertain mention counts as present")
-    assert "left out" in policy_text(ours.row, "ignore") and "tell them apart" in policy_text(
-        LABELERS["chexbert"], "positive"
+    assert "left out" in ours.policy("ignore") and "tell them apart" in ChexbertLabeler.policy(
+        ChexbertLabeler, "positive"
     )
 
 
-def test_labels_are_kept_and_each_text_is_read_once(tmp_path: Path) -> None:
-    read: list[str] = []
+def test_states_say_what_is_mentioned_and_findings_keep_sides() -> None:
+    ours = load_labeler("rules")
+    states = ours.annotate(REPORTS, "report")
+    effusion, pneumonia = CHEXPERT_LABELS.index("Pleural Effusion"), CHEXPERT_LABELS.index("Pneumonia")
+    assert states.dtype == np.float32 and states.shape == (4, 14)
+    assert states[0, effusion] == 1 and states[1, effusion] == 0 and states[1, pneumonia] == -1
+    assert np.isnan(states[0, pneumonia]) and np.isnan(states[2]).all()
+    annotations = ours.finding_annotations(REPORTS)
+    np.testing.assert_array_equal(annotations.labels, label_matrix(REPORTS).astype(np.float32))
+    assert annotations.sides[0][0].side == "left" and annotations.sides[2] == ()
 
-    def counting(reports):
-        read.extend(reports)
-        return LABELERS["rules"].load(LABELERS["rules"], "cpu")(reports)
 
-    first = load_labeler("rules", cache_root=tmp_path)
-    ours = LoadedLabeler(first.row, counting, first._cache)
-    expected = ours.matrix(REPORTS)
-    assert read == REPORTS[:2]  # not the empty one, nor the repeated one again
-    again = LoadedLabeler(first.row, counting, load_labeler("rules", cache_root=tmp_path)._cache)
+class Counting(RuleLabeler):
+    """Counts the reports that it labels."""
+
+    seen: tuple[str, ...] = ()
+
+    def label(self, reports):
+        self.seen += tuple(reports)
+        return super().label(reports)
+
+
+def test_labels_are_stored_and_each_text_is_labeled_once(tmp_path: Path) -> None:
+    first, again = (Counting(LoadRequest(cache=tmp_path)) for _ in range(2))
+    expected = first.matrix(REPORTS)
+    assert first.seen == tuple(REPORTS[:2])  # not the empty one, nor the repeated one again
     np.testing.assert_array_equal(again.matrix(REPORTS), expected)
-    assert len(read) == 2
+    assert not again.seen
 
 
 def test_unknown_names_and_missing_radeval_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,6 +72,39 @@ def test_unknown_names_and_missing_radeval_are_refused(monkeypatch: pytest.Monke
     for name in REPORT_SCORERS:
         with pytest.raises(MissingExtraError, match=r"medcodi\[radeval\]"):
             load_report_scorer(name)
+
+
+class Evaluator:
+    """The interface of radeval's CheXbert evaluator: its own order of names, one row for each report."""
+
+    TARGET_NAMES = tuple(reversed(CHEXPERT_LABELS))
+
+    def get_labels(self, reports: list[str], mode: str) -> list[list[int]]:
+        assert mode == "classification" and all(report.strip() for report in reports)
+        states = {"Edema": 1, "Fracture": -1}
+        return [[states.get(name, 0) for name in self.TARGET_NAMES] for _ in reports]
+
+
+def test_chexberts_states_arrive_under_their_names() -> None:
+    labeler = ChexbertLabeler(Evaluator(), "radeval test")
+    states = labeler.annotate(["a", "", "b"], "report")
+    expected = [{"Edema": 1, "Fracture": -1}.get(name, 0) for name in CHEXPERT_LABELS]
+    assert states[0].tolist() == states[2].tolist() == expected and np.isnan(states[1]).all()
+    labels = labeler.matrix(["a", ""], uncertain="negative")
+    assert labels[0].tolist() == [float(name == "Edema") for name in CHEXPERT_LABELS] and not labels[1].any()
+    found = labeler.findings(["a", ""])
+    assert [(finding.label, finding.state, finding.side) for finding in found[0]] == [
+        ("Edema", "positive", None),
+        ("Fracture", "uncertain", None),
+    ] and found[1] == ()
+    assert labeler.identity() != ChexbertLabeler(Evaluator(), "radeval 2").identity()
+
+
+def test_a_chexbert_without_a_label_is_refused() -> None:
+    evaluator = Evaluator()
+    evaluator.TARGET_NAMES = CHEXPERT_LABELS[1:]
+    with pytest.raises(DataError, match="has no label"):
+        ChexbertLabeler(evaluator, "radeval test")
 
 
 # ---- with radeval's own classes ------------------------------------------------------------------------------------------
@@ -92,10 +134,10 @@ def test_chexbert_by_radevals_own_evaluator_at_tiny_size() -> None:
     evaluator = Evaluator()
     reports = [f"report {index}" for index in range(5)]
     expected = evaluator.get_labels(reports, mode="classification")
-    states = chexbert_states(evaluator)(reports)
+    labeler = ChexbertLabeler(evaluator, "radeval test")
+    states = labeler.label(reports)
     assert [[one[name] for name in evaluator.TARGET_NAMES] for one in states] == expected
     assert {value for row in expected for value in row} == {-1, 0, 1}
-    labeler = LoadedLabeler(LABELERS["chexbert"], chexbert_states(evaluator))
     matrix = labeler.matrix(reports, uncertain="positive")
     rrg = np.array(evaluator.get_labels(reports, mode="rrg"), float)
     np.testing.assert_array_equal(matrix, rrg[:, [evaluator.TARGET_NAMES.index(name) for name in CHEXPERT_LABELS]])
@@ -111,24 +153,3 @@ def _tokens(texts, **options):
     import torch
 
     return _Encoded(torch.tensor([[2, *(ord(letter) % 27 + 3 for letter in text[-4:])] for text in texts]))
-
-
-def test_scores_of_pairs_come_in_order_and_empty_reports_score_0() -> None:
-    """By radeval's own front door, with a metric of its that needs no weights."""
-    radeval = pytest.importorskip("radeval")
-    evaluator = radeval.RadEval(metrics=["bleu"], per_sample=True, show_progress=False)
-    row = ScorerRow(name="bleu", title="BLEU", metric="bleu", keys={"bleu": "score"}, hub=())
-    texts = ["the heart is enlarged today", "", "no pleural effusion is seen now"]
-    references = ["the heart is enlarged today", "a report here", "small pleural effusion is seen now"]
-    scores = radeval_scorer(row, evaluator)(texts, references)["score"]
-    assert scores[0] == pytest.approx(1) and scores[1] == 0 and 0 < scores[2] < 1
-    assert set(REPORT_SCORERS) <= set(sys.modules["radeval.metrics._registry"].METRIC_REGISTRY)
-
-
-def test_pairs_are_checked_before_anything_is_scored() -> None:
-    scorer = radeval_scorer(REPORT_SCORERS["ratescore"], None)
-    with pytest.raises(DataError, match="1 generated and 2 reference"):
-        scorer(["a"], ["b", "c"])
-    with pytest.raises(DataError, match="the first is number 1"):
-        scorer(["a", "b"], ["c", " "])
-    assert scorer(["", ""], ["c", "d"])["ratescore"].tolist() == [0, 0]

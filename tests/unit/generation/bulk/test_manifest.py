@@ -6,10 +6,11 @@ import numpy as np
 import pytest
 
 from medcodi.data.images import save_png16
+from medcodi.distributed import Ranks
 from medcodi.errors import DataError
 from medcodi.generation.bulk.manifest import BadRow, Row, RowDefaults, read_manifest
-from medcodi.generation.bulk.plan import all_items, blocks, share
-from medcodi.generation.bulk.prompts import check_prompts, load_prompts
+from medcodi.generation.bulk.plan import all_items, blocks
+from medcodi.generation.request import check_prompt_files, read_prompt_files
 
 
 def rows_of(tmp_path, text, name="m.csv", keep=(), **defaults):
@@ -58,8 +59,8 @@ def test_prompts_of_files(tmp_path):
     save_png16(np.random.default_rng(0).random((40, 50)).astype(np.float32), tmp_path / "f.png")
     (tmp_path / "r.txt").write_text("Clear   lungs.")
     (row,) = rows_of(tmp_path, "frontal,report_file\nf.png,r.txt\n")
-    check_prompts(row)
-    prompts = load_prompts(row, 32)
+    check_prompt_files(row.prompts)
+    prompts = read_prompt_files(row.prompts, 32)
     assert prompts["frontal"].shape == (32, 32) and prompts["report"] == "Clear lungs."
 
 
@@ -77,9 +78,9 @@ def test_prompts_of_files(tmp_path):
         ("a,x,,,,,frontal=1", "not a prompt"),
         ("a/b,x,,,,,", "cannot name a folder"),
         ("../a,x,,,,,", "cannot name a folder"),
-        ("good,x,,,,,", "that of row 1 already"),
+        ("good,x,,,,,", "row 1 has the id"),
         ("a,x,,,,,,,", "9 cells"),
-        ('a,"x"y,,,,,', "no CSV"),
+        ('a,"x"y,,,,,', "not CSV"),
         (b"a,\xff,,,,,", "not UTF-8"),
     ],
 )
@@ -120,7 +121,7 @@ def test_files_that_are_no_images(tmp_path, file):
     (tmp_path / "text.png").write_text("text")
     (row,) = rows_of(tmp_path, f"frontal\n{file}\n")
     with pytest.raises(DataError, match=file):
-        check_prompts(row)
+        check_prompt_files(row.prompts)
 
 
 def test_blocks_are_of_one_direction_and_shared_whole(tmp_path):
@@ -129,5 +130,5 @@ def test_blocks_are_of_one_direction_and_shared_whole(tmp_path):
     parts = blocks(items, 2)
     assert [[item.study_id for item in part] for part in parts] == [["a-0", "a-1"], ["a-2", "c-0"], ["b"], ["c-1"]]
     assert [item.seed for item in items[:3]] == [items[0].seed + k for k in range(3)]
-    shared = [share(parts, rank, 3) for rank in range(3)]
+    shared = [Ranks(rank, 3).share(parts) for rank in range(3)]
     assert sorted(item.index for part in shared for block in part for item in block) == list(range(6))

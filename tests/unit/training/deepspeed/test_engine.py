@@ -10,10 +10,8 @@ import torch
 
 from medcodi.errors import ConfigError
 from medcodi.training.config import TrainConfig
-from medcodi.training.deepspeed.config import deepspeed_dictionary, refuse_without_async_io, swap_folder
-from medcodi.training.deepspeed.engine import import_deepspeed
-
-from .toy import toy_config
+from medcodi.training.deepspeed.config import check_async_io, deepspeed_dictionary, import_deepspeed, swap_folder
+from tests.unit.training.toy import toy_config
 
 
 def test_the_dictionary_says_what_the_config_says() -> None:
@@ -78,7 +76,7 @@ def test_without_what_deepspeed_reads_disks_with_it_is_refused(tmp_path: Path, m
     import_deepspeed(torch.device("cpu"))
     monkeypatch.setenv("CC", "false")  # a compiler that finds no library
     with pytest.raises(ConfigError, match="libaio-dev.*or engine.offload_optimizer=cpu"):
-        refuse_without_async_io(nvme_config(tmp_path / "swap"))
+        check_async_io(nvme_config(tmp_path / "swap"))
     (tmp_path / "file").touch()
     with pytest.raises(ConfigError, match="another engine.nvme_path"):
-        refuse_without_async_io(nvme_config(tmp_path / "file"))
+        check_async_io(nvme_config(tmp_path / "file"))

@@ -1,4 +1,4 @@
-"""Each sign is called out on its case, once, and none on healthy curves."""
+"""Each sign is called out on its case, once; none is on healthy curves."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ QUICK = AlertConfig(window=20, patience=5, clipped_patience=10, cooldown=30)
 
 def seen(lines: Iterable[dict[str, float]], options: AlertConfig = QUICK, **about: int) -> list[tuple[int, Alert]]:
     alerts = Alerts(options, **{"num_rows": 16, **about})
-    return [(step, alert) for step, line in enumerate(lines, 1) for alert in alerts.see(step, {"lr": 1e-3, **line})]
+    return [(step, alert) for step, line in enumerate(lines, 1) for alert in alerts.check(step, {"lr": 1e-3, **line})]
 
 
 def falling(step: int, start: float = 1.0, seed: int = 0) -> float:
@@ -53,7 +53,7 @@ def test_a_spike_is_called_out_once_and_again_after_the_cool_down() -> None:
         return {**healthy(step), "loss/frontal": 2.5 if step in (60, 61, 130) else falling(step)}
 
     found = seen(line(step) for step in range(150))
-    assert [(step - 1, alert.kind, alert.about) for step, alert in found] == [
+    assert [(step - 1, alert.kind, alert.subject) for step, alert in found] == [
         (60, "loss spike", "loss/frontal"),
         (130, "loss spike", "loss/frontal"),
     ]
@@ -75,7 +75,7 @@ CASES: list[tuple[str, str, Callable[[int], dict[str, float]], str]] = [
         lambda step: {"frontal-report/top1": 1 / 16, "logit_scale": math.log(100.0)},
         "by chance",
     ),
-    ("collapsed posterior", "text/kl", lambda step: {"text/kl": 0.05}, "latent says nothing"),
+    ("collapsed posterior", "text/kl", lambda step: {"text/kl": 0.05}, "latent holds no information"),
     ("always clipped", "grad_norm", lambda step: {"clipped": 1.0, "grad_norm": 30.0}, "optimizer.grad_clip"),
 ]
 
@@ -83,7 +83,7 @@ CASES: list[tuple[str, str, Callable[[int], dict[str, float]], str]] = [
 @pytest.mark.parametrize(("kind", "about", "ill", "word"), CASES)
 def test_each_sign_on_its_case(kind: str, about: str, ill: Callable[[int], dict[str, float]], word: str) -> None:
     found = seen({**healthy(step), **ill(step)} for step in range(30))
-    assert {(alert.kind, alert.about) for _, alert in found} == {(kind, about)} and len(found) == 1
+    assert {(alert.kind, alert.subject) for _, alert in found} == {(kind, about)} and len(found) == 1
     assert word in found[0][1].text and "step" in found[0][1].text
 
 
@@ -105,10 +105,10 @@ def test_shown_its_log_again_it_goes_on_as_if_it_had_not_stopped() -> None:
         {**healthy(step), "moved/report": 0.0, "lr": 1e-3, "loss": 9.0 if step == 55 else 1.0} for step in range(80)
     ]
     whole, resumed = Alerts(QUICK, num_rows=16), Alerts(QUICK, num_rows=16)
-    said = [whole.see(step, line) for step, line in enumerate(lines)]
+    said = [whole.check(step, line) for step, line in enumerate(lines)]
     for step, line in enumerate(lines[:40]):
-        resumed.see(step, json.loads(json.dumps(line)))
-    assert [resumed.see(step, line) for step, line in enumerate(lines) if step >= 40] == said[40:]
+        resumed.check(step, json.loads(json.dumps(line)))
+    assert [resumed.check(step, line) for step, line in enumerate(lines) if step >= 40] == said[40:]
     assert any(said[40:])
 
 

@@ -11,8 +11,6 @@ from typer.testing import CliRunner
 
 from medcodi.app.cli import app
 from medcodi.errors import TrainingError
-from medcodi.training.monitoring.contact_sheet import CELL, TITLE, contact_sheet
-from medcodi.training.monitoring.curves import Curve, chart, ticks
 from medcodi.training.monitoring.summary import groups, page, read_story, write_summary
 
 
@@ -76,20 +74,3 @@ def test_every_figure_is_in_one_chart() -> None:
     names = ["lr", "loss/a", "loss", "loss/a/from b", "timing/mfu", "validation/t/000-099/a", "a-b/top1", "moved/a"]
     found = groups(names)
     assert sorted(name for chosen in found.values() for name in chosen) == sorted(names) and next(iter(found)) == "loss"
-
-
-def test_ticks_are_round_and_a_chart_of_one_point_is_a_dot() -> None:
-    assert ticks(0.0, 1.0) == pytest.approx([0.0, 0.5, 1.0]) and ticks(3, 97, 5) == [20.0, 40.0, 60.0, 80.0]
-    assert "<circle" in chart("a", [Curve("a", [(1, 2.0)])]) and chart("a", []) == ""
-
-
-def test_a_contact_sheet_has_a_title_and_cells() -> None:
-    import numpy as np
-
-    white = np.ones((32, 32), dtype=np.float32)
-    sheet = contact_sheet([("frontal: truth", [white, None]), ("report", ["A long text. " * 200, "Short."])])
-    assert sheet.shape == (2 * (CELL + 2), TITLE + 2 * (CELL + 2)) and sheet.min() >= 0 and sheet.max() <= 1
-    assert (sheet[:CELL, TITLE : TITLE + CELL] == 1).all() and sheet[
-        60, TITLE + CELL + 60
-    ] < 0.8  # magnified; absent is grey
-    assert sheet[:CELL, :TITLE].min() < 0.5 and sheet[CELL + 2 :, TITLE:].min() < 0.5  # something is written

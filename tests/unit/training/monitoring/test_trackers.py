@@ -1,32 +1,19 @@
-"""Means, log files, TensorBoard."""
+"""Where a run is logged: log.jsonl, TensorBoard, the screen; extras that are not installed."""
 
 from __future__ import annotations
 
 import json
-import math
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 
 from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError
-from medcodi.training.monitoring.metrics import Means, means_for_ranks
 from medcodi.training.monitoring.trackers import RunLog, check_trackers
-
-from .toy import toy_config
-
-
-class Others(Ranks):
-    """A rank beside one whose figures are given."""
-
-    theirs: Any = ({}, {})
-
-    def gather(self, value: Any) -> list[Any]:
-        return [value, self.theirs]
+from tests.unit.training.toy import toy_config
 
 
 def log(root: Path, start_step: int = 0, **tracking: Any) -> RunLog:
@@ -35,49 +22,6 @@ def log(root: Path, start_step: int = 0, **tracking: Any) -> RunLog:
 
 def lines(root: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (root / "log.jsonl").read_text().splitlines()]
-
-
-def test_means_leave_nan_out_and_begin_anew() -> None:
-    means = Means()
-    means.add({"loss": torch.tensor(1.0), "lateral": torch.tensor(math.nan)})
-    means.add({"loss": 2.0, "lateral": 4.0})
-    assert means.take(Ranks())[0] == {"loss": 1.5, "lateral": 4.0}
-    assert means.take(Ranks()) == ({}, {})
-
-
-def test_rows_weigh_the_same_wherever_they_are() -> None:
-    here, there = Means(), Means()
-    here.add({"a": torch.tensor([6.0, 3.0]), "b": torch.tensor([0.0, 0.0])})
-    here.add({"a": torch.tensor([1.0, 1.0])})
-    there.add({"a": torch.tensor([5.0, 1.0])})
-    ranks = Others()
-    object.__setattr__(ranks, "theirs", (there.state(), {"gib": 3.0}))
-    values, greatest = here.take(ranks, {"gib": 2.0, "wait": 0.5})
-    assert values == {"a": 12.0 / 5.0} and greatest == {"gib": 3.0, "wait": 0.5}  # nobody was in b
-
-
-def test_rows_keep_their_weight_on_another_number_of_ranks() -> None:
-    two = [Means(), Means()]
-    for means in two:
-        means.add({"a": torch.tensor([6.0, 3.0]), "loss": torch.tensor(2.0), "clipped": 1.0})
-    merged, *_ = means_for_ranks([means.state() for means in two], 1, 0.5)
-    one = Means()
-    one.load(merged)
-    assert sorted(merged.values()) == [[1.0, 1.0], [2.0, 1.0], [12.0, 6.0]]
-    assert one.take(Ranks())[0] == {"a": 2.0, "loss": 2.0, "clipped": 1.0}
-
-
-def test_means_go_on_after_json_bit_for_bit() -> None:
-    values = [0.1, 0.2, 0.3, 0.7]
-    whole, first, second = Means(), Means(), Means()
-    for value in values:
-        whole.add({"loss": torch.tensor(value), "rows": torch.tensor([value, 3.0])})
-    for value in values[:2]:
-        first.add({"loss": torch.tensor(value), "rows": torch.tensor([value, 3.0])})
-    second.load(json.loads(json.dumps(first.state())))
-    for value in values[2:]:
-        second.add({"loss": torch.tensor(value), "rows": torch.tensor([value, 3.0])})
-    assert second.take(Ranks()) == whole.take(Ranks())
 
 
 def test_a_resumed_log_forgets_what_came_after_the_checkpoint(tmp_path: Path) -> None:
@@ -90,7 +34,7 @@ def test_a_resumed_log_forgets_what_came_after_the_checkpoint(tmp_path: Path) ->
         file.write('{"step": 4, "lo')  # killed while writing
     again = log(tmp_path, start_step=2)
     again.close()
-    assert [line["step"] for line in lines(tmp_path)] == [1, 2] and again.before == lines(tmp_path)
+    assert [line["step"] for line in lines(tmp_path)] == [1, 2] and again.resumed_lines == lines(tmp_path)
     assert lines(tmp_path)[0]["timing"] == {"seconds_per_step": 0.1}
     log(tmp_path).close()
     assert lines(tmp_path) == []  # a run that begins

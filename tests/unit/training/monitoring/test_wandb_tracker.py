@@ -15,8 +15,7 @@ import pytest
 from medcodi.distributed import Ranks
 from medcodi.errors import MissingExtraError
 from medcodi.training.monitoring.trackers import RunLog
-
-from .toy import toy_config
+from tests.unit.training.toy import toy_config
 
 BLOCK = 32 * 1024
 WANDB = {"project": "unit", "mode": "offline", "tags": ["short"]}

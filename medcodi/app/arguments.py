@@ -1,0 +1,157 @@
+"""Options that several commands share, and parsers of their values: ``frontal=chest.dcm``, ``report=@report.txt``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medcodi.errors import DataError, PromptError, first_line
+from medcodi.modality import in_table_order, modality
+
+if TYPE_CHECKING:
+    from medcodi.model.execution import ExecutionConfig
+
+
+Overrides = Annotated[
+    list[str] | None,
+    typer.Argument(
+        metavar="[KEY=VALUE]...", help="Settings that override those of the file, dotted: optimizer.lr=1e-4."
+    ),
+]
+Model = Annotated[str | None, typer.Option(help="Model folder, or a hub repository.", show_default="the shipped demo")]
+Execution = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="How it runs; repeatable: precision=bfloat16, channels_last=true, compile=true, attention=xformers, offload=cpu,"
+        " offload=disk with offload_folder=DIR, max_memory_gib=20.",
+        show_default="float32, as the model was loaded",
+    ),
+]
+Preset = Annotated[
+    str | None,
+    typer.Option(help="Sampler and steps under one name: fast, faster, reference. Explicit options override it."),
+]
+Guidance = Annotated[
+    float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.", show_default="the model's")
+]
+Steps = Annotated[int | None, typer.Option(help="Sampler steps.", show_default="the model's")]
+Sampler = Annotated[str | None, typer.Option(help="ddim, dpm++, unipc ...", show_default="the model's")]
+ImageFormat = Annotated[str, typer.Option("--format", help="Of images: png (8 bits), png16 or dicom.")]
+Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU where there is one")]
+
+
+def read_prompts(texts: Sequence[str]) -> dict[str, str]:
+    """Parse ``--prompt modality=value``: modality -> path of an image, or text (of the file where the value is ``@path``).
+
+    Raises:
+        PromptError: If one is invalid, names an unknown modality, or names one twice.
+    """
+    return {name: _prompt_value(name, value) for name, value in _pairs(texts, option="--prompt").items()}
+
+
+def read_weights(texts: Sequence[str]) -> dict[str, float] | None:
+    """Parse ``--weight``, ``modality=number`` each; None without any.
+
+    Raises:
+        PromptError: If one is not a number, names an unknown modality, or names one twice.
+    """
+    weights = {}
+    for name, value in _pairs(texts, option="--weight").items():
+        try:
+            weights[name] = float(value)
+        except ValueError:
+            raise PromptError(
+                f"--weight {name}={value!r} is not a number", expected="modality=number, such as report=0.5"
+            ) from None
+    return weights or None
+
+
+def read_targets(texts: Sequence[str]) -> tuple[str, ...] | None:
+    """Parse ``--target``, repeated or joined by commas, into the order of the table of modalities; None without any.
+
+    Raises:
+        PromptError: If one is unknown.
+    """
+    return in_table_order(name.strip() for text in texts for name in text.split(",")) or None
+
+
+def read_device(text: str | None) -> str | None:
+    """Check that this machine has the device.
+
+    Raises:
+        PromptError: If it has not.
+    """
+    if text is None:
+        return None
+    import torch
+
+    try:
+        torch.empty(0, device=text)
+    except (RuntimeError, AssertionError, ImportError) as error:
+        raise PromptError(
+            f"the device {text!r} cannot be used: {first_line(error)}",
+            expected="cpu, cuda, cuda:0 ... as this machine has them",
+            fix="leave --device out, or see medcodi doctor",
+        ) from None
+    return text
+
+
+def read_execution(texts: Sequence[str]) -> ExecutionConfig:
+    """Parse ``--execution``, ``key=value`` each.
+
+    Raises:
+        ConfigError: If a key is unknown or a value is invalid.
+    """
+    from medcodi.config import apply_overrides, from_dict
+    from medcodi.model.execution import ExecutionConfig
+
+    return from_dict(ExecutionConfig, apply_overrides({}, texts), source="--execution")
+
+
+def refuse_full_folder(folder: Path) -> None:
+    """Refuse an output folder before any work is done.
+
+    Raises:
+        DataError: If it is a file, or not empty.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+        raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another one with --out")
+
+
+def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
+    """Split ``modality=value`` texts; each modality is known and stands at most once."""
+    pairs: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        name = name.strip()
+        if not equals:
+            raise PromptError(
+                f"{option} {text!r} is invalid",
+                expected="modality=value, such as frontal=chest.dcm",
+                fix="name the modality before the value",
+            )
+        modality(name)
+        if name in pairs:
+            raise PromptError(
+                f"{option} names {name} twice", expected="each modality at most once", fix="drop one of them"
+            )
+        pairs[name] = value
+    return pairs
+
+
+def _prompt_value(name: str, value: str) -> str:
+    if modality(name).kind != "text" or not value.startswith("@"):
+        return value
+    path = Path(value[1:])
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise PromptError(
+            f"the {name} {path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}",
+            expected="a text file after @",
+            fix=f"check the path, or write the text itself: {name}='...'",
+        ) from None

@@ -1,0 +1,144 @@
+"""``medcodi data prepare`` and ``medcodi data cache``: a dataset from a source of studies, and its encodings."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.table import Table
+
+from medcodi.app.arguments import Overrides
+from medcodi.app.terminal import count_progress, counting_bar, data_app, err, out
+
+if TYPE_CHECKING:
+    from medcodi.distributed import Ranks
+    from medcodi.model import MedCoDi
+    from medcodi.training.caching import EncodedStudies
+
+
+@data_app.command()
+def prepare(
+    source: Annotated[str, typer.Option(help="Kind of source: csv, dicom, mimic-cxr, mimic-cxr-jpg, openi, phantom.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the dataset; written completely or not at all.")],
+    settings: Overrides = None,
+) -> None:
+    """Turn a source of studies into a memory-mapped dataset, with patient-level splits and a ledger.
+
+    The ledger states for every file whether it was included, and why not. If more than a tenth of the studies is bad, the
+    command fails.
+
+    [bold]Examples[/bold]
+
+        medcodi data prepare --source csv --out data/mine path=studies.csv image_size=256
+
+        medcodi data prepare --source dicom --out data/ward path=dicom/ max_bad_fraction=0.2
+    """
+    from medcodi.config import apply_overrides, from_dict
+    from medcodi.data.preparation.prepare import PrepareConfig, prepare
+
+    values = apply_overrides({"source": source, "out": str(out_dir)}, settings or [])
+    out.print(prepare(from_dict(PrepareConfig, values, source="data prepare")))
+
+
+@data_app.command()
+def cache(
+    model: Annotated[str, typer.Option(help="Model folder: its autoencoders and prompt encoders are used.")],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the caches: each split gets a folder in it.")],
+    data: Annotated[
+        str | None, typer.Option(help="A prepared dataset, folder or URL.", show_default="see source=phantom")
+    ] = None,
+    split: Annotated[
+        list[str] | None, typer.Option(help="train, val or test; repeatable.", show_default="train")
+    ] = None,
+    precision: Annotated[
+        str, typer.Option(help="Of the encoders: bf16 or fp32; must be that of the runs that read the cache.")
+    ] = "bf16",
+    batch_size: Annotated[int, typer.Option(help="Studies encoded together.")] = 64,
+    num_workers: Annotated[int, typer.Option(help="Processes per rank that load data.")] = 0,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace a cache of other weights or data, and damaged shards.")
+    ] = False,
+    settings: Overrides = None,
+) -> None:
+    """Encode a dataset once: stages diffuse and join then train without autoencoders and prompt encoders in memory.
+
+    It stores the latents' means and deviations, the prompts' encodings, which modalities a study has, and the null
+    prompts, in half precision. An interrupted cache resumes; a complete one is verified, byte by byte. A run with
+    cache=FOLDER uses it, and creates it if it does not exist.
+
+    [bold]Examples[/bold]
+
+        medcodi data cache --model runs/align/model --data data/mine --split train --split val --out runs/cache
+
+        torchrun --nproc-per-node 8 -m medcodi.app.cli data cache --model runs/align/model --data data/mine --out runs/cache
+
+        medcodi data cache --model runs/align/model --out runs/cache source=phantom num_studies=10000
+    """
+    from medcodi.distributed import join_ranks
+    from medcodi.model import MedCoDi
+
+    ranks = join_ranks()
+    try:
+        opened = MedCoDi.from_pretrained(model, lazy=True, device=ranks.device)
+        values = {"image_size": opened.config.image_size, **({} if data is None else {"path": data})}
+        for name in split or ["train"]:
+            # One cache per split; a failure leaves the finished ones.
+            encoded = _encode(
+                opened,
+                {**values, "split": name},
+                settings or [],
+                out_dir,
+                precision,
+                ranks,
+                batch_size=batch_size,
+                num_workers=num_workers,
+                overwrite=overwrite,
+            )
+            if ranks.is_first:
+                _print_summary(encoded)
+    finally:
+        ranks.leave()
+
+
+def _encode(
+    model: MedCoDi,
+    values: dict[str, Any],
+    settings: list[str],
+    out_dir: Path,
+    precision: str,
+    ranks: Ranks,
+    **options: Any,
+) -> EncodedStudies:
+    from medcodi.config import apply_overrides, from_dict
+    from medcodi.data.loading import DataConfig
+    from medcodi.training.caching import cache_key, make_cache
+
+    # The key decides whether an existing cache belongs to these weights and data.
+    data = from_dict(DataConfig, apply_overrides(values, settings), source="data cache")
+    dataset = data.build()
+    key = cache_key(model, dataset, split=data.split, precision=precision)
+    # Encode; only the first rank shows a bar.
+    with counting_bar(err) as bar:
+        bar.disable = not ranks.is_first
+        return make_cache(
+            model,
+            dataset,
+            out_dir / data.split,
+            key,
+            ranks=ranks,
+            verify=True,
+            on_progress=count_progress(bar, "encoding"),
+            **options,
+        )
+
+
+def _print_summary(encoded: EncodedStudies) -> None:
+    table = Table("modality", "studies", title=str(encoded.folder), title_justify="left")
+    table.columns[1].justify = "right"
+    for name, count in encoded.present.items():
+        table.add_row(name, f"{count:,}")
+    out.print(table)
+    out.print(
+        f"{len(encoded):,} studies, {encoded.num_bytes / 2**20:,.1f} MiB: train with cache={encoded.folder.parent}"
+    )

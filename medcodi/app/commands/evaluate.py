@@ -1,0 +1,213 @@
+"""``medcodi evaluate``: judge a model, or what other systems generated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from medcodi.app.arguments import Model, Overrides, Preset
+from medcodi.app.terminal import app, err, out
+from medcodi.errors import ConfigError
+
+if TYPE_CHECKING:
+    from medcodi.evaluation.options import EvaluateConfig
+
+NUM_STUDIES = 200  # of the phantom, unless the file or the command line names a number
+
+
+@app.command()
+def evaluate(
+    config: Annotated[
+        Path | None, typer.Option(help="An evaluation configuration; ready ones are in configs/eval/.")
+    ] = None,
+    settings: Overrides = None,
+    model: Model = None,
+    data: Annotated[str | None, typer.Option(help="Prepared dataset.", show_default="held-out phantoms")] = None,
+    out_dir: Annotated[Path | None, typer.Option("--out", help="Folder of the bundle.", show_default=False)] = None,
+    preset: Preset = None,
+    generated: Annotated[
+        Path | None, typer.Option(help="Judge the output of another system: a folder or a CSV.", show_default=False)
+    ] = None,
+    system: Annotated[str | None, typer.Option(help="Its name.", show_default="of the folder")] = None,
+    systems: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=PATH", help="Several systems in one table; repeatable.")
+    ] = None,
+    exclude_unreadable: Annotated[
+        bool, typer.Option("--exclude-unreadable", help="Exclude unreadable files, and list them.")
+    ] = False,
+    verify: Annotated[
+        Path | None, typer.Option(metavar="BUNDLE", help="Compute a bundle's figures again and list the differences.")
+    ] = None,
+) -> None:
+    """Judge a model, or any system's images and reports, in every direction, between a floor and a ceiling.
+
+    The output folder holds the figures, a page, the lists and hashes of the scored files, and the generated files.
+
+    [bold]Examples[/bold]
+
+        medcodi evaluate num_studies=64
+
+        medcodi evaluate --config configs/eval/demo.yaml
+
+        medcodi evaluate --model runs/join/model --data data/mine --out results/ num_studies=200
+
+        medcodi evaluate --generated theirs/ --system RoentGen --data data/mine --out results/
+
+        medcodi evaluate --systems RoentGen=theirs/ UniXGen=others.csv --data data/mine --out results/
+
+        medcodi evaluate --verify results/
+    """
+    from medcodi.config import apply_overrides, from_dict
+    from medcodi.evaluation.options import EvaluateConfig
+
+    if verify is not None:
+        _verify(verify, data, model)
+        return
+    named, overrides = named_systems(generated, system, systems or [], settings or [])
+    values = evaluation_values(
+        config, model=model, data=data, out_dir=out_dir, systems=named, preset=preset, exclude=exclude_unreadable
+    )
+    options = from_dict(EvaluateConfig, apply_overrides(values, overrides), source=str(config or "evaluate"))
+    evaluate_and_print(options)
+
+
+def evaluate_and_print(options: EvaluateConfig) -> None:
+    """Evaluate; the first rank prints the table, the verdict and the warnings."""
+    from medcodi.evaluation.matrix import evaluate as run
+    from medcodi.evaluation.pages.summary import terminal_table
+    from medcodi.evaluation.pages.verdict import alarms, verdict
+
+    results = run(options)
+    if int(os.environ.get("RANK", "0")):  # only the first rank prints
+        return
+
+    # The table goes to stdout, warnings to stderr.
+    columns, rows = terminal_table(results)
+    table = Table(*columns, show_lines=True)
+    for row in rows:
+        table.add_row(*row)
+    out.print(table)
+    for line in verdict(results):
+        out.print(line, markup=False)
+    for line in alarms(results):
+        err.print(f"[yellow]Note:[/yellow] {escape(line)}")
+    out.print(f"The page: {Path(options.out) / 'page.html'}")
+
+
+def _verify(folder: Path, data: str | None, model: str | None) -> None:
+    from medcodi.evaluation.verification import verify_bundle
+
+    check = verify_bundle(folder, data=data, model=model)
+    for difference in check.differences:
+        out.print(f"- {difference}", markup=False)
+    for note in check.notes:
+        err.print(f"[yellow]Note:[/yellow] {escape(note)}")
+    checked = f"{check.num_files} files, {check.num_contents} contents, {check.num_figures} figures"
+    if not check.holds:
+        out.print(f"{folder} does not reproduce: {len(check.differences)} differences ({checked} checked).")
+        raise typer.Exit(1)
+    out.print(f"{folder} reproduces: {checked} checked, no difference.")
+
+
+def evaluation_values(
+    config: Path | None,
+    *,
+    model: str | None,
+    data: str | None,
+    out_dir: Path | None,
+    systems: Mapping[str, str] | None = None,
+    preset: str | None = None,
+    exclude: bool = False,
+) -> dict[str, Any]:
+    """Values of an evaluation config: those of the file, overridden by the options.
+
+    Args:
+        config: YAML file; None: held-out phantoms of the model's own image size.
+        model: Model folder or hub repository; None: that of the file, else the shipped demo.
+        data: Prepared dataset that replaces the file's; its split, number of studies and image size stay those of the
+            file, else the test split at the prepared size. None: that of the file, else phantoms.
+        out_dir: Folder of the results; None: that of the file.
+        systems: Name -> folder or CSV of another system's output, added to those of the file.
+        preset: Of generation; None: that of the file.
+        exclude: Whether unreadable files are excluded and listed.
+
+    Raises:
+        ConfigError: If the file does not exist or is invalid.
+        CheckpointError: If the model is needed for its image size, and does not exist.
+        DataError: If the prepared dataset is needed for its image size, and does not exist.
+    """
+    from medcodi.config import read_yaml
+    from medcodi.data.dataset import read_info
+    from medcodi.model import demo_checkpoint
+    from medcodi.model.files import read_index
+
+    # Options that replace a key of the file.
+    values = read_yaml(config) if config else {}
+    if model is not None:
+        values["model"] = model
+    if out_dir is not None:
+        values["out"] = str(out_dir)
+    if systems:
+        values["systems"] = {**(values.get("systems") or {}), **systems}
+    if preset is not None:
+        values["preset"] = preset
+    if exclude:
+        values["exclude_unreadable"] = True
+
+    # The data: the option's dataset, else the file's, else held-out phantoms at the model's image size.
+    if data is not None:
+        section = {name: value for name, value in (values.get("data") or {}).items() if name not in ("path", "source")}
+        values["data"] = {"split": "test", **section, "path": data}
+        if "image_size" not in section:
+            values["data"]["image_size"] = int(read_info(data)["image_size"])
+    elif "data" not in values:
+        _, index = read_index(values.get("model") or demo_checkpoint())
+        size = index["config"]["image_size"]
+        values["data"] = {"split": "test", "image_size": size, "source": "phantom", "num_studies": NUM_STUDIES}
+    return values
+
+
+def named_systems(
+    generated: Path | None, system: str | None, systems: Sequence[str], settings: Sequence[str]
+) -> tuple[dict[str, str], list[str]]:
+    """Separate systems from settings: name -> path, and the remaining settings.
+
+    After ``--systems A=here``, a further ``B=there`` is a system too, unless B is a setting.
+
+    Args:
+        generated: ``--generated``.
+        system: ``--system``, its name; None: that of the folder or file.
+        systems: ``--systems``, NAME=PATH each.
+        settings: KEY=VALUE each.
+
+    Raises:
+        ConfigError: If a system has no name or path, or two have the same name.
+    """
+    from medcodi.evaluation.options import EvaluateConfig
+
+    # A KEY=VALUE whose key is no field of the config names a further system.
+    known = {field.name for field in fields(EvaluateConfig)}  # type: ignore[arg-type]
+    remaining = [text for text in settings if not systems or text.partition("=")[0].split(".")[0] in known]
+    texts = [*systems, *(text for text in settings if text not in remaining)]
+    if generated is not None:
+        texts.insert(0, f"{system or generated.stem}={generated}")
+    elif system is not None:
+        raise ConfigError(f"--system {system} names nothing", fix="name its output: --generated DIR")
+
+    # Every system has a unique name and a path.
+    named: dict[str, str] = {}
+    for text in texts:
+        name, equals, path = text.partition("=")
+        if not equals or not name or not path:
+            raise ConfigError(f"{text!r} names no system", expected="NAME=PATH", fix="--systems RoentGen=theirs/")
+        if name in named:
+            raise ConfigError(f"two systems are named {name!r}", fix="give each another name")
+        named[name] = path
+    return named, remaining

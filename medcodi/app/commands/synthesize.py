@@ -1,0 +1,180 @@
+"""``medcodi synthesize``: generate a folder of studies from a manifest of requests."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medcodi.app.arguments import (
+    Device,
+    Execution,
+    Guidance,
+    ImageFormat,
+    Model,
+    Preset,
+    Sampler,
+    Steps,
+    read_device,
+    read_execution,
+    read_targets,
+)
+from medcodi.app.terminal import app, count_progress, counting_bar, err, out
+from medcodi.errors import PromptError
+
+if TYPE_CHECKING:
+    from medcodi.generation.bulk import Outcome
+
+INCOMPLETE = 3  # exit code if some rows failed and all others succeeded
+
+
+@app.command()
+def synthesize(
+    manifest: Annotated[Path, typer.Option(help="Requests, one per row: .csv or .jsonl.", show_default=False)],
+    out_dir: Annotated[
+        Path, typer.Option("--out", help="A new folder, or that of an interrupted run to resume.", show_default=False)
+    ],
+    model: Model = None,
+    batch_size: Annotated[int, typer.Option(help="Samples denoised together.")] = 8,
+    image_format: ImageFormat = "png",
+    target: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="MODALITY",
+            help="Targets of rows that name none; repeat for several.",
+            show_default="all but the prompts",
+        ),
+    ] = None,
+    num_samples: Annotated[int, typer.Option(help="Samples of rows that name no number.")] = 1,
+    seed: Annotated[int, typer.Option(help="Rows without a seed get one derived from this and their id.")] = 0,
+    preset: Preset = None,
+    guidance: Guidance = None,
+    steps: Steps = None,
+    sampler: Sampler = None,
+    keep: Annotated[
+        list[str] | None,
+        typer.Option(metavar="COLUMN", help="Copy a further column of the manifest into results.csv; repeatable."),
+    ] = None,
+    shard_size: Annotated[int, typer.Option(help="Studies per folder.")] = 1000,
+    rank: Annotated[
+        int | None, typer.Option(help="Number of this process, from 0.", show_default="RANK, else 0")
+    ] = None,
+    world: Annotated[
+        int | None, typer.Option(help="Number of processes that share the work.", show_default="WORLD_SIZE, else 1")
+    ] = None,
+    threads: Annotated[int, typer.Option(help="CPU threads of each rank, if it computes on the CPU.")] = 1,
+    device: Device = None,
+    execution: Execution = None,
+    collect: Annotated[
+        bool, typer.Option("--collect", help="Write results.csv from the finished studies; generate nothing.")
+    ] = False,
+) -> None:
+    """Generate studies for a manifest of requests, into one folder. An interrupted run resumes with the same command.
+
+    Columns of the manifest, all optional: [bold]id[/bold], one column for each prompt ([bold]frontal[/bold] and
+    [bold]lateral[/bold]: paths; [bold]report[/bold]: text, or [bold]report_file[/bold]: a path), [bold]targets[/bold]
+    (frontal+lateral), [bold]seed[/bold], [bold]num_samples[/bold], [bold]weights[/bold] (frontal=0.5 report=1). Paths are
+    relative to the manifest.
+
+    Each study has its own folder and a row in results.csv. Rows that fail are printed, listed in failed.csv and skipped; the
+    exit code is then 3. The files are the same, byte by byte, for any number of ranks.
+
+    [bold]Examples[/bold]
+
+        medcodi synthesize --manifest prompts.csv --out synthetic/
+
+        medcodi synthesize --manifest prompts.csv --out synthetic/ --target frontal --preset fast --batch-size 32 --format dicom
+
+        torchrun --nproc-per-node 8 -m medcodi.app.cli synthesize --manifest prompts.csv --out synthetic/
+
+        medcodi synthesize --manifest prompts.jsonl --out synthetic/ --rank $SLURM_PROCID --world $SLURM_NTASKS
+    """
+    # Check the options before torch is loaded, which takes seconds.
+    rank, world = _rank_and_world(rank, world, os.environ)
+    targets = read_targets(target or [])
+    from medcodi.generation.bulk import SynthesisConfig
+    from medcodi.generation.bulk import synthesize as run
+    from medcodi.generation.bulk.manifest import RowDefaults
+    from medcodi.model.generation_config import GenerationConfig
+
+    config = SynthesisConfig(
+        generation=GenerationConfig(preset=preset, sampler=sampler, num_inference_steps=steps, guidance_scale=guidance),
+        defaults=RowDefaults(targets=targets, seed=seed, num_samples=num_samples),
+        keep=tuple(keep or ()),
+        batch_size=batch_size,
+        shard_size=shard_size,
+        image_format=image_format,
+        threads=threads,
+        execution=read_execution(execution or []),
+    )
+    # Generate; each rank takes its shards, only the first one shows a bar.
+    chosen = read_device(device) or _device_of_rank(os.environ)
+    with counting_bar(err) as bar:
+        bar.disable = rank > 0  # one bar is enough
+        outcome = run(
+            manifest,
+            out_dir,
+            model=model,
+            config=config,
+            rank=rank,
+            world=world,
+            device=chosen,
+            collect_only=collect,
+            on_progress=count_progress(bar, "synthesizing"),
+            on_failure=lambda bad: err.print(f"row {bad.number} {bad.id}: {bad.message}", markup=False),
+        )
+    _print_outcome(outcome, out_dir, rank, world)
+    raise typer.Exit(_exit_code(outcome, os.environ))
+
+
+def _rank_and_world(rank: int | None, world: int | None, environment: Mapping[str, str]) -> tuple[int, int]:
+    """Rank and world size: of the options, else of torchrun's or deepspeed's environment, else (0, 1)."""
+    values = []
+    for option, name, default in ((rank, "RANK", 0), (world, "WORLD_SIZE", 1)):
+        try:
+            values.append(option if option is not None else int(environment.get(name, default)))
+        except ValueError:
+            raise PromptError(f"{name} is {environment[name]!r}", expected="a whole number") from None
+    # One of the two alone would leave shards to nobody, or generate them twice.
+    given = {"--rank" if rank is not None else None, "--world" if world is not None else None} - {None}
+    if len(given) == 1:
+        raise PromptError(
+            f"{given.pop()} is given alone",
+            expected="both --rank and --world, or neither",
+            fix="give the other one as well",
+        )
+    return values[0], values[1]
+
+
+def _device_of_rank(environment: Mapping[str, str]) -> str | None:
+    """The GPU of this rank on its machine; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return None
+    return f"cuda:{int(environment.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
+
+
+def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> None:
+    whose = f"rank {rank} of {world}: " if world > 1 else ""
+    err.print(
+        f"{whose}{outcome.made} studies generated, {outcome.found} were finished before, {len(outcome.failed)} rows failed"
+    )
+    if outcome.num_pending:
+        err.print(
+            f"{outcome.num_pending} studies are still missing: other ranks generate them, or the same command run again"
+        )
+    for name in ("results.csv", "failed.csv"):
+        if (folder / name).is_file():
+            out.print(str(folder / name))
+
+
+def _exit_code(outcome: Outcome, environment: Mapping[str, str]) -> int:
+    """3 if rows failed. A launcher stops all ranks when one exits with an error, so there only the last rank reports it."""
+    launched = "TORCHELASTIC_RUN_ID" in environment or {"CROSS_RANK", "LOCAL_SIZE"} <= set(environment)
+    if outcome.num_pending and launched:
+        return 0
+    return INCOMPLETE if outcome.num_failed or outcome.failed else 0

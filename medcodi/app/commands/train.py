@@ -1,0 +1,160 @@
+"""``medcodi train`` and ``medcodi plot``: train a stage, estimate what it takes, draw its curves."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Group
+from rich.table import Table
+
+from medcodi.app.arguments import Overrides
+from medcodi.app.terminal import app, out
+
+if TYPE_CHECKING:
+    from medcodi.training.config import TrainConfig
+    from medcodi.training.estimate import Estimate
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Option(help="A training configuration; ready ones are in configs/train/.")],
+    settings: Overrides = None,
+    resume: Annotated[str | None, typer.Option(help="Resume from 'latest', or from a checkpoint folder.")] = None,
+    print_config: Annotated[
+        bool, typer.Option("--print-config", help="Print the whole configuration and stop.")
+    ] = False,
+    plan: Annotated[
+        bool, typer.Option("--estimate", help="Print memory, micro-batch, ZeRO stage and GPU-hours, and stop.")
+    ] = False,
+    gpus: Annotated[int, typer.Option(help="With --estimate: how many GPUs.")] = 8,
+    gpu_memory: Annotated[float, typer.Option(help="With --estimate: GiB of each.")] = 80.0,
+    peak_tflops: Annotated[float, typer.Option(help="With --estimate: bf16 peak of one (A100 312, H100 989).")] = 312.0,
+    mfu: Annotated[float, typer.Option(help="With --estimate: share of the peak reached in training.")] = 0.35,
+    reserved: Annotated[float, typer.Option(help="With --estimate: GiB of each used by others.")] = 2.0,
+) -> None:
+    """Train one stage: autoencode, align, diffuse or join. The same as launch/train.py on one process.
+
+    For several devices: deepspeed launch/train.py --config ... or torchrun launch/train.py --config ...
+
+    [bold]Examples[/bold]
+
+        medcodi train --config configs/train/autoencode.yaml
+
+        medcodi train --config configs/train/diffuse.yaml optimizer.lr=1e-4 --resume latest
+
+        medcodi train --estimate --config configs/train/medcodi-m/3-diffuse.yaml --gpus 32 --gpu-memory 80
+    """
+    from medcodi.config import from_dict, load, to_yaml
+    from medcodi.training.config import TrainConfig
+
+    # --print-config and --estimate stop before anything is trained.
+    run = load(TrainConfig, config, settings or [])
+    if print_config:
+        print(to_yaml(run), end="")
+        return
+    if plan:
+        from medcodi.training.estimate import Hardware, estimate
+
+        values = {"gpus": gpus, "gpu_memory": gpu_memory, "peak_tflops": peak_tflops, "mfu": mfu, "reserved": reserved}
+        hardware = from_dict(Hardware, values, source="--estimate")
+        out.print(plan_tables(run, estimate(run, hardware)))
+        return
+    from medcodi.training.loop import train as run_stage
+
+    out.print(f"The run: {run_stage(run, resume)}")
+
+
+@app.command()
+def plot(
+    runs: Annotated[list[Path], typer.Argument(help="Folders of runs; several are compared in the same charts.")],
+    page: Annotated[
+        Path | None, typer.Option("--out", help="The page; by default summary.html in the folder of the only run.")
+    ] = None,
+) -> None:
+    """Draw the curves of runs from their logs: one HTML page, which loads nothing from elsewhere.
+
+    Losses of each modality and of each set of prompts, validation by timestep, gradient norm, speed, memory, signs of
+    trouble, the last samples. An unfinished run can be drawn too.
+
+    [bold]Examples[/bold]
+
+        medcodi plot runs/diffuse
+
+        medcodi plot runs/diffuse runs/diffuse-tokens --out compare.html
+    """
+    from medcodi.errors import TrainingError
+    from medcodi.training.monitoring.summary import PAGE, write_summary
+
+    if page is None and len(runs) > 1:
+        raise TrainingError(
+            f"{len(runs)} runs and no --out", expected="a name for the page", fix="add --out compare.html"
+        )
+    out.print(f"The page: {write_summary(runs, page or runs[0] / PAGE)}")
+
+
+def plan_tables(run: TrainConfig, plan: Estimate) -> Group:
+    """Memory for each ZeRO stage, the recommendation, the time, and the assumptions."""
+    return Group(_memory_table(run, plan), *_advice(run, plan), "", *_assumptions(run, plan))
+
+
+def _memory_table(run: TrainConfig, plan: Estimate) -> Table:
+    from medcodi.training.estimate import GIB
+
+    hardware = plan.hardware
+    table = Table(
+        "GiB on each GPU", "weights", "gradients", "AdamW", "average", "buffers", "a study", "micro-batch", "peak",
+        title=f"Stage {run.stage.name} of {run.model or run.init} on {hardware.gpus} GPUs of {hardware.gpu_memory:g} GiB",
+        title_justify="left",
+    )  # fmt: skip
+    for column in table.columns[1:]:
+        column.justify = "right"
+    # One row per ZeRO stage. A stage that does not fit shows the peak of a single study.
+    for row in plan.plans:
+        parts = (row.weights, row.gradients, row.optimizer, row.average, row.buffers + row.fixed_activations)
+        fits = row.micro_size > 0
+        table.add_row(
+            f"ZeRO {row.zero_stage}" + (" (recommended)" if row is plan.best else ""),
+            *(f"{part / GIB:.1f}" for part in parts),
+            f"{row.study_activations / GIB:.2f}",
+            str(row.micro_size) if fits else "does not fit",
+            f"{row.peak(row.micro_size) / GIB:.1f}" if fits else f"{row.peak(1) / GIB:.1f}",
+            style="bold" if row is plan.best else None,
+        )
+    return table
+
+
+def _advice(run: TrainConfig, plan: Estimate) -> list[str]:
+    from medcodi.training.estimate import MIMIC_IMAGES, MIMIC_STUDIES
+
+    hours, gpus = plan.gpu_hours, plan.hardware.gpus
+    lines = [
+        f"{plan.steps:,} steps of {plan.global_size} studies: {plan.epochs:.1f} times through MIMIC-CXR"
+        f" ({MIMIC_STUDIES:,} studies, {MIMIC_IMAGES:,} images).",
+        f"About {hours:,.0f} GPU-hours, {hours / gpus:,.1f} hours on {gpus} GPUs.",
+    ]
+    if plan.best is None:
+        return ["No ZeRO stage fits: take larger GPUs or more of them.", *lines]
+    best, share = plan.best, plan.global_size // plan.hardware.gpus
+    recommended = (
+        f"Recommended: engine.name=deepspeed engine.zero_stage={best.zero_stage} batch.micro_size={best.micro_size}"
+        f" ({best.micro_size} x {share // best.micro_size} accumulated x {plan.hardware.gpus} GPUs = {plan.global_size})."
+    )
+    return [recommended, *lines]
+
+
+def _assumptions(run: TrainConfig, plan: Estimate) -> list[str]:
+    hardware, cost = plan.hardware, plan.cost
+    cached = "encoded studies are read from the cache, autoencoders and prompt encoders are not in memory"
+    source = cached if run.cache else "frozen networks run on every batch"
+    return [
+        "Assumed:",
+        f"- {cost.trained / 1e6:,.1f} M parameters trained, {cost.frozen / 1e6:,.1f} M frozen; all float32, {run.precision} by autocast;"
+        f" the moving average float32; {source}.",
+        f"- {cost.study_flops / 1e12:.2f} TFLOP a study, forward and backward, at {hardware.mfu:.0%} of {hardware.peak_tflops:g} TFLOP/s;"
+        " communication between GPUs and reading data are included in that share.",
+        f"- {hardware.reserved:g} GiB of each GPU reserved, {hardware.fragmentation:.0%} of the rest lost to fragmentation; every study has every modality.",
+        "- nothing offloaded; without activation checkpointing, which leaves less of `a study` and takes about a third longer.",
+        "Change them with --mfu, --peak-tflops, --reserved; docs/SCALING.md compares the counts with measurements.",
+    ]

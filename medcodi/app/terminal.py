@@ -1,0 +1,95 @@
+"""The Typer program with its groups of commands, the consoles for output and errors, the progress bars."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from medcodi import __version__
+
+# Everything printed for a person or a script goes to `out`; progress, notes and errors go to `err`.
+out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
+
+app = typer.Typer(
+    name="medcodi",
+    help="Train, run and judge any-to-any generators of chest examinations: frontal X-ray, lateral X-ray, report.",
+    epilog="Start with: medcodi demo. Research only: nothing here is for diagnosis.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode="rich",
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+data_app = typer.Typer(
+    no_args_is_help=True,
+    help="Studies for training: prepare a dataset from real ones, cache its encodings by frozen networks.",
+)
+app.add_typer(data_app, name="data")
+turing_app = typer.Typer(
+    no_args_is_help=True, help="Let radiologists judge: real or generated, blinded, with statistics."
+)
+app.add_typer(turing_app, name="turing")
+
+
+@app.callback(invoke_without_command=True)
+def _everywhere(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+    debug: Annotated[
+        bool, typer.Option("--debug", help="Show where an error came from (works after any command).")
+    ] = False,
+) -> None:
+    if version:
+        out.print(f"medcodi {__version__}")
+        raise typer.Exit()
+
+
+def progress_bar(console: Console) -> Progress:
+    """A bar with a description of fixed width, elapsed and remaining time; a context manager."""
+    columns = (TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    return Progress(*columns, console=console)
+
+
+class _RateColumn(ProgressColumn):
+    """Items per second, or per minute if slower than one a second; items finished before the start do not count."""
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        if speed is None:
+            return Text("- /s")
+        return Text(f"{speed:.1f} /s" if speed >= 1 else f"{speed * 60:.1f} /min")
+
+
+def counting_bar(console: Console) -> Progress:
+    """A bar for long lists: count, total, rate, elapsed and remaining time."""
+    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), _RateColumn())
+    times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
+    return Progress(*columns, *times, console=console, speed_estimate_period=600)
+
+
+def count_progress(bar: Progress, description: str) -> Callable[[int, int], None]:
+    """Add a task to a counting bar and return its callback ``(done, total)``; the rate starts at the first call."""
+    task = bar.add_task("starting", total=None)
+    started = False
+
+    def on_progress(done: int, total: int) -> None:
+        nonlocal started
+        if not started:  # items of an earlier run do not count for the rate
+            bar.reset(task, description=description, completed=done, total=total)
+            started = True
+        bar.update(task, completed=done, total=total)
+
+    return on_progress

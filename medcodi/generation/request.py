@@ -1,0 +1,155 @@
+"""A request: which prompts, targets, weights and seeds are valid, and prompts read as the model takes them."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcodi.data.image_files import check_image_file, read_image
+from medcodi.data.images import fit_square
+from medcodi.data.reports import normalise_report, read_text
+from medcodi.errors import DataError, PromptError
+from medcodi.modality import MODALITIES, modality
+from medcodi.model import MedCoDi
+from medcodi.study import Direction
+
+Value = np.ndarray | str  # a prompt as a model takes it: float32 [H, W] in [0, 1] at its size, or a text
+
+
+def check_request(
+    prompts: Mapping[str, Any] | str,
+    targets: Sequence[str] | str | None,
+    weights: Mapping[str, float] | None,
+    num_samples: int,
+    seed: int,
+) -> tuple[Direction, dict[str, Any], dict[str, float]]:
+    """Check a request before anything is loaded.
+
+    Returns:
+        The direction, the prompts of positive weight, and their weights.
+
+    Raises:
+        PromptError: Naming the invalid value, what was expected and the fix.
+    """
+    # Prompts and weights: known modalities, finite weights >= 0, at least one positive.
+    prompts, weights = {"report": prompts} if isinstance(prompts, str) else dict(prompts), dict(weights or {})
+    for name in [*prompts, *weights]:
+        modality(name)
+    for name, weight in weights.items():
+        if name not in prompts:
+            raise PromptError(
+                f"a weight of {weight} for {name!r}, which is not a prompt",
+                expected="weights for prompts: " + (", ".join(prompts) or "none are given"),
+                fix="leave it out, or give that prompt",
+            )
+        if not (math.isfinite(weight) and weight >= 0):
+            raise PromptError(
+                f"the weight of {name!r} is {weight}",
+                expected="a finite number >= 0",
+                fix="0 switches a prompt off; leave it out for 1",
+            )
+    used = {name: value for name, value in prompts.items() if weights.get(name, 1.0) > 0}
+    if prompts and not used:
+        raise PromptError(
+            "every prompt has weight 0",
+            expected="at least one positive weight",
+            fix="give no prompts at all to generate unconditionally",
+        )
+
+    # Targets: by default every modality that is not a prompt (a prompt of weight 0 is no target either).
+    names = [targets] if isinstance(targets, str) else targets
+    if names is None:
+        names = [name for name in MODALITIES if name not in prompts]
+    direction = Direction(tuple(prompts), tuple(names))
+
+    # Samples.
+    if num_samples < 1:
+        raise PromptError(f"num_samples is {num_samples}", expected="at least 1")
+    if seed < 0:
+        raise PromptError(f"seed is {seed}", expected="an integer >= 0")
+    used_weights = {name: float(weights.get(name, 1.0)) for name in used}
+    return Direction(tuple(used), direction.targets), used, used_weights
+
+
+def check_modalities(model: MedCoDi, direction: Direction) -> None:
+    """Refuse a direction with a modality that the model lacks.
+
+    Raises:
+        PromptError: Naming it.
+    """
+    missing = set(direction.prompts + direction.targets) - set(model.config.modalities)
+    if missing:
+        raise PromptError(
+            f"the model {model.config.name!r} has no {', '.join(sorted(missing))}",
+            expected=", ".join(model.config.modalities),
+        )
+
+
+def read_prompt(name: str, value: Any, image_size: int | None) -> Value:
+    """A prompt as the model takes it: an image fitted to ``[S, S]`` in [0, 1] (None: of its own size), or a normalised text.
+
+    Raises:
+        PromptError: If the value of a text modality is not a str.
+        DataError: If the image or report is invalid.
+    """
+    if modality(name).kind == "text":
+        if not isinstance(value, str):
+            raise PromptError(f"the {name} prompt is a {type(value).__name__}", expected="a str")
+        return normalise_report(value)
+    image = read_image(value, modality=name)
+    return image if image_size is None else fit_square(image, image_size)
+
+
+def value_hash(value: Value) -> str:
+    """SHA-256 of a prompt, as hexadecimal: of the text, or of the image's float32 values."""
+    data = value.encode() if isinstance(value, str) else np.ascontiguousarray(value, np.float32).tobytes()
+    return hashlib.sha256(data).hexdigest()
+
+
+# ---- prompts of a manifest, which may be files ------------------------------------------------------------------------
+def check_prompt_files(prompts: Mapping[str, Path | str]) -> None:
+    """Check prompts without decoding pixels: texts are read, images must exist and have a header.
+
+    Args:
+        prompts: Modality -> path, or text.
+
+    Raises:
+        DataError: If one is invalid.
+        MissingExtraError: If one is a DICOM file and pydicom is not installed.
+    """
+    for name, value in prompts.items():
+        if MODALITIES[name].kind == "text":
+            normalise_report(_text(value))
+            continue
+        check_image_file(Path(value), modality=name)
+
+
+def read_prompt_files(prompts: Mapping[str, Path | str], image_size: int) -> dict[str, Value]:
+    """Prompts (paths, or texts) as the model takes them.
+
+    Raises:
+        DataError: If one is invalid.
+    """
+    return {
+        name: read_prompt(name, _text(value) if MODALITIES[name].kind == "text" else value, image_size)
+        for name, value in prompts.items()
+    }
+
+
+def _text(value: Path | str) -> str:
+    """The text itself, or the content of its file."""
+    if isinstance(value, str):
+        return value
+    try:
+        return read_text(value)
+    except OSError as error:
+        raise DataError(
+            f"the text {value} cannot be read: {error.strerror}",
+            expected="a UTF-8 text file",
+            fix="check the path (relative to the manifest)",
+        ) from None

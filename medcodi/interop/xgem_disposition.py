@@ -1,0 +1,51 @@
+"""The disposition of a key of the published checkpoint: used, kept, dropped or derivable, and where its tensor goes."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+Status = Literal["used", "kept", "dropped", "derivable"]
+Shaping = Literal["same", "matrix", "transposed"]  # matrix: a 1x1 convolution there, a linear map here
+WB = r"(weight|bias)"
+VIDEO = "video layer: never runs on a still image"
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where a published tensor goes.
+
+    Attributes:
+        component: One of our files.
+        key: The tensor in it.
+        shaping: How the published tensor is reshaped.
+        part: Its position among several that are concatenated along the first axis.
+        num_parts: How many are concatenated.
+    """
+
+    component: str
+    key: str
+    shaping: Shaping = "same"
+    part: int = 0
+    num_parts: int = 1
+
+
+@dataclass(frozen=True)
+class Disposition:
+    """The disposition of one published key.
+
+    Attributes:
+        status: ``used`` (by generation), ``kept`` (for further training), ``dropped``, or ``derivable`` (the same for every
+            model: checked, then computed anew).
+        why: The reason, unless it is simply used.
+        targets: Where it goes; empty where it is dropped or derivable.
+    """
+
+    status: Status
+    why: str = ""
+    targets: tuple[Target, ...] = ()
+
+
+def used(component: str, key: str, shaping: Shaping = "same", part: int = 0, num_parts: int = 1) -> Disposition:
+    """The disposition of a tensor that goes to one place."""
+    return Disposition("used", targets=(Target(component, key, shaping, part, num_parts),))

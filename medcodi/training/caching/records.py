@@ -1,0 +1,78 @@
+"""The files of a cache: shards of some hundred studies, one record of numbers for each study, sealed with a CRC.
+
+A shard is a NumPy array of records beside a JSON file with the studies' names. A record holds everything of a study in one
+piece, so that reading a row is reading one place of the file, and ends with its own CRC-32.
+"""
+
+from __future__ import annotations
+
+import io
+import zlib
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from medcodi.errors import DataError
+from medcodi.storage import atomic
+from medcodi.storage.job_folder import JobKind, file_row
+
+NULLS = "nulls.npy"
+CRC = "crc32"
+MAX_SHARDS = 256  # each stays open while it is mapped, and a process may open about a thousand
+MIN_STUDIES = 32
+
+CACHE = JobKind(
+    name="a cache of encoded studies",
+    index="cache.json",
+    key="key",
+    header={"format": "medcodi-cache/1"},
+    record="{shard}.json",
+    files="{shard}.npy",
+    own=(NULLS, "part-*.npy", "part-*.json"),
+    error=DataError,
+    choose="name another cache folder, or make this one again: medcodi data cache … --overwrite",
+    then="run it again: finished shards stay",
+)
+
+
+def plan_shards(num_studies: int) -> dict[str, range]:
+    """Shard -> its studies, of a size that follows from the number of studies alone."""
+    size = max(MIN_STUDIES, -(-num_studies // MAX_SHARDS))
+    starts = range(0, num_studies, size)
+    return {f"part-{i:05d}": range(start, min(start + size, num_studies)) for i, start in enumerate(starts)}
+
+
+def file_row_of(shard: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
+    """``bytes`` and ``sha256`` of a shard's file; records of version 0.1 hold them themselves."""
+    return record["files"][f"{shard}.npy"] if "files" in record else record
+
+
+def sealed(records: np.ndarray) -> np.ndarray:
+    """The records, with the CRC-32 of each in its last field."""
+    records[CRC] = [zlib.crc32(row) for row in _bytes_before_crc(records)]
+    return records
+
+
+def damaged(records: np.ndarray) -> list[int]:
+    """Rows whose bytes are not those that were written."""
+    stored = records[CRC].tolist()
+    return [row for row, data in enumerate(_bytes_before_crc(records)) if zlib.crc32(data) != stored[row]]
+
+
+def _bytes_before_crc(records: np.ndarray) -> Iterator[memoryview]:
+    raw = records.view(np.uint8).reshape(len(records), records.dtype.itemsize)
+    return (row[: -records.dtype[CRC].itemsize].data for row in raw)
+
+
+def write_array(path: Path, array: np.ndarray) -> dict[str, Any]:
+    """Write an array as ``.npy``, whole or not at all; returns its ``bytes`` and ``sha256``.
+
+    Raises:
+        DataError: If it cannot be written.
+    """
+    data = io.BytesIO()  # numpy's own writing to a file does not tell a full disk
+    np.save(data, array, allow_pickle=False)
+    atomic.write_bytes(path, data.getbuffer(), error=CACHE.error, then=CACHE.then)
+    return file_row(path)

@@ -1,0 +1,162 @@
+"""What is logged of the steps: means of losses and gradients, size of the updates, time, memory, utilisation, alerts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor
+
+from medcodi.training.monitoring.alerts import Alerts
+from medcodi.training.monitoring.metrics import NamedMeans, redistribute
+from medcodi.training.monitoring.observer import Observer, StepReport
+from medcodi.training.monitoring.throughput import Utilisation, memory
+from medcodi.training.monitoring.trackers import RunLog
+
+if TYPE_CHECKING:
+    from medcodi.training.engine import Engine, StepResult
+    from medcodi.training.run import Run
+
+UPDATE = "moved/"  # prefix of an update's size relative to the weights; the name in logs of every version
+
+
+class StepLog(Observer):
+    """Logs the means of the steps every ``tracking.log_every`` steps, and calls out signs of trouble in them."""
+
+    state_key = "means"
+
+    def __init__(self, run: Run, log: RunLog) -> None:
+        super().__init__(run, log)
+        config = run.config
+        self.means = NamedMeans(run.ranks)
+        self._update_size = UpdateSize(run.engine)
+        self._utilisation = Utilisation(config, run.ranks.device, run.ranks.world_size)
+        self._utilisation_explained = False
+        self._seconds = self._waited = 0.0
+        self._steps = 0
+        self._alerts = Alerts(
+            config.tracking.alerts, num_rows=config.batch.global_size, warmup_steps=config.optimizer.warmup_steps
+        )
+        for line in log.resumed_lines:  # a resumed run calls out what an undisturbed one would
+            self._alerts.check(line["step"], {name: value for name, value in line.items() if isinstance(value, float)})
+
+    def on_start(self) -> None:
+        """Remember the weights if the first step is to be logged."""
+        self._remember_before(self.run.start_step + 1)
+
+    def on_step(self, report: StepReport) -> None:
+        """Add the step to the means; log them where a line is due."""
+        result = report.result
+        if not result.skipped:
+            for loss, logs in zip(result.losses, result.logs, strict=True):
+                self.means.update({"loss": loss, **logs})
+            self.means.update(self._gradient(result))
+        self._seconds += report.seconds
+        self._waited += report.waited
+        self._steps += 1
+        self.log.advance(report.step)
+        if self._is_due(report.step):
+            if not result.skipped:
+                self.means.update(self._update_size.measure())
+            self._write_line(report.step, result.lr)
+            self._seconds, self._waited, self._steps = 0.0, 0.0, 0
+        self._remember_before(report.step + 1)
+
+    def _is_due(self, step: int) -> bool:
+        return step % self.run.config.tracking.log_every == 0 or step == self.run.config.steps
+
+    def _remember_before(self, step: int) -> None:
+        if self._is_due(step):
+            self._update_size.remember()
+
+    def _gradient(self, result: StepResult) -> dict[str, float]:
+        if result.grad_norm is None:
+            return {}
+        limit = self.run.config.optimizer.grad_clip
+        clipped = {} if limit is None else {"clipped": float(result.grad_norm > limit)}
+        return {"grad_norm": result.grad_norm, **clipped}
+
+    def _write_line(self, step: int, lr: float) -> None:
+        ranks = self.run.ranks
+        # Means over all ranks; of waiting and memory the greatest of all ranks.
+        means = self.means.take()
+        machine = {"data_wait": self._waited / max(self._seconds, 1e-9), **memory(ranks.device)}
+        machines = ranks.gather(machine)
+        if not ranks.is_first:
+            return
+        greatest = {name: max(other[name] for other in machines) for name in machine}
+
+        # The line: what the run computed, and how fast.
+        values = {**relative_updates(means), "lr": lr}
+        rate = self._steps * self.run.config.batch.global_size / max(self._seconds, 1e-9)
+        utilisation = self._utilisation.measure(self.run.engine.stage.model, rate)
+        timing = {"seconds_per_step": self._seconds / self._steps, "studies_per_second": rate, **greatest}
+        self.log.scalars(step, values, {**timing, **utilisation})
+
+        # Where the utilisation comes from, once; signs of trouble.
+        explanation = self._utilisation.explain(utilisation)
+        if explanation and not self._utilisation_explained:
+            self._utilisation_explained = True
+            self.log.note(explanation)
+        alerts = self._alerts.check(step, values)
+        if alerts:
+            self.log.alerts(step, [f"{alert.kind}: {alert.text}." for alert in alerts])
+
+    def state_dict(self) -> dict[str, list[float]]:
+        """Unfinished means of this rank."""
+        return self.means.state()
+
+    def load_state_dict(self, states: list[Any], micro_ratio: float) -> None:
+        """Restore unfinished means, also from another number of ranks."""
+        ranks = self.run.ranks
+        self.means.load(redistribute(states, ranks.world_size, micro_ratio)[ranks.rank])
+
+
+class UpdateSize:
+    """How far one step moves the norms and biases of each part: they do not decay, so only a gradient moves them."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+        stage = engine.stage
+        vectors = {id(p): name for name, p in stage.named_parameters() if p.requires_grad and _is_vector(p)}
+        names_by_part = {
+            part: [vectors[id(p)] for module in modules for p in module.parameters() if id(p) in vectors]
+            for part, modules in stage.parts().items()
+        }
+        self._names: dict[str, list[str]] = {part: names for part, names in names_by_part.items() if names}
+        self._before: dict[str, Tensor] = {}
+
+    @torch.no_grad()
+    def _values(self) -> dict[str, Tensor]:
+        shards = self._engine.shards()
+        return {
+            part: torch.cat([shards[name].reshape(-1) for name in names]).float()  # a copy
+            for part, names in self._names.items()
+        }
+
+    def remember(self) -> None:
+        """Copy the vectors before the step."""
+        self._before = self._values()
+
+    @torch.no_grad()
+    def measure(self) -> dict[str, Tensor]:
+        """After the step: ``moved/<part>`` -> ``[2]``, squared lengths of change and vectors, to be added over ranks."""
+        before, self._before = self._before, {}
+        if not before:
+            return {}
+        after = self._values()
+        return {
+            f"{UPDATE}{part}": torch.stack([(after[part] - old).square().sum(), old.square().sum() + 1e-12])
+            for part, old in before.items()
+        }
+
+
+def relative_updates(means: Mapping[str, float]) -> dict[str, float]:
+    """Means whose ratios of squared lengths are replaced by ratios of lengths."""
+    return {name: math.sqrt(value) if name.startswith(UPDATE) else value for name, value in means.items()}
+
+
+def _is_vector(parameter: Any) -> bool:
+    return len(getattr(parameter, "ds_shape", parameter.shape)) <= 1  # ZeRO-3 leaves an empty tensor in its place

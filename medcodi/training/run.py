@@ -1,0 +1,214 @@
+"""One training run: its parts, built in the order in which mistakes are cheapest to find, and its state in a checkpoint."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from medcodi.data.dataset import StudyDataset
+from medcodi.data.loading import GlobalBatches
+from medcodi.distributed import Ranks, launcher
+from medcodi.errors import TrainingError
+from medcodi.stages import build_stage
+from medcodi.stages.stage import Stage
+from medcodi.training import checkpoint, run_folder
+from medcodi.training.caching import from_cache
+from medcodi.training.checkpoint import Checkpoint
+from medcodi.training.config import TrainConfig
+from medcodi.training.ema import Ema
+from medcodi.training.engine import Engine, build_engine, check_engine, describe_engine
+from medcodi.training.execution import choose_attention
+from medcodi.training.faults import Watchdog
+from medcodi.training.monitoring.trackers import check_trackers
+from medcodi.training.optimizer import trained_parameters
+from medcodi.training.run_folder import RunFolder
+
+
+class Run:
+    """The parts of one run on one rank, as they were left at the checkpoint that it resumes from."""
+
+    def __init__(
+        self, config: TrainConfig, folder: RunFolder, ranks: Ranks, watchdog: Watchdog, resume: str | None
+    ) -> None:
+        """Build everything.
+
+        Raises:
+            MedCoDiError: If the run cannot start or resume.
+        """
+        self.config, self.folder, self.ranks = config, folder, ranks
+        self.start_step = 0  # steps that were done before
+        self.num_updates = 0  # optimiser steps that were taken, without those that were skipped
+        self.resumed_state: dict[str, Any] | None = None  # state.json of the checkpoint; None: the run starts
+        self._started_by = launcher(os.environ)
+
+        # Refuse what cannot work before anything is read or built.
+        config.batch.accumulation(ranks.world_size)
+        check_engine(config, ranks, self._started_by)
+        if ranks.is_first:
+            check_trackers(config.tracking)
+
+        # Studies; samples are shown of held-out ones where there are any, and never of encoded ones.
+        self.dataset: StudyDataset = config.data.build()
+        held_out = config.validation.build() if config.validation else None
+        self.sample_dataset = self.dataset if held_out is None else held_out
+
+        # The model to start from, and the checkpoint to resume from; all ranks must see the same.
+        model = run_folder.start_model(config, folder, self.dataset, ranks)
+        self.identity = run_folder.identity(config, folder, self.dataset)
+        saved = run_folder.checkpoint_to_resume(folder, resume, self.identity, self.announce)
+        if saved is not None:
+            self.start_step = saved.step
+        run_folder.agree(self.identity, self.start_step, folder, ranks)
+
+        # The stage, and whether data and disk suffice for it.
+        self.stage: Any = build_stage(config.stage.name, model, config.stage.options)
+        check_data(self.stage, self.dataset)
+        if held_out is not None:
+            check_data(self.stage, held_out, "validation")
+        if ranks.is_first:
+            check_room(folder.checkpoints, config, trained_parameters(self.stage).values(), self.start_step)
+
+        # Encoded studies in place of studies; weights of the checkpoint in place of the first ones.
+        if config.cache is not None:
+            self.dataset, held_out = from_cache(self.stage, config, self.dataset, held_out, ranks, watchdog)
+        if saved is not None:
+            run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
+        self.batches = self._global_batches(self.dataset)
+        self.validation = None if held_out is None else self._global_batches(held_out)
+
+        # The engine moves the stage to its device, and divides it among ranks; the average is made of its shards.
+        choose_attention(self.stage, config.precision, ranks.device)
+        self.engine: Engine = build_engine(self.stage, config, ranks, self._started_by)
+        self.ema = Ema(self.engine.shards(), config.ema)
+        run_folder.accept(config, folder, ranks)
+        if saved is not None:
+            self._restore(saved)
+
+    def _global_batches(self, dataset: StudyDataset) -> GlobalBatches:
+        return GlobalBatches(
+            dataset,
+            batch_size=self.config.batch.global_size,
+            seed=self.config.seed,
+            rank=self.ranks.rank,
+            world_size=self.ranks.world_size,
+            accumulation=self.config.batch.accumulation(self.ranks.world_size),
+            num_workers=self.config.num_workers,
+            timeout_s=self.config.faults.data_s,
+        )
+
+    def describe(self) -> str:
+        """The run in one line."""
+        return (
+            f"stage {self.config.stage.name} in {self.folder.root}: {self.config.batch.describe(self.ranks.world_size)}; "
+            f"engine {describe_engine(self.config, self._started_by)}"
+        )
+
+    def announce(self, text: str) -> None:
+        """Print a line, on the first rank."""
+        if self.ranks.is_first:
+            print(text, flush=True)
+
+    # ---- state ---------------------------------------------------------------------------------------------------
+    def snapshot(self, step: int, observers: dict[str, Any]) -> Checkpoint:
+        """All that training after ``step`` steps depends on, whole on the first rank; every rank calls this."""
+        engine = self.engine
+        tensors = {"weights": engine.whole(engine.shards()), "optimizer": engine.optimizer_state()}
+        if self.config.ema.enabled:
+            tensors["ema"] = engine.whole(self.ema.average)
+        persistent = self.stage.state_dict().keys()
+        tensors["buffers"] = {
+            name: value.cpu().clone() for name, value in self.stage.named_buffers() if name in persistent
+        }
+        state = {
+            "step": step,
+            "num_updates": self.num_updates,
+            "identity": self.identity,
+            "scalars": engine.scalars(),
+            **observers,
+            "micro_batches": self._micro_batches,
+        }
+        return Checkpoint(tensors, state)
+
+    def _restore(self, saved: Checkpoint) -> None:
+        """Restore optimiser and average; the weights were loaded before the engine was built."""
+        self.num_updates = int(saved.state["num_updates"])
+        self.engine.load_optimizer_state(saved.tensors["optimizer"], self.num_updates)
+        self.engine.load_scalars(saved.state["scalars"])
+        if self.config.ema.enabled:
+            self.ema.load(self.engine.share(saved.tensors["ema"]))
+        self.resumed_state = saved.state
+        self.announce(f"resuming from step {saved.step}")
+
+    @property
+    def _micro_batches(self) -> int:
+        """Micro-batches in a global batch, those of all ranks."""
+        return self.config.batch.accumulation(self.ranks.world_size) * self.ranks.world_size
+
+    @property
+    def micro_ratio(self) -> float:
+        """Micro-batches in a global batch now, divided by those when the checkpoint was written."""
+        saved = self.resumed_state or {}
+        return self._micro_batches / saved.get("micro_batches", self.ranks.world_size)
+
+
+# ---- checks before the first step --------------------------------------------------------------------------------
+def check_data(stage: Stage, dataset: StudyDataset, role: str = "data") -> None:
+    """Refuse studies on which the stage cannot be trained.
+
+    Args:
+        stage: Around its model.
+        dataset: Its studies; one that does not count its modalities is assumed to hold all.
+        role: The key of the config that names it.
+
+    Raises:
+        TrainingError: If it was prepared at another size than the model's, or no study has a modality that the stage needs.
+    """
+    size = stage.model.config.image_size
+    if dataset.image_size != size:
+        raise TrainingError(
+            f"{role}: {dataset.name} was prepared at {dataset.image_size} pixels, the model takes {size}",
+            expected="the same size",
+            fix=f"prepare the studies with image_size={size} and set {role}.image_size={size}, or take another model",
+        )
+    counted = getattr(dataset, "modality_counts", None)
+    if counted is None:
+        return
+    counts: dict[str, int] = counted()
+    missing = [name for name in stage.needs() if not counts.get(name)]
+    if missing:
+        present = ", ".join(f"{name} in {count:,}" for name, count in counts.items() if count) or "nothing"
+        raise TrainingError(
+            f"{role}: none of the {len(dataset):,} studies of {dataset.name} has {' or '.join(missing)} (they have {present})",
+            expected=f"{', '.join(stage.needs())}: what stage {stage.name!r} trains here",
+            fix=f"prepare them with {missing[0]}, or train a model, or stage.options, without it",
+        )
+
+
+def check_room(folder: Path, config: TrainConfig, trained: Iterable[nn.Parameter], start_step: int) -> None:
+    """Refuse a disk without room for the checkpoints to come, as many as there will be at one time.
+
+    Raises:
+        TrainingError: If there is less room.
+    """
+    copies = 4 if config.ema.enabled else 3  # weights, both moments, average: float32
+    size = 4 * copies * sum(parameter.numel() for parameter in trained)
+
+    # Checkpoints on disk now, to come, and kept at the end; one is written before the oldest is removed.
+    existing = len(checkpoint.found(folder))
+    every = config.checkpoint.every or config.steps
+    to_come = -(-config.steps // every) - start_step // every
+    for_good = config.checkpoint.keep_every or config.steps + 1
+    stay = config.checkpoint.keep + config.steps // for_good - start_step // for_good
+    more = max(1, min(to_come, stay + 1 - existing))
+    free = shutil.disk_usage(folder).free
+    if more * size > free:
+        raise TrainingError(
+            f"{folder} has room for {free / 2**30:.3g} GiB, a checkpoint takes {size / 2**30:.3g} GiB",
+            expected=f"room for {more} more: the run keeps {stay}, and writes one before the oldest goes",
+            fix="make room, lower checkpoint.keep, raise checkpoint.keep_every, or choose another out=…",
+        )
