@@ -24,7 +24,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from medcodi.model.execution import ExecutionConfig
 from medcodi.networks.attention import Context
-from medcodi.networks.unet import UNetConfig, image_denoiser
+from medcodi.networks.image_layers import ImageLayers
+from medcodi.networks.unet import UNet, UNetConfig
 
 GOALS = {"float32, 1 token": 0.97, "float32, 77 tokens": 1.0, "bfloat16 channels_last, 1 token": 0.55}
 WIDTH, LENGTHS = 768, (1, 77)
@@ -33,7 +34,8 @@ WIDTH, LENGTHS = 768, (1, 77)
 def our_network() -> nn.Module:
     """On the meta device, without the layers through which targets hear each other."""
     with torch.device("meta"):
-        network = image_denoiser((4, 32, 32), UNetConfig(), context_dim=WIDTH, environment_dim=1280)
+        config = UNetConfig()
+        network = UNet(ImageLayers((4, 32, 32), config), config, context_dim=WIDTH, environment_dim=1280)
     for block in network.blocks():
         block.connector = None
     return network

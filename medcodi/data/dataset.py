@@ -56,6 +56,7 @@ def row_from_study(study: Study, split: str) -> dict[str, Any]:
     for name in MODALITIES:
         value = study.contents.get(name)
         row[name] = value if value is None or isinstance(value, str) else to_uint16(value).astype("<u2").tobytes()
+    # Labels in the order of CHEXPERT_LABELS; NaN: unknown.
     row["labels"] = np.array([study.labels.get(label, np.nan) for label in CHEXPERT_LABELS], dtype=np.float32)
     row["findings"] = json.dumps([asdict(finding) for finding in study.findings])
     row["metadata"] = json.dumps(dict(study.metadata), sort_keys=True, default=str)
@@ -74,6 +75,7 @@ def study_from_row(row: Any, image_size: int) -> Study:
         if modality.kind == "text":
             contents[name] = scalar.as_py()
         else:
+            # A view of the mapped file: nothing is copied before the conversion to float.
             pixels = np.frombuffer(scalar.as_buffer(), dtype="<u2").reshape(image_size, image_size)
             contents[name] = from_uint16(pixels)
     labels = np.asarray(row.column("labels")[0].as_py(), dtype=np.float32)
@@ -102,6 +104,7 @@ class ArrowStudies:
         self.split = split
         self.image_size = int(info["image_size"])
         self.fingerprint = f"{info['fingerprint']}/{split}"
+        # Map every file of the split; rows are read when they are asked for.
         parts = [Dataset.from_file(str(file)) for file in arrow_files(folder, split, info)]
         self._rows = concatenate_datasets(parts).with_format("arrow")
         _check_counts(folder, split, info, len(self._rows))
@@ -212,12 +215,14 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
         DataError: If there is no such folder or split, the files cannot be read, or the ledger disagrees.
     """
     info = read_info(path)
+    # Splits with at least one study.
     sizes = {name: int(count) for name, count in info["counts"]["split"].items() if count}
     if split not in sizes:
         available = ", ".join(f"{name} ({count})" for name, count in sizes.items()) or "none"
         raise DataError(
             f"{path} has no studies in split {split!r}", expected=f"one of: {available}", fix=did_you_mean(split, sizes)
         )
+    # Files behind a URL are copied once, then mapped like local ones.
     folder = fetched(str(path), info, split) if is_url(path) else Path(path)
     try:
         return ArrowStudies(folder, split, info)
@@ -241,6 +246,7 @@ def _check_counts(folder: Path, split: str, info: dict[str, Any], num_rows: int)
             expected="the ledger that 'data prepare' wrote",
             fix="copy the whole folder again, or prepare it again",
         ) from None
+    # Three places state the number of studies: they must agree.
     counts = {"the ledger": in_ledger, INFO_FILE: info["counts"]["split"].get(split, 0), "the files": num_rows}
     if len(set(counts.values())) > 1:
         raise DataError(

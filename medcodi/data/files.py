@@ -77,9 +77,11 @@ def fetched(url: str, info: dict[str, Any], split: str) -> Path:
     if _is_local(system):
         return Path(root)
     folder = cache_folder() / "datasets" / f"{info['name']}-{info['fingerprint'][:16]}"
+    # The ledger is always copied anew; shards only where they are missing or of another size.
     wanted = [{"file": "ledger.json"}, *info.get("shards", {}).get(split, [])]
     with _lock(folder):
         missing = [row for row in wanted if not _is_there(folder / row["file"], row) or row["file"] == "ledger.json"]
+        # Say what takes the time, and where the copies go.
         if len(missing) > 1:
             size = sum(row.get("bytes", 0) for row in missing)
             Console(stderr=True).print(
@@ -98,6 +100,7 @@ def arrow_files(folder: Path, split: str, info: dict[str, Any]) -> list[Path]:
     Raises:
         DataError: If a file is missing, has another size, or does not belong there.
     """
+    # Datasets of the first format listed no shards: take what is there.
     known = info.get("shards")
     there = [file for suffix in ("arrow", "parquet") for file in sorted((folder / split).glob(f"*.{suffix}"))]
     rows = (
@@ -129,6 +132,7 @@ def _unpacked(file: Path, row: dict[str, Any]) -> Path:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
+    # The same parquet file is unpacked once, whatever its path.
     key = row.get("sha256") or hashlib.sha256(f"{file.absolute()}:{file.stat().st_mtime_ns}".encode()).hexdigest()
     target = cache_folder() / "unpacked" / f"{key[:32]}.arrow"
     with _lock(target.parent):
@@ -151,6 +155,7 @@ def _copy(system: Any, remote: str, target: Path, row: dict[str, Any], url: str)
     digest = hashlib.sha256()
     try:
         with _reaching(f"{url}/{row['file']}"), system.open(remote, "rb") as source, temporary.open("wb") as copy:
+            # Copy and hash in one pass.
             while block := source.read(_BLOCK):
                 digest.update(block)
                 copy.write(block)
@@ -169,6 +174,7 @@ def _system(url: str) -> tuple[Any, str]:
     """(fsspec file system, path in it)."""
     import fsspec
 
+    # fsspec knows the protocol, or says which package is missing.
     protocol = url.partition("://")[0]
     try:
         system, root = fsspec.core.url_to_fs(url)

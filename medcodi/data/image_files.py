@@ -129,6 +129,7 @@ def _check_size(picture: Image.Image, where: str) -> None:
 
 def _array_from_pil(picture: Image.Image, where: str) -> np.ndarray:
     _check_size(picture, where)  # known from the header: nothing is decoded before
+    # Several pages or frames: which one is meant cannot be known.
     frames = getattr(picture, "n_frames", 1)
     if frames > 1:
         raise Refused(
@@ -140,6 +141,7 @@ def _array_from_pil(picture: Image.Image, where: str) -> np.ndarray:
     tags = getattr(picture, "tag_v2", {})
     white_is_zero, stored_bits = tags.get(_PHOTOMETRIC) == 0, tags.get(_BITS_PER_SAMPLE, (16,))[0]
     full = str(picture.info.get(BITS_USED, "")) == "16"  # written by save_png16
+    # The resolution refers to the stored orientation, before EXIF turns the picture.
     aspect = _pixel_aspect(picture)
     picture = ImageOps.exif_transpose(picture)
     pixels = np.asarray(picture if picture.mode in ("L", "RGB", "F") or picture.mode[0] == "I" else _converted(picture))

@@ -82,6 +82,7 @@ def square_pixels(image: np.ndarray, aspect: float, where: str) -> np.ndarray:
 def gray_from_array(pixels: np.ndarray, where: str) -> np.ndarray:
     """An array of any usual layout and type as float32 ``[H, W]`` in [0, 1]; colour becomes luminance."""
     expected = "[H, W], [1, H, W], [H, W, C] or [C, H, W] with C of 1, 3 or 4"
+    # [C, H, W] -> [H, W, C].
     if pixels.ndim == 3 and pixels.shape[0] in (1, 3, 4) and pixels.shape[2] not in (1, 3, 4):
         pixels = np.moveaxis(pixels, 0, -1)
     if pixels.size == 0 or pixels.ndim not in (2, 3) or (pixels.ndim == 3 and pixels.shape[2] not in (1, 3, 4)):
@@ -108,6 +109,7 @@ def _unit_from_array(pixels: np.ndarray, where: str) -> np.ndarray:
             expected="uint8, uint16, or float in [0, 1]",
             fix="convert it first",
         )
+    # Floats must be in [0, 1]; rounding beyond the ends is clipped.
     low, high = float(pixels.min()), float(pixels.max())
     if not (np.isfinite(low) and np.isfinite(high)):
         raise Refused(f"{where} holds NaN or infinity", reason="not finite", expected="finite numbers in [0, 1]")
@@ -134,11 +136,13 @@ def fit_square(image: np.ndarray, size: int) -> np.ndarray:
         float32 ``[size, size]`` in [0, 1], the image centred.
     """
     height, width = image.shape
+    # The longer side fills the square.
     scale = size / max(height, width)
     new_height, new_width = max(1, round(height * scale)), max(1, round(width * scale))
     if (new_height, new_width) != (height, width):
         image = _resize(np.ascontiguousarray(image, dtype=np.float32), new_height, new_width)
     square = np.zeros((size, size), dtype=np.float32)
+    # Centre it on black.
     top, left = (size - new_height) // 2, (size - new_width) // 2
     square[top : top + new_height, left : left + new_width] = np.clip(image, 0.0, 1.0)
     return square

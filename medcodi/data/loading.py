@@ -87,6 +87,7 @@ def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -
             contents[name] = [str(study.contents.get(name, "")) for study in studies]
         else:
             contents[name] = _stack_images(studies, name, image_size)
+    # [B, 14], NaN where a label is unknown.
     labels = [[study.labels.get(label, np.nan) for label in CHEXPERT_LABELS] for study in studies]
     return Batch(
         contents=contents,
@@ -99,6 +100,7 @@ def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -
 
 
 def _stack_images(studies: Sequence[Study], name: str, size: int) -> Tensor:
+    # [B, 1, H, W]; absent images stay zero.
     stack = torch.zeros(len(studies), 1, size, size)
     for row, study in enumerate(studies):
         image = study.images.get(name)
@@ -211,6 +213,7 @@ class GlobalBatches:
         if self.num_workers == 0:
             yield from (self.batches(step) for step in steps)
             return
+        # Workers read whole steps ahead, in turn.
         loader = DataLoader(
             _Steps(self),
             batch_size=None,
@@ -235,6 +238,7 @@ class GlobalBatches:
 
     def share(self, step: int) -> tuple[int, ...]:
         """Dataset indices that this rank sees in ``step``."""
+        # Rank r takes the r-th contiguous slice.
         size = self.batch_size // self.world_size
         return self.samples(step)[self.rank * size : (self.rank + 1) * size]
 
@@ -307,6 +311,7 @@ class DataConfig:
         if self.path is None:
             from medcodi.data.sources.phantom import PhantomDataset
 
+            # Each split of the phantom has its own range of indices.
             offset = SPLITS.index(self.split) * PHANTOMS_PER_SPLIT
             return PhantomDataset(self.num_studies or 0, seed=self.seed, image_size=self.image_size, offset=offset)
         dataset = open_dataset(self.path, self.split)

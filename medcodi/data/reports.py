@@ -106,6 +106,7 @@ def normalise_report(text: str) -> str:
 def _one_pass(text: str) -> str:
     text = _X_RAY.sub(r"\1-ray", text)
     text = _MARK.sub(" ", text)
+    # Marks are removed first: they may stand inside brackets and before punctuation.
     lines = []
     for name, body in _split(text):
         body = " ".join(body.split())
@@ -121,6 +122,7 @@ def _one_pass(text: str) -> str:
 
 def _split(text: str) -> list[tuple[str, str]]:
     """(heading in upper case or "", text below it), in order."""
+    # Cut at the headings; what precedes the first one has none.
     matches = list(_HEADING.finditer(text))
     starts = [match.start() for match in matches] + [len(text)]
     parts = [("", text[: starts[0]])]

@@ -79,6 +79,7 @@ def read_rows(path: Path) -> Iterator[Row]:
         while (cells := reader.next()) is not None:
             if not any(cell.strip() for cell in cells):
                 continue
+            # A row with more or fewer cells was torn by an unquoted separator.
             if len(cells) != len(reader.header):
                 raise DataError(
                     f"{path}, line {reader.line}: {len(cells)} cells, and the header has {len(reader.header)} columns",
@@ -141,11 +142,13 @@ class _Reader:
 
     def __init__(self, path: Path, file: IO[str]) -> None:
         csv.field_size_limit(MAX_CELL)
+        # The separator is the one that the header has most of.
         first = file.readline()
         self._path = path
         self._reader = csv.reader(chain([first], file), delimiter=max(",;\t", key=first.count), strict=True)
         self.line = 1  # where the last row starts
         self.header = [cell.strip() for cell in self.next() or []]
+        # A doubled column would silently win over the other.
         doubled = sorted({name for name in self.header if name and self.header.count(name) > 1})
         if doubled:
             raise DataError(

@@ -1,1 +1,1 @@
-"""Noise, prompts, guidance and joint sampling: the equations, as functions of tensors; no network is known here."""
+"""Noise, prompts, guidance and joint sampling: equations as functions of tensors, without networks."""

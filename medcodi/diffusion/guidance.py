@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans, 2022): by prompts, both halves in one batch; without a prompt, by what else is generated."""
+"""Classifier-free guidance (Ho & Salimans, 2022): by prompts, or without a prompt by the other targets."""
 
 from __future__ import annotations
 
@@ -7,19 +7,14 @@ from collections.abc import Callable, Mapping
 import torch
 from torch import Tensor
 
-Latents = dict[str, Tensor]
-Denoise = Callable[[Latents, Tensor], Latents]
+Latents = dict[str, Tensor]  # target -> [B, *latent_shape]
+Denoise = Callable[[Latents, Tensor], Latents]  # latents [B, ...] of every target and timesteps [B] -> predictions
 
 
 def guided(denoise_doubled: Denoise, scale: float) -> Denoise:
-    """Eps = eps_u + s (eps_c - eps_u), for every target of a joint run.
+    """Eps = eps_u + s (eps_c - eps_u), for every target of a joint run; s = 1 is the conditional prediction alone.
 
-    Args:
-        denoise_doubled: Denoises a batch of 2 B rows: the unconditional half first.
-        scale: s. 1 is the conditional prediction alone.
-
-    Returns:
-        A function of latents ``[B, ...]`` and timesteps ``[B]``.
+    ``denoise_doubled`` takes a batch of 2 B rows, the unconditional half first.
     """
 
     def denoise(latents: Mapping[str, Tensor], t: Tensor) -> Latents:
@@ -34,24 +29,18 @@ def guided(denoise_doubled: Denoise, scale: float) -> Denoise:
 
 
 def guided_by_each_other(together: Denoise, apart: Denoise, scale: float, unprompted: Tensor) -> Denoise:
-    """Eps = eps_apart + s (eps_together - eps_apart), for the rows that have no prompt; the others as ``together`` says.
+    """Eps = eps_apart + s (eps_together - eps_apart) in the rows ``unprompted`` (bool ``[B]``); eps_together elsewhere.
 
-    Nothing but the other targets' environments tells such a row what its study is about, and a denoiser that hears them faintly
-    must be made to follow. The same contrast as that of prompts, with joint attention in their place.
-
-    Args:
-        together: Denoises all targets, which hear each other.
-        apart: The same without joint attention.
-        scale: s. 1 is ``together``.
-        unprompted: bool ``[B]``.
+    Only the other targets' environments define the study of a row without a prompt, and a denoiser may follow them weakly; so
+    joint attention (``together``) is contrasted with none (``apart``), as prompts are with the null prompt.
     """
 
     def denoise(latents: Mapping[str, Tensor], t: Tensor) -> Latents:
-        heard, unheard = together(dict(latents), t), apart(dict(latents), t)
+        joint, single = together(dict(latents), t), apart(dict(latents), t)
         result = {}
-        for name, prediction in heard.items():
-            rows = unprompted.to(prediction.device).view(-1, *(1,) * (prediction.dim() - 1))
-            result[name] = torch.where(rows, unheard[name] + scale * (prediction - unheard[name]), prediction)
+        for name, eps in joint.items():
+            rows = unprompted.to(eps.device).view(-1, *(1,) * (eps.dim() - 1))  # [B, 1, ...]
+            result[name] = torch.where(rows, single[name] + scale * (eps - single[name]), eps)
         return result
 
     return denoise

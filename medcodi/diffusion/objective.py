@@ -1,4 +1,4 @@
-"""What a denoiser is asked to predict, and how far off it is (Ho et al., 2020; v: Salimans & Ho, 2022)."""
+"""Forward process, training target and error of a denoiser (Ho et al., 2020; v: Salimans & Ho, 2022)."""
 
 from __future__ import annotations
 

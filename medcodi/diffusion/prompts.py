@@ -1,4 +1,4 @@
-"""Several prompts, one context: which prompts a sample is trained with, and how prompts are mixed (paper, eq. for multi-prompt c)."""
+"""Several prompts, one context: draw the prompts of a sample in training, and mix prompts (paper, eq. for multi-prompt c)."""
 
 from __future__ import annotations
 
@@ -9,35 +9,28 @@ from torch import Tensor
 
 
 def draw_prompts(available: Tensor, u: Tensor, most: int | None = None) -> Tensor:
-    """For each sample, a non-empty subset of its available prompts, uniformly.
+    """For each sample, a non-empty subset of its available prompts (bool ``[B, P]``), uniformly; empty where there are none.
 
-    Args:
-        available: bool ``[B, P]``: which prompts a sample has (the target is not among the columns).
-        u: Uniform numbers in [0, 1), ``[B]``.
-        most: Of how many prompts a subset may be; None: of all.
-
-    Returns:
-        bool ``[B, P]``: the chosen subset; empty only where nothing is available.
+    ``u`` ``[B]`` are uniform numbers in [0, 1); a subset has at most ``most`` prompts.
     """
+    # List all S subsets; a subset is possible for a sample that has all of its prompts.
     num = available.shape[1]
     codes = [code for code in range(1, 2**num) if most is None or code.bit_count() <= most]
     subsets = torch.tensor([[bool(code >> p & 1) for p in range(num)] for code in codes], dtype=torch.bool)  # [S, P]
     possible = ~(subsets[None] & ~available.cpu()[:, None]).any(dim=2)  # [B, S]
+
+    # Choose the possible one of index floor(u * count).
     count = possible.sum(dim=1)
-    rank = (u.cpu() * count).long().clamp(max=(count - 1).clamp(min=0))  # which of the possible ones
-    chosen = (possible.cumsum(dim=1) == (rank + 1)[:, None]) & possible
+    index = (u.cpu() * count).long().clamp(max=(count - 1).clamp(min=0))
+    chosen = (possible.cumsum(dim=1) == (index + 1)[:, None]) & possible
     return (chosen[..., None] & subsets[None]).any(dim=1).to(available.device)
 
 
 def mix_pooled(pooled: Sequence[Tensor], weights: Tensor) -> Tensor:
-    """C = sum_i w_i c_i / sum_i w_i: the paper's mixing, one token.
+    """C = sum_i w_i c_i / sum_i w_i: the paper's mixing, one token ``[B, 1, D]`` of P encodings ``[B, D]``.
 
-    Args:
-        pooled: One ``[B, D]`` for each prompt.
-        weights: ``[B, P]``, >= 0, 0 where absent; every row has a positive one.
-
-    Returns:
-        ``[B, 1, D]``. Absent prompts do not enter, whatever their values (even NaN).
+    Weights ``[B, P]`` are >= 0, and 0 where a prompt is absent, whose values (even NaN) then have no influence; every row has a
+    positive one.
     """
     stacked = torch.stack(list(pooled), dim=1)  # [B, P, D]
     w = (weights / weights.sum(dim=1, keepdim=True)).to(stacked.dtype)[..., None]  # [B, P, 1]
@@ -45,21 +38,15 @@ def mix_pooled(pooled: Sequence[Tensor], weights: Tensor) -> Tensor:
 
 
 def mix_tokens(tokens: Sequence[Tensor], masks: Sequence[Tensor], weights: Tensor) -> tuple[Tensor, Tensor]:
-    """All prompts' tokens side by side; weights become logit offsets: a token of weight w counts like w copies of it.
+    """All prompts' tokens ``[B, L_p, D]`` side by side; weights become logit offsets: a token of weight w counts like w copies.
 
-    Args:
-        tokens: One ``[B, L_p, D]`` for each prompt.
-        masks: One bool ``[B, L_p]`` for each prompt, True where there is a token.
-        weights: ``[B, P]``, >= 0, 0 where absent; every row has a positive one.
-
-    Returns:
-        Tokens ``[B, sum(L_p), D]`` and the offsets to their attention logits ``[B, sum(L_p)]``: log(w_p / sum w),
-        ``-inf`` where there is no token.
+    ``masks`` are bool ``[B, L_p]``, True where there is a token; weights are as for :func:`mix_pooled`. The offsets
+    ``[B, sum(L_p)]`` are log(w_p / sum w), ``-inf`` where there is no token.
     """
     w = weights / weights.sum(dim=1, keepdim=True)
     parts, offsets = [], []
-    for index, (several, mask) in enumerate(zip(tokens, masks, strict=True)):
-        here = mask & (w[:, index] > 0)[:, None]  # [B, L_p]
-        parts.append(torch.where(here[..., None], several, torch.zeros_like(several)))
-        offsets.append(torch.where(here, w[:, index : index + 1].log(), -torch.inf))
+    for index, (part, mask) in enumerate(zip(tokens, masks, strict=True)):
+        present = mask & (w[:, index] > 0)[:, None]  # [B, L_p]
+        parts.append(torch.where(present[..., None], part, torch.zeros_like(part)))
+        offsets.append(torch.where(present, w[:, index : index + 1].log(), -torch.inf))
     return torch.cat(parts, dim=1), torch.cat(offsets, dim=1).float()

@@ -28,7 +28,7 @@ _TRAILING = {"timestep_spacing": "trailing"}
 SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True, **_TRAILING}),
     "ddim-stochastic": Sampler("DDIMScheduler", {"clip_sample": False, **_TRAILING}, {"eta": 1.0}),
-    # As the released MedCoDi-M steps: from 0 upwards, and the last step, at t = 0, changes nothing.
+    # As the released MedCoDi-M: timesteps count from 0, and the last step, at t = 0, changes nothing.
     "ddim-published": Sampler(
         "DDIMScheduler",
         {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading", "steps_offset": 0},
@@ -42,15 +42,10 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def build_scheduler(name: str, schedule: Mapping[str, Any], num_inference_steps: int) -> Any:
-    """A fresh scheduler of that name, on the model's noise schedule.
-
-    Args:
-        name: A key of ``SAMPLERS``.
-        schedule: ``num_train_timesteps``, ``beta_start``, ``beta_end``, ``beta_schedule``, ``prediction_type``.
-        num_inference_steps: Denoiser evaluations; 1 to ``num_train_timesteps``.
+    """A fresh scheduler of that sampler, on the noise schedule of a model (the fields of its ``NoiseScheduleConfig``).
 
     Raises:
-        PromptError: If the sampler is unknown or the number of steps cannot be.
+        PromptError: If the sampler is unknown or the number of steps is invalid.
     """
     sampler = SAMPLERS[one_of("sampler", name, SAMPLERS, PromptError)]
     limit = schedule["num_train_timesteps"]
@@ -67,57 +62,39 @@ def build_scheduler(name: str, schedule: Mapping[str, Any], num_inference_steps:
 
 def sample_jointly(
     denoise: Denoise,
-    latent_shapes: Mapping[str, Sequence[int]],
-    seeds: Sequence[Key],
+    latent_shapes: Mapping[str, Sequence[int]],  # target -> shape of one latent
+    seeds: Sequence[Key],  # one for each sample
     *,
     sampler: str,
     schedule: Mapping[str, Any],
     num_inference_steps: int,
     device: torch.device | str = "cpu",
-    start: Latents | None = None,
-    on_step: Callable[[int, int], None] | None = None,
+    start: Latents | None = None,  # the noise [B, *shape] to begin with; None: that of the seeds
+    on_step: Callable[[int, int], None] | None = None,  # called with (steps done, all steps)
 ) -> Latents:
-    """Denoise all targets together from noise.
+    """Denoise all targets together from noise: target -> clean latents ``[B, *shape]``.
 
-    Every sample has its own streams of noise, keyed by (seed, target), so it does not depend on the batch around it.
-
-    Args:
-        denoise: Latents ``[B, ...]`` of every target and timesteps ``[B]`` -> predictions.
-        latent_shapes: Target -> shape of one latent.
-        seeds: One key for each sample.
-        sampler: A key of ``SAMPLERS``.
-        schedule: The model's noise schedule, see :func:`build_scheduler`.
-        num_inference_steps: Denoiser evaluations.
-        device: Where the latents live.
-        start: Target -> the noise ``[B, *shape]`` to begin with; None: that of the seeds.
-        on_step: Called with (steps done, steps in all).
-
-    Returns:
-        Target -> clean latents ``[B, *shape]``.
+    Every sample has its own streams of noise, keyed by (seed, target), so it does not depend on the batch around it. The
+    sampler and its schedule are those of :func:`build_scheduler`.
     """
+    # Each target has its own scheduler, whose state is its own; generators serve samplers that add noise.
     schedulers = {target: build_scheduler(sampler, schedule, num_inference_steps) for target in latent_shapes}
     generators = {target: [torch_generator("sampler", seed, target) for seed in seeds] for target in latent_shapes}
-    latents = {
-        target: (
-            start[target].to(device)
-            if start
-            else keyed_normal([("start", seed, target) for seed in seeds], shape, device)
-        )
-        * schedulers[target].init_noise_sigma
-        for target, shape in latent_shapes.items()
-    }
+    latents = {}
+    for target, shape in latent_shapes.items():
+        keys = [("start", seed, target) for seed in seeds]
+        noise = start[target].to(device) if start else keyed_normal(keys, shape, device)
+        latents[target] = noise * schedulers[target].init_noise_sigma
+
+    # Step all of them down the same timesteps.
     timesteps = next(iter(schedulers.values())).timesteps
     extra = SAMPLERS[sampler].step_settings
     for index, t in enumerate(timesteps):
         inputs = {target: schedulers[target].scale_model_input(z, t) for target, z in latents.items()}
         predictions = denoise(inputs, torch.full((len(seeds),), int(t), dtype=torch.long, device=device))
         for target, scheduler in schedulers.items():
-            step = (
-                scheduler.step(predictions[target], t, latents[target], generator=generators[target], **extra)
-                if _takes_generator(scheduler)
-                else scheduler.step(predictions[target], t, latents[target])
-            )
-            latents[target] = step.prev_sample
+            keywords = {"generator": generators[target], **extra} if _takes_generator(scheduler) else {}
+            latents[target] = scheduler.step(predictions[target], t, latents[target], **keywords).prev_sample
         if on_step is not None:
             on_step(index + 1, len(timesteps))
     return latents

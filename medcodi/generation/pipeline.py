@@ -113,9 +113,7 @@ def generate_batch(
     contexts: PromptContexts | None = None,
     on_step: Callable[[int, int], None] | None = None,
 ) -> list[dict[str, Value]]:
-    """Generate the targets of several requests in one batch.
-
-    A request's result depends on its own prompts and seed, not on the others of the batch (up to rounding).
+    """Generate the targets of several requests in one batch; up to rounding, a result depends on its own request only.
 
     Args:
         model: The generator.

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import platform
-import shutil
-import tempfile
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -26,6 +23,7 @@ from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.identity import model_identity
+from medcodi.storage import atomic
 from medcodi.study import Direction
 
 _LIBRARIES = ("medcodi", "torch", "diffusers", "transformers", "open_clip_torch", "numpy")
@@ -33,15 +31,10 @@ _LIBRARIES = ("medcodi", "torch", "diffusers", "transformers", "open_clip_torch"
 
 @dataclass(frozen=True)
 class Sample:
-    """One generated set of targets.
-
-    Attributes:
-        seed: Its seed, which reproduces it.
-        contents: Target -> image float32 ``[H, W]`` in [0, 1], or text.
-    """
+    """One generated set of targets; its seed reproduces it."""
 
     seed: int
-    contents: Mapping[str, np.ndarray | str]
+    contents: Mapping[str, np.ndarray | str]  # target -> image float32 [H, W] in [0, 1], or text
 
 
 @dataclass(frozen=True)
@@ -50,16 +43,11 @@ class Generation:
 
     Every target is an attribute: ``generation.lateral`` is the first sample's lateral as a PIL image, ``generation.report``
     its report as a str.
-
-    Attributes:
-        direction: Prompts and targets of the request.
-        samples: In the order of their seeds.
-        provenance: Model and prompt hashes, seeds, settings, versions: everything needed to generate the samples again.
     """
 
     direction: Direction
-    samples: list[Sample]
-    provenance: dict[str, Any]
+    samples: list[Sample]  # in the order of their seeds
+    provenance: dict[str, Any]  # everything needed to generate the samples again
 
     def __getattr__(self, name: str) -> Any:
         if name in MODALITIES and name in self.direction.targets:
@@ -82,9 +70,6 @@ class Generation:
             folder: A new or empty folder.
             format: Format of the images: ``png`` (8 bits), ``png16`` or ``dicom`` (16 bits, marked as synthetic).
 
-        Returns:
-            The folder.
-
         Raises:
             DataError: If the folder is not empty or cannot be written, or the format is unknown.
             MissingExtraError: If the format needs a package that is not installed.
@@ -92,41 +77,24 @@ class Generation:
         folder, writer = Path(folder), image_format(format)
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another folder")
-        try:
-            folder.parent.mkdir(parents=True, exist_ok=True)
-            staging = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
-        except OSError as error:
-            raise DataError(
-                f"{folder} cannot be created: {error.strerror}", fix="choose a folder that can be written"
-            ) from None
-        try:
+        with atomic.filling(folder, error=DataError) as staging:
             for index, sample in enumerate(self.samples):
                 subfolder = staging if len(self.samples) == 1 else staging / str(index)
                 subfolder.mkdir(exist_ok=True)
+                # Each image carries the provenance of its own sample.
                 write_contents(sample.contents, subfolder, writer, {**self.provenance, "seeds": [sample.seed]})
-            (staging / "provenance.json").write_text(json.dumps(self.provenance, indent=2) + "\n", encoding="utf-8")
-            staging.chmod(0o755)
-            if folder.is_dir():
-                folder.rmdir()
-            staging.rename(folder)
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+            atomic.write_json(staging / "provenance.json", self.provenance)
         return folder
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageFormat:
-    """A file format for generated images.
-
-    Attributes:
-        suffix: Suffix of its files.
-        save: Writes an image float32 ``[H, W]`` in [0, 1] to a path, given its modality and its sample's provenance.
-        needs: Package that it imports, and the extra that installs it.
-    """
+    """A file format for generated images."""
 
     suffix: str
+    # Called with an image [H, W] in [0, 1], a path, the image's modality and its sample's provenance.
     save: Callable[[np.ndarray, Path, str, Mapping[str, Any]], None]
-    needs: tuple[str, str] | None = None
+    needs: tuple[str, str] | None = None  # the package that it imports, and the extra that installs it
 
 
 IMAGE_FORMATS: dict[str, ImageFormat] = {
@@ -152,18 +120,8 @@ def image_format(name: str) -> ImageFormat:
 def write_contents(
     contents: Mapping[str, np.ndarray | str], folder: Path, format: ImageFormat, provenance: Mapping[str, Any]
 ) -> dict[str, Path]:
-    """Write one sample's targets into a folder.
-
-    Args:
-        contents: Target -> image or text.
-        folder: An existing folder.
-        format: Format of the images.
-        provenance: The sample's provenance, with its one seed.
-
-    Returns:
-        Target -> its file.
-    """
-    files = {}
+    """Write one sample's targets, and its provenance where the format holds it, into a folder; returns target -> file."""
+    files: dict[str, Path] = {}
     for name, value in contents.items():
         if isinstance(value, str):
             files[name] = folder / f"{name}.txt"

@@ -27,14 +27,12 @@ _NAMES = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
 def write_weights(
     path: Path, specs: Specs, read: Callable[[str], Tensor], then: str = "run it again"
 ) -> dict[str, str]:
-    """Write a safetensors file, whole or not at all, holding one tensor in memory at a time.
-
-    The ``safetensors`` library writes only what is in memory as a whole; a component of the full-size model is 8 GB.
+    """Write a safetensors file, whole or not at all, with one tensor in memory at a time (a component can have 8 GB).
 
     Args:
-        path: The file; replaced if there is one.
+        path: The file; an existing one is replaced.
         specs: Shape and stored precision of every tensor.
-        read: Gives the tensor of a key; cast to the stored precision here.
+        read: Key -> tensor, which is cast to the stored precision here.
         then: What the user does once a full disk has room.
 
     Returns:
@@ -95,8 +93,6 @@ def _pieces(specs: Specs, read: Callable[[str], Tensor]) -> Iterator[Any]:
 def open_weights(path: Path, sha256: str) -> dict[str, StoredTensor]:
     """Check the hash of a safetensors file and locate its tensors.
 
-    Tensors are read, not mapped: pages of a mapped file count as this process's memory, beside the weights copied from them.
-
     Raises:
         CheckpointError: If it is missing, truncated, changed, or not a safetensors file.
     """
@@ -110,15 +106,12 @@ def open_weights(path: Path, sha256: str) -> dict[str, StoredTensor]:
             expected=f"SHA-256 {sha256}",
             fix="fetch or train the model again",
         )
+    # Not mapped: pages of a mapped file count as this process's memory, beside the weights copied from them.
     return tensors_in_safetensors(path)
 
 
 def check_fit(path: Path, weights: Mapping[str, StoredTensor], expected: Mapping[str, Tensor]) -> None:
-    """Compare keys and shapes of a file with those of a module.
-
-    Raises:
-        CheckpointError: If one is missing, unknown or misshapen.
-    """
+    """Refuse a file whose keys and shapes are not those of a module."""
     missing, extra = sorted(set(expected) - set(weights)), sorted(set(weights) - set(expected))
     if missing or extra:
         raise CheckpointError(
@@ -135,18 +128,11 @@ def check_fit(path: Path, weights: Mapping[str, StoredTensor], expected: Mapping
 
 @dataclass(frozen=True)
 class ComponentFiles:
-    """The files of a model, from which components are read when they are needed.
-
-    Attributes:
-        folder: The model folder.
-        index: Its ``model_index.json``.
-        dtype: Precision of the weights in memory.
-        device: Device of the weights.
-    """
+    """The files of a model, from which components are read when they are needed."""
 
     folder: Path
-    index: Mapping[str, Any]
-    dtype: torch.dtype
+    index: Mapping[str, Any]  # model_index.json
+    dtype: torch.dtype  # precision of the weights in memory
     device: torch.device
 
     def read_into(self, module: nn.Module, name: str) -> None:
@@ -174,10 +160,7 @@ class ComponentFiles:
         module.load_state_dict(state, assign=True)
 
     def copy(self, name: str, folder: Path) -> dict[str, Any]:
-        """Check and copy the file of one component, without reading its weights into memory.
-
-        Returns:
-            Its entry of the index.
+        """Check and copy the file of one component, without loading its weights; returns its entry of the index.
 
         Raises:
             CheckpointError: If the file is missing or damaged, or the copy cannot be written.
@@ -199,15 +182,9 @@ def _is_finite(value: Tensor) -> bool:
 
 # ---- components without memory, or out of the module tree ---------------------------------------------------------------
 class Placeholder(nn.Module):
-    """Forwards every access to another module, without parameters, buffers or children of its own.
+    """Forwards every access to another module, which ``parameters()``, ``to``, ``state_dict`` and engines then skip."""
 
-    So ``parameters()``, ``to``, ``state_dict``, optimisers and engines skip the module, and its users see no difference.
-
-    Attributes:
-        inside: The module it stands for.
-    """
-
-    inside: nn.Module
+    inside: nn.Module  # the module it stands for
 
     def __init__(self, module: nn.Module) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""The execution settings, and the context in which a model runs by them."""
+"""How a model is executed: precision, memory layout, kernels, compilation, offloading; and the context in which it is."""
 
 from __future__ import annotations
 
@@ -24,23 +24,19 @@ from medcodi.networks.unet import UNet
 
 @config
 class ExecutionConfig:
-    """How to run a model. What it computes stays, up to the rounding of the precision asked for.
-
-    Weights are cast, not autocast, unless asked: on a CPU, autocast casts all of them again at every call, which costs more
-    than the bfloat16 arithmetic (docs/PERFORMANCE.md).
-    """
+    """How to run a model; results are the same up to the rounding of the precision."""
 
     precision: Literal["float32", "bfloat16", "float16"] | None = None  # None: as the weights were loaded
+    # On a CPU, autocast casts all weights again at every call, which costs more than bfloat16 saves (docs/PERFORMANCE.md).
     cast: Literal["weights", "autocast"] = "weights"
-    channels_last: bool = False  # of images and their convolutions' weights; what makes bfloat16 fast on a CPU
+    channels_last: bool = False  # layout of images and convolution weights; it makes bfloat16 fast on a CPU
     compile: bool = False  # torch.compile of the denoisers: minutes at the first step, for runs of many
     attention: str = "sdpa"  # a row of ATTENTION_BACKENDS
-    offload: Literal["none", "cpu", "disk"] = "none"  # where components rest while they are not used
+    offload: Literal["none", "cpu", "disk"] = "none"  # the place of components that are not in use
     offload_folder: str | None = None
-    device: str | None = None  # where components run; None: where the model is
+    device: str | None = None  # device of the components; None: that of the model
     device_map: dict[str, str] | None = None  # component -> device, for those that run elsewhere
-    # Offloading: how much of a device the components may hold at a time. None: four fifths of what a GPU has free; on a
-    # CPU, one component.
+    # Offloading: memory that components may use on a device. None: 80 % of a GPU's free memory; on a CPU, one component.
     max_memory_gib: float | None = None
 
     def __post_init__(self) -> None:
@@ -49,7 +45,7 @@ class ExecutionConfig:
             raise ConfigError(
                 f"offload_folder {self.offload_folder} with offload: {self.offload}",
                 expected="offload: disk with it",
-                fix="say offload: disk, or leave the folder out",
+                fix="set offload: disk, or leave the folder out",
             )
         if self.offload == "disk" and self.offload_folder is None:
             raise ConfigError("offload: disk without offload_folder", expected="a folder that can be written")
@@ -63,54 +59,48 @@ class ExecutionConfig:
                 expected="one of them: compiled code holds on to the weights that offloading moves",
                 fix="leave compile out where memory is short",
             )
-        for place in (self.device or "cpu", *(self.device_map or {}).values()):
-            _device(place)
+        for name in (self.device or "cpu", *(self.device_map or {}).values()):
+            _device(name)
 
     @property
     def dtype(self) -> torch.dtype | None:
-        """The precision as PyTorch names it; None: as the weights were loaded."""
+        """The precision as a PyTorch type; None: as the weights were loaded."""
         return None if self.precision is None else getattr(torch, self.precision)
 
     @property
     def arithmetic(self) -> dict[str, Any]:
-        """What can change the last digits of a result, where it differs from running plainly: for provenance."""
-        own, plain = to_dict(self), to_dict(ExecutionConfig())
+        """The settings that can change the last digits of a result, if they differ from the default: for provenance."""
+        own, default = to_dict(self), to_dict(ExecutionConfig())
         names = ("precision", "cast", "channels_last", "compile", "attention")
-        return {name: own[name] for name in names if own[name] != plain[name]}
+        return {name: own[name] for name in names if own[name] != default[name]}
 
     @property
     def changes_nothing(self) -> bool:
-        """Whether a model runs by these as it would without."""
+        """Whether these are the default settings."""
         return self == ExecutionConfig()
 
     def check(self, device: torch.device | str | None = None) -> None:
-        """Refuse what cannot work on this machine; to be called before anything is loaded.
+        """Refuse settings that cannot work on this machine, before anything is loaded.
 
         Args:
-            device: Where the model will run, if these settings do not say so.
+            device: The model's device, if these settings do not name one.
 
         Raises:
-            ConfigError: For a device or kernel that is not here, or an offload folder that cannot be written.
+            ConfigError: For a device or kernel that is not available, or an offload folder that cannot be written.
             MissingExtraError: For a package that is not installed.
         """
-        places = {
-            _device(self.device or str(device or "cpu")),
-            *(_device(place) for place in (self.device_map or {}).values()),
-        }
-        for place in places:
-            if place.type == "cuda" and not torch.cuda.is_available():
-                raise ConfigError(f"device {place}, and PyTorch sees no GPU", expected="a device of this machine")
-            attention_backend(self.attention).require(place, self.dtype or torch.float32)
+        names = (self.device or str(device or "cpu"), *(self.device_map or {}).values())
+        for used in {_device(name) for name in names}:
+            if used.type == "cuda" and not torch.cuda.is_available():
+                raise ConfigError(f"device {used}, and PyTorch sees no GPU", expected="a device of this machine")
+            attention_backend(self.attention).require(used, self.dtype or torch.float32)
             if self.compile:
-                _require_compiler(place)
+                _require_compiler(used)
         if self.offload_folder is not None:
             check_folder(self.offload_folder)
 
     def prepare(self, network: nn.Module) -> nn.Module:
-        """Cast, lay out and compile one network for good, for use outside of a model; returns it.
-
-        What a network is prepared for is inference: the layout is not one to train in.
-        """
+        """Cast, lay out and compile a network permanently, for inference outside of a model; returns it."""
         with torch.no_grad(), ExitStack() as stack:
             self._prepare(network, stack, keep=False)
             stack.pop_all()
@@ -120,17 +110,18 @@ class ExecutionConfig:
     def running(self, model: MedCoDi, components: Iterable[str] | None = None) -> Iterator[MedCoDi]:
         """A context in which the model runs by these settings; afterwards it is as it was.
 
-        Components that are not loaded yet are loaded; those that offloading loads are let go of afterwards. Weights that are
-        cast are kept beside: where memory is short, load the model in that precision (``from_pretrained(dtype=...)``). Within
-        the context of another call with equal settings nothing is done: whoever generates often opens it once around it all.
+        Pending components are loaded; those that offloading loads are unloaded afterwards. Cast weights take memory beside
+        the original ones: where it is short, load the model in that precision (``from_pretrained(dtype=...)``). Nested
+        contexts of equal settings cost nothing.
 
         Args:
             model: Changed in place: do not train it, save it, or use it from another thread meanwhile.
-            components: Names of those that will be used; None: all.
+            components: Names of the components that will be used; None: all.
 
         Raises:
             ConfigError: As :meth:`check`; for an unknown component; for other settings within this context.
         """
+        # Nothing to do: default settings, or within the context of equal ones.
         outer = _RUNNING.get(model)
         if outer is not None and outer != self:
             raise ConfigError(
@@ -140,11 +131,13 @@ class ExecutionConfig:
             model.load_components(components)
             yield model
             return
+
+        # Change the model, with the way back on a stack.
         self.check(model.device)
         for name in self.device_map or {}:
             one_of("component", name, model.components(), ConfigError)
         with ExitStack() as stack:
-            # Weights outlive the inference that they are changed for.
+            # Not as inference tensors: weights outlive this context.
             with torch.inference_mode(False), torch.no_grad():
                 self._enter(model, list(model.components() if components is None else components), stack)
             if self.cast == "autocast" and self.dtype is not None:
@@ -154,7 +147,7 @@ class ExecutionConfig:
             yield model
 
     def _enter(self, model: MedCoDi, names: list[str], stack: ExitStack) -> None:
-        """Change what has to be changed, component by component, with the way back on the stack."""
+        """Change the components one by one; the way back is pushed on the stack."""
         home = torch.device(self.device) if self.device else model.device
         moves = self.offload != "none" or bool(self.device_map) or home != model.device
         placement = Placement(home, self._budget) if moves else None
@@ -162,6 +155,7 @@ class ExecutionConfig:
         for name in names:
             module, pending = model.components()[name], name in model.pending
             model.load_components([name])
+            # A component that was pending can be read again: with offloading it is unloaded at the end.
             temporary = pending and self.offload != "none"
             if temporary:
                 _later(stack, model.unload_components, [name])
@@ -179,7 +173,7 @@ class ExecutionConfig:
             model.home = home
 
     def _prepare(self, module: nn.Module, stack: ExitStack, *, keep: bool) -> None:
-        """Cast, lay out, choose kernels, compile; ``keep``: the weights as they were come back when the context ends."""
+        """Cast, lay out, choose kernels, compile; ``keep``: restore the weights when the context ends."""
         if self.cast == "weights" and self.dtype is not None:
             _cast(module, self.dtype, stack if keep else None)
         if self.channels_last:
@@ -210,7 +204,7 @@ _RUNNING: WeakKeyDictionary[MedCoDi, ExecutionConfig] = WeakKeyDictionary()
 
 
 def _later(stack: ExitStack, undo: Callable[..., Any], *arguments: Any) -> None:
-    """Undo something when the context ends, as ordinary weights rather than as an inference's."""
+    """Undo something when the context ends, outside of inference mode."""
 
     def call() -> None:
         with torch.inference_mode(False), torch.no_grad():
@@ -229,11 +223,11 @@ def _cast(module: nn.Module, dtype: torch.dtype, stack: ExitStack | None) -> Non
 
 
 def _set_layout(module: nn.Module, layout: torch.memory_format) -> None:
-    """Lay the weights of 2-D convolutions out, one at a time."""
+    """Change the memory layout of the weights of 2-D convolutions, one at a time."""
     for part in module.modules():
         if isinstance(part, nn.Conv2d):
             laid_out = part.weight.data.contiguous(memory_format=layout)
-            # Into the memory the weight has: new memory for each would leave the old in pieces too small to use again.
+            # Into the weight's own memory: new memory for each would fragment the old.
             part.weight.data = part.weight.data.as_strided(laid_out.shape, laid_out.stride()).copy_(laid_out)
 
 

@@ -27,16 +27,13 @@ _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-    """Write a model folder, whole or not at all.
+    """Write a model folder, whole or not at all, and return it.
 
     Args:
         model: The model.
         folder: New, empty, or the folder of a model, which is replaced.
         dtype: Precision of the stored weights (buffers and single numbers, such as scales, keep theirs); None: theirs.
             Components that are still on disk are then copied, without being read into memory.
-
-    Returns:
-        The folder.
 
     Raises:
         CheckpointError: If the folder exists and holds something other than a model, or cannot be written.
@@ -50,6 +47,7 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
     try:
         with atomic.refusing(folder, error=CheckpointError):
             staging.mkdir(parents=True)
+        # Components, tokenizers, and last the index.
         components: dict[str, Any] = {}
         for name, module in model.components().items():
             if name in copied and model.files:
@@ -75,11 +73,7 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
 
 
 def refuse_other_folder(folder: Path) -> None:
-    """Refuse to write a model into a folder of other files.
-
-    Raises:
-        CheckpointError: If the folder exists and holds something other than a model.
-    """
+    """Refuse to write a model into a folder of other files."""
     if folder.is_file() or (folder.exists() and any(folder.iterdir()) and not (folder / INDEX).is_file()):
         raise CheckpointError(
             f"{folder} exists and holds no model", expected="a new or empty folder", fix="choose another folder"
@@ -95,15 +89,9 @@ def write_index(
     trained_stages: tuple[str, ...],
     provenance: Mapping[str, Any],
 ) -> None:
-    """Write the tokenizers, and then the index, which names every file with its hash.
+    """Write the tokenizers and then the index, which names every file with its hash.
 
-    Args:
-        folder: Contains the components' files already.
-        config: The model's config.
-        tokenizers: The model's tokenizers.
-        components: Name -> ``file``, ``sha256``, ``num_parameters``.
-        trained_stages: The stages the weights were trained in.
-        provenance: Where the weights come from.
+    The components' files are there already; ``components`` are their entries: name -> ``file``, ``sha256``, ``num_parameters``.
     """
     index = {
         "format": FORMAT_VERSION,
@@ -117,11 +105,7 @@ def write_index(
 
 
 def write_tokenizers(folder: Path, tokenizers: Tokenizers) -> dict[str, Any]:
-    """Write the tokenizers; one file if all roles share one, as in our own models.
-
-    Returns:
-        Their entries of the index: ``tokenizer_sha256``, or ``tokenizers`` with an entry for each role.
-    """
+    """Write the tokenizers (one file if all roles share one, as in our own models); returns their entries of the index."""
     roles, shared = tokenizers.by_role(), tokenizers.prompts
     if all(tokenizer is shared for tokenizer in roles.values()) and not isinstance(shared, AbsentTokenizer):
         shared.save(folder / TOKENIZER)
@@ -156,6 +140,7 @@ def _replace(staging: Path, folder: Path) -> None:
         atomic.publish_folder(staging, folder, error=CheckpointError)
         return
     with atomic.refusing(folder, error=CheckpointError):
+        # Files of the old model that have no successor.
         if (folder / INDEX).is_file():
             named = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("components", {})
             for old in (folder / entry["file"] for entry in named.values()):
@@ -174,6 +159,7 @@ def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
     Raises:
         CheckpointError: If there is none, it is a pickle, or its index cannot be read.
     """
+    # The folder: on disk, else on the hub.
     folder = Path(source)
     if folder.suffix in _PICKLES:
         raise CheckpointError(
@@ -189,6 +175,7 @@ def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
             expected="a folder written by save_pretrained",
             fix="give the model folder itself",
         )
+    # Its index.
     try:
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:

@@ -18,10 +18,11 @@ from medcodi.model.config import ModelConfig, tiny_config
 from medcodi.model.identity import model_sha256, weights_sha256
 from medcodi.networks.attention import Context
 from medcodi.networks.environment import EnvironmentEncoder
+from medcodi.networks.image_layers import ImageLayers
 from medcodi.networks.prompt_encoding import PromptEncoding
-from medcodi.networks.report_denoiser import VectorLayers
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
-from medcodi.networks.unet import ImageLayers, Layers, UNet, UNetConfig
+from medcodi.networks.unet import Layers, UNet, UNetConfig
+from medcodi.networks.vector_layers import VectorLayers
 
 if TYPE_CHECKING:
     from medcodi.model.components import ComponentFiles
@@ -42,46 +43,32 @@ class KindParts:
 KIND_PARTS: dict[Kind, KindParts] = {
     "image": KindParts(lambda c, _: c.image_autoencoder.build(c.image_size), ImageLayers, lambda c: c.image_denoiser),
     "text": KindParts(
-        lambda c, speak: c.report_autoencoder.build(speak.report, speak.decoder),
-        VectorLayers,
-        lambda c: c.report_denoiser,
+        lambda c, t: c.report_autoencoder.build(t.report, t.decoder), VectorLayers, lambda c: c.report_denoiser
     ),
 }
 
 
 class MedCoDi(nn.Module):
-    """The any-to-any generator.
-
-    Attributes:
-        config: Everything that fixes its shape.
-        tokenizers: Those of the text tower and the report autoencoder; one and the same in our own models.
-        prompt_encoders: Modality -> shared latent space.
-        autoencoders: Kind -> autoencoder of its latent.
-        denoisers: Modality -> UNet.
-        environment: Modality -> V_m.
-        trained_stages: The stages that this model was trained in, in order.
-        files: Files to read pending components from; None for a model built in memory.
-        pending: Names of the components that were not needed yet: their parameters are on the meta device.
-        home: The device that inputs are made on; None: the device of the weights.
-    """
+    """The any-to-any generator; the comments in ``__init__`` describe its attributes."""
 
     def __init__(self, config: ModelConfig, tokenizers: Tokenizers | ReportTokenizer) -> None:
         super().__init__()
         tokenizers = Tokenizers.one(tokenizers) if isinstance(tokenizers, ReportTokenizer) else tokenizers
         self.config, self.tokenizers = config, tokenizers
-        self.files: ComponentFiles | None = None
-        self.pending: set[str] = set()
-        self.home: torch.device | None = None
-        self.trained_stages: tuple[str, ...] = ()
-        self.provenance: dict[str, Any] = {}
+        self.trained_stages: tuple[str, ...] = ()  # in order
+        self.provenance: dict[str, Any] = {}  # where the weights come from
+        # Components are read from the files when they are first needed; until then their parameters are on the meta device.
+        self.files: ComponentFiles | None = None  # None: built in memory
+        self.pending: set[str] = set()  # names of the components that were not needed yet
+        self.home: torch.device | None = None  # the device that inputs are made on; None: that of the weights
 
-        # Noise schedule, prompt encoders, an autoencoder for each kind.
+        # Noise schedule; prompt encoders (modality -> shared latent space); an autoencoder for each kind.
         self.schedule = config.schedule.build()
         self.prompt_encoders: Any = config.prompt_encoders.build(tokenizers.prompts, image_size=config.image_size)
         kinds: list[Kind] = list(dict.fromkeys(MODALITIES[name].kind for name in config.modalities))
         self.autoencoders = nn.ModuleDict({kind: KIND_PARTS[kind].autoencoder(config, tokenizers) for kind in kinds})
 
-        # A denoiser and an environment encoder for each modality.
+        # For each modality a denoiser, and an environment encoder V_m.
         self.denoisers, self.environment = nn.ModuleDict(), nn.ModuleDict()
         for name in config.modalities:
             parts = KIND_PARTS[MODALITIES[name].kind]
@@ -96,9 +83,7 @@ class MedCoDi(nn.Module):
     @property
     def device(self) -> torch.device:
         """The device that inputs are made on."""
-        if self.home is not None:
-            return self.home
-        return next((p.device for p in self.parameters() if p.device.type != "meta"), torch.device("cpu"))
+        return self.home or next((p.device for p in self.parameters() if p.device.type != "meta"), torch.device("cpu"))
 
     def autoencoder(self, modality: str) -> Any:
         """The autoencoder that serves a modality."""
@@ -108,8 +93,7 @@ class MedCoDi(nn.Module):
 
     def latent_shape(self, modality: str) -> tuple[int, ...]:
         """Shape of one diffusion latent of a modality, without the batch."""
-        module: Any = self.autoencoders[MODALITIES[modality].kind]
-        return tuple(module.latent_shape)
+        return tuple(self.autoencoders[MODALITIES[modality].kind].latent_shape)  # pyright: ignore[reportArgumentType]
 
     def components(self) -> dict[str, nn.Module]:
         """Name -> component; each is saved in a file of its own."""
@@ -133,9 +117,7 @@ class MedCoDi(nn.Module):
         )
 
     def load_components(self, names: Iterable[str] | None = None) -> None:
-        """Read pending components (None: all); loaded ones stay as they are.
-
-        Every method loads what it needs; calling this first brings the waiting, and a refusal of damaged files, forward.
+        """Read pending components (None: all) now; otherwise every method reads those that it needs.
 
         Raises:
             CheckpointError: If a file is missing, damaged, or does not fit the config.
@@ -163,25 +145,19 @@ class MedCoDi(nn.Module):
                 expected="a model loaded by from_pretrained",
                 fix="save it first and load it again",
             )
-        for name, module in self.components().items():
-            if name in names:
-                empty_parameters(module)
-                self.pending.add(name)
+        modules = self.components()
+        for name in names:
+            empty_parameters(modules[name])
+            self.pending.add(name)
 
     def hide_components(self, names: Iterable[str]) -> None:
-        """Replace pending components by placeholders in the module tree: no engine moves, partitions or saves them.
-
-        They are read when they are needed, as before, and can be unloaded again.
-        """
+        """Replace pending components by placeholders, which no engine moves, partitions or saves; they are still usable."""
         names = set(names)
         assert names <= self.pending, f"{sorted(names - self.pending)} are in memory, and belong in the module tree"
         if "prompt_encoders" in names:
             self.prompt_encoders = _hidden(self.prompt_encoders)
-        for prefix, parts in (
-            ("autoencoder", self.autoencoders),
-            ("denoiser", self.denoisers),
-            ("environment", self.environment),
-        ):
+        groups = {"autoencoder": self.autoencoders, "denoiser": self.denoisers, "environment": self.environment}
+        for prefix, parts in groups.items():
             for key in list(parts):
                 if f"{prefix}_{key}" in names:
                     parts[key] = _hidden(parts[key])
@@ -213,14 +189,11 @@ class MedCoDi(nn.Module):
         return self.prompt_encoders.null(MODALITIES[modality].kind, batch)
 
     def context(self, encodings: Mapping[str, PromptEncoding], weights: Mapping[str, Tensor]) -> Context:
-        """Mix prompts into the context that the denoisers attend to.
+        """Mix prompts into the context that the denoisers attend to: one token, or all prompts' tokens, ``[B, L, D]``.
 
         Args:
             encodings: Modality -> encoding of ``B`` prompts.
             weights: Modality -> ``[B]``, >= 0; 0 is absence. Every row has a positive one.
-
-        Returns:
-            One token (``context: pooled``) or all prompts' tokens, ``[B, L, D]``.
         """
         names = in_table_order(encodings)  # whatever the order of the prompts
         ordered = [encodings[name] for name in names]
@@ -232,11 +205,10 @@ class MedCoDi(nn.Module):
         tokens, log_weight = mix_tokens([e.tokens for e in ordered], [e.mask for e in ordered], stacked)
         return Context(tokens * scale, log_weight)
 
-    def null_context(self, names: Sequence[str], batch: int, weights: Mapping[str, Tensor] | None = None) -> Context:
-        """The context of the null prompts of ``names`` (empty: of every modality); ``weights`` None: equal ones."""
-        names = list(names) or list(self.config.modalities)
-        equal = {name: torch.ones(batch, device=self.device) for name in names}
-        return self.context({name: self.null_prompts(name, batch) for name in names}, weights or equal)
+    def null_context(self, names: Sequence[str], batch: int) -> Context:
+        """The context of the null prompts of some modalities, equally weighted."""
+        ones = torch.ones(batch, device=self.device)
+        return self.context({name: self.null_prompts(name, batch) for name in names}, dict.fromkeys(names, ones))
 
     # ---- denoising ---------------------------------------------------------------------------------------------
     def environments(self, latents: Mapping[str, Tensor], t: Tensor) -> dict[str, Tensor]:
@@ -250,9 +222,7 @@ class MedCoDi(nn.Module):
     def denoise(
         self, latents: Mapping[str, Tensor], t: Tensor, context: Context, *, heard: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Predict eps (or v) of every target; several targets hear each other's environments.
-
-        With ``joint_attention: self`` each hears its own instead, as the released MedCoDi-M weights were trained.
+        """Predict eps (or v) of every target; several targets hear each other's environments, or with ``joint_attention: self`` their own.
 
         Args:
             latents: Target -> noisy latents ``[B, *latent_shape]``, all at the same ``t``.
@@ -276,7 +246,7 @@ class MedCoDi(nn.Module):
 
     # ---- identity, saving, loading -------------------------------------------------------------------------------
     def identity(self) -> str:
-        """The SHA-256 that names this model everywhere; see :func:`medcodi.model.identity.model_sha256`."""
+        """The :func:`~medcodi.model.identity.model_sha256` that names this model everywhere."""
         return model_sha256(self)
 
     def fingerprint(self, components: Iterable[str] | None = None) -> str:
@@ -286,7 +256,7 @@ class MedCoDi(nn.Module):
         return weights_sha256(self.components(), names)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-        """Write a model folder; see :func:`medcodi.model.files.save_model`."""
+        """Write a model folder, as :func:`medcodi.model.files.save_model` does."""
         from medcodi.model.files import save_model
 
         return save_model(self, folder, dtype=dtype)
@@ -300,7 +270,7 @@ class MedCoDi(nn.Module):
         dtype: torch.dtype = torch.float32,
         lazy: bool = False,
     ) -> MedCoDi:
-        """Load a model folder, or a hub repository; see :func:`medcodi.model.files.load_model`."""
+        """Load a model folder or a hub repository, as :func:`medcodi.model.files.load_model` does."""
         from medcodi.model.files import load_model
 
         return load_model(source, device=device, dtype=dtype, lazy=lazy)

@@ -64,14 +64,7 @@ class DiskStore:
     """
 
     def __init__(self, module: nn.Module, folder: str, name: str, *, discard: bool) -> None:
-        """Write the weights.
-
-        Args:
-            module: The component.
-            folder: An existing folder.
-            name: Name of the file, without suffix.
-            discard: Do not read the weights back at the end, because the model's own files hold them.
-        """
+        """Write the weights; ``discard``: they are not read back at the end, because the model's own files hold them."""
         self._module, self._discard = module, discard
         self._device = next(module.parameters()).device
         self._formats = {key: _format(value) for key, value in module.named_parameters()}
@@ -138,22 +131,12 @@ def check_folder(folder: str | Path) -> None:
 
 
 class Placement:
-    """The components on each device; the ones unused for longest leave when another one needs room.
-
-    Attributes:
-        home: The device that results are returned to.
-        resident: Names of the components on their device, the most recently used last.
-    """
+    """The components on each device; the ones unused for longest leave when another one needs room."""
 
     def __init__(self, home: torch.device, budget: Callable[[torch.device], int]) -> None:
-        """Start without components.
-
-        Args:
-            home: The device that results are returned to.
-            budget: Device -> bytes that its components with a store may use together; a single component may use more.
-        """
-        self.home, self._budget = home, budget
-        self.resident: list[str] = []
+        """Start without components; ``budget``: device -> bytes for its components with a store (a single one may use more)."""
+        self.home, self._budget = home, budget  # results are returned to home
+        self.resident: list[str] = []  # components on their device, the most recently used last
         self._parts: dict[
             str, tuple[nn.Module, torch.device, Store | None, int]
         ] = {}  # component, device, store, bytes
@@ -163,6 +146,7 @@ class Placement:
         """Manage a component: with a store it moves when it is used; without, it moves to its device at once."""
         from accelerate.hooks import add_hook_to_module
 
+        # Where it is, where it shall run, and its way back.
         self._parts[name] = (module, device, store, num_bytes(module))
         self._origin[name] = next(module.parameters()).device
         if store is None:
@@ -170,6 +154,7 @@ class Placement:
         else:
             store.rest()
             move_buffers(module, device)
+        # Its forward, and every other method that uses its weights, goes through the hook.
         hook = _hook(self, name)
         add_hook_to_module(module, hook)
         for entry in ENTRIES:

@@ -1,4 +1,4 @@
-"""Attention to a map's own positions, to prompts, and to what other denoisers say."""
+"""Attention of a map to its own positions, to prompts, and to the environments of other denoisers."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -16,20 +17,14 @@ Projected = tuple[Tensor, ...]  # keys and values [B, H, L, d]; of one key: the 
 
 @dataclass(frozen=True)
 class Context:
-    """What a denoiser may attend to.
+    """Tokens that a denoiser attends to."""
 
-    Attributes:
-        tokens: ``[B, L, D]``.
-        log_weight: ``[B, L]``, added to the attention logits: 0 for a token of weight 1, ``-inf`` for an absent one.
-            None where there is one token, since the softmax over one key is 1 whatever its logit.
-        projected: What one attention layer makes of the tokens, where that is known already.
-        memory: Where denoisers keep what their layers make of the tokens, see :meth:`remembering`; None: nowhere.
-    """
-
-    tokens: Tensor
+    tokens: Tensor  # [B, L, D]
+    # [B, L], added to the attention logits: 0 for a token of weight 1, -inf for an absent one. None where there is one token: the
+    # softmax over one key is 1 whatever its logit.
     log_weight: Tensor | None = None
-    projected: Projected | None = None
-    memory: dict[Hashable, list[Context]] | None = None
+    projected: Projected | None = None  # one attention layer's projection of the tokens, where it is known already
+    memory: dict[Hashable, list[Context]] | None = None  # denoiser -> the projections of all its layers; None: not kept
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -49,24 +44,18 @@ class Context:
         return replace(self, tokens=self.tokens.to(target), log_weight=weight)
 
     def remembering(self) -> Context:
-        """The same, for many calls: what each layer makes of the tokens is computed at the first one and kept with the context.
+        """The same for sampling, where prompts stay: each layer's projection of the tokens is computed once and kept.
 
-        For sampling, where prompts stay and latents change. Exact; not for training, nor across a change of the weights.
+        Exact, but not for training, nor across a change of the weights.
         """
         return replace(self, memory={})
 
     def for_layers(self, owner: Hashable, layers: Sequence[Attention], dtype: torch.dtype) -> list[Context]:
-        """One context for each cross-attention layer of a denoiser.
-
-        Args:
-            owner: The denoiser, under which its layers' work is remembered.
-            layers: In the order in which they are called.
-            dtype: Of the denoiser's weights.
-        """
+        """One context for each cross-attention layer of the denoiser ``owner``, in its weights' ``dtype``."""
         if self.memory is not None and owner in self.memory:
             return self.memory[owner]
         device = self.tokens.device.type
-        if torch.is_autocast_enabled(device):  # here once, or every layer would cast them anew
+        if torch.is_autocast_enabled(device):  # cast once here: every layer would cast again
             dtype = torch.get_autocast_dtype(device)
         plain = Context(self.tokens.to(dtype), self.log_weight)
         if self.memory is None:
@@ -78,17 +67,14 @@ class Context:
 class Attention(nn.Module):
     """Multi-head attention of queries to a context (or to themselves), without query, key and value biases.
 
-    With one key the softmax is 1: the value product alone is computed, which is exact.
-
-    Attributes:
-        backend: A row of ``ATTENTION_BACKENDS``: how the products are computed, not what they are.
+    With one key the softmax is 1, so only the value product is computed, which is exact.
     """
 
     def __init__(self, dim: int, *, num_heads: int, context_dim: int | None = None) -> None:
         super().__init__()
         assert dim % num_heads == 0, f"{dim} channels over {num_heads} heads"
         self.num_heads = num_heads
-        self.backend = "sdpa"
+        self.backend = "sdpa"  # a row of ATTENTION_BACKENDS
         self.to_q = nn.Linear(dim, dim, bias=False)
         self.to_k = nn.Linear(context_dim or dim, dim, bias=False)
         self.to_v = nn.Linear(context_dim or dim, dim, bias=False)
@@ -101,16 +87,13 @@ class Attention(nn.Module):
         log_weight: Tensor | None = None,
         projected: Projected | None = None,
     ) -> Tensor:
-        """Attend.
+        """``[B, N, C]`` from queries ``x`` ``[B, N, C]``.
 
         Args:
-            x: ``[B, N, C]``.
+            x: Also keys and values, without a context.
             context: ``[B, L, D]``, or None for self-attention.
             log_weight: ``[B, L]``, added to the logits.
-            projected: What :meth:`project` made of the context, where that is known already.
-
-        Returns:
-            ``[B, N, C]``.
+            projected: Result of :meth:`project` for this context, where it is known already.
         """
         if projected is None:
             projected = self._keys_values(x) if context is None else self.project(context)
@@ -118,18 +101,18 @@ class Attention(nn.Module):
             return projected[0].expand(-1, x.shape[1], -1)
         k, v = projected
         mask = None if log_weight is None else log_weight[:, None, None, :].to(k.dtype)
-        out = ATTENTION_BACKENDS[self.backend].attend(self._heads(self.to_q(x)), k, v, mask)  # [B, H, N, C/H]
-        return self.to_out(out.transpose(1, 2).flatten(2))
+        out = ATTENTION_BACKENDS[self.backend].attend(self._heads(self.to_q(x)), k, v, mask)
+        return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
     def project(self, context: Tensor) -> Projected:
-        """What a context ``[B, L, D]`` contributes: keys and values ``[B, H, L, C/H]``, or of one key the output ``[B, 1, C]``."""
+        """Keys and values ``[B, H, L, C / H]`` of a context ``[B, L, D]``; of one token, the output ``[B, 1, C]``."""
         return (self.to_out(self.to_v(context)),) if context.shape[1] == 1 else self._keys_values(context)
 
     def _keys_values(self, context: Tensor) -> Projected:
         return self._heads(self.to_k(context)), self._heads(self.to_v(context))
 
     def _heads(self, t: Tensor) -> Tensor:
-        return t.unflatten(2, (self.num_heads, -1)).transpose(1, 2)
+        return rearrange(t, "b n (h d) -> b h n d", h=self.num_heads)
 
 
 class GatedFeedForward(nn.Module):
@@ -149,8 +132,7 @@ class GatedFeedForward(nn.Module):
 class AttentionBlock(nn.Module):
     """Self-attention, cross-attention and feed-forward over the positions of a map: Stable Diffusion 1.x's spatial transformer.
 
-    Serves twice: with the prompts as context, and (``zero_init``) as the block through which a denoiser hears the
-    environment vectors of the other targets.
+    Used twice: with the prompts as context, and (``zero_init``) with the environment vectors of the other targets.
     """
 
     def __init__(self, dim: int, *, context_dim: int, num_heads: int, num_groups: int, zero_init: bool = False) -> None:
@@ -170,10 +152,12 @@ class AttentionBlock(nn.Module):
         """``x`` ``[B, C, H, W]`` -> the same shape."""
         # On a channels-last map that needs no gradient itself, GroupNorm's CPU backward ends the process (torch 2.12).
         h = self.norm(x.contiguous() if torch.is_grad_enabled() else x)
-        h = self.proj_in(h.flatten(2).transpose(1, 2))  # [B, HW, C]
+        h = self.proj_in(rearrange(h, "b c h w -> b (h w) c"))
+
+        # Attend to the map, then to the context, each added to what it reads; then the feed-forward.
         h = h + self.self_attention(self.norm1(h))
         one_key = context.tokens.shape[1] == 1
-        query = h if one_key else self.norm2(h)
+        query = h if one_key else self.norm2(h)  # one key needs no query
         h = h + self.cross_attention(query, context.tokens, context.log_weight, context.projected)
         h = h + self.feed_forward(self.norm3(h))
-        return x + self.proj_out(h).transpose(1, 2).unflatten(2, x.shape[2:])
+        return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=x.shape[2])

@@ -1,4 +1,4 @@
-"""How attention is computed, a row each: the result is the same up to rounding, speed and memory are not."""
+"""Attention kernels, one row each: the same result up to rounding, at different speed and memory."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from einops import rearrange
 from torch import Tensor
 from torch.nn import functional as F
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -19,15 +20,10 @@ Attend = Callable[[Tensor, Tensor, Tensor, Tensor | None], Tensor]
 
 @dataclass(frozen=True)
 class AttentionBackend:
-    """One way to compute attention.
+    """One kernel."""
 
-    Attributes:
-        attend: Queries ``[B, H, N, d]``, keys and values ``[B, H, L, d]``, logit offsets ``[B, 1, 1, L]`` or None ->
-            ``[B, H, N, d]``.
-        require: Refuses a device and a precision on which it does not work.
-    """
-
-    attend: Attend
+    attend: Attend  # queries [B, H, N, d], keys and values [B, H, L, d], offsets [B, 1, 1, L] or None -> [B, H, N, d]
+    # Refuses a device and a precision on which it does not work.
     require: Callable[[torch.device, torch.dtype], None]
 
 
@@ -36,10 +32,8 @@ def _sdpa(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _sdpa_float32(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
-    """In float32 where a gradient is asked for: a CPU's backward kernel takes several times as long in bfloat16.
-
-    The fused kernel is allowed here whatever a run allows elsewhere: in float32 its backward pass is the fast one.
-    """
+    # In float32 where a gradient is needed: a CPU's backward kernel takes several times as long in bfloat16. The fused kernel is
+    # allowed here whatever a run allows elsewhere, because its backward pass is the fast one in float32.
     if not (torch.is_grad_enabled() and (q.requires_grad or k.requires_grad or v.requires_grad)):
         return _sdpa(q, k, v, mask)
     with torch.autocast(q.device.type, enabled=False), sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):
@@ -51,21 +45,22 @@ def _xformers(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None) -> Tensor:
     from xformers.ops import memory_efficient_attention  # pyright: ignore[reportMissingImports]
 
     bias = None if mask is None else _aligned(mask.expand(-1, q.shape[1], q.shape[2], -1))
-    q, k, v = (t.transpose(1, 2) for t in (q, k, v))  # [B, N, H, d]
-    return memory_efficient_attention(q, k, v, attn_bias=bias).transpose(1, 2)
+    q, k, v = (rearrange(t, "b h n d -> b n h d") for t in (q, k, v))
+    return rearrange(memory_efficient_attention(q, k, v, attn_bias=bias), "b n h d -> b h n d")
 
 
 def _aligned(bias: Tensor) -> Tensor:
-    """The same offsets in memory whose rows are a multiple of 8 long, as the kernels demand."""
+    """The same offsets, stored in rows of a multiple of 8 numbers, as the kernels require."""
     length = bias.shape[-1]
-    roomy = torch.empty(*bias.shape[:-1], -(-length // 8) * 8, dtype=bias.dtype, device=bias.device)
-    roomy[..., :length] = bias
-    return roomy[..., :length]
+    padded = torch.empty(*bias.shape[:-1], -(-length // 8) * 8, dtype=bias.dtype, device=bias.device)
+    padded[..., :length] = bias
+    return padded[..., :length]
 
 
 def _require_xformers(device: torch.device, dtype: torch.dtype) -> None:
     if importlib.util.find_spec("xformers") is None:
         raise MissingExtraError("xformers", extra="xformers", needed_for="attention: xformers")
+    # Try it on a small tensor; a refusal prints its reasons on many lines, of which one is shown.
     probe = torch.zeros(1, 8, 1, 32, device=device, dtype=dtype)
     try:
         with warnings.catch_warnings():
@@ -92,9 +87,5 @@ ATTENTION_BACKENDS: dict[str, AttentionBackend] = {
 
 
 def attention_backend(name: str) -> AttentionBackend:
-    """The row of that name.
-
-    Raises:
-        ConfigError: If there is none.
-    """
+    """The row of that name; a ConfigError if there is none."""
     return ATTENTION_BACKENDS[one_of("attention", name, ATTENTION_BACKENDS, ConfigError)]

@@ -1,4 +1,4 @@
-"""What both autoencoders share: a posterior, and a latent scaled to the unit variance that diffusion expects."""
+"""Base of both autoencoders: a posterior, and a latent scaled to the unit variance that diffusion expects."""
 
 from __future__ import annotations
 
@@ -12,19 +12,13 @@ from medcodi.errors import CheckpointError
 
 
 class Autoencoder(nn.Module):
-    """Modality <-> its own diffusion latent.
+    """Modality <-> its diffusion latent ``(z - shift) * scale``, of shape ``latent_shape``.
 
-    The scaled latent is ``(z - shift) * scale``. Both buffers are stored with the weights; the last step of the
-    ``autoencode`` stage measures them on data.
-
-    Attributes:
-        latent_shape: Shape of one latent, without the batch.
-        scale: Scalar buffer, 1 until it is set.
-        shift: Buffer, one value per channel, 0 until it is set.
+    Both buffers are stored with the weights; the ``autoencode`` stage measures them on data at its end.
     """
 
-    scale: Tensor
-    shift: Tensor
+    scale: Tensor  # scalar, 1 until it is set
+    shift: Tensor  # one value per channel, 0 until it is set
 
     def __init__(self, latent_shape: tuple[int, ...]) -> None:
         super().__init__()
@@ -41,36 +35,24 @@ class Autoencoder(nn.Module):
         raise NotImplementedError
 
     def decoder_parts(self) -> list[nn.Module]:
-        """The modules that :meth:`decode` alone needs."""
+        """The modules that only :meth:`decode` needs."""
         raise NotImplementedError
 
     def latent(self, values: Any, noise: Tensor | None = None) -> Tensor:
-        """The scaled latent.
-
-        Args:
-            values: B values of the modality.
-            noise: Standard normal ``[B, *latent_shape]`` to sample the posterior with; None takes its mean.
-
-        Returns:
-            float32 ``[B, *latent_shape]``.
-        """
+        """Scaled latents float32 ``[B, *latent_shape]``; ``noise`` like them samples the posterior, None takes its mean."""
         mean, logvar = self.encode(values)
         return (draw(mean, logvar, noise) - self.shift) * self.scale
 
     def unscaled(self, latent: Tensor) -> Tensor:
-        """The decoder's own latent z from a scaled one."""
+        """The unscaled latent z of a scaled one."""
         return latent / self.scale + self.shift
 
     @torch.no_grad()
     def set_scale(self, value: float | Tensor, shift: float | Tensor = 0.0) -> None:
-        """Set the scale factor and the shift.
-
-        Args:
-            value: 1 / standard deviation of the unscaled latents.
-            shift: Their mean: one number, or one per channel.
+        """Set the scale (1 / standard deviation of the unscaled latents) and the shift (their mean, or one per channel).
 
         Raises:
-            CheckpointError: If the factor is not a positive finite number.
+            CheckpointError: If the scale is not a positive finite number.
         """
         if not (math.isfinite(float(value)) and float(value) > 0):
             raise CheckpointError(
@@ -85,7 +67,7 @@ class Autoencoder(nn.Module):
 
 
 def draw(mean: Tensor, logvar: Tensor, noise: Tensor | None) -> Tensor:
-    """A sample of the posterior, or its mean where there is no noise."""
+    """A sample of the posterior; its mean without noise."""
     return mean if noise is None else mean + torch.exp(0.5 * logvar) * noise.to(mean)
 
 

@@ -16,13 +16,11 @@ class EnvironmentConfig:
     dim: int = 1280
     base_channels: int = 160
     multipliers: tuple[int, ...] = (2, 4, 8)
-    time_channels: int | None = (
-        None  # width of the time's sinusoid; None: base_channels. MedCoDi-M: that of its denoisers
-    )
+    time_channels: int | None = None  # width of the time's sinusoid; None: base_channels. MedCoDi-M: as its denoisers
 
 
 class EnvironmentEncoder(nn.Module):
-    """V_m of one modality, from the layers of its denoiser; it does not see the prompts.
+    """V_m of one modality, made of the layers of its denoiser; it is not given the prompts.
 
     Stem, then a residual block per level with a step down between, then norm, projection and mean over positions.
     """

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from medcodi.config import config
 from medcodi.errors import ConfigError
-from medcodi.networks.autoencoder import Autoencoder
+from medcodi.networks.autoencoder import Autoencoder, draw, kl_to_standard_normal
 
 
 @config
@@ -20,7 +20,7 @@ class ImageAutoencoderConfig:
     """Size of the image autoencoder. The published one: 3, (128, 256, 512, 512), 2, 4, 32 groups."""
 
     in_channels: Literal[1, 3] = 1  # 3: the grey image is repeated
-    patch_size: int = 1  # so many pixels on a side go into the channels first: the finest levels cost most and do least
+    patch_size: int = 1  # pixels on a side of patches that become channels first: the finest levels cost most, do least
     channels: tuple[int, ...] = (16, 32, 64, 128)  # of each level; each but the first halves the side
     layers_per_block: int = 1
     latent_channels: int = 4
@@ -40,7 +40,7 @@ class ImageAutoencoderConfig:
 
     @property
     def factor(self) -> int:
-        """How many pixels on a side become one latent."""
+        """Pixels on a side of one latent position."""
         return self.patch_size * 2 ** (len(self.channels) - 1)
 
     def build(self, image_size: int) -> ImageAutoencoder:
@@ -82,34 +82,62 @@ class ImageAutoencoder(Autoencoder):
         )
 
     def encode(self, values: Tensor) -> tuple[Tensor, Tensor]:
-        """Mean and log-variance of the posterior of the unscaled latent.
-
-        Args:
-            values: float32 ``[B, 1, H, W]`` in [0, 1].
-
-        Returns:
-            Two float32 tensors ``[B, C, H / f, W / f]``; the log-variance lies in [-30, 20].
-        """
+        """Mean and log-variance (in [-30, 20]) of the unscaled latents' posterior, float32 ``[B, C, H / f, W / f]``."""
         x = (2.0 * values - 1.0).to(self.net.dtype).expand(-1, self.config.in_channels, -1, -1)
         posterior = self.net.encode(F.pixel_unshuffle(x, self.config.patch_size)).latent_dist
         return posterior.mean.float(), posterior.logvar.float()
 
     def decoder_parts(self) -> list[nn.Module]:
-        """The decoder, and what lies between it and the latent."""
+        """The decoder, and the convolution between it and the latent."""
         return [self.net.post_quant_conv, self.net.decoder]
 
     def decode_unclamped(self, z: Tensor) -> Tensor:
-        """What the network paints from an unscaled latent: ``[B, in_channels, H, W]``, about [-1, 1], with gradient."""
+        """Images ``[B, in_channels, H, W]``, about [-1, 1], from unscaled latents, with gradient."""
         return F.pixel_shuffle(self.net.decode(z.to(self.net.dtype)).sample, self.config.patch_size).float()
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Images from scaled latents.
-
-        Args:
-            latent: ``[B, C, h, w]``.
-
-        Returns:
-            float32 ``[B, 1, h * f, w * f]`` in [0, 1].
-        """
+        """Images float32 ``[B, 1, h * f, w * f]`` in [0, 1] from scaled latents ``[B, C, h, w]``."""
         image = self.decode_unclamped(self.unscaled(latent)).mean(dim=1, keepdim=True)
         return torch.clamp(0.5 * image + 0.5, 0.0, 1.0)
+
+    def reconstruction_terms(
+        self, images: Tensor, noise: Tensor, *, edge_scales: int, hard_share: float
+    ) -> dict[str, Tensor]:
+        """Terms ``[B]`` of the reconstruction loss of ``[B, 1, H, W]``, in units of the [-1, 1] range.
+
+        ``l1``; ``edges``, of gradients; ``hard``, l1 over the worst ``hard_share`` of the pixels; ``kl`` per latent element; and
+        ``psnr`` in dB, without gradient.
+        """
+        # Encode, sample the posterior, decode.
+        mean, logvar = self.encode(images)
+        decoded = self.decode_unclamped(draw(mean, logvar, noise))
+        x = (2.0 * images - 1.0).expand_as(decoded)
+
+        # Compare.
+        error = (decoded - x).abs().flatten(1)  # [B, pixels]
+        num_worst = max(1, round(hard_share * error.shape[1]))
+        mse = (0.5 * (decoded.detach() - x)).square().flatten(1).mean(1).clamp(min=1e-10)  # of the [0, 1] range
+        return {
+            "l1": error.mean(1),
+            "edges": edge_difference(decoded, x, edge_scales),
+            "hard": error.topk(num_worst, dim=1).values.mean(1),
+            "kl": kl_to_standard_normal(mean, logvar).flatten(1).mean(1),
+            "psnr": -10.0 * torch.log10(mse),
+        }
+
+
+def edge_difference(a: Tensor, b: Tensor, num_scales: int) -> Tensor:
+    """Mean absolute difference ``[B]`` of the horizontal and vertical gradients of two ``[B, C, H, W]``.
+
+    It is averaged over ``num_scales`` resolutions, each half the one before; those below 2 pixels are left out.
+    """
+    difference = a - b  # gradients are linear: the gradient of the difference is the difference of the gradients
+    terms = []
+    for _ in range(num_scales):
+        if min(difference.shape[-2:]) < 2:
+            break
+        across = difference.diff(dim=-1).abs().flatten(1).mean(1)
+        down = difference.diff(dim=-2).abs().flatten(1).mean(1)
+        terms.append(across + down)
+        difference = F.avg_pool2d(difference, 2) if min(difference.shape[-2:]) >= 4 else difference[..., :1, :1]
+    return torch.stack(terms).mean(0)

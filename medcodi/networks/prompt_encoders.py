@@ -9,6 +9,7 @@ from typing import Any, Literal
 import numpy as np
 import torch
 import torch.nn.functional as F
+from einops import repeat
 from open_clip.transformer import QuickGELU, TextTransformer, VisionTransformer
 from PIL import Image
 from pydantic import model_validator
@@ -38,8 +39,7 @@ class ImageTowerConfig:
     activation: Literal["gelu", "quick_gelu"] = "gelu"
     mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
     std: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    # clip: cut to 8 bits, short side resized by PIL, centre cropped, as CLIP's own preprocessing does; float: antialiased,
-    # whole image, no rounding.
+    # clip: 8 bits, short side resized by PIL, centre crop, as CLIP preprocesses; float: antialiased, whole image, no rounding.
     preprocessing: Literal["float", "clip"] = "float"
 
     @model_validator(mode="after")
@@ -88,19 +88,15 @@ class PromptEncodersConfig:
     text: TextTowerConfig = TextTowerConfig()
 
     def build(self, tokenizer: ReportTokenizer, image_size: int) -> PromptEncoders:
-        """Both towers, untrained; the text tower's vocabulary is the tokenizer's.
-
-        Args:
-            tokenizer: Turns reports into the text tower's ids.
-            image_size: Pixels on a side of the model's images; the image tower's own size, if it names one, wins.
+        """Both towers, untrained; the image tower's own ``image_size``, if set, overrides that of the model's images.
 
         Raises:
-            ConfigError: If the size cannot be cut into patches.
+            ConfigError: If the size is not a multiple of the patch size.
         """
         size = self.image.image_size or image_size
         if size < self.image.patch_size or size % self.image.patch_size:
             raise ConfigError(
-                f"image_size = {size} cannot be cut into patches of {self.image.patch_size}",
+                f"image_size = {size} does not divide into patches of {self.image.patch_size}",
                 expected=f"a multiple of {self.image.patch_size}",
                 fix="change image_size, or prompt_encoders.image.patch_size",
             )
@@ -119,7 +115,7 @@ def _conv_stem(width: int, patch_size: int) -> nn.Sequential:
 
 
 class _Clamped(torch.autograd.Function):
-    """Clamp, whose gradient is 1, but 0 where a descent along it would leave the interval."""
+    """Clamp; the gradient is 1, but 0 where a descent along it would leave the interval."""
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, low: float, high: float) -> Tensor:
@@ -135,12 +131,7 @@ class _Clamped(torch.autograd.Function):
 
 
 class PromptEncoders(nn.Module):
-    """The image tower, the text tower, and the temperature they are compared at.
-
-    Attributes:
-        embed_dim: D.
-        logit_scale: Scalar parameter, the logarithm of the inverse temperature; use :meth:`clamped_logit_scale`.
-    """
+    """The image tower, the text tower, and the temperature of their comparison."""
 
     mean: Tensor
     std: Tensor
@@ -176,17 +167,13 @@ class PromptEncoders(nn.Module):
         )
         self.register_buffer("mean", torch.tensor(image.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(image.std).view(1, 3, 1, 1), persistent=False)
+        # The logarithm of the inverse temperature; losses use clamped_logit_scale().
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
     def encode(self, kind: Kind, values: Tensor | Sequence[str]) -> PromptEncoding:
-        """Encode prompts of one kind.
+        """Encode images float32 ``[B, 1, H, W]`` in [0, 1], or B texts.
 
-        Args:
-            kind: ``"image"`` or ``"text"``.
-            values: float32 ``[B, 1, H, W]`` in [0, 1], or B texts.
-
-        Returns:
-            The encoding. Image tokens: the class token, then the patches row by row. Text tokens: beginning to end.
+        Image tokens are the class token, then the patches row by row; text tokens run from beginning to end.
 
         Raises:
             PromptError: If the values are not of that kind.
@@ -212,13 +199,13 @@ class PromptEncoders(nn.Module):
     def clamped_logit_scale(self) -> Tensor:
         """The logarithm of the inverse temperature, a scalar in [0, ln 100].
 
-        Outside, the gradient still leads back in, but never further out: so the parameter stays where it is clamped
-        without being written to, whoever holds its optimiser's copy.
+        The gradient never leads further out of the interval, so the parameter stays in it without being overwritten, which an
+        engine that holds a copy of it would not notice.
         """
         return _Clamped.apply(self.logit_scale.float().reshape(()), 0.0, MAX_LOGIT_SCALE)
 
     def preprocess(self, images: Tensor) -> Tensor:
-        """Images float32 ``[B, 1, H, W]`` in [0, 1] -> what the image tower sees, ``[B, 3, S, S]``."""
+        """Images float32 ``[B, 1, H, W]`` in [0, 1] -> input of the image tower ``[B, 3, S, S]``."""
         size = self.image_size
         if self.config.image.preprocessing == "clip":
             images = torch.stack([_clip_resized(image[0], size) for image in images])[:, None].to(self.mean)
@@ -228,7 +215,7 @@ class PromptEncoders(nn.Module):
 
     def _encode_images(self, images: Tensor) -> PromptEncoding:
         x = self.preprocess(images).to(self.image_tower.proj.dtype)
-        pooled, patches = self.image_tower(x)
+        pooled, patches = self.image_tower(x)  # [B, D], [B, HW, width]
         tokens = torch.cat([pooled.unsqueeze(1), patches @ self.image_tower.proj], dim=1)
         return _encoding(pooled, tokens, torch.ones(tokens.shape[:2], dtype=torch.bool, device=tokens.device))
 
@@ -243,16 +230,16 @@ class PromptEncoders(nn.Module):
         return _encoding(pooled, tokens, mask)
 
     def _attention_mask(self, mask: Tensor, dtype: torch.dtype) -> Tensor:
-        """What is added to the attention logits: causal ``[L, L]``, or padding ``[B * heads, L, L]``."""
+        """Offsets of the attention logits: causal ``[L, L]``, or for padding ``[B * heads, L, L]``."""
         length = mask.shape[1]
         if self.config.text.causal:
             return self.text_tower.attn_mask[:length, :length].to(dtype)
-        shut = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)
-        return shut[:, None, :].expand(-1, length, -1).repeat_interleave(self.config.text.heads, dim=0)
+        offsets = torch.zeros(mask.shape, dtype=dtype, device=mask.device).masked_fill(~mask, -math.inf)  # [B, L]
+        return repeat(offsets, "b l -> (b heads) n l", heads=self.config.text.heads, n=length)
 
 
 def _clip_resized(image: Tensor, size: int) -> Tensor:
-    """One image ``[H, W]`` in [0, 1] -> ``[S, S]``, as CLIP's preprocessing makes it: 8 bits, bicubic, centre crop."""
+    """CLIP's preprocessing: one image ``[H, W]`` in [0, 1] -> ``[S, S]``, by 8 bits, bicubic, centre crop."""
     grey = Image.fromarray((image.float().cpu() * 255).to(torch.uint8).numpy())
     scale = size / min(grey.size)
     width, height = (max(size, int(side * scale)) for side in grey.size)

@@ -1,4 +1,4 @@
-"""Encoded prompts of one modality, and what is done with them: rows, padding, one in the place of another."""
+"""Encoded prompts of one modality: select rows, pad, replace, concatenate."""
 
 from __future__ import annotations
 
@@ -12,17 +12,11 @@ from torch.nn import functional as F
 
 @dataclass(frozen=True)
 class PromptEncoding:
-    """Encoded prompts of one modality.
+    """Encoded prompts of one modality."""
 
-    Attributes:
-        pooled: float32 ``[B, D]``, L2 norm 1.
-        tokens: ``[B, L, D]``, in the unit of the pooled one: divided by the norm that pooling took away.
-        mask: bool ``[B, L]``, True where there is a token.
-    """
-
-    pooled: Tensor
-    tokens: Tensor
-    mask: Tensor
+    pooled: Tensor  # float32 [B, D], L2 norm 1
+    tokens: Tensor  # [B, L, D], divided by the norm of the pooled vector before its normalisation
+    mask: Tensor  # bool [B, L], True where there is a token
 
     def __len__(self) -> int:
         return len(self.pooled)
@@ -36,14 +30,14 @@ class PromptEncoding:
         return PromptEncoding(self.pooled[index], self.tokens[index], self.mask[index])
 
     def expand(self, batch: int) -> PromptEncoding:
-        """One row, ``batch`` times, without copying."""
+        """One row, repeated ``batch`` times without copying."""
         assert len(self) == 1, len(self)
         return PromptEncoding(
             self.pooled.expand(batch, -1), self.tokens.expand(batch, -1, -1), self.mask.expand(batch, -1)
         )
 
     def padded(self, length: int) -> PromptEncoding:
-        """The same with L = ``length``; what is added is masked."""
+        """The same with L = ``length``; added tokens are masked."""
         more = length - self.tokens.shape[1]
         return PromptEncoding(self.pooled, F.pad(self.tokens, (0, 0, 0, more)), F.pad(self.mask, (0, more)))
 

@@ -9,6 +9,7 @@ from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from pydantic import model_validator
 from torch import Tensor, nn
 from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2Model
@@ -18,7 +19,7 @@ from medcodi.errors import PromptError
 from medcodi.networks.autoencoder import Autoencoder, draw, kl_to_standard_normal
 from medcodi.networks.tokenizer import ReportTokenizer, embedding_size
 
-INITIAL_LOGVAR = -3.0  # a posterior that is narrow from the start: the decoder finds z worth listening to
+INITIAL_LOGVAR = -3.0  # a posterior that is narrow from the start, so that the decoder learns to use z
 
 
 @config
@@ -36,19 +37,19 @@ class ReportAutoencoderConfig:
     decoder_heads: int | None = None  # None: heads
     max_length: int = 128  # tokens of a report, with beginning and end; longer ones are cut
     encoder_positions: int | None = None  # None: max_length
-    decoder_positions: int | None = None  # None: max_length + memory_slots, for the memory counts as positions too
-    pooling: Literal["first", "mean"] = "first"  # which of the encoder's tokens the posterior is read from
-    memory_slots: int = 1  # keys and values a layer that z becomes; several can be looked up by what they hold
+    decoder_positions: int | None = None  # None: max_length + memory_slots, because the memory takes positions too
+    pooling: Literal["first", "mean"] = (
+        "first"  # the posterior comes from the encoder's first token, or the mean of all
+    )
+    memory_slots: int = 1  # keys and values of each decoder layer that z becomes; several can be attended to by content
     posterior_bias: bool = True
     encoder_vocab_size: int | None = None  # None: the tokenizer's
     decoder_vocab_size: int | None = None
 
     @model_validator(mode="after")
     def _check(self) -> ReportAutoencoderConfig:
-        if (
-            min(self.latent_dim, self.width, self.encoder_layers, self.decoder_layers, self.heads, self.memory_slots)
-            < 1
-        ):
+        sizes = (self.latent_dim, self.width, self.encoder_layers, self.decoder_layers, self.heads, self.memory_slots)
+        if min(sizes) < 1:
             raise ValueError("latent_dim, width, layers, heads and memory_slots must be positive")
         for width, heads in ((self.width, self.heads), self.decoder_size):
             if width % heads:
@@ -75,29 +76,20 @@ class ReportAutoencoderConfig:
         return (self.latent_dim,)
 
     def build(self, tokenizer: ReportTokenizer, decoder_tokenizer: ReportTokenizer | None = None) -> ReportAutoencoder:
-        """The autoencoder, untrained; the decoder speaks the encoder's tokens unless it has its own tokenizer."""
+        """The autoencoder, untrained; the decoder uses the encoder's tokenizer unless it is given its own."""
         return ReportAutoencoder(self, tokenizer, decoder_tokenizer or tokenizer)
 
 
 @dataclass(frozen=True)
 class ReportLoss:
-    """What one reconstruction costs, row by row.
+    """Terms of the reconstruction loss, row by row."""
 
-    Attributes:
-        loss: ``[B]`` cross-entropy (of weighted tokens, where they are) plus weighted KL, nats per token.
-        ce: ``[B]`` cross-entropy, nats per token.
-        kl: ``[B]`` KL of the posterior to N(0, 1), nats, without weight or free bits.
-        accuracy: ``[B]`` share of next tokens guessed right.
-        num_tokens: ``[B]`` next tokens in all.
-        z: ``[B, d]`` the unscaled latents that were decoded.
-    """
-
-    loss: Tensor
-    ce: Tensor
-    kl: Tensor
-    accuracy: Tensor
-    num_tokens: Tensor
-    z: Tensor
+    loss: Tensor  # [B] cross-entropy (with token weights, if any) plus weighted KL, nats per token
+    ce: Tensor  # [B] cross-entropy, nats per token
+    kl: Tensor  # [B] KL of the posterior to N(0, 1), nats, without weight or free bits
+    accuracy: Tensor  # [B] share of next tokens predicted right
+    num_tokens: Tensor  # [B] number of next tokens
+    z: Tensor  # [B, d] the unscaled latents that were decoded
 
 
 class ReportAutoencoder(Autoencoder):
@@ -170,33 +162,29 @@ class ReportAutoencoder(Autoencoder):
         return mean, logvar
 
     def decoder_parts(self) -> list[nn.Module]:
-        """GPT-2, and the two ways in which it hears z."""
+        """GPT-2, and the two maps that give z to it."""
         return [self.decoder, self.to_memory, self.to_embedding]
 
     def _memory(self, z: Tensor) -> DynamicCache:
         """A key/value cache that holds z: ``memory_slots`` vectors per layer, the same as keys and as values."""
         layers, (width, heads) = self.config.decoder_layers, self.config.decoder_size
-        slots = self.to_memory(z).view(len(z), layers, heads, self.config.memory_slots, width // heads)
+        d = width // heads
+        slots = rearrange(self.to_memory(z), "b (layer h slot d) -> layer b h slot d", layer=layers, h=heads, d=d)
         cache = DynamicCache()
-        for layer in range(layers):
-            cache.update(slots[:, layer], slots[:, layer], layer)
+        for layer, memory in enumerate(slots):
+            cache.update(memory, memory, layer)
         return cache
 
     def _next_logits(self, bias: Tensor, ids: Tensor, cache: DynamicCache) -> Tensor:
-        """Logits ``[B, L, vocabulary]`` after each of the ids, which follow what the cache holds and join it."""
+        """Logits ``[B, L, vocabulary]`` after each of the ids, which are appended to the cache."""
         embedded = self.decoder.wte(ids) + bias.unsqueeze(1)
         hidden = self.decoder(inputs_embeds=embedded, past_key_values=cache, use_cache=True).last_hidden_state
         return F.linear(hidden, self.decoder.wte.weight)  # tied
 
     def logits(self, z: Tensor, ids: Tensor) -> Tensor:
-        """Next-token logits with the true text as input.
+        """Next-token logits ``[B, L, vocabulary]`` of unscaled latents ``[B, d]``, with the true text as input.
 
-        Args:
-            z: Unscaled latents ``[B, d]``.
-            ids: int64 ``[B, L]``, beginning token first. Padding stands at the end, where no token listens to it.
-
-        Returns:
-            ``[B, L, vocabulary]``.
+        ``ids`` are int64 ``[B, L]``, beginning token first, padding at the end, where no token attends to it.
         """
         z = z.to(self.to_memory.weight.dtype)
         return self._next_logits(self.to_embedding(z), ids, self._memory(z))
@@ -218,12 +206,10 @@ class ReportAutoencoder(Autoencoder):
             noise: Standard normal ``[B, d]`` that samples the posterior; None takes its mean.
             beta: Weight of the KL.
             free_bits: Nats per latent dimension below which the KL costs nothing (Kingma et al., 2016).
-            dropped: bool ``[B, max_length]``, True where the decoder does not get to see its input token.
-            token_weights: float ``[vocabulary]``, by which each token's cross-entropy counts in the loss; None: 1 each.
-
-        Returns:
-            Every part of the loss, row by row.
+            dropped: bool ``[B, max_length]``, True where the decoder does not see its input token.
+            token_weights: float ``[vocabulary]``, weights of the cross-entropy in the loss; None: 1 each.
         """
+        # Encode; the decoder's inputs are the tokens shifted by one, some of them dropped.
         mean, logvar = self.encode(texts)
         kl = kl_to_standard_normal(mean, logvar)  # [B, d]
         ids, mask = (part.to(self._device) for part in self.decoder_tokenizer.encode(texts, self.config.max_length))
@@ -231,8 +217,12 @@ class ReportAutoencoder(Autoencoder):
         if dropped is not None:
             hidden = dropped[:, : inputs.shape[1]].to(self._device) & (inputs != self.decoder_tokenizer.bos_id)
             inputs = inputs.masked_fill(hidden, self.decoder_tokenizer.pad_id)
+
+        # Decode a sample of the posterior.
         z = draw(mean, logvar, noise)
-        logits = self.logits(z, inputs).float()
+        logits = self.logits(z, inputs).float()  # [B, L, vocabulary]
+
+        # Average over the tokens of each report.
         num_tokens = known.sum(1).clamp(min=1)
         each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").masked_fill(~known, 0.0)  # [B, L]
         ce = each.sum(1) / num_tokens
@@ -248,13 +238,10 @@ class ReportAutoencoder(Autoencoder):
         temperature: float = 1.0,
         generators: Sequence[torch.Generator] | None = None,
     ) -> list[str]:
-        """Reports from scaled latents, all rows at once.
+        """Reports from scaled latents ``[B, d]``, all rows at once.
 
-        Args:
-            latent: ``[B, d]``.
-            sample: Draw each token from the softmax instead of taking the likeliest one.
-            temperature: Divides the logits before the softmax; only with ``sample``.
-            generators: One CPU generator per row; needed with ``sample``, so that a row depends on its own seed only.
+        With ``sample``, tokens are drawn from the softmax of logits / ``temperature`` by one CPU generator per row, so that a row
+        depends on its own seed only; otherwise each is the likeliest.
 
         Raises:
             PromptError: If ``sample`` lacks a generator for each row, or the temperature is not positive.
@@ -268,7 +255,7 @@ class ReportAutoencoder(Autoencoder):
             raise PromptError(
                 f"temperature {temperature}",
                 expected="a positive number",
-                fix="for the likeliest report leave sampling off",
+                fix="leave sampling off for the likeliest report",
             )
         ids = self.generate_ids(self.unscaled(latent), temperature, generators if sample else None)
         return self.decoder_tokenizer.decode(ids)
@@ -277,10 +264,7 @@ class ReportAutoencoder(Autoencoder):
     def generate_ids(
         self, z: Tensor, temperature: float = 1.0, generators: Sequence[torch.Generator] | None = None
     ) -> Tensor:
-        """Token ids from unscaled latents ``[B, d]``: int64 ``[B, L]``, beginning first, padding after the end.
-
-        A report that fills ``max_length`` ends there: its last id is the end token, as in :meth:`ReportTokenizer.encode`.
-        """
+        """Token ids int64 ``[B, L]`` from unscaled latents ``[B, d]``: beginning first, padding after the end, cut at ``max_length``."""
         tokens = self.decoder_tokenizer
         z = z.to(self.to_memory.weight)
         bias, cache = self.to_embedding(z), self._memory(z)
@@ -289,6 +273,7 @@ class ReportAutoencoder(Autoencoder):
         rows = [last.cpu()]
         while len(rows) < self.config.max_length - 1 and not ended.all():
             logits = self._next_logits(bias, last, cache)[:, -1].float()  # [B, vocabulary]
+            # Choose the likeliest token, or draw one; reports that have ended get padding.
             if generators is None:
                 chosen = logits.argmax(-1).cpu()
             else:

@@ -1,4 +1,4 @@
-"""Reports <-> token ids: byte-level BPE, so that no text is unknown and every text comes back as it went in."""
+"""Reports <-> token ids: byte-level BPE, so that every text can be encoded and is decoded exactly."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor
 
 from medcodi.errors import CheckpointError, ConfigError, MedCoDiError
 
-# (padding, beginning, end) as ours and the well-known pretrained tokenizers call them.
+# Names of (padding, beginning, end) in our tokenizers and in well-known pretrained ones.
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
 _KNOWN_SPECIALS = (
     SPECIAL_TOKENS,
@@ -25,21 +25,10 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 
 class ReportTokenizer:
-    """Text <-> ids, with a beginning and an end token around every text.
-
-    Attributes:
-        pad_id: Id that fills rows up; where it stands, the mask is False.
-        bos_id: Id of the beginning token.
-        eos_id: Id of the end token.
-        vocab_size: Number of ids.
-    """
+    """Text <-> ids, with a beginning token (``bos_id``) and an end token (``eos_id``) around every text."""
 
     def __init__(self, tokenizer: Tokenizer, *, lowercase: bool = False) -> None:
-        """Wrap a tokenizer of the ``tokenizers`` library.
-
-        Args:
-            tokenizer: Ours, or a pretrained one whose special tokens are named in one of the known ways.
-            lowercase: Lower-case texts before encoding (Optimus does).
+        """Wrap a tokenizer of the ``tokenizers`` library; ``lowercase`` texts before encoding (Optimus does).
 
         Raises:
             MedCoDiError: If it has none of the known sets of special tokens.
@@ -58,19 +47,15 @@ class ReportTokenizer:
         self.lowercase = lowercase
         tokenizer.no_padding()
         tokenizer.no_truncation()
-        tokenizer.encode_special_tokens = True  # "<eos>" written in a report is text, not an order
+        tokenizer.encode_special_tokens = True  # "<eos>" written in a report is text, not the end
         self._tokenizer = tokenizer
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> ReportTokenizer:
-        """Learn merges from a corpus; equal texts in equal order give an equal tokenizer.
-
-        Args:
-            texts: The reports to learn from.
-            vocab_size: Largest number of ids; fewer come out where the corpus is small.
+        """Learn at most ``vocab_size`` ids from reports; equal texts in equal order give an equal tokenizer.
 
         Raises:
-            ConfigError: If ``vocab_size`` has no room for the 256 bytes and the special tokens.
+            ConfigError: If ``vocab_size`` is less than the 256 bytes and the special tokens.
         """
         if vocab_size < SMALLEST_VOCABULARY:
             raise ConfigError(
@@ -107,7 +92,7 @@ class ReportTokenizer:
             raise
         except Exception as error:  # the library raises bare Exceptions
             raise CheckpointError(
-                f"{file} cannot be read as a tokenizer: {error}", expected="a tokenizer.json of the tokenizers library"
+                f"{file} is not a valid tokenizer: {error}", expected="a tokenizer.json of the tokenizers library"
             ) from None
 
     def save(self, path: str | Path) -> None:
@@ -116,15 +101,9 @@ class ReportTokenizer:
         self._tokenizer.save(str(path / "tokenizer.json" if path.is_dir() else path))
 
     def encode(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
-        """Texts to ids; each row is beginning, text (cut if it is too long), end, padding.
+        """Texts to ids int64 ``[B, L]`` and a mask bool ``[B, L]``, True where there is a token.
 
-        Args:
-            texts: B texts; the empty one is two tokens long.
-            max_length: Largest row length, special tokens included.
-
-        Returns:
-            ids: int64 ``[B, L]``, where L is the length of the longest row.
-            mask: bool ``[B, L]``, True where there is a token.
+        Each row is beginning, text, end, padding; L is the longest row, at most ``max_length``: longer texts are cut.
         """
         assert max_length >= 2, max_length
         rows = self._tokenizer.encode_batch(
@@ -140,11 +119,7 @@ class ReportTokenizer:
         return ids, mask
 
     def decode(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
-        """Ids to texts: what stands before the first end token, special tokens left out.
-
-        Args:
-            ids: int64 ``[B, L]``, or rows of any length.
-        """
+        """Ids (int64 ``[B, L]``, or rows of any length) to the texts before the first end token, without special tokens."""
         rows = ids.tolist() if isinstance(ids, Tensor) else [list(row) for row in ids]
         special = {self.pad_id, self.bos_id, self.eos_id}
         bodies = []
@@ -155,7 +130,7 @@ class ReportTokenizer:
         return self._tokenizer.decode_batch(bodies, skip_special_tokens=False)
 
     def ids_of_words(self, words: Iterable[str]) -> list[int]:
-        """Ids of the tokens that are one of the words whole, small or capitalised, after a space or not; words of several tokens have none."""
+        """Ids of the tokens that are one whole word, in lower case or capitalised, after a space or not; longer words have none."""
         forms = [space + form for word in words for form in (word.lower(), word.capitalize()) for space in ("", " ")]
         pieces = self._tokenizer.encode_batch(forms, add_special_tokens=False)
         return sorted({piece.ids[0] for piece in pieces if len(piece.ids) == 1})
@@ -166,15 +141,9 @@ class ReportTokenizer:
 
 
 class AbsentTokenizer(ReportTokenizer):
-    """A vocabulary of known size that did not come with the weights: all but reading and writing text works."""
+    """Replaces a vocabulary that did not come with the weights, as one field of :class:`Tokenizers`: it cannot encode or decode."""
 
     def __init__(self, vocab_size: int, role: str) -> None:
-        """Stand in for a tokenizer.
-
-        Args:
-            vocab_size: Number of ids.
-            role: What it would serve: a field of :class:`Tokenizers`.
-        """
         self.pad_id, self.bos_id, self.eos_id = 0, vocab_size - 2, vocab_size - 1
         self.vocab_size, self.role, self.lowercase = vocab_size, role, False
 
@@ -196,17 +165,11 @@ class AbsentTokenizer(ReportTokenizer):
 
 @dataclass(frozen=True)
 class Tokenizers:
-    """The vocabularies of a model; our own models speak one, the published one speaks three.
+    """The tokenizers of a model: one and the same in our own models, three in the published one."""
 
-    Attributes:
-        prompts: Of the text tower.
-        report: Of the report autoencoder's encoder.
-        decoder: Of the report autoencoder's decoder.
-    """
-
-    prompts: ReportTokenizer
-    report: ReportTokenizer
-    decoder: ReportTokenizer
+    prompts: ReportTokenizer  # of the text tower
+    report: ReportTokenizer  # of the report autoencoder's encoder
+    decoder: ReportTokenizer  # of the report autoencoder's decoder
 
     @classmethod
     def one(cls, tokenizer: ReportTokenizer) -> Tokenizers:
@@ -219,7 +182,7 @@ class Tokenizers:
 
 
 def embedding_size(own: int | None, tokenizer: ReportTokenizer, role: str) -> int:
-    """How many ids a network embeds: what its config says, else as many as the tokenizer has.
+    """Number of ids that a network embeds: its config's, or else the tokenizer's.
 
     Raises:
         ConfigError: If the tokenizer has more.
@@ -228,7 +191,7 @@ def embedding_size(own: int | None, tokenizer: ReportTokenizer, role: str) -> in
     if tokenizer.vocab_size > size:
         raise ConfigError(
             f"the {role} tokenizer has {tokenizer.vocab_size:,} ids, the config's vocab_size is {size:,}",
-            expected="a vocabulary that fits",
+            expected="a tokenizer with at most that many ids",
             fix="give the tokenizer that belongs to this model",
         )
     return size

@@ -1,21 +1,21 @@
 """The denoiser UNet: one block table for every kind of latent, in the layout of Stable Diffusion 1.x.
 
-The table (which block follows which) is written once, in :class:`UNet`; what a residual block, a step down or a
-step up *is* comes from a small set of layers: :class:`ImageLayers` here for maps, ``VectorLayers`` in
-``report_denoiser`` for vectors. The environment encoders are built from the same layers.
+The table (which block follows which) is written once, in :class:`UNet`; a residual block, a step down or a step up comes from
+:class:`Layers`: ``image_layers.ImageLayers`` for maps, ``vector_layers.VectorLayers`` for vectors. The environment encoders
+are built from the same layers.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from medcodi.config import config
 from medcodi.networks.attention import AttentionBlock, Context
-from medcodi.networks.convolution import Convolution
-from medcodi.networks.image_parts import MeanPool, Normed, ResidualBlock, TimeEmbedding, Upsample
 
 
 @config
@@ -28,9 +28,9 @@ class UNetConfig:
     attention_levels: tuple[int, ...] = (0, 1, 2)
     num_heads: int = 8
     num_groups: int = 32
-    num_positions: int = 4  # vectors only: length of the second dimension the latent vector is folded into
-    # What the first block of the way up is given beside the middle's output: the deepest block of the way down
-    # (ordinary), or the middle's output once more (published: what the released MedCoDi-M weights were trained with).
+    num_positions: int = 4  # vectors only: the S that the latent vector is folded into, [B, C, S, 1]
+    # Input of the first block of the way up beside the middle's output: the deepest block of the way down (ordinary), or the
+    # middle's output once more (published: as the released MedCoDi-M weights were trained).
     deepest_skip: Literal["ordinary", "published"] = "ordinary"
 
     def __post_init__(self) -> None:
@@ -48,14 +48,14 @@ class UNetConfig:
 
 
 class Layers(Protocol):
-    """What differs between kinds of latents."""
+    """The layers that differ between kinds of latents."""
 
     def stem(self, channels: int) -> nn.Module:
         """Latent -> first width."""
         ...
 
     def residual(self, channels_in: int, channels_out: int, time_dim: int) -> nn.Module:
-        """A residual block that hears the time."""
+        """A residual block that is given the time."""
         ...
 
     def down(self, channels: int) -> nn.Module:
@@ -75,40 +75,26 @@ class Layers(Protocol):
         ...
 
 
-class ImageLayers:
-    """Layers for latent maps ``[B, C, H, W]``."""
+class TimeEmbedding(nn.Module):
+    """Timestep -> vector: sinusoid (cosines first, max period 10,000), linear, SiLU, linear."""
 
-    def __init__(self, latent_shape: tuple[int, ...], config: UNetConfig) -> None:
-        self.latent_channels = latent_shape[0]
-        self.num_groups = config.num_groups
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.channels = channels
+        self.in_proj = nn.Linear(channels, 4 * channels)
+        self.out_proj = nn.Linear(4 * channels, 4 * channels)
 
-    def stem(self, channels: int) -> nn.Module:
-        """Latent -> first width."""
-        return Convolution(self.latent_channels, channels)
-
-    def residual(self, channels_in: int, channels_out: int, time_dim: int) -> nn.Module:
-        """A residual block that hears the time."""
-        return ResidualBlock(channels_in, channels_out, time_dim=time_dim, num_groups=self.num_groups)
-
-    def down(self, channels: int) -> nn.Module:
-        """Half the resolution."""
-        return Convolution(channels, channels, stride=2)
-
-    def up(self, channels: int) -> nn.Module:
-        """Twice the resolution."""
-        return Upsample(channels)
-
-    def head(self, channels: int) -> nn.Module:
-        """Last width -> latent."""
-        return Normed(channels, self.num_groups, Convolution(channels, self.latent_channels))
-
-    def pool(self, channels: int, out: int) -> nn.Module:
-        """Map -> one vector ``[B, out]``."""
-        return nn.Sequential(Normed(channels, self.num_groups, Convolution(channels, out)), MeanPool())
+    def forward(self, t: Tensor) -> Tensor:
+        """``t`` ``[B]`` -> ``[B, 4 * channels]``."""
+        half = self.channels // 2
+        frequencies = torch.exp(-math.log(10_000) / half * torch.arange(half, dtype=torch.float32, device=t.device))
+        angles = t[:, None].float() * frequencies  # [B, channels / 2]
+        wave = torch.cat([angles.cos(), angles.sin()], dim=-1).to(self.in_proj.weight.dtype)
+        return self.out_proj(F.silu(self.in_proj(wave)))
 
 
 class Block(nn.Module):
-    """One entry of the block table: residual block, prompts, resolution change, other denoisers; each but the first optional."""
+    """One entry of the block table: residual block, attention to prompts, change of resolution, connector; each optional."""
 
     def __init__(
         self,
@@ -137,8 +123,8 @@ class Block(nn.Module):
 class UNet(nn.Module):
     """Denoiser of one modality.
 
-    The paper's joint attention (section "multi-output generation") sits after every context block: each denoiser
-    attends to the environment vectors of the *other* targets.
+    The paper's joint attention ("multi-output generation") follows every context block: the *connector* attends to the
+    environment vectors of the other targets.
     """
 
     def __init__(self, layers: Layers, config: UNetConfig, *, context_dim: int, environment_dim: int) -> None:
@@ -155,6 +141,7 @@ class UNet(nn.Module):
                 dim, context_dim=to, num_heads=config.num_heads, num_groups=config.num_groups, zero_init=zero_init
             )
 
+        # The way down: per level, residual blocks with attention, then a step down.
         self.stem = layers.stem(config.base_channels)
         self.down = nn.ModuleList()
         skips = [config.base_channels]
@@ -172,6 +159,7 @@ class UNet(nn.Module):
                 self.down.append(Block(None, resize=layers.down(width)))
                 skips.append(width)
 
+        # The middle.
         deepest = widths[-1]
         self.middle_in = layers.residual(deepest, deepest, time_dim)
         self.middle_attention = AttentionBlock(
@@ -179,6 +167,7 @@ class UNet(nn.Module):
         )
         self.middle_out = layers.residual(deepest, deepest, time_dim)
 
+        # The way up: one block more per level, each given the output of its mirror image on the way down.
         self.up = nn.ModuleList()
         current = deepest
         for level in reversed(range(len(widths))):
@@ -195,21 +184,19 @@ class UNet(nn.Module):
         self.head = layers.head(widths[0])
 
     def forward(self, z: Tensor, t: Tensor, context: Context, environment: Context | None = None) -> Tensor:
-        """Predict eps (or v, as the schedule says).
+        """Predict eps (or v, by the schedule's prediction_type), shaped like ``z``.
 
         Args:
             z: Noisy latent ``[B, *latent_shape]``.
             t: Timesteps ``[B]`` in 0..999.
             context: The mixed prompts, ``[B, L, D]``.
             environment: Environment vectors of the other targets ``[B, K, E]``; None: single-target, connectors are skipped.
-
-        Returns:
-            A tensor shaped like ``z``.
         """
         dtype = self.time.in_proj.weight.dtype
         contexts = context.for_layers(self, [block.cross_attention for block in self.context_blocks()], dtype)
-        heard = None if environment is None else Context(environment.tokens.to(dtype), environment.log_weight)
-        return self.predict(z.to(dtype), t, contexts, heard).to(z.dtype)
+        if environment is not None:
+            environment = Context(environment.tokens.to(dtype), environment.log_weight)
+        return self.predict(z.to(dtype), t, contexts, environment).to(z.dtype)
 
     def predict(self, z: Tensor, t: Tensor, contexts: list[Context], environment: Context | None) -> Tensor:
         """As :meth:`forward`, in the weights' precision, with a context for each of :meth:`context_blocks`."""
@@ -218,15 +205,18 @@ class UNet(nn.Module):
         def run(block: nn.Module, h: Tensor) -> Tensor:
             return block(h, time, None if block.attention is None else next(remaining), environment)
 
+        # Down.
         time = self.time(t)
         h = self.stem(z)
         skips = [h]
         for block in self.down:
             h = run(block, h)
             skips.append(h)
+        # Middle.
         h = self.middle_out(self.middle_attention(self.middle_in(h, time), next(remaining)), time)
         if self.deepest_skip == "published":
             skips[-1] = h
+        # Up, each block beside its skip.
         for block in self.up:
             h = run(block, torch.cat([h, skips.pop()], dim=1))
         return self.head(h)
@@ -242,27 +232,11 @@ class UNet(nn.Module):
         return [block for block in (*self.down, *self.up) if isinstance(block, Block)]
 
     def connectors(self) -> list[nn.Module]:
-        """The blocks through which this denoiser hears the others: what the stage ``join`` trains."""
+        """The blocks that attend to the other denoisers: the stage ``join`` trains them."""
         return [block.connector for block in self.blocks() if block.connector is not None]
 
     def single_target_parts(self) -> list[nn.Module]:
-        """All but the connectors: what the stage ``diffuse`` trains."""
+        """All but the connectors: the stage ``diffuse`` trains them."""
         whole = [self.time, self.stem, self.middle_in, self.middle_attention, self.middle_out, self.head]
         parts = [part for block in self.blocks() for part in (block.residual, block.attention, block.resize)]
         return whole + [part for part in parts if part is not None]
-
-
-def image_denoiser(
-    latent_shape: tuple[int, ...], config: UNetConfig, *, context_dim: int, environment_dim: int
-) -> UNet:
-    """A denoiser of latent maps ``[C, h, w]``.
-
-    Raises:
-        ValueError: If the map is too small for the number of levels.
-    """
-    smallest = min(latent_shape[1:]) // 2 ** (len(config.multipliers) - 1)
-    if smallest < 1:
-        raise ValueError(
-            f"a {latent_shape} latent cannot be halved {len(config.multipliers) - 1} times; give fewer multipliers"
-        )
-    return UNet(ImageLayers(latent_shape, config), config, context_dim=context_dim, environment_dim=environment_dim)

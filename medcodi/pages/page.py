@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from medcodi.errors import DataError
+from medcodi.storage.atomic import write_text
 
 TEMPLATES = Path(__file__).parent / "templates"
 
@@ -179,11 +180,5 @@ def write_page(path: str | Path, html: str) -> Path:
     Raises:
         DataError: If it cannot be written.
     """
-    path = Path(path)
-    partial = path.with_name(path.name + ".partial")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial.write_text(html, encoding="utf-8")
-        return partial.replace(path)
-    except OSError as error:
-        raise DataError(f"cannot write {path}: {error.strerror}", fix="choose another folder with --out") from None
+    write_text(Path(path), html, error=DataError)
+    return Path(path)

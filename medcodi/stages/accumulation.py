@@ -1,9 +1,8 @@
 """Exact accumulation: the micro-batches of one step give the loss and the gradients of one large batch.
 
-A loss that compares studies (InfoNCE) takes its negatives from the whole global batch. Its features are computed twice: first
-for all micro-batches without gradient, to get the loss and its derivative by each feature; then for one micro-batch after the
-other with gradient, which is multiplied by that derivative (gradient caching: Gao et al., 2021, arXiv 2101.06983). Memory is
-that of one micro-batch.
+A loss that compares studies (InfoNCE) takes its negatives from the whole global batch. Its features are computed twice: for all
+micro-batches without gradient, to get the loss and its derivative by each feature; then for each micro-batch with gradient,
+multiplied by that derivative (gradient caching: Gao et al., 2021, arXiv 2101.06983). Memory is that of one micro-batch.
 """
 
 from __future__ import annotations
@@ -19,29 +18,19 @@ Features = dict[str, Tensor]  # name -> [B, ...], or a scalar that all studies s
 
 
 class StepOutput(NamedTuple):
-    """Loss and logs of one forward pass: a tuple, because engines look for tensors in what a module returns.
+    """Loss and logs of one forward pass: a tuple, because engines look for tensors in what a module returns."""
 
-    Attributes:
-        loss: Scalar, with gradient.
-        logs: Name -> a scalar without gradient, to be averaged over ranks and micro-batches; or ``[2]``, a weighted sum and
-            the sum of its weights, to be added up over them (:func:`medcodi.stages.step.cell_sums`).
-    """
-
-    loss: Tensor
+    loss: Tensor  # scalar, with gradient
+    # Name -> a scalar without gradient, to be averaged over ranks and micro-batches; or [2], a weighted sum and the sum of its
+    # weights, to be added up over them (medcodi.stages.step.cell_sums).
     logs: dict[str, Tensor]
 
 
 @dataclass(frozen=True)
 class Rows:
-    """Names of the rows of a batch, and which modalities each has.
+    """Identifiers of the B rows of a batch, and which modalities each has."""
 
-    Attributes:
-        present: Modality -> bool ``[B]``.
-        study_ids: B identifiers.
-        patient_ids: B identifiers.
-    """
-
-    present: Mapping[str, Tensor]
+    present: Mapping[str, Tensor]  # modality -> bool [B]
     study_ids: list[str]
     patient_ids: list[str]
 
@@ -62,17 +51,11 @@ class Rows:
 
 @dataclass(frozen=True)
 class Comparison:
-    """A loss over the features of all micro-batches, and its gradient for each of them.
+    """A loss over the features of all micro-batches, and its derivative by each of them."""
 
-    Attributes:
-        loss: Scalar, without gradient.
-        logs: Logs of the comparison.
-        gradients: For each micro-batch, name -> derivative of the loss by its feature.
-    """
-
-    loss: Tensor
+    loss: Tensor  # scalar, without gradient
     logs: dict[str, Tensor]
-    gradients: list[Features]
+    gradients: list[Features]  # for each micro-batch, name -> derivative of the loss by its feature
 
     def attached(self, index: int, features: Features) -> Tensor:
         """The loss, whose backward pass hands its gradient to the features of micro-batch ``index``.
@@ -89,30 +72,19 @@ class Comparison:
 
 @dataclass(frozen=True)
 class Accumulation:
-    """All micro-batches of this rank's step, as one of them sees them.
+    """All micro-batches of this rank's step, as one of them sees them."""
 
-    Attributes:
-        index: Which of them it is.
-        rows: The rows of each, in order.
-        comparison: Of the features of all; None where the stage compares nothing.
-    """
-
-    index: int
-    rows: tuple[Rows, ...]
-    comparison: Comparison | None = None
+    index: int  # of this one
+    rows: tuple[Rows, ...]  # of each
+    comparison: Comparison | None = None  # of the features of all; None where the stage compares nothing
 
 
 def accumulations(
     compare: Callable[[Features, Rows], StepOutput], batches: Sequence[Any], features: Iterator[Features]
 ) -> list[Accumulation | None]:
-    """What each micro-batch of a step needs to know of the others, in order; None for a single one.
+    """Compare the features of the rank's micro-batches; the result for each in order, None where there is only one.
 
-    Every rank calls this once a step, because comparisons exchange features between ranks.
-
-    Args:
-        compare: :meth:`medcodi.stages.stage.Stage.compare`.
-        batches: The rank's micro-batches, on their device.
-        features: The stage's features of each, computed when they are asked for.
+    Every rank calls this once a step, because comparisons exchange features. ``features`` are computed when they are iterated.
     """
     if len(batches) < 2:
         return [None] * len(batches)

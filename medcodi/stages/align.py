@@ -158,15 +158,12 @@ def _without_scale(features: Features) -> dict[str, Tensor]:
 
 
 def jitter(images: Tensor, shift: Tensor, gain: Tensor) -> Tensor:
-    """Move images and change their contrast and brightness.
+    """Move images ``[B, 1, H, W]`` in [0, 1], and change their contrast and brightness.
 
     Args:
-        images: ``[B, 1, H, W]`` in [0, 1].
+        images: What is changed.
         shift: ``[B, 2]``, right and down, in shares of the side; the border is repeated.
         gain: ``[B, 2]``, change of contrast about mid-grey, and twice the change of brightness.
-
-    Returns:
-        ``[B, 1, H, W]`` in [0, 1].
     """
     # Sample each pixel where it came from: x_in = x_out - 2 shift, in coordinates of [-1, 1].
     theta = torch.eye(2, 3).to(images).repeat(len(images), 1, 1)

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.distributed as dist
-import torch.nn.functional as F
 from einops import rearrange
 from pydantic import model_validator
 from torch import Tensor, nn
@@ -16,7 +15,6 @@ from torch import Tensor, nn
 from medcodi.config import config
 from medcodi.errors import TrainingError
 from medcodi.modality import MODALITIES, Kind, in_table_order
-from medcodi.networks.autoencoder import draw, kl_to_standard_normal
 from medcodi.stages.dry_run import DryRun, image_reconstruction, report_reconstruction
 from medcodi.stages.stage import Stage
 from medcodi.stages.statements import STATEMENTS, statement_loss, statement_truth
@@ -116,11 +114,11 @@ class AutoencodeStage(Stage):
 
     # ---- images ------------------------------------------------------------------------------------------------
     def _image_loss(self, batch: Batch, step: Step) -> Tensor:
-        """L1 + edges + worst pixels + KL of all views at once, in units of the [-1, 1] range."""
+        """L1 + edges + worst pixels + KL of all views at once (:meth:`ImageAutoencoder.reconstruction_terms`)."""
         autoencoder, config = self._autoencoder("image"), self.config
 
         # Collect the present images of every view, cropped, and the noise of their posteriors.
-        images, noises, weights = [], [], []
+        parts, noises, weights = [], [], []
         for name in self._modalities("image", batch):
             values: Any = batch.contents[name]
             if config.crop_size is not None:
@@ -128,27 +126,15 @@ class AutoencodeStage(Stage):
             rows, weight = _present_rows(batch.present[name])
             shape = (autoencoder.latent_shape[0], *(side // autoencoder.config.factor for side in values.shape[-2:]))
             noise = step.draws.normal(f"autoencode/noise/{name}", shape, values.device)
-            images.append(values[rows])
+            parts.append(values[rows])
             noises.append(noise[rows])
             weights.append(weight)
-        x, weight = torch.cat(images), torch.cat(weights)  # [N, 1, H, W], [N]
+        images, weight = torch.cat(parts), torch.cat(weights)  # [N, 1, H, W], [N]
 
-        # Encode, sample the posterior, decode.
-        mean, logvar = autoencoder.encode(x)
-        decoded = autoencoder.decode_unclamped(draw(mean, logvar, torch.cat(noises)))
-        x = (2.0 * x - 1.0).expand_as(decoded)
-
-        # Compare, image by image: each term is [N].
-        error = (decoded - x).abs().flatten(1)
-        num_worst = max(1, round(config.hard_share * error.shape[1]))
-        mse = (0.5 * (decoded.detach() - x)).square().flatten(1).mean(1).clamp(min=1e-10)  # of the [0, 1] range
-        terms = {
-            "l1": error.mean(1),
-            "edges": edge_difference(decoded, x, config.edge_scales),
-            "hard": error.topk(num_worst, dim=1).values.mean(1),
-            "kl": kl_to_standard_normal(mean, logvar).flatten(1).mean(1),
-            "psnr": -10.0 * torch.log10(mse),
-        }
+        # Reconstruct them, and weigh the terms, each [N].
+        terms = autoencoder.reconstruction_terms(
+            images, torch.cat(noises), edge_scales=config.edge_scales, hard_share=config.hard_share
+        )
         total = (
             terms["l1"]
             + config.edge_weight * terms["edges"]
@@ -238,10 +224,9 @@ class AutoencodeStage(Stage):
     # ---- scale -------------------------------------------------------------------------------------------------
     @torch.no_grad()
     def finish(self, batches: Iterable[Batch]) -> None:
-        """Measure mean and standard deviation of the latents and store the scale with the weights; not with ``decoder_only``.
+        """Measure mean and standard deviation of the latents of whole training studies, and store the scale with the weights.
 
-        Args:
-            batches: Batches of whole training studies, on the model's device.
+        With ``decoder_only`` the scale stays.
 
         Raises:
             TrainingError: If the latents do not vary, or the batches are empty.
@@ -302,41 +287,9 @@ def cyclic_beta(step: int, config: AutoencodeConfig) -> float:
 
 
 def random_crops(images: Tensor, size: int, draws: Tensor) -> Tensor:
-    """Square crops, each at its own place.
-
-    Args:
-        images: ``[B, 1, H, W]``.
-        size: Pixels on a side, at most H and W.
-        draws: ``[B, 2]`` in [0, 1): the place of each crop, down and right.
-
-    Returns:
-        ``[B, 1, size, size]``.
-    """
+    """Crops ``[B, 1, size, size]`` of images ``[B, 1, H, W]``, placed by ``draws`` ``[B, 2]`` in [0, 1), down and right."""
     height, width = images.shape[-2:]
     corners = (draws.cpu() * torch.tensor([height - size + 1, width - size + 1])).long().tolist()
     return torch.stack(
         [image[:, top : top + size, left : left + size] for image, (top, left) in zip(images, corners, strict=True)]
     )
-
-
-def edge_difference(a: Tensor, b: Tensor, num_scales: int) -> Tensor:
-    """Mean absolute difference of the horizontal and vertical gradients at several resolutions.
-
-    Args:
-        a: ``[B, C, H, W]``.
-        b: The same shape.
-        num_scales: Number of resolutions, each half the one before; those below 2 pixels are left out.
-
-    Returns:
-        ``[B]``.
-    """
-    difference = a - b  # gradients are linear: the gradient of the difference is the difference of the gradients
-    terms = []
-    for _ in range(num_scales):
-        if min(difference.shape[-2:]) < 2:
-            break
-        across = difference.diff(dim=-1).abs().flatten(1).mean(1)
-        down = difference.diff(dim=-2).abs().flatten(1).mean(1)
-        terms.append(across + down)
-        difference = F.avg_pool2d(difference, 2) if min(difference.shape[-2:]) >= 4 else difference[..., :1, :1]
-    return torch.stack(terms).mean(0)

@@ -19,20 +19,14 @@ _NEVER = -1e9  # a logit whose softmax is 0
 
 @dataclass(frozen=True)
 class Contrast:
-    """The result of one comparison.
+    """The result of one comparison: scalars; all but the loss are without gradient."""
 
-    Attributes:
-        loss: Scalar, with gradient; 0 where no row has both sides.
-        accuracy: Share of rows, both ways, whose partner is the nearest of all candidates; without gradient.
-        num_rows: Number of rows with both sides, on all ranks.
-        spread: Standard deviation of the cosines of all rows with all partners: 0 where every study looks the same;
-            NaN with fewer than two rows; without gradient.
-    """
-
-    loss: Tensor
-    accuracy: Tensor
-    num_rows: Tensor
-    spread: Tensor
+    loss: Tensor  # 0 where no row has both sides
+    accuracy: Tensor  # share of rows, both ways, whose partner is the nearest of all candidates
+    num_rows: Tensor  # with both sides, on all ranks
+    spread: (
+        Tensor  # standard deviation of the cosines of all rows with all partners; 0: every study is encoded the same
+    )
 
 
 class _GatherRows(torch.autograd.Function):
@@ -79,9 +73,6 @@ def info_nce(
         scale: Inverse temperature that multiplies the cosines.
         groups: int64 ``[N]``; rows of equal number are never negatives of each other. None: all differ.
         present: bool ``[N]``, True where the row has both sides; the others do not count. None: all have.
-
-    Returns:
-        Its loss is the mean over rows of the cross-entropy both ways, halved.
     """
     num = len(a)
     own = torch.arange(num, device=a.device)

@@ -17,17 +17,11 @@ Forward = Callable[[int], list[Tensor]]  # number of studies -> the tensors that
 
 @dataclass(frozen=True)
 class DryRun:
-    """The forward passes of one micro-batch of a stage, every study complete.
+    """The forward passes of one micro-batch of a stage, every study complete."""
 
-    Attributes:
-        trained: Passes whose activations wait for the backward pass; all of them are alive together.
-        frozen: Passes without gradient before that; empty where studies come from a cache of encodings.
-        drawn: Share of the trained passes that a step runs on average, where it draws some of them.
-    """
-
-    trained: tuple[Forward, ...]
-    frozen: tuple[Forward, ...] = ()
-    drawn: float = 1.0
+    trained: tuple[Forward, ...]  # their activations wait for the backward pass, all at the same time
+    frozen: tuple[Forward, ...] = ()  # run before, without gradient; none where studies come from a cache of encodings
+    drawn: float = 1.0  # share of the trained passes that a step runs on average, where it draws some of them
 
 
 def image_reconstruction(model: Any, crop_size: int | None) -> Forward:

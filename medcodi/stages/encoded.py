@@ -20,27 +20,16 @@ from medcodi.randomness import StepRandomness
 
 @dataclass(frozen=True)
 class EncodedBatch:
-    """A batch as the frozen networks encode it: no pixels, no words.
+    """A batch as the frozen networks encode it, by modality: no pixels, no words."""
 
-    Attributes:
-        means: Modality -> ``[B, *latent_shape]``, scaled.
-        stds: Modality -> posterior standard deviation, like ``means``.
-        prompts: Modality -> encoding of every row (of the null prompt where the row lacks the modality).
-        present: Modality -> bool ``[B]``.
-        study_ids: ``B`` names.
-        patient_ids: ``B`` names.
-        samples: ``B`` indices in the dataset.
-        nulls: Modality -> encoding of its null prompt, one row.
-    """
-
-    means: dict[str, Tensor]
-    stds: dict[str, Tensor]
-    prompts: dict[str, PromptEncoding]
-    present: dict[str, Tensor]
+    means: dict[str, Tensor]  # of the latents' posteriors, scaled [B, *latent_shape]
+    stds: dict[str, Tensor]  # standard deviations, like means
+    prompts: dict[str, PromptEncoding]  # B rows, of the null prompt where a row lacks the modality
+    present: dict[str, Tensor]  # bool [B]
     study_ids: list[str]
     patient_ids: list[str]
-    samples: tuple[int, ...]
-    nulls: dict[str, PromptEncoding] = field(default_factory=dict)
+    samples: tuple[int, ...]  # B indices in the dataset
+    nulls: dict[str, PromptEncoding] = field(default_factory=dict)  # of the null prompt, one row
 
     def __len__(self) -> int:
         return len(self.study_ids)
@@ -85,17 +74,9 @@ def encode_nulls(model: MedCoDi, names: Iterable[str]) -> dict[str, PromptEncodi
 def noisy_latent(
     model: MedCoDi, batch: EncodedBatch, name: str, t: Tensor, draws: StepRandomness
 ) -> tuple[Tensor, Tensor]:
-    """Draw a latent from its posterior, and noise it.
+    """Draw latents x0 of a modality from their posteriors; x_t at timesteps ``[B]`` and the denoiser's target (eps or v).
 
-    Args:
-        model: Its schedule is used.
-        batch: B encoded studies.
-        name: The modality.
-        t: Timesteps ``[B]``, on the batch's device.
-        draws: Of this step.
-
-    Returns:
-        x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps, and the target of its denoiser (eps or v): ``[B, *latent_shape]``.
+    Both are ``[B, *latent_shape]``; x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps.
     """
     mean, std = batch.means[name], batch.stds[name]
     x0 = mean + std * draws.normal(f"posterior/{name}", mean.shape[1:], mean.device)
@@ -105,17 +86,11 @@ def noisy_latent(
 
 @dataclass(frozen=True)
 class DrawnPrompts:
-    """The prompts that each row is trained with.
+    """The prompts that each row is trained with."""
 
-    Attributes:
-        names: The P modalities that can prompt: those that are no targets.
-        chosen: Bool ``[B, P]``: the subset of each row.
-        dropped: Bool ``[B]``: True where the null prompts replace the subset.
-    """
-
-    names: tuple[str, ...]
-    chosen: Tensor
-    dropped: Tensor
+    names: tuple[str, ...]  # the P modalities that can prompt: those that are no targets
+    chosen: Tensor  # bool [B, P], the subset of each row
+    dropped: Tensor  # bool [B], True where the null prompts replace the subset
 
     @property
     def subsets(self) -> list[str]:

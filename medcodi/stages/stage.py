@@ -29,21 +29,12 @@ STAGES: dict[str, str] = {
 
 
 class Stage(nn.Module):
-    """One stage of training. Subclasses define a name, a config, what they train, what must come before, and the loss.
+    """One stage of training. Subclasses define :meth:`parts`, :meth:`loss` and the class attributes."""
 
-    Attributes:
-        name: Its name in the table.
-        Config: Class of its config, filled from the YAML key ``stage.options``.
-        requires: Stages that the model must have been through.
-        timed: Whether it draws timesteps, so that a validation can log losses by timestep.
-        model: The model that it trains.
-        config: Its config.
-    """
-
-    name: ClassVar[str]
-    Config: ClassVar[type]
-    requires: ClassVar[tuple[str, ...]] = ()
-    timed: ClassVar[bool] = False
+    name: ClassVar[str]  # in the table
+    Config: ClassVar[type]  # filled from the YAML key stage.options
+    requires: ClassVar[tuple[str, ...]] = ()  # stages that the model must have been through
+    timed: ClassVar[bool] = False  # whether it draws timesteps, so that a validation can log losses by timestep
 
     def __init__(self, model: MedCoDi, config: Any = None) -> None:
         """Take a model over: only the parts that this stage trains keep ``requires_grad``.
@@ -89,33 +80,19 @@ class Stage(nn.Module):
         return 1
 
     def dry_run(self, *, cached: bool = False) -> DryRun:
-        """The forward passes of one micro-batch of complete studies, without data, for counting.
-
-        Args:
-            cached: Studies come encoded from a cache (``diffuse`` and ``join``).
-        """
+        """The forward passes of one micro-batch, without data, for counting; ``cached``: studies come encoded from a cache."""
         raise NotImplementedError
 
     # ---- what one step optimises -------------------------------------------------------------------------------
     def loss(self, batch: Any, step: Step) -> Tensor:
-        """The loss of one micro-batch: a scalar with gradient.
+        """The loss of one micro-batch, a scalar with gradient; what is logged goes into ``step.logs``.
 
         Its mean over micro-batches and ranks, and that of its gradients, are those of the global batch.
-
-        Args:
-            batch: The studies, a :class:`Batch`, or an ``EncodedBatch`` in the stages that train on encodings.
-            step: Holds all draws, means over rows, and the logs.
         """
         raise NotImplementedError
 
     def forward(self, batch: Batch, randomness: StepRandomness, accumulation: Accumulation | None = None) -> StepOutput:
-        """Loss and logs of one micro-batch.
-
-        Args:
-            batch: The studies.
-            randomness: Of this step and these studies.
-            accumulation: The other micro-batches of the step; None: there are none.
-        """
+        """Loss and logs of one micro-batch; ``accumulation`` holds the other micro-batches of the step, if there are any."""
         step = Step(randomness, Rows.of(batch), accumulation)
         return StepOutput(self.loss(batch, step), step.logs)
 
@@ -129,18 +106,13 @@ class Stage(nn.Module):
 
     # ---- losses that compare studies ---------------------------------------------------------------------------
     def encoded(self, batch: Batch) -> Any:
-        """The batch as :meth:`features` and :meth:`forward` take it in a step of several micro-batches.
-
-        Work of frozen parts that both would do is done here, once; by default there is none.
-        """
+        """The batch for :meth:`features` and :meth:`forward` in a step of several micro-batches: frozen parts run once, here."""
         return batch
 
     def features(self, batch: Batch, draws: StepRandomness) -> Features:
-        """The features of one micro-batch that the loss compares between studies; empty if it compares none.
+        """Features of one micro-batch that the loss compares between studies (name -> ``[B, ...]``, or a scalar); none by default.
 
-        Returns:
-            Name -> ``[B, ...]``, or a scalar that is the same for all studies. Computed twice in a step of several
-            micro-batches, first without gradient, from the same draws.
+        They are computed twice in a step of several micro-batches, first without gradient, from the same draws.
         """
         return {}
 
@@ -174,12 +146,7 @@ def stage_class(name: str) -> type[Stage]:
 
 
 def build_stage(name: str, model: MedCoDi, config: Any = None) -> Stage:
-    """A stage around a model.
-
-    Args:
-        name: One of ``STAGES``.
-        model: The model to train, changed in place.
-        config: The stage's ``Config``, or plain values for it; None takes the defaults.
+    """A stage around a model, which is changed in place; ``config`` is the stage's ``Config``, or plain values for it.
 
     Raises:
         ConfigError: If the stage or one of its options is unknown or wrong.
@@ -192,14 +159,9 @@ def build_stage(name: str, model: MedCoDi, config: Any = None) -> Stage:
 
 
 def trained_in(model: MedCoDi) -> dict[str, tuple[str, ...]]:
-    """The stages that train each parameter, at their default configs.
+    """Parameter name -> the stages that train it at their default configs, in order.
 
-    Args:
-        model: May be on the meta device. Afterwards only the last stage's parameters have ``requires_grad``, and the model is
-            in evaluation mode.
-
-    Returns:
-        Parameter name -> the stages, in order; empty where none trains it.
+    The model may be on the meta device. Afterwards only the last stage's parameters have ``requires_grad``.
     """
     stages: dict[str, list[str]] = {name: [] for name, _ in model.named_parameters()}
     been_through, model.trained_stages = model.trained_stages, tuple(STAGES)

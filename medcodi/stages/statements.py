@@ -1,10 +1,9 @@
 """Statements about findings, and how well encodings of prompts agree with them.
 
-InfoNCE alone finds what tells most studies apart (the patient, large findings) long before a finding that few studies have, and a
-denoiser cannot draw what its prompt's encoding left out. So ``align`` can also ask each encoding to lie nearer to the statements that
-hold for its study than to their denials: what UniCL (Yang et al., 2022, arXiv 2204.03610) and MedCLIP (Wang et al., 2022, arXiv
-2210.10163) do with labels. The statements are texts, encoded by the text tower like any other; whether they hold is read from the
-study's report by the rule labeler. So nothing is needed but pairs of films and reports, and nothing is added to the model.
+InfoNCE alone learns what separates most studies (the patient, large findings) long before a finding that few studies have, and a
+denoiser cannot draw what its prompt's encoding lacks. So ``align`` can also train each encoding to be nearer to the statements that
+hold for its study than to their denials, as UniCL (Yang et al., 2022, arXiv 2204.03610) and MedCLIP (Wang et al., 2022, arXiv
+2210.10163) do with labels. Statements are texts for the text tower; the rule labeler reads from the report whether they hold.
 """
 
 from __future__ import annotations
@@ -25,21 +24,21 @@ _SIDED = ("Lung Opacity", "Lung Lesion", "Consolidation", "Atelectasis", "Pneumo
 
 @dataclass(frozen=True)
 class Statement:
-    """A finding, on a side or on any, with the words that claim and deny it."""
+    """A finding, on one side or any, in words."""
 
     label: str  # of CheXpert's
     side: str | None = None  # "left", "right"
 
     @property
     def claim(self) -> str:
-        """The text that says it."""
+        """The text that states it."""
         if self.label == "No Finding":
             return "No acute cardiopulmonary abnormality."
         return f"{self._words.capitalize()}."
 
     @property
     def denial(self) -> str:
-        """The text that says the contrary."""
+        """The text that states the contrary."""
         return "Abnormal chest." if self.label == "No Finding" else f"No {self._words}."
 
     @property
@@ -68,21 +67,17 @@ def _truth(report: str) -> tuple[float, ...]:
     row = []
     for statement in STATEMENTS:
         value = labels.get(statement.label, 0.0)
-        told = sides.get(statement.label, set()) - {None}
-        if statement.side and value == 1.0:
-            value = float(statement.side in told or "bilateral" in told) if told else -1.0
+        stated = sides.get(statement.label, set()) - {None}
+        if statement.side and value == 1.0:  # a finding without a side leaves both sides open
+            value = float(statement.side in stated or "bilateral" in stated) if stated else -1.0
         row.append(value if value >= 0 else float("nan"))
     return tuple(row)
 
 
 def statement_truth(reports: Sequence[str]) -> Tensor:
-    """Which statements hold, as the reports tell it.
+    """Which statements hold by each report, float32 ``[B, K]``: 1 holds, 0 does not (or is not mentioned).
 
-    Args:
-        reports: B texts.
-
-    Returns:
-        float32 ``[B, K]``: 1 holds, 0 does not (or is not mentioned), NaN: the report is unsure, tells no side, or is empty.
+    NaN where the report is uncertain, names no side, or is empty.
     """
     rows = [_truth(report) if report.strip() else (float("nan"),) * len(STATEMENTS) for report in reports]
     return torch.tensor(rows, dtype=torch.float32).reshape(len(reports), len(STATEMENTS))
@@ -90,38 +85,32 @@ def statement_truth(reports: Sequence[str]) -> Tensor:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How encodings agree with statements, row by row.
+    """Agreement of encodings with statements, row by row."""
 
-    Attributes:
-        loss: ``[B]`` binary cross-entropy in nats, summed over statements.
-        hits: ``[B]`` share of the claims that hold which the encoding is nearer to than to their denial; without gradient.
-        claims: ``[B]`` how many hold.
-    """
-
-    loss: Tensor
-    hits: Tensor
-    claims: Tensor
+    loss: Tensor  # [B] binary cross-entropy in nats, summed over statements
+    hits: Tensor  # [B] share of the claims that hold which the encoding is nearer to than to their denial; without gradient
+    claims: Tensor  # [B] number of claims that hold
 
 
 def agreement(pooled: Tensor, statements: Tensor, truth: Tensor, scale: Tensor) -> Agreement:
-    """Hold encodings against statements: the logit of each is ``scale * pooled . (claim - denial)``.
+    """Compare encodings with statements: the logit of each is ``scale * pooled . (claim - denial)``.
 
     Args:
         pooled: Unit vectors ``[B, D]`` of one modality.
         statements: Unit vectors ``[2 K, D]`` of ``STATEMENT_TEXTS``.
-        truth: ``[B, K]`` of :func:`statement_truth`; NaN takes no part.
+        truth: ``[B, K]`` of :func:`statement_truth`; NaN does not count.
         scale: Inverse temperature.
     """
     claims, denials = statements.float().chunk(2)
     with torch.autocast(pooled.device.type, enabled=False):
         logits = scale * pooled.float() @ (claims - denials).T  # [B, K]
     holds = truth.nan_to_num(0.0)
-    claims_held = holds.sum(1)
-    hits = ((logits.detach() > 0) * holds).sum(1) / claims_held.clamp(min=1)
-    return Agreement(statement_loss(logits, truth), hits, claims_held)
+    num_claims = holds.sum(1)
+    hits = ((logits.detach() > 0) * holds).sum(1) / num_claims.clamp(min=1)
+    return Agreement(statement_loss(logits, truth), hits, num_claims)
 
 
 def statement_loss(logits: Tensor, truth: Tensor) -> Tensor:
-    """Binary cross-entropy of logits ``[B, K]`` against :func:`statement_truth`, in nats, summed over what is known: ``[B]``."""
+    """Binary cross-entropy ``[B]`` of logits ``[B, K]`` against :func:`statement_truth`, in nats, summed over known statements."""
     each = F.binary_cross_entropy_with_logits(logits, truth.nan_to_num(0.0), reduction="none")
     return (each * ~truth.isnan()).sum(1)

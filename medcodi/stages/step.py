@@ -22,27 +22,17 @@ Where = Callable[[Rows], Tensor]  # rows of a micro-batch -> weights of any shap
 
 @dataclass
 class Step:
-    """What a stage works with beside its batch.
+    """What a stage works with beside its batch."""
 
-    Attributes:
-        draws: All randomness of the step, keyed by (seed, step, sample).
-        rows: The rows of this micro-batch.
-        accumulation: The other micro-batches of the step; None: there are none.
-        logs: What the step logs, see :class:`medcodi.stages.accumulation.StepOutput`.
-    """
-
-    draws: StepRandomness
-    rows: Rows
-    accumulation: Accumulation | None = None
-    logs: dict[str, Tensor] = field(default_factory=dict)
+    draws: StepRandomness  # all randomness of the step, keyed by (seed, step, sample)
+    rows: Rows  # of this micro-batch
+    accumulation: Accumulation | None = None  # the other micro-batches of the step; None: there are none
+    logs: dict[str, Tensor] = field(default_factory=dict)  # see StepOutput
 
     def mean(self, values: Tensor, where: Where, weights: Tensor | None = None) -> Tensor:
-        """Mean over the rows of the global batch, as far as this micro-batch contributes to it (:func:`mean_over_ranks`).
+        """Mean of ``values`` ``[B]`` over the rows of the global batch, this micro-batch's part of it (:func:`mean_over_ranks`).
 
-        Args:
-            values: ``[B]``.
-            where: Which rows count; asked of every micro-batch.
-            weights: ``[B]``, weights of ``values`` where these are not all rows of the micro-batch; None: ``where`` of its rows.
+        ``where`` weighs the rows of every micro-batch; ``weights`` those of ``values``, where these are only some rows of this one.
         """
         parts = (self.rows,) if self.accumulation is None else self.accumulation.rows
         weights = where(self.rows) if weights is None else weights
@@ -66,18 +56,15 @@ def num_ranks() -> int:
 
 
 def mean_over_ranks(values: Tensor, weights: Tensor, parts: Sequence[Tensor] | None = None) -> Tensor:
-    """Weighted mean over the rows of all ranks, as far as this micro-batch contributes to it.
+    """``micro-batches * ranks * sum(w v) / (sum of w of all micro-batches and ranks)``; 0 where no rank has a row.
 
-    Averaged over micro-batches and ranks, as engines average losses and gradients, it is the mean over the rows of the
-    global batch, however unevenly present rows are spread.
+    Averaged over micro-batches and ranks, as engines average losses and gradients, it is the weighted mean over the rows of
+    the global batch, however unevenly present rows are spread.
 
     Args:
         values: ``[B]``.
         weights: ``[B]``, bool or numbers; 0 leaves a row out, whatever its value.
         parts: Weights of every micro-batch of this rank's step, these among them; None: there is this one.
-
-    Returns:
-        Scalar: ``micro-batches * ranks * sum(w v) / sum of w everywhere``; 0 where no rank has a row.
     """
     weights = weights.to(values)
     parts = [weights] if parts is None else [part.to(values) for part in parts]
@@ -114,15 +101,10 @@ def cell_sums(values: Tensor, weights: Tensor, cells: Tensor, names: Sequence[st
 # ---- timesteps -------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class ValidationRandomness(StepRandomness):
-    """Draws of a validation, the same every time: timesteps are stratified, choices are taken in turn.
+    """Draws of a validation, the same every time: timesteps are stratified, choices are taken in turn."""
 
-    Attributes:
-        positions: Of each row among all rows of the validation; row i draws its timesteps from bucket i mod 10.
-        turn: Which kind of step a stage takes that has several.
-    """
-
-    positions: tuple[int, ...]
-    turn: int = 0
+    positions: tuple[int, ...]  # of each row in the validation; row i draws its timesteps from bucket i mod 10
+    turn: int = 0  # which kind of step a stage takes that has several
 
     @property
     def buckets(self) -> Tensor:

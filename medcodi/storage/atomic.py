@@ -86,12 +86,14 @@ def sha256_file(path: Path) -> str:
 
 # ---- folders ---------------------------------------------------------------------------------------------------------
 @contextmanager
-def filling(target: Path, *, replace: bool = False, **refusal: Unpack[Refusal]) -> Iterator[Path]:
-    """A hidden folder beside ``target`` to be filled; it becomes ``target`` when the body ends.
+def filling(
+    target: Path, *, within: Path | None = None, replace: bool = False, **refusal: Unpack[Refusal]
+) -> Iterator[Path]:
+    """A hidden folder in ``within`` (None: beside ``target``) to be filled; it becomes ``target`` when the body ends.
 
-    Arguments and refusals as for :func:`publish_folder`; where the body fails, nothing of it stays.
+    Other arguments and refusals as for :func:`publish_folder`; where the body fails, nothing of it stays.
     """
-    staging = partial_path(target)
+    staging = partial_path((within or target.parent) / target.name)
     with refusing(target, **refusal):
         try:
             staging.mkdir(parents=True)
@@ -125,6 +127,7 @@ def publish_folder(staging: Path, target: Path, *, replace: bool = False, **refu
         replaced = replace and target.exists()
         if replaced:
             target.rename(aside)
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             staging.rename(target)
         except OSError:
@@ -162,7 +165,7 @@ def remove(path: Path) -> None:
 # ---- names, flushing, refusals ---------------------------------------------------------------------------------------
 def partial_path(path: Path) -> Path:
     """A hidden name beside ``path`` that no other process uses, on any machine."""
-    return path.with_name(f".{path.name}.{secrets.token_hex(4)}.partial")
+    return path.with_name(f".{path.name[:50]}.{secrets.token_hex(4)}.partial")  # a name is at most 255 bytes
 
 
 def _aside(target: Path) -> Path:

@@ -239,9 +239,13 @@ class JobFolder:
         target = self.place(shard).parent
         if not replace and self.record(shard) is not None:
             return
-        with atomic.filling(target, replace=replace, **self._refusal) as staging:
-            record = fill(staging)
-            self.write_json(staging / self.place(shard).name, record, indent=1)
+        try:
+            with atomic.filling(target, within=self.root, replace=replace, **self._refusal) as staging:
+                record = fill(staging)
+                self.write_json(staging / self.place(shard).name, record, indent=1)
+        except self.kind.error:
+            if replace or self.record(shard) is None:
+                raise  # otherwise another process was faster
 
     def finish(self, shard: str, files: Mapping[str, Mapping[str, Any]], **metadata: Any) -> None:
         """Write the record of a shard whose files are there: name -> ``bytes`` and ``sha256``."""
@@ -258,15 +262,10 @@ class JobFolder:
         atomic.publish_folder(self.content, self.target, replace=replace, **self._refusal)
         self.clear()
 
-    def sweep(self, folders: Iterable[Path] | None = None) -> None:
-        """Remove the partial files that killed processes left; nobody may be writing. A staged job is swept as a whole."""
-        if folders is None:
-            folders = (
-                [self.root, *(path for path in self.root.rglob("*") if path.is_dir())]
-                if self.kind.staged
-                else [self.root]
-            )
-        for folder in folders:
+    def sweep(self) -> None:
+        """Remove the partial files that killed processes left; nobody may be writing."""
+        below = (path for path in self.root.rglob("*") if path.is_dir()) if self.kind.staged else ()
+        for folder in (self.root, *below):
             atomic.sweep(folder)
 
     def clear(self) -> None:

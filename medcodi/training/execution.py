@@ -66,8 +66,9 @@ def block_classes() -> tuple[type[nn.Module], ...]:
     from open_clip.transformer import ResidualAttentionBlock
     from transformers.models.bert.modeling_bert import BertLayer
 
-    from medcodi.networks.report_denoiser import VectorResidualBlock
-    from medcodi.networks.unet import Block, ResidualBlock
+    from medcodi.networks.image_layers import ResidualBlock
+    from medcodi.networks.unet import Block
+    from medcodi.networks.vector_layers import VectorResidualBlock
 
     own = (Block, AttentionBlock, ResidualBlock, VectorResidualBlock)
     return (*own, ResidualAttentionBlock, BertLayer, ResnetBlock2D, DiffusersAttention)

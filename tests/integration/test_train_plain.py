@@ -91,7 +91,7 @@ def test_the_command_prints_its_config_and_help_and_refuses_with_code_2() -> Non
         (["--config", "configs/train/tiny/align.yaml", "--resum", "latest"], "unknown option"),
         (["--config", "configs/train/tiny/diffuse.yaml", "init={model}", "out={out}"], "has not been through 'align'"),
         (["--config", "configs/train/tiny/align.yaml", "init={out}", "out={out}"], "no model"),
-        (["--config", "configs/train/tiny/align.yaml", "init={model}", "out=/proc/none"], "cannot write"),
+        (["--config", "configs/train/tiny/align.yaml", "init={model}", "out=/proc/none"], "cannot be written"),
         (["--config", "configs/train/tiny/autoencode.yaml", "out={run}"], "holds a run already"),
     ],
 )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -76,6 +75,7 @@ def import_xgem(
     from medcodi.interop.xgem import DTYPES
     from medcodi.interop.xgem import import_xgem as run
     from medcodi.interop.xgem_layout import LayoutConfig
+    from medcodi.storage.atomic import write_bytes
 
     # Import, one component at a time.
     one_of("dtype", dtype, DTYPES, CheckpointError)
@@ -110,19 +110,8 @@ def import_xgem(
         )
     # A copy of the report, and a summary of it.
     if report is not None:
-        _copy_report(imported, report)
+        write_bytes(report, (imported.folder / "import_report.json").read_bytes(), error=CheckpointError)
     _print_import(imported, has_tokenizers=tokenizers is not None)
-
-
-def _copy_report(imported: Imported, path: Path) -> None:
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(imported.folder / "import_report.json", path)
-    except OSError as error:
-        raise CheckpointError(
-            f"{path} cannot be written: {error.strerror or error}",
-            fix=f"the import is complete; its report is {imported.folder / 'import_report.json'}",
-        ) from None
 
 
 def _print_import(imported: Imported, *, has_tokenizers: bool) -> None:

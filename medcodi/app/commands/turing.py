@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Annotated
 
@@ -10,6 +9,7 @@ import typer
 
 from medcodi.app.arguments import Device, read_device, refuse_full_folder
 from medcodi.app.terminal import err, out, progress_bar, turing_app
+from medcodi.errors import DataError
 
 
 @turing_app.command()
@@ -97,6 +97,7 @@ def lint(
 
         medcodi turing lint bundle/readers/reader-01 --key custodian/ --report lint.json
     """
+    from medcodi.storage.atomic import write_json
     from medcodi.turing.lint.attack import lint_bundle
 
     # A whole bundle holds its key; a reader's folder is tested without, unless --key names one.
@@ -109,7 +110,7 @@ def lint(
             lambda done, total: bar.update(task, completed=done, total=total),
         )
     if report:
-        report.write_text(json.dumps(attacked.to_dict(), indent=2) + "\n", encoding="utf-8")
+        write_json(report, attacked.to_dict(), error=DataError)
     for leak in attacked.leaks:
         out.print(f"LEAK {leak.probe}: {leak.detail}. Fix: {leak.fix}.", markup=False)
     for attack in attacked.reported:

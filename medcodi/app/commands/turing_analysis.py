@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated
@@ -88,6 +87,7 @@ def power(
 
         medcodi turing power --kind real_or_generated --margin 0.1 --readers 3,5 --items 40,80,160
     """
+    from medcodi.storage.atomic import write_json
     from medcodi.turing.answers.table import read_answers
     from medcodi.turing.power.power import PowerCell, model_from_pilot, needed
     from medcodi.turing.power.power import power as simulate_power
@@ -122,8 +122,7 @@ def power(
             | {"studies": studies, "seed": seed, "paired": paired, "cells": [asdict(cell) for cell in cells]}
         )
     if out_file:
-        out_file.parent.mkdir(parents=True, exist_ok=True)
-        out_file.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+        write_json(out_file, written, indent=1, error=DataError)
 
 
 def _planned_tests(

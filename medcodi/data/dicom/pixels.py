@@ -207,6 +207,8 @@ def _apply_window(values: np.ndarray, centre: float, width: float, function: str
     values = np.asarray(values, dtype=np.float64)
     if function == "SIGMOID":
         return 1.0 / (1.0 + np.exp(np.clip(-4.0 * (values - centre) / width, -700.0, 700.0)))
-    if function == "LINEAR_EXACT" or width <= 1:
+    if function == "LINEAR_EXACT":
         return np.clip((values - centre) / width + 0.5, 0.0, 1.0)
+    if width <= 1:  # a step
+        return (values > centre - 0.5).astype(np.float64)
     return np.clip((values - (centre - 0.5)) / (width - 1.0) + 0.5, 0.0, 1.0)

@@ -79,6 +79,7 @@ def records(options: CsvConfig) -> Iterator[Record]:
         options = replace(options, study_is_patient=True)
     _check_patients(options, columns, path)
     root = Path(options.root) if options.root else path.parent
+    # Rows of one study are joined, in the order of first appearance.
     studies: dict[str, Record] = {}
     for row in read_rows(path):
         record = _record(row, columns, root, options)
@@ -103,6 +104,7 @@ def _check_patients(options: CsvConfig, columns: Mapping[str, str], path: Path) 
 
 def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> dict[str, str]:
     """Meaning -> column that is there."""
+    # Columns that the user names must exist.
     for meaning, column in named.items():
         one_of("meaning of a column", meaning, _USUAL, DataError)
         if column is not None and column not in header:
@@ -111,6 +113,7 @@ def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> 
                 expected="a column of the table",
                 fix=did_you_mean(column, header),
             )
+    # The others are looked up by their usual names; the leftmost match is taken.
     known = {_key(name): name for name in reversed(header)}
     columns = {}
     for meaning, usual in _USUAL.items():
@@ -152,6 +155,7 @@ def _record(row: Row, columns: Mapping[str, str], root: Path, options: CsvConfig
         return "" if is_absent(written(meaning)) else written(meaning)
 
     study_id = cell("study_id") or f"row-{number}"
+    # One column for each view, or one image column with its view beside it.
     images = {name: root / cell(name) for name in names("image") if cell(name)}
     refused = None
     if cell("image"):
@@ -165,6 +169,7 @@ def _record(row: Row, columns: Mapping[str, str], root: Path, options: CsvConfig
             )
         else:
             images[view] = root / cell("image")
+    # A whole report, or its sections.
     text = cell("report") or compose_report(cell("findings"), cell("impression"))
     split = cell("split").lower()
     if split and split not in SPLIT_NAMES:
@@ -197,6 +202,7 @@ def _record(row: Row, columns: Mapping[str, str], root: Path, options: CsvConfig
 
 def _patient(row: Row, study_id: str, columns: Mapping[str, str], options: CsvConfig) -> str:
     """The patient of a row without an identifier: from the image's path, or the study itself where that is said."""
+    # Only image paths can name the patient.
     paths = [row.cells[columns[name]] for name in ("image", *names("image")) if name in columns]
     if options.patient_pattern:
         match = next(filter(None, (re.search(options.patient_pattern, path) for path in paths)), None)
@@ -224,9 +230,11 @@ def _label(cell: str | None) -> float | None:
 
 def _joined(old: Record, new: Record, *, by_study: bool) -> Record:
     """Two rows of one study as one record."""
+    # One study of two patients is a fault of the table: left out.
     if new.patient_id != old.patient_id:
         detail = f"study {old.study_id!r} is of patients {old.patient_id!r} and {new.patient_id!r}"
         return replace(old, refused=LeftOut(file=old.study_id, reason="two patients", detail=detail))
+    # One row a study: a second row is a duplicate.
     if by_study:
         spare = LeftOut(
             file=old.study_id,

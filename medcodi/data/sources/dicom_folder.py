@@ -53,6 +53,7 @@ def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -
     folder = Path(options.path)
     if not folder.is_dir():
         raise DataError(f"no folder at {folder}", expected="a folder of DICOM files", fix="check path=")
+    # Every DICOM file of the tree, in the order of paths.
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and is_dicom(file)]
     if not files:
         raise DataError(
@@ -61,6 +62,7 @@ def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -
     by_id: dict[str, Record] = {}
     for record in each(partial(_record, options=options), files):
         by_id[record.study_id] = _joined(by_id[record.study_id], record) if record.study_id in by_id else record
+    # Without reliable patients, splits by patient would be wrong.
     usable = [record for record in by_id.values() if record.refused is None]
     if not options.study_is_patient:
         check_patients(usable, f"the DICOM files of {folder}", "Patient ID", "options.study_is_patient=true")
@@ -75,6 +77,7 @@ def _record(file: Path, options: DicomConfig) -> Record:
         return Record(
             study_id=name, patient_id=name, refused=LeftOut(file=name, reason=error.reason, detail=str(error))
         )
+    # The default view applies only where the tags name no view at all.
     view = header.modality or (None if header.view_named else options.default_view)
     refused = None
     if view is None:
@@ -116,6 +119,7 @@ def _report(file: Path, study_id: str, options: DicomConfig) -> tuple[dict[str, 
 
 def _joined(old: Record, new: Record) -> Record:
     """Two files of record study as record record; beside a usable file, another record that is not is only left out itself."""
+    # A file that can be used replaces one that cannot.
     if old.refused is not None and new.refused is None:
         old, new = new, old
     spare = [*old.spare, *new.spare, *second_images(old, new)]

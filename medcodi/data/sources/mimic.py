@@ -98,10 +98,12 @@ def records_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map
     Raises:
         DataError: If a table or a folder is missing or cannot be read.
     """
+    # The record list names every image; without it the metadata table does.
     listed = find_table(Path(options.path), "cxr-record-list") or mimic_table(
         options, "mimic-cxr-*-metadata", "the images"
     )
     known = find_table(tables_folder(options), "mimic-cxr-*-metadata")
+    # Views come from the metadata table where it is there: no file has to be opened.
     views = (
         {
             row["dicom_id"]: {key: row.get(key, "") for key in (_VIEW, _VIEW_IN_WORDS)}
@@ -123,6 +125,7 @@ def _records(
     each: Callable[..., Iterator[Any]] = map,
 ) -> Iterator[Record]:
     root = Path(options.path)
+    # Tables first: a missing one is refused before files are touched.
     if not (root / "files").is_dir():
         raise DataError(
             f"no folder {root / 'files'}",
@@ -135,6 +138,7 @@ def _records(
     studies: dict[str, _Study] = {}
     seen: set[str] = set()
 
+    # Paths of the images in the chosen groups.
     def located() -> Iterator[tuple[dict[str, str], dict[str, str] | None, Path]]:
         for row, view in rows:
             patient, study = f"p{row['subject_id']}", f"s{row['study_id']}"
@@ -142,6 +146,7 @@ def _records(
                 path = row.get("path") or f"files/{patient[:3]}/{patient}/{study}/{row['dicom_id']}{suffix}"
                 yield row, view, root / path
 
+    # Gather rows by study; DICOM tags are read in parallel.
     for row, view, file in each(_viewed, located()):
         study_id = f"s{row['study_id']}"
         study = studies.setdefault(study_id, _Study(f"p{row['subject_id']}"))
@@ -154,6 +159,7 @@ def _records(
             expected="groups such as p10",
             fix="correct options.groups",
         )
+    # Refuse half a download before hours of reading.
     check_groups(root, (study.patient for study in studies.values()))
     for study_id, study in studies.items():
         yield _record(study_id, study, labels_of.get(study_id, {}), report_of(study.patient, study_id), source)
@@ -197,6 +203,7 @@ def _add(
         detail = f"{file}: view {code!r} is none of those known"
         study.spare.append(LeftOut(file=str(file), reason="unknown view", detail=detail, view=code))
         return
+    # Rank by the order of codes in the modality table.
     codes = MODALITIES[modality].view_codes
     rank = codes.index(code.upper()) if code.upper() in codes else len(codes)
     study.images.append((rank, name, modality, code, file))

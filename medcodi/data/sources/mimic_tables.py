@@ -81,6 +81,7 @@ def official_splits(options: MimicConfig) -> dict[str, str] | None:
     path = mimic_table(
         options, "mimic-cxr-*-split", "the official split", "; or options.official_split=false for splits of our own"
     )
+    # An image may have one split only, and one of the known names.
     found: dict[str, str] = {}
     for number, row in enumerate(read_table(path, ("dicom_id", "split")), start=2):
         split = SPLIT_NAMES.get(row["split"].lower())
@@ -99,6 +100,7 @@ def study_labels(options: MimicConfig) -> dict[str, dict[str, float]]:
     if options.labels is None:
         return {}
     path = mimic_table(options, f"mimic-cxr-*-{options.labels}", "the labels", "; or options.labels=null for none")
+    # Any value but 1, 0, -1 or nothing means a damaged table.
     found: dict[str, dict[str, float]] = {}
     for number, row in enumerate(read_table(path, IDS), start=2):
         cells = {label: row[label] for label in CHEXPERT_LABELS if row.get(label)}
@@ -116,6 +118,7 @@ def report_paths(options: MimicConfig) -> Callable[[str, str], Path | None]:
     """(patient, study) -> path of the report, or None where none are wanted."""
     if not options.need_reports and options.reports is None:
         return lambda patient, study_id: None
+    # Accept the folder itself, its files/, or the unpacked archive.
     root = Path(options.reports or options.path)
     places = [root / "files", root, root / "mimic-cxr-reports" / "files"]
     found = next((place for place in places if next(place.glob("p[0-9][0-9]/p*/s*.txt"), None)), None)
@@ -138,6 +141,7 @@ def _report_path(root: Path, patient: str, study_id: str) -> Path:
 
 def check_groups(root: Path, patients: Iterable[str]) -> None:
     """Half a tree is refused at once, not after hours of reading the other half."""
+    # Folders p10 to p19 hold the patients by the first digits of their numbers.
     groups = sorted({patient[:3] for patient in patients})
     missing = [group for group in groups if not (root / "files" / group).is_dir()]
     if missing:

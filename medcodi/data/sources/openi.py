@@ -155,6 +155,7 @@ def _images(
     spare: list[LeftOut],
 ) -> tuple[dict[str, Path], dict[str, str]]:
     """(modality -> file, modality -> view); what is not taken goes to ``spare``."""
+    # The first image of each view is taken; the others are in the ledger.
     chosen: dict[str, Path] = {}
     views: dict[str, str] = {}
     for node in tree.iter("parentImage"):

@@ -98,10 +98,12 @@ class Record:
         file = self.study_id
         view = ""
         try:
+            # Images: read, checked against the view they are given as, fitted to the square.
             for name, path in self.images.items():
                 file, view = str(path), self.views.get(name, "")
                 contents[name] = fit_square(read_image(path, modality=name), image_size)
             file, view = self.study_id, ""
+            # Texts: read and brought to their normal form.
             texts, spare = self.read_texts()
             for name, text in texts.items():
                 file = self.files().get(name, f"{self.study_id}:{name}")
@@ -161,6 +163,7 @@ def check_patients(records: Sequence[Record], source: str, column: str, fix: str
     Raises:
         DataError: If a patient is missing or a placeholder in two studies, or all studies are of one patient.
     """
+    # Placeholders of anonymisation, and one identifier for everybody.
     counts = Counter(record.patient_id for record in records)
     placeholders = sum(num for patient, num in counts.items() if _NO_PATIENT.fullmatch(patient))
     same = len(counts) == 1 and len(records) >= MIN_STUDIES_OF_ONE_PATIENT

@@ -39,27 +39,16 @@ class RowDefaults:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """A valid row.
+    """A valid row."""
 
-    Attributes:
-        number: Its position among the rows, from 1.
-        id: Unique among the rows.
-        direction: Prompts of positive weight, and targets.
-        prompts: Modality -> path, or text.
-        weights: The weight of every prompt.
-        seed: Seed of the first sample.
-        num_samples: Number of samples.
-        kept: Values of the columns that are copied into the results.
-    """
-
-    number: int
-    id: str
-    direction: Direction
+    number: int  # position among the rows, from 1
+    id: str  # unique among the rows
+    direction: Direction  # prompts of positive weight, and targets
     prompts: Mapping[str, Path | str]
-    weights: Mapping[str, float]
-    seed: int
+    weights: Mapping[str, float]  # of every prompt
+    seed: int  # of the first sample
     num_samples: int
-    kept: Mapping[str, str] = field(default_factory=dict)
+    kept: Mapping[str, str] = field(default_factory=dict)  # columns that are copied into the results
 
     def study_id(self, sample: int) -> str:
         """The name of one sample: the row's id; of several samples ``id-0``, ``id-1`` ..."""

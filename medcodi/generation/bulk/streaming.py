@@ -24,21 +24,13 @@ WINDOW = 4  # at most this many batches of samples wait, before the first reques
 
 @dataclass(frozen=True)
 class Request:
-    """One request, as :func:`medcodi.generate` takes it.
+    """One request, as :func:`medcodi.generate` takes it."""
 
-    Attributes:
-        prompts: Modality -> value; a plain str is a report; empty: unconditional.
-        targets: Modalities to generate; None: every one that is not a prompt.
-        seed: Seed of the first sample; sample i has seed ``seed + i``.
-        num_samples: Number of samples.
-        weights: Modality -> weight of its prompt; absent ones are 1, 0 equals absence.
-    """
-
-    prompts: Mapping[str, Any] | str = field(default_factory=dict)
-    targets: tuple[str, ...] | list[str] | str | None = None
-    seed: int = 0
+    prompts: Mapping[str, Any] | str = field(default_factory=dict)  # a plain str is a report; empty: unconditional
+    targets: tuple[str, ...] | list[str] | str | None = None  # None: every modality that is not a prompt
+    seed: int = 0  # sample i has seed + i
     num_samples: int = 1
-    weights: Mapping[str, float] | None = None
+    weights: Mapping[str, float] | None = None  # absent ones are 1; 0 equals absence
 
 
 def generate_many(
@@ -98,17 +90,13 @@ def generate_many(
 
 @dataclass
 class _Pending:
-    """A request whose samples are not all generated.
-
-    Attributes:
-        samples: Position among the request's samples -> sample.
-    """
+    """A request whose samples are not all generated."""
 
     direction: Direction
     prompts: dict[str, Value]
     weights: dict[str, float]
     seeds: list[int]
-    samples: dict[int, Sample] = field(default_factory=dict)
+    samples: dict[int, Sample] = field(default_factory=dict)  # by position among the request's samples
 
 
 class _Stream:

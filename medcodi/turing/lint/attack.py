@@ -171,7 +171,7 @@ class _Table:
         return cls(what, np.array([generated for generated, _, _ in rows]), [case for _, case, _ in rows], columns)
 
 
-def _contents(key: AnswerKey) -> dict[str, _Places]:
+def _contents(key: AnswerKey) -> Mapping[str, _Places]:
     """Modality -> real or generated content -> its payloads."""
     contents: dict[str, dict[tuple[str, str, str], list[tuple[str, str]]]] = defaultdict(lambda: defaultdict(list))
     for reader, trials in key.trials.items():

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from medcodi.config import from_dict
-from medcodi.errors import CheckpointError, ConfigError
+from medcodi.errors import ConfigError
 from medcodi.networks.autoencoder import draw, kl_to_standard_normal
-from medcodi.networks.image_autoencoder import ImageAutoencoder, ImageAutoencoderConfig
+from medcodi.networks.image_autoencoder import ImageAutoencoder, ImageAutoencoderConfig, edge_difference
 
 SMALL = {"channels": (8, 16, 16), "norm_num_groups": 4, "latent_channels": 3}
 
@@ -68,16 +68,36 @@ def test_noise_samples_the_posterior() -> None:
     assert torch.equal(draw(mean, logvar, None), mean)
 
 
-def test_kl_by_hand() -> None:
-    mean, logvar = torch.tensor([0.0, 1.0, 0.0]), torch.tensor([0.0, 0.0, 1.0])
-    assert torch.allclose(kl_to_standard_normal(mean, logvar), torch.tensor([0.0, 0.5, 0.5 * (2.718281828 - 2.0)]))
-
-
 def test_refusals() -> None:
     with pytest.raises(ConfigError, match="norm_num_groups = 32"):
         small(norm_num_groups=32)
     with pytest.raises(ConfigError, match="image_size = 30.*multiple of 4"):
         from_dict(ImageAutoencoderConfig, SMALL).build(30)
-    for value in (0.0, -1.0, float("nan")):
-        with pytest.raises(CheckpointError, match="latent scale"):
-            small().set_scale(value)
+
+
+def test_reconstruction_terms_by_hand() -> None:
+    autoencoder, x = small(), torch.rand(2, 1, 32, 32)
+    mean, logvar = autoencoder.encode(x)
+    terms = autoencoder.reconstruction_terms(x, torch.zeros_like(mean), edge_scales=1, hard_share=0.25)
+    error = (autoencoder.decode_unclamped(mean) - (2 * x - 1)).flatten(1)
+    worst = error.abs().sort(dim=1, descending=True).values[:, : 32 * 32 // 4]
+    expected = {
+        "l1": error.abs().mean(1),
+        "hard": worst.mean(1),
+        "kl": kl_to_standard_normal(mean, logvar).flatten(1).mean(1),
+        "psnr": 10 * torch.log10(1 / (error / 2).square().mean(1)),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(terms[name], value)
+    assert terms["hard"].gt(terms["l1"]).all() and not terms["psnr"].requires_grad and terms["edges"].requires_grad
+
+
+def test_edges_by_hand() -> None:
+    a = torch.zeros(1, 1, 4, 4)
+    a[..., 2:] = 1.0  # one vertical edge: 1 of 3 differences across, none down
+    assert edge_difference(a, torch.zeros_like(a), 1).item() == pytest.approx(1 / 3)
+    # halved once: 2 x 2 with the edge in its only difference across
+    assert edge_difference(a, torch.zeros_like(a), 2).item() == pytest.approx((1 / 3 + 1) / 2)
+    assert torch.allclose(
+        edge_difference(a + 0.5, torch.full_like(a, 0.2), 5), edge_difference(a, torch.zeros_like(a), 5)
+    )

@@ -1,25 +1,30 @@
-"""The denoisers' block table, its sizes, and what they hear."""
+"""The denoisers' block table: its sizes, and its inputs that change the prediction."""
 
 import pytest
 import torch
 from diffusers import UNet2DConditionModel
 
-from medcodi.networks.attention import Attention, Context
-from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
-from medcodi.networks.report_denoiser import VectorLayers, report_denoiser
-from medcodi.networks.unet import ImageLayers, UNet, UNetConfig, image_denoiser
+from medcodi.networks.attention import Context
+from medcodi.networks.image_layers import ImageLayers
+from medcodi.networks.unet import Layers, TimeEmbedding, UNet, UNetConfig
+from medcodi.networks.vector_layers import VectorLayers
 
 SMALL = UNetConfig(
     base_channels=16, multipliers=(1, 2), num_res_blocks=1, attention_levels=(0, 1), num_heads=2, num_groups=8
 )
+BOTH = pytest.mark.parametrize(("layers", "shape"), [(ImageLayers, (4, 8, 8)), (VectorLayers, (24,))])
 
 
 def randomised(module: torch.nn.Module) -> torch.nn.Module:
-    """Zero-initialised layers would hide whether anything is heard."""
+    """The module with random weights: zero-initialised layers would hide whether an input has any influence."""
     generator = torch.Generator().manual_seed(0)
     for parameter in module.parameters():
         parameter.data = 0.1 * torch.randn(parameter.shape, generator=generator)
     return module.eval()
+
+
+def small(layers: Layers) -> torch.nn.Module:
+    return randomised(UNet(layers, SMALL, context_dim=12, environment_dim=10))
 
 
 def count(modules) -> int:
@@ -28,24 +33,25 @@ def count(modules) -> int:
 
 def test_the_default_size_is_stable_diffusion_1():
     with torch.device("meta"):
-        ours = image_denoiser((4, 32, 32), UNetConfig(), context_dim=768, environment_dim=1280)
+        config = UNetConfig()
+        ours = UNet(ImageLayers((4, 32, 32), config), config, context_dim=768, environment_dim=1280)
         theirs = UNet2DConditionModel(cross_attention_dim=768)
     assert count(ours.single_target_parts()) == count([theirs]) == 859_520_964
     assert count(ours.single_target_parts()) + count(ours.connectors()) == count([ours])
 
 
-@pytest.mark.parametrize(("make", "shape"), [(image_denoiser, (4, 8, 8)), (report_denoiser, (24,))])
-def test_shape_in_is_shape_out(make, shape):
-    net = randomised(make(shape, SMALL, context_dim=12, environment_dim=10))
+@BOTH
+def test_shape_in_is_shape_out(layers, shape):
+    net = small(layers(shape, SMALL))
     z, t = torch.randn(3, *shape), torch.tensor([0, 500, 999])
     context = Context(torch.randn(3, 5, 12), torch.zeros(3, 5))
     assert net(z, t, context).shape == z.shape
     assert net(z, t, context, Context(torch.randn(3, 2, 10))).shape == z.shape
 
 
-@pytest.mark.parametrize(("make", "shape"), [(image_denoiser, (4, 8, 8)), (report_denoiser, (24,))])
-def test_prompts_time_and_environment_are_heard(make, shape):
-    net = randomised(make(shape, SMALL, context_dim=12, environment_dim=10))
+@BOTH
+def test_prompts_time_and_environment_change_the_prediction(layers, shape):
+    net = small(layers(shape, SMALL))
     z, t = torch.randn(2, *shape), torch.tensor([100, 100])
     context, environment = Context(torch.randn(2, 1, 12)), Context(torch.randn(2, 1, 10))
     out = net(z, t, context, environment)
@@ -58,35 +64,47 @@ def test_prompts_time_and_environment_are_heard(make, shape):
         assert (out - other).abs().max() > 1e-5
 
 
-def test_one_key_shortcut_is_exact():
-    attention = Attention(16, num_heads=2, context_dim=6)
-    x, key = torch.randn(2, 7, 16), torch.randn(2, 1, 6)
-    twice = key.expand(-1, 2, -1)  # two equal keys: the softmax is 1/2 and 1/2 of the same value
-    torch.testing.assert_close(attention(x, key), attention(x, twice), atol=1e-6, rtol=1e-5)
+@BOTH
+def test_every_part_is_a_connector_or_a_single_target_part_and_blocks_run_in_order(layers, shape):
+    net = small(layers(shape, SMALL))
+    single, connectors = net.single_target_parts(), net.connectors()
+    assert {id(p) for part in (*single, *connectors) for p in part.parameters()} == {id(p) for p in net.parameters()}
+    assert count(single) + count(connectors) == count([net])
+    order: list[int] = []
+    for block in net.context_blocks():
+        block.register_forward_hook(lambda module, inputs, output: order.append(id(module)))
+    net(torch.randn(1, *shape), torch.tensor([3]), Context(torch.randn(1, 1, 12)))
+    assert order == [id(block) for block in net.context_blocks()]
 
 
-def test_a_masked_token_has_no_influence_and_a_doubled_one_weighs_like_two():
-    attention = Attention(16, num_heads=2, context_dim=6)
-    x, tokens = torch.randn(2, 7, 16), torch.randn(2, 3, 6)
-    masked = torch.tensor([[0.0, 0.0, -torch.inf]]).expand(2, 3)
-    torch.testing.assert_close(attention(x, tokens, masked), attention(x, tokens[:, :2], torch.zeros(2, 2)))
-    doubled = torch.cat([tokens, tokens[:, :1]], dim=1)
-    weight = torch.tensor([[2.0, 1.0, 1.0]]).log().expand(2, 3)
-    torch.testing.assert_close(attention(x, tokens, weight), attention(x, doubled, torch.zeros(2, 4)))
+def test_the_time_embedding_by_hand():
+    embedding = TimeEmbedding(4)
+    waves: list[torch.Tensor] = []
+    embedding.in_proj.register_forward_pre_hook(lambda module, inputs: waves.append(inputs[0]))
+    assert embedding(torch.tensor([0, 7])).shape == (2, 16)
+    angles = torch.tensor([7.0, 7.0 / 100.0])  # 10,000 ** (-i / 2) for i = 0, 1
+    expected = torch.stack([torch.tensor([1.0, 1.0, 0.0, 0.0]), torch.cat([angles.cos(), angles.sin()])])
+    torch.testing.assert_close(waves[0], expected)
 
 
-@pytest.mark.parametrize(("layers", "shape"), [(ImageLayers, (4, 8, 8)), (VectorLayers, (24,))])
-def test_environment_vectors_have_unit_norm(layers, shape):
-    config = EnvironmentConfig(dim=10, base_channels=8, multipliers=(1, 2))
-    encoder = randomised(EnvironmentEncoder(layers(shape, SMALL), config))
-    out = encoder(torch.randn(3, *shape), torch.tensor([0, 500, 999]))
-    assert out.shape == (3, 10)
-    torch.testing.assert_close(out.norm(dim=1), torch.ones(3))
+def test_the_published_deepest_skip_replaces_one_input():
+    ordinary, published = (
+        UNet(ImageLayers((4, 8, 8), SMALL), config, context_dim=12, environment_dim=10)
+        for config in (SMALL, UNetConfig(**{**vars(SMALL), "deepest_skip": "published"}))
+    )
+    randomised(ordinary), published.load_state_dict(ordinary.state_dict())
+    inputs = torch.randn(1, 4, 8, 8), torch.tensor([3]), Context(torch.randn(1, 1, 12))
+    first_up: dict[str, torch.Tensor] = {}
+    for name, net in (("ordinary", ordinary), ("published", published)):
+        net.up[0].register_forward_pre_hook(lambda module, args, name=name: first_up.update({name: args[0]}))
+        net(*inputs)
+    middle, skip = first_up["published"].chunk(2, dim=1)
+    assert torch.equal(middle, skip) and torch.equal(middle, first_up["ordinary"].chunk(2, dim=1)[0])
+    assert not torch.equal(first_up["ordinary"], first_up["published"])
 
 
-def test_sizes_that_cannot_be_are_refused():
+def test_invalid_sizes_are_refused():
     with pytest.raises(ValueError, match="num_groups=32 does not divide"):
         UNetConfig(base_channels=20)
-    with pytest.raises(ValueError, match="cannot be halved"):
-        image_denoiser((4, 4, 4), UNetConfig(base_channels=32), context_dim=8, environment_dim=8)
-    assert isinstance(image_denoiser((4, 8, 8), SMALL, context_dim=8, environment_dim=8), UNet)
+    with pytest.raises(ValueError, match=r"outside 0..1"):
+        UNetConfig(multipliers=(1, 2), attention_levels=(0, 2))

@@ -11,7 +11,7 @@ from medcodi.errors import ConfigError, TrainingError
 from medcodi.model import MedCoDi, build_model, tiny_config
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
-from medcodi.stages.autoencode import AutoencodeConfig, cyclic_beta, edge_difference, random_crops
+from medcodi.stages.autoencode import AutoencodeConfig, cyclic_beta, random_crops
 from medcodi.stages.statements import STATEMENTS
 
 TEXTS = [f"Study number {row}. The heart is {size}." for row in range(8) for size in ("large", "small")]
@@ -97,17 +97,6 @@ def test_crops() -> None:
     crops = random_crops(image, 4, torch.tensor([[0.0, 0.0], [0.999, 0.999], [0.34, 0.67]]))
     assert crops[:, 0, 0, 0].tolist() == [0.0, 14.0, 8.0] and crops.shape == (3, 1, 4, 4)
     assert torch.equal(random_crops(image, 6, torch.full((3, 2), 0.999)), image)
-
-
-def test_edges_by_hand() -> None:
-    a = torch.zeros(1, 1, 4, 4)
-    a[..., 2:] = 1.0  # one vertical edge: 1 of 3 differences across, none down
-    assert edge_difference(a, torch.zeros_like(a), 1).item() == pytest.approx(1 / 3)
-    # halved once: 2 x 2 with the edge in its only difference across
-    assert edge_difference(a, torch.zeros_like(a), 2).item() == pytest.approx((1 / 3 + 1) / 2)
-    assert torch.allclose(
-        edge_difference(a + 0.5, torch.full_like(a, 0.2), 5), edge_difference(a, torch.zeros_like(a), 5)
-    )
 
 
 def test_finish_gives_latents_of_unit_variance(model: MedCoDi) -> None:

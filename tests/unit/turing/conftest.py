@@ -3,17 +3,25 @@
 from __future__ import annotations
 
 import csv
+import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from medcodi.config import from_dict
 from medcodi.data.images import save_png8
 from medcodi.data.sources.phantom import phantom_study
+from medcodi.turing.analysis.analyze import analyze
+from medcodi.turing.answers.table import Answers, answers_from_rows
 from medcodi.turing.bundle.export import export_bundle
 from medcodi.turing.design.config import ReaderStudyConfig
 from medcodi.turing.design.generated_arm import open_generated
+from medcodi.turing.design.items import ReaderItem, draw_items
 from medcodi.turing.design.real_arm import open_real
+from tests.unit.turing.planter import Planter
+from tests.unit.turing.simulated_rows import FACTS, simulated
 
 STUDY = {
     "name": "small",
@@ -69,3 +77,34 @@ def bundle(tmp_path_factory: pytest.TempPathFactory, generated_folder: Path, sma
     made = open_generated(str(generated_folder), small_study.sampling, 0)
     export_bundle(small_study, real, made, out, salt="a salt for tests")
     return out
+
+
+@pytest.fixture(scope="session")
+def answers() -> Answers:
+    return answers_from_rows(simulated(), FACTS)
+
+
+@pytest.fixture(scope="session")
+def results(answers: Answers) -> dict[str, Any]:
+    return analyze(answers, num_resamples=300)
+
+
+@pytest.fixture
+def keep(tmp_path: Path) -> Callable[..., Path]:
+    def write(values: dict[str, Any], name: str = "") -> Path:
+        path = tmp_path / (name or f"{values['bundle_id']}-{values['reader']}.json")
+        path.write_text(json.dumps(values, ensure_ascii=False), encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="session")
+def items(small_study: ReaderStudyConfig, generated_folder: Path) -> list[ReaderItem]:
+    made = open_generated(str(generated_folder), small_study.sampling, 0)
+    return draw_items(small_study, open_real("phantom", num_phantoms=22, image_size=32), made)
+
+
+@pytest.fixture
+def planter(bundle: Path, tmp_path: Path) -> Planter:
+    return Planter(bundle, tmp_path)

@@ -63,6 +63,7 @@ POSITIVE: dict[str, tuple[str, ...]] = {
     ),
 }
 
+# Sentences that deny a finding.
 NEGATIVE: dict[str, tuple[str, ...]] = {
     "Cardiomegaly": (
         "Heart size is normal.",

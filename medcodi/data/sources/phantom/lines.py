@@ -31,9 +31,11 @@ class Tubes:
 def _tube(knots: Sequence[Sequence[float] | np.ndarray] | np.ndarray, peak: float) -> tuple[np.ndarray, np.ndarray]:
     """Points along a smooth curve through knots, equally spaced; ``peak`` is the line integral across its middle."""
     knots_ = np.asarray(knots, float)
+    # Interpolate between the knots and smooth the corners.
     t = np.linspace(0, len(knots_) - 1, 8 * len(knots_))
     curve = np.stack([np.interp(t, np.arange(len(knots_)), knots_[:, axis]) for axis in range(3)], axis=1)
     curve = ndimage.gaussian_filter1d(curve, 3.0, axis=0, mode="nearest") if len(knots_) > 2 else curve
+    # Resample at equal distances along the curve.
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(curve, axis=0), axis=1))])
     num = max(2, int(length[-1] / STEP))
     along = np.linspace(0, length[-1], num)
@@ -48,13 +50,16 @@ def _gather(radius: float, tubes: Sequence[tuple[np.ndarray, np.ndarray]]) -> Tu
 
 def ribs(body: Body) -> list[Tubes]:
     """Ten pairs of ribs as cortical shells (a wide tube less a narrower one inside), sternum, clavicles, scapulae."""
+    # Ribs: the hollow tube is subtracted from the shell, which leaves the cortex.
     bone, shell, hollow = body.bone, [], []
     for number in range(10):
         t = number / 9
         z0 = body.apex + 0.03 + 1.18 * t
+        # The chest widens from the apex down to about the seventh rib.
         reach = body.half_width * (0.50 + 0.50 * np.sin(np.pi * min(0.5, 0.16 + 0.75 * t))) + 0.01
         deep = body.half_depth * (0.70 + 0.30 * np.sin(np.pi * min(0.5, 0.2 + 0.6 * t))) - 0.01
         for s in (-1.0, 1.0):
+            # From the spine around the side to the front, sloping down.
             angles = np.linspace(0.06, 0.86 if number < 7 else 0.72, 14) * np.pi
             x = s * (reach * np.sin(angles) ** 0.85)
             y = deep * np.cos(angles) + body.kyphosis * z0**2
@@ -62,6 +67,7 @@ def ribs(body: Body) -> list[Tubes]:
             knots = np.stack([x, y, z], axis=1)
             shell.append(_tube(knots, 0.075 * bone))
             hollow.append(_tube(knots, -0.035 * bone))
+    # Shoulder girdle, lowered by the patient's shoulder drop.
     clavicle, scapula = [], []
     for s in (-1.0, 1.0):
         drop = body.shoulder_drop
@@ -85,6 +91,7 @@ def ribs(body: Body) -> list[Tubes]:
 
 def spine(body: Body) -> list[Tubes]:
     """Vertebral bodies with discs between, pedicles, spinous processes; the sternum in front."""
+    # Eighteen vertebrae along the kyphosis; the gaps between them are the discs.
     vertebra, pedicle = [], []
     for number in range(18):
         z = -1.05 + 0.118 * number
@@ -96,6 +103,7 @@ def spine(body: Body) -> list[Tubes]:
                 _tube([(s * 0.062, y + 0.05, z - 0.015), (s * 0.062, y + 0.09, z + 0.015)], 0.06 * body.bone)
             )
         pedicle.append(_tube([(0, y + 0.11, z), (0, y + 0.17, z + 0.06)], 0.05 * body.bone))
+    # Segments of the sternum.
     front = -body.half_depth
     sternum = [
         _tube([(0, front - 0.01, z - 0.05), (0, front - 0.012, z + 0.05)], 0.07 * body.bone)
@@ -110,6 +118,7 @@ def vessels(body: Body, thorax: Thorax) -> list[Tubes]:
     classes: list[list[tuple[np.ndarray, np.ndarray]]] = [[], [], []]
     for s in (-1.0, 1.0):
         root = np.array([s * 0.17, 0.02, -0.15])
+        # Seven trunks fan out from each hilum, each branching twice in two.
         fan = np.linspace(-1.25, 1.25, 7) + rng.normal(0, 0.12, 7)
         heads = [(root, np.array([s * np.cos(a), rng.normal(0, 0.35), np.sin(a)])) for a in fan]
         for level, (length, weight) in enumerate(((0.17, 0.045), (0.14, 0.032), (0.13, 0.024))):
@@ -117,6 +126,7 @@ def vessels(body: Body, thorax: Thorax) -> list[Tubes]:
             for start, heading in heads:
                 heading = heading / np.linalg.norm(heading)
                 end = start + heading * length * rng.uniform(0.8, 1.25)
+                # A vessel bends a little half way.
                 bend = 0.5 * (start + end) + rng.normal(0, 0.012, 3)
                 classes[level].append(_tube([start, bend, end], weight))
                 for _ in range(2):
@@ -128,6 +138,7 @@ def vessels(body: Body, thorax: Thorax) -> list[Tubes]:
 
 def _at(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
     """Value of a volume at points ``[N, 3]``, nearest voxel."""
+    # [x, y, z] in body units -> voxel indices [k, j, i].
     i = np.clip(((points[:, 0] + 1) / 2 * NX).astype(int), 0, NX - 1)
     j = np.clip(((points[:, 1] / HALF_DEPTH + 1) / 2 * NY).astype(int), 0, NY - 1)
     k = np.clip(((points[:, 2] + 1) / 2 * NZ).astype(int), 0, NZ - 1)
@@ -142,6 +153,7 @@ def devices(body: Body, findings: Sequence[Finding], rng: np.random.Generator) -
             continue
         s = SIGN[finding.side]
         x, z, y = s * float(rng.normal(0.50, 0.02)), -0.44 + float(rng.normal(0, 0.02)), -body.half_depth - 0.03
+        # The generator: a stack of bars with rounded ends, slightly rotated.
         turn = float(rng.normal(0, 0.3))
         box = []
         for v in np.linspace(-1, 1, 11):
@@ -149,6 +161,7 @@ def devices(body: Body, findings: Sequence[Finding], rng: np.random.Generator) -
             dx, dz = np.cos(turn) * half, np.sin(turn) * half
             cx, cz = x - np.sin(turn) * v * 0.062, z + np.cos(turn) * v * 0.062
             box.append(_tube([(cx - dx, y, cz - dz), (cx + dx, y, cz + dz)], 0.16))
+        # The leads: through the subclavian vein into the ventricle and the atrium.
         r = body.heart_radius
         base = min(body.dome_left, body.dome_right) - 0.10
         vein = [
@@ -200,6 +213,7 @@ def project(tubes: Sequence[Tubes], axes: tuple[int, int], size: int, origin: np
     for tube in tubes:
         by_radius.setdefault(tube.radius, []).append(tube)
     for radius, group in by_radius.items():
+        # Splat the points, then blur by the radius: the exact projection of Gaussian tubes.
         points = np.concatenate([tube.points for tube in group]) - origin
         weight = np.concatenate([tube.weight for tube in group])
         u, v = (((points[:, axis] + 1) / 2 * size) - 0.5 for axis in axes)
@@ -213,6 +227,7 @@ def _splat(u: np.ndarray, v: np.ndarray, weight: np.ndarray, size: int) -> np.nd
     """Bilinear: every point's weight is shared by the four pixels around it."""
     pad = size + 2
     i, j = np.floor(u).astype(int), np.floor(v).astype(int)
+    # Fractions of a pixel; points outside the film are dropped.
     fu, fv = u - i, v - j
     layer = np.zeros(pad * pad)
     for di, wu in ((0, 1 - fu), (1, fu)):

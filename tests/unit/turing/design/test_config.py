@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from medcodi.config import from_dict, to_dict
-from medcodi.errors import ConfigError
-from medcodi.turing.design.config import ReaderStudyConfig, read_reader_study
+from medcodi.errors import ConfigError, MedCoDiError
+from medcodi.turing.design.config import ReaderStudyConfig, max_cases, read_reader_study
 from medcodi.turing.design.tasks import TASK_KINDS
 
-CONFIGS = sorted((Path(__file__).parents[3] / "configs" / "turing").glob("*.yaml"))
+CONFIGS = sorted((Path(__file__).parents[4] / "configs" / "turing").glob("*.yaml"))
 
 
 def study(**changes: object) -> ReaderStudyConfig:
@@ -97,3 +97,16 @@ def test_quality_ratings_come_first_and_nothing_before_them_discloses(where: str
         "quality",
         "rating",
     ]
+
+
+def test_sampling_takes_the_presets_of_generation() -> None:
+    found = study(sampling={"preset": "fast", "guidance_scale": 3.0, "batch_size": 2})
+    assert (found.sampling.preset, found.sampling.guidance_scale, found.sampling.batch_size) == ("fast", 3.0, 2)
+    with pytest.raises(MedCoDiError, match="did you mean 'fast'"):
+        study(sampling={"preset": "fats"})
+
+
+def test_max_cases_counts_every_item_once() -> None:
+    found = study(num_items=5, practice=2, autoencoded=3)
+    assert max_cases(found) == 2 * (5 + 2) + 0 + 2 + 3
+    assert found.with_readers(7).readers == 7 and found.with_readers(None) is found

@@ -1,44 +1,27 @@
-"""Bundles: what lies where, that nothing tells payloads apart, and what is refused with nothing left behind."""
+"""Bundles: contents, secrets, refusals with nothing left behind."""
 
 from __future__ import annotations
 
-import csv
-import hashlib
 import json
-import os
-import shutil
-import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
-from PIL import Image
 
 from medcodi.app.cli import main
 from medcodi.config import from_dict
-from medcodi.data.images import save_png8
-from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.errors import DataError
-from medcodi.turing.bundle.canonical import canonical_json
 from medcodi.turing.bundle.export import export_bundle
 from medcodi.turing.bundle.files import read_payload, read_study_script
 from medcodi.turing.bundle.key import read_key
 from medcodi.turing.design.config import ReaderStudyConfig, SamplingConfig
 from medcodi.turing.design.generated_arm import GeneratedByModel, open_generated
 from medcodi.turing.design.real_arm import open_real
+from tests.unit.turing.arms import real_table, tiny_study
 
 
 def read_study(folder: Path) -> dict:
     return read_study_script(folder / "study.js")
-
-
-def tiny_study(**task: object) -> ReaderStudyConfig:
-    values = {"id": "t", "kind": "rating", "modalities": ["frontal"], "num_items": 2, **task}
-    return from_dict(
-        ReaderStudyConfig,
-        {"name": "s", "title": "t", "tasks": [values], "readers": 1, "image_size": 64, "blinding": {"crop": "none"}},
-    )
 
 
 def test_the_bundle_holds_what_the_contract_says(bundle: Path) -> None:
@@ -74,34 +57,6 @@ def test_nothing_of_the_answer_is_in_what_readers_get(bundle: Path) -> None:
             )
 
 
-def test_files_have_one_time_one_size_and_stored_entries_in_order(bundle: Path) -> None:
-    for folder in (path for path in (bundle / "readers").iterdir() if path.is_dir()):
-        files = [path for path in folder.rglob("*") if path.is_file()]
-        assert {path.stat().st_mtime for path in files} == {946684800.0}
-        kinds = {path: read_payload(path).fields["kind"] for path in (folder / "payloads").iterdir()}
-        for kind in ("image", "text"):
-            assert len({path.stat().st_size for path, own in kinds.items() if own == kind}) == 1
-        with zipfile.ZipFile(folder.with_name(folder.name + ".zip")) as archive:
-            entries = archive.infolist()
-            assert {entry.date_time for entry in entries} == {(2000, 1, 1, 0, 0, 0)}
-            assert {entry.compress_type for entry in entries} == {zipfile.ZIP_STORED}
-            assert [entry.filename for entry in entries] == sorted(entry.filename for entry in entries)
-            assert len(entries) == len(files)
-            study = f"{folder.name}/study.js"
-            assert archive.read(study) == (folder / "study.js").read_bytes()
-
-
-def test_the_key_is_proved_by_its_salted_hash(bundle: Path) -> None:
-    key = read_key(bundle / "custodian")
-    values = json.loads((bundle / "custodian" / "key.json").read_text())
-    salt = values.pop("salt")
-    right = hashlib.sha256((salt + canonical_json(values)).encode()).hexdigest()
-    facts = json.loads((bundle / "bundle.json").read_text())
-    assert key.sha256 == right == facts["key_sha256"] == read_study(bundle / "readers" / "reader-02")["key_sha256"]
-    values["trials"]["reader-01"] = {}
-    assert hashlib.sha256((salt + canonical_json(values)).encode()).hexdigest() != right
-
-
 def test_payloads_hold_the_right_contents(bundle: Path) -> None:
     key = read_key(bundle / "custodian")
     for reader in ("reader-01", "reader-02"):
@@ -133,51 +88,6 @@ def test_a_model_generates_from_the_real_studies_and_its_autoencoder_serves(tiny
     assert [path.read_bytes() for path in files[0]] == [
         path.read_bytes() for path in files[1]
     ]  # the same salt, the same bytes
-
-
-def test_folders_as_generate_writes_them_are_read_and_paired(tmp_path: Path) -> None:
-    for index in (20000000, 20000001, 20000002):
-        for sample in ("0", "1"):
-            folder = tmp_path / "made" / f"phantom-0-{index:07d}" / sample
-            folder.mkdir(parents=True)
-            save_png8(phantom_study(1, index, 64).images["frontal"], folder / "frontal.png")
-    study = tiny_study(num_items=3)
-    made = open_generated(str(tmp_path / "made"), study.sampling, 0)
-    export_bundle(study, open_real("phantom", num_phantoms=6, image_size=64), made, tmp_path / "out")
-    arms: dict[str, set[str]] = {"real": set(), "generated": set()}
-    for item in read_key(tmp_path / "out" / "custodian").items.values():
-        arms[item["arm"]].add(item["case"])
-    assert arms["real"] == arms["generated"] and len(arms["real"]) == 3
-
-
-def real_table(folder: Path, num: int, broken: int = 0, name: str = "table") -> Path:
-    folder.mkdir(parents=True, exist_ok=True)
-    rows = ["study_id,patient_id,image,view"]
-    for index in range(num):
-        Image.fromarray(np.random.default_rng(index).integers(0, 255, (70, 90), dtype=np.uint8)).save(
-            folder / f"{index}.png"
-        )
-        rows.append(f"s{index},p{index},{index}.png,PA")
-    for index in range(broken):
-        (folder / f"{index}.png").unlink()
-    (folder / f"{name}.csv").write_text("\n".join(rows))
-    return folder / f"{name}.csv"
-
-
-def test_real_images_that_are_missing_are_listed_and_replaced(tmp_path: Path, generated_folder: Path) -> None:
-    study = tiny_study(num_items=4)
-    made = open_generated(str(generated_folder), study.sampling, 0)
-    done = export_bundle(study, open_real(str(real_table(tmp_path / "r", 7, broken=3))), made, tmp_path / "out")
-    assert done.num_items == 8 and all(line.endswith("missing file") for line in done.left_out)
-    with pytest.raises(DataError, match=r"needs 5 real studies.*has 4 \(3 left out: s\d: missing file"):
-        export_bundle(tiny_study(num_items=5), open_real(str(tmp_path / "r" / "table.csv")), made, tmp_path / "out2")
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["out", "r"]  # nothing half-written
-
-
-def test_a_generated_image_that_is_missing_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "results.csv").write_text("study_id,frontal\nx,x.png\n")
-    with pytest.raises(DataError, match=r"line 2: there is no frontal at 'x.png'"):
-        open_generated(str(tmp_path), SamplingConfig(), 0)
 
 
 @pytest.mark.parametrize("by_path", [True, False])
@@ -251,43 +161,3 @@ def test_the_command_line_exports_and_refuses(
             main([*arguments, "--out", str(tmp_path / "new"), *wrong])
         assert left.value.code == 2 and said in capfd.readouterr().err
     assert not (tmp_path / "new").exists()
-
-
-def test_generated_studies_without_ids_or_twice_are_refused(tmp_path: Path) -> None:
-    for rows, said in (
-        ("name\nx\n", "has name. Expected columns study_id; "),
-        ("study_id,report\nx,a\nx,b\n", "line 3: study_id 'x'"),
-    ):
-        (tmp_path / "results.csv").write_text(rows)
-        with pytest.raises(DataError, match=said):
-            open_generated(str(tmp_path), SamplingConfig(), 0)
-    shutil.rmtree(tmp_path)
-    os.mkdir(tmp_path)  # noqa: PTH102
-    with pytest.raises(DataError, match="holds no generated studies"):
-        open_generated(str(tmp_path), SamplingConfig(), 0)
-
-
-def test_the_manifest_may_name_text_files(tmp_path: Path) -> None:
-    (tmp_path / "r.txt").write_text("Clear lungs.")
-    with (tmp_path / "results.csv").open("w", newline="") as file:
-        csv.writer(file).writerows([["study_id", "report"], ["a", "r.txt"], ["b", "No effusion."]])
-    made = open_generated(str(tmp_path), SamplingConfig(), 0)
-    study = tiny_study(modalities=["report"])
-    done = export_bundle(study, open_real("phantom", num_phantoms=4, image_size=32), made, tmp_path / "out")
-    assert done.num_images == 0 and done.native_size is None
-
-
-def test_a_prepared_dataset_is_a_real_arm(tmp_path: Path, generated_folder: Path) -> None:
-    options = {"num_studies": 0, "test": 4}
-    values = {"source": "phantom", "out": str(tmp_path / "physionet"), "image_size": 64, "options": options}
-    prepare(from_dict(PrepareConfig, values))
-    real = open_real(str(tmp_path / "physionet"))
-    assert real.agreement == "physionet"
-    assert [(case.name, case.patient, case.modalities) for case in real.cases] == [
-        (study.study_id, study.patient_id, frozenset(study.contents)) for study in (case.load() for case in real.cases)
-    ]
-    study = tiny_study(num_items=4)
-    made = open_generated(str(generated_folder), study.sampling, 0)
-    assert export_bundle(study, real, made, tmp_path / "out", attested_by="A").num_items == 8
-    with pytest.raises(DataError, match="no studies in split 'val'"):
-        open_real(str(tmp_path / "physionet"), split="val")

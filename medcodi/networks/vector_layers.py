@@ -1,16 +1,17 @@
-"""The report denoiser: Versatile Diffusion's fully connected residual UNet on the report's latent vector.
+"""Layers of the report denoiser: Versatile Diffusion's fully connected residual UNet on a latent vector.
 
-The vector is folded into ``[B, C, S, 1]`` (S positions, 4 in the paper), so the UNet's block table and its attention
-serve unchanged; residual blocks and resolution changes are linear maps over all ``C * S`` numbers
-(Xu et al., "Versatile Diffusion", 2022, section 3.3).
+The vector is folded into ``[B, C, S, 1]`` (S positions, 4 in the paper), so that the UNet's block table and its attention apply
+unchanged; residual blocks and changes of resolution are linear maps over all ``C * S`` numbers (Xu et al., "Versatile
+Diffusion", 2022, section 3.3).
 """
 
 from __future__ import annotations
 
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from medcodi.networks.unet import UNet, UNetConfig
+from medcodi.networks.unet import UNetConfig
 
 
 class VectorResidualBlock(nn.Module):
@@ -33,10 +34,10 @@ class VectorResidualBlock(nn.Module):
 
     def forward(self, x: Tensor, time: Tensor) -> Tensor:
         """``x`` ``[B, C, S, 1]``, ``time`` ``[B, T]`` -> ``[B, C', S, 1]``."""
-        flat = x.flatten(1)  # [B, C * S], channel-major
+        flat = rearrange(x, "b c s 1 -> b (c s)")
         h = self.linear1(F.silu(self.norm1(flat))) + self.time(F.silu(time))
         out = self.skip(flat) + self.linear2(F.silu(self.norm2(h)))
-        return out.unflatten(1, (-1, self.num_positions, 1))
+        return rearrange(out, "b (c s) -> b c s 1", s=self.num_positions)
 
 
 class _Folded(nn.Module):
@@ -47,13 +48,13 @@ class _Folded(nn.Module):
         self.layer, self.num_positions = layer, num_positions
 
     def forward(self, x: Tensor) -> Tensor:
-        """``[B, ...]`` -> ``[B, C, S, 1]``, or ``[B, width]`` where nothing is folded again."""
+        """``[B, ...]`` -> ``[B, C, S, 1]``, or ``[B, width]`` where the result is not folded again."""
         out = self.layer(x.flatten(1))
-        return out if self.num_positions is None else out.unflatten(1, (-1, self.num_positions, 1))
+        return out if self.num_positions is None else rearrange(out, "b (c s) -> b c s 1", s=self.num_positions)
 
 
 class VectorLayers:
-    """Layers for latent vectors ``[B, d]``."""
+    """:class:`medcodi.networks.unet.Layers` of latent vectors ``[B, d]``."""
 
     def __init__(self, latent_shape: tuple[int, ...], config: UNetConfig) -> None:
         (self.latent_dim,) = latent_shape
@@ -67,26 +68,22 @@ class VectorLayers:
         return self._linear(self.latent_dim, channels * self.num_positions)
 
     def residual(self, channels_in: int, channels_out: int, time_dim: int) -> nn.Module:
-        """A residual block that hears the time."""
+        """A residual block that is given the time."""
         return VectorResidualBlock(
             channels_in, channels_out, time_dim=time_dim, num_groups=self.num_groups, num_positions=self.num_positions
         )
 
     def down(self, channels: int) -> nn.Module:
-        """A linear map in the place of a step down: a vector has no resolution to lose."""
+        """A linear map in place of a step down: a vector has no resolution."""
         return self._linear(channels * self.num_positions, channels * self.num_positions)
 
     def up(self, channels: int) -> nn.Module:
-        """A linear map in the place of a step up."""
+        """A linear map in place of a step up."""
         return self.down(channels)
 
     def head(self, channels: int) -> nn.Module:
         """``[B, channels, S, 1]`` -> vector."""
-        return nn.Sequential(
-            nn.GroupNorm(self.num_groups, channels, eps=1e-5),
-            nn.SiLU(),
-            self._linear(channels * self.num_positions, self.latent_dim, fold=False),
-        )
+        return self.pool(channels, self.latent_dim)
 
     def pool(self, channels: int, out: int) -> nn.Module:
         """``[B, channels, S, 1]`` -> ``[B, out]``."""
@@ -95,10 +92,3 @@ class VectorLayers:
             nn.SiLU(),
             self._linear(channels * self.num_positions, out, fold=False),
         )
-
-
-def report_denoiser(
-    latent_shape: tuple[int, ...], config: UNetConfig, *, context_dim: int, environment_dim: int
-) -> UNet:
-    """A denoiser of latent vectors ``[d]``."""
-    return UNet(VectorLayers(latent_shape, config), config, context_dim=context_dim, environment_dim=environment_dim)

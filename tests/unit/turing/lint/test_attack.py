@@ -6,9 +6,7 @@ import base64
 import io
 import json
 import os
-import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -25,62 +23,10 @@ from medcodi.turing.bundle.files import (
     read_study_script,
     seal,
     study_script,
-    zip_folder,
 )
-from medcodi.turing.bundle.key import AnswerKey, read_key
+from medcodi.turing.bundle.key import AnswerKey
 from medcodi.turing.lint.attack import lint_bundle
-from medcodi.turing.lint.separation import auc_of, chance_of_turns, classifier_scores
-
-
-class Planter:
-    """A copy of a bundle in which something is done to every generated payload, or to the order; sealed again as the exporter would."""
-
-    def __init__(self, clean: Path, folder: Path) -> None:
-        self.path = Path(shutil.copytree(clean, folder / "bundle", copy_function=shutil.copy2))
-        self.key = read_key(self.path / "custodian")
-
-    @property
-    def readers(self) -> list[Path]:
-        return sorted(path for path in (self.path / "readers").iterdir() if path.is_dir())
-
-    def payloads(self, origin: str = "generated", modality: str = "frontal") -> list[Path]:
-        return [
-            self.path / "readers" / reader / "payloads" / f"{payload}.js"
-            for reader, trials in self.key.trials.items()
-            for trial in trials.values()
-            for payload, told in trial["payloads"].items()
-            if (told["origin"], told["modality"]) == (origin, modality)
-        ]
-
-    def content(self, path: Path) -> dict:
-        trials = self.key.trials[path.parent.parent.name].values()
-        return next(trial["payloads"][path.stem] for trial in trials if path.stem in trial["payloads"])
-
-    def change_images(self, change: Callable[[np.ndarray], np.ndarray]) -> None:
-        for path in self.payloads():
-            path.write_bytes(payload_script(path.stem, image_fields(change(read_payload(path).image))))
-
-    def seal(self, *, times: bool = True) -> Path:
-        for reader in self.readers:
-            if times:
-                seal(reader)
-            zip_folder(reader)
-        return self.path
-
-    def found(self, *, times: bool = True, key: bool = True) -> set[str]:
-        path = self.seal(times=times)
-        return {leak.probe for leak in lint_bundle(path, path / "custodian" if key else None).leaks}
-
-    def replace_key(self, values: dict) -> None:
-        key = AnswerKey(values)
-        key.save(self.path / "custodian")
-        facts = json.loads((self.path / "bundle.json").read_text())
-        (self.path / "bundle.json").write_text(json.dumps({**facts, "key_sha256": key.sha256}))
-
-
-@pytest.fixture
-def planter(bundle: Path, tmp_path: Path) -> Planter:
-    return Planter(bundle, tmp_path)
+from tests.unit.turing.planter import Planter
 
 
 def test_the_clean_bundle_passes_and_everything_was_tested(bundle: Path) -> None:
@@ -110,7 +56,6 @@ def test_one_readers_folder_alone_passes_without_the_key(bundle: Path) -> None:
     assert report.clean and "no key" in report.notes[0]
 
 
-# ---- the ten leaks ---------------------------------------------------------------------------------------------------
 def test_leak_1_names_that_sort_by_arm(planter: Planter) -> None:
     values = json.loads(json.dumps(planter.key.values))
     for reader in planter.readers:
@@ -249,7 +194,6 @@ def test_marks_on_a_few_images_of_one_arm_are_found_too(planter: Planter) -> Non
     assert any("stand out" in leak.detail for leak in report.leaks if leak.probe == "burnt-in mark")
 
 
-# ---- further leaks, refusals, statistics ---------------------------------------------------------------------------------
 def test_names_of_studies_in_the_page_are_found(planter: Planter) -> None:
     reader = planter.readers[0]
     study = read_study_script(reader / "study.js")
@@ -292,35 +236,3 @@ def test_the_command_leaves_with_1_for_a_leak(
         assert ("LEAK mtime" in said) == bool(code)
         os.utime(planter.payloads()[0])
     assert json.loads((tmp_path / "lint.json").read_text())["clean"] is False
-
-
-def test_auc_and_its_interval() -> None:
-    generated = np.arange(40) < 20
-    perfect = auc_of(generated.astype(float), generated)
-    assert perfect.value == 1 and 0.8 < perfect.low < 0.95 and perfect.separates  # a width even where nothing varies
-    nothing = auc_of(np.zeros(40), generated)
-    assert nothing.value == 0.5 and not nothing.separates
-    rng = np.random.default_rng(0)
-    covered = 0
-    for _ in range(400):
-        scores = rng.normal(size=40) + generated
-        found = auc_of(scores, generated)
-        covered += found.low <= 0.7602 <= found.high  # Phi(1 / sqrt(2))
-    assert 0.92 <= covered / 400 <= 0.99
-
-
-def test_the_classifier_finds_what_is_there_and_nothing_else() -> None:
-    rng = np.random.default_rng(1)
-    generated = np.arange(60) % 2 == 0
-    groups = [f"p{row // 2}" for row in range(60)]
-    noise = rng.normal(size=(60, 8))
-    told = noise.copy()
-    told[:, 3] += 2.5 * generated
-    assert auc_of(classifier_scores(told, generated, groups), generated).low > 0.7
-    assert not auc_of(classifier_scores(noise, generated, groups), generated).low > 0.5
-
-
-def test_arms_by_turns_are_a_pattern() -> None:
-    turns = [bool(row % 2) for row in range(30)]
-    assert chance_of_turns([turns]) < 1e-4
-    assert chance_of_turns([list(np.random.default_rng(2).permutation(turns))]) > 0.05

@@ -1,0 +1,68 @@
+"""Samplers: exact data is reached, samples are independent of their batch, refusals."""
+
+import pytest
+import torch
+
+from medcodi.diffusion.objective import NoiseScheduleConfig
+from medcodi.diffusion.sampling import SAMPLERS, build_scheduler, sample_jointly
+from medcodi.errors import PromptError
+
+SCHEDULE = {
+    "num_train_timesteps": 1000,
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "prediction_type": "epsilon",
+}
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_every_sampler_finds_a_point_mass(sampler):
+    """The exact eps of data that is one point leads every sampler to that point."""
+    point = 0.7
+    alphas = NoiseScheduleConfig().build().alphas_cumprod
+
+    def denoise(latents, t):
+        a = alphas[t].view(-1, 1)
+        return {name: (z - a.sqrt() * point) / (1 - a).sqrt() for name, z in latents.items()}
+
+    out = sample_jointly(denoise, {"x": (6,)}, [1, 2, 3], sampler=sampler, schedule=SCHEDULE, num_inference_steps=40)
+    assert (out["x"] - point).abs().max() < 0.05
+
+
+@pytest.mark.parametrize("sampler", SAMPLERS)
+def test_a_sample_depends_on_its_own_seed_only(sampler):
+    def denoise(latents, t):
+        return {name: torch.tanh(z) for name, z in latents.items()}
+
+    def run(shapes, seeds):
+        return sample_jointly(denoise, shapes, seeds, sampler=sampler, schedule=SCHEDULE, num_inference_steps=5)
+
+    together = run({"x": (4,), "y": (3,)}, [7, 8, 9])
+    alone = run({"y": (3,)}, [8])
+    torch.testing.assert_close(together["y"][1], alone["y"][0], atol=0, rtol=0)
+    assert (together["y"][0] - together["y"][1]).abs().max() > 1e-3
+
+
+def test_unknown_sampler_and_invalid_steps_are_refused():
+    with pytest.raises(PromptError, match="did you mean 'ddim'"):
+        build_scheduler("dddim", SCHEDULE, 10)
+    for steps in (0, -3, 1001):
+        with pytest.raises(PromptError, match=str(steps)):
+            build_scheduler("ddim", SCHEDULE, steps)
+
+
+def test_a_given_start_is_used_and_steps_are_counted():
+    seen: list[tuple[int, int]] = []
+    start = {"x": torch.zeros(2, 3)}
+    out = sample_jointly(
+        lambda latents, t: {name: torch.zeros_like(z) for name, z in latents.items()},
+        {"x": (3,)},
+        [1, 2],
+        sampler="ddim",
+        schedule=SCHEDULE,
+        num_inference_steps=3,
+        start=start,
+        on_step=lambda done, total: seen.append((done, total)),
+    )
+    assert out["x"].eq(0).all() and seen == [(1, 3), (2, 3), (3, 3)]
