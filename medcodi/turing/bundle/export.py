@@ -31,7 +31,7 @@ from medcodi.turing.bundle.files import (
     viewer_files,
     zip_folder,
 )
-from medcodi.turing.bundle.key import CUSTODIAN, FORMAT, AnswerKey, protect
+from medcodi.turing.bundle.key import CUSTODIAN, FORMAT, AnswerKey
 from medcodi.turing.bundle.trials import ReaderTrial, reader_page, reader_trials
 from medcodi.turing.design.blinding import blind_text, cut_image, finish_image
 from medcodi.turing.design.config import ReaderStudyConfig
@@ -115,8 +115,7 @@ def export_bundle(
             _write_reader(staging / "readers" / reader, reader_page(study, key, reader, shown), shown, blinded)
             on_step("writing readers", done + 1, len(trials))
         _write_facts(staging / "bundle.json", study, key, len(items), attestation)
-        seal(staging)
-        protect(staging / CUSTODIAN)
+        seal(staging, private=CUSTODIAN)
     images = sum(MODALITIES[content.modality].kind == "image" for item in items for content in item.contents)
     left_out = [f"{left.file}: {left.reason}" for left in real.left_out]
     return ExportSummary(Path(out), key.bundle_id, len(items), images, native, left_out)
