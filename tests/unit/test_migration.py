@@ -16,11 +16,11 @@ from typing import Any
 import pytest
 import typer
 import yaml
-from medcodi.data.prepare import PrepareConfig
 from typer.testing import CliRunner
 
 from medcodi.app.cli import app
 from medcodi.config import from_dict, load, to_dict
+from medcodi.data.preparation.prepare import PrepareConfig
 from medcodi.evaluation import ClassifierTrainConfig, EvaluateConfig
 from medcodi.model import ModelConfig
 from medcodi.training.config import TrainConfig
@@ -55,7 +55,6 @@ NAMES = {
     "medcodi.metrics": [
         "FindingScores", "Interval", "Moments", "TextScorer", "auroc", "best_thresholds", "bootstrap_interval", "finding_scores",
         "frechet_distance", "label_matrix", "label_report", "labels_from_findings", "paired_difference", "resampling_weights",
-        "side_accuracy",
     ],
     "medcodi.stages": ["STAGES", "Stage", "StepOutput", "build_stage", "stage_class"],
     "medcodi.data.sources.phantom": ["PhantomDataset", "phantom_findings", "phantom_report", "phantom_study"],
