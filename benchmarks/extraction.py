@@ -27,7 +27,8 @@ import torch
 from measuring import machine, peak_mib, report, spread
 from PIL import Image
 
-from medcodi.evaluation.annotators.features import load_extractor
+from medcodi.evaluation.annotators.features import FeatureExtractor, load_extractor
+from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.metrics.frechet import Moments
 from medcodi.storage.atomic import sha256_file
 
@@ -79,7 +80,7 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, object]:
     peer = utils.create_feature_extractor(
         "inception-v3-compat", ["2048"], cuda=False, feature_extractor_weights_path=str(weights), verbose=False
     )
-    ours = load_extractor("inception", weights=weights, sha256=sha256_file(weights), batch_size=options.batch)
+    ours = load_extractor("inception", weights=weights, sha256=sha256_file(weights))
     found: dict[str, np.ndarray] = {}
 
     def torch_fidelity() -> None:
@@ -88,8 +89,8 @@ def speed(options: argparse.Namespace, folder: Path) -> dict[str, object]:
         found["peer"] = told["2048"].numpy()
 
     def ours_through(root: Path) -> None:
-        ours.cache, ours._row_caches = root, {}  # as a new process would find the cache
-        found["ours"] = ours.annotate(paths, "frontal")
+        request = LoadRequest(cache=root, batch_size=options.batch)
+        found["ours"] = FeatureExtractor(ours.row, ours.network, request).annotate(paths, "frontal")
 
     cache, times = folder / "cache", {name: [] for name in ("torch-fidelity", "first", "second")}
     for turn in range(options.repeats + 1):

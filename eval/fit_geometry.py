@@ -1,4 +1,4 @@
-"""Fit the geometry reader on phantoms: python eval/fit_geometry.py [--train 800] [--held-out 200] [--out checkpoints/demo]."""
+"""Fit the geometry annotator on phantoms: python eval/fit_geometry.py [--train 800] [--held-out 200] [--out checkpoints/demo]."""
 
 from __future__ import annotations
 

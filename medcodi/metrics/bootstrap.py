@@ -29,8 +29,7 @@ class Interval:
 def resampling_weights(patients: Sequence[str], num_resamples: int, *keys: Key) -> np.ndarray:
     """How often each of ``N`` studies is drawn in each of ``R`` resamples: float64 ``[R, N]``.
 
-    Whole patients are drawn, with replacement, so a row sums to ``N`` exactly only where every patient has one study. The keys of the
-    randomness are a seed and what names the draw. Fewer than 2 patients are a DataError.
+    Whole patients are drawn, with replacement, so a row sums to ``N`` exactly only where each has one study. Fewer than 2 are a DataError.
     """
     names, cluster = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     if len(names) < 2:

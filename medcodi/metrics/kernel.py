@@ -125,8 +125,7 @@ def kernel_statistic(real: np.ndarray, generated: np.ndarray, *, study_paired: b
 
     The weight of row ``i`` counts in both sets. Pairs of a row with its own repetition are left out of each set, as a row
     with itself is, so that resampling does not add the bias of duplicates. A row of ones gives :func:`mmd2` of the same
-    ``study_paired`` (real ``i`` with generated ``i``, and with its repetitions, is left out). Kernels are computed block by block at each
-    call: none is stored.
+    ``study_paired``.
     """
     real, generated = checked_pair(real, generated, least=2, metric=_METRIC)
     _check_paired(real, generated)

@@ -47,8 +47,7 @@ def mentions(report: str) -> list[Mention]:
 def label_report(report: str) -> tuple[Finding, ...]:
     """Findings of a report, in CheXpert's order; ``No Finding`` is positive where nothing pathologic is positive or uncertain.
 
-    Mentions of one label and side are one finding: positive outweighs uncertain, and that negative; a mention without a side joins one
-    with a side. The first location and the first size count.
+    Mentions of one label and side are one finding: positive outweighs uncertain, and that negative. A mention without a side joins one with it.
     """
     # The strongest state of each label.
     strongest: dict[str, str] = {}

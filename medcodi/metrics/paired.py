@@ -1,8 +1,7 @@
 """Two systems (or directions) on the same studies: the difference with its interval, and a permutation test over patients.
 
 Both use one *stacked* statistic: the rows of the first system, then those of the second, ``2 N`` in all. Weights that are zero on the
-second half give the first system's value; exchanging the halves of a patient exchanges the systems for that patient. So any
-function of weights (a mean, macro F1, a Fréchet distance) can be tested, not only means.
+second half give the first system's value; exchanging the halves of a patient exchanges the systems. So any function of weights can be tested.
 """
 
 from __future__ import annotations

@@ -88,7 +88,6 @@ def _identity(modality: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
         "InstanceNumber": 1,
         "Modality": "OT",  # a Secondary Capture made by no device; CR or DX would claim a detector
         "BodyPartExamined": "CHEST",
-        "Laterality": "",
         "PatientOrientation": "",
         "ViewPosition": view,
     }

@@ -47,7 +47,7 @@ class Source:
             ConfigError: If an option is unknown or invalid.
         """
         module = import_module(f"{__name__}.{self.module}")
-        config = from_dict(getattr(module, self.config), options, source=f"options of source {kind!r}")
+        config = from_dict(getattr(module, self.config), dict(options), source=f"options of source {kind!r}")
         records = getattr(module, self.records)
         return records(config, each) if self.reads_headers else records(config)
 

@@ -1,1 +1,1 @@
-"""Annotators: what reads generated and real contents: findings, features, geometry, scores of pairs of reports."""
+"""Annotators of generated and real contents: findings, features, geometry, scores of pairs of reports."""

@@ -1,4 +1,4 @@
-"""Whether the readers know what they judge: those made of phantoms say little of real films."""
+"""Whether annotators suit the data: those trained on phantoms say little about real radiographs."""
 
 from __future__ import annotations
 
@@ -8,32 +8,35 @@ PHANTOM = "phantom"  # how the names of phantom datasets begin
 
 
 def unfit_readers(results: dict[str, Any]) -> list[str]:
-    """A sentence for each reader that was made of phantoms, where the data are none.
+    """One sentence, with the fix, for each annotator that was trained on phantoms where the data are real.
 
-    Args:
-        results: As in ``results.json``; bundles that do not tell whether their data are phantoms are taken at their word.
+    ``results`` is that of ``results.json``; without ``data.phantoms``, as in old bundles, nothing is assumed.
     """
     if results["data"].get("phantoms", True):
         return []
-    readers, found = results["readers"], []
-    if _of_phantoms((((readers.get("images") or {}).get("data") or {}).get("train") or {}).get("name")):
-        found.append(
-            "Findings in images, sides too, were read by a classifier that was trained on phantoms, and these data are none: "
-            "its figures do not hold for real films. Say image_reader=xrv."
+    annotators, sentences = results["readers"], []
+    # The image annotator, by the name of its training set.
+    training = ((annotators.get("images") or {}).get("data") or {}).get("train") or {}
+    if _of_phantoms(training.get("name")):
+        sentences.append(
+            "Findings and sides in images come from a classifier that was trained on phantoms, but these data are real: "
+            "its figures do not hold for real radiographs. Use image_reader=xrv."
         )
-    for name, told in (readers.get("extractors") or {}).items():
-        if _of_phantoms((told.get("settings") or {}).get("trained_on")):
-            found.append(
-                f"Distances in the features {name!r} come from a classifier that was trained on phantoms, and these data are none: "
-                "they say little. Say extractors=[xrv]."
+    # Feature extractors, by their settings.
+    for name, description in (annotators.get("extractors") or {}).items():
+        if _of_phantoms((description.get("settings") or {}).get("trained_on")):
+            sentences.append(
+                f"Distances in the features {name!r} come from a classifier that was trained on phantoms, but these data are real: "
+                "they say little. Use extractors=[xrv]."
             )
-    encoder = readers.get("encoder") or {}
+    # The prompt encoder, which is the shipped model's where no model was named.
+    encoder = annotators.get("encoder") or {}
     if encoder and results["config"].get("model") is None:
-        found.append(
+        sentences.append(
             f"Coherence was measured in the latent space of the shipped model {encoder['model']!r}, which was trained on phantoms, "
-            "and these data are none. Say model=..., or leave coherence out of metrics."
+            "but these data are real. Use model=..., or leave coherence out of metrics."
         )
-    return found
+    return sentences
 
 
 def _of_phantoms(name: str | None) -> bool:

@@ -11,7 +11,7 @@ from typing import Any
 
 from medcodi.errors import DataError
 from medcodi.generation.bulk.manifest import RESULT_COLUMNS, BadRow
-from medcodi.generation.bulk.plan import Item
+from medcodi.generation.bulk.plan import StudyShard
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind
 
@@ -49,19 +49,19 @@ class SynthesisFolder:
         with self._job.opened():
             pass
 
-    def _shard(self, item: Item) -> str:
-        return f"studies/{item.index // self.shard_size:05d}/{item.study_id}"
+    def _name(self, shard: StudyShard) -> str:
+        return f"studies/{shard.index // self.shard_size:05d}/{shard.study_id}"
 
-    def _record(self, item: Item) -> Path:
-        return self._job.place(self._shard(item))
+    def _record(self, shard: StudyShard) -> Path:
+        return self._job.place(self._name(shard))
 
-    def has(self, item: Item) -> bool:
+    def has(self, shard: StudyShard) -> bool:
         """Whether a study is finished: a folder appears in one piece, so being there is being whole."""
-        return self._record(item).is_file()
+        return self._record(shard).is_file()
 
     def write(
         self,
-        item: Item,
+        shard: StudyShard,
         write_files: Callable[[Path], Mapping[str, Path]],
         provenance: Mapping[str, Any],
         texts: Mapping[str, str],
@@ -69,8 +69,8 @@ class SynthesisFolder:
         """Write a study, whole or not at all.
 
         Args:
-            item: The study.
-            write_files: Writes its files into a folder, and returns target -> file.
+            shard: The study.
+            write_files: Writes its files into a folder; returns target -> file.
             provenance: Its provenance.
             texts: Its generated texts, by modality; they are in the table of results too.
 
@@ -81,20 +81,20 @@ class SynthesisFolder:
         def fill(staging: Path) -> dict[str, Any]:
             files = write_files(staging)
             return {
-                "study_id": item.study_id,
-                "id": item.row.id,
-                "row": item.row.number,
-                "sample": item.sample,
-                "seed": item.seed,
+                "study_id": shard.study_id,
+                "id": shard.row.id,
+                "row": shard.row.number,
+                "sample": shard.sample,
+                "seed": shard.seed,
                 "files": {
                     name: {"file": file.name, "sha256": atomic.sha256_file(file)} for name, file in files.items()
                 },
                 "texts": dict(texts),
-                "kept": dict(item.row.kept),
+                "kept": dict(shard.row.kept),
                 "provenance": provenance,
             }
 
-        self._job.write(self._shard(item), fill)
+        self._job.write(self._name(shard), fill)
 
     def write_failures(self, rank: int, world_size: int, failures: Iterable[BadRow]) -> None:
         """Write the rows that this rank could not carry out."""
@@ -109,11 +109,13 @@ class SynthesisFolder:
                 failures[row["number"]] = BadRow(**row)
         return [failures[number] for number in sorted(failures)]
 
-    def collect(self, items: Sequence[Item], bad: Sequence[BadRow], *, partly: bool = False) -> tuple[int, int, int]:
+    def collect(
+        self, shards: Sequence[StudyShard], bad: Sequence[BadRow], *, partly: bool = False
+    ) -> tuple[int, int, int]:
         """Write ``results.csv`` and ``failed.csv`` once every study is finished or known to fail.
 
         Args:
-            items: All studies, in the order of the manifest.
+            shards: All studies, in the order of the manifest.
             bad: Rows of the manifest that could not be read.
             partly: Write the tables from what is there, even if studies are still to be made.
 
@@ -122,18 +124,18 @@ class SynthesisFolder:
         """
         while True:
             # Sort the studies into finished, failed and pending ones.
-            done = [item for item in items if self.has(item)]
+            done = [shard for shard in shards if self.has(shard)]
             finished = set(done)
-            missing = [item for item in items if item not in finished]
-            missing_rows = {item.row.number for item in missing}
+            missing = [shard for shard in shards if shard not in finished]
+            missing_rows = {shard.row.number for shard in missing}
             failed = {row.number: row for row in self.failures() if row.number in missing_rows}
             failed.update({row.number: row for row in bad})
-            pending = sum(item.row.number not in failed for item in missing)
+            pending = sum(shard.row.number not in failed for shard in missing)
             if pending and not partly:
                 break
-            self._tables(done, [failed[number] for number in sorted(failed)], items[0].row.kept if items else ())
+            self._tables(done, [failed[number] for number in sorted(failed)], shards[0].row.kept if shards else ())
             # Another rank may have made a row that had failed, and written its table meanwhile: ours is older then.
-            if pending or not any(self.has(item) for item in missing):
+            if pending or not any(self.has(shard) for shard in missing):
                 break
         if not pending:  # no study is being written any more: what is half written is of killed runs
             for half in (*self.out.glob(".*.partial/"), self.out / ".staging"):  # the last: of version 0.1
@@ -141,17 +143,17 @@ class SynthesisFolder:
                     atomic.remove(half)
         return len(done), len(failed), pending
 
-    def _tables(self, done: Sequence[Item], failed: Sequence[BadRow], kept: Iterable[str]) -> None:
-        self._table(RESULTS, [*RESULT_COLUMNS, *kept], (self._result(item) for item in done))
+    def _tables(self, done: Sequence[StudyShard], failed: Sequence[BadRow], kept: Iterable[str]) -> None:
+        self._table(RESULTS, [*RESULT_COLUMNS, *kept], (self._result(shard) for shard in done))
         if failed:
             rows = ({"row": row.number, "id": row.id, "reason": row.message} for row in failed)
             self._table(FAILED, ["row", "id", "reason"], rows)
         else:
             (self.out / FAILED).unlink(missing_ok=True)
 
-    def _result(self, item: Item) -> dict[str, Any]:
+    def _result(self, shard: StudyShard) -> dict[str, Any]:
         """A study's row in the table of results."""
-        path = self._record(item)
+        path = self._record(shard)
         record = json.loads(path.read_text(encoding="utf-8"))
         provenance = record["provenance"]
         row = {

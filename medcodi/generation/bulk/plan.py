@@ -1,4 +1,4 @@
-"""The plan of a synthesis: studies and their batches, a function of the manifest and the batch size alone, never of the ranks."""
+"""The plan of a synthesis: its shards (studies) and batches, a function of the manifest and the batch size, never of the ranks."""
 
 from __future__ import annotations
 
@@ -9,44 +9,38 @@ from medcodi.generation.bulk.manifest import Row
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Item:
-    """One sample of one row: one study of the result.
-
-    Attributes:
-        row: What was asked.
-        sample: Its place among the row's samples, from 0.
-        index: Its place among all.
-    """
+class StudyShard:
+    """One sample of one row: one study of the results."""
 
     row: Row
-    sample: int
-    index: int
+    sample: int  # position among the row's samples, from 0
+    index: int  # position among all shards
 
     @property
     def study_id(self) -> str:
-        """Unique in the result."""
+        """Unique in the results."""
         return self.row.study_id(self.sample)
 
     @property
     def seed(self) -> int:
-        """Of this sample."""
+        """Seed of this sample."""
         return self.row.seed + self.sample
 
 
-def all_items(rows: Iterable[Row]) -> list[Item]:
+def shards_of(rows: Iterable[Row]) -> list[StudyShard]:
     """Every sample of every row, in order."""
     pairs = ((row, sample) for row in rows for sample in range(row.num_samples))
-    return [Item(row=row, sample=sample, index=index) for index, (row, sample) in enumerate(pairs)]
+    return [StudyShard(row=row, sample=sample, index=index) for index, (row, sample) in enumerate(pairs)]
 
 
-def blocks(items: Sequence[Item], batch_size: int) -> list[list[Item]]:
-    """Batches of one direction each, in the order of their first items; the last of a direction may be short."""
-    current: dict[object, list[Item]] = {}
-    all_blocks: list[list[Item]] = []
-    for item in items:
-        block = current.get(item.row.direction)
-        if block is None or len(block) == batch_size:
-            block = current[item.row.direction] = []
-            all_blocks.append(block)
-        block.append(item)
-    return all_blocks
+def batches(shards: Sequence[StudyShard], batch_size: int) -> list[list[StudyShard]]:
+    """Batches of one direction each, in the order of their first shards; the last of a direction may be short."""
+    open_batches: dict[object, list[StudyShard]] = {}  # by direction
+    result: list[list[StudyShard]] = []
+    for shard in shards:
+        batch = open_batches.get(shard.row.direction)
+        if batch is None or len(batch) == batch_size:
+            batch = open_batches[shard.row.direction] = []
+            result.append(batch)
+        batch.append(shard)
+    return result

@@ -64,12 +64,7 @@ def analyze(
     analysed = 0
     for task in list(answers.tasks) if tasks is None else tasks:
         own = TaskResults(
-            task=task,
-            level=1 - alpha,
-            seed=seed,
-            num_resamples=num_resamples,
-            margin=margins.get(task),
-            alpha=alpha,
+            task=task, level=1 - alpha, seed=seed, num_resamples=num_resamples, margin=margins.get(task), alpha=alpha
         )
         analysed += _analyze_task(answers, own, results)
     if not analysed:

@@ -270,9 +270,7 @@ def _enough(answers: TaskAnswers, arms: list[str], results: TaskResults) -> list
     counts = {arm: int((answers.arm == arm).sum()) for arm in ("real", *arms)}
     if counts["real"] < 2:
         raise DataError(
-            f"task {answers.task!r} has answers to 1 real item",
-            expected="2 or more",
-            fix="wait for more answers",
+            f"task {answers.task!r} has answers to 1 real item", expected="2 or more", fix="wait for more answers"
         )
     results.notes += [f"{arm}: answers to 1 item only, not compared" for arm in arms if counts[arm] < 2]
     return [arm for arm in arms if counts[arm] >= 2]

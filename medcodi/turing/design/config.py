@@ -155,8 +155,8 @@ class PagesConfig:
 
     welcome: str = (
         "Thank you for reading. You will see chest examinations, one after the other, and answer one question about each.\n\n"
-        "Everything stays on this computer: the page needs no network and sends nothing. Your answers are kept as you go; "
-        "you can stop at any time and go on later, here or, with a progress file, on another computer.\n\n"
+        "Everything stays on this computer: the page needs no network and sends nothing. Your answers are stored as you go; "
+        "you can stop at any time and continue later, here or, with a progress file, on another computer.\n\n"
         "Please read alone, in a darkened room, and do not talk about the items with other readers before all have finished."
     )
     consent: str = (

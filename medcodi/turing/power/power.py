@@ -47,9 +47,8 @@ def _accuracy_of_pairs(study: SimulatedStudy) -> Resampled:
     return jackknife(mean_statistic(right), Cases.of(pairs, ["pair"] * len(pairs)))
 
 
-_Simulated = tuple[
-    Callable[[SimulatedStudy], Resampled], float, str
-]  # statistic, its value at equality, name of its truth
+# Statistic, its value at equality, name of its truth.
+_Simulated = tuple[Callable[[SimulatedStudy], Resampled], float, str]
 _STATISTICS: dict[tuple[str, int], _Simulated] = {  # by answer and number of sides
     ("rating", 1): (_rating_difference, 0.0, "difference"),
     ("choice", 1): (_balanced_accuracy, 0.5, "balanced_accuracy"),

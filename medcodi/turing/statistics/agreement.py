@@ -27,15 +27,6 @@ def inter_rater() -> Any:
     return inter_rater
 
 
-def contingency(first: np.ndarray, second: np.ndarray, categories: np.ndarray) -> np.ndarray:
-    """Counts ``[K, K]`` of two readers' answers (float ``[I]``, NaN missing) to the items that both answered."""
-    known = np.isfinite(first) & np.isfinite(second)
-    rows, columns = np.searchsorted(categories, first[known]), np.searchsorted(categories, second[known])
-    table = np.zeros((len(categories), len(categories)))
-    np.add.at(table, (rows, columns), 1)
-    return table
-
-
 def cohen_kappa(
     first: np.ndarray, second: np.ndarray, cases: Cases, *, weights: str | None = None, level: float = 0.95
 ) -> Estimate:
@@ -48,18 +39,18 @@ def cohen_kappa(
     known = np.isfinite(first) & np.isfinite(second)
     if not known.any():
         return Estimate(value=float("nan"))
-    with np.errstate(invalid="ignore", divide="ignore"):
-        table = contingency(first, second, categories)
-        value = float(inter_rater().cohens_kappa(table, wt=weights, return_results=False))
-    # One-hot pair of answers of each item: a weighted sum over items is the table of a resample.
-    gap = np.abs(np.subtract.outer(np.arange(len(categories)), np.arange(len(categories)))).astype(float)
-    distance = {None: (gap > 0).astype(float), "linear": gap, "quadratic": gap**2}[weights]  # [K, K]
+    # One-hot pair of answers of each item: a weighted sum over items is the contingency table of a resample.
+    size = len(categories)
     rows, columns = np.searchsorted(categories, first[known]), np.searchsorted(categories, second[known])
-    onehot = np.zeros((len(first), len(categories) ** 2))  # [I, K * K]
-    onehot[np.flatnonzero(known), rows * len(categories) + columns] = 1.0
+    onehot = np.zeros((len(first), size**2))  # [I, K * K]
+    onehot[np.flatnonzero(known), rows * size + columns] = 1.0
+    with np.errstate(invalid="ignore", divide="ignore"):
+        value = float(inter_rater().cohens_kappa(onehot.sum(0).reshape(size, size), wt=weights, return_results=False))
+    gap = np.abs(np.subtract.outer(np.arange(size), np.arange(size))).astype(float)
+    distance = {None: (gap > 0).astype(float), "linear": gap, "quadratic": gap**2}[weights]  # [K, K]
 
     def statistic(w: np.ndarray) -> np.ndarray:
-        tables = (w @ onehot).reshape(len(w), len(categories), len(categories))  # [B, K, K]
+        tables = (w @ onehot).reshape(len(w), size, size)  # [B, K, K]
         tables = tables / tables.sum((1, 2), keepdims=True)
         chance = tables.sum(2)[:, :, None] * tables.sum(1)[:, None, :]
         with np.errstate(invalid="ignore", divide="ignore"):

@@ -16,14 +16,7 @@ import numpy as np
 
 from medcodi.errors import DataError
 from medcodi.randomness import Key, numpy_generator
-from medcodi.turing.statistics.intervals import (
-    IDENTITY,
-    NEW_READERS,
-    Estimate,
-    Scale,
-    share_interval,
-    t_interval,
-)
+from medcodi.turing.statistics.intervals import IDENTITY, NEW_READERS, Estimate, Scale, share_interval, t_interval
 
 MIN_READERS = 3  # for an interval that holds for new readers
 ReaderStatistic = Callable[[np.ndarray], np.ndarray]  # item weights [B, I] -> one value for each reader [B, R]

@@ -1,4 +1,4 @@
-// Canonical JSON and SHA-256: what makes a result file prove that it was not edited by accident.
+// Canonical JSON and SHA-256: they show that a results file was not edited.
 // The browser's own digest (crypto.subtle) is missing on file:// pages in some browsers, hence this one.
 "use strict";
 var Turing = Turing || {};
@@ -60,7 +60,7 @@ var Turing = Turing || {};
     return state.map((word) => (word >>> 0).toString(16).padStart(8, "0")).join("");
   };
 
-  /** JSON with keys sorted (by UTF-16 unit) and no spaces: one text per value; medcodi/turing/canonical.py writes the same. */
+  /** JSON with keys sorted (by UTF-16 unit) and no spaces: one text per value; medcodi/turing/bundle/canonical.py writes the same. */
   Turing.canonical = function (value) {
     if (Array.isArray(value)) return `[${value.map(Turing.canonical).join(",")}]`;
     if (value === null || typeof value !== "object") return JSON.stringify(value);

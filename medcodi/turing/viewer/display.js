@@ -1,4 +1,4 @@
-// Is this screen fit to read on? Faint digits on black, mid-grey and white: whoever reads them sees the range.
+// The display check: faint digits on black, mid-grey and white, readable only on a screen that shows the whole range.
 "use strict";
 var Turing = Turing || {};
 
@@ -36,7 +36,7 @@ var Turing = Turing || {};
     const digits = Array.from({ length: ZONES.length * DIGITS }, () => Math.floor(Math.random() * 10)).join("");
     const canvas = el("canvas", {
       width: "1200", height: "260", class: "check", role: "img",
-      "aria-label": "Six faint digits: two on black, two on mid-grey, two on white. They test the screen and are told nowhere else.",
+      "aria-label": "Six faint digits: two on black, two on mid-grey, two on white. They test the screen and are given nowhere else.",
     });
     const input = el("input", { type: "text", id: "digits", inputmode: "numeric", autocomplete: "off", maxlength: "12", size: "8" });
     const said = el("div", { role: "alert" });
@@ -46,10 +46,10 @@ var Turing = Turing || {};
       if (answer === digits) return done(true, answer);
       if (++tries > 1) skip.hidden = false;
       const zones = ZONES.filter((_, zone) => answer.slice(zone * DIGITS, (zone + 1) * DIGITS) !== digits.slice(zone * DIGITS, (zone + 1) * DIGITS));
-      const where = answer.length === digits.length ? `The digits on ${zones.map(({ name }) => name).join(" and ")} are others.` : `Six digits are expected, ${answer.length} were typed.`;
+      const where = answer.length === digits.length ? `The digits on ${zones.map(({ name }) => name).join(" and ")} are different.` : `Six digits are expected, ${answer.length} were typed.`;
       said.replaceChildren(el("p", { class: "note warning" }, `${where} Dim the room, raise the screen's brightness, switch night colours off, and look straight at it.`));
     };
-    const skip = button("Go on without", { id: "display-skip", click: () => done(false, input.value.replace(/\D/g, "")) });
+    const skip = button("Continue without", { id: "display-skip", click: () => done(false, input.value.replace(/\D/g, "")) });
     skip.hidden = true;
     drawZones(canvas, digits);
     const small = screen.width < 1280 || screen.height < 800;
@@ -58,7 +58,7 @@ var Turing = Turing || {};
       body: [
         ...paragraphs(text), canvas,
         el("label", { for: "digits", class: "field" }, "Type the six digits, from left to right", input), said,
-        small ? el("p", { class: "note warning" }, `This screen has ${screen.width} × ${screen.height} pixels; 1280 × 800 is the least this viewer is made for.`) : null,
+        small ? el("p", { class: "note warning" }, `This screen has ${screen.width} × ${screen.height} pixels; 1280 × 800 is the smallest size that this viewer supports.`) : null,
       ],
       buttons: [button("Check", { primary: true, id: "display-go", click: check }), skip],
     });

@@ -84,7 +84,7 @@ var Turing = Turing || {};
     load() {
       try {
         Object.assign(this.values, JSON.parse(localStorage.getItem("medcodi-turing/settings") || "{}"));
-      } catch { /* a browser that keeps nothing: the defaults hold */ }
+      } catch { /* a browser that stores nothing: the defaults apply */ }
       document.documentElement.dataset.theme = this.values.theme === "light" ? "light" : "dark";
     },
     set(name, value) {

@@ -40,7 +40,7 @@ var Turing = Turing || {};
       this.session = app.session;
     }
 
-    /** Take a progress file from the reader. Asks before it replaces more answers than it brings. */
+    /** Load a progress file. Asks before it replaces more answers than it holds. */
     loadControl() {
       const said = el("div", {});
       const input = el("input", { type: "file", id: "progress-file", class: "unseen", accept: ".json,application/json" });
@@ -62,13 +62,13 @@ var Turing = Turing || {};
         }
         input.value = "";
       });
-      const face = el("label", { for: "progress-file", class: "as-button" }, "Go on from a progress file …");
+      const face = el("label", { for: "progress-file", class: "as-button" }, "Resume from a progress file …");
       return [el("div", { class: "file" }, input, face), said];
     }
 
     storageNote() {
       return this.session.keeps ? null : note(
-        "This browser keeps nothing between visits. Save a progress file (key S) before you close the page, or your answers are lost.");
+        "This browser stores nothing between visits. Save a progress file (key S) before you close the page, or your answers are lost.");
     }
 
     welcome() {
@@ -77,7 +77,7 @@ var Turing = Turing || {};
         name: "welcome", title: this.study.title,
         body: [
           ...paragraphs(this.study.pages.welcome), this.storageNote(),
-          el("p", { class: "quiet" }, `${count(this.session.trials.length, "item")}. Answers are kept in this browser after every click; you may close the page and come back. Nothing is sent anywhere: at the end you save one file.`),
+          el("p", { class: "quiet" }, `${count(this.session.trials.length, "item")}. Answers are stored in this browser after every click; you may close the page and come back. Nothing is sent anywhere: at the end you save one file.`),
           said,
         ],
         buttons: [button("Begin", { primary: true, id: "begin", click: () => { this.session.begin(); this.app.resume(); } }), file],
@@ -110,7 +110,7 @@ var Turing = Turing || {};
       });
     }
 
-    /** What the next task asks. From here on the task before is closed. */
+    /** Introduction of the next task. From here on the previous task is closed. */
     intro(block) {
       const { session } = this, { task: id, start, end } = session.blocks[block], task = session.tasks.get(id);
       const practice = session.trials.slice(start, end).filter((trial) => trial.practice).length;
@@ -130,14 +130,14 @@ var Turing = Turing || {};
       });
     }
 
-    /** A task is through: go back into it, or close it. */
+    /** End of a task: go back into it, or close it. */
     blockEnd(block) {
       const { session } = this, { end } = session.blocks[block], last = block === session.blocks.length - 1;
       Turing.showPage({
-        name: "block-end", title: last ? "The last task is through" : "This task is through",
+        name: "block-end", title: last ? "The last task is finished" : "This task is finished",
         body: [
           el("p", {}, `${session.done} of ${count(session.trials.length, "item")} answered.`), this.storageNote(),
-          el("p", {}, last ? "You may go back to its items, or finish." : "A good place for a break: your answers are kept. You may go back to this task's items now; once the next task begins, they are closed."),
+          el("p", {}, last ? "You may go back to its items, or finish." : "A good place for a break: your answers are stored. You may go back to this task's items now; once the next task begins, they are closed."),
         ],
         buttons: [
           button(last ? "Finish" : "Next task", {

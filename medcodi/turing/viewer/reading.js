@@ -130,7 +130,7 @@ var Turing = Turing || {};
       this.readout.textContent = picture ? `W ${picture.hi - picture.lo}  L ${Math.round((picture.lo + picture.hi) / 2)}  ${Math.round(picture.scale * 100)} %` : "";
     }
 
-    /** After an answer changed: progress, what is missing, and whether one may go on. */
+    /** After an answer changed: progress, what is missing, and whether the reader may continue. */
     refresh() {
       const { session, index } = this, left = Turing.missing(this.task, this.item.value), total = session.trials.length;
       this.progress.value = session.done;
@@ -164,7 +164,7 @@ var Turing = Turing || {};
     failed(error) {
       Turing.dialog({
         id: "broken", title: "This item cannot be shown",
-        body: [el("p", {}, `${error.message}.`), el("p", {}, "Fix: unpack the whole folder again and try once more. If it stays so, skip the item: it will be listed as missing.")],
+        body: [el("p", {}, `${error.message}.`), el("p", {}, "Fix: unpack the whole folder again and try once more. If it fails again, skip the item: it will be listed as missing.")],
         buttons: [
           { label: "Try again", primary: true, click: () => this.load() },
           { label: "Skip this item", click: () => { this.session.skip(this.index); this.move(1); } },
@@ -172,7 +172,7 @@ var Turing = Turing || {};
       });
     }
 
-    /** Book the time so far. */
+    /** Record the time so far. */
     tick() {
       this.session.addSeconds(this.index, this.clock.take());
       this.session.save();
@@ -217,8 +217,8 @@ var Turing = Turing || {};
       this.tick();
       document.body.classList.add("paused");
       Turing.dialog({
-        id: "paused", title: "Paused", body: [el("p", {}, "The item is hidden and its clock stands still.")],
-        buttons: [{ label: "Go on", primary: true, click: () => { document.body.classList.remove("paused"); this.clock.release("paused"); } }],
+        id: "paused", title: "Paused", body: [el("p", {}, "The item is hidden and its clock is stopped.")],
+        buttons: [{ label: "Continue", primary: true, click: () => { document.body.classList.remove("paused"); this.clock.release("paused"); } }],
       });
     }
 

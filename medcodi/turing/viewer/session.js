@@ -1,4 +1,4 @@
-// What the reader has answered so far: kept in this browser, carried by a file, checked when it comes back.
+// Answers of the reader so far: stored in this browser, saved to a file, and checked when a file is loaded.
 "use strict";
 var Turing = Turing || {};
 
@@ -28,22 +28,22 @@ var Turing = Turing || {};
       this.storageKey = `medcodi-turing/${study.bundle_id}/${study.reader}/${study.study_sha256.slice(0, 16)}`;
       this.keeps = true; // whether this browser can store anything
       this.state = this.empty();
-      this.open = false; // whether a sitting is under way
-      this.frozen = false; // another tab writes: this one may not
+      this.open = false; // whether a session is running
+      this.frozen = false; // true: another tab writes, this one must not
     }
 
     empty() {
       return { consent: null, display_check: null, sessions: [], items: {}, begun: -1, shut: -1, skipped: [] };
     }
 
-    /** Take up what this browser kept. Returns whether there was anything. */
+    /** Load what this browser stored. Returns whether there was anything. */
     load() {
       try {
-        const kept = localStorage.getItem(this.storageKey);
-        if (kept) this.state = { ...this.empty(), ...JSON.parse(kept) };
+        const stored = localStorage.getItem(this.storageKey);
+        if (stored) this.state = { ...this.empty(), ...JSON.parse(stored) };
         else localStorage.setItem(`${this.storageKey}/try`, "1");
         localStorage.removeItem(`${this.storageKey}/try`);
-        return Boolean(kept);
+        return Boolean(stored);
       } catch {
         this.keeps = false;
         return false;
@@ -52,8 +52,8 @@ var Turing = Turing || {};
 
     save() {
       if (this.frozen) return;
-      const sitting = this.state.sessions[this.state.sessions.length - 1];
-      if (this.open && sitting) sitting.ended = now();
+      const current = this.state.sessions[this.state.sessions.length - 1];
+      if (this.open && current) current.ended = now();
       try {
         localStorage.setItem(this.storageKey, JSON.stringify(this.state));
         this.keeps = true;
@@ -62,7 +62,7 @@ var Turing = Turing || {};
       }
     }
 
-    /** A sitting begins: the first, or one after a break. */
+    /** Begin a session: the first, or one after a break. */
     begin() {
       if (this.open) return;
       this.open = true;
@@ -104,7 +104,7 @@ var Turing = Turing || {};
       return this.done === this.trials.length;
     }
 
-    /** Change part of an answer. A change of what was whole before is counted. */
+    /** Change part of an answer. A change of a complete answer is counted. */
     answer(index, part, window) {
       const item = this.item(index), whole = this.answered(index), before = Turing.canonical(item.value);
       item.value = { ...item.value, ...part };
@@ -138,13 +138,13 @@ var Turing = Turing || {};
       return this.blocks.findIndex(({ start, end }) => index >= start && index < end);
     }
 
-    /** A task is introduced: the ones before it are closed for good, even if the page is loaded anew now. */
+    /** Introducing a task closes the tasks before it for good, also if the page is reloaded. */
     shut(block) {
       this.state.shut = Math.max(this.state.shut, block);
       this.save();
     }
 
-    /** Where to go on: `{block, index}`; without an index, the block's introduction (`ended` false) or its end. */
+    /** Where to resume: `{block, index}`; without an index, the block's introduction (`ended` false) or its end. */
     next() {
       const { begun, shut } = this.state;
       if (shut >= begun) return { block: shut + 1, index: null, ended: false };
@@ -198,15 +198,15 @@ var Turing = Turing || {};
         }
       }
       if (Turing.checksumOf(record) !== record.checksum) {
-        throw new Error("The file was changed after it was saved: its checksum does not fit. Fix: use the original download.");
+        throw new Error("The file was changed after it was saved: its checksum is wrong. Fix: use the original download.");
       }
       const at = new Map(this.trials.map((trial) => [trial.trial, trial.position]));
       const strange = record.answers.find((answer) => at.get(answer.trial) !== answer.position);
-      if (strange) throw new Error(`The file answers trial ${strange.trial}, which this folder does not hold at place ${strange.position}. Fix: choose the file saved from this folder.`);
+      if (strange) throw new Error(`The file answers trial ${strange.trial}, which is not at position ${strange.position} in this folder. Fix: choose the file saved from this folder.`);
       return record;
     }
 
-    /** Go on from a checked record, in place of what is here. Tasks it has finished stay closed. */
+    /** Resume from a checked record, which replaces the answers here. Tasks that it has finished stay closed. */
     adopt(record) {
       const items = {};
       for (const answer of record.answers) {
@@ -218,7 +218,7 @@ var Turing = Turing || {};
       this.trials.forEach((_, index) => {
         if (this.answered(index)) this.state.begun = Math.max(this.state.begun, this.blockOf(index));
       });
-      const { ended, block } = this.next(); // what its reader saw after a finished task, the file does not tell
+      const { ended, block } = this.next(); // the file does not say what its reader saw after a finished task
       this.state.shut = Math.min(ended ? block : block - 1, this.blocks.length - 2);
       this.open = false;
       this.save();

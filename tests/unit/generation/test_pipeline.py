@@ -9,7 +9,7 @@ from PIL import Image
 
 import medcodi
 from medcodi.errors import DataError, PromptError
-from medcodi.generation.pipeline import check_request, generate, generate_batch
+from medcodi.generation.pipeline import generate, generate_batch
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.model.generation_config import GenerationConfig
@@ -159,8 +159,3 @@ def test_prompts_that_cannot_be_read(value, tmp_path):
     name = "frontal" if isinstance(value, np.ndarray) or value.endswith(".png") else "report"
     with pytest.raises(DataError):
         generate({name: value}, model="nowhere")
-
-
-def test_check_request_keeps_only_what_counts():
-    direction, used, weights = check_request({"report": REPORT, "frontal": 1}, None, {"frontal": 0.0}, 1, 0)
-    assert direction == Direction(("report",), ("lateral",)) and set(used) == {"report"} and weights == {"report": 1.0}

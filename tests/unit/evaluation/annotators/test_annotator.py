@@ -10,9 +10,13 @@ import pytest
 from PIL import Image
 
 from medcodi.errors import DataError
-from medcodi.evaluation.annotators.annotator import eight_bit_pixels, read_content
+from medcodi.evaluation.annotators.annotator import Annotator, eight_bit_pixels, read_content
 from medcodi.evaluation.annotators.features import FeatureExtractor, load_extractor
+from medcodi.evaluation.annotators.geometry import GeometryAnnotator
+from medcodi.evaluation.annotators.image_annotators import load_image_annotator
+from medcodi.evaluation.annotators.report_labelers import load_labeler
 from medcodi.metrics.frechet import Moments
+from medcodi.model import demo_checkpoint, tiny_model
 
 IMAGES = [np.random.default_rng(index).integers(0, 256, (48, 48), dtype=np.uint8) for index in range(23)]
 
@@ -126,3 +130,30 @@ def test_what_is_no_image_is_refused(demo: FeatureExtractor) -> None:
 def test_the_batch_size_is_checked() -> None:
     with pytest.raises(DataError, match="batch_size is 0"):
         load_extractor("demo", batch_size=0)
+
+
+def test_every_annotator_keeps_the_protocol(demo: FeatureExtractor) -> None:
+    """Rows in order, none for modalities of another kind, an identity that is a hash and depends on what it annotates."""
+    annotators: list[Annotator] = [
+        demo,
+        load_extractor("prompt-encoder", model=tiny_model(seed=0)),
+        load_image_annotator("demo"),
+        load_labeler("rules"),
+        GeometryAnnotator.load(demo_checkpoint()),
+    ]
+    contents = {
+        "frontal": [image.astype(np.float32) / 255 for image in IMAGES[:3]],
+        "report": ["No effusion.", "Edema.", ""],
+    }
+    identities = set()
+    for annotator in annotators:
+        read = [modality for modality in contents if annotator.reads(modality)]
+        assert read, annotator.name
+        for modality in read:
+            rows = annotator.annotate(contents[modality], modality)
+            assert rows.ndim == 2 and len(rows) == 3
+            swapped = annotator.annotate(contents[modality][::-1], modality)
+            np.testing.assert_allclose(swapped[::-1], rows, rtol=1e-4, atol=1e-5)
+            identities.add(annotator.identity(modality))
+            assert len(annotator.identity(modality)) == 64 and annotator.identity(modality) in identities
+    assert len(identities) == 6 and len({annotator.name for annotator in annotators}) == 4  # two are named "demo"

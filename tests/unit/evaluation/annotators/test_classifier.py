@@ -17,8 +17,7 @@ from medcodi.evaluation.annotators.classifier import (
     FindingClassifier,
     target_truth,
 )
-from medcodi.evaluation.annotators.classifier_training import ImageBank, augment, ceiling_table
-from medcodi.randomness import torch_generator
+from medcodi.evaluation.annotators.classifier_training import ceiling_table
 from medcodi.study import Finding, Study
 
 
@@ -102,17 +101,3 @@ def test_truth_of_sides() -> None:
     assert np.isnan(one["Pleural Effusion/left"])  # present, but no side is told
     both = truth(labels={"Pneumothorax": 1.0}, findings=(Finding(label="Pneumothorax", side="bilateral"),))
     assert (both["Pneumothorax/left"], both["Pneumothorax/right"]) == (1, 1)
-
-
-def test_a_bank_wants_one_size(toy_dataset, small_network: ClassifierConfig) -> None:
-    with pytest.raises(DataError, match="the classifier's size"):
-        ImageBank.of(toy_dataset(2), ClassifierConfig())
-    bank = ImageBank.of(toy_dataset(3), small_network)
-    assert len(bank) == 6 and bank.images.dtype == torch.uint8 and bank.views.tolist() == [0, 1] * 3
-
-
-def test_augmentation_is_a_function_of_its_key_and_stays_in_range() -> None:
-    images = torch.rand(4, 1, 32, 32)
-    one, other = (augment(images, torch_generator("a", 0)) for _ in range(2))
-    assert torch.equal(one, other) and one.min() >= 0 and one.max() <= 1
-    assert not torch.equal(one, augment(images, torch_generator("a", 1)))

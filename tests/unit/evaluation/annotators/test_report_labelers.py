@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from medcodi.errors import ConfigError, MissingExtraError
+from medcodi.errors import ConfigError, DataError, MissingExtraError
 from medcodi.evaluation.annotators.report_labelers import ChexbertLabeler, RuleLabeler, load_labeler
 from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS, load_report_scorer
 from medcodi.evaluation.annotators.weights import LoadRequest
@@ -72,6 +72,39 @@ def test_unknown_names_and_missing_radeval_are_refused(monkeypatch: pytest.Monke
     for name in REPORT_SCORERS:
         with pytest.raises(MissingExtraError, match=r"medcodi\[radeval\]"):
             load_report_scorer(name)
+
+
+class Evaluator:
+    """The interface of radeval's CheXbert evaluator: its own order of names, one row for each report."""
+
+    TARGET_NAMES = tuple(reversed(CHEXPERT_LABELS))
+
+    def get_labels(self, reports: list[str], mode: str) -> list[list[int]]:
+        assert mode == "classification" and all(report.strip() for report in reports)
+        states = {"Edema": 1, "Fracture": -1}
+        return [[states.get(name, 0) for name in self.TARGET_NAMES] for _ in reports]
+
+
+def test_chexberts_states_arrive_under_their_names() -> None:
+    labeler = ChexbertLabeler(Evaluator(), "radeval test")
+    states = labeler.annotate(["a", "", "b"], "report")
+    expected = [{"Edema": 1, "Fracture": -1}.get(name, 0) for name in CHEXPERT_LABELS]
+    assert states[0].tolist() == states[2].tolist() == expected and np.isnan(states[1]).all()
+    labels = labeler.matrix(["a", ""], uncertain="negative")
+    assert labels[0].tolist() == [float(name == "Edema") for name in CHEXPERT_LABELS] and not labels[1].any()
+    found = labeler.findings(["a", ""])
+    assert [(finding.label, finding.state, finding.side) for finding in found[0]] == [
+        ("Edema", "positive", None),
+        ("Fracture", "uncertain", None),
+    ] and found[1] == ()
+    assert labeler.identity() != ChexbertLabeler(Evaluator(), "radeval 2").identity()
+
+
+def test_a_chexbert_without_a_label_is_refused() -> None:
+    evaluator = Evaluator()
+    evaluator.TARGET_NAMES = CHEXPERT_LABELS[1:]
+    with pytest.raises(DataError, match="has no label"):
+        ChexbertLabeler(evaluator, "radeval test")
 
 
 # ---- with radeval's own classes ------------------------------------------------------------------------------------------

@@ -29,3 +29,12 @@ def test_pairs_are_checked_before_anything_is_scored() -> None:
     with pytest.raises(DataError, match="the first is number 1"):
         scorer.annotate(["a", "b"], ["c", " "])
     assert scorer.annotate(["", ""], ["c", "d"])["ratescore"].tolist() == [0, 0]
+
+
+def test_figures_arrive_under_our_names_in_order() -> None:
+    def evaluator(refs: list[str], hyps: list[str]) -> dict[str, list[float]]:
+        return {"theirs": [float(ref == hyp) for ref, hyp in zip(refs, hyps, strict=True)]}
+
+    row = ScorerRow(name="equal", title="Equal", metric="equal", keys={"theirs": "ours"}, hub=())
+    scores = ReportScorer(row, evaluator).annotate(["x", "", "y"], ["x", "z", "z"])
+    assert {name: values.tolist() for name, values in scores.items()} == {"ours": [1.0, 0.0, 0.0]}

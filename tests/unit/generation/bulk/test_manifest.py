@@ -2,15 +2,10 @@
 
 import json
 
-import numpy as np
 import pytest
 
-from medcodi.data.images import save_png16
-from medcodi.distributed import Ranks
 from medcodi.errors import DataError
 from medcodi.generation.bulk.manifest import BadRow, Row, RowDefaults, read_manifest
-from medcodi.generation.bulk.plan import all_items, blocks
-from medcodi.generation.request import check_prompt_files, read_prompt_files
 
 
 def rows_of(tmp_path, text, name="m.csv", keep=(), **defaults):
@@ -53,15 +48,6 @@ def test_empty_cells_get_the_defaults_and_a_seed_of_their_id(tmp_path):
     assert all(row.direction.targets == ("frontal",) and row.num_samples == 3 for row in rows)
     assert rows[1].seed == again[1].seed != rows[0].seed and other[0].seed != rows[1].seed
     assert [row.id for row in rows_of(tmp_path, "report\nx\ny\n")] == ["row-1", "row-2"]
-
-
-def test_prompts_of_files(tmp_path):
-    save_png16(np.random.default_rng(0).random((40, 50)).astype(np.float32), tmp_path / "f.png")
-    (tmp_path / "r.txt").write_text("Clear   lungs.")
-    (row,) = rows_of(tmp_path, "frontal,report_file\nf.png,r.txt\n")
-    check_prompt_files(row.prompts)
-    prompts = read_prompt_files(row.prompts, 32)
-    assert prompts["frontal"].shape == (32, 32) and prompts["report"] == "Clear lungs."
 
 
 @pytest.mark.parametrize(
@@ -113,22 +99,3 @@ def test_files_that_are_refused(tmp_path, text, keep, message):
         rows_of(tmp_path, text, keep=keep)
     with pytest.raises(DataError, match="no manifest"):
         read_manifest(tmp_path / "none.csv", RowDefaults())
-
-
-@pytest.mark.parametrize("file", ["none.png", "empty.png", "text.png"])
-def test_files_that_are_no_images(tmp_path, file):
-    (tmp_path / "empty.png").touch()
-    (tmp_path / "text.png").write_text("text")
-    (row,) = rows_of(tmp_path, f"frontal\n{file}\n")
-    with pytest.raises(DataError, match=file):
-        check_prompt_files(row.prompts)
-
-
-def test_blocks_are_of_one_direction_and_shared_whole(tmp_path):
-    text = "id,report,targets,num_samples\na,x,frontal,3\nb,x,lateral,1\nc,x,frontal,2\n"
-    items = all_items(rows_of(tmp_path, text))
-    parts = blocks(items, 2)
-    assert [[item.study_id for item in part] for part in parts] == [["a-0", "a-1"], ["a-2", "c-0"], ["b"], ["c-1"]]
-    assert [item.seed for item in items[:3]] == [items[0].seed + k for k in range(3)]
-    shared = [Ranks(rank, 3).share(parts) for rank in range(3)]
-    assert sorted(item.index for part in shared for block in part for item in block) == list(range(6))

@@ -56,7 +56,7 @@ def test_the_table_holds_exactly_what_was_answered(bundle: Path, keep: Callable[
     )
 
 
-def test_half_finished_sittings_are_kept_and_listed(bundle: Path, keep: Callable[..., Path], tmp_path: Path) -> None:
+def test_unfinished_readers_are_imported_and_listed(bundle: Path, keep: Callable[..., Path], tmp_path: Path) -> None:
     half = answered(bundle, "reader-02", 20)
     facts = import_results([keep(half)], bundle / "custodian", tmp_path / "out").facts
     total = len(read_key(bundle / "custodian").trials["reader-02"])

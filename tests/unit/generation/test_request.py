@@ -1,0 +1,79 @@
+"""Requests: what counts, what is refused, and prompts as the model takes them."""
+
+import numpy as np
+import pytest
+
+from medcodi.data.images import save_png16
+from medcodi.errors import DataError, PromptError
+from medcodi.generation.request import (
+    check_modalities,
+    check_prompt_files,
+    check_request,
+    read_prompt,
+    read_prompt_files,
+    value_hash,
+)
+from medcodi.model import tiny_model
+from medcodi.study import Direction
+
+REPORT = "FINDINGS: Large left pleural effusion."
+PICTURE = np.random.default_rng(0).random((40, 50), dtype=np.float32)
+
+
+def test_a_prompt_of_weight_zero_is_neither_prompt_nor_target():
+    direction, used, weights = check_request({"report": REPORT, "frontal": 1}, None, {"frontal": 0.0}, 1, 0)
+    assert direction == Direction(("report",), ("lateral",)) and set(used) == {"report"} and weights == {"report": 1.0}
+
+
+def test_weights_not_given_are_one_and_targets_may_be_a_str():
+    direction, _, weights = check_request({"report": REPORT, "frontal": 1}, "lateral", {"report": 3}, 1, 0)
+    assert direction.targets == ("lateral",) and weights == {"report": 3.0, "frontal": 1.0}
+    assert check_request(REPORT, None, None, 1, 0)[0] == Direction(("report",), ("frontal", "lateral"))
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), -0.1])
+def test_weights_must_be_finite_and_not_negative(weight):
+    with pytest.raises(PromptError, match="the weight of 'report' is"):
+        check_request({"report": REPORT}, None, {"report": weight}, 1, 0)
+
+
+def test_a_modality_that_the_model_lacks_is_refused():
+    model = tiny_model(seed=0, modalities=("frontal", "report"))
+    check_modalities(model, Direction(("report",), ("frontal",)))
+    with pytest.raises(PromptError, match="'tiny' has no lateral. Expected frontal, report"):
+        check_modalities(model, Direction(("report",), ("lateral",)))
+
+
+def test_prompts_are_fitted_and_normalised():
+    assert read_prompt("frontal", PICTURE, 32).shape == (32, 32)
+    assert read_prompt("frontal", PICTURE, None).shape == (40, 50)
+    assert read_prompt("report", "Clear   lungs.", 32) == "Clear lungs."
+    with pytest.raises(PromptError, match="report prompt is a int"):
+        read_prompt("report", 5, 32)
+
+
+def test_hashes_tell_prompts_apart():
+    assert value_hash("a") != value_hash("b") and value_hash(PICTURE) == value_hash(PICTURE.copy())
+    assert value_hash(PICTURE) != value_hash(PICTURE[::-1])
+
+
+def test_prompts_of_files(tmp_path):
+    save_png16(PICTURE, tmp_path / "f.png")
+    (tmp_path / "r.txt").write_text("Clear   lungs.")
+    prompts = {"frontal": tmp_path / "f.png", "report": tmp_path / "r.txt"}
+    check_prompt_files(prompts)
+    values = read_prompt_files(prompts, 32)
+    assert values["frontal"].shape == (32, 32) and values["report"] == "Clear lungs."
+
+
+@pytest.mark.parametrize("file", ["none.png", "empty.png", "text.png"])
+def test_files_that_are_not_images_are_refused(tmp_path, file):
+    (tmp_path / "empty.png").touch()
+    (tmp_path / "text.png").write_text("text")
+    with pytest.raises(DataError, match=file):
+        check_prompt_files({"frontal": tmp_path / file})
+
+
+def test_a_text_file_that_is_missing_is_refused(tmp_path):
+    with pytest.raises(DataError, match="none.txt"):
+        check_prompt_files({"report": tmp_path / "none.txt"})
