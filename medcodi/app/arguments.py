@@ -73,6 +73,7 @@ def read_device(text: str | None) -> str | None:
         return None
     import torch
 
+    # PyTorch accepts any spelling; only an allocation shows whether the device exists.
     try:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError, ImportError) as error:
@@ -100,6 +101,7 @@ def refuse_full_folder(folder: Path) -> None:
 
 def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
     """Split ``modality=value`` texts; each modality is known and stands at most once."""
+    # The first "=" ends the name; the value may hold more of them.
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -122,6 +124,7 @@ def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
 def _prompt_value(name: str, value: str) -> str:
     if modality(name).kind != "text" or not value.startswith("@"):
         return value
+    # @path: the text of a file.
     path = Path(value[1:])
     try:
         return path.read_text(encoding="utf-8")
