@@ -22,7 +22,7 @@ Where = Callable[[Rows], Tensor]  # rows of a micro-batch -> weights of any shap
 
 @dataclass
 class Step:
-    """What a stage works with beside its batch."""
+    """Everything that a stage needs besides its batch."""
 
     draws: StepRandomness  # all randomness of the step, keyed by (seed, step, sample)
     rows: Rows  # of this micro-batch

@@ -223,7 +223,7 @@ class JobFolder:
         return [shard for shard in shards if (record := self.record(shard)) is None or self.damage(shard, record)]
 
     def damage(self, shard: str, record: Mapping[str, Any]) -> str:
-        """What is wrong with the files of a shard; empty: nothing."""
+        """Damage of a shard's files; empty: none."""
         problems = ((path, damage(path, row)) for path, row in self._files(shard, record).items())
         return next((f"{path} is damaged: {problem}" for path, problem in problems if problem), "")
 

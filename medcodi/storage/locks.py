@@ -37,7 +37,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         file.flush()
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile opens another
+        path.unlink(missing_ok=True)  # while it is held: a process that opens it from now on opens another file
         file.close()
 
 

@@ -71,7 +71,7 @@ class StoredTensor:
 
 
 def tensors_in_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """What a safetensors file holds; nothing of the tensors themselves is read.
+    """Tensors of a safetensors file, without reading their values.
 
     Raises:
         CheckpointError: If it is truncated, or of another format.

@@ -35,7 +35,7 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """What went in, what stayed out.
+    """The files that were included and excluded.
 
     Attributes:
         source: Kind of source, e.g. ``mimic-cxr-jpg``.

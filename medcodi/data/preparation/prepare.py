@@ -182,7 +182,7 @@ def _write(
 def _finish(
     config: PrepareConfig, shards: Sequence[Shard], written: Mapping[str, WrittenShard], folder: Path
 ) -> Ledger:
-    """Write the ledger and the dataset's description, in the order of the source, whoever wrote which shard when."""
+    """Write the ledger and the dataset's description, in the order of the source, independent of who wrote which shard when."""
     results = [written[shard.name] for shard in shards]
     # The ledger: a row a file.
     entries = sorted((pair for result in results for pair in result.entries), key=lambda pair: pair[0])

@@ -201,7 +201,7 @@ def _checked(
         DataError: If a cell is invalid.
         PromptError: If the request is invalid.
     """
-    # Prompts: paths are relative to the manifest; a text stands in its cell or in a file.
+    # Prompts: paths are relative to the manifest; a text is in its cell or in a file.
     prompts: dict[str, Path | str] = {}
     for column, text in ((column, _text(cells, column)) for column in (*MODALITIES, *_FILES)):
         modality = _FILES.get(column, column)

@@ -90,7 +90,7 @@ class EncodedStudies:
         return {**self.__dict__, "_maps": {}}  # or workers would be sent whole files
 
     def study_id(self, index: int) -> str:
-        """Of one study."""
+        """Record of one study."""
         return self._ids[index][0]
 
     def read_batch(self, samples: Sequence[int]) -> EncodedBatch:

@@ -19,7 +19,7 @@ PAGE = "summary.html"
 
 @dataclass(frozen=True)
 class RunStory:
-    """What one run logged.
+    """Log of one run.
 
     Attributes:
         name: Of its folder.
@@ -64,7 +64,7 @@ def read_story(root: str | Path) -> RunStory:
 
 
 def groups(names: Sequence[str]) -> dict[str, list[str]]:
-    """Which figures share a chart: title -> names, in the order of the page; every name is in exactly one."""
+    """Group the figures by chart: title -> names, in the order of the page; every name is in exactly one."""
     found: dict[str, list[str]] = {}
     for name in names:
         found.setdefault(_title(name), []).append(name)
