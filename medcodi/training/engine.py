@@ -35,7 +35,7 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step did on this rank."""
+    """Outcome of one optimiser step on this rank."""
 
     losses: list[Tensor]  # of each micro-batch, on the device
     logs: list[dict[str, Tensor]]  # of the stage, for each micro-batch

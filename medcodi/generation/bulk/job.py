@@ -51,7 +51,7 @@ class SynthesisConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one rank did, and the state of the folder when it ended."""
+    """The work of one rank, and the state of the folder at its end."""
 
     made: int = 0  # studies generated now
     found: int = 0  # studies of this rank that were finished already
