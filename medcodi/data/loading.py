@@ -70,11 +70,6 @@ class Batch:
 def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -> Batch:
     """Put studies into one batch; absent modalities become zeros or "" and are marked absent.
 
-    Args:
-        studies: B studies.
-        samples: Index of each in its dataset.
-        image_size: H = W of every image.
-
     Raises:
         DataError: If an image is not ``[image_size, image_size]``.
     """

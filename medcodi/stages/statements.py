@@ -26,7 +26,7 @@ _SIDED = ("Lung Opacity", "Lung Lesion", "Consolidation", "Atelectasis", "Pneumo
 class Statement:
     """A finding, on one side or any, in words."""
 
-    label: str  # of CheXpert's
+    label: str  # one of CheXpert's
     side: str | None = None  # "left", "right"
 
     @property

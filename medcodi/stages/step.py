@@ -22,7 +22,7 @@ Where = Callable[[Rows], Tensor]  # rows of a micro-batch -> weights of any shap
 
 @dataclass
 class Step:
-    """What a stage works with beside its batch."""
+    """The step of one micro-batch: its randomness, its rows, and what it logs."""
 
     draws: StepRandomness  # all randomness of the step, keyed by (seed, step, sample)
     rows: Rows  # of this micro-batch
@@ -77,7 +77,7 @@ def mean_over_ranks(values: Tensor, weights: Tensor, parts: Sequence[Tensor] | N
 
 
 def cell_sums(values: Tensor, weights: Tensor, cells: Tensor, names: Sequence[str]) -> dict[str, Tensor]:
-    """Weighted sums of the rows of each cell, whose means over ranks and micro-batches come out exact.
+    """Name of each cell -> float32 ``[2]``, the weighted sum and the sum of weights of its rows, for exact means over ranks.
 
     Nothing waits for the device, and sums are taken in the order of the rows, so the same rows give the same bits.
 
@@ -86,9 +86,6 @@ def cell_sums(values: Tensor, weights: Tensor, cells: Tensor, names: Sequence[st
         weights: ``[B]``, bool or numbers; 0 leaves a row out, whatever its value.
         cells: int64 ``[B]``, an index into ``names``.
         names: One for each of the S cells.
-
-    Returns:
-        Name -> float32 ``[2]``: the weighted sum and the sum of weights; two zeros for an empty cell.
     """
     values = values.detach().float()
     inside = cells.to(values.device)[None] == torch.arange(len(names), device=values.device)[:, None]  # [S, B]

@@ -33,14 +33,10 @@ class Refusal(TypedDict, total=False):
 def replacing(path: Path, **refusal: Unpack[Refusal]) -> Iterator[Path]:
     """A hidden path to write to, for libraries that open files themselves; it becomes ``path`` when the body ends.
 
-    Where the body leaves no file there, nothing happens; where it fails, the partial file is removed.
-
-    Args:
-        path: The file; replaced if there is one. Its folder is made.
-        refusal: Its class, and what the user does once there is room.
+    The folder is made. Where the body leaves no file, nothing happens; where it fails, the partial file is removed.
 
     Raises:
-        MedCoDiError: Of the class given, instead of an ``OSError``: a full disk, a read-only folder …
+        MedCoDiError: Of the class in ``refusal``, instead of an ``OSError``: a full disk, a read-only folder …
     """
     partial = partial_path(path)
     with refusing(path, **refusal):
@@ -57,7 +53,7 @@ def replacing(path: Path, **refusal: Unpack[Refusal]) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path, **refusal: Unpack[Refusal]) -> Iterator[BinaryIO]:
-    """An open binary file that becomes ``path`` when the body ends; arguments and refusals as for :func:`replacing`."""
+    """An open binary file that becomes ``path`` when the body ends; otherwise as :func:`replacing`."""
     with replacing(path, **refusal) as partial, partial.open("xb") as file:
         yield file
 
@@ -89,10 +85,7 @@ def sha256_file(path: Path) -> str:
 def filling(
     target: Path, *, within: Path | None = None, replace: bool = False, **refusal: Unpack[Refusal]
 ) -> Iterator[Path]:
-    """A hidden folder in ``within`` (None: beside ``target``) to be filled; it becomes ``target`` when the body ends.
-
-    Other arguments and refusals as for :func:`publish_folder`; where the body fails, nothing of it stays.
-    """
+    """A hidden folder in ``within`` (None: beside ``target``) that is published when the body ends, and removed where it fails."""
     staging = partial_path((within or target.parent) / target.name)
     with refusing(target, **refusal):
         try:
@@ -110,18 +103,15 @@ def filling(
 def publish_folder(staging: Path, target: Path, *, replace: bool = False, **refusal: Unpack[Refusal]) -> None:
     """Flush everything in ``staging`` to the disk and rename it to ``target``, on the same file system.
 
-    Args:
-        staging: Written completely.
-        target: Absent, or an empty folder; with ``replace``, anything of the caller's.
-        replace: Move what is there aside first and remove it last, so that at every moment one of the two is there; a
-            process killed in between leaves it to :func:`recover`.
-        refusal: Its class, and what the user does once there is room.
+    Without ``replace``, ``target`` must be absent or an empty folder. With it, the former one moves aside first and is removed
+    last, so that at every moment one of the two is there; a process killed in between leaves it to :func:`recover`.
 
     Raises:
-        MedCoDiError: Of the class given, if the folder cannot be written, or ``target`` holds something.
+        MedCoDiError: Of the class in ``refusal``, if the folder cannot be written, or ``target`` holds something.
     """
     aside = _aside(target)
     with refusing(target, **refusal):
+        # Flush the files and folders, then rename.
         for path in (*staging.rglob("*"), staging):
             sync(path)
         replaced = replace and target.exists()

@@ -160,10 +160,7 @@ class Run:
 def check_data(stage: Stage, dataset: StudyDataset, role: str = "data") -> None:
     """Refuse studies on which the stage cannot be trained.
 
-    Args:
-        stage: Around its model.
-        dataset: Its studies; one that does not count its modalities is assumed to hold all.
-        role: The key of the config that names it.
+    A dataset that does not count its modalities is assumed to hold all; ``role`` is the key of the config that names it.
 
     Raises:
         TrainingError: If it was prepared at another size than the model's, or no study has a modality that the stage needs.

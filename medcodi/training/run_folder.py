@@ -62,9 +62,7 @@ class RunFolder:
 
 @contextmanager
 def opened(config: TrainConfig, resume: str | None, ranks: Ranks) -> Iterator[RunFolder]:
-    """Lock the folder for this run, on the first rank; the others wait until it is ready.
-
-    A run that is refused before it is accepted (:func:`accept`) leaves the folder as it was.
+    """Lock the folder for this run; a run that is refused before :func:`accept` leaves it as it was.
 
     Raises:
         CheckpointError: If a disk is full, or read only, later on.
@@ -201,13 +199,7 @@ def agree(identity: dict[str, Any], start_step: int, folder: RunFolder, ranks: R
 def checkpoint_to_resume(
     folder: RunFolder, resume: str | None, identity: dict[str, Any], say: Callable[[str], None]
 ) -> Checkpoint | None:
-    """The checkpoint to resume from; None to start from step 0.
-
-    Args:
-        folder: The run's folder.
-        resume: ``latest``, the path of a checkpoint, or None.
-        identity: Of the run as configured now.
-        say: Called with a line about each damaged checkpoint that is passed over.
+    """The checkpoint to resume from (``latest``, or the path of one); None to start from step 0.
 
     Raises:
         CheckpointError: If it is damaged, or was made by a run with other settings, data or starting weights.

@@ -58,13 +58,7 @@ def shares_changed(optimizer: Any) -> Iterator[None]:
 
 @contextmanager
 def group_in_memory(optimizer: Any, group: int, changed: bool) -> Iterator[nn.Parameter]:
-    """This rank's shard of a group's weights, the key of its moments; read from disk if it is offloaded.
-
-    Args:
-        optimizer: DeepSpeed's.
-        group: Number of the group.
-        changed: Write it back afterwards.
-    """
+    """This rank's shard of a group's weights, the key of its moments; if offloaded, read from disk, and written if changed."""
     swapped = optimizer._swappable_optimizer_subgroup(group)
     if swapped:
         optimizer._optimizer_states_and_gradient_swap_in(group)

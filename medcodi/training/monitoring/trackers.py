@@ -221,11 +221,7 @@ def configured_trackers(tracking: TrackingConfig) -> Iterator[type[Tracker]]:
 
 
 def check_trackers(tracking: TrackingConfig) -> None:
-    """Refuse trackers that are not installed, before anything is computed.
-
-    Raises:
-        MissingExtraError: Names the extra.
-    """
+    """Raise MissingExtraError for a tracker that is not installed, before anything is computed."""
     for tracker in configured_trackers(tracking):
         tracker.check()
 
