@@ -45,7 +45,7 @@ def info_from_text(text: str, where: str) -> dict[str, Any]:
         info = {}
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise DataError(f"{where} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", fix=FIX)
-    # Whoever wrote the description must not be able to name a file outside the folder.
+    # A description must not name a file outside the folder.
     source = f"{where}/{INFO_FILE}"
     plain_name(str(info.get("name", "dataset")), source)
     for row in (row for rows in (info.get("shards") or {}).values() for row in rows):

@@ -42,7 +42,7 @@ class GeneratedFile:
 
 
 class GeneratedContent(NamedTuple):
-    """What :func:`read_generated` returns."""
+    """Result of :func:`read_generated`."""
 
     value: np.ndarray | str  # image float32 `[H, W]` in [0, 1], or text
     sha256: str  # hash of the file, or of the text's UTF-8
@@ -279,7 +279,7 @@ def _row_files(folder: Path, row: dict[str, str], where: str) -> tuple[Direction
 
 
 def cell_file(folder: Path, cell: str, modality: str, where: str, text: str = "") -> GeneratedFile:
-    """What a table's cell names: a path relative to the table's folder, or a text itself.
+    """Content of a table's cell: a path relative to the table's folder, or a text itself.
 
     Args:
         folder: Of the table.

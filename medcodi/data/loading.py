@@ -264,7 +264,7 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 @config
 class DataConfig:
-    """Which studies: a prepared folder (``path``) or a generator (``source: phantom``), and which split of them.
+    """The studies: a prepared folder (``path``) or a generator (``source: phantom``), and their split.
 
     Attributes:
         path: A folder made by ``medcodi data prepare``, or a URL of one that fsspec reads (``s3://...``), copied once.

@@ -28,7 +28,7 @@ from medcodi.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage needs on any hardware."""
+    """Costs of a stage that do not depend on the hardware."""
 
     trained: int  # parameters with gradient
     frozen: int  # parameters without gradient that are in memory; none that the cache replaces

@@ -33,7 +33,7 @@ _RUNS = count()  # of this process: all ranks count alike, so that each run has 
 
 @dataclass
 class Heartbeat:
-    """What another rank last reported, and when."""
+    """Last report of another rank, and its time."""
 
     beat: int = -1  # counts up while the rank lives
     activity: str = "starting"

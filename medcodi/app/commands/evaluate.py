@@ -138,22 +138,14 @@ def evaluation_values(
     preset: str | None = None,
     exclude: bool = False,
 ) -> dict[str, Any]:
-    """Values of an evaluation config: those of the file, overridden by the options.
+    """Values of an evaluation config: those of the file, overridden by the options that are not None.
 
-    Args:
-        config: YAML file; None: held-out phantoms of the model's own image size.
-        model: Model folder or hub repository; None: that of the file, else the shipped demo.
-        data: Prepared dataset that replaces the file's; its split, number of studies and image size stay those of the
-            file, else the test split at the prepared size. None: that of the file, else phantoms.
-        out_dir: Folder of the results; None: that of the file.
-        systems: Name -> folder or CSV of another system's output, added to those of the file.
-        preset: Of generation; None: that of the file.
-        exclude: Whether unreadable files are excluded and listed.
+    ``data`` replaces only the file's path or source: split, number of studies and image size stay, else they are the test
+    split at the prepared size. Without data anywhere: held-out phantoms at the model's image size.
 
     Raises:
         ConfigError: If the file does not exist or is invalid.
-        CheckpointError: If the model is needed for its image size, and does not exist.
-        DataError: If the prepared dataset is needed for its image size, and does not exist.
+        CheckpointError, DataError: If the model or the dataset is needed for its image size, and does not exist.
     """
     from medcodi.config import read_yaml
     from medcodi.data.dataset import read_info
@@ -192,12 +184,6 @@ def named_systems(
     """Separate systems from settings: name -> path, and the remaining settings.
 
     After ``--systems A=here``, a further ``B=there`` is a system too, unless B is a setting.
-
-    Args:
-        generated: ``--generated``.
-        system: ``--system``, its name; None: that of the folder or file.
-        systems: ``--systems``, NAME=PATH each.
-        settings: KEY=VALUE each.
 
     Raises:
         ConfigError: If a system has no name or path, or two have the same name.

@@ -19,7 +19,7 @@ PAGE = "summary.html"
 
 @dataclass(frozen=True)
 class RunStory:
-    """What one run logged."""
+    """Log of one run."""
 
     name: str  # of its folder
     root: Path

@@ -110,7 +110,7 @@ class Utilisation:
         }
 
     def explain(self, values: dict[str, float]) -> str:
-        """What the utilisation was computed from, for the screen; empty while there is nothing to explain."""
+        """Inputs of the utilisation, for the screen; empty before it is computed."""
         if not values:
             return self.problem
         config = self.config
