@@ -17,7 +17,7 @@ from medcodi.app.terminal import app, err, out
 from medcodi.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medcodi.evaluation.options import EvaluateConfig
+    from medcodi.evaluation.config import EvaluateConfig
 
 NUM_STUDIES = 200  # of the phantom, unless the file or the command line names a number
 
@@ -45,6 +45,10 @@ def evaluate(
     verify: Annotated[
         Path | None, typer.Option(metavar="BUNDLE", help="Compute a bundle's figures again and list the differences.")
     ] = None,
+    rescore: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Score a bundle's annotations again, with other settings of scoring."),
+    ] = None,
 ) -> None:
     """Judge a model, or any system's images and reports, in every direction, between a floor and a ceiling.
 
@@ -63,12 +67,19 @@ def evaluate(
         medcodi evaluate --systems RoentGen=theirs/ UniXGen=others.csv --data data/mine --out results/
 
         medcodi evaluate --verify results/
+
+        medcodi evaluate --rescore results/ bootstrap_samples=5000 min_positives=10
     """
     from medcodi.config import apply_overrides, from_dict
-    from medcodi.evaluation.options import EvaluateConfig
+    from medcodi.evaluation.config import EvaluateConfig
 
     if verify is not None:
         _verify(verify, data, model)
+        return
+    if rescore is not None:
+        from medcodi.evaluation.recompute import rescore_bundle
+
+        _print_results(rescore_bundle(rescore, apply_overrides({}, settings or []), data=data), rescore)
         return
     named, overrides = named_systems(generated, system, systems or [], settings or [])
     values = evaluation_values(
@@ -80,15 +91,16 @@ def evaluate(
 
 def evaluate_and_print(options: EvaluateConfig) -> None:
     """Evaluate; the first rank prints the table, the verdict and the warnings."""
-    from medcodi.evaluation.matrix import evaluate as run
-    from medcodi.evaluation.pages.summary import terminal_table
-    from medcodi.evaluation.pages.verdict import alarms, verdict
+    from medcodi.evaluation.pipeline import evaluate as run
 
     results = run(options)
-    if int(os.environ.get("RANK", "0")):  # only the first rank prints
-        return
+    if not int(os.environ.get("RANK", "0")):  # only the first rank prints
+        _print_results(results, Path(options.out))
 
-    # The table goes to stdout, warnings to stderr.
+
+def _print_results(results: dict[str, Any], folder: Path) -> None:
+    from medcodi.evaluation.report.summary import alarms, terminal_table, verdict
+
     columns, rows = terminal_table(results)
     table = Table(*columns, show_lines=True)
     for row in rows:
@@ -98,11 +110,11 @@ def evaluate_and_print(options: EvaluateConfig) -> None:
         out.print(line, markup=False)
     for line in alarms(results):
         err.print(f"[yellow]Note:[/yellow] {escape(line)}")
-    out.print(f"The page: {Path(options.out) / 'page.html'}")
+    out.print(f"The page: {folder / 'page.html'}")
 
 
 def _verify(folder: Path, data: str | None, model: str | None) -> None:
-    from medcodi.evaluation.verification import verify_bundle
+    from medcodi.evaluation.recompute import verify_bundle
 
     check = verify_bundle(folder, data=data, model=model)
     for difference in check.differences:
@@ -176,7 +188,7 @@ def named_systems(
     Raises:
         ConfigError: If a system has no name or path, or two have the same name.
     """
-    from medcodi.evaluation.options import EvaluateConfig
+    from medcodi.evaluation.config import EvaluateConfig
 
     # A KEY=VALUE whose key is no field of the config names a further system.
     known = {field.name for field in fields(EvaluateConfig)}  # type: ignore[arg-type]
