@@ -53,9 +53,9 @@ OnComponent = Callable[[str, int, int, bool], None]  # name, number done, total 
 class Imported:
     """The result of an import."""
 
-    folder: Path  # the model folder
-    config: ModelConfig  # the model's config
-    report: dict[str, Any]  # every published key and its disposition, as in ``import_report.json``
+    folder: Path
+    config: ModelConfig
+    report: dict[str, Any]  # every published key and its disposition, as in import_report.json
 
     @property
     def counts(self) -> dict[str, int]:

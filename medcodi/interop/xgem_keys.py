@@ -26,15 +26,12 @@ _SCHEDULE = (
 
 @dataclass(frozen=True)
 class Census:
-    """Counts over all keys, without which single keys cannot be interpreted.
+    """Counts over all keys, without which single keys cannot be interpreted."""
 
-    Attributes:
-        vae_levels: Levels of the image autoencoder.
-        last_environment: Published name of a UNet -> index of the last block of its environment encoder.
-    """
-
-    vae_levels: int
-    last_environment: Mapping[str, int]
+    vae_levels: int  # levels of the image autoencoder
+    last_environment: Mapping[
+        str, int
+    ]  # published name of a UNet -> index of the last block of its environment encoder
 
     @classmethod
     def of(cls, keys: Iterable[str]) -> Census:

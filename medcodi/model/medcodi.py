@@ -115,11 +115,7 @@ class MedCoDi(nn.Module):
         )
 
     def load_components(self, names: Iterable[str] | None = None) -> None:
-        """Read pending components (None: all) now; otherwise every method reads those that it needs.
-
-        Raises:
-            CheckpointError: If a file is missing, damaged, or does not fit the config.
-        """
+        """Read pending components (None: all) now; otherwise every method reads those that it needs."""
         todo = [name for name in (self.pending if names is None else names) if name in self.pending]
         if not todo:
             return
@@ -131,11 +127,7 @@ class MedCoDi(nn.Module):
             self.pending.discard(name)
 
     def unload_components(self, names: Iterable[str]) -> None:
-        """Free the memory of components; they are read again when they are needed.
-
-        Raises:
-            CheckpointError: If this model has no files.
-        """
+        """Free the memory of components of a model with files; they are read again when they are needed."""
         names = set(names)
         if self.files is None:
             raise CheckpointError(

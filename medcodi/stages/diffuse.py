@@ -67,7 +67,7 @@ class DiffuseStage(Stage):
         for target in self.targets:
             # Noise the target at a timestep of each row's own.
             t = draw_timesteps(step.draws, f"t/{target}", num_timesteps).to(encoded.means[target].device)
-            x_t, wanted = noisy_latent(self.model, encoded, target, t, step.draws)
+            x_t, training_target = noisy_latent(self.model, encoded, target, t, step.draws)
 
             # Draw prompts among the other modalities of each row, and mix them into one context.
             drawn = draw_training_prompts(
@@ -81,7 +81,7 @@ class DiffuseStage(Stage):
 
             # Predict the noise; rows without the target do not count.
             prediction = self.model.denoise({target: x_t}, t, context)[target]
-            error = denoising_error(prediction, wanted)  # [B]
+            error = denoising_error(prediction, training_target)  # [B]
             loss = step.mean(error, lambda rows, name=target: rows.present[name])
             losses.append(loss)
 

@@ -75,7 +75,7 @@ def _truth(report: str) -> tuple[float, ...]:
 
 
 def statement_truth(reports: Sequence[str]) -> Tensor:
-    """Truth of each statement by each report, float32 ``[B, K]``: 1 holds, 0 does not (or is not mentioned).
+    """Truth of the statements by each report, float32 ``[B, K]``: 1 holds, 0 does not (or is not mentioned).
 
     NaN where the report is uncertain, names no side, or is empty.
     """

@@ -84,13 +84,15 @@ class DeepSpeedEngine(Engine):
         # What micro-batches must know of each other, computed before their own passes.
         batches = [batch.to(self.ranks.device) for batch in micro_batches]
         with zero3.gathering(self.stage) if self.zero_stage == 3 else nullcontext():
-            known = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
+            step_accumulations = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
 
         # Accumulate gradients, and exchange them.
         losses, logs = [], []
         with self._gradient_exchange():
             try:
-                for index, (batch, draw, accumulation) in enumerate(zip(batches, randomness, known, strict=True)):
+                for index, (batch, draw, accumulation) in enumerate(
+                    zip(batches, randomness, step_accumulations, strict=True)
+                ):
                     seed_step(draw, self.ranks.rank, index)
                     output = self._engine(batch, draw, accumulation)
                     losses.append(output.loss.detach())

@@ -66,7 +66,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no log\.jsonl"):
         read_story(tmp_path)
     (tmp_path / "log.jsonl").write_text("")
-    with pytest.raises(TrainingError, match="no figures yet"):
+    with pytest.raises(TrainingError, match="no values yet"):
         read_story(tmp_path)
 
 
