@@ -13,7 +13,7 @@ VIDEO = "video layer: never runs on a still image"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a published tensor goes."""
+    """Destination of a published tensor."""
 
     component: str  # one of our files
     key: str  # the tensor in it
