@@ -36,7 +36,7 @@ Given = Mapping[str, Mapping[Direction, Sequence[int]]]  # system -> direction -
 
 @dataclass
 class Inputs:
-    """What an evaluation works with."""
+    """The inputs of an evaluation, opened and checked."""
 
     config: EvaluateConfig
     held_out: HeldOutStudies
