@@ -87,6 +87,7 @@ def opened(config: TrainConfig, resume: str | None, ranks: Ranks) -> Iterator[Ru
 
 def _prepare(folder: RunFolder, resume: str | None) -> None:
     """Refuse a folder that holds a run already, or cannot be written; undo what a kill left half done."""
+    # One run in a folder, which is resumed from its checkpoints.
     begun = bool(checkpoint.found(folder.checkpoints))
     if resume is None and (begun or folder.model.exists()):
         raise TrainingError(
@@ -230,6 +231,7 @@ def load_tensors(stage: nn.Module, tensors: Any) -> None:
     Raises:
         CheckpointError: If a name or a shape does not fit.
     """
+    # Weights and buffers by name.
     own = {**dict(stage.named_parameters()), **dict(stage.named_buffers())}
     for name, value in tensors.items():
         if name not in own or own[name].shape != value.shape:
