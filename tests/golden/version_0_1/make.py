@@ -1,7 +1,5 @@
 """How the artifacts in this folder were made, by version 0.1 (commit 946e8d3): PYTHONPATH=that/tree python make.py FOLDER."""
 
-# ruff: noqa: I001 -- the modules are of that version
-
 import os
 import shutil
 import sys
