@@ -1,4 +1,4 @@
-"""Everything an evaluation depends on: data, model, annotators, systems; opened and checked before anything is generated or written."""
+"""Everything an evaluation depends on: data, model, annotators, systems; opened and checked before anything is generated."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The page of an evaluation, in a reviewer's order: verdict, matrix, ranges, comparisons, coherence, pictures, protocol."""
+"""The page of an evaluation: summary, ranges, matrix, comparisons, coherence, findings, pictures, lists, notes, provenance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ RealContent = Callable[[str, Picture], Value]  # modality, study -> its real con
 GeneratedContents = Callable[
     [str, Direction, Picture], dict[str, Value]
 ]  # system, direction, study -> target -> content
-_COLOURS = "Green and red: different by the permutation test, Holm-adjusted p below 0.05; grey: not shown to differ, whatever the interval."
+_COLOURS = (
+    "Green and red: different by the permutation test, Holm-adjusted p below 0.05, or, where there is no p-value, by an interval that "
+    "excludes 0; grey: not shown to differ."
+)
 _EXPLAINED = (
     "Finding F1 is the mean over findings (macro), averaged over the targets of a direction: findings annotated in what was generated ({readers}) "
     "against the truth of the study that prompted it.\n"
@@ -109,7 +112,7 @@ def _head(results: Results) -> Head:
             (str(len(systems)), "system" if len(systems) == 1 else "systems"),
             (", ".join(results["readers"]["extractors"]) or "none", "feature extractors"),
             (str(results["config"]["seed"]), "seed"),
-            (here["gpu"] or f"{here['cores']} cores, {here['architecture']}", "machine"),
+            (here["gpu"] or f"{here['cores']} cores, {here['architecture']}", "page made on"),
             (f"{results['versions']['medcodi']} · {results['versions']['torch']}", "medcodi · torch"),
         ],
     )
