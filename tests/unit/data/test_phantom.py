@@ -17,8 +17,8 @@ from medcodi.data.sources.phantom import (
     phantom_report,
     phantom_study,
 )
+from medcodi.data.sources.phantom.body import PREVALENCE, SIDES, labels_of
 from medcodi.data.sources.phantom.film import Exposure, expose
-from medcodi.data.sources.phantom.findings import PREVALENCE, SIDES, labels_of
 from medcodi.errors import DataError
 from medcodi.modality import names
 from medcodi.randomness import numpy_generator
