@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from medcodi.evaluation.annotators.suitability import unfit_annotators
 
-from medcodi.evaluation.report.summary import alarms
+from medcodi.evaluation.report.summary import alarms, unfit_annotators
 
 
 def results(phantoms: bool | None, trained_on: str = "phantom-demo/train", model: str | None = None) -> dict[str, Any]:
