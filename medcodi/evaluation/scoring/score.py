@@ -1,4 +1,4 @@
-"""``score``: a pure function from the annotations of an evaluation to its results, and the choice of the studies that its page shows."""
+"""``score``: from the annotations of an evaluation to its results, and to the studies that its page shows. It reads nothing else."""
 
 from __future__ import annotations
 
