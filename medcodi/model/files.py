@@ -246,7 +246,10 @@ def _build(cls: type[MedCoDi], folder: Path, index: Mapping[str, Any]) -> MedCoD
         tokenizers = _read_tokenizers(folder, index)
         # accelerate patches nn.Module for all threads meanwhile.
         with LOADING, torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-            return cls(config, tokenizers)
+            model = cls(config, tokenizers)
+        if empty := next((name for name, value in model.named_parameters() if not value.numel()), None):
+            raise CheckpointError(f"{source}: its config describes no model ({empty} has a size of 0)")
+        return model
     except CheckpointError:
         raise
     except MedCoDiError as error:
