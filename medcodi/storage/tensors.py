@@ -7,7 +7,7 @@ import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
@@ -122,7 +122,7 @@ def _in_header(path: Path, key: str, entry: Any, data: int, size: int) -> Stored
     return StoredTensor(path, tuple(shape), dtype, data + begin, _contiguous(shape))
 
 
-def _are_sizes(values: Any, most: int) -> bool:
+def _are_sizes(values: Any, most: int) -> TypeGuard[list[int]]:
     """Whether a value is a list of at most ``most`` integers from 0 to the largest that PyTorch counts to."""
     return (
         isinstance(values, list)
