@@ -193,16 +193,9 @@ def tensors_in(path: Path) -> dict[str, StoredTensor]:
 
 
 def _in_torch_file(path: Path) -> dict[str, StoredTensor]:
+    _check_archive(path)
     # Fake tensors have shape, type and offset in the file, and no memory.
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path} ({path.stat().st_size:,} bytes) is truncated", fix="fetch it again")
     try:
-        with zipfile.ZipFile(path) as archive:
-            pickled = max(
-                (entry.file_size for entry in archive.infolist() if entry.filename.endswith(".pkl")), default=0
-            )
-        if pickled > _MAX_PICKLE:
-            raise CheckpointError(f"{path} holds a pickle of {pickled:,} bytes", expected=f"at most {_MAX_PICKLE:,}")
         with FakeTensorMode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
             content = torch.load(path, map_location="cpu", weights_only=True)
@@ -212,13 +205,25 @@ def _in_torch_file(path: Path) -> dict[str, StoredTensor]:
             expected="tensors by name, readable with weights_only=True",
             fix="save its state_dict alone, or as safetensors; do not load files that you do not trust",
         ) from None
-    except CheckpointError:
-        raise
     except Exception as error:  # a damaged pickle can raise any
         raise CheckpointError(
             f"{path} cannot be read as a torch file: {first_line(error)[:160]}", fix="fetch it again"
         ) from None
     return {key: _stored(path, key, value) for key, value in _state_dict(path, content).items()}
+
+
+def _check_archive(path: Path) -> None:
+    """Refuse a zip file that is damaged, or whose pickle would need much memory once it is inflated."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = [entry.file_size for entry in archive.infolist() if entry.filename.endswith(".pkl")]
+    except Exception as error:  # a damaged archive can raise any
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) is truncated or damaged: {first_line(error)[:160]}",
+            fix="fetch it again",
+        ) from None
+    if max(sizes, default=0) > _MAX_PICKLE:
+        raise CheckpointError(f"{path} holds a pickle of {max(sizes):,} bytes", expected=f"at most {_MAX_PICKLE:,}")
 
 
 def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:

@@ -78,6 +78,7 @@ def refused_or(call: Callable[[], Any]) -> bool:
     return True
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @MANY
 @given(data=st.data())
 def test_an_index_with_a_strange_value(folder: Path, data: st.DataObject) -> None:

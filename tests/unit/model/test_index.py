@@ -113,6 +113,7 @@ MUTATIONS = [
 ]
 
 
+@pytest.mark.filterwarnings("ignore:Initializing zero-element tensors")
 @pytest.mark.parametrize(("mutate", "message"), MUTATIONS, ids=[message[:40] for _, message in MUTATIONS])
 def test_a_broken_index_is_refused_by_name(folder: Path, mutate: Callable[[Index], None], message: str) -> None:
     index = json.loads((folder / INDEX).read_text())
