@@ -94,10 +94,11 @@ def scored_rows(produced: Production) -> dict[Direction, list[int]]:
     """
     scored = {}
     for direction in dict.fromkeys(direction for system in produced.values() for direction in system):
-        rows = common_rows([system[direction].rows for system in produced.values() if direction in system])
+        own = [name for name, system in produced.items() if direction in system]
+        rows = common_rows([produced[name][direction].rows for name in own])
         if len(rows) < LEAST_USABLE:
             raise DataError(
-                f"{len(rows)} studies of {direction} are common to {', '.join(produced)}",
+                f"{len(rows)} studies of {direction} are common to {', '.join(own)}",
                 expected=f"at least {LEAST_USABLE}",
                 fix="leave a system out, or complete its files",
             )
@@ -212,8 +213,8 @@ def _scored(
     }
 
 
-def _scored_files(generated: Path, produced: Production) -> list[Path]:
-    """The files of contents that were scored; others may be beside them."""
+def _produced_files(generated: Path, produced: Production) -> list[Path]:
+    """The files of contents that the systems gave in this run; others may be beside them."""
     return [
         ContentFolder(generated / name).path(direction, shard)
         for name, system in produced.items()
@@ -236,7 +237,7 @@ def _score_and_render(
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     run = {"finished": finished, "ranks": inputs.ranks.world_size, "machine": machine(), "seconds": seconds}
     bundle.write(RUN, run)
-    bundle.seal(SCHEMA_VERSION, _scored_files(bundle.generated, produced))
+    bundle.seal(SCHEMA_VERSION, _produced_files(bundle.generated, produced))
 
 
 def render(bundle: Bundle, results: dict[str, Any], real: Callable[[str, dict[str, Any]], Value]) -> None:

@@ -1,4 +1,4 @@
-"""What the figures say, for page and terminal: one row per direction, a verdict in sentences, and what must not be overlooked."""
+"""Summary of the figures for page and terminal: one row per direction, a verdict in sentences, and what must not be overlooked."""
 
 from __future__ import annotations
 
@@ -125,7 +125,7 @@ def _shuffled(primary: dict[str, Any]) -> tuple[Figure, ...]:
 
 # ---- sentences -------------------------------------------------------------------------------------------------------
 def verdict(results: Results) -> list[str]:
-    """What the figures say, in sentences: of each system, of two prompts against one, of each pair of systems."""
+    """The figures in sentences: of each system, of two prompts against one, of each pair of systems."""
     lines = []
     for name, system in results["systems"].items():
         primaries = [(direction, scores["primary"]) for direction, scores in system["directions"].items()]
@@ -223,14 +223,14 @@ def _verdict_of_systems(results: Results) -> list[str]:
         better, worse = (sum(test["first_is"] == word for test in own) for word in ("better", "worse"))
         lines.append(
             f"{pair[0]} against {pair[1]}: {better} directions better, {worse} worse, {len(own) - better - worse} "
-            "not told apart (finding F1, permutation test, Holm-adjusted p < 0.05)"
+            "not shown to differ (finding F1, permutation test, Holm-adjusted p < 0.05)"
             + (f"; {missing} could not be compared (see what was left out)." if missing else ".")
         )
     return lines
 
 
 def alarms(results: Results) -> list[str]:
-    """What must not be overlooked: annotators that do not know such data, missing studies, exclusions, small numbers."""
+    """Alarms: annotators that do not know such data, missing studies, exclusions, small numbers."""
     lines = unfit_readers(results)
     for name, system in results["systems"].items():
         for direction, coverage in system["coverage"].items():

@@ -21,7 +21,7 @@ LEAST_STUDIES, WINDOW = 8, 11  # of MS-SSIM: studies, pixels per side
 
 # ---- images ----------------------------------------------------------------------------------------------------------
 def pairs_are_scored(target: str, num_studies: int, image_size: int) -> bool:
-    """Whether MS-SSIM between pairs is defined for a target of so many studies at this image size."""
+    """Whether MS-SSIM between pairs is defined for this number of studies at this image size."""
     return MODALITIES[target].kind == "image" and num_studies >= LEAST_STUDIES and image_size >= WINDOW
 
 
