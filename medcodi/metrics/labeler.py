@@ -13,7 +13,8 @@ from collections.abc import Sequence
 import numpy as np
 
 from medcodi.metrics.findings import UncertainPolicy, resolve_uncertain
-from medcodi.metrics.labeler_rules import Mention, concept_spans, place_of, sentences, state_of, vocabulary
+from medcodi.metrics.labeler_rules import Mention, concept_spans, place_of, sentences, vocabulary
+from medcodi.metrics.labeler_states import read_scopes, state_of
 from medcodi.study import CHEXPERT_LABELS, Finding
 
 _RANK = {"positive": 2, "uncertain": 1, "negative": 0}
@@ -28,6 +29,7 @@ def mentions(report: str) -> list[Mention]:
     words, result = vocabulary(), []
     for number, sentence in enumerate(sentences(report)):
         spans = concept_spans(sentence)
+        scopes = read_scopes(sentence, [span for span, _ in spans])
         for index, (span, concept) in enumerate(spans):
             # A normal concept ("clear lungs") negates labels, and is no mention itself.
             row = words.concepts[concept]
@@ -36,7 +38,7 @@ def mentions(report: str) -> list[Mention]:
             if "negates" in row or row.get("normal"):
                 continue
             # State, then side, location and size near it; a hypothetical mention has no state.
-            state = state_of(sentence, span, spans[index + 1][0][0] if index + 1 < len(spans) else None)
+            state = state_of(scopes, span)
             if state is None:
                 continue
             side, location, size = place_of(sentence, spans, index)

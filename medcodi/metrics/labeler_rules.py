@@ -1,4 +1,4 @@
-"""Vocabulary and scopes of the rule labeler: from a sentence to mentions with a state, a side, a location and a size."""
+"""Vocabulary of the rule labeler, sentences of a report, mentions in a sentence, and their side, location and size."""
 
 from __future__ import annotations
 
@@ -36,17 +36,31 @@ def _bounded(entries: Iterable[str]) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The compiled vocabulary file."""
+    """The compiled vocabulary file; the file says what each part is for."""
 
     abbreviations: tuple[tuple[re.Pattern[str], str], ...]
     concepts: dict[str, dict[str, Any]]
     mentions: dict[str, re.Pattern[str]]
+    presupposing: re.Pattern[str]
     negation: dict[str, re.Pattern[str]]
     uncertainty: dict[str, re.Pattern[str]]
+    answers: dict[str, re.Pattern[str]]
     hypothetical: re.Pattern[str]
-    stops: re.Pattern[str]
+    stops: dict[str, re.Pattern[str]]
+    clauses: dict[str, re.Pattern[str]]
     sizes: dict[str, re.Pattern[str]]
     locations: dict[str, re.Pattern[str]]
+
+
+def _with_terms(value: Any, terms: dict[str, str]) -> Any:
+    """The rules with each ``<name>`` replaced by the term of that name."""
+    if isinstance(value, str):
+        while (filled := re.sub(r"<(\w+)>", lambda match: terms[match[1]], value)) != value:
+            value = filled
+        return value
+    if isinstance(value, list):
+        return [_with_terms(item, terms) for item in value]
+    return {key: _with_terms(item, terms) for key, item in value.items()}
 
 
 @cache
@@ -54,19 +68,26 @@ def vocabulary() -> Vocabulary:
     """The vocabulary of ``labeler_vocabulary.yaml``, compiled once."""
     text = resources.files("medcodi.metrics").joinpath("labeler_vocabulary.yaml").read_text(encoding="utf-8")
     raw = yaml.safe_load(text)
+    concepts = raw["concepts"]
+    rules = {
+        name: _with_terms(raw[name], raw["terms"])
+        for name in ("presupposing", "negation", "uncertainty", "answers", "hypothetical", "stops", "clauses")
+    }
     return Vocabulary(
         abbreviations=tuple(
             (re.compile(pattern), replacement) for pattern, replacement in raw["abbreviations"].items()
         ),
         concepts={
-            name: {key: value for key, value in row.items() if key != "mentions"}
-            for name, row in raw["concepts"].items()
+            name: {key: value for key, value in row.items() if key != "mentions"} for name, row in concepts.items()
         },
-        mentions={name: _bounded(row["mentions"]) for name, row in raw["concepts"].items()},
-        negation={place: _bounded(raw["negation"][place]) for place in ("before", "after")},
-        uncertainty={place: _bounded(raw["uncertainty"][place]) for place in ("before", "after")},
-        hypothetical=_bounded(raw["hypothetical"]["before"]),
-        stops=_bounded(raw["stops"]),
+        mentions={name: _bounded(row["mentions"]) for name, row in concepts.items()},
+        presupposing=_bounded(rules["presupposing"]),
+        negation={place: _bounded(entries) for place, entries in rules["negation"].items()},
+        uncertainty={place: _bounded(entries) for place, entries in rules["uncertainty"].items()},
+        answers={state: re.compile(pattern) for state, pattern in rules["answers"].items()},
+        hypothetical=_bounded(rules["hypothetical"]["before"]),
+        stops={place: _bounded(entries) for place, entries in rules["stops"].items()},
+        clauses={kind: _bounded([pattern]) for kind, pattern in rules["clauses"].items()},
         sizes={name: _bounded([pattern]) for name, pattern in raw["size"].items()},
         locations={name: _bounded([pattern]) for name, pattern in raw["location"].items()},
     )
@@ -77,8 +98,20 @@ _HEADINGS = re.compile(
     re.I,
 )
 _FINDING_HEADINGS = re.compile(r"\b(findings?|impressions?|conclusions?|opinion|results?|interpretation)\s*:", re.I)
+# "no. 3" is a number, "no." an answer
 _SENTENCE_END = re.compile(
-    r"(?<!\bdr)(?<!\bvs)(?<!\bno)[.!](?=\s|$|[A-Za-z])(?!\d)|\n\s*(?=[A-Z0-9\-•*])|(?<=\s)\d{1,2}[.)]\s|(?<=[a-z]);\s"
+    r"(?<!\bdr)(?<!\bvs)(?!(?<=\bno)\.\s*\d)[.!](?=\s|$|[A-Za-z])(?!\d)|\n\s*\n|\n\s*(?=\d|[•*-] )|(?<=\s)\d{1,2}[.)]\s|(?<=[a-z]);\s"
+)
+# a line that ends with one of these goes on in the next one
+_OPEN_LINE = re.compile(
+    r"(?:[,(/]|(?<![\w-])(?:no|not|without|with|of|for|in|on|at|to|from|by|and|or|nor|the|an?|is|are|was|were|has|have|been|be|may|"
+    r"than|as|small|large|mild|moderate|minimal|new|stable|acute|focal|pleural|pulmonary|lung|lobe|left|right|upper|lower|middle))\s*$",
+    re.I,
+)
+# words that begin a statement, at the begin of a line
+_NEW_LINE = re.compile(
+    r"\s*(?:[A-Z0-9]|(?:no|there|the|this|an?|stable|unchanged|persistent|residual|new|old|small|tiny|trace|mild|mildly|moderate|large|"
+    r"minimal|chronic|increased|decreased|interval|slight|bilateral|left|right|normal|clear|heart|lungs|status)\b)"
 )
 
 
@@ -102,11 +135,21 @@ def _finding_parts(report: str) -> list[str]:
     return [*parts, report[position:]]
 
 
+def _joined_lines(part: str) -> str:
+    """The text with a full stop where a line begins a new statement, and a blank where it goes on with the one before."""
+    lines = part.split("\n")
+    joined = lines[0]
+    for line in lines[1:]:
+        new = _NEW_LINE.match(line) and not _OPEN_LINE.search(joined)
+        joined += (". " if new else "\n") + line
+    return joined
+
+
 def sentences(report: str) -> list[str]:
     """Lower-case sentences of the findings and impression of a report; headings, indication, history and comparison are left out."""
     result = []
     for part in _finding_parts(report):
-        for sentence in _SENTENCE_END.split(part):
+        for sentence in _SENTENCE_END.split(_joined_lines(part)):
             # De-identification marks become one word, and white space one blank.
             sentence = re.sub(r"[_]{2,}", "xxxx", sentence.lower())
             sentence = re.sub(r"\s+", " ", sentence.replace("’", "'")).strip(" .:-*•")
@@ -134,67 +177,6 @@ def concept_spans(sentence: str) -> list[tuple[Span, str]]:
         if all(end <= other_start or start >= other_end for (other_start, other_end), _ in chosen):
             chosen.append(((start, end), name))
     return sorted(chosen)
-
-
-def _last(pattern: re.Pattern[str], text: str) -> int:
-    """End of the last match in ``text``, or -1."""
-    return max((match.end() for match in pattern.finditer(text)), default=-1)
-
-
-def _last_start(pattern: re.Pattern[str], text: str) -> int:
-    return max((match.start() for match in pattern.finditer(text)), default=-1)
-
-
-_NEW_ASSERTION = re.compile(
-    r",(?= ?(?:and |with |the |a |an |but )*(?:stable|unchanged|persistent|residual|new|small|tiny|mild|mildly|moderate|large|minimal|"
-    r"chronic|increased|interval|slight|subtle|bibasilar|bilateral|left|right|low|calcified|prominent|tortuous|heart|lungs?|cardiac)\b)(?!.*\b(?:or|nor)\b)"
-)
-
-
-def _scope(sentence: str, span: Span) -> tuple[str, str]:
-    """Text before and after a mention, each up to the nearest stop."""
-    before, after = sentence[: span[0]], sentence[span[1] :]
-    stop = vocabulary().stops
-    cut = max(
-        _last_start(stop, before),
-        max((match.start() for match in _NEW_ASSERTION.finditer(sentence) if match.start() < span[0]), default=-1),
-    )
-    matched = stop.search(after)
-    return before[max(cut, 0) :], after[: matched.start()] if matched else after
-
-
-def state_of(sentence: str, span: Span, next_start: int | None) -> str | None:
-    """State of the mention at ``span``; None if it only says what was looked for.
-
-    A scope runs from a trigger to the mention, or back, and ends at a stop ("but", "which", "there is" …). A trigger after the mention
-    reaches it only across the rest of its own list. Uncertainty outweighs negation ("cannot be excluded").
-    """
-    words = vocabulary()
-    before, after = _scope(sentence, span)
-    if _last(words.hypothetical, sentence[: span[0]]) >= 0 and words.hypothetical.search(before):
-        return None
-    # Triggers before the mention (end of the last one) and after it.
-    uncertain_before, negated_before = (
-        _last(words.uncertainty["before"], before),
-        _last(words.negation["before"], before),
-    )
-    reach = re.split(r"[.;]", after)[0]
-    uncertain_after, negated_after = words.uncertainty["after"].search(reach), words.negation["after"].search(reach)
-    # The rules in order of strength; 60 characters are about the rest of a list.
-    if uncertain_after and not (negated_before >= 0 and uncertain_after.start() > 60):
-        return "uncertain"
-    if negated_before >= 0 and negated_before > uncertain_before:
-        return "negative"
-    if negated_after and _list_reaches(reach[: negated_after.start()]):
-        return "negative"
-    if negated_before >= 0 and uncertain_before >= 0:
-        return "negative"
-    return "uncertain" if uncertain_before >= 0 else "positive"
-
-
-def _list_reaches(between: str) -> bool:
-    """Whether the words between a mention and a later trigger only continue a list or a place ("or effusion in the left base")."""
-    return not re.search(r"(?<![\w-])(?:is|are|was|were|has|have|seen|noted|present|with)(?![\w-])", between)
 
 
 _SIDE = re.compile(r"(?<![\w-])(left|right|bilateral)(?![\w])")

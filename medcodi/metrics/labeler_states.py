@@ -1,0 +1,131 @@
+"""States of the rule labeler's mentions: positive, negative or uncertain, from the triggers whose scope reaches them."""
+
+from __future__ import annotations
+
+import re
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+
+from medcodi.metrics.labeler_rules import Span, Vocabulary, vocabulary
+
+_BLANK = "~"  # takes the place of characters that trigger nothing
+# ", which was seen last week," between a mention and its verb
+_PARENTHESIS = re.compile(r", (?:which|that|although|though|while|previously|formerly)\b[^,;]*,")
+# a finite verb between a mention and a later trigger: the trigger belongs to another subject
+_OTHER_VERB = re.compile(r"(?<![\w-])(?:is|are|was|were|has|have|with)(?![\w-])")
+# "seen last week": a participle right after a mention is no verb of its own, up to the next comma
+_PARTICIPLE = re.compile(r"^ (?:previously |again )?(?:seen|noted|present|identified|described|demonstrated)\b[^,;]*$")
+_PARTICIPLES = re.compile(r"(?<![\w-])(?:seen|noted|present)(?![\w-])")
+_REACH_OF_DOUBT = 60  # characters from a negated mention to a later trigger of uncertainty; about the rest of a list
+
+
+@dataclass(frozen=True)
+class Scopes:
+    """A sentence as triggers are searched in it, and where their scopes end."""
+
+    text: str  # of the sentence's length; presupposing phrases and answers are blank
+    starts: list[int]  # positions where a scope that ends at a mention can begin, ascending
+    ends: list[int]  # positions where a scope that begins at a mention can end, ascending
+    answers: dict[Span, str]  # state of each mention with an answer ("effusion: none")
+
+
+def read_scopes(sentence: str, spans: list[Span]) -> Scopes:
+    """Scopes of a lower-case sentence; ``spans``: all its mentions, in order."""
+    words = vocabulary()
+    text, starts, ends = sentence, [0], [len(sentence)]
+    # Answers belong to the mention before them, and to no other.
+    answers = {}
+    for span in spans:
+        for state, pattern in words.answers.items():
+            if answer := pattern.match(sentence, span[1]):
+                answers[span] = state
+                text = _blanked(text, answer.span())
+                starts.append(answer.end())
+                break
+    # Phrases that presuppose a finding end the scopes around them.
+    for match in words.presupposing.finditer(text):
+        if all(match.end() <= start or match.start() >= end for start, end in spans):
+            text = _blanked(text, match.span())
+            starts.append(match.end())
+            ends.append(match.start())
+    # Stops, and new clauses after them.
+    for match in words.stops["both"].finditer(text):
+        starts.append(match.start())
+        ends.append(match.start())
+    starts.extend(match.start() for match in words.stops["before"].finditer(text))
+    for position in _new_clauses(text, sorted(starts), words):
+        starts.append(position)
+        ends.append(position)
+    return Scopes(text, sorted(starts), sorted(ends), answers)
+
+
+def _blanked(text: str, span: Span) -> str:
+    return text[: span[0]] + _BLANK * (span[1] - span[0]) + text[span[1] :]
+
+
+def _new_clauses(text: str, starts: list[int], words: Vocabulary) -> list[int]:
+    """Positions where a clause with a verb of its own begins after another clause ("no edema is seen | and the effusion is larger")."""
+    positions: list[int] = []
+    candidates = sorted(
+        (match.start(), kind) for kind in ("definite", "bare") for match in words.clauses[kind].finditer(text)
+    )
+    for position, kind in candidates:
+        begin = max(starts[bisect_right(starts, position) - 1], positions[-1] if positions else 0)
+        preceding = text[begin:position]
+        # "no edema and the effusion is larger" needs no verb before, because the article begins a new subject
+        if (
+            words.clauses["statement"].search(preceding)
+            or _BLANK in preceding
+            or words.clauses["fronted"].match(preceding)
+            or (kind == "definite" and words.negation["before"].search(preceding))
+        ):
+            positions.append(position)
+    return positions
+
+
+def state_of(scopes: Scopes, span: Span) -> str | None:
+    """State of the mention at ``span``; None if it only says what was looked for.
+
+    A scope runs from a trigger to the mention, or back, and ends at a stop ("but", "which", "there is" …) or a new clause.
+    A trigger after the mention reaches it only across the rest of its own list. Uncertainty outweighs negation ("cannot be excluded").
+    """
+    words = vocabulary()
+    before = scopes.text[scopes.starts[bisect_right(scopes.starts, span[0]) - 1] : span[0]]
+    if words.hypothetical.search(before):
+        return None
+    if span in scopes.answers:
+        return scopes.answers[span]
+    after = _after(scopes, span)
+    # Triggers before the mention (end of the last one) and after it.
+    negated_before = _last(words.negation["before"], before)
+    doubted_before = _last(words.uncertainty["before"], before)
+    strongly_doubted = _last(words.uncertainty["before_strong"], before)
+    doubted_after, negated_after = words.uncertainty["after"].search(after), words.negation["after"].search(after)
+    # The rules in order of strength.
+    if strongly_doubted > negated_before:
+        return "uncertain"
+    if doubted_after and not (negated_before >= 0 and doubted_after.start() > _REACH_OF_DOUBT):
+        return "uncertain"
+    if negated_before >= 0 or (negated_after and _reaches(after[: negated_after.start()])):
+        return "negative"
+    return "uncertain" if doubted_before >= 0 else "positive"
+
+
+def _after(scopes: Scopes, span: Span) -> str:
+    """Text after a mention up to the end of its scope, without a parenthesis right after it."""
+    begin = span[1]
+    if parenthesis := _PARENTHESIS.match(scopes.text, begin):
+        begin = parenthesis.end()
+    return re.split(r"[.;]", scopes.text[begin : scopes.ends[bisect_left(scopes.ends, begin)]])[0]
+
+
+def _last(pattern: re.Pattern[str], text: str) -> int:
+    """End of the last match in ``text``, or -1."""
+    return max((match.end() for match in pattern.finditer(text)), default=-1)
+
+
+def _reaches(between: str) -> bool:
+    """Whether the words between a mention and a later trigger only continue a list, a place or a time ("or effusion in the left base")."""
+    if _OTHER_VERB.search(between):
+        return False
+    return bool(_PARTICIPLE.match(between)) or not _PARTICIPLES.search(between)
