@@ -29,6 +29,8 @@ def mentions(report: str) -> list[Mention]:
     words, result = vocabulary(), []
     for number, sentence in enumerate(sentences(report)):
         spans = concept_spans(sentence)
+        if not spans:
+            continue
         scopes = read_scopes(sentence, [span for span, _ in spans])
         for index, (span, concept) in enumerate(spans):
             # A normal concept ("clear lungs") negates labels, and is no mention itself.

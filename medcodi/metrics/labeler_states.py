@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from medcodi.metrics.labeler_rules import Span, Vocabulary, vocabulary
 
+_MARK = re.compile("[.;]")
 _BLANK = "~"  # takes the place of characters that trigger nothing
 # ", which was seen last week," between a mention and its verb
 _PARENTHESIS = re.compile(r", (?:which|that|although|though|while|previously|formerly)\b[^,;]*,")
@@ -17,14 +18,19 @@ _OTHER_VERB = re.compile(r"(?<![\w-])(?:is|are|was|were|has|have|with)(?![\w-])"
 _PARTICIPLE = re.compile(r"^ (?:previously |again )?(?:seen|noted|present|identified|described|demonstrated)\b[^,;]*$")
 _PARTICIPLES = re.compile(r"(?<![\w-])(?:seen|noted|present)(?![\w-])")
 _REACH_OF_DOUBT = 60  # characters from a negated mention to a later trigger of uncertainty; about the rest of a list
+_NONE = 1_000_000  # more characters than a sentence has
+# what comes before a presupposing phrase that begins a new statement
+_CONJUNCTION = re.compile(r"(?:,|\band)(?: there (?:is|has been))? ?$")
 
 
 @dataclass(frozen=True)
 class Scopes:
     """A sentence as triggers are searched in it, and where their scopes end."""
 
-    text: str  # of the sentence's length; presupposing phrases and answers are blank
+    text: str  # of the sentence's length; answers are blank
+    negatable: str  # in which triggers of negation are searched: presupposing phrases are blank as well
     starts: list[int]  # positions where a scope that ends at a mention can begin, ascending
+    negation_starts: list[int]  # the same of negations, which end at more
     ends: list[int]  # positions where a scope that begins at a mention can end, ascending
     answers: dict[Span, str]  # state of each mention with an answer ("effusion: none")
 
@@ -32,7 +38,7 @@ class Scopes:
 def read_scopes(sentence: str, spans: list[Span]) -> Scopes:
     """Scopes of a lower-case sentence; ``spans``: all its mentions, in order."""
     words = vocabulary()
-    text, starts, ends = sentence, [0], [len(sentence)]
+    text, starts, negation_starts, ends = sentence, [0], [0], [len(sentence)]
     # Answers belong to the mention before them, and to no other.
     answers = {}
     for span in spans:
@@ -42,21 +48,25 @@ def read_scopes(sentence: str, spans: list[Span]) -> Scopes:
                 text = _blanked(text, answer.span())
                 starts.append(answer.end())
                 break
-    # Phrases that presuppose a finding end the scopes around them.
+    # Phrases that presuppose a finding negate nothing, and end the scopes of negation around them.
+    negatable = text
     for match in words.presupposing.finditer(text):
         if all(match.end() <= start or match.start() >= end for start, end in spans):
-            text = _blanked(text, match.span())
-            starts.append(match.end())
+            negatable = _blanked(negatable, match.span())
+            negation_starts.append(match.end())
             ends.append(match.start())
+            if _CONJUNCTION.search(text[: match.start()]):
+                starts.append(match.end())
     # Stops, and new clauses after them.
-    for match in words.stops["both"].finditer(text):
+    for match in words.stops["both"].finditer(negatable):
         starts.append(match.start())
         ends.append(match.start())
     starts.extend(match.start() for match in words.stops["before"].finditer(text))
-    for position in _new_clauses(text, sorted(starts), words):
+    negation_starts.extend(match.start() for match in words.stops["negated"].finditer(text))
+    for position in _new_clauses(negatable, sorted(starts), words):
         starts.append(position)
         ends.append(position)
-    return Scopes(text, sorted(starts), sorted(ends), answers)
+    return Scopes(text, negatable, sorted(starts), sorted(negation_starts + starts), sorted(ends), answers)
 
 
 def _blanked(text: str, span: Span) -> str:
@@ -67,17 +77,17 @@ def _new_clauses(text: str, starts: list[int], words: Vocabulary) -> list[int]:
     """Positions where a clause with a verb of its own begins after another clause ("no edema is seen | and the effusion is larger")."""
     positions: list[int] = []
     candidates = sorted(
-        (match.start(), kind) for kind in ("definite", "bare") for match in words.clauses[kind].finditer(text)
+        (match.start(), kind) for kind in ("definite", "bare", "short") for match in words.clauses[kind].finditer(text)
     )
     for position, kind in candidates:
-        begin = max(starts[bisect_right(starts, position) - 1], positions[-1] if positions else 0)
+        begin = max(_latest(starts, position), positions[-1] if positions else 0)
         preceding = text[begin:position]
-        # "no edema and the effusion is larger" needs no verb before, because the article begins a new subject
+        # "no edema and the effusion is larger", "no edema, effusion larger": no verb is needed before
         if (
             words.clauses["statement"].search(preceding)
             or _BLANK in preceding
             or words.clauses["fronted"].match(preceding)
-            or (kind == "definite" and words.negation["before"].search(preceding))
+            or (kind != "bare" and words.negation["before"].search(preceding))
         ):
             positions.append(position)
     return positions
@@ -90,38 +100,49 @@ def state_of(scopes: Scopes, span: Span) -> str | None:
     A trigger after the mention reaches it only across the rest of its own list. Uncertainty outweighs negation ("cannot be excluded").
     """
     words = vocabulary()
-    before = scopes.text[scopes.starts[bisect_right(scopes.starts, span[0]) - 1] : span[0]]
+    before = scopes.text[_latest(scopes.starts, span[0]) : span[0]]
     if words.hypothetical.search(before):
         return None
     if span in scopes.answers:
         return scopes.answers[span]
-    after = _after(scopes, span)
-    # Triggers before the mention (end of the last one) and after it.
-    negated_before = _last(words.negation["before"], before)
-    doubted_before = _last(words.uncertainty["before"], before)
-    strongly_doubted = _last(words.uncertainty["before_strong"], before)
-    doubted_after, negated_after = words.uncertainty["after"].search(after), words.negation["after"].search(after)
+    # Triggers before the mention, from its nearest to the end of the scope, and after it.
+    negatable = scopes.negatable[_latest(scopes.negation_starts, span[0]) : span[0]]
+    negated_before, strongly_doubted = (
+        _distance(words.negation["before"], negatable),
+        _distance(words.uncertainty["before_strong"], before),
+    )
+    begin, end = _after(scopes, span)
+    after = scopes.negatable[begin:end]
+    negated_after = words.negation["after"].search(after)
+    doubted_after = words.uncertainty["after"].search(scopes.text[begin:end])
     # The rules in order of strength.
-    if strongly_doubted > negated_before:
+    if strongly_doubted < negated_before:
         return "uncertain"
-    if doubted_after and not (negated_before >= 0 and doubted_after.start() > _REACH_OF_DOUBT):
+    if doubted_after and (negated_before == _NONE or doubted_after.start() <= _REACH_OF_DOUBT):
         return "uncertain"
-    if negated_before >= 0 or (negated_after and _reaches(after[: negated_after.start()])):
+    if negated_before < _NONE or (negated_after and _reaches(after[: negated_after.start()])):
         return "negative"
-    return "uncertain" if doubted_before >= 0 else "positive"
+    return "uncertain" if words.uncertainty["before"].search(before) else "positive"
 
 
-def _after(scopes: Scopes, span: Span) -> str:
-    """Text after a mention up to the end of its scope, without a parenthesis right after it."""
+def _latest(positions: list[int], limit: int) -> int:
+    """The last of ascending positions that is at most ``limit``."""
+    return positions[bisect_right(positions, limit) - 1]
+
+
+def _after(scopes: Scopes, span: Span) -> Span:
+    """The scope after a mention, without a parenthesis right after it."""
     begin = span[1]
     if parenthesis := _PARENTHESIS.match(scopes.text, begin):
         begin = parenthesis.end()
-    return re.split(r"[.;]", scopes.text[begin : scopes.ends[bisect_left(scopes.ends, begin)]])[0]
+    end = scopes.ends[bisect_left(scopes.ends, begin)]
+    mark = _MARK.search(scopes.text, begin, end)
+    return begin, mark.start() if mark else end
 
 
-def _last(pattern: re.Pattern[str], text: str) -> int:
-    """End of the last match in ``text``, or -1."""
-    return max((match.end() for match in pattern.finditer(text)), default=-1)
+def _distance(pattern: re.Pattern[str], before: str) -> int:
+    """Characters between the end of the last match and the end of the text; ``_NONE`` without a match."""
+    return min((len(before) - match.end() for match in pattern.finditer(before)), default=_NONE)
 
 
 def _reaches(between: str) -> bool:
