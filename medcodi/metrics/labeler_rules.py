@@ -42,6 +42,7 @@ class Vocabulary:
     concepts: dict[str, dict[str, Any]]
     mentions: dict[str, re.Pattern[str]]
     presupposing: re.Pattern[str]
+    portions: re.Pattern[str]
     negation: dict[str, re.Pattern[str]]
     uncertainty: dict[str, re.Pattern[str]]
     answers: dict[str, re.Pattern[str]]
@@ -71,7 +72,7 @@ def vocabulary() -> Vocabulary:
     concepts = raw["concepts"]
     rules = {
         name: _with_terms(raw[name], raw["terms"])
-        for name in ("presupposing", "negation", "uncertainty", "answers", "hypothetical", "stops", "clauses")
+        for name in ("presupposing", "portions", "negation", "uncertainty", "answers", "hypothetical", "stops", "clauses")
     }
     return Vocabulary(
         abbreviations=tuple(
@@ -82,6 +83,7 @@ def vocabulary() -> Vocabulary:
         },
         mentions={name: _bounded(row["mentions"]) for name, row in concepts.items()},
         presupposing=_bounded(rules["presupposing"]),
+        portions=_bounded(rules["portions"]),
         negation={place: _bounded(entries) for place, entries in rules["negation"].items()},
         uncertainty={place: _bounded(entries) for place, entries in rules["uncertainty"].items()},
         answers={state: re.compile(pattern) for state, pattern in rules["answers"].items()},
@@ -104,7 +106,7 @@ _SENTENCE_END = re.compile(
 )
 # a line that ends with one of these goes on in the next one
 _OPEN_LINE = re.compile(
-    r"(?:[,(/]|(?<![\w-])(?:no|not|without|with|of|for|in|on|at|to|from|by|and|or|nor|the|an?|is|are|was|were|has|have|been|be|may|"
+    r"(?:[,(/]|(?<![\w-])(?<![:?=-] )(?:no|not|without|with|of|for|in|on|at|to|from|by|and|or|nor|the|an?|is|are|was|were|has|have|been|be|may|"
     r"than|as|small|large|mild|moderate|minimal|new|stable|acute|focal|pleural|pulmonary|lung|lobe|left|right|upper|lower|middle))\s*$",
     re.I,
 )
@@ -136,13 +138,21 @@ def _finding_parts(report: str) -> list[str]:
 
 
 def _joined_lines(part: str) -> str:
-    """The text with a full stop where a line begins a new statement, and a blank where it goes on with the one before."""
-    lines = part.split("\n")
-    joined = lines[0]
-    for line in lines[1:]:
-        new = _NEW_LINE.match(line) and not _OPEN_LINE.search(joined)
-        joined += (". " if new else "\n") + line
-    return joined
+    """The text with a full stop where a line begins a new statement, and a line break where it continues the one before."""
+    first, *others = part.split("\n")
+    lines = [first]
+    for line in others:
+        new = not _OPEN_LINE.search(lines[-1]) and (_NEW_LINE.match(line) or _between_mentions(lines[-1], line))
+        lines[-1] += ". " if new else "\n"
+        lines.append(line)
+    return "".join(lines)
+
+
+def _between_mentions(line: str, following: str) -> bool:
+    """Whether a line ends with a mention and the following one begins with another, as in a list without marks."""
+    line, following = line.rstrip().lower(), following.strip().lower()
+    ends = any(end == len(line) for (_, end), _ in concept_spans(line))
+    return ends and any(start == 0 for (start, _), _ in concept_spans(following))
 
 
 def sentences(report: str) -> list[str]:
@@ -172,10 +182,11 @@ def concept_spans(sentence: str) -> list[tuple[Span, str]]:
     ]
     # Longest first, so that "pleural effusion" is found before "effusion".
     candidates.sort(key=lambda item: (item[0][0] - item[0][1], item[0][0]))
-    chosen: list[tuple[Span, str]] = []
+    chosen, taken = [], bytearray(len(sentence))
     for (start, end), name in candidates:
-        if all(end <= other_start or start >= other_end for (other_start, other_end), _ in chosen):
+        if not any(taken[start:end]):
             chosen.append(((start, end), name))
+            taken[start:end] = b"\1" * (end - start)
     return sorted(chosen)
 
 

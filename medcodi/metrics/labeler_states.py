@@ -11,12 +11,13 @@ from medcodi.metrics.labeler_rules import Span, Vocabulary, vocabulary
 _MARK = re.compile("[.;]")
 _BLANK = "~"  # takes the place of characters that trigger nothing
 # ", which was seen last week," between a mention and its verb
-_PARENTHESIS = re.compile(r", (?:which|that|although|though|while|previously|formerly)\b[^,;]*,")
+_PARENTHESIS = re.compile(r", (?:which|that|although|though|while|previously|formerly|seen|noted|described|identified|reported|visible|present|better seen)\b[^,;]*,")
 # a finite verb between a mention and a later trigger: the trigger belongs to another subject
 _OTHER_VERB = re.compile(r"(?<![\w-])(?:is|are|was|were|has|have|with)(?![\w-])")
 # "seen last week": a participle right after a mention is no verb of its own, up to the next comma
 _PARTICIPLE = re.compile(r"^ (?:previously |again )?(?:seen|noted|present|identified|described|demonstrated)\b[^,;]*$")
 _PARTICIPLES = re.compile(r"(?<![\w-])(?:seen|noted|present)(?![\w-])")
+_REACH = 500  # the most characters of a scope, so that the time for a text without full stops is not quadratic
 _REACH_OF_DOUBT = 60  # characters from a negated mention to a later trigger of uncertainty; about the rest of a list
 _NONE = 1_000_000  # more characters than a sentence has
 # what comes before a presupposing phrase that begins a new statement
@@ -49,13 +50,15 @@ def read_scopes(sentence: str, spans: list[Span]) -> Scopes:
                 starts.append(answer.end())
                 break
     # Phrases that presuppose a finding negate nothing, and end the scopes of negation around them.
-    negatable = text
+    negatable, taken = text, bytearray(len(text))
+    for start, end in spans:
+        taken[start:end] = b"\1" * (end - start)
     for match in words.presupposing.finditer(text):
-        if all(match.end() <= start or match.start() >= end for start, end in spans):
+        if not any(taken[match.start() : match.end()]):
             negatable = _blanked(negatable, match.span())
             negation_starts.append(match.end())
             ends.append(match.start())
-            if _CONJUNCTION.search(text[: match.start()]):
+            if _CONJUNCTION.search(text[max(match.start() - 20, 0) : match.start()]):
                 starts.append(match.end())
     # Stops, and new clauses after them.
     for match in words.stops["both"].finditer(negatable):
@@ -80,7 +83,7 @@ def _new_clauses(text: str, starts: list[int], words: Vocabulary) -> list[int]:
         (match.start(), kind) for kind in ("definite", "bare", "short") for match in words.clauses[kind].finditer(text)
     )
     for position, kind in candidates:
-        begin = max(_latest(starts, position), positions[-1] if positions else 0)
+        begin = max(_begin(starts, position), positions[-1] if positions else 0)
         preceding = text[begin:position]
         # "no edema and the effusion is larger", "no edema, effusion larger": no verb is needed before
         if (
@@ -100,24 +103,28 @@ def state_of(scopes: Scopes, span: Span) -> str | None:
     A trigger after the mention reaches it only across the rest of its own list. Uncertainty outweighs negation ("cannot be excluded").
     """
     words = vocabulary()
-    before = scopes.text[_latest(scopes.starts, span[0]) : span[0]]
+    before = scopes.text[_begin(scopes.starts, span[0]) : span[0]]
     if words.hypothetical.search(before):
         return None
     if span in scopes.answers:
         return scopes.answers[span]
     # Triggers before the mention, from its nearest to the end of the scope, and after it.
-    negatable = scopes.negatable[_latest(scopes.negation_starts, span[0]) : span[0]]
+    negatable = scopes.negatable[_begin(scopes.negation_starts, span[0]) : span[0]]
     negated_before, strongly_doubted = (
         _distance(words.negation["before"], negatable),
         _distance(words.uncertainty["before_strong"], before),
     )
     begin, end = _after(scopes, span)
     after = scopes.negatable[begin:end]
-    negated_after = words.negation["after"].search(after)
+    negated_after, strongly_negated = words.negation["after"].search(after), words.negation["after_strong"].search(after)
     doubted_after = words.uncertainty["after"].search(scopes.text[begin:end])
+    if negated_after and words.portions.search(before):
+        negated_after = None
     # The rules in order of strength.
     if strongly_doubted < negated_before:
         return "uncertain"
+    if strongly_negated and _reaches(after[: strongly_negated.start()]):
+        return "negative"
     if doubted_after and (negated_before == _NONE or doubted_after.start() <= _REACH_OF_DOUBT):
         return "uncertain"
     if negated_before < _NONE or (negated_after and _reaches(after[: negated_after.start()])):
@@ -125,9 +132,9 @@ def state_of(scopes: Scopes, span: Span) -> str | None:
     return "uncertain" if words.uncertainty["before"].search(before) else "positive"
 
 
-def _latest(positions: list[int], limit: int) -> int:
-    """The last of ascending positions that is at most ``limit``."""
-    return positions[bisect_right(positions, limit) - 1]
+def _begin(starts: list[int], end: int) -> int:
+    """Where a scope that ends at ``end`` begins."""
+    return max(starts[bisect_right(starts, end) - 1], end - _REACH)
 
 
 def _after(scopes: Scopes, span: Span) -> Span:
@@ -135,7 +142,7 @@ def _after(scopes: Scopes, span: Span) -> Span:
     begin = span[1]
     if parenthesis := _PARENTHESIS.match(scopes.text, begin):
         begin = parenthesis.end()
-    end = scopes.ends[bisect_left(scopes.ends, begin)]
+    end = min(scopes.ends[bisect_left(scopes.ends, begin)], begin + _REACH)
     mark = _MARK.search(scopes.text, begin, end)
     return begin, mark.start() if mark else end
 
