@@ -72,7 +72,16 @@ def vocabulary() -> Vocabulary:
     concepts = raw["concepts"]
     rules = {
         name: _with_terms(raw[name], raw["terms"])
-        for name in ("presupposing", "portions", "negation", "uncertainty", "answers", "hypothetical", "stops", "clauses")
+        for name in (
+            "presupposing",
+            "portions",
+            "negation",
+            "uncertainty",
+            "answers",
+            "hypothetical",
+            "stops",
+            "clauses",
+        )
     }
     return Vocabulary(
         abbreviations=tuple(
@@ -113,7 +122,7 @@ _OPEN_LINE = re.compile(
 # words that begin a statement, at the begin of a line
 _NEW_LINE = re.compile(
     r"\s*(?:[A-Z0-9]|(?:no|there|the|this|an?|stable|unchanged|persistent|residual|new|old|small|tiny|trace|mild|mildly|moderate|large|"
-    r"minimal|chronic|increased|decreased|interval|slight|bilateral|left|right|normal|clear|heart|lungs|status)\b)"
+    r"minimal|chronic|increased|decreased|interval|slight|bilateral|bibasilar|bibasal|biapical|left|right|multiple|several|patchy|diffuse|normal|clear|heart|lungs|status)\b)"
 )
 
 

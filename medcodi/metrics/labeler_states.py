@@ -11,11 +11,16 @@ from medcodi.metrics.labeler_rules import Span, Vocabulary, vocabulary
 _MARK = re.compile("[.;]")
 _BLANK = "~"  # takes the place of characters that trigger nothing
 # ", which was seen last week," between a mention and its verb
-_PARENTHESIS = re.compile(r", (?:which|that|although|though|while|previously|formerly|seen|noted|described|identified|reported|visible|present|better seen)\b[^,;]*,")
+_PARENTHESIS = re.compile(
+    r", (?:which|that|although|though|while|previously|formerly|"
+    r"seen|noted|described|identified|reported|visible|present|better seen)\b[^,;]*,"
+)
 # a finite verb between a mention and a later trigger: the trigger belongs to another subject
 _OTHER_VERB = re.compile(r"(?<![\w-])(?:is|are|was|were|has|have|with)(?![\w-])")
 # "seen last week": a participle right after a mention is no verb of its own, up to the next comma
 _PARTICIPLE = re.compile(r"^ (?:previously |again )?(?:seen|noted|present|identified|described|demonstrated)\b[^,;]*$")
+# "was drained and" before a trigger: the mention is the subject of both verbs
+_SAME_SUBJECT = re.compile(r"^ (?:is|are|was|were|has|have)(?: (?!and\b)\w+){1,4},? and(?: now)? ?$")
 _PARTICIPLES = re.compile(r"(?<![\w-])(?:seen|noted|present)(?![\w-])")
 _REACH = 500  # the most characters of a scope, so that the time for a text without full stops is not quadratic
 _REACH_OF_DOUBT = 60  # characters from a negated mention to a later trigger of uncertainty; about the rest of a list
@@ -116,7 +121,10 @@ def state_of(scopes: Scopes, span: Span) -> str | None:
     )
     begin, end = _after(scopes, span)
     after = scopes.negatable[begin:end]
-    negated_after, strongly_negated = words.negation["after"].search(after), words.negation["after_strong"].search(after)
+    negated_after, strongly_negated = (
+        words.negation["after"].search(after),
+        words.negation["after_strong"].search(after),
+    )
     doubted_after = words.uncertainty["after"].search(scopes.text[begin:end])
     if negated_after and words.portions.search(before):
         negated_after = None
@@ -155,5 +163,5 @@ def _distance(pattern: re.Pattern[str], before: str) -> int:
 def _reaches(between: str) -> bool:
     """Whether the words between a mention and a later trigger only continue a list, a place or a time ("or effusion in the left base")."""
     if _OTHER_VERB.search(between):
-        return False
+        return bool(_SAME_SUBJECT.match(between))
     return bool(_PARTICIPLE.match(between)) or not _PARTICIPLES.search(between)
