@@ -27,7 +27,7 @@ class Mention:
     sentence: int = 0  # index in the report
 
 
-def _bounded(entries: Iterable[str]) -> re.Pattern[str]:
+def bounded(entries: Iterable[str]) -> re.Pattern[str]:
     """Any of the entries, at word boundaries where it begins or ends with a word."""
     return re.compile(
         r"(?:(?<![\w-])|(?=\W))(?:" + "|".join(f"(?:{entry})" for entry in entries) + r")(?:(?!\w)|(?<=\W))"
@@ -36,53 +36,20 @@ def _bounded(entries: Iterable[str]) -> re.Pattern[str]:
 
 @dataclass(frozen=True)
 class Vocabulary:
-    """The compiled vocabulary file; the file says what each part is for."""
+    """The compiled vocabulary file."""
 
     abbreviations: tuple[tuple[re.Pattern[str], str], ...]
     concepts: dict[str, dict[str, Any]]
     mentions: dict[str, re.Pattern[str]]
-    presupposing: re.Pattern[str]
-    portions: re.Pattern[str]
-    negation: dict[str, re.Pattern[str]]
-    uncertainty: dict[str, re.Pattern[str]]
-    answers: dict[str, re.Pattern[str]]
-    hypothetical: re.Pattern[str]
-    stops: dict[str, re.Pattern[str]]
-    clauses: dict[str, re.Pattern[str]]
     sizes: dict[str, re.Pattern[str]]
     locations: dict[str, re.Pattern[str]]
-
-
-def _with_terms(value: Any, terms: dict[str, str]) -> Any:
-    """The rules with each ``<name>`` replaced by the term of that name."""
-    if isinstance(value, str):
-        while (filled := re.sub(r"<(\w+)>", lambda match: terms[match[1]], value)) != value:
-            value = filled
-        return value
-    if isinstance(value, list):
-        return [_with_terms(item, terms) for item in value]
-    return {key: _with_terms(item, terms) for key, item in value.items()}
 
 
 @cache
 def vocabulary() -> Vocabulary:
     """The vocabulary of ``labeler_vocabulary.yaml``, compiled once."""
-    text = resources.files("medcodi.metrics").joinpath("labeler_vocabulary.yaml").read_text(encoding="utf-8")
-    raw = yaml.safe_load(text)
+    raw = yaml.safe_load(resources.files("medcodi.metrics").joinpath("labeler_vocabulary.yaml").read_text("utf-8"))
     concepts = raw["concepts"]
-    rules = {
-        name: _with_terms(raw[name], raw["terms"])
-        for name in (
-            "presupposing",
-            "portions",
-            "negation",
-            "uncertainty",
-            "answers",
-            "hypothetical",
-            "stops",
-            "clauses",
-        )
-    }
     return Vocabulary(
         abbreviations=tuple(
             (re.compile(pattern), replacement) for pattern, replacement in raw["abbreviations"].items()
@@ -90,17 +57,9 @@ def vocabulary() -> Vocabulary:
         concepts={
             name: {key: value for key, value in row.items() if key != "mentions"} for name, row in concepts.items()
         },
-        mentions={name: _bounded(row["mentions"]) for name, row in concepts.items()},
-        presupposing=_bounded(rules["presupposing"]),
-        portions=_bounded(rules["portions"]),
-        negation={place: _bounded(entries) for place, entries in rules["negation"].items()},
-        uncertainty={place: _bounded(entries) for place, entries in rules["uncertainty"].items()},
-        answers={state: re.compile(pattern) for state, pattern in rules["answers"].items()},
-        hypothetical=_bounded(rules["hypothetical"]["before"]),
-        stops={place: _bounded(entries) for place, entries in rules["stops"].items()},
-        clauses={kind: _bounded([pattern]) for kind, pattern in rules["clauses"].items()},
-        sizes={name: _bounded([pattern]) for name, pattern in raw["size"].items()},
-        locations={name: _bounded([pattern]) for name, pattern in raw["location"].items()},
+        mentions={name: bounded(row["mentions"]) for name, row in concepts.items()},
+        sizes={name: bounded([pattern]) for name, pattern in raw["size"].items()},
+        locations={name: bounded([pattern]) for name, pattern in raw["location"].items()},
     )
 
 

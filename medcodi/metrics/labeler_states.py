@@ -5,8 +5,13 @@ from __future__ import annotations
 import re
 from bisect import bisect_left, bisect_right
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from typing import Any
 
-from medcodi.metrics.labeler_rules import Span, Vocabulary, vocabulary
+import yaml
+
+from medcodi.metrics.labeler_rules import Span, bounded
 
 _MARK = re.compile("[.;]")
 _BLANK = "~"  # takes the place of characters that trigger nothing
@@ -30,6 +35,48 @@ _CONJUNCTION = re.compile(r"(?:,|\band)(?: there (?:is|has been))? ?$")
 
 
 @dataclass(frozen=True)
+class Triggers:
+    """The compiled file of triggers, which says what each part is for."""
+
+    presupposing: re.Pattern[str]
+    portions: re.Pattern[str]
+    negation: dict[str, re.Pattern[str]]
+    uncertainty: dict[str, re.Pattern[str]]
+    answers: dict[str, re.Pattern[str]]
+    hypothetical: re.Pattern[str]
+    stops: dict[str, re.Pattern[str]]
+    clauses: dict[str, re.Pattern[str]]
+
+
+@cache
+def triggers() -> Triggers:
+    """The triggers of ``labeler_triggers.yaml``, compiled once."""
+    raw = yaml.safe_load(resources.files("medcodi.metrics").joinpath("labeler_triggers.yaml").read_text("utf-8"))
+    rules = _with_terms(raw, raw["terms"])
+    return Triggers(
+        presupposing=bounded(rules["presupposing"]),
+        portions=bounded(rules["portions"]),
+        negation={place: bounded(entries) for place, entries in rules["negation"].items()},
+        uncertainty={place: bounded(entries) for place, entries in rules["uncertainty"].items()},
+        answers={state: re.compile(pattern) for state, pattern in rules["answers"].items()},
+        hypothetical=bounded(rules["hypothetical"]["before"]),
+        stops={place: bounded(entries) for place, entries in rules["stops"].items()},
+        clauses={kind: bounded([pattern]) for kind, pattern in rules["clauses"].items()},
+    )
+
+
+def _with_terms(value: Any, terms: dict[str, str]) -> Any:
+    """The rules with each ``<name>`` replaced by the term of that name."""
+    if isinstance(value, str):
+        while (filled := re.sub(r"<(\w+)>", lambda match: terms[match[1]], value)) != value:
+            value = filled
+        return value
+    if isinstance(value, list):
+        return [_with_terms(item, terms) for item in value]
+    return {key: _with_terms(item, terms) for key, item in value.items()}
+
+
+@dataclass(frozen=True)
 class Scopes:
     """A sentence as triggers are searched in it, and where their scopes end."""
 
@@ -43,7 +90,7 @@ class Scopes:
 
 def read_scopes(sentence: str, spans: list[Span]) -> Scopes:
     """Scopes of a lower-case sentence; ``spans``: all its mentions, in order."""
-    words = vocabulary()
+    words = triggers()
     text, starts, negation_starts, ends = sentence, [0], [0], [len(sentence)]
     # Answers belong to the mention before them, and to no other.
     answers = {}
@@ -81,7 +128,7 @@ def _blanked(text: str, span: Span) -> str:
     return text[: span[0]] + _BLANK * (span[1] - span[0]) + text[span[1] :]
 
 
-def _new_clauses(text: str, starts: list[int], words: Vocabulary) -> list[int]:
+def _new_clauses(text: str, starts: list[int], words: Triggers) -> list[int]:
     """Positions where a clause with a verb of its own begins after another clause ("no edema is seen | and the effusion is larger")."""
     positions: list[int] = []
     candidates = sorted(
@@ -107,7 +154,7 @@ def state_of(scopes: Scopes, span: Span) -> str | None:
     A scope runs from a trigger to the mention, or back, and ends at a stop ("but", "which", "there is" …) or a new clause.
     A trigger after the mention reaches it only across the rest of its own list. Uncertainty outweighs negation ("cannot be excluded").
     """
-    words = vocabulary()
+    words = triggers()
     before = scopes.text[_begin(scopes.starts, span[0]) : span[0]]
     if words.hypothetical.search(before):
         return None
