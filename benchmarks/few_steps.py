@@ -31,9 +31,10 @@ from medcodi.data.generated_files import direction_folder
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.annotators.classifier import FindingClassifier
 from medcodi.evaluation.annotators.findings import findings_from_probabilities
-from medcodi.evaluation.held_out import HeldOut, Value
-from medcodi.evaluation.kept import Generated, generate_direction
-from medcodi.evaluation.scoring import counted_findings
+from medcodi.evaluation.scoring.findings import counted_findings
+from medcodi.evaluation.studies import HeldOutStudies, Value
+from medcodi.evaluation.systems.contents import read_contents, write_contents
+from medcodi.evaluation.systems.systems import generate_studies
 from medcodi.generation.pipeline import load
 from medcodi.metrics.bootstrap import (
     Statistic,
@@ -81,44 +82,51 @@ SETTINGS = [
 Contents = dict[tuple[Direction, Setting], dict[str, list[Value]]]
 
 
-def kept(work: Path, setting: Setting, chunk: int, model: str) -> Generated:
-    """Where one setting's contents of one chunk lie."""
-    return Generated(work / setting.name.replace(", ", "_").replace(" ", "_") / f"{chunk:03d}", f"{model}/{setting}")
+def contents_file(work: Path, setting: Setting, chunk: int, direction: Direction) -> Path:
+    """File of one setting's contents of one chunk; its CPU time is in a file beside it."""
+    folder = work / setting.name.replace(", ", "_").replace(" ", "_") / f"{chunk:03d}"
+    return folder / f"{direction_folder(direction)}.npz"
 
 
-def generate_chunk(model: MedCoDi, held: HeldOut, work: Path, chunk: int, fingerprint: str) -> None:
+def stored(path: Path, direction: Direction, key: str) -> dict[str, list[Value]] | None:
+    """Contents of a file, if it was made with the same model and setting."""
+    found = read_contents(path, direction)
+    return found[1] if found is not None and found[0] == key else None
+
+
+def generate_chunk(model: MedCoDi, held: HeldOutStudies, work: Path, chunk: int, fingerprint: str) -> None:
     """Generate one chunk of studies with every setting; settings take turns, in an order that turns with the chunk."""
     rows = list(range(chunk * CHUNK, (chunk + 1) * CHUNK))
     turn = chunk % len(SETTINGS)
     for direction in DIRECTIONS:
         for setting in SETTINGS[turn:] + SETTINGS[:turn]:
-            store = kept(work, setting, chunk, fingerprint)
-            clock = store.folder / f"{direction_folder(direction)}.seconds"
-            if clock.is_file() and store.read(direction) is not None:
+            path, key = contents_file(work, setting, chunk, direction), f"{fingerprint}/{setting}"
+            clock = path.with_suffix(".seconds")
+            if clock.is_file() and stored(path, direction, key) is not None:
                 continue
-            settings = GenerationConfig(sampler=setting.sampler, num_inference_steps=setting.steps)
+            sampling = GenerationConfig(sampler=setting.sampler, num_inference_steps=setting.steps)
             started = time.process_time()
-            contents = generate_direction(model, direction, held, rows, settings, setting.seed, CHUNK)
+            contents = generate_studies(model, direction, held, rows, sampling, setting.seed)
             seconds = (time.process_time() - started) / CHUNK
-            store.write(direction, contents)
+            write_contents(path, key, contents)
             clock.write_text(repr(seconds))
 
 
 def read_back(work: Path, num_chunks: int, fingerprint: str) -> tuple[Contents, dict[Any, list[float]]]:
-    """Everything that was kept: contents and CPU seconds a study, chunk by chunk."""
+    """Everything that was generated: contents and CPU seconds a study, chunk by chunk."""
     contents: Contents = {}
     seconds: dict[Any, list[float]] = {}
     for direction in DIRECTIONS:
         for setting in SETTINGS:
             whole: dict[str, list[Value]] = {target: [] for target in direction.targets}
             for chunk in range(num_chunks):
-                store = kept(work, setting, chunk, fingerprint)
-                part = store.read(direction)
+                path = contents_file(work, setting, chunk, direction)
+                part = stored(path, direction, f"{fingerprint}/{setting}")
                 if part is None:
-                    raise SystemExit(f"nothing in {store.folder} for {direction}: run without --score-only")
+                    raise SystemExit(f"nothing in {path.parent} for {direction}: run without --score-only")
                 for target in direction.targets:
                     whole[target] += part[target]
-                clock = float((store.folder / f"{direction_folder(direction)}.seconds").read_text())
+                clock = float(path.with_suffix(".seconds").read_text())
                 seconds.setdefault((direction, setting), []).append(clock)
             contents[direction, setting] = whole
     return contents, seconds
@@ -163,7 +171,8 @@ def agreement(target: str, ours: Sequence[Value], reference: Sequence[Value]) ->
 def score(
     direction: Direction,
     contents: Contents,
-    held: HeldOut,
+    held: HeldOutStudies,
+    classifier: FindingClassifier,
     seconds: dict[Any, list[float]],
     on_done: Callable[[str], None],
 ) -> list[dict[str, Any]]:
@@ -174,12 +183,11 @@ def score(
     truth = held.truth[rows]
     readings: dict[Setting, dict[str, Annotated]] = {
         setting: {
-            target: annotated(held.classifier, target, contents[direction, setting][target])
-            for target in direction.targets
+            target: annotated(classifier, target, contents[direction, setting][target]) for target in direction.targets
         }
         for setting in SETTINGS
     }
-    real = {target: annotated(held.classifier, target, held.values(target, rows)) for target in direction.targets}
+    real = {target: annotated(classifier, target, held.values(target, rows)) for target in direction.targets}
     columns = {
         target: counted_findings(truth, np.asarray(~np.isnan(real[target].labels).any(0)), MIN_POSITIVES)
         for target in direction.targets
@@ -298,13 +306,13 @@ def main() -> None:
     fingerprint = model.fingerprint()
     data = {"source": "phantom", "split": "test", "num_studies": num_chunks * CHUNK}
     dataset = from_dict(DataConfig, {**data, "image_size": model.config.image_size}).build()
-    held = HeldOut(dataset, FindingClassifier.load(demo_checkpoint()))
+    held, classifier = HeldOutStudies(dataset), FindingClassifier.load(demo_checkpoint())
     for chunk in range(0 if asked.score_only else num_chunks):
         generate_chunk(model, held, asked.work, chunk, fingerprint)
         print(f"generated {(chunk + 1) * CHUNK} of {num_chunks * CHUNK} studies", flush=True)
     contents, seconds = read_back(asked.work, num_chunks, fingerprint)
     scores = {
-        str(direction): score(direction, contents, held, seconds, lambda text: print(text, flush=True))
+        str(direction): score(direction, contents, held, classifier, seconds, lambda text: print(text, flush=True))
         for direction in DIRECTIONS
     }
     result = {

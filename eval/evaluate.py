@@ -14,7 +14,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from medcodi.app.commands.evaluate import evaluate_and_print
 from medcodi.config import load, to_yaml
 from medcodi.errors import MedCoDiError
-from medcodi.evaluation.options import EvaluateConfig
+from medcodi.evaluation.config import EvaluateConfig
 
 
 def main(arguments: list[str] | None = None) -> int:

@@ -31,18 +31,12 @@ def launcher(environment: Mapping[str, str]) -> str:
 
 @dataclass(frozen=True)
 class Ranks:
-    """This process among those of a job.
+    """This process among those of a job."""
 
-    Attributes:
-        rank: From 0.
-        world_size: Number of ranks.
-        device: Where this one computes.
-        control: CPU group for small exchanges, so that they never wait for the accelerator; None: the default group.
-    """
-
-    rank: int = 0
-    world_size: int = 1
-    device: torch.device = torch.device("cpu")
+    rank: int = 0  # from 0
+    world_size: int = 1  # number of ranks
+    device: torch.device = torch.device("cpu")  # where this one computes
+    # CPU group for small exchanges, so that they never wait for the accelerator; None: the default group
     control: Any = None
 
     @property
@@ -85,7 +79,7 @@ class Ranks:
 
     def unshare(self, results: Sequence[T]) -> list[T]:
         """Every rank's results of its :meth:`share`, in the order of the items, on every rank."""
-        rows = zip_longest(*self.gather(list(results)), fillvalue=_ABSENT)
+        rows: Any = zip_longest(*self.gather(list(results)), fillvalue=_ABSENT)
         return [result for result in chain.from_iterable(rows) if result is not _ABSENT]
 
     # ---- a refusal on one rank is a refusal on all -------------------------------------------------------------------
@@ -148,19 +142,17 @@ def join_ranks(
     Args:
         environment: Holds these variables.
         timeout: Longest wait for the others in one exchange.
-        computing: Choose this rank's accelerator and join a group that reduces tensors on it; otherwise ranks exchange
-            small values over gloo, and the device stays the CPU.
-        error: Class of the refusals.
-
-    Raises:
-        MedCoDiError: Of class ``error``, if a variable is missing, another rank does not come, or no GPU is left.
+        computing: Choose this rank's accelerator; otherwise ranks exchange small values over gloo, and it stays the CPU.
+        error: Class of the refusals: a variable is missing, another rank does not come, or no GPU is left.
     """
     if launcher(environment) == "python":
         return Ranks(device=choose_device(0)) if computing else ALONE
+    # Which rank this is, and where it computes.
     device = choose_device(int(environment.get("LOCAL_RANK", "0"))) if computing else torch.device("cpu")
     rank, world_size = int(environment["RANK"]), int(environment["WORLD_SIZE"])
     if world_size == 1 and not computing:
         return ALONE
+    # Find the others.
     if not dist.is_initialized():
         missing = [name for name in ("MASTER_ADDR", "MASTER_PORT") if name not in environment]
         if missing:

@@ -74,15 +74,7 @@ def first_line(error: BaseException) -> str:
 
 
 def did_you_mean(value: str, options: Iterable[str]) -> str:
-    """A fix naming the nearest right spelling.
-
-    Args:
-        value: What the user wrote.
-        options: Everything that would have been right.
-
-    Returns:
-        ``"did you mean 'x'? Known: a, b"``, or only the known ones where none is near.
-    """
+    """A fix that names the nearest valid spelling, or only the known ones: ``"did you mean 'x'? known: a, b"``."""
     known = sorted(options)
     near = difflib.get_close_matches(value.lower(), [option.lower() for option in known], n=1, cutoff=0.5)
     listing = "known: " + ", ".join(known)
@@ -93,16 +85,10 @@ def did_you_mean(value: str, options: Iterable[str]) -> str:
 
 
 def one_of(kind: str, value: str, options: Iterable[str], error: type[MedCoDiError] = MedCoDiError) -> str:
-    """Return ``value`` if it is one of ``options``; else refuse with the nearest spelling.
-
-    Args:
-        kind: What the value is, in words: ``"target"``, ``"sampler"``.
-        value: What the user wrote.
-        options: Everything that would be right.
-        error: Class of the refusal.
+    """Return ``value``, a ``kind`` in words (``"sampler"``), if it is one of ``options``.
 
     Raises:
-        MedCoDiError: Of class ``error``, if ``value`` is not among ``options``.
+        MedCoDiError: Of class ``error``, with the nearest spelling, if it is not.
     """
     options = list(options)
     if value in options:

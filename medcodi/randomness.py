@@ -37,7 +37,7 @@ def keyed_normal(
     """Standard normal noise, one independent stream per sample.
 
     Args:
-        samples: One tuple of keys per sample; equal keys give equal noise wherever the sample stands in the batch.
+        samples: One tuple of keys per sample; equal keys give equal noise at any place in the batch.
         shape: Shape of one sample.
         device: Where the result goes; the draw itself is made on the CPU, so every device sees the same noise.
 

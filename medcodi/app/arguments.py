@@ -1,4 +1,4 @@
-"""Options that several commands share, and parsers of their values: ``frontal=chest.dcm``, ``report=@report.txt``."""
+"""Options that several commands share, and the parsers of their values; an invalid value raises a MedCoDiError."""
 
 from __future__ import annotations
 
@@ -45,20 +45,12 @@ Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_d
 
 
 def read_prompts(texts: Sequence[str]) -> dict[str, str]:
-    """Parse ``--prompt modality=value``: modality -> path of an image, or text (of the file where the value is ``@path``).
-
-    Raises:
-        PromptError: If one is invalid, names an unknown modality, or names one twice.
-    """
+    """Parse ``--prompt modality=value``: modality -> path of an image, or text (of the file, if the value is ``@path``)."""
     return {name: _prompt_value(name, value) for name, value in _pairs(texts, option="--prompt").items()}
 
 
 def read_weights(texts: Sequence[str]) -> dict[str, float] | None:
-    """Parse ``--weight``, ``modality=number`` each; None without any.
-
-    Raises:
-        PromptError: If one is not a number, names an unknown modality, or names one twice.
-    """
+    """Parse ``--weight modality=number``; None without any."""
     weights = {}
     for name, value in _pairs(texts, option="--weight").items():
         try:
@@ -71,24 +63,17 @@ def read_weights(texts: Sequence[str]) -> dict[str, float] | None:
 
 
 def read_targets(texts: Sequence[str]) -> tuple[str, ...] | None:
-    """Parse ``--target``, repeated or joined by commas, into the order of the table of modalities; None without any.
-
-    Raises:
-        PromptError: If one is unknown.
-    """
+    """Parse ``--target``, repeated or joined by commas, into the order of the table of modalities; None without any."""
     return in_table_order(name.strip() for text in texts for name in text.split(",")) or None
 
 
 def read_device(text: str | None) -> str | None:
-    """Check that this machine has the device.
-
-    Raises:
-        PromptError: If it has not.
-    """
+    """Check that this machine has the device of ``--device``."""
     if text is None:
         return None
     import torch
 
+    # PyTorch accepts any spelling; only an allocation shows whether the device exists.
     try:
         torch.empty(0, device=text)
     except (RuntimeError, AssertionError, ImportError) as error:
@@ -101,11 +86,7 @@ def read_device(text: str | None) -> str | None:
 
 
 def read_execution(texts: Sequence[str]) -> ExecutionConfig:
-    """Parse ``--execution``, ``key=value`` each.
-
-    Raises:
-        ConfigError: If a key is unknown or a value is invalid.
-    """
+    """Parse ``--execution key=value``."""
     from medcodi.config import apply_overrides, from_dict
     from medcodi.model.execution import ExecutionConfig
 
@@ -113,17 +94,14 @@ def read_execution(texts: Sequence[str]) -> ExecutionConfig:
 
 
 def refuse_full_folder(folder: Path) -> None:
-    """Refuse an output folder before any work is done.
-
-    Raises:
-        DataError: If it is a file, or not empty.
-    """
+    """Refuse an output folder that is a file or not empty, before any work is done."""
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another one with --out")
 
 
 def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
     """Split ``modality=value`` texts; each modality is known and stands at most once."""
+    # The first "=" ends the name; the value may hold more of them.
     pairs: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")
@@ -146,6 +124,7 @@ def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
 def _prompt_value(name: str, value: str) -> str:
     if modality(name).kind != "text" or not value.startswith("@"):
         return value
+    # @path: the text of a file.
     path = Path(value[1:])
     try:
         return path.read_text(encoding="utf-8")

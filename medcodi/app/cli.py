@@ -36,6 +36,7 @@ def print_refusal(error: MedCoDiError) -> None:
     """Print what failed, what was expected and the fix, a line each, on stderr."""
     err.print("[bold red]Error:[/bold red]", end=" ")
     err.print(error.failed.rstrip(".") + ".", markup=False)
+    # Both are optional parts of an error.
     for label, text in (("Expected", error.expected), ("Fix", error.fix)):
         if text:
             err.print(f"[bold]{label}:[/bold]", end=" ")

@@ -69,10 +69,12 @@ def write_demo(demo: DemoConfig, console: Console) -> Path:
         DataError: If the folder cannot be written.
     """
     settings = GenerationConfig(num_inference_steps=demo.num_inference_steps)
+    # Load the model and complete the settings with its defaults.
     with console.status("Loading the model ..."):
         model = load(demo.model, demo.device)
     settings = settings.resolved(model)
     rows = generate_rows(model, settings, seed=demo.seed, console=console)
+    # Everything is inside the one file: images as data URIs, style, text.
     html = render_template(
         TEMPLATE,
         filters={"sections": sections, "words": finding_words, "read": label_report},

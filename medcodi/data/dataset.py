@@ -186,7 +186,7 @@ class FirstStudies:
 
 
 def read_info(path: str | Path) -> dict[str, Any]:
-    """What ``data prepare`` wrote down about a prepared folder, here or behind a URL.
+    """Read the description of a prepared folder, which ``data prepare`` wrote, here or at a URL.
 
     Raises:
         DataError: If the folder is missing or was not made by ``medcodi data prepare``.

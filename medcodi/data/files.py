@@ -14,6 +14,7 @@ from typing import Any
 from rich.console import Console
 
 from medcodi.errors import DataError
+from medcodi.storage.names import plain_name
 
 INFO_FILE = "dataset_info.json"
 FORMAT = "medcodi-studies/1"
@@ -44,6 +45,12 @@ def info_from_text(text: str, where: str) -> dict[str, Any]:
         info = {}
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise DataError(f"{where} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", fix=FIX)
+    # A description must not name a file outside the folder.
+    source = f"{where}/{INFO_FILE}"
+    plain_name(str(info.get("name", "dataset")), source)
+    for row in (row for rows in (info.get("shards") or {}).values() for row in rows):
+        for part in str(row["file"]).split("/"):
+            plain_name(part, source)
     return info
 
 
@@ -64,11 +71,6 @@ def remote_info(url: str) -> dict[str, Any]:
 
 def fetched(url: str, info: dict[str, Any], split: str) -> Path:
     """A folder of this machine that holds a split: behind ``file://`` the folder itself, else a checked copy.
-
-    Args:
-        url: Of the dataset.
-        info: Its description, read just now.
-        split: Its files only are copied.
 
     Raises:
         DataError: If a file cannot be reached or differs from the description.

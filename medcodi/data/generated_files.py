@@ -34,31 +34,19 @@ _SYNTHESIS_COLUMNS = {"id", "study_id", "row", "sample", "seed", "direction"}
 
 @dataclass(frozen=True)
 class GeneratedFile:
-    """One generated content: a file, or a text that is a cell of the table.
+    """One generated content: a file, or a text that is a cell of the table."""
 
-    Attributes:
-        where: For messages: the file, or table, line and column.
-        path: The file; None: ``text`` is the content.
-        text: A report of the table.
-    """
-
-    where: str
-    path: Path | None = None
-    text: str = ""
+    where: str  # for messages: the file, or table, line and column
+    path: Path | None = None  # the file; None: `text` is the content
+    text: str = ""  # a report of the table
 
 
 class GeneratedContent(NamedTuple):
-    """What :func:`read_generated` returns.
+    """Result of :func:`read_generated`."""
 
-    Attributes:
-        value: Image float32 ``[H, W]`` in [0, 1], or text.
-        sha256: Hash of the file, or of the text's UTF-8.
-        size: ``width×height`` of an image as stored; "" for a text.
-    """
-
-    value: np.ndarray | str
-    sha256: str
-    size: str = ""
+    value: np.ndarray | str  # image float32 `[H, W]` in [0, 1], or text
+    sha256: str  # hash of the file, or of the text's UTF-8
+    size: str = ""  # `width×height` of an image as stored; "" for a text
 
 
 Listing = dict[Direction, dict[str, dict[str, GeneratedFile]]]  # direction -> study id -> target -> file
@@ -291,7 +279,7 @@ def _row_files(folder: Path, row: dict[str, str], where: str) -> tuple[Direction
 
 
 def cell_file(folder: Path, cell: str, modality: str, where: str, text: str = "") -> GeneratedFile:
-    """What a table's cell names: a path relative to the table's folder, or a text itself.
+    """Content of a table's cell: a path relative to the table's folder, or a text itself.
 
     Args:
         folder: Of the table.

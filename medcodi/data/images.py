@@ -126,14 +126,7 @@ def _unit_from_array(pixels: np.ndarray, where: str) -> np.ndarray:
 def fit_square(image: np.ndarray, size: int) -> np.ndarray:
     """Scale an image into a square, aspect kept, black beside it; resizing is antialiased.
 
-    Resizing comes before padding, so that the padding's edge does not bleed into the image.
-
-    Args:
-        image: float32 ``[H, W]`` in [0, 1].
-        size: Pixels a side.
-
-    Returns:
-        float32 ``[size, size]`` in [0, 1], the image centred.
+    float32 ``[H, W]`` -> ``[size, size]`` in [0, 1], centred. Resizing precedes padding, whose edge would bleed into the image.
     """
     height, width = image.shape
     # The longer side fills the square.

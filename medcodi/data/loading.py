@@ -70,11 +70,6 @@ class Batch:
 def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -> Batch:
     """Put studies into one batch; absent modalities become zeros or "" and are marked absent.
 
-    Args:
-        studies: B studies.
-        samples: Index of each in its dataset.
-        image_size: H = W of every image.
-
     Raises:
         DataError: If an image is not ``[image_size, image_size]``.
     """
@@ -269,7 +264,7 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
 
 @config
 class DataConfig:
-    """Which studies: a prepared folder (``path``) or a generator (``source: phantom``), and which split of them.
+    """The studies: a prepared folder (``path``) or a generator (``source: phantom``), and their split.
 
     Attributes:
         path: A folder made by ``medcodi data prepare``, or a URL of one that fsspec reads (``s3://...``), copied once.

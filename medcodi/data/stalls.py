@@ -15,13 +15,7 @@ LATE_WORD_S = 2.0  # from the broken connection of a dead worker to the signal o
 
 
 def missing(source: GlobalBatches, step: int, why: str = "") -> str:
-    """The rank, worker and studies whose step did not arrive.
-
-    Args:
-        source: The batches.
-        step: The missing step, counted from 0.
-        why: The reason, if it is known.
-    """
+    """The rank, worker and studies whose step did not arrive."""
     worker = f"; by worker {(step - source.first_step) % source.num_workers} of {source.num_workers}"
     return (
         f"rank {source.rank}: step {step} of {source.dataset.name} did not come{f' ({why})' if why else ''}; "
@@ -32,13 +26,7 @@ def missing(source: GlobalBatches, step: int, why: str = "") -> str:
 def workers_failed(source: GlobalBatches, step: int, error: Exception) -> DataError | None:
     """The refusal for workers that are late, or dead: torch reports them by the text of its errors alone.
 
-    Args:
-        source: The batches.
-        step: The awaited step.
-        error: Raised while waiting or, by torch's handler of dead workers, anywhere else.
-
-    Returns:
-        None if the error is of another kind.
+    None if the error is of another kind. Torch's handler of dead workers may raise it anywhere, not only while waiting.
     """
     text = first_line(error) if str(error) else ""
     if isinstance(error, RuntimeError) and "DataLoader" not in text:

@@ -35,9 +35,7 @@ class Row:
 def find_table(folder: Path, pattern: str) -> Path | None:
     """The one table of a folder whose name fits, ``.csv`` before ``.csv.gz``; None where there is none.
 
-    Args:
-        folder: Where to look.
-        pattern: Name without suffix, ``*`` for the version: ``"mimic-cxr-*-split"``.
+    ``pattern`` is a name without suffix, with ``*`` for the version.
 
     Raises:
         DataError: If the folder holds several versions.

@@ -1,4 +1,4 @@
-"""Which view a word names: view positions and projections as DICOM tags, tables and other languages write them."""
+"""Views from words: view positions and projections as DICOM tags, tables and other languages write them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _OTHER_VIEWS = re.compile(
 
 @dataclass(frozen=True)
 class View:
-    """What a text says about the view.
+    """The view that a text names.
 
     Attributes:
         modality: The image modality that it means; None where it names another view, several views, or none.

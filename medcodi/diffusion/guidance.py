@@ -12,12 +12,10 @@ Denoise = Callable[[Latents, Tensor], Latents]  # latents [B, ...] of every targ
 
 
 def guided(denoise_doubled: Denoise, scale: float) -> Denoise:
-    """Eps = eps_u + s (eps_c - eps_u), for every target of a joint run; s = 1 is the conditional prediction alone.
-
-    ``denoise_doubled`` takes a batch of 2 B rows, the unconditional half first.
-    """
+    """Eps = eps_u + s (eps_c - eps_u), for every target of a joint run; s = 1 is the conditional prediction alone."""
 
     def denoise(latents: Mapping[str, Tensor], t: Tensor) -> Latents:
+        # One call for 2 B rows, the unconditional half first.
         doubled = denoise_doubled({name: torch.cat([z, z]) for name, z in latents.items()}, torch.cat([t, t]))
         result = {}
         for name, prediction in doubled.items():

@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 
 
-def draw_prompts(available: Tensor, u: Tensor, most: int | None = None) -> Tensor:
-    """For each sample, a non-empty subset of its available prompts (bool ``[B, P]``), uniformly; empty where there are none.
-
-    ``u`` ``[B]`` are uniform numbers in [0, 1); a subset has at most ``most`` prompts.
-    """
+def draw_prompts(
+    available: Tensor,  # bool [B, P]
+    u: Tensor,  # [B], uniform in [0, 1)
+    most: int | None = None,
+) -> Tensor:
+    """For each sample, a non-empty subset of its available prompts, of at most ``most``; empty where there are none: ``[B, P]``."""
     # List all S subsets; a subset is possible for a sample that has all of its prompts.
     num = available.shape[1]
     codes = [code for code in range(1, 2**num) if most is None or code.bit_count() <= most]

@@ -42,11 +42,7 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def build_scheduler(name: str, schedule: Mapping[str, Any], num_inference_steps: int) -> Any:
-    """A fresh scheduler of that sampler, on the noise schedule of a model (the fields of its ``NoiseScheduleConfig``).
-
-    Raises:
-        PromptError: If the sampler is unknown or the number of steps is invalid.
-    """
+    """A fresh scheduler of that sampler, on the noise schedule of a model (the fields of its ``NoiseScheduleConfig``)."""
     sampler = SAMPLERS[one_of("sampler", name, SAMPLERS, PromptError)]
     limit = schedule["num_train_timesteps"]
     if not 1 <= num_inference_steps <= limit:

@@ -8,33 +8,37 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from medcodi.evaluation.annotators.classifier import ClassifierConfig, FindingClassifier
     from medcodi.evaluation.annotators.classifier_training import ClassifierTrainConfig, train_classifier
-    from medcodi.evaluation.matrix import evaluate
-    from medcodi.evaluation.options import EvaluateConfig
-    from medcodi.evaluation.verification import verify_bundle
+    from medcodi.evaluation.config import EvaluateConfig, ScoringConfig
+    from medcodi.evaluation.pipeline import evaluate
+    from medcodi.evaluation.recompute import rescore_bundle, verify_bundle
 
 __all__ = [
     "ClassifierConfig",
     "ClassifierTrainConfig",
     "EvaluateConfig",
     "FindingClassifier",
+    "ScoringConfig",
     "evaluate",
+    "rescore_bundle",
     "train_classifier",
     "verify_bundle",
 ]
 
-# Where each name lives; imported when asked for, so that the classifier and the pages do without the generator's libraries.
-_HOMES = {
+# Module of each name; imported on first use, so that the classifier and the pages do without the generator's libraries.
+_MODULES = {
     "ClassifierConfig": "annotators.classifier",
     "FindingClassifier": "annotators.classifier",
     "ClassifierTrainConfig": "annotators.classifier_training",
     "train_classifier": "annotators.classifier_training",
-    "EvaluateConfig": "options",
-    "evaluate": "matrix",
-    "verify_bundle": "verification",
+    "EvaluateConfig": "config",
+    "ScoringConfig": "config",
+    "evaluate": "pipeline",
+    "rescore_bundle": "recompute",
+    "verify_bundle": "recompute",
 }
 
 
 def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
+    if name not in _MODULES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

@@ -1,222 +1,180 @@
-"""The bundle: one folder with the figures, the page, what exactly was scored, and the generated contents, all under their hashes.
+"""The bundle: one folder with the figures, the page, hashes of all contents, the annotations and the generated contents, with hashes.
 
 ::
 
-    results.json   every figure; the same bytes for the same options, model and studies (schema in docs/EVALUATION.md)
-    scored.json    every study and every generated content that was scored, by SHA-256
+    results.json   every figure; the same bytes for the same configuration, model and studies (schema in docs/EVALUATION.md)
+    scored.json    every study and every content that the systems gave, by SHA-256; and which studies count
     page.html      the same for people; loads nothing
     run.json       when, how long, by how many ranks
-    generated/     what was generated: <system>/<direction>/<block>.npz, 8-bit images and texts
+    annotations/   what annotators found in every content (``annotations.py``); figures are computed from nothing else
+    generated/     what was generated: <system>/<direction>/<shard>.npz, 8-bit images and texts
     bundle.json    SHA-256 of every file above, as far as this run scored it
-    features/      (not part of it) features kept by content; may be deleted
+    features/      (not part of it) cached annotations; may be deleted
 
-Nothing is deleted but the folder through which ranks exchange readings. What an earlier run generated and this one did not score stays
-in ``generated/``, so that it need not be made again; ``bundle.json`` does not list it, and no figure comes from it.
+What an earlier run generated and this one did not score stays in ``generated/``, so that it need not be generated again; ``bundle.json``
+does not list it, and no figure comes from it.
 """
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from medcodi.errors import DataError
-from medcodi.evaluation.describing import SCHEMA_VERSION, machine
-from medcodi.evaluation.held_out import LeftOut
-from medcodi.evaluation.kept import KeptSystem
-from medcodi.evaluation.placing import WORK, mark
-from medcodi.evaluation.ranks import Ranks
-from medcodi.study import Direction
-
-if TYPE_CHECKING:
-    from medcodi.evaluation.matrix import Scored
-    from medcodi.evaluation.opening import Bench
+from medcodi.distributed import ALONE, Ranks
+from medcodi.errors import ConfigError, DataError
+from medcodi.storage import atomic
+from medcodi.storage.job_folder import JobFolder, JobKind
 
 RESULTS, SCORED, PAGE, RUN, INDEX = "results.json", "scored.json", "page.html", "run.json", "bundle.json"
+MARK = ".medcodi-evaluation"  # in every folder that an evaluation may write into
+KIND = JobKind(
+    name="the bundle of an evaluation",
+    index="",  # a folder is recognised by its mark, see check_out
+    own=("*.json", "*.html", "*.npz", ".medcodi*"),
+    error=ConfigError,
+    choose="choose another --out",
+)
+_WORK = ".medcodi-work"
+_MARK_TEXT = "made by medcodi evaluate, which may overwrite the bundle in this folder\n"
+_CACHE = "features"  # filled while annotators are opened, before the mark
 
 
-def write_json(path: Path, content: Any) -> None:
-    """Write, all or nothing."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
-    partial.replace(path)
-
-
-def file_sha256(path: Path) -> str:
-    """SHA-256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
-
-
-@dataclass(frozen=True)
 class Bundle:
-    """A folder of results."""
+    """A folder of results.
 
-    folder: Path
+    Attributes:
+        folder: Where it is.
+        generated: Folder of generated contents.
+        annotations: Folder of annotations.
+        work: Folder through which ranks exchange shards; removed at the end.
+    """
 
-    @classmethod
-    def open(cls, folder: Path, ranks: Ranks) -> Bundle:
-        """Make the folder, which :func:`medcodi.evaluation.placing.check_out` has let pass; see that all ranks look into the same one.
+    def __init__(self, folder: Path, ranks: Ranks = ALONE) -> None:
+        self.folder, self.ranks = folder, ranks
+        self.generated, self.annotations, self.work = folder / "generated", folder / "annotations", folder / _WORK
+
+    @contextmanager
+    def opened(self) -> Iterator[None]:
+        """Lock the folder, which :func:`check_out` has accepted, and check that all ranks see the same one. Every rank calls this.
 
         Raises:
-            OSError: If it cannot be made.
+            ConfigError: On every rank: another process writes into the folder, or it cannot be written.
             DataError: If a rank does not see what the first one wrote.
         """
-        bundle = cls(folder)
-        token = ""
-        if ranks.is_first:
-            folder.mkdir(parents=True, exist_ok=True)
-            mark(folder)
-            shutil.rmtree(bundle.work, ignore_errors=True)
-            bundle.work.mkdir()
-            token = os.urandom(8).hex()
-            (bundle.work / f"token-{token}").touch()
-        token = ranks.agree(token)[0]
-        if not all(ranks.agree((bundle.work / f"token-{token}").is_file())):
+        with JobFolder(self.folder, KIND, ranks=self.ranks).opened():
+            token = self.ranks.by_first(self._prepare)
+            self.ranks.by_each(lambda: self._check_shared(token))
+            yield
+            self.ranks.barrier()
+            if self.ranks.is_first:
+                shutil.rmtree(self.work, ignore_errors=True)
+
+    def _prepare(self) -> str:
+        """Mark the folder, and empty the work folder; the name of a file that every rank must see."""
+        atomic.write_text(self.folder / MARK, _MARK_TEXT, error=ConfigError)
+        with atomic.refusing(self.work, error=ConfigError):
+            shutil.rmtree(self.work, ignore_errors=True)
+            self.work.mkdir()
+            token = f"token-{os.urandom(8).hex()}"
+            (self.work / token).touch()
+        return token
+
+    def _check_shared(self, token: str) -> None:
+        if not (self.work / token).is_file():
             raise DataError(
-                f"not every rank sees {folder}", expected="a folder that all of them share", fix="choose another out"
+                f"not every rank sees {self.folder}",
+                expected="a folder that all of them share",
+                fix="choose another out",
             )
-        return bundle
 
-    @property
-    def generated(self) -> Path:
-        """Kept contents."""
-        return self.folder / "generated"
-
-    @property
-    def work(self) -> Path:
-        """What ranks exchange; gone at the end."""
-        return self.folder / WORK
-
-    def read_results(self) -> dict[str, Any]:
-        """The figures."""
-        return read_json(self.folder / RESULTS)
-
-    def write(self, described: Mapping[str, Any], bench: Bench, scored: Scored) -> None:
-        """Write everything, the index last: a bundle without one is not whole."""
-        from medcodi.evaluation.pages.results import write_results_page
-
+    def unseal(self) -> None:
+        """Remove the index: until a new one is written, the bundle is incomplete."""
         (self.folder / INDEX).unlink(missing_ok=True)
-        write_json(self.folder / SCORED, _scored(bench, scored))
-        results = {
-            **described,
-            "systems": _systems(bench, scored),
-            "comparisons": scored.comparisons,
-            "excluded": _excluded(bench, scored),
-            "scored_sha256": file_sha256(self.folder / SCORED),
-            "complete": True,
-        }
-        write_json(self.folder / RESULTS, results)
-        write_json(self.folder / RUN, _run(bench, scored))
-        write_results_page(self.folder / PAGE, results, bench.held, bench.readers, scored, self.generated)
+
+    def clear_annotations(self) -> None:
+        """Remove the tables of an earlier run."""
+        for path in self.annotations.rglob("*.npz"):
+            path.unlink()
+
+    def seal(self, schema_version: int, contents: Iterable[Path]) -> None:
+        """Write the index, last of all.
+
+        Args:
+            schema_version: Of the results.
+            contents: Generated files of this run; others may be beside them.
+        """
         files = [self.folder / name for name in (RESULTS, SCORED, PAGE, RUN)]
-        files += _scored_files(self.generated, scored)
-        write_json(
-            self.folder / INDEX,
-            {
-                "schema_version": SCHEMA_VERSION,
-                "files": {path.relative_to(self.folder).as_posix(): file_sha256(path) for path in files},
-            },
-        )
-        shutil.rmtree(self.work, ignore_errors=True)
+        files += [path for path in self.annotations.rglob("*") if path.is_file()]
+        hashes = {
+            path.relative_to(self.folder).as_posix(): atomic.sha256_file(path)
+            for path in [*files[:4], *sorted(files[4:]), *sorted(contents)]
+        }
+        self.write(INDEX, {"schema_version": schema_version, "files": hashes})
+
+    def write(self, name: str, content: Any) -> None:
+        """Write a JSON file of the bundle, atomically."""
+        text = json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n"
+        atomic.write_text(self.folder / name, text, error=ConfigError)
+
+    def read(self, name: str) -> Any:
+        """Read a JSON file of the bundle.
+
+        Raises:
+            DataError: If it is missing or damaged.
+        """
+        path = self.folder / name
+        try:
+            return json.loads(path.read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise DataError(
+                f"{path} is unreadable: {error}", expected="a file of an evaluation's bundle", fix="run it again"
+            ) from None
 
 
-def read_json(path: Path) -> Any:
-    """A JSON file of a bundle.
+# ---- where a bundle may be written -----------------------------------------------------------------------------------
+def check_out(out: Path, systems: Mapping[str, str]) -> None:
+    """Refuse a folder in which something of somebody else could be overwritten.
+
+    Args:
+        out: Folder of the bundle.
+        systems: Name -> folder or CSV of what other systems generated.
 
     Raises:
-        DataError: If it is missing or damaged.
+        ConfigError: If ``out`` holds files and no bundle, or if it and a system's files contain each other.
     """
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read: {error}", expected="a file of an evaluation's bundle", fix="run it again"
-        ) from None
+    folder = out.resolve()
+    for name, source in systems.items():
+        files = Path(source).resolve()
+        if files == folder or folder in files.parents:
+            raise ConfigError(
+                f"system {name!r} is stored in the results' own folder: {source} in {out}",
+                expected="its files outside of out, which is written into",
+                fix="choose another --out",
+            )
+        if files in folder.parents:
+            raise ConfigError(
+                f"the results would be stored among the files of system {name!r}: {out} in {source}",
+                expected="an out outside of the folder that is judged",
+                fix="choose another --out",
+            )
+    if out.is_dir() and not _is_ours(out):
+        raise ConfigError(
+            f"{out} is not empty, and holds no bundle of an evaluation",
+            expected="a folder that is empty or absent, or the bundle of an earlier run",
+            fix=f"choose another --out; if an earlier version's unfinished run is in it, make an empty file {MARK} there",
+        )
 
 
-def _scored_files(generated: Path, scored: Scored) -> list[Path]:
-    """Kept contents that this run scored; others may lie beside them."""
-    return sorted(
-        KeptSystem(generated / name).path(direction, block)
-        for name, each in scored.produced.items()
-        for direction, produced in each.items()
-        for block in produced.blocks
-    )
-
-
-def _systems(bench: Bench, scored: Scored) -> dict[str, Any]:
-    found: dict[str, Any] = {}
-    for system in bench.systems:
-        each = scored.scores[system.name]
-        found[system.name] = {
-            **system.described(),
-            "coverage": {
-                str(direction): {
-                    "given": len(scored.produced[system.name][direction].rows),
-                    "scored": len(scores.rows),
-                    "usable": len(bench.held.having(direction.prompts + direction.targets)),
-                }
-                for direction, scores in each.items()
-            },
-            "image_sizes": {
-                str(direction): produced.sizes
-                for direction, produced in scored.produced[system.name].items()
-                if produced.sizes
-            },
-            "directions": {str(direction): scores.to_dict() for direction, scores in each.items()},
-        }
-    return found
-
-
-def _excluded(bench: Bench, scored: Scored) -> list[dict[str, str]]:
-    def told(one: LeftOut, system: str) -> dict[str, str]:
-        return {"system": system, "study_id": one.study_id, "what": one.what, "reason": one.reason}
-
-    return [told(one, "real") for one in bench.held.excluded] + [
-        told(one, name)
-        for name, each in scored.produced.items()
-        for produced in each.values()
-        for one in produced.excluded
-    ]
-
-
-def _scored(bench: Bench, scored: Scored) -> dict[str, Any]:
-    held = bench.held
-
-    def of_direction(name: str, direction: Direction) -> dict[str, Any]:
-        produced = scored.produced[name][direction]
-        return {
-            "kept": produced.rows,
-            "scored": scored.scores[name][direction].rows,
-            "generated": scored.hashes[name][direction],
-            **({"files": produced.files} if produced.files else {}),
-        }
-
-    return {
-        "schema_version": SCHEMA_VERSION,
-        "hashes": "SHA-256 of a text's UTF-8, or of an image's shape and 8-bit pixels; files: of the file's bytes",
-        "studies": [
-            {"study_id": held.ids[row], "patient_id": held.patients[row], "contents": dict(held.hashes[row])}
-            for row in range(len(held))
-        ],
-        "systems": {
-            name: {str(direction): of_direction(name, direction) for direction in each}
-            for name, each in scored.produced.items()
-        },
-    }
-
-
-def _run(bench: Bench, scored: Scored) -> dict[str, Any]:
-    return {
-        "finished": datetime.now(UTC).isoformat(timespec="seconds"),
-        "ranks": bench.ranks.world,
-        "machine": machine(),
-        "seconds": scored.seconds,
-    }
+def _is_ours(folder: Path) -> bool:
+    if (folder / MARK).is_file() or all(path.name == _CACHE for path in folder.iterdir()):
+        return True
+    try:  # bundles older than the mark
+        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
+        return "results.json" in index["files"] and "schema_version" in index
+    except (OSError, ValueError, KeyError, TypeError):
+        return False

@@ -28,13 +28,10 @@ def check_request(
     num_samples: int,
     seed: int,
 ) -> tuple[Direction, dict[str, Any], dict[str, float]]:
-    """Check a request before anything is loaded.
+    """Check a request before anything is loaded; a PromptError names an invalid value and the fix.
 
     Returns:
         The direction, the prompts of positive weight, and their weights.
-
-    Raises:
-        PromptError: Naming the invalid value, what was expected and the fix.
     """
     # Prompts and weights: known modalities, finite weights >= 0, at least one positive.
     prompts, weights = {"report": prompts} if isinstance(prompts, str) else dict(prompts), dict(weights or {})
@@ -77,11 +74,7 @@ def check_request(
 
 
 def check_modalities(model: MedCoDi, direction: Direction) -> None:
-    """Refuse a direction with a modality that the model lacks.
-
-    Raises:
-        PromptError: Naming it.
-    """
+    """Refuse a direction with a modality that the model lacks, by a PromptError that names it."""
     missing = set(direction.prompts + direction.targets) - set(model.config.modalities)
     if missing:
         raise PromptError(
@@ -113,15 +106,7 @@ def value_hash(value: Value) -> str:
 
 # ---- prompts of a manifest, which may be files ------------------------------------------------------------------------
 def check_prompt_files(prompts: Mapping[str, Path | str]) -> None:
-    """Check prompts without decoding pixels: texts are read, images must exist and have a header.
-
-    Args:
-        prompts: Modality -> path, or text.
-
-    Raises:
-        DataError: If one is invalid.
-        MissingExtraError: If one is a DICOM file and pydicom is not installed.
-    """
+    """Refuse invalid prompts without decoding pixels: texts are read, images must exist and have a header."""
     for name, value in prompts.items():
         if MODALITIES[name].kind == "text":
             normalise_report(_text(value))
@@ -130,11 +115,7 @@ def check_prompt_files(prompts: Mapping[str, Path | str]) -> None:
 
 
 def read_prompt_files(prompts: Mapping[str, Path | str], image_size: int) -> dict[str, Value]:
-    """Prompts (paths, or texts) as the model takes them.
-
-    Raises:
-        DataError: If one is invalid.
-    """
+    """Prompts (paths, or texts) as the model takes them; a DataError names an invalid one."""
     return {
         name: read_prompt(name, _text(value) if MODALITIES[name].kind == "text" else value, image_size)
         for name, value in prompts.items()

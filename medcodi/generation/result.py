@@ -105,12 +105,7 @@ IMAGE_FORMATS: dict[str, ImageFormat] = {
 
 
 def image_format(name: str) -> ImageFormat:
-    """Look up a format, and check that its package is installed, before any work is done.
-
-    Raises:
-        DataError: If the name is unknown.
-        MissingExtraError: If its package is not installed.
-    """
+    """Look up a format, and check that its package is installed, before any work is done."""
     format = IMAGE_FORMATS[one_of("image format", name, IMAGE_FORMATS, DataError)]
     if format.needs is not None and find_spec(format.needs[0]) is None:
         raise MissingExtraError(format.needs[0], extra=format.needs[1], needed_for=f"writing {name}")
@@ -151,11 +146,11 @@ def provenance(
     Args:
         model: The model, or its :func:`model_identity` if that is known already.
         direction: Prompts and targets.
-        prompts: The prompts as the model saw them.
-        weights: The weight of every prompt.
-        config: The resolved generation config.
-        seeds: The seed of every sample.
-        arithmetic: Execution settings that change last digits (``ExecutionConfig.arithmetic``); None or empty: none do.
+        prompts: The prompts as the model saw them, by modality.
+        weights: Their weights.
+        config: Resolved.
+        seeds: One for each sample.
+        arithmetic: ``ExecutionConfig.arithmetic``.
     """
     return {
         "direction": str(direction),

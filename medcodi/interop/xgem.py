@@ -51,17 +51,11 @@ OnComponent = Callable[[str, int, int, bool], None]  # name, number done, total 
 
 @dataclass(frozen=True)
 class Imported:
-    """The result of an import.
-
-    Attributes:
-        folder: The model folder.
-        config: The model's config.
-        report: Every published key and its disposition, as in ``import_report.json``.
-    """
+    """The result of an import."""
 
     folder: Path
     config: ModelConfig
-    report: dict[str, Any]
+    report: dict[str, Any]  # every published key and its disposition, as in import_report.json
 
     @property
     def counts(self) -> dict[str, int]:

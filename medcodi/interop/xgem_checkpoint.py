@@ -29,18 +29,11 @@ _SHOWN = 5
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Tensors of a published checkpoint.
-
-    Attributes:
-        files: Those they come from.
-        tensors: Published key -> tensor.
-        found_as: Published key -> the key it has in its file, where that is another.
-        census: Counts over the keys.
-    """
+    """Tensors of a published checkpoint."""
 
     files: tuple[Path, ...]
-    tensors: Mapping[str, StoredTensor]
-    found_as: Mapping[str, str]
+    tensors: Mapping[str, StoredTensor]  # published key -> tensor
+    found_as: Mapping[str, str]  # published key -> its key in the file, if that is another
     census: Census
 
     @property

@@ -13,37 +13,23 @@ VIDEO = "video layer: never runs on a still image"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a published tensor goes.
+    """The place of a published tensor in our model."""
 
-    Attributes:
-        component: One of our files.
-        key: The tensor in it.
-        shaping: How the published tensor is reshaped.
-        part: Its position among several that are concatenated along the first axis.
-        num_parts: How many are concatenated.
-    """
-
-    component: str
-    key: str
-    shaping: Shaping = "same"
-    part: int = 0
+    component: str  # one of our files
+    key: str  # the tensor in it
+    shaping: Shaping = "same"  # how the published tensor is reshaped
+    part: int = 0  # position among several that are concatenated along the first axis
     num_parts: int = 1
 
 
 @dataclass(frozen=True)
 class Disposition:
-    """The disposition of one published key.
+    """The disposition of one published key."""
 
-    Attributes:
-        status: ``used`` (by generation), ``kept`` (for further training), ``dropped``, or ``derivable`` (the same for every
-            model: checked, then computed anew).
-        why: The reason, unless it is simply used.
-        targets: Where it goes; empty where it is dropped or derivable.
-    """
-
+    # used: by generation; kept: for further training; derivable: the same for every model, checked, then computed anew.
     status: Status
-    why: str = ""
-    targets: tuple[Target, ...] = ()
+    why: str = ""  # the reason, unless it is simply used
+    targets: tuple[Target, ...] = ()  # empty where it is dropped or derivable
 
 
 def used(component: str, key: str, shaping: Shaping = "same", part: int = 0, num_parts: int = 1) -> Disposition:

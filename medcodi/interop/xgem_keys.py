@@ -26,15 +26,12 @@ _SCHEDULE = (
 
 @dataclass(frozen=True)
 class Census:
-    """Counts over all keys, without which single keys cannot be interpreted.
+    """Counts over all keys, without which single keys cannot be interpreted."""
 
-    Attributes:
-        vae_levels: Levels of the image autoencoder.
-        last_environment: Published name of a UNet -> index of the last block of its environment encoder.
-    """
-
-    vae_levels: int
-    last_environment: Mapping[str, int]
+    vae_levels: int  # levels of the image autoencoder
+    last_environment: Mapping[
+        str, int
+    ]  # published name of a UNet -> index of the last block of its environment encoder
 
     @classmethod
     def of(cls, keys: Iterable[str]) -> Census:
@@ -185,7 +182,7 @@ _CLIP_SINGLE: dict[str, tuple[str, Shaping]] = {
 def clip_disposition(rest: str) -> Disposition | None:
     """A key after ``clip.model.`` -> the towers of ``open_clip``, which hold query, key and value as one matrix."""
     if rest == "logit_scale":
-        why = "generation does not run it; aligning goes on from it"
+        why = "generation does not run it; aligning starts from it"
         return Disposition("kept", why, (Target(_PROMPTS, "logit_scale"),))
     if re.fullmatch(r"(text|vision)_model\.embeddings\.position_ids", rest):
         return Disposition("derivable", "numbers of the positions")

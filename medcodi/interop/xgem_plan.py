@@ -32,21 +32,13 @@ class UnusableWeightsError(CheckpointError):
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one of our tensors is made.
-
-    Attributes:
-        shape: Shape of ours.
-        is_weight: Whether it is a parameter, stored in the chosen precision; buffers stay float32.
-        sources: Published keys, concatenated along the first axis.
-        shaping: How each of them is reshaped.
-        value: The constant that fills it, if it has no sources.
-    """
+    """How one of our tensors is made."""
 
     shape: tuple[int, ...]
-    is_weight: bool
-    sources: tuple[str, ...] = ()
-    shaping: Shaping = "same"
-    value: float | None = None
+    is_weight: bool  # a parameter, stored in the chosen precision; buffers stay float32
+    sources: tuple[str, ...] = ()  # published keys, concatenated along the first axis
+    shaping: Shaping = "same"  # of each source
+    value: float | None = None  # the constant that fills it, if it has no sources
 
     @property
     def source_shape(self) -> tuple[int, ...]:

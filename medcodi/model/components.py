@@ -136,11 +136,7 @@ class ComponentFiles:
     device: torch.device
 
     def read_into(self, module: nn.Module, name: str) -> None:
-        """Read and check the weights of one component, tensor by tensor.
-
-        Raises:
-            CheckpointError: If the file is missing, damaged, or does not fit the module.
-        """
+        """Read and check the weights of one component, tensor by tensor; a CheckpointError says what is damaged."""
         entry = self.index["components"][name]
         path = self.folder / entry["file"]
         parameters, expected = dict(module.named_parameters()), module.state_dict()
@@ -160,11 +156,7 @@ class ComponentFiles:
         module.load_state_dict(state, assign=True)
 
     def copy(self, name: str, folder: Path) -> dict[str, Any]:
-        """Check and copy the file of one component, without loading its weights; returns its entry of the index.
-
-        Raises:
-            CheckpointError: If the file is missing or damaged, or the copy cannot be written.
-        """
+        """Check and copy the file of one component, without loading its weights; returns its entry of the index."""
         entry = dict(self.index["components"][name])
         source, target = self.folder / entry["file"], folder / f"{name}.safetensors"
         open_weights(source, entry["sha256"])

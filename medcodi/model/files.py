@@ -14,11 +14,12 @@ from accelerate import init_empty_weights
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import CheckpointError
 from medcodi.model.components import ComponentFiles, component_specs, move_buffers, write_weights
+from medcodi.model.config import ModelConfig
 from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
 from medcodi.storage import atomic
 
 if TYPE_CHECKING:
-    from medcodi.model.medcodi import MedCoDi, ModelConfig
+    from medcodi.model.medcodi import MedCoDi
 
 FORMAT_VERSION = 1
 INDEX = "model_index.json"
@@ -212,6 +213,7 @@ def _from_hub(repository: str) -> Path:
 
 
 def load_model(
+    cls: type[MedCoDi],
     source: str | Path,
     *,
     device: str | torch.device = "cpu",
@@ -221,6 +223,7 @@ def load_model(
     """Load a model folder or a hub repository.
 
     Args:
+        cls: The class of the model.
         source: Folder, or ``owner/name`` on the hub.
         device: Device of the weights.
         dtype: Precision of the weights; buffers and single numbers stay float32.
@@ -229,13 +232,11 @@ def load_model(
     Raises:
         CheckpointError: If a file is missing, truncated, changed since it was saved, a pickle, or does not fit the config.
     """
-    from medcodi.model.medcodi import MedCoDi, ModelConfig
-
     # Build the model without memory for its weights, and without drawing random numbers.
     folder, index = read_index(source)
     config = from_dict(ModelConfig, index["config"], source=str(folder / INDEX))
     with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-        model = MedCoDi(config, _read_tokenizers(folder, index))
+        model = cls(config, _read_tokenizers(folder, index))
     missing = [name for name in model.components() if name not in index["components"]]
     if missing:
         raise CheckpointError(f"{folder} has no component {missing[0]!r}", expected=", ".join(model.components()))

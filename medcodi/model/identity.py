@@ -14,6 +14,7 @@ from torch import nn
 
 from medcodi.config import to_dict
 from medcodi.model.components import component_specs, hash_weights
+from medcodi.model.files import write_tokenizers
 
 if TYPE_CHECKING:
     from medcodi.model.medcodi import MedCoDi
@@ -32,8 +33,7 @@ def model_sha256(model: MedCoDi) -> str:
     """
     if model.files is not None:
         return index_sha256(model.files.index)
-    from medcodi.model.files import write_tokenizers
-
+    # The parts of the index that saving would write; tokenizers have no bytes but in a file.
     with tempfile.TemporaryDirectory() as folder:
         tokenizers = write_tokenizers(Path(folder), model.tokenizers)
     components = {name: {"sha256": component_sha256(module)} for name, module in model.components().items()}
@@ -42,6 +42,7 @@ def model_sha256(model: MedCoDi) -> str:
 
 def index_sha256(index: Mapping[str, Any]) -> str:
     """The identity of the model that a ``model_index.json`` describes."""
+    # Not the whole index: provenance and trained stages do not change what a model computes.
     components = {name: entry["sha256"] for name, entry in index["components"].items()}
     text = json.dumps([index["config"], components, tokenizer_hashes(index)], sort_keys=True)
     return hashlib.sha256(text.encode()).hexdigest()

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -13,8 +13,9 @@ from torch import Tensor, nn
 from medcodi.diffusion.prompts import mix_pooled, mix_tokens
 from medcodi.errors import CheckpointError
 from medcodi.modality import MODALITIES, Kind, in_table_order
-from medcodi.model.components import Placeholder, empty_parameters, unwrapped
+from medcodi.model.components import ComponentFiles, Placeholder, empty_parameters, unwrapped
 from medcodi.model.config import ModelConfig, tiny_config
+from medcodi.model.files import load_model, save_model
 from medcodi.model.identity import model_sha256, weights_sha256
 from medcodi.networks.attention import Context
 from medcodi.networks.environment import EnvironmentEncoder
@@ -23,9 +24,6 @@ from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
 from medcodi.networks.unet import Layers, UNet, UNetConfig
 from medcodi.networks.vector_layers import VectorLayers
-
-if TYPE_CHECKING:
-    from medcodi.model.components import ComponentFiles
 
 Values = Tensor | list[str]  # images [B, 1, H, W] in [0, 1], or B texts
 STAGES = ("autoencode", "align", "diffuse", "join")
@@ -117,11 +115,7 @@ class MedCoDi(nn.Module):
         )
 
     def load_components(self, names: Iterable[str] | None = None) -> None:
-        """Read pending components (None: all) now; otherwise every method reads those that it needs.
-
-        Raises:
-            CheckpointError: If a file is missing, damaged, or does not fit the config.
-        """
+        """Read pending components (None: all) now; otherwise every method reads those that it needs."""
         todo = [name for name in (self.pending if names is None else names) if name in self.pending]
         if not todo:
             return
@@ -133,11 +127,7 @@ class MedCoDi(nn.Module):
             self.pending.discard(name)
 
     def unload_components(self, names: Iterable[str]) -> None:
-        """Free the memory of components; they are read again when they are needed.
-
-        Raises:
-            CheckpointError: If this model has no files.
-        """
+        """Free the memory of components of a model with files; they are read again when they are needed."""
         names = set(names)
         if self.files is None:
             raise CheckpointError(
@@ -257,8 +247,6 @@ class MedCoDi(nn.Module):
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write a model folder, as :func:`medcodi.model.files.save_model` does."""
-        from medcodi.model.files import save_model
-
         return save_model(self, folder, dtype=dtype)
 
     @classmethod
@@ -271,9 +259,7 @@ class MedCoDi(nn.Module):
         lazy: bool = False,
     ) -> MedCoDi:
         """Load a model folder or a hub repository, as :func:`medcodi.model.files.load_model` does."""
-        from medcodi.model.files import load_model
-
-        return load_model(source, device=device, dtype=dtype, lazy=lazy)
+        return load_model(cls, source, device=device, dtype=dtype, lazy=lazy)
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype:

@@ -57,11 +57,7 @@ class MemoryStore:
 
 
 class DiskStore:
-    """Weights that stay in a safetensors file, which is removed at the end.
-
-    Raises:
-        ConfigError: If the folder has no room for them.
-    """
+    """Weights that stay in a safetensors file, which is removed at the end."""
 
     def __init__(self, module: nn.Module, folder: str, name: str, *, discard: bool) -> None:
         """Write the weights; ``discard``: they are not read back at the end, because the model's own files hold them."""
@@ -112,11 +108,7 @@ def num_bytes(module: nn.Module) -> int:
 
 
 def check_folder(folder: str | Path) -> None:
-    """Check that files can be written into a folder, which is created if it is missing.
-
-    Raises:
-        ConfigError: If they cannot.
-    """
+    """Refuse a folder that cannot be created or written, before anything is loaded."""
     probe = Path(folder) / ".medcodi-can-write"
     try:
         probe.parent.mkdir(parents=True, exist_ok=True)

@@ -130,10 +130,9 @@ class GatedFeedForward(nn.Module):
 
 
 class AttentionBlock(nn.Module):
-    """Self-attention, cross-attention and feed-forward over the positions of a map: Stable Diffusion 1.x's spatial transformer.
+    """Self-attention, cross-attention and feed-forward over the positions of a map: Stable Diffusion 1.x's spatial transformer."""
 
-    Used twice: with the prompts as context, and (``zero_init``) with the environment vectors of the other targets.
-    """
+    # Used twice: with the prompts as context, and (zero_init) with the environment vectors of the other targets.
 
     def __init__(self, dim: int, *, context_dim: int, num_heads: int, num_groups: int, zero_init: bool = False) -> None:
         super().__init__()

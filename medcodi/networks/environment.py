@@ -20,15 +20,13 @@ class EnvironmentConfig:
 
 
 class EnvironmentEncoder(nn.Module):
-    """V_m of one modality, made of the layers of its denoiser; it is not given the prompts.
-
-    Stem, then a residual block per level with a step down between, then norm, projection and mean over positions.
-    """
+    """V_m of one modality, made of the layers of its denoiser; it is not given the prompts."""
 
     def __init__(self, layers: Layers, config: EnvironmentConfig) -> None:
         super().__init__()
         time_channels = config.time_channels or config.base_channels
         time_dim = 4 * time_channels
+        # Stem, then a residual block per level with a step down between, then norm, projection and mean over positions.
         self.time = TimeEmbedding(time_channels)
         self.stem = layers.stem(config.base_channels)
         self.residuals, self.downs = nn.ModuleList(), nn.ModuleList()

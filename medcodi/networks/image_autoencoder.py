@@ -44,11 +44,7 @@ class ImageAutoencoderConfig:
         return self.patch_size * 2 ** (len(self.channels) - 1)
 
     def build(self, image_size: int) -> ImageAutoencoder:
-        """The autoencoder, untrained, for images of ``image_size`` pixels on a side.
-
-        Raises:
-            ConfigError: If the size is not a multiple of :attr:`factor`.
-        """
+        """The autoencoder, untrained, for images of ``image_size`` pixels a side, which must be a multiple of :attr:`factor`."""
         if image_size < self.factor or image_size % self.factor:
             raise ConfigError(
                 f"image_size = {image_size} does not fit an image autoencoder with {len(self.channels)} levels "

@@ -28,11 +28,7 @@ class ReportTokenizer:
     """Text <-> ids, with a beginning token (``bos_id``) and an end token (``eos_id``) around every text."""
 
     def __init__(self, tokenizer: Tokenizer, *, lowercase: bool = False) -> None:
-        """Wrap a tokenizer of the ``tokenizers`` library; ``lowercase`` texts before encoding (Optimus does).
-
-        Raises:
-            MedCoDiError: If it has none of the known sets of special tokens.
-        """
+        """Wrap a tokenizer of the ``tokenizers`` library; ``lowercase`` texts before encoding (Optimus does)."""
         for specials in _KNOWN_SPECIALS:
             ids = [token_id for token in specials if (token_id := tokenizer.token_to_id(token)) is not None]
             if len(ids) == len(specials):
@@ -52,11 +48,7 @@ class ReportTokenizer:
 
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int) -> ReportTokenizer:
-        """Learn at most ``vocab_size`` ids from reports; equal texts in equal order give an equal tokenizer.
-
-        Raises:
-            ConfigError: If ``vocab_size`` is less than the 256 bytes and the special tokens.
-        """
+        """Learn at most ``vocab_size`` ids from reports; equal texts in equal order give an equal tokenizer."""
         if vocab_size < SMALLEST_VOCABULARY:
             raise ConfigError(
                 f"vocab_size = {vocab_size} is too small",
@@ -182,11 +174,7 @@ class Tokenizers:
 
 
 def embedding_size(own: int | None, tokenizer: ReportTokenizer, role: str) -> int:
-    """Number of ids that a network embeds: its config's, or else the tokenizer's.
-
-    Raises:
-        ConfigError: If the tokenizer has more.
-    """
+    """Number of ids that a network embeds: its config's, or else the tokenizer's; a ConfigError if the tokenizer has more."""
     size = own or tokenizer.vocab_size
     if tokenizer.vocab_size > size:
         raise ConfigError(

@@ -121,11 +121,7 @@ class Block(nn.Module):
 
 
 class UNet(nn.Module):
-    """Denoiser of one modality.
-
-    The paper's joint attention ("multi-output generation") follows every context block: the *connector* attends to the
-    environment vectors of the other targets.
-    """
+    """Denoiser of one modality; its *connectors* are the paper's joint attention to the other targets' environment vectors."""
 
     def __init__(self, layers: Layers, config: UNetConfig, *, context_dim: int, environment_dim: int) -> None:
         super().__init__()

@@ -153,17 +153,14 @@ def _texts(names: Iterable[str]) -> list[str]:
 
 
 def _without_scale(features: Features) -> dict[str, Tensor]:
-    """Modality -> pooled encodings."""
     return {name: value for name, value in features.items() if name != "logit_scale"}
 
 
 def jitter(images: Tensor, shift: Tensor, gain: Tensor) -> Tensor:
     """Move images ``[B, 1, H, W]`` in [0, 1], and change their contrast and brightness.
 
-    Args:
-        images: What is changed.
-        shift: ``[B, 2]``, right and down, in shares of the side; the border is repeated.
-        gain: ``[B, 2]``, change of contrast about mid-grey, and twice the change of brightness.
+    ``shift`` ``[B, 2]`` is right and down, in shares of the side; the border is repeated. ``gain`` ``[B, 2]`` is the change of
+    contrast about mid-grey, and twice the change of brightness.
     """
     # Sample each pixel where it came from: x_in = x_out - 2 shift, in coordinates of [-1, 1].
     theta = torch.eye(2, 3).to(images).repeat(len(images), 1, 1)

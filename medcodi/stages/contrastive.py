@@ -108,9 +108,7 @@ def cosine_spread(cosines: Tensor, present: Tensor) -> Tensor:
 
 
 def contrast(a: Tensor, b: Tensor, scale: Tensor | float, groups: Tensor, present: Tensor) -> Contrast:
-    """:func:`info_nce` over the rows of all ranks, from the ``[B, ...]`` of this one; B is the same on every rank.
-
-    Every rank computes the whole loss; averaging gradients over ranks, as data parallelism does, then gives those of
-    one rank that held the whole batch.
-    """
+    """:func:`info_nce` over the rows of all ranks, from the ``[B, ...]`` of this one; B is the same on every rank."""
+    # Every rank computes the whole loss; averaging gradients over ranks, as data parallelism does, then gives those of one rank
+    # with the whole batch.
     return info_nce(gather_rows(a), gather_rows(b), scale, gather_rows(groups), gather_rows(present))

@@ -95,8 +95,8 @@ def environment(model: Any, name: str) -> Forward:
 
 def _images(model: Any, studies: int, side: int | None = None) -> Tensor:
     kinds: list[Kind] = [MODALITIES[name].kind for name in model.config.modalities]
-    side = side or model.config.image_size
-    return torch.zeros(kinds.count("image") * studies, 1, side, side)  # every view
+    pixels = int(side or model.config.image_size)
+    return torch.zeros(kinds.count("image") * studies, 1, pixels, pixels)  # every view
 
 
 def _tokens(autoencoder: Any, studies: int) -> tuple[Tensor, Tensor]:

@@ -126,10 +126,9 @@ def draw_training_prompts(
     drop_probability: float,
     most: int | None = None,
 ) -> DrawnPrompts:
-    """Draw the prompts of each row (DESIGN section 2, multi-prompt).
+    """Draw for each row a non-empty subset (of at most ``most``) of its modalities apart from the targets, uniformly.
 
-    Per sample, keyed: a non-empty subset (of at most ``most``) of the modalities it has apart from the targets, uniformly;
-    then, with ``drop_probability``, or where it has none, the null prompts instead.
+    With ``drop_probability``, or where a row has none, the null prompts replace it (DESIGN section 2, multi-prompt).
     """
     names = tuple(name for name in batch.prompts if name not in targets)
     present = [batch.present[name] for name in names]

@@ -76,7 +76,7 @@ class JoinStage(Stage):
         """Denoising losses of one set of targets (drawn for the step) plus the weighted InfoNCE of their environments."""
         # Noise the step's targets at one timestep a row, which all targets share.
         encoded = encode_batch(self.model, batch)
-        z, wanted, t = self._noisy_targets(encoded, step.draws)
+        z, training_targets, t = self._noisy_targets(encoded, step.draws)
         targets = tuple(z)
 
         # Draw prompts among the modalities that are no targets, and mix them into one context.
@@ -86,7 +86,7 @@ class JoinStage(Stage):
         # Predict every target, each hearing the environments of the others; only rows that have all of them count.
         environments = self.model.environments(z, t)
         predictions = self.model.denoise(z, t, context, heard=environments)
-        errors = {name: denoising_error(predictions[name], wanted[name]) for name in targets}  # each [B]
+        errors = {name: denoising_error(predictions[name], training_targets[name]) for name in targets}  # each [B]
         losses = {name: step.mean(error, lambda rows: _complete(rows, targets)) for name, error in errors.items()}
 
         # Add the InfoNCE between the environments of one study.
@@ -111,7 +111,11 @@ class JoinStage(Stage):
         t = draw_timesteps(draws, "t", self.model.schedule.config["num_train_timesteps"])
         t = t.to(encoded.means[targets[0]].device)
         pairs = {name: noisy_latent(self.model, encoded, name, t, draws) for name in targets}
-        return {name: z for name, (z, _) in pairs.items()}, {name: wanted for name, (_, wanted) in pairs.items()}, t
+        return (
+            {name: z for name, (z, _) in pairs.items()},
+            {name: training_target for name, (_, training_target) in pairs.items()},
+            t,
+        )
 
     # ---- InfoNCE of the environments ---------------------------------------------------------------------------
     def encoded(self, batch: Batch | EncodedBatch) -> Batch | EncodedBatch:

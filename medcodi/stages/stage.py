@@ -37,11 +37,7 @@ class Stage(nn.Module):
     timed: ClassVar[bool] = False  # whether it draws timesteps, so that a validation can log losses by timestep
 
     def __init__(self, model: MedCoDi, config: Any = None) -> None:
-        """Take a model over: only the parts that this stage trains keep ``requires_grad``.
-
-        Raises:
-            TrainingError: If the model has not been through a stage that must come before.
-        """
+        """Take a model over: only the parts that this stage trains keep ``requires_grad``."""
         super().__init__()
         missing = [stage for stage in self.requires if stage not in model.trained_stages]
         if missing:
@@ -92,7 +88,7 @@ class Stage(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: Batch, randomness: StepRandomness, accumulation: Accumulation | None = None) -> StepOutput:
-        """Loss and logs of one micro-batch; ``accumulation`` holds the other micro-batches of the step, if there are any."""
+        """Loss and logs of one micro-batch; ``accumulation`` holds the rows of all micro-batches of the step; None: this is the only one."""
         step = Step(randomness, Rows.of(batch), accumulation)
         return StepOutput(self.loss(batch, step), step.logs)
 
@@ -136,11 +132,7 @@ class Stage(nn.Module):
 
 
 def stage_class(name: str) -> type[Stage]:
-    """The class of a stage.
-
-    Raises:
-        ConfigError: If there is no such stage; names the nearest one.
-    """
+    """The class of a stage; an unknown name is a ConfigError that names the nearest one."""
     module, _, attribute = STAGES[one_of("stage", name, STAGES, ConfigError)].partition(":")
     return getattr(import_module(module), attribute)
 
@@ -149,7 +141,7 @@ def build_stage(name: str, model: MedCoDi, config: Any = None) -> Stage:
     """A stage around a model, which is changed in place; ``config`` is the stage's ``Config``, or plain values for it.
 
     Raises:
-        ConfigError: If the stage or one of its options is unknown or wrong.
+        ConfigError: If the stage or one of its options is unknown or invalid.
         TrainingError: If the model has not been through a stage that must come before.
     """
     stage = stage_class(name)

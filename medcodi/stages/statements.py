@@ -26,7 +26,7 @@ _SIDED = ("Lung Opacity", "Lung Lesion", "Consolidation", "Atelectasis", "Pneumo
 class Statement:
     """A finding, on one side or any, in words."""
 
-    label: str  # of CheXpert's
+    label: str  # one of CheXpert's
     side: str | None = None  # "left", "right"
 
     @property
@@ -75,7 +75,7 @@ def _truth(report: str) -> tuple[float, ...]:
 
 
 def statement_truth(reports: Sequence[str]) -> Tensor:
-    """Which statements hold by each report, float32 ``[B, K]``: 1 holds, 0 does not (or is not mentioned).
+    """Truth of the statements by each report, float32 ``[B, K]``: 1 holds, 0 does not (or is not mentioned).
 
     NaN where the report is uncertain, names no side, or is empty.
     """

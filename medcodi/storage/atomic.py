@@ -9,8 +9,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict, Unpack
 
@@ -18,7 +19,7 @@ from medcodi.errors import MedCoDiError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
-_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+_PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial")
 
 
 class Refusal(TypedDict, total=False):
@@ -33,14 +34,10 @@ class Refusal(TypedDict, total=False):
 def replacing(path: Path, **refusal: Unpack[Refusal]) -> Iterator[Path]:
     """A hidden path to write to, for libraries that open files themselves; it becomes ``path`` when the body ends.
 
-    Where the body leaves no file there, nothing happens; where it fails, the partial file is removed.
-
-    Args:
-        path: The file; replaced if there is one. Its folder is made.
-        refusal: Its class, and what the user does once there is room.
+    The folder is made. Where the body leaves no file, nothing happens; where it fails, the partial file is removed.
 
     Raises:
-        MedCoDiError: Of the class given, instead of an ``OSError``: a full disk, a read-only folder …
+        MedCoDiError: Of the class in ``refusal``, instead of an ``OSError``: a full disk, a read-only folder …
     """
     partial = partial_path(path)
     with refusing(path, **refusal):
@@ -57,7 +54,7 @@ def replacing(path: Path, **refusal: Unpack[Refusal]) -> Iterator[Path]:
 
 @contextmanager
 def writing(path: Path, **refusal: Unpack[Refusal]) -> Iterator[BinaryIO]:
-    """An open binary file that becomes ``path`` when the body ends; arguments and refusals as for :func:`replacing`."""
+    """An open binary file that becomes ``path`` when the body ends; otherwise as :func:`replacing`."""
     with replacing(path, **refusal) as partial, partial.open("xb") as file:
         yield file
 
@@ -89,10 +86,7 @@ def sha256_file(path: Path) -> str:
 def filling(
     target: Path, *, within: Path | None = None, replace: bool = False, **refusal: Unpack[Refusal]
 ) -> Iterator[Path]:
-    """A hidden folder in ``within`` (None: beside ``target``) to be filled; it becomes ``target`` when the body ends.
-
-    Other arguments and refusals as for :func:`publish_folder`; where the body fails, nothing of it stays.
-    """
+    """A hidden folder in ``within`` (None: beside ``target``) that is published when the body ends, and removed where it fails."""
     staging = partial_path((within or target.parent) / target.name)
     with refusing(target, **refusal):
         try:
@@ -110,18 +104,15 @@ def filling(
 def publish_folder(staging: Path, target: Path, *, replace: bool = False, **refusal: Unpack[Refusal]) -> None:
     """Flush everything in ``staging`` to the disk and rename it to ``target``, on the same file system.
 
-    Args:
-        staging: Written completely.
-        target: Absent, or an empty folder; with ``replace``, anything of the caller's.
-        replace: Move what is there aside first and remove it last, so that at every moment one of the two is there; a
-            process killed in between leaves it to :func:`recover`.
-        refusal: Its class, and what the user does once there is room.
+    Without ``replace``, ``target`` must be absent or an empty folder. With it, the former one moves aside first and is removed
+    last, so that at every moment one of the two is there; a process killed in between leaves it to :func:`recover`.
 
     Raises:
-        MedCoDiError: Of the class given, if the folder cannot be written, or ``target`` holds something.
+        MedCoDiError: Of the class in ``refusal``, if the folder cannot be written, or ``target`` holds something.
     """
     aside = _aside(target)
     with refusing(target, **refusal):
+        # Flush the files and folders, then rename.
         for path in (*staging.rglob("*"), staging):
             sync(path)
         replaced = replace and target.exists()
@@ -147,10 +138,14 @@ def recover(target: Path) -> None:
         aside.rename(target)
 
 
-def sweep(folder: Path) -> None:
-    """Remove the partial files and folders that killed processes left in ``folder``; only its holder may call this."""
+def sweep(folder: Path, names: Iterable[str] = ("*",)) -> None:
+    """Remove the partial files and folders that killed processes left in ``folder``; only its holder may call this.
+
+    ``names`` are patterns of the names that they would have got.
+    """
     for path in folder.iterdir() if folder.is_dir() else ():
-        if _PARTIAL.fullmatch(path.name):
+        match = _PARTIAL.fullmatch(path.name)
+        if match and any(fnmatchcase(match[1], name) for name in names):
             remove(path)
 
 

@@ -3,7 +3,8 @@
 A job cuts its work into *shards*. A shard is written whole or not at all, and a *record* beside its files, written last, vouches for
 them by size and SHA-256. An *index* holds the job's identity: everything that its bytes depend on. A second run of the same
 identity skips the shards that are there; a run of another identity, or into a folder of other files, is refused: what is not
-proved to be the job's own is never deleted. The on-disk names are those of a :class:`JobKind`.
+proved to be the job's own is never deleted. A kind without an index is locked and swept of its own names only, and checks itself
+whose folder it is. The on-disk names are those of a :class:`JobKind`.
 """
 
 from __future__ import annotations
@@ -26,54 +27,36 @@ CONTENT = "content"
 
 @dataclass(frozen=True, kw_only=True)
 class JobKind:
-    """Names of one kind of job: in its folder, and in its refusals.
+    """Names of one kind of job: in its folder, and in its refusals."""
 
-    Attributes:
-        name: For refusals: ``"a synthesis"``.
-        index: File with the identity; "": the job checks its identity itself.
-        key: Key of the identity within the index; "": the index is the identity.
-        header: Further values of the index, such as its format; one that differs makes the folder another's.
-        record: The record of a shard. A shard whose record is ``{shard}/…`` is a folder, and appears in one piece.
-        files: A shard's only file, where old records hold that file's ``bytes`` and ``sha256`` themselves.
-        own: Patterns of everything that the job writes in its folder; a restart removes these and the index.
-        staged: Name of a folder beside the target, wholly the job's own, whose ``content`` becomes the target when the job ends:
-            ``".{target}.partial"``; "": the job works in the folder that it was given.
-        exclusive: One process (or group of ranks) at a time; otherwise only the opening is locked.
-        error: Class of the refusals.
-        choose: What the user does about a folder that cannot be used.
-        then: What the user does once a full disk has room.
-    """
-
-    name: str
-    index: str = "job.json"
-    key: str = "identity"
+    name: str  # for refusals: ``"a synthesis"``
+    index: str = "job.json"  # file with the identity; "": the job checks its identity itself
+    key: str = "identity"  # key of the identity within the index; "": the index is the identity
+    # further values of the index, such as its format; one that differs makes the folder another's
     header: Mapping[str, Any] = field(default_factory=dict)
+    # the record of a shard. A shard whose record is ``{shard}/…`` is a folder, and appears in one piece.
     record: str = "shards/{shard}.json"
-    files: str = ""
+    files: str = ""  # a shard's only file, where old records hold that file's ``bytes`` and ``sha256`` themselves
+    # patterns of everything that the job writes in its folder: a restart removes these, and rewrites the index last. Without an
+    # index, only their partial files are swept
     own: tuple[str, ...] = ()
+    # name of a folder beside the target, wholly the job's own, whose ``content`` becomes the target when the job ends:
+    # ``".{target}.partial"``; "": the job works in the folder that it was given
     staged: str = ""
-    exclusive: bool = True
-    error: type[MedCoDiError] = MedCoDiError
-    choose: str = "choose another folder"
-    then: str = "run it again: it resumes"
+    exclusive: bool = True  # one process (or group of ranks) at a time; otherwise only the opening is locked
+    error: type[MedCoDiError] = MedCoDiError  # class of the refusals
+    choose: str = "choose another folder"  # what the user does about a folder that cannot be used
+    then: str = "run it again: it resumes"  # what the user does once a full disk has room
 
 
 class JobFolder:
-    """The folder of one job.
-
-    Attributes:
-        root: The folder.
-        kind: Its names.
-        identity: Everything that the job's bytes depend on, as JSON holds it.
-        content: Where the shards' files are.
-        target: What a staged job makes.
-    """
+    """The folder of one job."""
 
     def __init__(self, root: Path, kind: JobKind, identity: Any = None, ranks: Ranks = ALONE) -> None:
         self.root, self.kind, self.ranks = root, kind, ranks
-        self.identity = json.loads(json.dumps(identity))
-        self.content = root / CONTENT if kind.staged else root
-        self.target = root
+        self.identity = json.loads(json.dumps(identity))  # everything that the job's bytes depend on, as JSON holds it
+        self.content = root / CONTENT if kind.staged else root  # where the shards' files are
+        self.target = root  # what a staged job makes
         self._refusal = atomic.Refusal(error=kind.error, then=kind.then)
 
     @classmethod
@@ -88,15 +71,11 @@ class JobFolder:
     def opened(self, *, restart: bool = False) -> Iterator[list[str]]:
         """Begin the job, or resume it, under the lock of the first rank. Every rank calls this.
 
-        Args:
-            restart: Remove what a run of another identity left, instead of refusing.
-
-        Yields:
-            What changed since the run that was removed (dotted names); empty: nothing was removed.
+        With ``restart``, the shards of another identity are removed, and the differences are yielded: ``"key was a, is b"`` for each.
 
         Raises:
-            MedCoDiError: Of the kind's class, on every rank: another process works here, the folder holds something else, a job
-                of another identity, or cannot be written. A folder that is refused stays as it was.
+            MedCoDiError: On every rank: another process works here, the folder holds something else, or a job of another
+                identity, or cannot be written. A folder that is refused stays as it was.
         """
         fresh = not self.root.exists()
         with ExitStack() as stack:
@@ -126,6 +105,7 @@ class JobFolder:
 
     def _begin(self, restart: bool) -> list[str]:
         """Check the index, or write it; remove what killed processes left half written."""
+        # Compare identities.
         index, changed = self.read_index(), []
         if restart and index is not None and (changed := differences(self._identity_in(index), self.identity)):
             self.clear_shards()
@@ -133,6 +113,7 @@ class JobFolder:
             self.check()
         if self.kind.index and (index is None or changed):
             self.write_index()
+        # Undo what a kill left half done.
         if self.kind.exclusive:
             self.sweep()
         if self.kind.staged:
@@ -140,11 +121,7 @@ class JobFolder:
         return changed
 
     def check(self) -> None:
-        """Refuse a folder of another job.
-
-        Raises:
-            MedCoDiError: Names what differs, dotted: ``"optimizer.lr was 0.1, is 0.2"``.
-        """
+        """Refuse a folder of another job; names what differs, dotted: ``"optimizer.lr was 0.1, is 0.2"``."""
         index = self.read_index()
         if index is not None and (changed := differences(self._identity_in(index), self.identity)):
             raise self.kind.error(
@@ -154,11 +131,7 @@ class JobFolder:
             )
 
     def read_index(self) -> dict[str, Any] | None:
-        """The index; None where the folder is absent, or holds nothing but hidden files.
-
-        Raises:
-            MedCoDiError: If it holds something else, or the index cannot be read.
-        """
+        """The index; None where the folder is absent or holds only hidden files; refused where it holds something else."""
         if not self.kind.index:
             return None
         path = self.root / self.kind.index
@@ -223,18 +196,15 @@ class JobFolder:
         return [shard for shard in shards if (record := self.record(shard)) is None or self.damage(shard, record)]
 
     def damage(self, shard: str, record: Mapping[str, Any]) -> str:
-        """What is wrong with the files of a shard; empty: nothing."""
+        """The first problem with the files of a shard; empty: none."""
         problems = ((path, damage(path, row)) for path, row in self._files(shard, record).items())
         return next((f"{path} is damaged: {problem}" for path, problem in problems if problem), "")
 
     def write(self, shard: str, fill: Callable[[Path], Mapping[str, Any]], *, replace: bool = False) -> None:
-        """Write a shard that is a folder.
+        """Write a shard that is a folder; without ``replace``, the one that another process finished first stays.
 
-        Args:
-            shard: Its name.
-            fill: Writes its files into a folder, and returns its record: ``files`` (name -> ``sha256`` and perhaps
-                ``bytes`` and ``file``) and anything else.
-            replace: Replace one that is there; otherwise the one that another process finished first stays.
+        ``fill`` writes its files into a folder, and returns its record: ``files`` (name -> ``sha256`` and perhaps ``bytes`` and
+        ``file``) and anything else.
         """
         target = self.place(shard).parent
         if not replace and self.record(shard) is not None:
@@ -265,8 +235,9 @@ class JobFolder:
     def sweep(self) -> None:
         """Remove the partial files that killed processes left; nobody may be writing."""
         below = (path for path in self.root.rglob("*") if path.is_dir()) if self.kind.staged else ()
+        names = ("*",) if self.kind.index else self.kind.own
         for folder in (self.root, *below):
-            atomic.sweep(folder)
+            atomic.sweep(folder, names)
 
     def clear(self) -> None:
         """Remove what the job has written, and nothing else; the index last, because it proves whose folder this is."""

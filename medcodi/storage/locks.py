@@ -17,11 +17,7 @@ class LockedError(Exception):
 
 @contextmanager
 def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
-    """Hold a lock file, made with its folder, and removed at the end.
-
-    Args:
-        path: The lock file.
-        wait: Wait for another holder instead of refusing.
+    """Hold a lock file, made with its folder, and removed at the end; with ``wait``, wait for another holder.
 
     Raises:
         LockedError: If another process holds it, unless ``wait``.
@@ -37,7 +33,7 @@ def locked(path: Path, *, wait: bool = False) -> Iterator[None]:
         file.flush()
         yield
     finally:
-        path.unlink(missing_ok=True)  # while it is held: whoever opened it meanwhile opens another
+        path.unlink(missing_ok=True)  # while it is held: a process that has opened it notices, and tries again
         file.close()
 
 

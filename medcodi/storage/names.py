@@ -44,5 +44,5 @@ def plain_name(name: object, source: str, error: type[MedCoDiError] = DataError)
     raise error(
         f"{source} names the file {str(name)[:80]!r}",
         expected="a plain file name inside its folder",
-        fix="do not use it: whoever made it can point outside the folder",
+        fix="do not use it: its author can make it point outside the folder",
     )

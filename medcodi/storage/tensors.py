@@ -1,4 +1,4 @@
-"""Tensors in files: where each lies is found without reading any, each is read alone when it is needed."""
+"""Tensors in files: located without reading any, each read alone when it is needed."""
 
 from __future__ import annotations
 
@@ -30,21 +30,13 @@ _HEADER_LIMIT = 100 * 2**20  # bytes; as the safetensors library has it
 
 @dataclass(frozen=True)
 class StoredTensor:
-    """A tensor in a file.
+    """A tensor in a file."""
 
-    Attributes:
-        file: Where it is.
-        shape: Its shape.
-        dtype: Its precision.
-        offset: Of its first number, in bytes from the start of the file.
-        stride: In numbers.
-    """
-
-    file: Path
-    shape: tuple[int, ...]
-    dtype: torch.dtype
-    offset: int
-    stride: tuple[int, ...]
+    file: Path  # where it is
+    shape: tuple[int, ...]  # its shape
+    dtype: torch.dtype  # its precision
+    offset: int  # of its first number, in bytes from the start of the file
+    stride: tuple[int, ...]  # in numbers
 
     def read(self) -> Tensor:
         """The tensor, contiguous, in memory of its own; the file is read, not mapped.
@@ -71,7 +63,7 @@ class StoredTensor:
 
 
 def tensors_in_safetensors(path: Path) -> dict[str, StoredTensor]:
-    """What a safetensors file holds; nothing of the tensors themselves is read.
+    """The tensors of a safetensors file by name; none is read.
 
     Raises:
         CheckpointError: If it is truncated, or of another format.

@@ -26,6 +26,7 @@ STATE = "state.json"
 CHECKPOINTS = JobKind(
     name="checkpoints",
     index="",
+    own=("step-*",),
     record="{shard}/" + MANIFEST,
     error=CheckpointError,
     then="resume with --resume latest: the checkpoints before it are whole",
@@ -35,15 +36,11 @@ _NAME = re.compile(r"step-(\d{8,})")
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Everything a run needs to continue as if it had never stopped.
+    """Everything a run needs to continue as if it had never stopped."""
 
-    Attributes:
-        tensors: File stem (``weights``, ``buffers``, ``ema``, ``optimizer``) -> name -> tensor on the CPU.
-        state: Plain values: step, identity of the run, unfinished means, loss scale.
-    """
-
+    # file stem (``weights``, ``buffers``, ``ema``, ``optimizer``) -> name -> tensor on the CPU
     tensors: Mapping[str, Mapping[str, Tensor]]
-    state: dict[str, Any]
+    state: dict[str, Any]  # plain values: step, identity of the run, unfinished means, loss scale
 
     @property
     def step(self) -> int:
@@ -53,16 +50,7 @@ class Checkpoint:
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
 def save(folder: Path, checkpoint: Checkpoint, *, keep: int, keep_every: int = 0) -> Path:
-    """Write a checkpoint and remove the oldest ones, and those of later steps: they are damaged, or of a run that was resumed earlier.
-
-    Args:
-        folder: The run's ``checkpoints`` folder.
-        checkpoint: What to write.
-        keep: Number of newest checkpoints that stay.
-        keep_every: Checkpoints at multiples of this step stay too; 0: none.
-
-    Returns:
-        The checkpoint's folder, ``step-00000100``.
+    """Write a checkpoint as ``folder/step-00000100``; the ``keep`` newest stay, and those at multiples of ``keep_every``.
 
     Raises:
         CheckpointError: If it cannot be written (a full disk); nothing of it stays, and those before it are as they were.
@@ -71,7 +59,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int, keep_every: int = 0
     name = f"step-{checkpoint.step:08d}"
     JobFolder(folder, CHECKPOINTS).write(name, lambda staging: _fill(staging, checkpoint), replace=True)
 
-    # Remove later steps, and all but the newest of the others.
+    # Remove later steps (damaged, or of a run that was resumed before them), and all but the newest of the others.
     at = {path: _step_of(path) for path in found(folder)}
     for later in (path for path, step in at.items() if step > checkpoint.step):
         _remove(later)
@@ -102,10 +90,8 @@ def _remove(path: Path) -> None:
 
 
 def put_back(folder: Path) -> None:
-    """Undo what a kill left half done: unfinished checkpoints are removed, and a replaced one comes back.
-
-    Only the run that holds the folder may call this.
-    """
+    """Undo what a kill left half done; only the run that holds the folder may call this."""
+    # A checkpoint that had moved aside for another comes back; unfinished ones are removed.
     for aside in folder.glob(".step-*.aside"):
         atomic.recover(folder / aside.name.removeprefix(".").removesuffix(".aside"))
     for stale in folder.glob(".step-*.partial"):
@@ -115,7 +101,7 @@ def put_back(folder: Path) -> None:
 class CheckpointWriter:
     """Writes one checkpoint at a time, in a thread of its own.
 
-    At most one snapshot is in memory beside the run if :meth:`finish` is called before the next is taken.
+    At most one snapshot is in memory if :meth:`finish` is called before the next is taken.
     """
 
     def __init__(self, folder: Path, config: CheckpointConfig) -> None:
@@ -124,13 +110,9 @@ class CheckpointWriter:
         self._error: BaseException | None = None
 
     def write(self, snapshot: Checkpoint) -> None:
-        """Start writing; returns at once, unless the one before is still being written.
+        """Start writing; returns at once, unless the one before is still being written, and raises its error.
 
-        Args:
-            snapshot: Its tensors must be the writer's own: nobody changes them any more.
-
-        Raises:
-            CheckpointError: If the one before could not be written.
+        The snapshot's tensors must be the writer's own: nobody changes them any more.
         """
         self.finish()
         snapshot = Checkpoint(
@@ -154,11 +136,7 @@ class CheckpointWriter:
         return self._thread is not None and self._thread.is_alive()
 
     def check(self) -> None:
-        """Raise the error of the thread, if there is one.
-
-        Raises:
-            CheckpointError: If the last checkpoint could not be written.
-        """
+        """Raise the error of the thread, if there is one."""
         if self._error is None:
             return
         error, self._error = self._error, None
@@ -169,11 +147,7 @@ class CheckpointWriter:
         ) from error
 
     def finish(self, timeout: float | None = None) -> None:
-        """Wait until everything is on the disk, at most ``timeout`` seconds; None: as long as it takes.
-
-        Raises:
-            CheckpointError: If the last checkpoint could not be written.
-        """
+        """Wait until everything is on the disk, at most ``timeout`` seconds (None: without limit); then :meth:`check`."""
         if self._thread is not None:
             self._thread.join(timeout)
             if not self._thread.is_alive():
@@ -199,6 +173,7 @@ def load(path: Path) -> Checkpoint:
     Raises:
         CheckpointError: If it is missing, cut short, changed, or of another format.
     """
+    # Read the manifest.
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
         files = manifest["files"]
@@ -214,6 +189,7 @@ def load(path: Path) -> Checkpoint:
             expected=f"format {FORMAT}",
             fix="train with the version that wrote it",
         )
+    # Check every byte, then read.
     for name, row in files.items():
         if problem := damage(path / name, row):
             raise CheckpointError(
@@ -226,11 +202,7 @@ def load(path: Path) -> Checkpoint:
 
 
 def load_latest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
-    """The newest checkpoint that is whole; damaged ones after it are named through ``say``. None: there is none at all.
-
-    Raises:
-        CheckpointError: If there are checkpoints and every one is damaged.
-    """
+    """The newest checkpoint that is whole, None where there is none at all; damaged ones after it are named through ``say``."""
     candidates = found(folder)
     for path in reversed(candidates):
         try:

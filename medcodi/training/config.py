@@ -27,7 +27,7 @@ def _fraction(owner: object, *names: str) -> None:
 
 @config
 class StageConfig:
-    """Which stage, and its own config (checked by the stage)."""
+    """Name of the stage, and its own config (checked by the stage)."""
 
     name: str  # autoencode, align, diffuse or join
     options: dict[str, Any] = field(default_factory=dict)
@@ -110,7 +110,7 @@ class EmaConfig:
 
 @config
 class EngineConfig:
-    """Which engine runs the steps."""
+    """The engine that runs the steps."""
 
     # auto is DeepSpeed when its launcher started the process, else plain (one process, or DDP)
     name: Literal["auto", "plain", "deepspeed"] = "auto"

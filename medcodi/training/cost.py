@@ -28,7 +28,7 @@ from medcodi.training.config import TrainConfig
 
 @dataclass(frozen=True)
 class Cost:
-    """What a stage needs on any hardware."""
+    """Costs of a stage that do not depend on the hardware."""
 
     trained: int  # parameters with gradient
     frozen: int  # parameters without gradient that are in memory; none that the cache replaces
@@ -41,12 +41,7 @@ class Cost:
 
 
 def stage_cost(run: TrainConfig, model: ModelConfig | None = None) -> Cost:
-    """Count parameters, activations and operations of a run's stage; takes seconds, and next to no memory.
-
-    Args:
-        run: The run.
-        model: Config of its model; None: of the one that the run names.
-    """
+    """Count parameters, activations and operations of a run's stage, by default with the model that the run names."""
     model = model or _model_config(run)
     with FakeTensorMode(allow_non_fake_inputs=True):
         stage, passes = _build(run, model)
@@ -153,12 +148,7 @@ class Operations(TorchDispatchMode):
 
 
 def study_flops(run: TrainConfig, model: ModelConfig) -> float:
-    """Floating-point operations of a training step per study, forward and backward, without recomputed activations.
-
-    Args:
-        run: The run.
-        model: Config of its model.
-    """
+    """Floating-point operations of a training step per study, forward and backward, without recomputed activations."""
     with torch.random.fork_rng(devices=[]), FakeTensorMode(allow_non_fake_inputs=True):
         return _operations(_build(run, model)[1])
 

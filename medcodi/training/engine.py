@@ -35,7 +35,7 @@ ENGINES = {
 
 @dataclass(frozen=True)
 class StepResult:
-    """What one optimiser step did on this rank."""
+    """Outcome of one optimiser step on this rank."""
 
     losses: list[Tensor]  # of each micro-batch, on the device
     logs: list[dict[str, Tensor]]  # of the stage, for each micro-batch
@@ -156,11 +156,11 @@ class PlainEngine(Engine):
 
         # What micro-batches must know of each other, computed before their own passes.
         batches = [batch.to(self.ranks.device) for batch in micro_batches]
-        known = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
+        step_accumulations = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
 
         # Accumulate gradients; ranks exchange them with the last micro-batch only.
         losses, logs = [], []
-        for index, (batch, draw, accumulation) in enumerate(zip(batches, randomness, known, strict=True)):
+        for index, (batch, draw, accumulation) in enumerate(zip(batches, randomness, step_accumulations, strict=True)):
             seed_step(draw, self.ranks.rank, index)
             last = index + 1 == len(micro_batches)
             with nullcontext() if last or self._module is self.stage else self._module.no_sync():  # type: ignore[operator]

@@ -67,7 +67,7 @@ class StagePlan:
 
 @dataclass(frozen=True)
 class Estimate:
-    """What each ZeRO stage needs, which one is best, and how long the run takes."""
+    """Needs of each ZeRO stage, the best one, and the duration of the run."""
 
     cost: Cost
     hardware: Hardware

@@ -88,11 +88,7 @@ def _outermost(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> Itera
 
 
 def checkpoint_activations(module: nn.Module) -> int:
-    """Have every block keep its inputs only, and compute its activations again in the backward pass.
-
-    Returns:
-        Number of blocks.
-    """
+    """Have every block keep its inputs only, and recompute its activations in the backward pass; returns their number."""
     blocks = list(blocks_of(module))
     for block in blocks:
         block.forward = _recomputed(block.forward)
@@ -112,18 +108,8 @@ def _recomputed(forward: Callable[..., Any]) -> Callable[..., Any]:
 def compile_blocks(module: nn.Module, device: torch.device, backend: str = "inductor") -> int:
     """Have torch compile the forward pass of every block, at its first use: once for all blocks of the same shapes.
 
-    A whole stage is no use to the compiler: it tokenises reports and draws noise keyed by strings.
-
-    Args:
-        module: What consists of blocks.
-        device: Where it will run.
-        backend: torch's name of what compiles the graphs.
-
-    Returns:
-        Number of blocks.
-
-    Raises:
-        ConfigError: If there is no compiler for this device.
+    A whole stage is no use to the compiler: it tokenises reports and draws noise keyed by strings. Returns the number of
+    blocks; raises ConfigError if there is no compiler for this device.
     """
     ExecutionConfig(compile=True).check(device)
     settings: Any = torch._dynamo.config

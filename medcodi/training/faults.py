@@ -33,7 +33,7 @@ _RUNS = count()  # of this process: all ranks count alike, so that each run has 
 
 @dataclass
 class Heartbeat:
-    """What another rank last reported, and when."""
+    """Last report of another rank, and its time."""
 
     beat: int = -1  # counts up while the rank lives
     activity: str = "starting"
@@ -165,9 +165,9 @@ class Watchdog:
             return
         own = self._own
         own.beat += 1
-        values = {"beat": own.beat, "doing": own.activity, "left": own.left, "blames": own.blames, "code": own.code}
+        news = {"beat": own.beat, "doing": own.activity, "left": own.left, "blames": own.blames, "code": own.code}
         try:
-            self._store.set(str(self._ranks.rank), json.dumps(values))
+            self._store.set(str(self._ranks.rank), json.dumps(news))
             self._store_lost = None
         except RuntimeError:  # torch's network errors are of this class
             self._store_lost = self._store_lost or time.monotonic()
@@ -218,9 +218,8 @@ class Watchdog:
             who = "the launcher that started rank 0" if launched else "rank 0"
             return _verdict(f"{who} died: the store through which the ranks know of each other went with it", blames=0)
         for rank, other in self._others.items():
-            silence = now - other.seen
-            if other.left is None and silence >= seconds:
-                last = f"no sign of life for {silence:.0f} s, the last while {other.activity}"
+            if other.left is None and now - other.seen >= seconds:
+                last = f"no sign of life for {now - other.seen:.0f} s, the last while {other.activity}"
                 return _verdict(f"rank {rank} died: {last}", blames=rank)
         return None
 
@@ -229,9 +228,8 @@ class Watchdog:
         left = {rank: other for rank, other in self._others.items() if other.left}
         for rank, other in sorted(left.items(), key=lambda item: item[1].blames is not None):
             if other.blames is None:
-                return _verdict(
-                    f"rank {rank} stopped while {other.activity}: {other.left}", blames=rank, code=other.code
-                )
+                what = f"rank {rank} stopped while {other.activity}: {other.left}"
+                return _verdict(what, blames=rank, code=other.code)
             if other.blames != self._ranks.rank:
                 return _verdict(f"rank {rank} reports: {other.left}", blames=other.blames, code=other.code)
         return None

@@ -32,13 +32,7 @@ def build_optimizer(module: nn.Module, config: OptimizerConfig) -> torch.optim.O
 
 
 def learning_rate(config: OptimizerConfig, step: int, horizon: int) -> float:
-    """Learning rate of one step.
-
-    Args:
-        config: Peak, warm-up and schedule.
-        step: Counted from 0.
-        horizon: Step at which the cosine ends.
-    """
+    """Learning rate of one step, counted from 0; the cosine ends at step ``horizon``."""
     # Linear warm-up, from lr / warmup_steps to lr.
     if step < config.warmup_steps:
         return config.lr * (step + 1) / config.warmup_steps

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -21,10 +22,11 @@ from medcodi.evaluation import (
     EvaluateConfig,
     FindingClassifier,
     evaluate,
+    rescore_bundle,
     train_classifier,
     verify_bundle,
 )
-from medcodi.evaluation.placing import MARK, mark
+from medcodi.evaluation.bundle import MARK, Bundle
 from medcodi.model import MedCoDi, tiny_model
 
 pytest.importorskip("pycocoevalcap")
@@ -101,7 +103,7 @@ def copied(bundle: Path, tmp_path: Path) -> Path:
 
 def test_a_bundle_holds_everything(bundle: Path) -> None:
     results = json.loads((bundle / "results.json").read_text())
-    assert results["schema_version"] == 3 and results["complete"] and list(results["systems"]) == ["tiny"]
+    assert results["schema_version"] == 4 and results["complete"] and list(results["systems"]) == ["tiny"]
     directions = results["systems"]["tiny"]["directions"]
     assert list(directions) == DIRECTIONS and directions["->report"]["primary"]["beats_shuffled"] is None
     joint = directions["frontal->lateral+report"]
@@ -162,7 +164,10 @@ def test_what_an_earlier_run_generated_is_kept_unlisted(copied: Path, model_fold
 def test_nobodys_files_are_overwritten_or_judged_in_their_place(systems: tuple[Path, Path], model_folder: Path) -> None:
     theirs = systems[0]
     before = sorted(theirs.rglob("*"))
-    for out, message in ((theirs.parent, "lies in the results' own folder"), (theirs / "out", "would lie among")):
+    for out, message in (
+        (theirs.parent, "is stored in the results' own folder"),
+        (theirs / "out", "would be stored among"),
+    ):
         told = options(None, out, systems={"theirs": str(theirs)}, classifier=str(model_folder), directions=None)
         with pytest.raises(ConfigError, match=message):
             evaluate(told, quiet=True)
@@ -211,7 +216,7 @@ def test_two_ranks_write_the_same_results(bundle: Path, model_folder: Path, tmp_
     told = values(model_folder, tmp_path / "ranks", directions=DIRECTIONS[:4])
     alone = values(model_folder, tmp_path / "alone", directions=DIRECTIONS[:4])
     shutil.copytree(bundle / "generated", tmp_path / "alone/generated")  # made by one rank
-    mark(tmp_path / "alone")
+    (tmp_path / "alone" / MARK).touch()
     evaluate(from_dict(EvaluateConfig, alone), quiet=True)
     port = str(free_port())
     workers = [FORKS.Process(target=_rank, args=(rank, port, told), daemon=True) for rank in range(2)]
@@ -224,6 +229,28 @@ def test_two_ranks_write_the_same_results(bundle: Path, model_folder: Path, tmp_
     for name in ("results.json", "scored.json", "page.html"):
         assert (tmp_path / "ranks" / name).read_bytes() == (tmp_path / "alone" / name).read_bytes(), name
     assert json.loads((tmp_path / "ranks/run.json").read_text())["ranks"] == 2
+
+
+def test_a_refusal_on_one_rank_is_a_refusal_on_all(
+    systems: tuple[Path, Path], model_folder: Path, tmp_path: Path
+) -> None:
+    """The unreadable file is in the second shard, which the second rank reads; the first must not wait for it."""
+    from tests.integration.forked import FORKS, free_port
+
+    theirs = Path(shutil.copytree(systems[0], tmp_path / "theirs"))
+    (sorted((theirs / "report_to_frontal").iterdir())[6] / "frontal.png").write_bytes(b"cut short")
+    told = values(None, tmp_path / "out", systems={"theirs": str(theirs)}, classifier=str(model_folder))
+    told |= {"directions": ["report->frontal"], "metrics": ["findings"]}
+    port = str(free_port())
+    workers = [FORKS.Process(target=_rank, args=(rank, port, told), daemon=True) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+    exits = [worker.exitcode for worker in workers]
+    for worker in workers:
+        worker.kill()
+    assert exits == [1, 1] and not (tmp_path / "out/results.json").exists()
 
 
 def _rank(rank: int, port: str, told: dict[str, Any]) -> None:
@@ -273,8 +300,39 @@ def test_verify_on_the_command_line(copied: Path) -> None:
     assert done.exit_code == 1, done.output
     assert "file run.json" in done.output and "does not reproduce" in done.output
     (copied / "bundle.json").unlink()
-    with pytest.raises(DataError, match=r"bundle\.json cannot be read"):
+    with pytest.raises(DataError, match=r"bundle\.json is unreadable"):
         verify_bundle(copied)
+
+
+# ---- rescore ---------------------------------------------------------------------------------------------------------
+def test_a_bundle_is_scored_again_from_its_annotations(copied: Path) -> None:
+    before = {name: (copied / name).read_bytes() for name in ("results.json", "page.html", "scored.json")}
+    shutil.rmtree(copied / "features")
+    rescore_bundle(copied)
+    assert {name: (copied / name).read_bytes() for name in before} == before
+
+    changed = rescore_bundle(copied, {"bootstrap_samples": 200, "pictures": 0})
+    metrics = changed["systems"]["tiny"]["directions"]["report->frontal"]["targets"]["frontal"]["metrics"]
+    old = json.loads(before["results.json"])
+    figure = old["systems"]["tiny"]["directions"]["report->frontal"]["targets"]["frontal"]["metrics"][
+        "finding_macro_f1"
+    ]
+    assert metrics["finding_macro_f1"]["value"] == figure["value"] and metrics["finding_macro_f1"] != figure
+    assert changed["scoring"]["bootstrap_samples"] == 200
+    assert verify_bundle(copied, device="cpu", quiet=True).holds
+    with pytest.raises(ConfigError, match="diversity_pairs cannot be changed without new annotations"):
+        rescore_bundle(copied, {"diversity_pairs": 7})
+
+
+def test_rescoring_on_the_command_line_refuses_changed_annotations(copied: Path) -> None:
+    from medcodi.app.cli import app
+
+    done = CliRunner().invoke(app, ["evaluate", "--rescore", str(copied), "min_positives=3", "pictures=0"])
+    assert done.exit_code == 0, done.output
+    assert json.loads((copied / "results.json").read_text())["config"]["min_positives"] == 3
+    (copied / "annotations/real/frontal.npz").write_bytes(b"something else")
+    with pytest.raises(DataError, match=r"frontal\.npz was changed or is missing"):
+        rescore_bundle(copied)
 
 
 # ---- other systems ---------------------------------------------------------------------------------------------------
@@ -419,6 +477,34 @@ def test_the_script_says_what_the_command_says(
     assert "holds no bundle" in capsys.readouterr().err
 
 
+# ---- one run in a folder, and a full disk ----------------------------------------------------------------------------
+def test_a_folder_in_use_is_refused_and_left_as_it_was(copied: Path, model_folder: Path) -> None:
+    before = {path: path.stat().st_mtime_ns for path in copied.rglob("*") if path.is_file()}
+    with Bundle(copied).opened(), pytest.raises(ConfigError, match="in use by another process"):
+        evaluate(options(model_folder, copied), quiet=True)
+    after = {path: path.stat().st_mtime_ns for path in copied.rglob("*") if path.is_file()}
+    assert {path: time for path, time in after.items() if path.name != MARK} == {
+        path: time for path, time in before.items() if path.name != MARK
+    }
+
+
+def test_a_full_disk_is_refused_by_name(model_folder: Path, tmp_path: Path) -> None:
+    import resource
+
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    told: dict[str, Any] = {"directions": ["report->frontal"], "metrics": ["findings"], "pictures": 0}
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))  # every longer write fails, as on a full disk
+    handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    try:
+        with pytest.raises(MedCoDiError, match="cannot be written"):
+            evaluate(options(model_folder, tmp_path / "out", **told), quiet=True)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
+    assert not list(tmp_path.rglob("*.partial")) and not (tmp_path / "out/bundle.json").exists()
+    evaluate(options(model_folder, tmp_path / "out", **told), quiet=True)  # with room, it resumes
+
+
 # ---- refusals --------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize(
     ("changes", "error", "message"),
@@ -434,7 +520,7 @@ def test_the_script_says_what_the_command_says(
         ({"batchsize": 3}, ConfigError, "did you mean 'batch_size'"),
         ({"metrics": ["frechett"]}, MedCoDiError, "did you mean 'frechet'"),
         ({"extractors": ["rad-dyno"]}, MedCoDiError, "did you mean 'rad-dino'"),
-        ({"systems": {"a/b": "x"}}, ConfigError, "cannot name a system"),
+        ({"systems": {"a/b": "x"}}, ConfigError, "invalid name of a system"),
         ({"systems": {"a": "nowhere"}}, DataError, "no generated contents at nowhere"),
     ],
 )

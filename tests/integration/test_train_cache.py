@@ -120,7 +120,7 @@ def test_a_cache_of_other_weights_or_without_it_is_refused_before_the_first_step
     other = tiny_model(seed=3)
     other.trained_stages = ("autoencode", "align")
     folder = other.save_pretrained(tmp_path / "other")
-    with pytest.raises(DataError, match="cache made from other weights"):
+    with pytest.raises(DataError, match="with other settings: weights was"):
         train(config("stale", cache, init=folder))
     assert not list((tmp_path / "stale").glob("checkpoints/*")) and not (tmp_path / "stale/log.jsonl").exists()
     with pytest.raises(CheckpointError, match="cached was True, is False"):

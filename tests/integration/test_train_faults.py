@@ -274,7 +274,7 @@ def test_killed_while_the_model_is_written_it_writes_it_the_next_time(
     config: Callable[..., TrainConfig], tmp_path: Path
 ) -> None:
     settings, run = config("steps=2"), tmp_path / "run"
-    assert forked.run(settings, kill_at=".model-*") == [forked.KILLED]
+    assert forked.run(settings, kill_at=".model.*") == [forked.KILLED]
     assert not (run / "model").exists() and whole(run) == 2
     train(settings, resume="latest")
-    assert same_as_average(run, 2) and not any(run.glob(".model-*"))
+    assert same_as_average(run, 2) and not any(run.glob(".model.*"))

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 import medcodi
+from medcodi import model
 from medcodi.errors import CheckpointError
-from medcodi.model import shipped
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -25,12 +25,12 @@ def test_the_public_face_loads_on_first_use() -> None:
 
 def test_the_demo_checkpoint_is_found_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     wheel, repository = tmp_path / "shipped", tmp_path / "checkpoints"
-    monkeypatch.setattr(shipped, "_PLACES", (wheel, repository))
+    monkeypatch.setattr(model, "_DEMO_FOLDERS", (wheel, repository))
     with pytest.raises(CheckpointError, match="make demo-train"):
-        shipped.demo_checkpoint()
+        model.demo_checkpoint()
     repository.mkdir()
     (repository / "model_index.json").write_text("{}")
-    assert shipped.demo_checkpoint() == repository
+    assert model.demo_checkpoint() == repository
 
 
 def test_constraints_hold_versions_only() -> None:

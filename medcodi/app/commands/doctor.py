@@ -83,6 +83,7 @@ def check_accelerator() -> Check:
     cores = f"{os.cpu_count()} CPU cores"
     if torch is None:
         return Check("Accelerator", "missing", "unknown without PyTorch", fix="fix PyTorch first")
+    # CUDA first, then Apple GPUs, then the CPU: the order in which generation chooses.
     if torch.cuda.is_available():
         cards = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
         seen = ", ".join(f"{card.name} ({card.total_memory / GIB:.0f} GiB)" for card in cards)
@@ -102,6 +103,7 @@ def check_attention() -> Check:
     torch = _import("torch")
     if torch is None:
         return Check("Attention", "missing", "unknown without PyTorch", fix="fix PyTorch first")
+    # PyTorch's own kernel is always there; xformers counts only if it imports.
     kernels = ["sdpa"]
     if torch.cuda.is_available() and torch.backends.cuda.flash_sdp_enabled():
         kernels = ["sdpa with flash kernels"]

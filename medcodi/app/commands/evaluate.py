@@ -17,7 +17,7 @@ from medcodi.app.terminal import app, err, out
 from medcodi.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medcodi.evaluation.options import EvaluateConfig
+    from medcodi.evaluation.config import EvaluateConfig
 
 NUM_STUDIES = 200  # of the phantom, unless the file or the command line names a number
 
@@ -45,6 +45,10 @@ def evaluate(
     verify: Annotated[
         Path | None, typer.Option(metavar="BUNDLE", help="Compute a bundle's figures again and list the differences.")
     ] = None,
+    rescore: Annotated[
+        Path | None,
+        typer.Option(metavar="BUNDLE", help="Score a bundle's annotations again, with other settings of scoring."),
+    ] = None,
 ) -> None:
     """Judge a model, or any system's images and reports, in every direction, between a floor and a ceiling.
 
@@ -63,12 +67,19 @@ def evaluate(
         medcodi evaluate --systems RoentGen=theirs/ UniXGen=others.csv --data data/mine --out results/
 
         medcodi evaluate --verify results/
+
+        medcodi evaluate --rescore results/ bootstrap_samples=5000 min_positives=10
     """
     from medcodi.config import apply_overrides, from_dict
-    from medcodi.evaluation.options import EvaluateConfig
+    from medcodi.evaluation.config import EvaluateConfig
 
     if verify is not None:
         _verify(verify, data, model)
+        return
+    if rescore is not None:
+        from medcodi.evaluation.recompute import rescore_bundle
+
+        _print_results(rescore_bundle(rescore, apply_overrides({}, settings or []), data=data), rescore)
         return
     named, overrides = named_systems(generated, system, systems or [], settings or [])
     values = evaluation_values(
@@ -80,15 +91,16 @@ def evaluate(
 
 def evaluate_and_print(options: EvaluateConfig) -> None:
     """Evaluate; the first rank prints the table, the verdict and the warnings."""
-    from medcodi.evaluation.matrix import evaluate as run
-    from medcodi.evaluation.pages.summary import terminal_table
-    from medcodi.evaluation.pages.verdict import alarms, verdict
+    from medcodi.evaluation.pipeline import evaluate as run
 
     results = run(options)
-    if int(os.environ.get("RANK", "0")):  # only the first rank prints
-        return
+    if not int(os.environ.get("RANK", "0")):  # only the first rank prints
+        _print_results(results, Path(options.out))
 
-    # The table goes to stdout, warnings to stderr.
+
+def _print_results(results: dict[str, Any], folder: Path) -> None:
+    from medcodi.evaluation.report.summary import alarms, terminal_table, verdict
+
     columns, rows = terminal_table(results)
     table = Table(*columns, show_lines=True)
     for row in rows:
@@ -98,11 +110,11 @@ def evaluate_and_print(options: EvaluateConfig) -> None:
         out.print(line, markup=False)
     for line in alarms(results):
         err.print(f"[yellow]Note:[/yellow] {escape(line)}")
-    out.print(f"The page: {Path(options.out) / 'page.html'}")
+    out.print(f"The page: {folder / 'page.html'}")
 
 
 def _verify(folder: Path, data: str | None, model: str | None) -> None:
-    from medcodi.evaluation.verification import verify_bundle
+    from medcodi.evaluation.recompute import verify_bundle
 
     check = verify_bundle(folder, data=data, model=model)
     for difference in check.differences:
@@ -126,22 +138,14 @@ def evaluation_values(
     preset: str | None = None,
     exclude: bool = False,
 ) -> dict[str, Any]:
-    """Values of an evaluation config: those of the file, overridden by the options.
+    """Values of an evaluation config: those of the file, overridden by the options that are not None.
 
-    Args:
-        config: YAML file; None: held-out phantoms of the model's own image size.
-        model: Model folder or hub repository; None: that of the file, else the shipped demo.
-        data: Prepared dataset that replaces the file's; its split, number of studies and image size stay those of the
-            file, else the test split at the prepared size. None: that of the file, else phantoms.
-        out_dir: Folder of the results; None: that of the file.
-        systems: Name -> folder or CSV of another system's output, added to those of the file.
-        preset: Of generation; None: that of the file.
-        exclude: Whether unreadable files are excluded and listed.
+    ``data`` replaces only the file's path or source: split, number of studies and image size stay, else they are the test
+    split at the prepared size. Without data anywhere: held-out phantoms at the model's image size.
 
     Raises:
         ConfigError: If the file does not exist or is invalid.
-        CheckpointError: If the model is needed for its image size, and does not exist.
-        DataError: If the prepared dataset is needed for its image size, and does not exist.
+        CheckpointError, DataError: If the model or the dataset is needed for its image size, and does not exist.
     """
     from medcodi.config import read_yaml
     from medcodi.data.dataset import read_info
@@ -181,16 +185,10 @@ def named_systems(
 
     After ``--systems A=here``, a further ``B=there`` is a system too, unless B is a setting.
 
-    Args:
-        generated: ``--generated``.
-        system: ``--system``, its name; None: that of the folder or file.
-        systems: ``--systems``, NAME=PATH each.
-        settings: KEY=VALUE each.
-
     Raises:
         ConfigError: If a system has no name or path, or two have the same name.
     """
-    from medcodi.evaluation.options import EvaluateConfig
+    from medcodi.evaluation.config import EvaluateConfig
 
     # A KEY=VALUE whose key is no field of the config names a further system.
     known = {field.name for field in fields(EvaluateConfig)}  # type: ignore[arg-type]

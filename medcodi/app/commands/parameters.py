@@ -66,6 +66,7 @@ def parameter_table(count: ParameterCount) -> Table:
     table = Table(title=count.source, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("component", "trained in"):
         table.add_column(column, no_wrap=True)
+    # GiB for models that need one, else MiB.
     unit = next((name for name, size in UNITS.items() if memory_bytes(count.total)["fp32"] >= size), "MiB")
 
     def memory(number: int) -> list[str]:

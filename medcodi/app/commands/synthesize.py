@@ -174,6 +174,7 @@ def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> Non
 
 def _exit_code(outcome: Outcome, environment: Mapping[str, str]) -> int:
     """3 if rows failed. A launcher stops all ranks when one exits with an error, so there only the last rank reports it."""
+    # torchrun sets the first variable, DeepSpeed's launcher the other two.
     launched = "TORCHELASTIC_RUN_ID" in environment or {"CROSS_RANK", "LOCAL_SIZE"} <= set(environment)
     if outcome.num_pending and launched:
         return 0

@@ -59,6 +59,7 @@ def export(
     )
     generated_arm = open_generated(generated, config.sampling, config.seed, torch_device)
     model = load(None if autoencoder == "demo" else autoencoder, torch_device) if autoencoder else None
+    # Choose the cases, generate, blind, write.
     with progress_bar(err) as bar:
         task = bar.add_task("choosing cases", total=None)
         done = export_bundle(
@@ -70,6 +71,7 @@ def export(
             attested_by=attest,
             on_step=lambda what, count, total: bar.update(task, description=what, completed=count, total=total),
         )
+    # What was left out, what was written, and the next step.
     for line in done.left_out:
         err.print(f"left out: {line}", markup=False)
     out.print(
@@ -109,6 +111,7 @@ def lint(
             key or (own if own.is_dir() else None),
             lambda done, total: bar.update(task, completed=done, total=total),
         )
+    # Every leak with its fix; only leaks decide the exit code.
     if report:
         write_json(report, attacked.to_dict(), error=DataError)
     for leak in attacked.leaks:

@@ -173,7 +173,7 @@ def _check_inflated_size(path: Path) -> None:
         return
     with path.open("rb") as file:
         data = file.read()
-    # The deflated part starts after the meta group, whose length stands in its first element.
+    # The deflated part starts after the meta group, whose length is in its first element.
     start = 144 + int.from_bytes(data[140:144], "little")
     inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
     rest = data[start:]

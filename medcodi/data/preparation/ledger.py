@@ -35,19 +35,12 @@ class Entry:
 
 @dataclass
 class Ledger:
-    """What went in, what stayed out.
+    """Every file of a source, in or out, and the counts over them."""
 
-    Attributes:
-        source: Kind of source, e.g. ``mimic-cxr-jpg``.
-        entries: A row a file, in the source's order.
-        num_studies: Studies of the source.
-        left_out: Studies left out.
-    """
-
-    source: str = ""
-    entries: list[Entry] = field(default_factory=list)
-    num_studies: int = 0
-    left_out: int = 0
+    source: str = ""  # kind of source, e.g. ``mimic-cxr-jpg``.
+    entries: list[Entry] = field(default_factory=list)  # a row a file, in the source's order
+    num_studies: int = 0  # studies of the source
+    left_out: int = 0  # studies left out
 
     @property
     def num_kept(self) -> int:
@@ -71,12 +64,12 @@ class Ledger:
 
     def _by_view(self) -> dict[str, dict[str, int]]:
         """Modality and view -> split (or left out) -> files."""
-        found: dict[str, Counter[str]] = {}
+        files: dict[str, Counter[str]] = {}
         for entry in self.entries:
             name = " ".join(filter(None, (entry.modality, entry.view))) or "not said"
-            found.setdefault(name, Counter())[entry.split if not entry.reason else LEFT_OUT] += 1
+            files.setdefault(name, Counter())[entry.split if not entry.reason else LEFT_OUT] += 1
         order = (*SPLITS, LEFT_OUT)
-        return {name: {key: found[name][key] for key in order if found[name][key]} for name in sorted(found)}
+        return {name: {key: files[name][key] for key in order if files[name][key]} for name in sorted(files)}
 
     def write(self, folder: Path) -> None:
         """Write ``ledger.csv`` (a row a file) and ``ledger.json`` (the counts)."""
@@ -87,6 +80,7 @@ class Ledger:
         (folder / "ledger.json").write_text(json.dumps(self.counts(), indent=2) + "\n", encoding="utf-8")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # Files and studies, in and out.
         counts = self.counts()
         table = Table(title=f"Ledger of {self.source}", title_justify="left", show_header=False)
         table.add_column()
@@ -96,6 +90,7 @@ class Ledger:
             for name, count in counts[group].items():
                 table.add_row(f"{group} {name}" if group in ("files", "studies") else f"{group}: {name}", f"{count:,}")
         yield table
+        # Files by view and split.
         columns = [name for name in (*SPLITS, LEFT_OUT) if any(name in row for row in counts["view"].values())]
         views = Table("files by view", title_justify="left")
         for name in columns:
@@ -106,35 +101,31 @@ class Ledger:
 
 
 def entries_of(record: Record, loaded: Loaded, split: str) -> Iterator[Entry]:
-    """A record's files as rows of the ledger.
-
-    Args:
-        record: The study as announced.
-        loaded: What became of it.
-        split: Its split, if it is kept.
-    """
+    """Every file of a study as a row of the ledger: in (then with its split), or left out and why."""
     ids = {"study_id": record.study_id, "patient_id": record.patient_id}
 
-    def left_out(one: LeftOut, modality: str = "") -> Entry:
-        return Entry(
-            file=one.file, **ids, modality=modality, view=one.view, split="", reason=one.reason, detail=one.detail
-        )
+    def left_out(file: LeftOut, modality: str = "") -> Entry:
+        why = {"reason": file.reason, "detail": file.detail}
+        return Entry(file=file.file, **ids, modality=modality, view=file.view, split="", **why)
 
+    # Files that no study needs, such as a second image of a view.
     for spare in (*record.spare, *loaded.spare):
         yield left_out(spare)
+
+    # A study that is kept.
     files = record.files()
     if loaded.study is not None:
         for name in loaded.study.contents:
             file = files.get(name, record.study_id)
             yield Entry(file=file, **ids, modality=name, view=record.views.get(name, ""), split=split)
         return
+
+    # A study that is left out: the file that is to blame, then the others.
     assert loaded.refused is not None
     culprit = next((name for name, file in files.items() if file == loaded.refused.file), "")
     yield left_out(loaded.refused, culprit)
     spare_files = {spare.file for spare in loaded.spare}
     for name, file in files.items():
         if file != loaded.refused.file and file not in spare_files:
-            one = LeftOut(
-                file=file, reason="study left out", detail=loaded.refused.reason, view=record.views.get(name, "")
-            )
-            yield left_out(one, name)
+            view = record.views.get(name, "")
+            yield left_out(LeftOut(file=file, reason="study left out", detail=loaded.refused.reason, view=view), name)

@@ -14,14 +14,7 @@ MIN_STUDIES = 32
 
 # ---- splits ----------------------------------------------------------------------------------------------------------
 def split_of_patient(patient_id: str, *, seed: int, val: float, test: float) -> str:
-    """A split drawn from the patient's identifier alone, so new patients never move old ones.
-
-    Args:
-        patient_id: Whose studies go together.
-        seed: Another seed, another division.
-        val: Share of patients in ``val``.
-        test: Share of patients in ``test``.
-    """
+    """A split drawn from the patient's identifier alone, so new patients never move old ones; shares ``val`` and ``test``."""
     from medcodi.randomness import seed_from_keys  # it imports torch: official splits do without
 
     u = seed_from_keys("split", seed, patient_id) / 2**63
@@ -60,19 +53,12 @@ class PatientSplits:
 # ---- shards ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class Shard:
-    """Work for one process at a time.
+    """Work for one process at a time."""
 
-    Attributes:
-        split: Of all its studies.
-        index: Within its split.
-        places: Of its studies in the source.
-        records: The studies to be read.
-    """
-
-    split: str
-    index: int
-    places: tuple[int, ...]
-    records: tuple[Record, ...]
+    split: str  # of all its studies
+    index: int  # within its split
+    places: tuple[int, ...]  # of its studies in the source
+    records: tuple[Record, ...]  # the studies to be read
 
     @property
     def name(self) -> str:
@@ -81,12 +67,7 @@ class Shard:
 
 
 def plan_shards(records: Sequence[Record], splits: Sequence[str]) -> list[Shard]:
-    """Cut a source into shards: by split, in the source's order, of a size that depends on the number of studies only.
-
-    Args:
-        records: All studies.
-        splits: The split of each.
-    """
+    """Cut a source into shards: by split, in the source's order, of a size that depends on the number of studies only."""
     size = max(MIN_STUDIES, -(-len(records) // MAX_SHARDS))
     shards = []
     for split in dict.fromkeys(splits):

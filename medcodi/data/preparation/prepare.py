@@ -22,7 +22,7 @@ from medcodi.data.preparation.workers import Workers
 from medcodi.data.sources import SOURCES, Each, Source
 from medcodi.data.sources.record import Record
 from medcodi.errors import DataError, MedCoDiError, one_of
-from medcodi.storage.atomic import write_json
+from medcodi.storage.atomic import refusing, write_json
 from medcodi.storage.job_folder import JobFolder
 
 _OF_THE_RUN = ("out", "num_workers", "overwrite", "resume")  # keys that are not of the dataset
@@ -31,39 +31,24 @@ MIN_STUDIES_FOR_LIMIT = 10  # below it a share of bad studies says little; one g
 
 @config
 class PrepareConfig:
-    """Source and settings of a preparation.
+    """Source and settings of a preparation."""
 
-    Attributes:
-        source: Kind of source: ``csv``, ``dicom``, ``mimic-cxr``, ``mimic-cxr-jpg``, ``openi``, ``phantom``.
-        out: Folder of the dataset.
-        path: Table or folder that the source reads.
-        options: Further options of the source (``options.columns.image=file``); its module says which.
-        image_size: Pixels a side of the prepared images.
-        name: Of the dataset; None: the folder's.
-        seed: Of the division into splits.
-        val: Share of patients in ``val``, where the source has no official splits.
-        test: Share of patients in ``test``, likewise.
-        num_workers: Processes that read and write; the result is the same for any number.
-        file_format: Format of the shards: ``arrow`` (memory-mapped as it is) or ``parquet`` (smaller, for sending).
-        max_bad_fraction: Share of studies that may be left out.
-        resume: Resume a killed run of the same settings; false starts from nothing.
-        overwrite: Replace an existing dataset.
-    """
-
-    source: str
-    out: str
-    path: str | None = None
+    source: str  # kind of source: ``csv``, ``dicom``, ``mimic-cxr``, ``mimic-cxr-jpg``, ``openi``, ``phantom``
+    out: str  # folder of the dataset
+    path: str | None = None  # table or folder that the source reads
+    # further options of the source (``options.columns.image=file``); its module says which
     options: dict[str, Any] = field(default_factory=dict)
-    image_size: int = 128
-    name: str | None = None
-    seed: int = 0
-    val: float = 0.1
-    test: float = 0.1
-    num_workers: int = 1
+    image_size: int = 128  # pixels a side of the prepared images
+    name: str | None = None  # of the dataset; None: the folder's
+    seed: int = 0  # of the division into splits
+    val: float = 0.1  # share of patients in ``val``, where the source has no official splits
+    test: float = 0.1  # share of patients in ``test``, likewise
+    num_workers: int = 1  # processes that read and write; the result is the same for any number
+    # format of the shards: ``arrow`` (memory-mapped as it is) or ``parquet`` (smaller, for sending)
     file_format: str = "arrow"
-    max_bad_fraction: float = 0.10
-    resume: bool = True
-    overwrite: bool = False
+    max_bad_fraction: float = 0.10  # share of studies that may be left out
+    resume: bool = True  # resume a killed run of the same settings; false starts from nothing
+    overwrite: bool = False  # replace an existing dataset
 
     def __post_init__(self) -> None:
         if not 16 <= self.image_size <= 4096:
@@ -182,7 +167,7 @@ def _write(
 def _finish(
     config: PrepareConfig, shards: Sequence[Shard], written: Mapping[str, WrittenShard], folder: Path
 ) -> Ledger:
-    """Write the ledger and the dataset's description, in the order of the source, whoever wrote which shard when."""
+    """Write the ledger and the dataset's description, in the order of the source, no matter when each was written."""
     results = [written[shard.name] for shard in shards]
     # The ledger: a row a file.
     entries = sorted((pair for result in results for pair in result.entries), key=lambda pair: pair[0])
@@ -192,7 +177,8 @@ def _finish(
         num_studies=sum(len(shard.records) for shard in shards),
         left_out=sum(result.left_out for result in results),
     )
-    ledger.write(folder)
+    with refusing(folder, error=Interrupted, then=PREPARATION.then):
+        ledger.write(folder)
     # The fingerprint: a hash over all rows.
     digest = hashlib.sha256(repr((config.source, config.image_size)).encode())
     for _, of_row in sorted(pair for result in results for pair in result.digests.items()):

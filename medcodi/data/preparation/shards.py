@@ -35,21 +35,14 @@ PREPARATION = JobKind(
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenShard:
-    """The record of a shard.
+    """The record of a shard."""
 
-    Attributes:
-        files: File, relative to the dataset -> its ``bytes`` and ``sha256``; empty where no study is kept.
-        rows: Studies in it.
-        digests: Place in the source -> SHA-256 of the study's row.
-        entries: (place in the source, row of the ledger).
-        left_out: Studies left out.
-    """
-
+    # File, relative to the dataset -> its ``bytes`` and ``sha256``; empty where no study is kept
     files: dict[str, dict[str, Any]]
-    rows: int
-    digests: dict[int, str]
-    entries: list[tuple[int, Entry]]
-    left_out: int
+    rows: int  # studies in it
+    digests: dict[int, str]  # place in the source -> SHA-256 of the study's row
+    entries: list[tuple[int, Entry]]  # (place in the source, row of the ledger)
+    left_out: int  # studies left out
 
     @classmethod
     def from_record(cls, record: Mapping[str, Any]) -> WrittenShard:
@@ -60,13 +53,7 @@ class WrittenShard:
 
 
 def write_shard(shard: Shard, folder: Path, image_size: int, file_format: str) -> WrittenShard:
-    """Read the studies of a shard and write them; the file appears under its name only when it is whole.
-
-    Args:
-        shard: The work.
-        folder: Of the dataset.
-        image_size: Pixels a side.
-        file_format: ``arrow`` or ``parquet``.
+    """Read the studies of a shard and write them below ``folder`` as ``arrow`` or ``parquet``, whole or not at all.
 
     Raises:
         Interrupted: If the disk is full or cannot be written.
@@ -75,6 +62,7 @@ def write_shard(shard: Shard, folder: Path, image_size: int, file_format: str) -
     digests: dict[int, str] = {}
     entries: list[tuple[int, Entry]] = []
 
+    # Rows are read while they are written; what becomes of each file is entered in the ledger.
     def rows() -> Iterator[dict[str, Any]]:
         for place, record in zip(shard.places, shard.records, strict=True):
             loaded = record.load(image_size)

@@ -28,20 +28,10 @@ CHUNK = 32  # items that travel to a process and back together
 
 
 class Workers:
-    """Processes that start with the first work and stay until the end; with one, the caller works itself.
-
-    Attributes:
-        num: How many.
-    """
+    """Processes that start with the first work and stay until the end; with one, the caller works itself."""
 
     def __init__(self, num: int, source: str) -> None:
-        """Start nothing yet.
-
-        Args:
-            num: Ranks.
-            source: What is prepared, for errors.
-        """
-        self.num, self._source = num, source
+        self.num, self._source = num, source  # the source is named in errors
         self._pool: ProcessPoolExecutor | None = None
 
     def __enter__(self) -> Workers:
@@ -52,11 +42,7 @@ class Workers:
             self._pool.shutdown(wait=True, cancel_futures=True)
 
     def map(self, function: Callable[[Item], Result], items: Iterable[Item]) -> Iterator[Result]:
-        """``function`` of each item, in order; of an endless stream, at most 4 chunks a process are under way.
-
-        Args:
-            function: Of a module, so that it can be pickled.
-            items: Small, because they travel.
+        """``function`` (of a module, so that it can be pickled) of each item, in order; the stream may be endless.
 
         Raises:
             DataError: Raised by ``function``.
@@ -69,6 +55,7 @@ class Workers:
         running: deque[Future[Any]] = deque()
         with self._watched():
             while True:
+                # Keep four chunks a process under way; results come back in order.
                 while len(running) < 4 * self.num and (chunk := list(islice(rest, CHUNK))):
                     running.append(self._submit(_each, function, chunk))
                 if not running:

@@ -41,7 +41,7 @@ class CsvConfig:
     Attributes:
         path: The table; comma, semicolon or tab between columns.
         root: Folder that image paths start from; None: the table's.
-        columns: Meaning -> column, e.g. ``{image: file, view: view_group}``; null: not used. What is not named is studies by
+        columns: Meaning -> column, e.g. ``{image: file, view: view_group}``; null: not used. A meaning not named here is looked up by
             its usual names. Meanings: study_id, patient_id, image and view (one row an image), frontal, lateral (one row a
             study), report or findings and impression, split, sex, age. Columns with CheXpert's names are labels.
         patient_pattern: Regular expression that finds the patient in a row's image path, by its first group:

@@ -43,10 +43,6 @@ class DicomConfig:
 def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -> Iterator[Record]:
     """Studies in the order of their first files, by path; files that are no DICOM are passed over.
 
-    Args:
-        options: The folder.
-        each: Applies a function to many files, in their order; headers are read through it.
-
     Raises:
         DataError: If the folder is missing or holds no DICOM file.
     """

@@ -91,10 +91,6 @@ def records_jpg(options: MimicConfig) -> Iterator[Record]:
 def records_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map) -> Iterator[Record]:
     """Studies of MIMIC-CXR in the order of its record list; views from the metadata table, or else from the tags.
 
-    Args:
-        options: The folders.
-        each: Applies a function to many files, in their order; the tags are read through it.
-
     Raises:
         DataError: If a table or a folder is missing or cannot be read.
     """

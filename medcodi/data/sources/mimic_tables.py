@@ -55,14 +55,7 @@ def tables_folder(options: MimicConfig) -> Path:
 
 
 def mimic_table(options: MimicConfig, pattern: str, what: str, fix: str = "") -> Path:
-    """A table that must be there.
-
-    Args:
-        options: Where to look.
-        pattern: Its name, ``*`` for the version.
-        what: Its content, for the message.
-        fix: An alternative, for the message.
-    """
+    """A table that must be there. ``what`` names its content in the refusal."""
     folder = tables_folder(options)
     found = find_table(folder, pattern)
     if found is None:

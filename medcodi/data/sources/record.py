@@ -154,12 +154,6 @@ MIN_STUDIES_OF_ONE_PATIENT = 10  # from here on, one patient for all studies is 
 def check_patients(records: Sequence[Record], source: str, column: str, fix: str) -> None:
     """Refuse studies whose patients are not known: those of one patient could come into several splits.
 
-    Args:
-        records: Studies with a patient each.
-        source: For the message.
-        column: What names the patient there.
-        fix: The option that says that each study is a patient.
-
     Raises:
         DataError: If a patient is missing or a placeholder in two studies, or all studies are of one patient.
     """

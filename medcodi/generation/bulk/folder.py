@@ -68,14 +68,7 @@ class SynthesisFolder:
     ) -> None:
         """Write a study, whole or not at all.
 
-        Args:
-            shard: The study.
-            write_files: Writes its files into a folder; returns target -> file.
-            provenance: Its provenance.
-            texts: Its generated texts, by modality; they are in the table of results too.
-
-        Raises:
-            DataError: If the disk is full or fails; nothing half-written is left.
+        ``write_files`` writes its files into a folder and returns target -> file; ``texts`` go into the table of results too.
         """
 
         def fill(staging: Path) -> dict[str, Any]:
@@ -117,10 +110,10 @@ class SynthesisFolder:
         Args:
             shards: All studies, in the order of the manifest.
             bad: Rows of the manifest that could not be read.
-            partly: Write the tables from what is there, even if studies are still to be made.
+            partly: Write the tables even if studies are still to be generated.
 
         Returns:
-            Numbers of studies finished, of rows failed, and of studies still to be made.
+            Numbers of studies finished, of rows failed, and of studies still to be generated.
         """
         while True:
             # Sort the studies into finished, failed and pending ones.

@@ -51,7 +51,7 @@ class SynthesisConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class Outcome:
-    """What one rank did, and the state of the folder when it ended."""
+    """The work of one rank, and the state of the folder at its end."""
 
     made: int = 0  # studies generated now
     found: int = 0  # studies of this rank that were finished already
@@ -85,7 +85,7 @@ def synthesize(
         out: A new folder, or one to resume.
         model: A model, its folder, or a hub repository; None: the shipped demo.
         config: How to carry it out.
-        rank: Rank of this process, from 0.
+        rank: From 0.
         world: Number of ranks that share the work.
         device: ``"cpu"``, ``"cuda"`` …; None: a GPU where there is one.
         collect_only: Generate nothing; write ``results.csv`` from the finished studies. Otherwise the last rank writes it.
@@ -283,11 +283,8 @@ class _Worker:
                 f"a batch of {self.config.batch_size} does not fit into the memory of {self.model.device}",
                 fix="a smaller --batch-size, into a new folder",
             ) from None
-        return sum(
-            self._write(shard, ready[shard], contents)
-            for shard, contents in zip(batch, results, strict=False)
-            if shard in ready
-        )
+        written = zip(batch, results, strict=False)  # without the rows that fill the batch up
+        return sum(self._write(shard, ready[shard], contents) for shard, contents in written if shard in ready)
 
     def _write(self, shard: StudyShard, prompts: Mapping[str, Value], contents: Mapping[str, Value]) -> bool:
         """Write a study, unless it is there."""

@@ -21,12 +21,7 @@ AGAIN = "medcodi data cache … --overwrite encodes what is damaged again"
 
 
 def open_cache(folder: Path, key: CacheKey, dataset: StudyDataset | None = None) -> EncodedStudies:
-    """Open a complete cache of this key.
-
-    Args:
-        folder: Of the cache.
-        key: What it must have been made from.
-        dataset: The dataset itself, to compare its counts of modalities with the cache's.
+    """Open a complete cache of this key; its counts of modalities must be those of ``dataset``.
 
     Raises:
         DataError: If there is none, it is unfinished or of another key, a shard is missing or cut, or counts differ.
@@ -48,31 +43,21 @@ def open_cache(folder: Path, key: CacheKey, dataset: StudyDataset | None = None)
 class EncodedStudies:
     """A dataset of encoded studies. Files are mapped when they are first read, in each process anew.
 
-    Attributes:
-        name: The dataset's, marked as encoded.
-        image_size: Of the dataset that was encoded.
-        fingerprint: Of the dataset that was encoded.
-        key: What it was made from.
-        present: Modality -> how many studies have it.
-        num_bytes: Of all files but the names.
+    Raises:
+        DataError: If the cache is missing or unfinished, or a file is missing, cut or damaged.
     """
 
     def __init__(self, folder: Path) -> None:
-        """Find the files.
-
-        Raises:
-            DataError: If there are none, or one is missing or not of its size.
-        """
         self._job = JobFolder(folder, CACHE)
         index = self._job.read_index()
         if index is None or not index.get("complete"):
             raise DataError(f"{folder} holds no finished cache", fix="run medcodi data cache again: it resumes")
         self.folder, self.key = folder, CacheKey.from_json(index["key"])
         self.name = f"{self.key.dataset} (encoded)"
-        self.image_size, self.fingerprint = self.key.image_size, self.key.data
+        self.image_size, self.fingerprint = self.key.image_size, self.key.data  # of the dataset that was encoded
         self._parts: list[dict[str, Any]] = index["parts"]
-        self.present: dict[str, int] = index["present"]
-        self.num_bytes = sum(part["bytes"] for part in [*self._parts, index["nulls"]])
+        self.present: dict[str, int] = index["present"]  # modality -> studies that have it
+        self.num_bytes = sum(part["bytes"] for part in [*self._parts, index["nulls"]])  # of all arrays
         self._ids = [pair for part in self._parts for pair in self._ids_of(part)]  # [study, patient] of each row
         if len(self._ids) != self.key.studies:
             raise DataError(f"{folder} holds {len(self._ids):,} studies", expected=f"{self.key.studies:,}", fix=AGAIN)
@@ -90,15 +75,11 @@ class EncodedStudies:
         return {**self.__dict__, "_maps": {}}  # or workers would be sent whole files
 
     def study_id(self, index: int) -> str:
-        """Of one study."""
+        """The id of one study."""
         return self._ids[index][0]
 
     def read_batch(self, samples: Sequence[int]) -> EncodedBatch:
-        """The rows with these indices.
-
-        Raises:
-            DataError: If one of them is damaged.
-        """
+        """The rows with these indices; refused where one of them is damaged."""
         rows = [self._record(int(sample)) for sample in samples]
         names = self.key.modalities
         return EncodedBatch(

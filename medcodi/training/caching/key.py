@@ -17,29 +17,17 @@ PRECISIONS = ("fp32", "bf16")
 
 @dataclass(frozen=True, kw_only=True)
 class CacheKey:
-    """Everything that decides the bytes of a cache.
+    """Everything that decides the bytes of a cache."""
 
-    Attributes:
-        weights: Hash of the autoencoders and prompt encoders: files, tokenizers, configuration.
-        data: Fingerprint of the dataset.
-        dataset: Its name.
-        split: ``train``, ``val`` or ``test``.
-        studies: Number of studies.
-        image_size: Pixels a side.
-        precision: Autocast precision of the encoders.
-        context: What the denoisers attend to; ``pooled`` stores no tokens.
-        modalities: Of the model.
-    """
-
-    weights: str
-    data: str
-    dataset: str
-    split: str
-    studies: int
-    image_size: int
-    precision: str
-    context: str
-    modalities: tuple[str, ...]
+    weights: str  # hash of the autoencoders and prompt encoders: files, tokenizers, configuration
+    data: str  # fingerprint of the dataset
+    dataset: str  # its name
+    split: str  # ``train``, ``val`` or ``test``
+    studies: int  # number of studies
+    image_size: int  # pixels a side
+    precision: str  # autocast precision of the encoders
+    context: str  # what the denoisers attend to; ``pooled`` stores no tokens
+    modalities: tuple[str, ...]  # of the model
 
     def to_json(self) -> dict[str, Any]:
         """Plain values."""
@@ -52,13 +40,9 @@ class CacheKey:
 
 
 def cache_key(model: MedCoDi, dataset: StudyDataset, *, split: str = "train", precision: str = "fp32") -> CacheKey:
-    """The key of a dataset's cache by a model; no weights are loaded where the model has files.
+    """The key of a dataset's cache by a model, by its files where it has any; no weights are loaded then.
 
-    Args:
-        model: As it was loaded: its files are taken to be its weights.
-        dataset: What is encoded, whole.
-        split: Of the dataset.
-        precision: Autocast precision of the encoders: ``fp32`` or ``bf16``.
+    ``precision`` is the encoders' autocast precision: ``fp32`` or ``bf16``.
     """
     return CacheKey(
         weights=encoder_hash(model),

@@ -68,6 +68,7 @@ def make_cache(
     job = JobFolder(folder, CACHE, key.to_json(), ranks)
     shards = plan_shards(key.studies)
 
+    # A complete cache is opened without a lock; one that lacks shards is locked, and looked at again.
     def missing() -> list[str] | None:
         return _missing(job, shards, overwrite=overwrite, verify=verify)
 
@@ -125,7 +126,7 @@ def _finish(model: MedCoDi, job: JobFolder, key: CacheKey, shards: Mapping[str, 
 def _tell(
     on_progress: OnProgress, job: JobFolder, shards: Mapping[str, range], todo: Sequence[str], shard: str, done: int
 ) -> None:
-    """Count the studies of all ranks: by their records, and this rank's own unfinished shard."""
+    # Count the studies of all ranks: by their records, and this rank's own unfinished shard.
     total = sum(map(len, shards.values()))
     left = sum(len(shards[other]) for other in todo if other != shard and not job.place(other).exists())
     on_progress(total - left - len(shards[shard]) + done, total)
@@ -144,15 +145,8 @@ class _Encoder:
     num_workers: int
 
     def encode(self, shards: Mapping[str, range], tell: Callable[[str, int], None] | None = None) -> None:
-        """Write these shards, one after the other.
-
-        Args:
-            shards: Name -> studies.
-            tell: Called after every batch with the shard in work and how many of its studies are encoded.
-
-        Raises:
-            DataError: If a study cannot be read or encoded, or a shard cannot be written.
-        """
+        """Write these shards; ``tell`` is called after every batch with the shard and how many of its studies are encoded."""
+        # Batches never cross the border of a shard, so that its bytes depend on it alone.
         batches: list[EncodedBatch] = []
         slices = [
             (shard, range(start, min(start + self.batch_size, studies.stop)))

@@ -1,8 +1,4 @@
-"""The files of a cache: shards of some hundred studies, one record of numbers for each study, sealed with a CRC.
-
-A shard is a NumPy array of records beside a JSON file with the studies' names. A record holds everything of a study in one
-piece, so that reading a row is reading one place of the file, and ends with its own CRC-32.
-"""
+"""The files of a cache: shards of studies, one array of records each, and one record of numbers for each study, with its CRC-32."""
 
 from __future__ import annotations
 
@@ -51,6 +47,7 @@ def file_row_of(shard: str, record: Mapping[str, Any]) -> Mapping[str, Any]:
 
 def sealed(records: np.ndarray) -> np.ndarray:
     """The records, with the CRC-32 of each in its last field."""
+    # A record holds everything of a study in one piece: reading a row is reading one place of the file.
     records[CRC] = [zlib.crc32(row) for row in _bytes_before_crc(records)]
     return records
 
@@ -67,11 +64,7 @@ def _bytes_before_crc(records: np.ndarray) -> Iterator[memoryview]:
 
 
 def write_array(path: Path, array: np.ndarray) -> dict[str, Any]:
-    """Write an array as ``.npy``, whole or not at all; returns its ``bytes`` and ``sha256``.
-
-    Raises:
-        DataError: If it cannot be written.
-    """
+    """Write an array as ``.npy``, whole or not at all; returns its ``bytes`` and ``sha256``."""
     data = io.BytesIO()  # numpy's own writing to a file does not tell a full disk
     np.save(data, array, allow_pickle=False)
     atomic.write_bytes(path, data.getbuffer(), error=CACHE.error, then=CACHE.then)

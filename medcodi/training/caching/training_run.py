@@ -37,9 +37,9 @@ def from_cache(
     Args:
         stage: Around a model that was opened lazily.
         run: Its ``cache`` is set.
-        dataset: Its training studies.
-        validation: Its held-out studies.
-        ranks: All of them encode, where something is missing.
+        dataset: Training studies.
+        validation: Held-out studies.
+        ranks: All of them encode what is missing.
         watch: Shows what the run is doing.
 
     Raises:

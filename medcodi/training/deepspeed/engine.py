@@ -18,15 +18,7 @@ from medcodi.stages.stage import Stage
 from medcodi.training.config import TrainConfig
 from medcodi.training.deepspeed import zero3
 from medcodi.training.deepspeed.config import check_deepspeed, deepspeed_dictionary
-from medcodi.training.engine import (
-    OPTIMIZER_STATE,
-    Engine,
-    StepResult,
-    check_finite,
-    features_of,
-    marked,
-    seed_step,
-)
+from medcodi.training.engine import OPTIMIZER_STATE, Engine, StepResult, check_finite, features_of, marked, seed_step
 from medcodi.training.optimizer import build_optimizer, learning_rate
 
 
@@ -84,13 +76,15 @@ class DeepSpeedEngine(Engine):
         # What micro-batches must know of each other, computed before their own passes.
         batches = [batch.to(self.ranks.device) for batch in micro_batches]
         with zero3.gathering(self.stage) if self.zero_stage == 3 else nullcontext():
-            known = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
+            step_accumulations = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
 
         # Accumulate gradients, and exchange them.
         losses, logs = [], []
         with self._gradient_exchange():
             try:
-                for index, (batch, draw, accumulation) in enumerate(zip(batches, randomness, known, strict=True)):
+                for index, (batch, draw, accumulation) in enumerate(
+                    zip(batches, randomness, step_accumulations, strict=True)
+                ):
                     seed_step(draw, self.ranks.rank, index)
                     output = self._engine(batch, draw, accumulation)
                     losses.append(output.loss.detach())
@@ -162,9 +156,9 @@ class DeepSpeedEngine(Engine):
         """This rank's part of whole tensors, in the memory where its part of the weights is."""
         if self.zero_stage < 3:
             return {name: tensor.to(self.ranks.device) for name, tensor in whole.items()}
-        kept = self.shards()
+        shards = self.shards()
         return {
-            name: self._own_share(tensor, self._trained[name]).to(kept[name].device) for name, tensor in whole.items()
+            name: self._own_share(tensor, self._trained[name]).to(shards[name].device) for name, tensor in whole.items()
         }
 
     def _gathered(self, shard: Tensor, parameter: Any) -> Tensor:

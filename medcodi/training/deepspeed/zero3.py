@@ -58,13 +58,7 @@ def shares_changed(optimizer: Any) -> Iterator[None]:
 
 @contextmanager
 def group_in_memory(optimizer: Any, group: int, changed: bool) -> Iterator[nn.Parameter]:
-    """This rank's shard of a group's weights, the key of its moments; read from disk if it is offloaded.
-
-    Args:
-        optimizer: DeepSpeed's.
-        group: Number of the group.
-        changed: Write it back afterwards.
-    """
+    """This rank's shard of a group's weights, the key of its moments; if offloaded, read from disk, and written if changed."""
     swapped = optimizer._swappable_optimizer_subgroup(group)
     if swapped:
         optimizer._optimizer_states_and_gradient_swap_in(group)
@@ -103,7 +97,7 @@ def clear_padding(optimizer: Any, parameters: Iterable[Any], rank: int) -> None:
 
 
 def leave_gradients_in_memory(optimizer: Any) -> None:
-    """Where moments are on disk, do not write gradients there too.
+    """If moments are on disk, do not write gradients there too.
 
     DeepSpeed 0.19 keeps a buffer for all of a rank's shards anyway, so that a copy on disk saves nothing; and it reads a shard of
     1 MB or more back wrong if its offset in the group is not a multiple of 1024 bytes.
@@ -132,7 +126,7 @@ def clear_gradients(optimizer: Any) -> None:
 
 
 def fill_missing_gradients(optimizer: Any) -> None:
-    """Where gradients are on disk, zeros for the parts that this step did not reach; call it after the backward passes."""
+    """If gradients are on disk, zero those that this step did not reach; call it after the backward passes."""
     if not optimizer.swap_optimizer:
         return
     for group, parameters in enumerate(optimizer.fp16_groups):

@@ -84,30 +84,17 @@ class Alerts:
     """Checks logged lines one after the other, and returns the signs of trouble that are new."""
 
     def __init__(self, config: AlertConfig, *, num_rows: int, warmup_steps: int = 0) -> None:
-        """Start with an empty history.
-
-        Args:
-            config: When a sign is called out.
-            num_rows: Studies in a global batch: a contrastive guess is among these.
-            warmup_steps: Until these are over, a clipped gradient is no sign.
-        """
-        self.config, self.num_rows, self.warmup_steps = config, num_rows, warmup_steps
+        self.config = config
+        self.num_rows = num_rows  # studies in a global batch: a contrastive guess is among these
+        self.warmup_steps = warmup_steps  # until these are over, a clipped gradient is no sign
         self._history: dict[str, deque[float]] = {}
         self._first: dict[str, list[float]] = {}
         self._called_out: dict[tuple[str, str], int] = {}  # (kind, subject) -> line
         self._line = 0
 
     def check(self, step: int, values: Mapping[str, float]) -> list[Alert]:
-        """Check a logged line of training; call it with every line, in order.
-
-        Args:
-            step: Of the line.
-            values: Its values; a line of a validation is ignored.
-
-        Returns:
-            The signs in it that were not called out within ``cooldown`` lines.
-        """
-        if not self.config.enabled or "loss" not in values:
+        """The signs in a logged line that were not called out within ``cooldown`` lines; call it with every line, in order."""
+        if not self.config.enabled or "loss" not in values:  # a line of a validation
             return []
         self._line += 1
         alerts = [alert for rule in RULES for alert in rule(self, step, values)]

@@ -1,4 +1,4 @@
-"""What a run logs, and where."""
+"""Config of logging: contents and destinations."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class WandbConfig:
 
 @config
 class TrackingConfig:
-    """What a run logs."""
+    """Contents of the log."""
 
     tensorboard: bool = True  # write TensorBoard events beside log.jsonl
     wandb: WandbConfig | None = None  # also log to Weights & Biases; None: no

@@ -23,13 +23,10 @@ class NamedMeans(Metric):
     A scalar has weight 1. A ``[2]`` is a weighted sum and its weight (:func:`medcodi.stages.step.cell_sums`); the mean is over
     all rows of all ranks. One metric holds all names, because their set differs between steps and ranks: ranks exchange
     names and sums at once, where one metric per name would need the same names in the same order everywhere.
-
-    Attributes:
-        sums: float64 ``[N, 2]``, the sum and the weight of each name, on the device of the rank.
     """
 
     full_state_update = False
-    sums: Tensor
+    sums: Tensor  # float64 [N, 2], the sum and the weight of each name, on the rank's device
 
     def __init__(self, ranks: Ranks) -> None:
         super().__init__(dist_sync_fn=self._gather, distributed_available_fn=lambda: ranks.world_size > 1)

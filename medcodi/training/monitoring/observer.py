@@ -66,11 +66,7 @@ class Observers:
     """All observers of a run, and the log that they share."""
 
     def __init__(self, run: Run) -> None:
-        """Open the log and build every observer in the table.
-
-        Raises:
-            MissingExtraError: If a tracker that the config names is not installed.
-        """
+        """Open the log and build every observer in the table."""
         self.log = RunLog(run.folder.root, run.ranks, run.config, start_step=run.start_step)
         self._ranks = run.ranks
         self._observers: list[Observer] = []

@@ -22,7 +22,7 @@ from medcodi.training.ema import evaluating
 from medcodi.training.monitoring.observer import Observer, StepReport
 from medcodi.training.monitoring.trackers import RunLog
 
-Value = np.ndarray | str
+Value = np.ndarray | str  # an image float32 [H, W] in [0, 1], or a text
 MAX_INFERENCE_STEPS = 20  # of the sampler: enough to see, cheap enough to be seen often
 
 CELL = 128  # least pixels per side of a cell
@@ -51,43 +51,26 @@ class SampleGrids(Observer):
 
 @dataclass(frozen=True)
 class Row:
-    """One modality of every study, made in one way.
+    """One modality of every study, made in one way."""
 
-    Attributes:
-        title: What was made from what.
-        target: The modality.
-        values: For each study an image float32 ``[H, W]`` in [0, 1] or a text; None where the study lacks a prompt.
-    """
-
-    title: str
-    target: str
-    values: Sequence[Value | None]
+    title: str  # what was made from what
+    target: str  # the modality
+    values: Sequence[Value | None]  # for each study; None where it lacks a prompt
 
 
 @dataclass(frozen=True)
 class Samples:
-    """A grid of samples; columns are studies.
+    """A grid of samples; columns are studies."""
 
-    Attributes:
-        truth: Modality -> for each study its value, None where it has none.
-        rows: What was made.
-    """
-
-    truth: dict[str, list[Value | None]]
-    rows: list[Row] = field(default_factory=list)
+    truth: dict[str, list[Value | None]]  # modality -> for each study its value, None where it has none
+    rows: list[Row] = field(default_factory=list)  # what was made
 
 
 def draw_samples(stage: Any, batch: Batch, seed: int, which: str = "stage") -> Samples:
-    """Samples of the studies of a batch; no rows where the stage has nothing to show.
+    """Samples of the studies of a batch, in the directions that the stage trains, or in ``all`` of the model.
 
     Draws are keyed by (seed, sample): the same studies have the same noise every time, in every direction, and training's
-    randomness is not touched.
-
-    Args:
-        stage: The stage, in evaluation mode.
-        batch: Some studies.
-        seed: The run's.
-        which: ``stage``: the directions that it trains; ``all``: every direction of the model.
+    randomness is not touched. There are no rows where the stage has nothing to show.
     """
     model: MedCoDi = stage.model
     samples = Samples({name: _truth(batch, name) for name in model.config.modalities if name in batch.contents})
@@ -212,15 +195,7 @@ def as_text(samples: Samples) -> str:
 
 # ---- the picture ---------------------------------------------------------------------------------------------------
 def contact_sheet(rows: Sequence[tuple[str, Sequence[Value | None]]]) -> np.ndarray:
-    """One picture with a row of cells and a title per row.
-
-    Args:
-        rows: Title and cells of each: an image float32 ``[H, W]`` in [0, 1] (small ones are magnified), a text (cut where
-            the cell ends), or None: absent.
-
-    Returns:
-        The picture, float32 ``[height, width]`` in [0, 1].
-    """
+    """One picture, float32 ``[height, width]`` in [0, 1], of rows with a title and cells; None: absent."""
     # All cells are squares of the largest image, magnified by a whole number.
     sides = [max(cell.shape) for _, cells in rows for cell in cells if isinstance(cell, np.ndarray)]
     largest = max(sides, default=CELL)
@@ -257,7 +232,7 @@ def _font(size: int) -> Any:
 
 
 def _write(pen: ImageDraw.ImageDraw, text: str, corner: tuple[int, int], width: int, height: int, size: int) -> None:
-    """Wrapped, and cut where the cell ends."""
+    """Write a text, wrapped, and cut where the cell ends."""
     font = _font(size)
     per_line = max(4, int(width / max(1.0, font.getlength("abcdefghij klmnop") / 17)))
     lines = textwrap.wrap(text, per_line)

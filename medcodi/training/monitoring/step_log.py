@@ -1,4 +1,4 @@
-"""What is logged of the steps: means of losses and gradients, size of the updates, time, memory, utilisation, alerts."""
+"""Log of the steps: means of losses and gradients, size of the updates, time, memory, utilisation, alerts."""
 
 from __future__ import annotations
 

@@ -19,19 +19,12 @@ PAGE = "summary.html"
 
 @dataclass(frozen=True)
 class RunStory:
-    """What one run logged.
+    """Log of one run."""
 
-    Attributes:
-        name: Of its folder.
-        root: The folder.
-        curves: Name of a figure -> its points (step, value), the machine's under ``timing/``.
-        alerts: (step, text) of the signs of trouble.
-    """
-
-    name: str
+    name: str  # of its folder
     root: Path
-    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
-    alerts: list[tuple[int, str]] = field(default_factory=list)
+    curves: dict[str, list[tuple[int, float]]] = field(default_factory=dict)  # name -> (step, value); timing/… too
+    alerts: list[tuple[int, str]] = field(default_factory=list)  # (step, text) of the signs of trouble
 
 
 def read_story(root: str | Path) -> RunStory:
@@ -50,7 +43,7 @@ def read_story(root: str | Path) -> RunStory:
         )
     story = RunStory(root.resolve().name, root)
     for text in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError, KeyError):  # the last line of a run that goes on, or was killed, may be cut short
+        with suppress(ValueError, KeyError):  # the last line of a run that is training, or was killed, may be cut short
             line = json.loads(text)
             step = int(line.pop("step"))
             story.alerts.extend((step, sign) for sign in line.pop("alerts", []))
@@ -59,31 +52,31 @@ def read_story(root: str | Path) -> RunStory:
                 if isinstance(value, (int, float)) and math.isfinite(value):
                     story.curves.setdefault(name, []).append((step, float(value)))
     if not story.curves:
-        raise TrainingError(f"{path} holds no figures yet", fix="wait for tracking.log_every steps")
+        raise TrainingError(f"{path} holds no values yet", fix="wait for tracking.log_every steps")
     return story
 
 
 def groups(names: Sequence[str]) -> dict[str, list[str]]:
-    """Which figures share a chart: title -> names, in the order of the page; every name is in exactly one."""
-    found: dict[str, list[str]] = {}
+    """The charts of the page, in order: title -> names of the values in it; every name is in exactly one."""
+    charts: dict[str, list[str]] = {}
     for name in names:
-        found.setdefault(_title(name), []).append(name)
+        charts.setdefault(_title(name), []).append(name)
     order = {title: place for place, title in enumerate(FIRST)}
-    return dict(sorted(found.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
+    return dict(sorted(charts.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
 
 
-FIRST = ("loss", "loss of each modality", "validation loss", "gradient norm", "studies a second")
+FIRST = ("loss", "loss of each modality", "validation loss", "gradient norm", "studies per second")
 _ALONE = {
     "loss": "loss",
     "grad_norm": "gradient norm",
     "clipped": "share of steps whose gradient was clipped",
     "lr": "learning rate",
-    "timing/studies_per_second": "studies a second",
-    "timing/seconds_per_step": "seconds a step",
+    "timing/studies_per_second": "studies per second",
+    "timing/seconds_per_step": "seconds per step",
     "timing/data_wait": "share of the time spent waiting for data",
     "timing/mfu": "model FLOPs utilisation",
-    "timing/gflops_per_study": "what utilisation is made of",
-    "timing/peak_tflops": "what utilisation is made of",
+    "timing/gflops_per_study": "what utilisation is computed from",
+    "timing/peak_tflops": "what utilisation is computed from",
     "validation/loss": "validation loss",
 }
 
@@ -93,24 +86,20 @@ def _title(name: str) -> str:
     if name in _ALONE:
         return _ALONE[name]
     if name.startswith("timing/"):
-        return "memory, GiB, of the rank that has most"
+        return "memory, GiB, of the rank that uses most"
     if name.startswith("validation/t/"):
         return f"validation loss of {rest[-1]} by timestep"
     if first == "validation":
         return f"validation: {_title('/'.join(rest))}"
     if first == "loss":
-        return "loss of each modality" if len(rest) == 1 else f"loss of {rest[0]} by what it is made from"
+        return "loss of each modality" if len(rest) == 1 else f"loss of {rest[0]} by its prompts"
     if first == "moved":
         return "relative change of norms and biases in one step"
     return f"{first}: {'/'.join(rest)}" if rest else name
 
 
 def page(stories: Sequence[RunStory]) -> str:
-    """The page: self-contained HTML.
-
-    Args:
-        stories: One run, or several to be compared: a chart then holds a line of each, in the run's colour.
-    """
+    """The page, self-contained HTML, of one run or of several: a chart then has a line of each, in the run's colour."""
     names = list(dict.fromkeys(name for story in stories for name in story.curves))
     charts = []
     for title, chosen in groups(names).items():
@@ -212,11 +201,7 @@ def _samples(stories: Sequence[RunStory]) -> list[Section]:
 
 
 def write_summary(roots: Sequence[str | Path], path: str | Path) -> Path:
-    """Read runs and write the page.
-
-    Args:
-        roots: Folders of the runs.
-        path: Of the page.
+    """Write the page of the runs in some folders.
 
     Raises:
         TrainingError: If a folder holds no log.

@@ -78,25 +78,16 @@ def _peak_bytes() -> float:
 
 
 class Utilisation:
-    """Model FLOPs utilisation (MFU; Chowdhery et al., 2022, appendix B): operations of the model over the devices' peak.
-
-    Attributes:
-        problem: Why it cannot be measured; empty: it can.
-    """
+    """Model FLOPs utilisation (MFU; Chowdhery et al., 2022, appendix B): operations of the model over the devices' peak."""
 
     def __init__(self, config: TrainConfig, device: torch.device, world_size: int) -> None:
         self.config, self.device, self.world_size = config, device, world_size
         self._began = time.monotonic()
         self._flops = 0.0
-        self.problem = ""
+        self.problem = ""  # why it cannot be measured; empty: it can
 
     def measure(self, model: MedCoDi, studies_per_second: float) -> dict[str, float]:
-        """``mfu`` and what it is computed from, for the log; empty where it is off, or not due yet.
-
-        Args:
-            model: What is trained.
-            studies_per_second: Of all ranks together.
-        """
+        """``mfu`` at a rate of all ranks, and what it is computed from; empty where it is off, or not due yet."""
         tracking = self.config.tracking
         is_early = not self._flops and time.monotonic() - self._began < tracking.mfu_after
         if not tracking.mfu or self.problem or is_early:
@@ -119,7 +110,7 @@ class Utilisation:
         }
 
     def explain(self, values: dict[str, float]) -> str:
-        """What the utilisation was computed from, for the screen; empty while there is nothing to explain."""
+        """Inputs of the utilisation, for the screen; empty before it is computed."""
         if not values:
             return self.problem
         config = self.config

@@ -1,4 +1,4 @@
-"""Where a run is logged: ``log.jsonl``, TensorBoard, Weights & Biases, and the screen."""
+"""Destinations of the log: ``log.jsonl``, TensorBoard, Weights & Biases, and the screen."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class History:
-    """What was logged of a run so far."""
+    """Everything that a run has logged so far."""
 
     root: Path  # the run's folder
     config: TrainConfig
@@ -221,11 +221,7 @@ def configured_trackers(tracking: TrackingConfig) -> Iterator[type[Tracker]]:
 
 
 def check_trackers(tracking: TrackingConfig) -> None:
-    """Refuse trackers that are not installed, before anything is computed.
-
-    Raises:
-        MissingExtraError: Names the extra.
-    """
+    """Raise MissingExtraError for a tracker that is not installed, before anything is computed."""
     for tracker in configured_trackers(tracking):
         tracker.check()
 

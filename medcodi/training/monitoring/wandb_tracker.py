@@ -12,6 +12,7 @@ import numpy as np
 
 from medcodi.config import to_dict
 from medcodi.errors import MissingExtraError, TrainingError, first_line
+from medcodi.storage import atomic
 from medcodi.training.monitoring.config import TrackingConfig
 from medcodi.training.monitoring.trackers import History, Tracker
 
@@ -82,7 +83,7 @@ class WandbTracker(Tracker):
                 expected="a key and a network for mode online",
                 fix="`wandb login`, or tracking.wandb.mode=offline",
             ) from error
-        record.write_text(json.dumps({"id": run_id, "project": config.project}) + "\n", encoding="utf-8")
+        atomic.write_json(record, {"id": run_id, "project": config.project})
         for line in () if continues else history.lines:
             self._send(line)
 

@@ -84,7 +84,7 @@ def verdicts(results: dict[str, Any]) -> list[dict[str, str]]:
 
 
 def _equivalence_verdict(results: dict[str, Any], task: str, declared: float | None) -> tuple[str, str]:
-    """What is said of equivalence and of a difference, and the tone of the box: ``ok``, ``none`` or ""."""
+    """Verdict on equivalence and on a difference, and the tone of the box: ``ok``, ``none`` or ""."""
     outcomes = {e["population"]: e for e in results["equivalences"] if e["task"] == task}
     main = [t for t in results["tests"] if t["task"] == task and "p_holm" in t and "generated" in t["contrast"]]
     different = bool(main) and min(t["p_holm"] for t in main) <= results["alpha"]

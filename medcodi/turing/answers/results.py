@@ -206,7 +206,7 @@ def read_sessions(file: str, values: Mapping[str, Any]) -> list[tuple[datetime, 
 
 
 def doubtful(result: ResultFile, sessions: Sequence[tuple[datetime, datetime]]) -> Iterator[str]:
-    """What is possible but should be checked; nothing is excluded for it."""
+    """Doubts: possible values that should be checked; nothing is excluded for them."""
     lasted = sum((ended - started).total_seconds() for started, ended in sessions)
     spent = sum(float(answer["seconds"]) for answer in result.answers if isinstance(answer["seconds"], int | float))
     if spent > lasted + SLACK + 0.01 * lasted:

@@ -82,7 +82,7 @@ def _answer(row: AnswerRow) -> float:
 
 
 def _unit(row: AnswerRow) -> str:
-    """What is resampled together: the patient, or the case if no patient is named."""
+    """Unit of resampling: the patient, or the case if no patient is named."""
     return row["patient"] or row["case"]
 
 

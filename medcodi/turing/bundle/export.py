@@ -31,18 +31,18 @@ from medcodi.turing.bundle.files import (
     viewer_files,
     zip_folder,
 )
-from medcodi.turing.bundle.key import CUSTODIAN, FORMAT, AnswerKey, protect
+from medcodi.turing.bundle.key import CUSTODIAN, FORMAT, AnswerKey
 from medcodi.turing.bundle.trials import ReaderTrial, reader_page, reader_trials
 from medcodi.turing.design.blinding import blind_text, cut_image, finish_image
 from medcodi.turing.design.config import ReaderStudyConfig
 from medcodi.turing.design.generated_arm import GeneratedArm, GeneratedContents, GenerationRequest
-from medcodi.turing.design.items import AUTOENCODED, GENERATED, Content, ReaderItem, draw_items
+from medcodi.turing.design.items import AUTOENCODED, GENERATED, ItemContent, ReaderItem, draw_items
 from medcodi.turing.design.real_arm import RealArm
 
 if TYPE_CHECKING:
     from medcodi.model import MedCoDi
 
-OnStep = Callable[[str, int, int], None]  # called with (step, done, total)
+OnExportStep = Callable[[str, int, int], None]  # called with (step, done, total)
 
 
 @dataclass(frozen=True)
@@ -66,7 +66,7 @@ def export_bundle(
     autoencoder: MedCoDi | None = None,
     attested_by: str | None = None,
     salt: str | None = None,
-    on_step: OnStep | None = None,
+    on_step: OnExportStep | None = None,
 ) -> ExportSummary:
     """Write a bundle, whole or not at all.
 
@@ -115,8 +115,7 @@ def export_bundle(
             _write_reader(staging / "readers" / reader, reader_page(study, key, reader, shown), shown, blinded)
             on_step("writing readers", done + 1, len(trials))
         _write_facts(staging / "bundle.json", study, key, len(items), attestation)
-        seal(staging)
-        protect(staging / CUSTODIAN)
+        seal(staging, private=CUSTODIAN)
     images = sum(MODALITIES[content.modality].kind == "image" for item in items for content in item.contents)
     left_out = [f"{left.file}: {left.reason}" for left in real.left_out]
     return ExportSummary(Path(out), key.bundle_id, len(items), images, native, left_out)
@@ -149,8 +148,8 @@ def _blind(
     generated: GeneratedArm,
     model: MedCoDi | None,
     salt: str,
-    on_step: OnStep,
-) -> tuple[dict[Content, str], int | None]:
+    on_step: OnExportStep,
+) -> tuple[dict[ItemContent, str], int | None]:
     """Every content through the one pipeline, as the JSON of its payload; and the common native size."""
     # Generate: every requested direction once per case.
     contents = list(dict.fromkeys(content for item in items for content in item.contents))
@@ -160,13 +159,13 @@ def _blind(
     samples = generated.contents(requests, real, lambda done, total: on_step("generating", done, total))
     # First half of the pipeline: squares, whose smallest sets the native size.
     images = [content for content in contents if MODALITIES[content.modality].kind == "image"]
-    squares: dict[Content, np.ndarray] = {}
+    squares: dict[ItemContent, np.ndarray] = {}
     for done, content in enumerate(images):
         squares[content] = _square(study, content, np.asarray(_value(content, real, samples)), model)
         on_step("reading", done + 1, len(images))
     native = _native_size(study, squares)
     # Second half: the same band, range and depth for all; the dither depends on the content and the salt.
-    blinded: dict[Content, str] = {}
+    blinded: dict[ItemContent, str] = {}
     for done, (content, square) in enumerate(squares.items()):
         keys = (salt, content.origin, content.case, content.modality, str(content.direction))
         grey = finish_image(square, study.blinding, native, study.image_size, numpy_generator("turing-dither", *keys))
@@ -184,20 +183,20 @@ def _blind(
     return blinded, native if squares else None
 
 
-def _value(content: Content, real: RealArm, samples: GeneratedContents) -> Any:
+def _value(content: ItemContent, real: RealArm, samples: GeneratedContents) -> Any:
     if content.origin == GENERATED and content.direction is not None:
         return samples[content.case, content.direction][content.modality]
     return real.study(content.case).contents[content.modality]
 
 
-def _text(study: ReaderStudyConfig, content: Content, text: str) -> str:
+def _text(study: ReaderStudyConfig, content: ItemContent, text: str) -> str:
     try:
         return blind_text(text, study.blinding)
     except Refused as error:
         raise _unusable(content, error, fix="generate it again, or leave this study out") from None
 
 
-def _square(study: ReaderStudyConfig, content: Content, image: np.ndarray, model: MedCoDi | None) -> np.ndarray:
+def _square(study: ReaderStudyConfig, content: ItemContent, image: np.ndarray, model: MedCoDi | None) -> np.ndarray:
     if content.origin == AUTOENCODED and model is not None:
         image = autoencoded(model, content.modality, image)
     try:
@@ -206,7 +205,7 @@ def _square(study: ReaderStudyConfig, content: Content, image: np.ndarray, model
         raise _unusable(content, error, fix=error.fix) from None
 
 
-def _unusable(content: Content, error: Refused, *, fix: str) -> DataError:
+def _unusable(content: ItemContent, error: Refused, *, fix: str) -> DataError:
     what = f"the {content.origin} {content.modality} of study {content.case!r}"
     return DataError(f"{what}: {error.failed}", expected=error.expected, fix=fix)
 
@@ -223,7 +222,7 @@ def autoencoded(model: MedCoDi, modality: str, image: np.ndarray) -> np.ndarray:
     return decoded[0, 0].float().cpu().numpy()
 
 
-def _native_size(study: ReaderStudyConfig, squares: Mapping[Content, np.ndarray]) -> int:
+def _native_size(study: ReaderStudyConfig, squares: Mapping[ItemContent, np.ndarray]) -> int:
     """Pixels a side of the coarsest image, or the configured size; never above the size shown.
 
     Raises:
@@ -266,7 +265,7 @@ def _key(
     )
 
 
-def _write_reader(folder: Path, page: dict, trials: Sequence[ReaderTrial], blinded: Mapping[Content, str]) -> None:
+def _write_reader(folder: Path, page: dict, trials: Sequence[ReaderTrial], blinded: Mapping[ItemContent, str]) -> None:
     """Viewer, ``study.js`` and payloads of one reader, and the archive beside the folder."""
     (folder / PAYLOADS).mkdir(parents=True)
     for name, data in viewer_files().items():

@@ -89,10 +89,11 @@ def viewer_files() -> dict[str, bytes]:
     return dict(sorted(contents.items()))
 
 
-def seal(folder: Path) -> None:
-    """Give a folder and everything in it one time and plain permissions."""
+def seal(folder: Path, *, private: str = "") -> None:
+    """Give a folder and everything in it one time and plain permissions; those in ``private``, a folder in it, are the owner's."""
     for path in sorted(folder.rglob("*"), reverse=True):  # a folder after its files, which change its time
-        path.chmod(0o755 if path.is_dir() else 0o644)
+        mode = 0o755 if path.is_dir() else 0o644
+        path.chmod(mode & 0o700 if path.relative_to(folder).parts[0] == private else mode)
         os.utime(path, (FIXED_TIME, FIXED_TIME))
     os.utime(folder, (FIXED_TIME, FIXED_TIME))
 

@@ -65,18 +65,12 @@ class AnswerKey:
         return self.values["items"]
 
     def save(self, folder: Path) -> None:
-        """Write ``key.json`` and ``README.txt`` into a folder, for the owner's eyes only."""
-        folder.mkdir(parents=True, exist_ok=True)
-        (folder / KEY_FILE).write_text(json.dumps(self.values, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
-        (folder / "README.txt").write_text(README, encoding="utf-8")
-        protect(folder)
-
-
-def protect(folder: Path) -> None:
-    """Make the custodian's folder and its files readable by their owner only."""
-    for path in folder.iterdir():
-        path.chmod(0o600)
-    folder.chmod(0o700)
+        """Write ``key.json`` and ``README.txt`` into a folder, readable by their owner only."""
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        text = json.dumps(self.values, indent=1, ensure_ascii=False) + "\n"
+        for name, content in ((KEY_FILE, text), ("README.txt", README)):
+            (folder / name).write_text(content, encoding="utf-8")
+            (folder / name).chmod(0o600)
 
 
 def read_key(place: str | Path) -> AnswerKey:

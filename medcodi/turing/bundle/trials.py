@@ -19,7 +19,7 @@ from medcodi.randomness import Key, numpy_generator
 from medcodi.turing.bundle.canonical import sha256_of
 from medcodi.turing.bundle.key import FORMAT, AnswerKey
 from medcodi.turing.design.config import ReaderStudyConfig, ScaleConfig, TaskConfig
-from medcodi.turing.design.items import Content, ReaderItem
+from medcodi.turing.design.items import ItemContent, ReaderItem
 from medcodi.turing.design.tasks import TaskKind, task_kind
 
 ID_DIGITS = 16  # hexadecimal digits of trial and payload ids
@@ -31,7 +31,7 @@ class Panel:
     """One image or text of a trial."""
 
     slot: str  # side of a pair: A or B; else ""
-    content: Content
+    content: ItemContent
     payload: str  # random id
 
 

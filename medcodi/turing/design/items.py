@@ -19,7 +19,7 @@ REAL, GENERATED, AUTOENCODED, MISMATCHED, PAIR = "real", "generated", "autoencod
 
 
 @dataclass(frozen=True)
-class Content:
+class ItemContent:
     """One image or text of an item."""
 
     origin: str  # `real`, `generated` or `autoencoded`
@@ -37,13 +37,13 @@ class ReaderItem:
     arm: str  # `real`, `generated`, `autoencoded`, `mismatched`; `pair` for a forced choice, which shows both arms
     case: str  # study id; items of one case are paired
     patients: tuple[str, ...]  # patients whose images or texts are shown
-    sides: tuple[tuple[Content, ...], ...]  # one side; two for a forced choice (real first)
+    sides: tuple[tuple[ItemContent, ...], ...]  # one side; two for a forced choice (real first)
     truth: dict[str, Any] = field(default_factory=dict)  # the right answer, where there is one
     repeat_of: str = ""  # name of the item that it repeats, or ""
     practice: bool = False  # True: shown first, does not count
 
     @property
-    def contents(self) -> tuple[Content, ...]:
+    def contents(self) -> tuple[ItemContent, ...]:
         """Contents of all sides."""
         return tuple(content for side in self.sides for content in side)
 
@@ -208,24 +208,25 @@ class _TaskItems:
         return [replace(item, name=f"{item.name}-again", repeat_of=item.name) for item in turns[: self.task.repeats]]
 
     # ---- contents ------------------------------------------------------------------------------------------------
-    def _shown_real(self, case: str, origin: str = REAL) -> tuple[Content, ...]:
+    def _shown_real(self, case: str, origin: str = REAL) -> tuple[ItemContent, ...]:
         return tuple(
-            Content(origin if MODALITIES[name].kind == "image" else REAL, case, name) for name in self.task.modalities
+            ItemContent(origin if MODALITIES[name].kind == "image" else REAL, case, name)
+            for name in self.task.modalities
         )
 
-    def _shown_generated(self, case: str) -> tuple[Content, ...]:
+    def _shown_generated(self, case: str) -> tuple[ItemContent, ...]:
         direction = self.generated.direction(self.task, case, self.real)
         return tuple(
-            Content(GENERATED, case, name, direction)
+            ItemContent(GENERATED, case, name, direction)
             if name in self.task.shown_generated
-            else Content(REAL, case, name)
+            else ItemContent(REAL, case, name)
             for name in self.task.modalities
         )
 
     def _pair(self, what: str, row: int, case: str, other: str) -> ReaderItem:
         return self._item(f"{what}-{row:03d}", PAIR, case, [self._shown_real(case), self._shown_generated(other)])
 
-    def _item(self, name: str, arm: str, case: str, sides: Sequence[tuple[Content, ...]]) -> ReaderItem:
+    def _item(self, name: str, arm: str, case: str, sides: Sequence[tuple[ItemContent, ...]]) -> ReaderItem:
         shown = dict.fromkeys(content.case for side in sides for content in side)
         return ReaderItem(
             name=f"{self.task.id}-{name}",

@@ -71,7 +71,7 @@ def test_a_table(tmp_path: Path) -> None:
     [
         ("study_id,direction,frontal\ns1,report->frontal,a\ns1,report->frontal,b\n", "'s1' of report->frontal twice"),
         ("study_id,frontals,direction\ns1,a,report->frontal\n", "did you mean 'frontal'"),
-        ("study,direction,frontal\ns1,report->frontal,a\n", "expected study_id"),
+        ("study,direction,frontal\ns1,report->frontal,a\n", "expected columns study_id"),
         ("study_id,direction,frontal\n,report->frontal,a\n", "line 2: no study_id"),
         ("study_id,direction,frontal\ns1,report->frontals,a\n", "frontals"),
         ("study_id,direction,frontal\n", "holds nothing"),

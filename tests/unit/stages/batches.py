@@ -1,10 +1,11 @@
-"""Batches whose studies lack this and that, for every stage."""
+"""Batches whose studies lack some modalities, phantom batches, and stages around tiny models."""
 
 from __future__ import annotations
 
 import torch
 
-from medcodi.data.loading import Batch
+from medcodi.data.loading import Batch, collate
+from medcodi.data.sources.phantom import PhantomDataset
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.randomness import StepRandomness
 from medcodi.stages import Stage, build_stage
@@ -45,3 +46,33 @@ def uneven_batch(model: MedCoDi, num: int = 8, absent: dict[str, list[int]] | No
 def drawn(batch: Batch, step: int = 0) -> StepRandomness:
     """The randomness of a batch."""
     return StepRandomness(seed=0, step=step, samples=batch.samples)
+
+
+def phantom_batch(*samples: int) -> Batch:
+    """Phantoms of 32 x 32 pixels."""
+    dataset = PhantomDataset(8, seed=0, image_size=32)
+    return collate([dataset[sample] for sample in samples], samples, 32)
+
+
+def moved_by_training(stage: Stage, batch: Batch, steps: int = 3) -> set[str]:
+    """Names of the model's parameters that some steps change."""
+    before = {name: value.clone() for name, value in stage.model.named_parameters()}
+    optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=1e-2, weight_decay=0.0)
+    for step in range(steps):
+        stage(batch, drawn(batch, step)).loss.backward()
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=False)
+    return {name for name, value in stage.model.named_parameters() if not torch.equal(value, before[name])}
+
+
+def assert_rows_are_independent(stage: Stage) -> None:
+    """Laws 1 and 3: the mean over rows in another order, or in two halves, is the same mean."""
+
+    def loss(*samples: int) -> float:
+        batch = phantom_batch(*samples)
+        with torch.no_grad():
+            return float(stage(batch, drawn(batch)).loss)
+
+    whole = loss(0, 1, 2, 3)
+    assert abs(loss(3, 1, 0, 2) - whole) < 1e-5 * whole
+    assert abs((loss(0, 1) + loss(2, 3)) / 2 - whole) < 1e-5 * whole

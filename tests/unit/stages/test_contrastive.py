@@ -68,12 +68,6 @@ def test_group_ids_are_stable() -> None:
     assert len(set(group_ids(["a", "b", "a"]).tolist())) == 2
 
 
-def test_mean_leaves_rows_out() -> None:
-    values = torch.tensor([1.0, float("nan"), 3.0])
-    assert mean_over_ranks(values, torch.tensor([True, False, True])) == 2.0
-    assert mean_over_ranks(values, torch.zeros(3, dtype=torch.bool)) == 0.0
-
-
 def _whole_batch() -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     present = torch.tensor([True, True, False, True, True, True])
     return unit_rows(6, 0), unit_rows(6, 1), group_ids(list("abcdba")), present

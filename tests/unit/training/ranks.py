@@ -12,6 +12,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 
+sys.path.pop(0)  # this folder: its `deepspeed` would hide the package
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 from medcodi.config import apply_overrides, from_dict, to_dict

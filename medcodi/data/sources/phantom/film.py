@@ -39,16 +39,7 @@ def draw_exposure(rng: np.random.Generator, marker: str) -> Exposure:
 
 
 def expose(path: np.ndarray, exposure: Exposure, rng: np.random.Generator) -> np.ndarray:
-    """Line integrals -> film.
-
-    Args:
-        path: Attenuation integrated along the rays ``[S, S]``, in units of tissue half-films.
-        exposure: How it is taken.
-        rng: Quantum noise.
-
-    Returns:
-        float32 ``[S, S]`` in [0, 1], bone bright.
-    """
+    """Line integrals ``[S, S]``, in units of tissue half-films -> film, float32 ``[S, S]`` in [0, 1], bone bright."""
     size = path.shape[0]
     body = path[path > 0.2]
     reference = float(np.percentile(body, REFERENCE_PERCENTILE)) if body.size else 1.0

@@ -1,4 +1,4 @@
-"""Which findings a phantom has, and their exact truth."""
+"""The findings of a phantom, and their exact truth."""
 
 from __future__ import annotations
 

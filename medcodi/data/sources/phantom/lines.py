@@ -197,16 +197,13 @@ def arms(body: Body, view: str) -> list[Tubes]:
 
 
 def project(tubes: Sequence[Tubes], axes: tuple[int, int], size: int, origin: np.ndarray) -> np.ndarray:
-    """Line integrals of tubes on a film.
+    """Line integrals of tubes on a film., float32 ``[size, size]``.
 
     Args:
-        tubes: What is projected.
+        tubes: The body's thin structures.
         axes: Which of x, y, z runs across and down the film.
         size: Pixels a side.
         origin: Point ``[3]`` that falls on the middle of the film.
-
-    Returns:
-        float32 ``[size, size]``.
     """
     film = np.zeros((size, size), np.float32)
     by_radius: dict[float, list[Tubes]] = {}

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from medcodi import model as models
 from medcodi.app.commands.doctor import CHECKS, Check, check_checkpoint, examine, print_checks
-from medcodi.model import MedCoDi, shipped
+from medcodi.model import MedCoDi
 
 
 def printed(checks: list[Check]) -> str:
@@ -43,14 +44,14 @@ def test_misses_are_named_with_their_fixes() -> None:
 
 
 def test_a_missing_checkpoint_is_a_miss(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(shipped, "_PLACES", (tmp_path / "a", tmp_path / "b"))
+    monkeypatch.setattr(models, "_DEMO_FOLDERS", (tmp_path / "a", tmp_path / "b"))
     check = check_checkpoint()
     assert check.state == "missing" and str(tmp_path / "b") in check.seen and "make demo-train" in check.fix
 
 
 def test_a_truncated_checkpoint_is_a_miss(tiny_model: MedCoDi, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     folder = tiny_model.save_pretrained(tmp_path / "model")
-    monkeypatch.setattr(shipped, "_PLACES", (folder, folder))
+    monkeypatch.setattr(models, "_DEMO_FOLDERS", (folder, folder))
     assert check_checkpoint().state == "ok"
     file = next(folder.glob("denoiser_*.safetensors"))
     file.write_bytes(file.read_bytes()[:-100])

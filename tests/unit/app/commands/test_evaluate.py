@@ -8,8 +8,8 @@ import pytest
 from medcodi.app.commands.evaluate import NUM_STUDIES, evaluation_values, named_systems
 from medcodi.config import from_dict
 from medcodi.errors import CheckpointError, ConfigError, DataError
-from medcodi.evaluation.opening import classifier_folder
-from medcodi.evaluation.options import EvaluateConfig
+from medcodi.evaluation.config import EvaluateConfig
+from medcodi.evaluation.inputs import classifier_folder
 from medcodi.model import MedCoDi, demo_checkpoint
 
 
@@ -84,6 +84,6 @@ def test_the_recipes_are_right(recipes: Path = Path(__file__).resolve().parents[
         )
         options = from_dict(EvaluateConfig, values, source=name)
         assert (
-            len(options.chosen_directions) in (12, 13) and options.systems == {"A": "a"} and options.exclude_unreadable
+            len(options.model_directions) in (12, 13) and options.systems == {"A": "a"} and options.exclude_unreadable
         )
     assert {"split", "sections", "resolution", "N"} <= set(options.notes)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from medcodi.evaluation.annotators.suitability import unfit_readers
-from medcodi.evaluation.pages.verdict import alarms
+from medcodi.evaluation.report.summary import alarms
 
 
 def results(phantoms: bool | None, trained_on: str = "phantom-demo/train", model: str | None = None) -> dict[str, Any]:

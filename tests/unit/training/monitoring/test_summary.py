@@ -38,7 +38,7 @@ def run(root: Path, height: float = 1.0) -> Path:
 
 def test_one_run_shows_every_figure(tmp_path: Path) -> None:
     text = write_summary([run(tmp_path / "one")], tmp_path / "summary.html").read_text()
-    titles = ["loss of each modality", "loss of frontal by what it is made from", "studies a second", "gradient norm"]
+    titles = ["loss of each modality", "loss of frontal by its prompts", "studies per second", "gradient norm"]
     assert all(f">{title}</text>" in text for title in [*titles, "frontal: last validation loss against t"])
     assert "&lt;b&gt;look" in text and "<b>look" not in text and "http" not in text.replace("http-equiv", "")
     for svg in text.split("<svg")[1:]:
@@ -66,7 +66,7 @@ def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no log\.jsonl"):
         read_story(tmp_path)
     (tmp_path / "log.jsonl").write_text("")
-    with pytest.raises(TrainingError, match="no figures yet"):
+    with pytest.raises(TrainingError, match="no values yet"):
         read_story(tmp_path)
 
 

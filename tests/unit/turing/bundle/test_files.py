@@ -93,6 +93,8 @@ def test_a_folder_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     assert [path.name for path in out.iterdir()] == ["all"] and [path.name for path in tmp_path.iterdir()] == ["out"]
     with pytest.raises(DataError, match="is not empty"), new_folder(out):
         pass
+    with pytest.raises(DataError, match="cannot be written"), new_folder(out / "all" / "below a file"):
+        pass
 
 
 def test_a_bundle_is_opened_whole_or_by_reader(bundle: Path, tmp_path: Path) -> None:

@@ -1,0 +1,241 @@
+"""Tables of annotations: what annotators found in contents. They are stored in the bundle, and everything that is scored is in them.
+
+::
+
+    annotations/annotations.json           protocol, systems, excluded contents (what is not per study)
+    annotations/studies.npz                ids, patients, truth
+    annotations/real/<modality>.npz        real contents: prompts and targets
+    annotations/systems/<system>/<direction>/<target>.npz
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from medcodi.data.generated_files import direction_folder
+from medcodi.errors import DataError
+from medcodi.metrics.findings import sides_of
+from medcodi.storage import atomic
+from medcodi.study import CHEXPERT_LABELS, Direction, Finding
+
+METADATA, STUDIES, REAL = "annotations.json", "studies.npz", "real"
+SIDES = {"left": 1, "right": 2}  # bits of a side code
+FEATURES, REPORT_SCORES, FLOOR = "features/", "report/", "_floor"  # in names of arrays
+
+
+def side_codes(findings: Sequence[Sequence[Finding]]) -> np.ndarray:
+    """Sides of each label in each study: int8 ``[N, 14]``, bits of ``SIDES``; 0 if absent or without a side."""
+    codes = [
+        [sum(SIDES[side] for side in sides_of(study, label)) for label in CHEXPERT_LABELS] if study else [0] * 14
+        for study in findings
+    ]
+    return np.array(codes, dtype=np.int8).reshape(len(findings), len(CHEXPERT_LABELS))
+
+
+@dataclass(frozen=True)
+class PairSimilarities:
+    """MS-SSIM of pairs of different patients' images, generated and real, at the same pairs."""
+
+    pairs: np.ndarray  # int `[P, 2]`: positions among the scored studies
+    generated: np.ndarray  # float64 `[P]`
+    real: np.ndarray
+    num_scales: int  # of MS-SSIM
+
+
+@dataclass(frozen=True)
+class AnnotationTable:
+    """Annotations of N contents of one modality."""
+
+    modality: str
+    rows: list[int]  # of the held-out studies
+    hashes: list[str] = field(default_factory=list)  # SHA-256 of each content, as annotated
+    texts: list[str] = field(default_factory=list)  # reports; empty for images
+    # name -> `[N, ...]`: `labels` (float32 `[N, 14]` of 0, 1, NaN if not judged), `sides` (int8 `[N, 14]`,
+    # see `side_codes`), `margin` (`[N, 14]`: probability minus threshold, NaN if unknown),
+    # `probabilities` (`[N, K]` of `targets`), `features/<extractor>`, `latent`, `geometry`, `range`,
+    # `brightness`, `ssim`, `psnr`, `report/<metric>`; `…_floor`: the same against another patient's truth
+    arrays: dict[str, np.ndarray] = field(default_factory=dict)
+    targets: tuple[str, ...] = ()  # columns of `probabilities`: a label, or label/side
+    judged: tuple[str, ...] = ()  # targets that the annotator recognises in this modality
+    pairs: PairSimilarities | None = None  # of a generated image modality
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def at(self, rows: Sequence[int]) -> AnnotationTable:
+        """The annotations of some studies, named by row."""
+        position = {row: place for place, row in enumerate(self.rows)}
+        places = [position[row] for row in rows]
+        return replace(
+            self,
+            rows=list(rows),
+            hashes=[self.hashes[place] for place in places],
+            texts=[self.texts[place] for place in places] if self.texts else [],
+            arrays={name: array[places] for name, array in self.arrays.items()},
+        )
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[AnnotationTable]) -> AnnotationTable:
+        """Shards of one table, one after the other; arrays that a shard lacks are left out."""
+        names = set.intersection(*(set(part.arrays) for part in parts))
+        return replace(
+            parts[0],
+            rows=[row for part in parts for row in part.rows],
+            hashes=[digest for part in parts for digest in part.hashes],
+            texts=[text for part in parts for text in part.texts],
+            arrays={name: np.concatenate([part.arrays[name] for part in parts]) for name in sorted(names)},
+        )
+
+    def save(self, path: Path) -> None:
+        """Write the table to one file, atomically."""
+        header: dict[str, Any] = {
+            "modality": self.modality,
+            "texts": self.texts,
+            "targets": self.targets,
+            "judged": self.judged,
+        }
+        arrays: dict[str, Any] = {f"array/{name}": array for name, array in self.arrays.items()}
+        if self.pairs is not None:
+            header["num_scales"] = self.pairs.num_scales
+            arrays |= {f"pairs/{name}": getattr(self.pairs, name) for name in ("pairs", "generated", "real")}
+        with atomic.writing(path, error=DataError) as file:
+            np.savez(
+                file, header=np.array(json.dumps(header)), rows=np.array(self.rows, np.int64),
+                hashes=np.array(self.hashes), **arrays,
+            )  # fmt: skip
+
+    @classmethod
+    def load(cls, path: Path) -> AnnotationTable:
+        """Read what :meth:`save` wrote.
+
+        Raises:
+            DataError: If the file is missing or damaged.
+        """
+        with _reading(path) as file:
+            header = json.loads(str(file["header"]))
+            arrays = {name: file[name] for name in file.files}
+        parts = {
+            name: arrays.pop(f"pairs/{name}") for name in ("pairs", "generated", "real") if f"pairs/{name}" in arrays
+        }
+        return cls(
+            header["modality"],
+            arrays["rows"].tolist(),
+            arrays["hashes"].tolist(),
+            header["texts"],
+            {name.removeprefix("array/"): array for name, array in arrays.items() if name.startswith("array/")},
+            tuple(header["targets"]),
+            tuple(header["judged"]),
+            PairSimilarities(**parts, num_scales=header["num_scales"]) if parts else None,
+        )
+
+
+@dataclass(frozen=True)
+class StudyTable:
+    """The held-out studies, as far as scoring needs them."""
+
+    ids: list[str]
+    patients: list[str]
+    places: list[int]  # index of each in the dataset
+    modalities: list[frozenset[str]]  # names of each one's modalities
+    truth: np.ndarray  # float32 `[N, 14]` of 0, 1, NaN
+    sides: np.ndarray  # true sides, int8 `[N, 14]`, see `side_codes`
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def having(self, modalities: Sequence[str]) -> list[int]:
+        """Rows of the studies that have all of the modalities."""
+        return [row for row, present in enumerate(self.modalities) if set(modalities) <= present]
+
+    def save(self, path: Path) -> None:
+        """Write the table to one file, atomically."""
+        header = {
+            "ids": self.ids,
+            "patients": self.patients,
+            "places": self.places,
+            "modalities": [sorted(names) for names in self.modalities],
+        }
+        with atomic.writing(path, error=DataError) as file:
+            np.savez(file, header=np.array(json.dumps(header)), truth=self.truth, sides=self.sides)
+
+    @classmethod
+    def load(cls, path: Path) -> StudyTable:
+        """Read what :meth:`save` wrote."""
+        with _reading(path) as file:
+            header = json.loads(str(file["header"]))
+            modalities = [frozenset(names) for names in header.pop("modalities")]
+            return cls(**header, modalities=modalities, truth=file["truth"], sides=file["sides"])
+
+
+class Annotations:
+    """All annotations of an evaluation; tables are read when they are needed.
+
+    Attributes:
+        folder: Where they are stored.
+        metadata: ``protocol`` (the head of ``results.json``), ``systems`` (name -> description, and per direction the rows that were
+            ``given`` and are ``scored``), ``excluded``, ``geometry`` (pair of views -> attributes that count), ``scored_sha256``.
+        studies: The held-out studies.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        """Open a folder of annotations.
+
+        Raises:
+            DataError: If it is missing or damaged.
+        """
+        self.folder = folder
+        try:
+            self.metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
+        except (OSError, ValueError) as error:
+            raise _unreadable(folder / METADATA, error) from None
+        self.studies = StudyTable.load(folder / STUDIES)
+
+    def directions(self, system: str) -> dict[Direction, dict[str, Any]]:
+        """The directions of a system, each with its ``given`` and ``scored`` rows."""
+        stored = self.metadata["systems"][system]["directions"]
+        return {Direction.parse(text): rows for text, rows in stored.items()}
+
+    def generated(self, system: str, direction: Direction, target: str) -> AnnotationTable:
+        """The table of one target."""
+        return AnnotationTable.load(table_path(self.folder, system, direction, target))
+
+    def real(self, modality: str) -> AnnotationTable | None:
+        """The table of the real contents; None if they were not annotated."""
+        path = real_path(self.folder, modality)
+        return AnnotationTable.load(path) if path.is_file() else None
+
+
+def table_path(folder: Path, system: str, direction: Direction, target: str) -> Path:
+    """The table of one target."""
+    return folder / "systems" / system / direction_folder(direction) / f"{target}.npz"
+
+
+def real_path(folder: Path, modality: str) -> Path:
+    """The table of one modality's real contents."""
+    return folder / REAL / f"{modality}.npz"
+
+
+@contextmanager
+def _reading(path: Path) -> Iterator[Any]:
+    """An open npz file; a file that is missing or damaged is refused by name."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            yield file
+    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: Path, error: Exception) -> DataError:
+    return DataError(
+        f"{path} is missing or damaged: {error}",
+        expected="a table of annotations, in a folder that all ranks see",
+        fix="run the evaluation again; with several machines, choose an out that all of them share",
+    )

@@ -1,0 +1,142 @@
+"""The configuration of an evaluation: systems, held-out studies, annotators, metrics and where the bundle is written."""
+
+from __future__ import annotations
+
+from dataclasses import field, fields
+from typing import Annotated, Literal
+
+from medcodi.config import Count, at_least, config
+from medcodi.data.loading import DataConfig
+from medcodi.errors import ConfigError, one_of
+from medcodi.evaluation.annotators.features import EXTRACTORS
+from medcodi.evaluation.annotators.image_annotators import IMAGE_ANNOTATORS
+from medcodi.evaluation.annotators.report_labelers import LABELERS
+from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS
+from medcodi.evaluation.scoring.metrics import METRIC_GROUPS
+from medcodi.modality import MODALITIES
+from medcodi.model.execution import ExecutionConfig
+from medcodi.model.generation_config import GenerationConfig
+from medcodi.study import Direction, all_directions
+
+UNCONDITIONAL = Direction((), tuple(MODALITIES))
+
+
+@config
+class ScoringConfig:
+    """How annotations become figures."""
+
+    # groups of metrics: keys of `METRIC_GROUPS`
+    metrics: tuple[str, ...] = (
+        "frechet", "kernel", "prdc", "diversity", "similarity", "findings", "text", "coherence",
+    )  # fmt: skip
+    bootstrap_samples: Annotated[int, at_least(100)] = 1000  # resamples of each interval
+    # At most this many resamples for a Fréchet distance's interval, because each needs an eigendecomposition. Below
+    # 100 there is no interval.
+    frechet_samples: Count = 200
+    permutations: Annotated[int, at_least(100)] = 2000  # at most this many per paired test
+    min_positives: Count = 5  # a finding counts if at least this many scored studies truly have it
+    # Meaning of a blank label in a study that has others: `absent`, as in CheXpert's tables, or `unknown`, if
+    # labels are incomplete. Uncertain labels (-1) are left out either way.
+    unmentioned: Literal["absent", "unknown"] = "absent"
+    # size and number of the subsets that the kernel distance is also averaged over
+    kernel_subset: Annotated[int, at_least(2)] = 1000
+    kernel_subsets: Count = 100
+    neighbours: Count = 5  # k of precision, recall, density and coverage
+    diversity_pairs: Count = 100  # number of pairs for MS-SSIM
+    seed: int = 0  # of resamples, derangements, pairs and subsets; in an evaluation, also of generation and pictures
+
+    def __post_init__(self) -> None:
+        for group in self.metrics:
+            one_of("group of metrics", group, METRIC_GROUPS, ConfigError)
+
+
+@config
+class EvaluateConfig(ScoringConfig):
+    """Systems, studies and annotators of an evaluation; :class:`ScoringConfig` has the rest."""
+
+    data: DataConfig  # the held-out studies
+    # folder or hub name; None: the shipped demo, or no model if other systems' output is evaluated
+    model: str | None = None
+    # name -> folder or CSV of what another system generated for the same studies
+    systems: dict[str, str] = field(default_factory=dict)
+    name: str | None = None  # the model's name in tables; None: its own
+    num_studies: Annotated[int, at_least(8)] | None = None  # only the first this many; None: as `data` says
+    # such as `"report->frontal"`; None: all 12 and unconditional (of other systems: all that they have)
+    directions: tuple[str, ...] | None = None
+    # of features, for Fréchet and kernel distances, precision, recall, density, coverage
+    extractors: tuple[str, ...] = ("demo",)
+    # name -> file or folder of its weights, if not where its library stores them
+    extractor_weights: dict[str, str] = field(default_factory=dict)
+    extractor_sha256: dict[str, str] = field(default_factory=dict)  # name -> required hash of its weights
+    download: bool = False  # whether published weights of extractors may be fetched
+    # annotates findings in images: `demo`, our finding classifier (the shipped one knows phantoms only), or
+    # `xrv`, for frontals
+    image_reader: str = "demo"
+    labeler: str = "rules"  # annotates findings in reports: `rules`, ours, or `chexbert`
+    report_scorers: tuple[str, ...] = ()  # of pairs of reports, by radeval: `radgraph`, `ratescore`
+    # folder of the finding classifier; None: the model's own folder if it has one, else the demo's (for phantoms)
+    classifier: str | None = None
+    batch_size: Count = 32  # studies per shard: generated and annotated together, by one rank
+    preset: str | None = None  # sampler and steps under one name; values given beside it win
+    num_inference_steps: int | None = None  # None: the preset's, or the model's own
+    guidance_scale: float | None = None
+    joint_guidance_scale: float | None = None
+    sampler: str | None = None
+    joint: bool = True  # False: targets generated together do not hear each other (an ablation)
+    # how the model runs: precision, layout, kernels, offload; what may change digits is recorded in the results
+    execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    out: str = "runs/evaluation"  # folder of the bundle
+    cache: str | None = None  # folder of cached features; None: `features` in `out`
+    # number of random and of worst studies shown per direction; 0: the page shows no study
+    pictures: Annotated[int, at_least(0)] = 2
+    meteor: bool = True  # False leaves METEOR out
+    exclude_unreadable: bool = False  # list unreadable studies and files as excluded and go on; else they stop the run
+    device: str | None = None  # None: a GPU if there is one
+    resume: bool = True  # reuse shards in `out` that were generated with the same model, prompts and settings
+    # anything a reader must know of the protocol: split, sections, resolution, N
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for direction in self.directions or ():
+            Direction.parse(direction)
+        # The base class's check; pydantic's dataclasses rebuild the class, so that super() without arguments fails.
+        ScoringConfig.__post_init__(self)
+        # Every name that stands for a row of a table.
+        for extractor in (*self.extractors, *self.extractor_weights, *self.extractor_sha256):
+            one_of("feature extractor", extractor, EXTRACTORS, ConfigError)
+        one_of("image_reader", self.image_reader, IMAGE_ANNOTATORS, ConfigError)
+        one_of("labeler", self.labeler, LABELERS, ConfigError)
+        for scorer in self.report_scorers:
+            one_of("report scorer", scorer, REPORT_SCORERS, ConfigError)
+        GenerationConfig.from_fields(self)  # refuses unknown presets and samplers
+        # A system's name is also the name of its folder.
+        for name in self.systems:
+            if not name or name.startswith(".") or set(name) & set("/\\:"):
+                raise ValueError(f"{name!r} is an invalid name of a system, because it names a folder too")
+
+    @property
+    def evaluates_model(self) -> bool:
+        """Whether a model generates; if other systems are evaluated, only a model that is named does."""
+        return self.model is not None or not self.systems
+
+    @property
+    def requested_directions(self) -> tuple[Direction, ...] | None:
+        """The directions that are named, or None."""
+        return None if self.directions is None else tuple(Direction.parse(text) for text in self.directions)
+
+    @property
+    def model_directions(self) -> tuple[Direction, ...]:
+        """The directions that a model generates."""
+        requested = self.requested_directions
+        return (*all_directions(), UNCONDITIONAL) if requested is None else requested
+
+    @property
+    def generation(self) -> GenerationConfig:
+        """How a model samples."""
+        return GenerationConfig.from_fields(self)
+
+    @property
+    def scoring(self) -> ScoringConfig:
+        """The part that scoring depends on."""
+        names = [field.name for field in fields(ScoringConfig)]  # type: ignore[arg-type]
+        return ScoringConfig(**{name: getattr(self, name) for name in names})

@@ -1,0 +1,220 @@
+"""Everything an evaluation depends on: data, model, annotators, systems; opened and checked before anything is generated."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+
+from medcodi.data.generated_files import Listing, list_generated
+from medcodi.data.loading import StudyDataset
+from medcodi.distributed import Ranks
+from medcodi.errors import ConfigError, DataError
+from medcodi.evaluation.annotate import Annotators
+from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE
+from medcodi.evaluation.annotators.features import ENCODER, load_extractor
+from medcodi.evaluation.annotators.geometry import GEOMETRY_FILE, GeometryAnnotator
+from medcodi.evaluation.annotators.image_annotators import load_image_annotator
+from medcodi.evaluation.annotators.report_labelers import load_labeler
+from medcodi.evaluation.annotators.report_scorers import load_report_scorer
+from medcodi.evaluation.annotators.weights import LoadRequest
+from medcodi.evaluation.config import EvaluateConfig
+from medcodi.evaluation.studies import HeldOutStudies
+from medcodi.evaluation.systems.systems import BundleSystem, ExternalSystem, ModelSystem, System
+from medcodi.generation.pipeline import load
+from medcodi.modality import MODALITIES
+from medcodi.model import MedCoDi, demo_checkpoint
+from medcodi.model.generation_config import GenerationConfig
+from medcodi.study import Direction
+
+LEAST_STUDIES = 8
+Given = Mapping[str, Mapping[Direction, Sequence[int]]]  # system -> direction -> rows of a bundle
+
+
+@dataclass
+class Inputs:
+    """The inputs of an evaluation, opened and checked."""
+
+    config: EvaluateConfig
+    held_out: HeldOutStudies
+    annotators: Annotators
+    systems: list[System]
+    ranks: Ranks
+
+
+def open_inputs(config: EvaluateConfig, ranks: Ranks, *, given: Given | None = None) -> Inputs:
+    """Open model, data, annotators and systems.
+
+    Args:
+        config: The evaluation.
+        ranks: The processes.
+        given: What a bundle holds: nothing is generated or read from elsewhere, and nothing is cached.
+
+    Raises:
+        ConfigError, DataError, CheckpointError: If model, data, annotators and directions do not fit.
+        MissingExtraError: If an annotator's package is not installed.
+    """
+    device = rank_device(config.device)
+    if given is None:
+        config.execution.check(device)
+    model = load(config.model, device) if config.evaluates_model else None
+    # Directions: of the bundle, or of the model and of every system's files.
+    listings: dict[str, Listing] = {}
+    if given is not None:
+        directions = {direction for system in given.values() for direction in system}
+    else:
+        requested = config.requested_directions
+        listings = {name: list_generated(source, requested) for name, source in config.systems.items()}
+        directions = {direction for listing in listings.values() for direction in listing}
+        directions |= set(config.model_directions) if model is not None else set()
+    dataset = _open_data(config, model, sorted(directions))
+    generation = None if model is None else config.generation.resolved(model)
+    # Annotators, and the real studies, whose truth may come from the labeler.
+    cache = None if given is not None else Path(config.cache or Path(config.out) / "features")
+    annotators = open_annotators(config, model, directions, device, cache)
+    held_out = HeldOutStudies(
+        dataset,
+        shard_size=config.batch_size,
+        ranks=ranks,
+        exclude_unreadable=config.exclude_unreadable,
+        label=annotators.labeler.findings,
+        unmentioned=config.unmentioned,
+    )
+    if not held_out.are_phantoms:
+        annotators.geometry = None  # it was fitted on phantoms' bodies
+    # Systems.
+    systems: list[System] = []
+    if given is not None:
+        systems += [BundleSystem(name, held_out, dict(rows)) for name, rows in given.items()]
+        return Inputs(config, held_out, annotators, systems, ranks)
+    if model is not None and generation is not None:
+        systems.append(_model_system(config, model, held_out, generation))
+    systems += [
+        ExternalSystem(name, listing, held_out, config.exclude_unreadable) for name, listing in listings.items()
+    ]
+    if len({system.name for system in systems}) < len(systems):
+        raise ConfigError(f"two systems are named {systems[0].name!r}", fix="give the model another name: name=...")
+    return Inputs(config, held_out, annotators, systems, ranks)
+
+
+def classifier_folder(config: EvaluateConfig) -> Path:
+    """The folder that is named; else the model's, if it has a finding classifier; else the demo's."""
+    if config.classifier is not None:
+        return Path(config.classifier)
+    if config.model is not None and (Path(config.model) / WEIGHTS_FILE).is_file():
+        return Path(config.model)
+    return demo_checkpoint()
+
+
+def open_annotators(
+    config: EvaluateConfig, model: MedCoDi | None, directions: set[Direction], device: str, cache: Path | None
+) -> Annotators:
+    """Load what the metrics of the given directions need.
+
+    Args:
+        config: The evaluation.
+        model: The model that is evaluated.
+        directions: Every direction of every system.
+        device: Where networks run.
+        cache: Folder of cached annotations; None: nothing is cached.
+
+    Raises:
+        CheckpointError, ConfigError, MissingExtraError: If weights, a row of a table, or a package is missing.
+    """
+    folder = classifier_folder(config)
+    metrics = set(config.metrics)
+    annotators = Annotators(
+        load_labeler(config.labeler, device=device, cache=cache if config.labeler != "rules" else None),
+        report_scorers={name: load_report_scorer(name) for name in config.report_scorers},
+        similarity="similarity" in metrics,
+    )
+    weights = {"demo": str(folder), **config.extractor_weights}
+
+    def request(name: str, source: str | None, batch_size: int | None = None) -> LoadRequest:
+        return LoadRequest(
+            weights=source,
+            sha256=config.extractor_sha256.get(name),
+            device=device,
+            download=config.download,
+            cache=cache,
+            batch_size=batch_size,
+        )
+
+    # Images: findings, and features of sets of images.
+    if any(MODALITIES[target].kind == "image" for direction in directions for target in direction.targets):
+        name = config.image_reader
+        annotators.images = load_image_annotator(
+            name, request(name, str(folder) if name == "demo" else weights.get(name))
+        )
+        if {"frechet", "kernel", "prdc"} & metrics:
+            annotators.features = [
+                load_extractor(name, request(name, weights.get(name), config.batch_size)) for name in config.extractors
+            ]
+    # Targets generated together: the shared latent space, and bodies.
+    if "coherence" in metrics and any(len(direction.targets) > 1 for direction in directions):
+        judge = model if model is not None else load(None, device)
+        if (folder / GEOMETRY_FILE).is_file() and annotators.images is not None:
+            annotators.geometry = GeometryAnnotator.load(folder)
+        annotators.encoder = load_extractor(ENCODER, model=judge, cache=cache, batch_size=config.batch_size)
+        weights_sha256 = annotators.encoder.network.weights_sha256
+        annotators.encoder_model = {"model": judge.config.name, "weights_sha256": weights_sha256}
+    return annotators
+
+
+def rank_device(requested: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """The device of this process: the requested one; else the GPU of its local rank, or the CPU."""
+    if requested is not None:
+        return requested
+    if not torch.cuda.is_available():
+        return "cpu"
+    if "LOCAL_RANK" not in environment and torch.cuda.device_count() == 1:
+        return "cuda"
+    return f"cuda:{int(environment.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
+def _open_data(config: EvaluateConfig, model: MedCoDi | None, directions: Sequence[Direction]) -> StudyDataset:
+    data = config.data if config.num_studies is None else replace(config.data, num_studies=config.num_studies)
+    # The model must know every modality.
+    if model is not None:
+        for direction in directions:
+            missing = set(direction.prompts + direction.targets) - set(model.config.modalities)
+            if missing:
+                raise ConfigError(
+                    f"direction {direction}: the model has no {', '.join(sorted(missing))}",
+                    fix="choose directions among " + ", ".join(model.config.modalities),
+                )
+    dataset = data.build()
+    # … and make images of the data's size.
+    if model is not None and dataset.image_size != model.config.image_size:
+        raise ConfigError(
+            f"the data are {dataset.image_size} pixels a side, the model makes {model.config.image_size}",
+            fix=f"data.image_size={model.config.image_size}"
+            + ("" if data.path is None else ", of data prepared at that size"),
+        )
+    if len(dataset) < LEAST_STUDIES:
+        raise DataError(
+            f"{len(dataset)} held-out studies",
+            expected=f"at least {LEAST_STUDIES}, and hundreds for figures that mean something",
+        )
+    return dataset
+
+
+def _model_system(
+    config: EvaluateConfig, model: MedCoDi, held_out: HeldOutStudies, generation: GenerationConfig
+) -> ModelSystem:
+    for direction in config.model_directions:
+        held_out.usable(direction)  # refuses a direction with too few studies
+    return ModelSystem(
+        name=config.name or model.config.name,
+        model=model,
+        directions=config.model_directions,
+        held_out=held_out,
+        generation=generation,
+        seed=config.seed,
+        fingerprint=model.fingerprint(),
+        resume=config.resume,
+        execution=config.execution,
+    )

@@ -1,1 +1,0 @@
-"""Pages of an evaluation: self-contained HTML, made of the results and of what was generated."""

@@ -1,0 +1,258 @@
+"""An evaluation in four steps: produce contents, annotate them, score the annotations, render the report."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from medcodi.distributed import join_ranks
+from medcodi.errors import ConfigError, DataError
+from medcodi.evaluation.annotate import annotate_shards, join_shards
+from medcodi.evaluation.annotations import METADATA, STUDIES, Annotations, StudyTable, side_codes
+from medcodi.evaluation.bundle import PAGE, RESULTS, RUN, SCORED, Bundle, check_out
+from medcodi.evaluation.config import EvaluateConfig
+from medcodi.evaluation.inputs import Inputs, open_inputs
+from medcodi.evaluation.provenance import SCHEMA_VERSION, machine, protocol
+from medcodi.evaluation.report.page import write_results_page
+from medcodi.evaluation.scoring.comparisons import common_rows
+from medcodi.evaluation.scoring.score import score
+from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, Value, shards_of
+from medcodi.evaluation.systems.contents import ContentFolder
+from medcodi.evaluation.systems.systems import Produced
+from medcodi.storage import atomic
+from medcodi.study import Direction
+
+LONGEST_WAIT = timedelta(hours=12)  # the first rank scores while the others wait
+Production = Mapping[str, Mapping[Direction, Produced]]  # system -> direction -> what the system gave
+
+
+def evaluate(config: EvaluateConfig, *, quiet: bool = False) -> dict[str, Any]:
+    """Generate (or read) and score every chosen direction of every system; write the bundle into ``config.out``.
+
+    The same configuration, model and studies give the same ``results.json``, interrupted or not, by any number of ranks.
+
+    Args:
+        config: What is evaluated, on which studies, by which annotators.
+        quiet: Show no progress.
+
+    Returns:
+        The results, as in ``results.json`` (schema in docs/EVALUATION.md).
+
+    Raises:
+        ConfigError, DataError, CheckpointError: Before anything is generated, if model, data, annotators and directions do not fit, or
+            ``out`` holds something else or is in use; later if a file of another system is unreadable or the disk is full.
+    """
+    ranks = join_ranks(timeout=LONGEST_WAIT, computing=False, error=ConfigError)
+    bundle = Bundle(Path(config.out), ranks)
+    ranks.by_first(lambda: check_out(bundle.folder, config.systems))
+    inputs = open_inputs(config, ranks)
+    seconds: dict[str, Any] = {}
+    with bundle.opened(), _progress(quiet or not ranks.is_first) as progress:
+        # 1. Produce: our model generates, other systems' files are read; both end as shards of contents.
+        produced = produce(inputs, bundle.generated, progress, seconds)
+        # 2. Annotate: every rank its shards; the first one joins them into tables.
+        annotate(inputs, produced, bundle, progress, seconds)
+        # 3. Score: figures from annotations alone. 4. Render: a page from results and contents.
+        ranks.by_first(lambda: _score_and_render(bundle, inputs, produced, progress, seconds))
+        return bundle.read(RESULTS)
+
+
+def _progress(disable: bool) -> Progress:
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+    return Progress(*columns, disable=disable)
+
+
+# ---- 1. produce ------------------------------------------------------------------------------------------------------
+def produce(inputs: Inputs, generated: Path, progress: Progress, seconds: dict[str, Any]) -> Production:
+    """Fill the folder of contents of every system; every rank calls it."""
+    produced: dict[str, dict[Direction, Produced]] = {}
+    for system in inputs.systems:
+        contents = ContentFolder(generated / system.name)
+        for direction in system.directions:
+            started = time.monotonic()
+            bar = progress.add_task(f"{system.name}: {direction!s:36}", total=None)
+            production = system.produce(
+                direction, contents, inputs.ranks, lambda num, bar=bar: progress.advance(bar, num)
+            )
+            progress.update(bar, total=len(production.rows), completed=len(production.rows))
+            produced.setdefault(system.name, {})[direction] = production
+            own = seconds.setdefault("produce", {}).setdefault(system.name, {})
+            own[str(direction)] = round(time.monotonic() - started, 2)
+    return produced
+
+
+def scored_rows(produced: Production) -> dict[Direction, list[int]]:
+    """Direction -> the studies that all systems with this direction gave.
+
+    Raises:
+        DataError: If there are fewer than 4.
+    """
+    scored = {}
+    for direction in dict.fromkeys(direction for system in produced.values() for direction in system):
+        own = [name for name, system in produced.items() if direction in system]
+        rows = common_rows([produced[name][direction].rows for name in own])
+        if len(rows) < LEAST_USABLE:
+            raise DataError(
+                f"{len(rows)} studies of {direction} are common to {', '.join(own)}",
+                expected=f"at least {LEAST_USABLE}",
+                fix="leave a system out, or complete its files",
+            )
+        scored[direction] = rows
+    return scored
+
+
+# ---- 2. annotate -----------------------------------------------------------------------------------------------------
+def annotate(inputs: Inputs, produced: Production, bundle: Bundle, progress: Progress, seconds: dict[str, Any]) -> None:
+    """Annotate all contents, and write the tables and ``scored.json``; every rank calls it, the first one writes."""
+    started = time.monotonic()
+    bar = progress.add_task("annotating", total=None)
+    # A refusal on one rank is a refusal on all.
+    inputs.ranks.by_each(
+        lambda: annotate_shards(
+            inputs.annotators,
+            inputs.held_out,
+            produced,
+            bundle.generated,
+            bundle.work,
+            inputs.ranks,
+            lambda num: progress.advance(bar, num),
+        )
+    )
+    inputs.ranks.by_first(lambda: _write_annotations(inputs, produced, bundle))
+    seconds["annotate"] = round(time.monotonic() - started, 2)
+
+
+def _write_annotations(inputs: Inputs, produced: Production, bundle: Bundle) -> None:
+    held_out, scored = inputs.held_out, scored_rows(produced)
+    bundle.unseal()
+    bundle.clear_annotations()
+    hashes = join_shards(
+        inputs.annotators,
+        held_out,
+        produced,
+        scored,
+        bundle.generated,
+        bundle.work,
+        bundle.annotations,
+        inputs.config,
+    )
+    StudyTable(
+        held_out.ids,
+        held_out.patients,
+        held_out.studies.places,
+        held_out.modalities,
+        held_out.truth,
+        side_codes(held_out.findings),
+    ).save(bundle.annotations / STUDIES)
+    # Exactly what was scored, by hash.
+    bundle.write(SCORED, _scored(held_out, produced, scored, hashes))
+    # What is not per study.
+    excluded = [("real", exclusion) for exclusion in held_out.excluded]
+    for name, system in produced.items():
+        excluded += [(name, exclusion) for production in system.values() for exclusion in production.excluded]
+    metadata = {
+        "schema_version": SCHEMA_VERSION,
+        "protocol": protocol(inputs),
+        "systems": {
+            system.name: {
+                "description": system.describe(),
+                "directions": {
+                    str(direction): {"given": production.rows, "scored": scored[direction]}
+                    for direction, production in produced[system.name].items()
+                },
+                "image_sizes": {
+                    str(direction): production.sizes
+                    for direction, production in produced[system.name].items()
+                    if production.sizes
+                },
+            }
+            for system in inputs.systems
+        },
+        "geometry": inputs.annotators.geometry_attributes(),
+        "excluded": [
+            {"system": name, "study_id": exclusion.study_id, "what": exclusion.what, "reason": exclusion.reason}
+            for name, exclusion in excluded
+        ],
+        "scored_sha256": atomic.sha256_file(bundle.folder / SCORED),
+    }
+    bundle.write(f"{bundle.annotations.name}/{METADATA}", metadata)
+
+
+def _scored(
+    held_out: HeldOutStudies,
+    produced: Production,
+    scored: Mapping[Direction, list[int]],
+    hashes: Mapping[str, Mapping[Direction, dict[str, list[str]]]],
+) -> dict[str, Any]:
+    """The content of ``scored.json``."""
+    studies = zip(held_out.ids, held_out.patients, held_out.hashes, strict=True)
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "hashes": "SHA-256 of a text's UTF-8, or of an image's shape and 8-bit pixels; files: of the file's bytes",
+        "studies": [
+            {"study_id": study_id, "patient_id": patient_id, "contents": dict(contents)}
+            for study_id, patient_id, contents in studies
+        ],
+        "systems": {
+            name: {
+                str(direction): {
+                    "kept": production.rows,
+                    "scored": scored[direction],
+                    "generated": hashes[name][direction],
+                    **({"files": production.files} if production.files else {}),
+                }
+                for direction, production in system.items()
+            }
+            for name, system in produced.items()
+        },
+    }
+
+
+def _produced_files(generated: Path, produced: Production) -> list[Path]:
+    """The files of contents that the systems gave in this run; others may be beside them."""
+    return [
+        ContentFolder(generated / name).path(direction, shard)
+        for name, system in produced.items()
+        for direction, production in system.items()
+        for shard in production.shards
+    ]
+
+
+# ---- 3. score, 4. render -----------------------------------------------------------------------------------------------
+def _score_and_render(
+    bundle: Bundle, inputs: Inputs, produced: Production, progress: Progress, seconds: dict[str, Any]
+) -> None:
+    """Write figures, page and the record of the run, and seal the bundle."""
+    started, annotations = time.monotonic(), Annotations(bundle.annotations)
+    bar = progress.add_task("scoring", total=sum(map(len, produced.values())))
+    results = score(annotations, inputs.config, lambda: progress.advance(bar))
+    seconds["score"] = round(time.monotonic() - started, 2)
+    bundle.write(RESULTS, results)
+    render(bundle, results, lambda modality, picture: inputs.held_out.values(modality, [picture["row"]])[0])
+    finished = datetime.now(UTC).isoformat(timespec="seconds")
+    run = {"finished": finished, "ranks": inputs.ranks.world_size, "machine": machine(), "seconds": seconds}
+    bundle.write(RUN, run)
+    bundle.seal(SCHEMA_VERSION, _produced_files(bundle.generated, produced))
+
+
+def render(bundle: Bundle, results: dict[str, Any], real: Callable[[str, dict[str, Any]], Value]) -> None:
+    """Write the page from results and contents.
+
+    Args:
+        bundle: Its generated contents are shown.
+        results: With the studies that are shown.
+        real: Modality and shown study -> its real content.
+    """
+    size = results["config"]["batch_size"]
+    given = Annotations(bundle.annotations)
+
+    def generated(system: str, direction: Direction, picture: dict[str, Any]) -> dict[str, Value]:
+        shards = shards_of(given.directions(system)[direction]["given"], size)
+        return ContentFolder(bundle.generated / system).read_rows(direction, shards, [picture["row"]])[picture["row"]]
+
+    write_results_page(bundle.folder / PAGE, results, real, generated)

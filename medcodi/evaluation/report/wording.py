@@ -1,0 +1,76 @@
+"""How figures are written on the page and in the terminal: titles, numbers, intervals, directions, shares of the ceiling."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from medcodi.evaluation.scoring.metrics import metric_row
+
+Results = dict[str, Any]  # the content of results.json
+# Distance of floor and ceiling: less says nothing, and noise may exchange them.
+LEAST_SPAN = 0.02
+_ARROWS = {"up": " ↑", "down": " ↓", "": ""}
+
+
+def directions(results: Results) -> Iterator[tuple[str, str, dict[str, Any]]]:
+    """(system, direction, scores), systems within directions."""
+    names = dict.fromkeys(name for system in results["systems"].values() for name in system["directions"])
+    for name in names:
+        for system, stored in results["systems"].items():
+            if name in stored["directions"]:
+                yield system, name, stored["directions"][name]
+
+
+def several(results: Results) -> bool:
+    """Whether there are several systems, so that each row names its own."""
+    return len(results["systems"]) > 1
+
+
+def title(metric: str) -> str:
+    """Title of a metric: ``Fréchet distance (xrv) ↓``."""
+    name, _, extractor = metric.partition("/")
+    row = metric_row(name)
+    return row.title + (f" ({extractor})" if extractor else "") + _ARROWS[row.better]
+
+
+def number(value: float | None) -> str:
+    """Three digits after the point, fewer if there are more before it; a dash for None."""
+    if value is None:
+        return "–"
+    if 0 < abs(value) < 0.001:
+        return f"{value:.1e}"
+    return f"{value:.3f}" if abs(value) < 10 else f"{value:.1f}"
+
+
+def signed(value: float | None) -> str:
+    """A difference, with its sign."""
+    return number(value) if value is None else ("+" if value >= 0 else "−") + number(abs(value))
+
+
+def percent(value: float | None, unit: str = " %") -> str:
+    """A share: ``93 %``; a dash for None."""
+    return "–" if value is None else f"{100 * value:.0f}{unit}"
+
+
+def interval(figure: dict[str, Any] | None) -> str:
+    """``[0.690, 0.731]``; empty if unknown."""
+    if not figure or figure.get("low") is None:
+        return ""
+    return f"[{number(figure['low'])}, {number(figure['high'])}]"
+
+
+def pretty(direction: str) -> str:
+    """A direction for people: ``frontal + report → lateral``."""
+    prompts, _, targets = direction.partition("->")
+    return f"{prompts.replace('+', ' + ') or 'nothing'} → {targets.replace('+', ' + ')}"
+
+
+def share(figure: dict[str, Any], better: str = "up") -> float | None:
+    """Position of a figure between its floor (0) and its ceiling (1); None if one is missing, or the ceiling is hardly better."""
+    value, ceiling, floor = (figure.get(key) for key in ("value", "ceiling", "floor"))
+    if value is None or ceiling is None or floor is None or better not in ("up", "down"):
+        return None
+    if (ceiling - floor) * (1 if better == "up" else -1) < LEAST_SPAN:
+        return None
+    return (value - floor) / (ceiling - floor)

@@ -1,0 +1,73 @@
+"""The table of metrics: groups that a configuration names, and for each metric its title, table and better direction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medcodi.modality import Kind
+
+# Group of metrics -> kinds of targets that it scores; coherence is of pairs of targets.
+METRIC_GROUPS: dict[str, tuple[Kind, ...]] = {
+    "findings": ("image", "text"),
+    "frechet": ("image",),
+    "kernel": ("image",),
+    "prdc": ("image",),  # precision, recall, density, coverage
+    "diversity": ("image",),
+    "similarity": ("image",),  # to the true image
+    "text": ("text",),  # overlap with the true report
+    "coherence": (),
+}
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One metric."""
+
+    title: str  # for pages
+    table: str  # which table of the page: findings, images, reports, coherence, other
+    better: str = "up"  # "up", "down"; "" if neither is better
+
+
+METRICS: dict[str, Metric] = {
+    "finding_macro_f1": Metric("finding F1, macro", "findings"),
+    "finding_micro_f1": Metric("finding F1, micro", "findings"),
+    "finding_auroc": Metric("finding AUROC", "findings"),
+    "finding_auprc": Metric("finding AUPRC", "findings"),
+    "side_accuracy": Metric("side right", "findings"),
+    "frechet": Metric("Fréchet distance", "images", "down"),
+    "kernel": Metric("kernel distance", "images", "down"),
+    "precision": Metric("precision", "images"),
+    "recall": Metric("recall", "images"),
+    "density": Metric("density", "images"),
+    "coverage": Metric("coverage", "images"),
+    "ms_ssim": Metric("MS-SSIM between patients", "images", ""),
+    "ssim": Metric("SSIM to the truth", "images"),
+    "psnr": Metric("PSNR to the truth, dB", "images"),
+    "bleu_1": Metric("BLEU-1", "reports"),
+    "bleu_2": Metric("BLEU-2", "reports"),
+    "bleu_3": Metric("BLEU-3", "reports"),
+    "bleu_4": Metric("BLEU-4", "reports"),
+    "rouge_l": Metric("ROUGE-L", "reports"),
+    "meteor": Metric("METEOR", "reports"),
+    "cider": Metric("CIDEr", "reports"),
+    "finding_kappa": Metric("findings agree, κ", "coherence"),
+    "finding_f1": Metric("findings agree, F1", "coherence"),
+    "retrieval_median_rank": Metric("median rank of the partner", "coherence", "down"),
+    "retrieval_recall_at_1": Metric("partner ranked first", "coherence"),
+    "retrieval_recall_at_5": Metric("partner in the first 5", "coherence"),
+    "retrieval_recall_at_10": Metric("partner in the first 10", "coherence"),
+    "latent_similarity": Metric("cosine in the latent space", "coherence"),
+    "geometry_correlation": Metric("bodies agree, correlation", "coherence"),
+    "radgraph_simple": Metric("RadGraph F1, simple", "reports"),
+    "radgraph_partial": Metric("RadGraph F1, partial", "reports"),
+    "radgraph_complete": Metric("RadGraph F1, complete", "reports"),
+    "ratescore": Metric("RaTEScore", "reports"),
+}
+
+ALL_TARGETS = "all"  # in comparisons: the primary figure
+PRIMARY = "finding_macro_f1"  # averaged over a direction's targets: the figure that decides
+
+
+def metric_row(name: str) -> Metric:
+    """A metric's row; ``frechet/xrv``, with an extractor, has the row of ``frechet``."""
+    return METRICS.get(name.partition("/")[0], Metric(name, "other", ""))

@@ -1,0 +1,259 @@
+"""The held-out studies: their truth, patients, modalities and hashes, read once and shared by everything that is evaluated."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import OrderedDict
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from medcodi.data.dataset import read_study
+from medcodi.data.loading import StudyDataset
+from medcodi.distributed import ALONE, Ranks
+from medcodi.errors import DataError
+from medcodi.evaluation.annotators.classifier import target_truth
+from medcodi.metrics.labeler import label_report, labels_from_findings
+from medcodi.modality import MODALITIES
+from medcodi.study import CHEXPERT_LABELS, Direction, Finding, Study
+
+Value = np.ndarray | str  # image float32 [H, W] in [0, 1], or text
+MEMORY_BYTES = 1 << 30  # of real images that stay in memory
+LEAST_USABLE = 4  # studies of a direction
+
+
+def eight_bit(image: np.ndarray) -> np.ndarray:
+    """Round to 256 levels, as a file of 8 bits would: float32 in [0, 1]. Real and generated images are treated alike."""
+    return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8).astype(np.float32) / 255
+
+
+def content_sha256(value: Value) -> str:
+    """SHA-256 of a text's UTF-8, or of an image's shape and 8-bit pixels."""
+    if isinstance(value, str):
+        return hashlib.sha256(value.encode()).hexdigest()
+    pixels = np.round(np.asarray(value) * 255).astype(np.uint8)
+    return hashlib.sha256(f"{pixels.shape}".encode() + pixels.tobytes()).hexdigest()
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Something that was not scored: the study, what of it, and the reason."""
+
+    study_id: str
+    what: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class Shard:
+    """Studies that are generated and annotated together, by one rank."""
+
+    number: int  # position among the shards of all held-out studies
+    rows: tuple[int, ...]  # its studies, as rows of the held-out studies
+
+
+def shards_of(rows: Iterable[int], size: int) -> list[Shard]:
+    """Shards of ``size`` held-out studies, restricted to ``rows``; empty ones are left out."""
+    shards: dict[int, list[int]] = {}
+    for row in sorted(set(rows)):
+        shards.setdefault(row // size, []).append(row)
+    return [Shard(number, tuple(own)) for number, own in shards.items()]
+
+
+class RealStudies:
+    """Studies by row; texts, labels and findings stay in memory, images up to ``MEMORY_BYTES`` (least recently used go first)."""
+
+    def __init__(self, dataset: StudyDataset, places: Sequence[int], without_images: Sequence[Study]) -> None:
+        self._dataset, self.places, self.without_images = dataset, list(places), list(without_images)
+        self._cached: OrderedDict[int, Study] = OrderedDict()
+        self._bytes = 0
+
+    def __len__(self) -> int:
+        return len(self.places)
+
+    def __getitem__(self, row: int) -> Study:
+        if row in self._cached:
+            self._cached.move_to_end(row)
+            return self._cached[row]
+        study = read_study(self._dataset, self.places[row])
+        self.cache(row, study)
+        return study
+
+    def cache(self, row: int, study: Study) -> None:
+        """Store a study in memory, and drop those used longest ago if there is no room."""
+        self._cached[row] = study
+        self._bytes += _num_bytes(study)
+        while self._bytes > MEMORY_BYTES and len(self._cached) > 1:
+            self._bytes -= _num_bytes(self._cached.popitem(last=False)[1])
+
+
+def _num_bytes(study: Study) -> int:
+    return sum(image.nbytes for image in study.images.values())
+
+
+class HeldOutStudies:
+    """Held-out studies in dataset order.
+
+    Attributes:
+        studies: By row.
+        ids, patients: Of each.
+        modalities: The modalities that each study has.
+        hashes: For each, modality -> SHA-256 of its content as it is annotated.
+        excluded: Unreadable studies, where that is allowed.
+        truth: float32 ``[N, 14]`` of 0, 1, NaN.
+        findings: True findings of each study, with sides where they are known.
+        truth_source: "labels" if the dataset has them, else "reference report" (labelled).
+        shard_size: Studies per shard.
+    """
+
+    def __init__(
+        self,
+        dataset: StudyDataset,
+        *,
+        shard_size: int = 32,
+        ranks: Ranks = ALONE,
+        exclude_unreadable: bool = False,
+        label: Callable[[Sequence[str]], list[tuple[Finding, ...]]] | None = None,
+        unmentioned: str = "absent",
+    ) -> None:
+        """Read every study once, each rank its share.
+
+        Args:
+            dataset: The studies.
+            shard_size: Studies per shard.
+            ranks: The processes.
+            exclude_unreadable: List an unreadable study as excluded; else it stops the run.
+            label: Reports -> findings: the truth if the dataset has no labels; None: the rule labeler.
+            unmentioned: See ``ScoringConfig``.
+
+        Raises:
+            DataError: If a study is unreadable and ``exclude_unreadable`` is not set, or an id occurs twice.
+        """
+        self.name, self.fingerprint, self.image_size = dataset.name, dataset.fingerprint, dataset.image_size
+        self.shard_size = shard_size
+
+        # Read this rank's shards, exchange what the others read.
+        in_memory: dict[int, Study] = {}
+        own: list[list[_Record | Exclusion]] = []
+
+        def read() -> None:
+            for start, stop in ranks.share(_bounds(len(dataset), shard_size)):
+                own.append([_read(dataset, place, in_memory, exclude_unreadable) for place in range(start, stop)])
+
+        ranks.by_each(read)
+        records = [record for shard in ranks.unshare(own) for record in shard]
+
+        # Rows are the readable studies, in dataset order.
+        self.excluded = [record for record in records if isinstance(record, Exclusion)]
+        readable = [(place, record) for place, record in enumerate(records) if not isinstance(record, Exclusion)]
+        self.studies = RealStudies(dataset, [place for place, _ in readable], [record[0] for _, record in readable])
+        for row, (place, _) in enumerate(readable):
+            if place in in_memory:
+                self.studies.cache(row, in_memory[place])
+        self.modalities = [frozenset(record[1]) for _, record in readable]
+        self.hashes: list[Mapping[str, str]] = [record[2] for _, record in readable]
+        self.ids = [study.study_id for study in self.studies.without_images]
+        self.patients = [study.patient_id for study in self.studies.without_images]
+        if len(set(self.ids)) < len(self.ids):
+            repeated = next(study_id for study_id in self.ids if self.ids.count(study_id) > 1)
+            raise DataError(f"{self.name} holds study {repeated!r} twice", fix="prepare the dataset again")
+        self._set_truth(label or _label_by_rules, unmentioned)
+
+    def _set_truth(self, label: Callable[[Sequence[str]], list[tuple[Finding, ...]]], unmentioned: str) -> None:
+        """The truth is in the labels, or, if no study has any, in the reference reports."""
+        studies = self.studies.without_images
+        self.truth = np.stack([_truth_of_labels(study, unmentioned == "absent") for study in studies])  # [N, 14]
+        self.findings = [tuple(study.findings) for study in studies]
+        self.truth_source = "reference report" if np.isnan(self.truth).all() else "labels"
+        if self.truth_source == "reference report":
+            reports = [study.report or "" for study in studies]
+            self.findings = label(reports)
+            self.truth = np.stack([_truth_of_report(*pair) for pair in zip(reports, self.findings, strict=True)])
+
+    def __len__(self) -> int:
+        return len(self.studies)
+
+    @property
+    def are_phantoms(self) -> bool:
+        """Whether every study is a thorax phantom."""
+        return all(study.metadata.get("source") == "phantom" for study in self.studies.without_images)
+
+    def shards(self, rows: Iterable[int]) -> list[Shard]:
+        """Shards of the held-out studies, restricted to ``rows``; empty ones are left out.
+
+        A shard is the same whatever the number of ranks, and one rank processes it whole, so its bytes are the same too.
+        """
+        return shards_of(rows, self.shard_size)
+
+    def having(self, modalities: Iterable[str]) -> list[int]:
+        """Rows of the studies that have all of the modalities."""
+        wanted = set(modalities)
+        return [row for row, present in enumerate(self.modalities) if wanted <= present]
+
+    def usable(self, direction: Direction) -> list[int]:
+        """Rows of the studies that have all prompts and targets of a direction.
+
+        Raises:
+            DataError: If there are fewer than 4.
+        """
+        rows = self.having(direction.prompts + direction.targets)
+        if len(rows) < LEAST_USABLE:
+            raise DataError(
+                f"{len(rows)} of {len(self)} studies hold all of {direction}",
+                expected=f"at least {LEAST_USABLE}",
+                fix="choose other directions, or more studies",
+            )
+        return rows
+
+    def values(self, modality: str, rows: Sequence[int]) -> list[Value]:
+        """Real contents as they are annotated: images rounded to 8 bits."""
+        if MODALITIES[modality].kind == "text":
+            return [self.studies.without_images[row].contents[modality] for row in rows]
+        return [eight_bit(np.asarray(self.studies[row].contents[modality])) for row in rows]
+
+
+def _bounds(num_studies: int, size: int) -> list[tuple[int, int]]:
+    return [(start, min(start + size, num_studies)) for start in range(0, num_studies, size)]
+
+
+_Record = tuple[Study, tuple[str, ...], dict[str, str]]
+
+
+def _read(dataset: StudyDataset, place: int, in_memory: dict[int, Study], exclude: bool) -> _Record | Exclusion:
+    """A study without its images, its modalities, and the hashes of its contents."""
+    try:
+        study = read_study(dataset, place)
+    except DataError as error:
+        if not exclude:
+            raise
+        study_id = getattr(dataset, "study_id", None)
+        return Exclusion(study_id(place) if study_id else f"number {place}", "study", str(error))
+    if len(in_memory) < MEMORY_BYTES // max(_num_bytes(study), 1):
+        in_memory[place] = study
+    texts = {name: value for name, value in study.contents.items() if isinstance(value, str)}
+    images = {name: eight_bit(image) for name, image in study.images.items()}
+    hashes = {name: content_sha256(value) for name, value in {**texts, **images}.items()}
+    return replace(study, contents=texts), tuple(study.contents), hashes
+
+
+def _truth_of_labels(study: Study, blank_is_absent: bool) -> np.ndarray:
+    """float32 ``[14]``; all NaN for a study without labels."""
+    truth = target_truth(study, CHEXPERT_LABELS)
+    given = np.array([not np.isnan(study.labels.get(label, np.nan)) for label in CHEXPERT_LABELS])
+    if blank_is_absent and given.any():
+        truth[~given] = 0.0
+    return truth
+
+
+def _truth_of_report(report: str, findings: tuple[Finding, ...]) -> np.ndarray:
+    """float32 ``[14]``: uncertain is unknown, not mentioned is absent; all NaN without a report."""
+    if not report:
+        return np.full(len(CHEXPERT_LABELS), np.nan, np.float32)
+    labels = labels_from_findings(findings)
+    values = np.array([labels.get(label, 0.0) for label in CHEXPERT_LABELS], np.float32)
+    return np.where(values == -1, np.nan, values).astype(np.float32)
+
+
+def _label_by_rules(reports: Sequence[str]) -> list[tuple[Finding, ...]]:
+    return [label_report(report) for report in reports]

@@ -1,0 +1,99 @@
+"""Generated contents of one system: one file per shard and direction, ``<folder>/<direction>/00000.npz``."""
+
+from __future__ import annotations
+
+import json
+import zlib
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+
+from medcodi.data.generated_files import direction_folder
+from medcodi.errors import DataError
+from medcodi.evaluation.studies import Shard, Value
+from medcodi.modality import MODALITIES
+from medcodi.storage import atomic
+from medcodi.study import Direction
+
+Contents = dict[str, list[Value]]  # target -> one value per study
+
+
+def read_contents(path: Path, direction: Direction) -> tuple[str, Contents] | None:
+    """Key and contents of one file; None if it is missing or damaged (a zip has a checksum per member)."""
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return str(arrays["key"]), {target: _values(target, arrays[target]) for target in direction.targets}
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile, zlib.error):
+        return None
+
+
+def _values(target: str, array: np.ndarray) -> list[Value]:
+    if MODALITIES[target].kind == "text":
+        return list(json.loads(str(array)))
+    return list(array.astype(np.float32) / 255)
+
+
+def write_contents(path: Path, key: str, contents: Mapping[str, Sequence[Value]]) -> None:
+    """Write one file atomically: 8-bit images, texts as JSON, and the key of everything they depend on."""
+    arrays: dict[str, Any] = {
+        target: np.array(json.dumps(values))
+        if MODALITIES[target].kind == "text"
+        else np.stack([np.round(np.asarray(value) * 255).astype(np.uint8) for value in values])  # [N, H, W]
+        for target, values in contents.items()
+    }
+    with atomic.writing(path, error=DataError) as file:
+        np.savez_compressed(file, key=np.array(key), **arrays)
+
+
+class ContentFolder:
+    """The folder of one system."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def path(self, direction: Direction, shard: Shard) -> Path:
+        """The file of a shard."""
+        return self.folder / direction_folder(direction) / f"{shard.number:05d}.npz"
+
+    def read(self, direction: Direction, shard: Shard, key: str | None = None) -> Contents | None:
+        """A shard's contents; None if they are missing, damaged, or were made with another key."""
+        found = read_contents(self.path(direction, shard), direction)
+        if found is None or (key is not None and found[0] != key):
+            return None
+        return found[1] if all(len(values) == len(shard.rows) for values in found[1].values()) else None
+
+    def write(self, direction: Direction, shard: Shard, key: str, contents: Contents) -> None:
+        """Write a shard."""
+        write_contents(self.path(direction, shard), key, contents)
+
+    def read_shards(self, direction: Direction, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Contents]]:
+        """Shard by shard, so that memory does not grow with the studies.
+
+        Raises:
+            DataError: If a shard is missing or damaged.
+        """
+        for shard in shards:
+            contents = self.read(direction, shard)
+            if contents is None:
+                raise DataError(
+                    f"{self.path(direction, shard)} is missing or damaged",
+                    expected=f"{len(shard.rows)} generated studies of {direction}",
+                    fix="run the evaluation again: it resumes",
+                )
+            yield shard, contents
+
+    def read_rows(
+        self, direction: Direction, shards: Sequence[Shard], rows: Sequence[int]
+    ) -> dict[int, dict[str, Value]]:
+        """Contents of some studies: row -> target -> value."""
+        wanted = set(rows)
+        needed = [shard for shard in shards if wanted & set(shard.rows)]
+        return {
+            row: {target: values[place] for target, values in contents.items()}
+            for shard, contents in self.read_shards(direction, needed)
+            for place, row in enumerate(shard.rows)
+            if row in wanted
+        }

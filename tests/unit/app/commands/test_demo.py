@@ -1,0 +1,23 @@
+"""``medcodi demo``: one self-contained page."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Run = Callable[..., int]
+
+
+def test_demo_writes_one_page_of_twelve_directions(
+    run: Run, model_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "demo"
+    assert run("demo", "--model", model_folder, "--steps", "2", "--out", str(out), "--device", "cpu") == 0
+    assert str(out / "index.html") in capsys.readouterr().out
+    html = (out / "index.html").read_text()
+    assert html.count("<section id=") == 12
+    assert html.count('alt="') == html.count("<img ") == html.count("data:image/png;base64,") >= 24
+    assert "http" not in html.replace("http-equiv", "")  # self-contained
+    assert [path.name for path in out.iterdir()] == ["index.html"]

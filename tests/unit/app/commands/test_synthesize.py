@@ -1,0 +1,45 @@
+"""``medcodi synthesize``: which rank this process is, and with which code it exits."""
+
+from __future__ import annotations
+
+import pytest
+
+from medcodi.app.commands.synthesize import INCOMPLETE, _exit_code, _rank_and_world
+from medcodi.errors import PromptError
+from medcodi.generation.bulk import Outcome
+
+TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8"}
+
+
+def test_options_override_the_launcher_and_alone_is_the_default() -> None:
+    assert _rank_and_world(None, None, {}) == (0, 1)
+    assert _rank_and_world(None, None, TORCHRUN) == (3, 8)
+    assert _rank_and_world(1, 2, TORCHRUN) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("rank", "world", "environment", "message"),
+    [
+        (1, None, {}, "--rank is given alone"),
+        (None, 4, TORCHRUN, "--world is given alone"),
+        (None, None, {"RANK": "first"}, "RANK is 'first'"),
+    ],
+)
+def test_half_an_answer_is_refused(
+    rank: int | None, world: int | None, environment: dict[str, str], message: str
+) -> None:
+    with pytest.raises(PromptError, match=message):
+        _rank_and_world(rank, world, environment)
+
+
+def outcome(**changes: object) -> Outcome:
+    values = {"made": 1, "found": 0, "failed": [], "num_pending": 0, "num_failed": 0} | changes
+    return Outcome(**values)  # type: ignore[arg-type]
+
+
+def test_failed_rows_give_code_3_but_under_a_launcher_only_at_the_last_rank() -> None:
+    assert _exit_code(outcome(), {}) == 0
+    assert _exit_code(outcome(num_failed=2), {}) == INCOMPLETE
+    launched = {"TORCHELASTIC_RUN_ID": "1"}
+    assert _exit_code(outcome(num_failed=2, num_pending=5), launched) == 0  # others are still at work
+    assert _exit_code(outcome(num_failed=2), launched) == INCOMPLETE

@@ -1,0 +1,55 @@
+"""The configuration: names are checked at the door, and scoring is a part of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from medcodi.config import from_dict, to_dict
+from medcodi.errors import ConfigError, MedCoDiError
+from medcodi.evaluation.config import UNCONDITIONAL, EvaluateConfig, ScoringConfig
+
+DATA = {"source": "phantom", "num_studies": 8, "image_size": 32}
+
+
+def config(**values) -> EvaluateConfig:
+    return from_dict(EvaluateConfig, {"data": DATA, **values})
+
+
+def test_scoring_is_a_part_of_the_configuration() -> None:
+    own = config(bootstrap_samples=123, seed=7, metrics=["findings"])
+    assert own.scoring == ScoringConfig(bootstrap_samples=123, seed=7, metrics=("findings",))
+    assert from_dict(EvaluateConfig, to_dict(own)) == own
+
+
+def test_directions_are_all_or_those_that_are_named() -> None:
+    assert len(config().model_directions) == 13 and config().model_directions[-1] == UNCONDITIONAL
+    assert config().requested_directions is None
+    named = config(directions=["report->frontal"])
+    assert named.requested_directions == named.model_directions and len(named.model_directions) == 1
+
+
+def test_a_model_generates_unless_only_other_systems_are_evaluated() -> None:
+    assert config().evaluates_model and not config(systems={"a": "x"}).evaluates_model
+    assert config(systems={"a": "x"}, model="m").evaluates_model
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"metrics": ["frechett"]}, "did you mean 'frechet'"),
+        ({"extractors": ["rad-dyno"]}, "did you mean 'rad-dino'"),
+        ({"extractor_sha256": {"xrvv": "0"}}, "did you mean 'xrv'"),
+        ({"image_reader": "dem"}, "did you mean 'demo'"),
+        ({"labeler": "rule"}, "did you mean 'rules'"),
+        ({"report_scorers": ["radgraf"]}, "did you mean 'radgraph'"),
+        ({"preset": "fastt"}, "did you mean 'fast'"),
+        ({"directions": ["report->mri"]}, "mri"),
+        ({"systems": {"../x": "y"}}, "invalid name of a system"),
+        ({"unmentioned": "maybe"}, "unmentioned"),
+    ],
+)
+def test_invalid_names_are_refused(values: dict, message: str) -> None:
+    with pytest.raises(MedCoDiError, match=message):
+        config(**values)
+    with pytest.raises(ConfigError, match="did you mean 'text'"):
+        ScoringConfig(metrics=("texts",))

@@ -1,0 +1,59 @@
+"""What an evaluation opens: the device of a rank, and refusals of data and directions that do not fit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from medcodi.config import from_dict
+from medcodi.distributed import ALONE
+from medcodi.errors import MedCoDiError
+from medcodi.evaluation.config import EvaluateConfig
+from medcodi.evaluation.inputs import classifier_folder, open_inputs, rank_device
+from medcodi.evaluation.systems.systems import BundleSystem
+from medcodi.model import demo_checkpoint
+from medcodi.study import Direction
+
+DATA = {"source": "phantom", "split": "test", "num_studies": 8, "image_size": 32}
+
+
+def test_the_requested_device_wins() -> None:
+    assert rank_device("cuda:3", {"LOCAL_RANK": "1"}) == "cuda:3"
+
+
+def test_a_bundle_is_opened_without_a_model_or_a_cache(tmp_path) -> None:
+    config = from_dict(EvaluateConfig, {"data": DATA, "systems": {"theirs": "gone"}, "out": str(tmp_path / "out")})
+    direction = Direction.parse("frontal->report")
+    inputs = open_inputs(config, ALONE, given={"theirs": {direction: [0, 2]}})
+    assert isinstance(inputs.systems[0], BundleSystem) and inputs.systems[0].directions == (direction,)
+    assert len(inputs.held_out) == 8 and inputs.annotators.images is None  # no image is a target
+    assert inputs.annotators.encoder is None and not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"systems": {"a": "nowhere"}}, "no generated contents at nowhere"),
+        (
+            {"data": {**DATA, "num_studies": 3, "image_size": 128}, "directions": ["report->frontal"]},
+            "3 held-out studies",
+        ),
+        ({"data": {**DATA, "image_size": 48}, "directions": ["report->frontal"]}, "the model makes"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_anything_is_written(tmp_path, values: dict, message: str) -> None:
+    config = from_dict(EvaluateConfig, {"data": DATA, "device": "cpu", "out": str(tmp_path / "out"), **values})
+    with pytest.raises(MedCoDiError, match=message):
+        open_inputs(config, ALONE)
+    assert not (tmp_path / "out").exists()
+
+
+def test_the_classifier_is_the_named_one_the_models_or_the_demos(tmp_path: Path) -> None:
+    def folder(**values) -> Path:
+        data = {"source": "phantom", "num_studies": 8, "image_size": 32}
+        return classifier_folder(from_dict(EvaluateConfig, {"data": data, **values}))
+
+    assert folder() == folder(model=str(tmp_path)) == demo_checkpoint()
+    (tmp_path / "finding_classifier.safetensors").touch()
+    assert folder(model=str(tmp_path)) == tmp_path and folder(model=str(tmp_path), classifier="x") == Path("x")

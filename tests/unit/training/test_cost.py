@@ -1,0 +1,87 @@
+"""The cost of a stage, counted on fake tensors, is that of real steps."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from medcodi.config import load
+from medcodi.data.loading import DataConfig, collate
+from medcodi.model import ModelConfig, tiny_model
+from medcodi.randomness import StepRandomness
+from medcodi.stages import build_stage
+from medcodi.training.cost import Operations, study_flops
+
+from .costs import STAGES, cost_of, run
+
+
+def kept_by_autograd(stage_name: str, studies: int) -> tuple[float, int]:
+    """Bytes that a real step of the stage keeps for its backward pass, and the parameters that it trains."""
+    model = tiny_model()
+    model.trained_stages = STAGES
+    stage = build_stage(stage_name, model)
+    dataset = DataConfig(source="phantom", num_studies=8, image_size=32).build()
+    batch = collate([dataset[index] for index in range(studies)], range(studies), 32)
+    own = {parameter.untyped_storage().data_ptr() for parameter in stage.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def keep(tensor: torch.Tensor) -> torch.Tensor:
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in own:
+            kept[storage.data_ptr()] = storage
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        output = stage(batch, StepRandomness(seed=0, step=3, samples=batch.samples))
+    size = float(sum(storage.nbytes() for storage in kept.values()))
+    del output
+    return size, sum(parameter.numel() for parameter in stage.parameters() if parameter.requires_grad)
+
+
+@pytest.mark.parametrize("stage", ["autoencode", "align", "diffuse"])
+def test_counted_activations_are_those_of_a_real_step(stage: str) -> None:
+    cost = cost_of(stage)
+    eight, trained = kept_by_autograd(stage, 8)
+    assert cost.trained == trained
+    counted = cost.fixed_activations + 8 * cost.study_activations
+    assert counted == pytest.approx(eight, rel=0.15)  # reports of a real batch are shorter than the longest
+
+
+def test_a_cache_leaves_encoding_out_of_the_time_and_of_the_peak() -> None:
+    fresh, cached = cost_of("diffuse"), cost_of("diffuse", cache="somewhere")
+    assert cached.trained == fresh.trained
+    parts = {name: sum(p.numel() for p in part.parameters()) for name, part in tiny_model().components().items()}
+    left_out = sum(size for name, size in parts.items() if not name.startswith("denoiser"))
+    assert (
+        fresh.frozen - cached.frozen == left_out
+    )  # autoencoders, prompt encoders, and environments, which diffuse lacks
+    assert cached.study_transient == 0 < fresh.study_transient and cached.study_flops < fresh.study_flops
+
+
+def test_operations_are_those_of_an_average_step() -> None:
+    """`join` draws two targets or three of three: 9 denoisers in 4 steps; the plan counts them as the running MFU does."""
+    cost = cost_of("join", cache="somewhere")
+    described = load(ModelConfig, "configs/models/tiny.yaml")
+    assert cost.study_flops == study_flops(run("join", cache="somewhere"), described)
+    model = tiny_model()
+    model.trained_stages = STAGES
+    stage = build_stage("join", model)
+    passes = stage.dry_run(cached=True)
+    assert passes.drawn == 9 / 12
+    with Operations() as operations:
+        for forward in passes.trained:
+            torch.stack([end.float().sum() for end in forward(1) if end.requires_grad]).sum().backward()
+    assert cost.study_flops == 0.75 * operations.total > 0
+
+
+def test_activations_are_halved_where_autocast_halves_them() -> None:
+    full, half = cost_of("diffuse"), cost_of("diffuse", precision="bf16")
+    assert 0.4 * full.study_activations < half.study_activations < full.study_activations
+    assert half.fixed_activations > full.fixed_activations  # weights once more, cast
+
+
+def test_operations_are_those_of_both_passes() -> None:
+    a, b = torch.ones(8, 16, requires_grad=True), torch.ones(16, 4)
+    with Operations() as counted:
+        (a @ b).sum().backward()
+    assert counted.total == 2 * (2 * 8 * 16 * 4)  # b is frozen: one product back, not two
