@@ -109,7 +109,7 @@ def scored_rows(produced: Production) -> tuple[dict[Direction, list[int]], list[
 
 
 def with_enough_studies(produced: Production) -> tuple[Production, list[LeftOut]]:
-    """What was produced, without the directions that have too few studies; and those."""
+    """The production without the directions that have too few studies; and those."""
     scored, left_out = scored_rows(produced)
     remaining = {
         name: {direction: production for direction, production in system.items() if direction in scored}
