@@ -1,4 +1,4 @@
-"""Fail on words that a reader stumbles over (HOUSE.md): python tools/words.py [PATH ...] names file, line and replacement."""
+"""Fail on words that a reader stumbles over: python tools/words.py [PATH ...] names file, line and replacement."""
 
 import re
 import sys

@@ -302,7 +302,7 @@ def join_pairs(
     """MS-SSIM of generated and of real images at the same pairs of different patients."""
     patients = [held_out.patients[row] for row in rows]
     pairs = draw_pairs(patients, config.diversity_pairs, config.seed)  # [P, 2]
-    # Only the images of some pair are read.
+    # Only the real images of some pair are read.
     used = np.unique(pairs)
     places, owners = np.searchsorted(used, pairs), [patients[place] for place in used]
     generated = diversity([values[place] for place in used], owners, pairs=places)

@@ -1,9 +1,9 @@
-"""The bundle: one folder with the figures, the page, exactly what was scored, the annotations and the generated contents, with hashes.
+"""The bundle: one folder with the figures, the page, hashes of all contents, the annotations and the generated contents, with hashes.
 
 ::
 
     results.json   every figure; the same bytes for the same configuration, model and studies (schema in docs/EVALUATION.md)
-    scored.json    every study and every generated content that was scored, by SHA-256
+    scored.json    every study and every content that the systems gave, by SHA-256; and which studies count
     page.html      the same for people; loads nothing
     run.json       when, how long, by how many ranks
     annotations/   what annotators found in every content (``annotations.py``); figures are computed from nothing else
@@ -35,6 +35,7 @@ MARK = ".medcodi-evaluation"  # in every folder that an evaluation may write int
 KIND = JobKind(
     name="the bundle of an evaluation",
     index="",  # a folder is recognised by its mark, see check_out
+    own=("*.json", "*.html", "*.npz", ".medcodi*"),
     error=ConfigError,
     choose="choose another --out",
 )
@@ -105,7 +106,7 @@ class Bundle:
 
         Args:
             schema_version: Of the results.
-            contents: Generated files that were scored; others may be beside them.
+            contents: Generated files of this run; others may be beside them.
         """
         files = [self.folder / name for name in (RESULTS, SCORED, PAGE, RUN)]
         files += [path for path in self.annotations.rglob("*") if path.is_file()]

@@ -52,7 +52,7 @@ class ScoringConfig:
 
 @config
 class EvaluateConfig(ScoringConfig):
-    """What is evaluated, on which studies, by which annotators; :class:`ScoringConfig` has the rest."""
+    """Systems, studies and annotators of an evaluation; :class:`ScoringConfig` has the rest."""
 
     data: DataConfig  # the held-out studies
     # folder or hub name; None: the shipped demo, or no model if other systems' output is evaluated

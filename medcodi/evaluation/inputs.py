@@ -1,4 +1,4 @@
-"""Everything an evaluation depends on: data, model, annotators, systems; opened and checked before anything is generated or written."""
+"""Everything an evaluation depends on: data, model, annotators, systems; opened and checked before anything is generated."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ Given = Mapping[str, Mapping[Direction, Sequence[int]]]  # system -> direction -
 
 @dataclass
 class Inputs:
-    """What an evaluation works with."""
+    """The inputs of an evaluation, opened and checked."""
 
     config: EvaluateConfig
     held_out: HeldOutStudies

@@ -226,8 +226,8 @@ def _scored(
     }
 
 
-def _scored_files(generated: Path, produced: Production) -> list[Path]:
-    """The files of contents that were scored; others may be beside them."""
+def _produced_files(generated: Path, produced: Production) -> list[Path]:
+    """The files of contents that the systems gave in this run; others may be beside them."""
     return [
         ContentFolder(generated / name).path(direction, shard)
         for name, system in produced.items()
@@ -250,7 +250,7 @@ def _score_and_render(
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     run = {"finished": finished, "ranks": inputs.ranks.world_size, "machine": machine(), "seconds": seconds}
     bundle.write(RUN, run)
-    bundle.seal(SCHEMA_VERSION, _scored_files(bundle.generated, produced))
+    bundle.seal(SCHEMA_VERSION, _produced_files(bundle.generated, produced))
 
 
 def render(bundle: Bundle, results: dict[str, Any], real: Callable[[str, dict[str, Any]], Value]) -> None:

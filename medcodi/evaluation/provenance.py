@@ -1,4 +1,4 @@
-"""What figures depend on, in words and hashes: the head of ``results.json``; and what a run ran on."""
+"""Provenance of figures, in words and hashes: the head of ``results.json``; and the machine of a run."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ PACKAGES = (
 
 
 def protocol(inputs: Inputs) -> dict[str, Any]:
-    """What the figures depend on, in words and hashes: configuration, data, annotators, preprocessing, scoring, versions."""
+    """Everything that the figures depend on, in words and hashes: configuration, data, annotators, preprocessing, scoring, versions."""
     held_out, size = inputs.held_out, inputs.held_out.image_size
     config = {name: value for name, value in to_dict(inputs.config).items() if name not in NOT_THE_PROTOCOL}
     return {
@@ -84,7 +84,7 @@ def versions() -> dict[str, str]:
 
 
 def machine() -> dict[str, Any]:
-    """What this process runs on; it changes no figure but by rounding."""
+    """The machine and threads of this process; they change figures by rounding only."""
     return {
         "cores": os.cpu_count(),
         "architecture": platform.machine(),

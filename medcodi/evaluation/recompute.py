@@ -81,11 +81,20 @@ def rescore_bundle(
         protocol = annotations.metadata["protocol"]
         config = _changed(from_dict(EvaluateConfig, protocol["config"], source=str(folder / RESULTS)), changes or {})
         own = {name: value for name, value in to_dict(config).items() if name not in NOT_THE_PROTOCOL}
+        # In place: score() copies the protocol into the results, and it is stored below.
         protocol |= {"config": own, "scoring": scoring_protocol(config)}
-        # Score, render.
         results = score(annotations, config)
+
+        # Refuse everything that can be refused before the bundle is unsealed: real contents that are shown must be there.
         contents = [folder / name for name in index["files"] if name.startswith(f"{bundle.generated.name}/")]
         real = _real_contents(config, data) if results["pictures"] else _no_contents
+        for name, pictures in results["pictures"].items():
+            direction = Direction.parse(name)
+            for picture in pictures:
+                for modality in (*direction.prompts, *direction.targets):
+                    real(modality, picture)
+
+        # Write the results and the page; the index, which seals them, comes last.
         bundle.unseal()
         bundle.write(f"{bundle.annotations.name}/{METADATA}", annotations.metadata)
         bundle.write(RESULTS, results)

@@ -13,7 +13,7 @@ VIDEO = "video layer: never runs on a still image"
 
 @dataclass(frozen=True)
 class Target:
-    """Where a published tensor goes."""
+    """The place of a published tensor in our model."""
 
     component: str  # one of our files
     key: str  # the tensor in it

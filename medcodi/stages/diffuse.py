@@ -1,4 +1,4 @@
-"""Stage ``diffuse``: each denoiser learns its own modality from every subset of the others (single target, multi-prompt)."""
+"""Stage ``diffuse``: each denoiser learns its own modality from a drawn subset of the others (single target, multi-prompt)."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class DiffuseStage(Stage):
         return DryRun(trained, () if cached else frozen_encoding(self.model))
 
     def loss(self, batch: Batch | EncodedBatch, step: Step) -> Tensor:
-        """Sum over targets of the mean of |eps_m(x_t, t, c) - eps|^2; logs it by target, by prompts and by timestep."""
+        """Sum over targets of the mean squared error against eps (or v); logs it by target, by prompts and by timestep."""
         encoded, num_timesteps = encode_batch(self.model, batch), self.model.schedule.config["num_train_timesteps"]
         losses = []
         for target in self.targets:
@@ -79,7 +79,7 @@ class DiffuseStage(Stage):
             )
             context = drawn.context(self.model, encoded)
 
-            # Predict the noise; rows without the target do not count.
+            # Predict eps (or v); rows without the target do not count.
             prediction = self.model.denoise({target: x_t}, t, context)[target]
             error = denoising_error(prediction, training_target)  # [B]
             loss = step.mean(error, lambda rows, name=target: rows.present[name])

@@ -88,7 +88,7 @@ class Stage(nn.Module):
         raise NotImplementedError
 
     def forward(self, batch: Batch, randomness: StepRandomness, accumulation: Accumulation | None = None) -> StepOutput:
-        """Loss and logs of one micro-batch; ``accumulation`` holds the other micro-batches of the step, if there are any."""
+        """Loss and logs of one micro-batch; ``accumulation`` holds the rows of all micro-batches of the step; None: this is the only one."""
         step = Step(randomness, Rows.of(batch), accumulation)
         return StepOutput(self.loss(batch, step), step.logs)
 

@@ -17,22 +17,22 @@ from medcodi.stages.accumulation import Accumulation, Rows
 NUM_BUCKETS = 10  # of timesteps, in a validation
 _TIMES = "t"  # timesteps are drawn under this name, or "t/<target>"
 
-Where = Callable[[Rows], Tensor]  # rows of a micro-batch -> weights of any shape, bool or numbers; 0 leaves a row out
+Where = Callable[[Rows], Tensor]  # rows of a micro-batch -> weights [B], bool or numbers; 0 leaves a row out
 
 
 @dataclass
 class Step:
-    """The step of one micro-batch: its randomness, its rows, and what it logs."""
+    """A step as one micro-batch takes part in it: its randomness, its rows, and what it logs."""
 
     draws: StepRandomness  # all randomness of the step, keyed by (seed, step, sample)
     rows: Rows  # of this micro-batch
-    accumulation: Accumulation | None = None  # the other micro-batches of the step; None: there are none
+    accumulation: Accumulation | None = None  # rows of all micro-batches of the step; None: this is the only one
     logs: dict[str, Tensor] = field(default_factory=dict)  # see StepOutput
 
     def mean(self, values: Tensor, where: Where, weights: Tensor | None = None) -> Tensor:
-        """Mean of ``values`` ``[B]`` over the rows of the global batch, this micro-batch's part of it (:func:`mean_over_ranks`).
+        """This micro-batch's term of the mean of ``values`` ``[B]`` over the global batch; engines average terms (:func:`mean_over_ranks`).
 
-        ``where`` weighs the rows of every micro-batch; ``weights`` those of ``values``, where these are only some rows of this one.
+        ``where`` gives the weights of any micro-batch's rows; ``weights`` those of ``values``, if these are only some rows of this one.
         """
         parts = (self.rows,) if self.accumulation is None else self.accumulation.rows
         weights = where(self.rows) if weights is None else weights
@@ -125,6 +125,7 @@ def draw_timesteps(draws: StepRandomness, what: str, num_train_timesteps: int) -
 
 
 def bucket_names(num_train_timesteps: int) -> list[str]:
-    """``"t/000-099"`` and so on: the timesteps of each bucket."""
+    """``"t/000-099"`` and so on: the timesteps of each bucket, exact where their number is a multiple of the buckets'."""
+    # Edges are rounded up.
     edges = [-(-bucket * num_train_timesteps // NUM_BUCKETS) for bucket in range(NUM_BUCKETS + 1)]
     return [f"{_TIMES}/{first:03d}-{after - 1:03d}" for first, after in pairwise(edges)]

@@ -9,8 +9,9 @@ import os
 import re
 import secrets
 import shutil
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict, Unpack
 
@@ -18,7 +19,7 @@ from medcodi.errors import MedCoDiError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
-_PARTIAL = re.compile(r"\..+\.[0-9a-f]{8}\.partial")
+_PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial")
 
 
 class Refusal(TypedDict, total=False):
@@ -137,10 +138,14 @@ def recover(target: Path) -> None:
         aside.rename(target)
 
 
-def sweep(folder: Path) -> None:
-    """Remove the partial files and folders that killed processes left in ``folder``; only its holder may call this."""
+def sweep(folder: Path, names: Iterable[str] = ("*",)) -> None:
+    """Remove the partial files and folders that killed processes left in ``folder``; only its holder may call this.
+
+    ``names`` are patterns of the names that they would have got.
+    """
     for path in folder.iterdir() if folder.is_dir() else ():
-        if _PARTIAL.fullmatch(path.name):
+        match = _PARTIAL.fullmatch(path.name)
+        if match and any(fnmatchcase(match[1], name) for name in names):
             remove(path)
 
 

@@ -3,7 +3,8 @@
 A job cuts its work into *shards*. A shard is written whole or not at all, and a *record* beside its files, written last, vouches for
 them by size and SHA-256. An *index* holds the job's identity: everything that its bytes depend on. A second run of the same
 identity skips the shards that are there; a run of another identity, or into a folder of other files, is refused: what is not
-proved to be the job's own is never deleted. The on-disk names are those of a :class:`JobKind`.
+proved to be the job's own is never deleted. A kind without an index is locked and swept of its own names only, and checks itself
+whose folder it is. The on-disk names are those of a :class:`JobKind`.
 """
 
 from __future__ import annotations
@@ -36,7 +37,8 @@ class JobKind:
     # the record of a shard. A shard whose record is ``{shard}/…`` is a folder, and appears in one piece.
     record: str = "shards/{shard}.json"
     files: str = ""  # a shard's only file, where old records hold that file's ``bytes`` and ``sha256`` themselves
-    # patterns of everything that the job writes in its folder; a restart removes these and the index
+    # patterns of everything that the job writes in its folder: a restart removes these, and rewrites the index last. Without an
+    # index, only their partial files are swept
     own: tuple[str, ...] = ()
     # name of a folder beside the target, wholly the job's own, whose ``content`` becomes the target when the job ends:
     # ``".{target}.partial"``; "": the job works in the folder that it was given
@@ -69,7 +71,7 @@ class JobFolder:
     def opened(self, *, restart: bool = False) -> Iterator[list[str]]:
         """Begin the job, or resume it, under the lock of the first rank. Every rank calls this.
 
-        With ``restart``, the shards of another identity are removed, and what changed since then (dotted names) is yielded.
+        With ``restart``, the shards of another identity are removed, and the differences are yielded: ``"key was a, is b"`` for each.
 
         Raises:
             MedCoDiError: On every rank: another process works here, the folder holds something else, or a job of another
@@ -233,8 +235,9 @@ class JobFolder:
     def sweep(self) -> None:
         """Remove the partial files that killed processes left; nobody may be writing."""
         below = (path for path in self.root.rglob("*") if path.is_dir()) if self.kind.staged else ()
+        names = ("*",) if self.kind.index else self.kind.own
         for folder in (self.root, *below):
-            atomic.sweep(folder)
+            atomic.sweep(folder, names)
 
     def clear(self) -> None:
         """Remove what the job has written, and nothing else; the index last, because it proves whose folder this is."""

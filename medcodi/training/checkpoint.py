@@ -26,6 +26,7 @@ STATE = "state.json"
 CHECKPOINTS = JobKind(
     name="checkpoints",
     index="",
+    own=("step-*",),
     record="{shard}/" + MANIFEST,
     error=CheckpointError,
     then="resume with --resume latest: the checkpoints before it are whole",

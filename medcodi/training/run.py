@@ -199,13 +199,15 @@ def check_room(folder: Path, config: TrainConfig, trained: Iterable[nn.Parameter
     existing = len(checkpoint.found(folder))
     every = config.checkpoint.every or config.steps
     to_come = -(-config.steps // every) - start_step // every
-    for_good = config.checkpoint.keep_every or config.steps + 1
-    stay = config.checkpoint.keep + config.steps // for_good - start_step // for_good
+    permanent_every = config.checkpoint.keep_every or config.steps + 1
+    stay = config.checkpoint.keep + config.steps // permanent_every - start_step // permanent_every
     more = max(1, min(to_come, stay + 1 - existing))
     free = shutil.disk_usage(folder).free
     if more * size > free:
         raise TrainingError(
-            f"{folder} has room for {free / 2**30:.3g} GiB, a checkpoint takes {size / 2**30:.3g} GiB",
-            expected=f"room for {more} more: the run keeps {stay}, and writes one before the oldest goes",
-            fix="make room, lower checkpoint.keep, raise checkpoint.keep_every, or choose another out=…",
+            f"{folder} has room for {free / 2**30:.3g} GiB, {more} checkpoints of {size / 2**30:.3g} GiB are to be written",
+            expected=f"room for {more * size / 2**30:.3g} GiB: the run keeps {stay}, and writes one before the oldest goes",
+            fix="make room, lower checkpoint.keep, "
+            + ("raise checkpoint.keep_every, " if config.checkpoint.keep_every else "")
+            + "or choose another out=…",
         )

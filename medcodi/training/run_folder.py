@@ -34,7 +34,14 @@ from medcodi.training.checkpoint import CHECKPOINTS, Checkpoint
 from medcodi.training.config import TrainConfig
 
 CONFIG = "config.yaml"
-RUN = JobKind(name="a run", index="", error=TrainingError, choose="choose another out=…")
+RUN = JobKind(
+    name="a run",
+    index="",  # older runs have none; config.yaml shows that the folder is a run's
+    own=("config.yaml", "start", "model", "log.jsonl", "samples", "summary.html"),
+    error=TrainingError,
+    choose="choose another out=…",
+)
+_STARTING = ".starting"  # there while start/ is being made by a run that is not accepted yet
 FINISH_STUDIES = 256  # training studies that a stage's `finish` is given, at least
 
 
@@ -87,6 +94,7 @@ def opened(config: TrainConfig, resume: str | None, ranks: Ranks) -> Iterator[Ru
 
 def _prepare(folder: RunFolder, resume: str | None) -> None:
     """Refuse a folder that holds a run already, or cannot be written; undo what a kill left half done."""
+    # One run in a folder, which is resumed from its checkpoints.
     begun = bool(checkpoint.found(folder.checkpoints))
     if resume is None and (begun or folder.model.exists()):
         raise TrainingError(
@@ -106,13 +114,21 @@ def _prepare(folder: RunFolder, resume: str | None) -> None:
         with tempfile.TemporaryFile(dir=folder.checkpoints):
             pass
     checkpoint.put_back(folder.checkpoints)
-    if not begun:
-        atomic.remove(folder.start)  # of a run without a checkpoint, perhaps with other settings
+    # A run without a checkpoint starts anew, perhaps with other settings; a start/ that no run of ours made is somebody's.
+    if not begun and folder.start.exists():
+        if not any((folder.root / name).exists() for name in (CONFIG, _STARTING)):
+            raise TrainingError(
+                f"{folder.start} exists, and no run has made it",
+                expected="a new folder, or one without start/",
+                fix=RUN.choose,
+            )
+        atomic.remove(folder.start)
 
 
 def _leave_nothing(folder: RunFolder) -> None:
     """Remove what a refused run has made; files of others stay, and so does their folder."""
     atomic.remove(folder.start)
+    atomic.remove(folder.root / _STARTING)
     with suppress(OSError):
         folder.checkpoints.rmdir()
 
@@ -121,6 +137,7 @@ def accept(config: TrainConfig, folder: RunFolder, ranks: Ranks) -> None:
     """Write the run's config: from here on the folder is its own."""
     if ranks.is_first:
         atomic.write_text(folder.root / CONFIG, to_yaml(config), error=RUN.error, then=RUN.then)
+        atomic.remove(folder.root / _STARTING)
 
 
 # ---- what the run starts from -----------------------------------------------------------------------------------
@@ -151,6 +168,7 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
             fix="start from a model with init=…",
         )
     fresh = load_config(ModelConfig, str(config.model))
+    atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.then)
     build_model(fresh, texts, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
 
 
@@ -230,6 +248,7 @@ def load_tensors(stage: nn.Module, tensors: Any) -> None:
     Raises:
         CheckpointError: If a name or a shape does not fit.
     """
+    # Weights and buffers by name.
     own = {**dict(stage.named_parameters()), **dict(stage.named_buffers())}
     for name, value in tensors.items():
         if name not in own or own[name].shape != value.shape:

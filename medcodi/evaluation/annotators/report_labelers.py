@@ -53,7 +53,7 @@ class ReportLabeler(BatchAnnotator):
     """
 
     title: str  # for pages
-    negatives: bool  # whether "absent" and "not mentioned" are told apart; both count as absent in figures
+    negatives: bool  # whether "absent" and "not mentioned" are distinguished; both count as absent in figures
 
     def __init__(self, name: str, version: str, request: LoadRequest | None = None) -> None:
         super().__init__(name, len(CHEXPERT_LABELS), request, batch_size=1024)

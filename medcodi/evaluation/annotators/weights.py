@@ -33,7 +33,7 @@ class LoadRequest:
 
 @dataclass(frozen=True, kw_only=True)
 class WeightSource:
-    """Where published weights come from."""
+    """The source of published weights."""
 
     file: str  # its name
     url: str

@@ -1,4 +1,4 @@
-"""The page of an evaluation, in a reviewer's order: verdict, matrix, ranges, comparisons, coherence, pictures, protocol."""
+"""The page of an evaluation: summary, ranges, matrix, comparisons, coherence, findings, pictures, lists, notes, provenance."""
 
 from __future__ import annotations
 
@@ -32,7 +32,10 @@ RealContent = Callable[[str, Picture], Value]  # modality, study -> its real con
 GeneratedContents = Callable[
     [str, Direction, Picture], dict[str, Value]
 ]  # system, direction, study -> target -> content
-_TOLD_APART = "Green and red: told apart by the permutation test, Holm-adjusted p below 0.05; grey: not told apart, whatever the interval."
+_COLOURS = (
+    "Green and red: different by the permutation test, Holm-adjusted p below 0.05, or, where there is no p-value, by an interval that "
+    "excludes 0; grey: not shown to differ."
+)
 _EXPLAINED = (
     "Finding F1 is the mean over findings (macro), averaged over the targets of a direction: findings annotated in what was generated ({readers}) "
     "against the truth of the study that prompted it.\n"
@@ -109,7 +112,7 @@ def _head(results: Results) -> Head:
             (str(len(systems)), "system" if len(systems) == 1 else "systems"),
             (", ".join(results["readers"]["extractors"]) or "none", "feature extractors"),
             (str(results["config"]["seed"]), "seed"),
-            (here["gpu"] or f"{here['cores']} cores, {here['architecture']}", "machine"),
+            (here["gpu"] or f"{here['cores']} cores, {here['architecture']}", "page made on"),
             (f"{results['versions']['medcodi']} · {results['versions']['torch']}", "medcodi · torch"),
         ],
     )
@@ -212,7 +215,7 @@ def _comparisons(results: Results) -> list[Section]:
         parts.append(
             Section(
                 title="Systems against each other",
-                text=f"Paired on the studies that both have; differences are first minus second. {_TOLD_APART}",
+                text=f"Paired on the studies that both have; differences are first minus second. {_COLOURS}",
                 plots=_difference_plots(f"Difference of finding F1: {named}", rows),
                 tables=[table] if table else (),
             )
@@ -228,7 +231,7 @@ def _comparisons(results: Results) -> list[Section]:
             Section(
                 title="Two prompts beside one",
                 text="Each direction with two prompts against the same targets from each of the two alone, paired on the same studies. "
-                + _TOLD_APART,
+                + _COLOURS,
                 plots=_difference_plots("Difference of finding F1: two prompts − one", rows),
                 parts=[Section(title="All metrics", tables=[table], folded=True)] if table else (),
             )

@@ -1,4 +1,4 @@
-"""What the figures say, for page and terminal: one row per direction, a verdict in sentences, and what must not be overlooked."""
+"""Summary of the figures for page and terminal: one row per direction, a verdict in sentences, and what must not be overlooked."""
 
 from __future__ import annotations
 
@@ -8,6 +8,13 @@ from typing import Any
 import numpy as np
 
 from medcodi.evaluation.annotators.suitability import unfit_readers
+from medcodi.evaluation.report.headline import (
+    NO_FINDING,
+    beside_macro,
+    counted_findings,
+    micro_f1,
+    share_of_ceiling,
+)
 from medcodi.evaluation.report.wording import (
     Results,
     directions,
@@ -24,7 +31,6 @@ from medcodi.pages.page import Figure, Table
 from medcodi.study import CHEXPERT_LABELS
 
 AGREEMENT = "finding_kappa"
-NO_FINDING = "No Finding"
 VERDICT_SHADE = {"better": 1.0, "alike": None, "worse": 0.0}
 ON_PAGE_ONLY = ("studies", "ceiling", "prompts shuffled")  # columns
 SMALL = 100  # studies: fewer give wide intervals
@@ -86,63 +92,18 @@ def _primary(scores: dict[str, Any]) -> tuple[Figure, ...]:
     floor = (primary["shuffled"] or {}).get("value")
     figure = {**(primary["model"] or {}), "ceiling": primary["ceiling"], "floor": floor}
     # The share of the ceiling, where the direction has earned one; else the reason.
-    reached, reason = _share_of_ceiling(scores)
+    reached, reason = share_of_ceiling(scores)
     low, high = primary.get("fraction_low"), primary.get("fraction_high")
     bounds = reason if reached is None or low is None else f"[{percent(low, '')}, {percent(high)}]"
     legible = primary.get("prompt_reader") or {}
     shade = share(figure) if prompted else None
-    beside = "\n".join(filter(None, (interval(figure), _beside_macro(scores))))
+    beside = "\n".join(filter(None, (interval(figure), beside_macro(scores))))
     return (
         Figure(text=number(figure.get("value")), value=figure.get("value"), below=beside, shade=shade),
         Figure(text=number(primary["ceiling"]), value=primary["ceiling"]),
         Figure(text=percent(reached), value=reached, strong=True, below=bounds),
         Figure(text=number(legible.get("value")), value=legible.get("value"), below=interval(legible)),
     )
-
-
-def counted_findings(scores: dict[str, Any]) -> dict[str, list[str]]:
-    """Target -> the findings that its F1 is the mean of; targets without any are left out."""
-    counted = {
-        target: [label for label in own.get("findings") or {} if "/" not in label]
-        for target, own in scores["targets"].items()
-    }
-    return {target: labels for target, labels in counted.items() if labels}
-
-
-def _share_of_ceiling(scores: dict[str, Any]) -> tuple[float | None, str]:
-    """How near the macro F1 comes to its ceiling; None, with the reason, where such a share would flatter.
-
-    A generator that writes the same for everyone reaches a high share of the ceiling when *No Finding* alone counts, or when most studies
-    are alike: a share is stated only of a direction that beats its shuffled prompts, on findings that are findings.
-    """
-    primary, counted = scores["primary"], counted_findings(scores)
-    if not scores["prompts"] or primary["fraction_of_ceiling"] is None:
-        return None, ""
-    if counted and {label for labels in counted.values() for label in labels} == {NO_FINDING}:
-        return None, f"only {NO_FINDING} counts"
-    if not primary["beats_shuffled"]:
-        return None, "not above its floor"
-    return primary["fraction_of_ceiling"], ""
-
-
-def _micro(scores: dict[str, Any]) -> float | None:
-    """Micro F1, averaged over the targets, as the macro F1 is."""
-    figures = [own["metrics"].get("finding_micro_f1") for own in scores["targets"].values()]
-    values = [figure["value"] for figure in figures if figure and figure["value"] is not None]
-    return float(np.mean(values)) if values else None
-
-
-def _beside_macro(scores: dict[str, Any]) -> str:
-    """What stands below a macro F1: of how many findings (of each target), and the micro F1."""
-    counted = list(counted_findings(scores).values())
-    if not counted:
-        return ""
-    numbers = " · ".join(str(len(labels)) for labels in counted)
-    findings = "1 finding" if numbers == "1" else f"{numbers} findings"
-    if all(labels == [NO_FINDING] for labels in counted):
-        findings = f"only {NO_FINDING}"
-    micro = _micro(scores)
-    return findings if micro is None else f"{findings}\nmicro {number(micro)}"
 
 
 def _sides(scores: dict[str, Any]) -> Figure:
@@ -183,7 +144,7 @@ def _shuffled(primary: dict[str, Any]) -> tuple[Figure, ...]:
 
 # ---- sentences -------------------------------------------------------------------------------------------------------
 def verdict(results: Results) -> list[str]:
-    """What the figures say, in sentences: of each system, of two prompts against one, of each pair of systems."""
+    """The figures in sentences: of each system, of two prompts against one, of each pair of systems."""
     lines = []
     for name, system in results["systems"].items():
         prompted = {
@@ -206,7 +167,7 @@ def _verdict_of_system(name: str, prompted: dict[str, dict[str, Any]]) -> str:
         f"{name}: {len(follow)} of {len(prompted)} directions follow their prompts "
         "(better than with shuffled prompts, interval above 0)"
     )
-    known = {name: share for name, scores in prompted.items() if (share := _share_of_ceiling(scores)[0]) is not None}
+    known = {name: share for name, scores in prompted.items() if (share := share_of_ceiling(scores)[0]) is not None}
     if not known:
         reason = f"only {NO_FINDING} counts" if follow else "none is above its floor"
         return f"{sentence}; no share of what real studies allow is stated, because {reason}."
@@ -223,7 +184,7 @@ def _figures(directions: Sequence[dict[str, Any]]) -> str:
     """Medians over directions of macro and micro F1 and the floor, and how many findings count: a share never stands alone."""
     medians = {
         "macro F1": [scores["primary"]["model"]["value"] for scores in directions],
-        "micro F1": [micro for scores in directions if (micro := _micro(scores)) is not None],
+        "micro F1": [micro for scores in directions if (micro := micro_f1(scores)) is not None],
         "prompts shuffled": [scores["primary"]["shuffled"]["value"] for scores in directions],
     }
     text = ", ".join(f"{name} {number(float(np.median(values)))}" for name, values in medians.items() if values)
@@ -300,14 +261,14 @@ def _verdict_of_systems(results: Results) -> list[str]:
         better, worse = (sum(test["first_is"] == word for test in own) for word in ("better", "worse"))
         lines.append(
             f"{pair[0]} against {pair[1]}: {better} directions better, {worse} worse, {len(own) - better - worse} "
-            "not told apart (finding F1, permutation test, Holm-adjusted p < 0.05)"
+            "not shown to differ (finding F1, permutation test, Holm-adjusted p < 0.05)"
             + (f"; {missing} could not be compared (see what was left out)." if missing else ".")
         )
     return lines
 
 
 def alarms(results: Results) -> list[str]:
-    """What must not be overlooked: annotators that do not know such data, missing studies, exclusions, small numbers."""
+    """Alarms: annotators that do not know such data, missing studies, exclusions, small numbers."""
     lines = unfit_readers(results)
     for name, system in results["systems"].items():
         for direction, coverage in system["coverage"].items():

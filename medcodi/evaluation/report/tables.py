@@ -22,7 +22,7 @@ from medcodi.modality import MODALITIES, modality
 from medcodi.pages.page import Figure, Table
 from medcodi.study import CHEXPERT_LABELS
 
-_WORDS = {"better": "better", "worse": "worse", "alike": "not told apart"}
+_WORDS = {"better": "better", "worse": "worse", "alike": "not shown to differ"}
 
 
 def _system(results: Results, name: str) -> tuple[str, ...]:
@@ -227,7 +227,7 @@ def _numbers(entry: dict[str, Any]) -> tuple[Figure, Figure, str]:
 
 
 def flag_table(results: Results) -> Table | None:
-    """What is odd about generated contents."""
+    """Oddities of generated contents."""
     rows = [
         (
             pretty(name),
@@ -246,13 +246,13 @@ def flag_table(results: Results) -> Table | None:
 
 
 def excluded_table(results: Results) -> Table | None:
-    """What was not scored, and why."""
+    """Everything that was not scored, and why."""
     rows = [(entry["system"], entry["study_id"], entry["what"], entry["reason"]) for entry in results["excluded"]]
     return Table(columns=("system", "study", "what", "why"), rows=rows, left=4) if rows else None
 
 
 def provenance_tables(results: Results) -> list[Table]:
-    """What the figures depend on."""
+    """Everything that the figures depend on."""
 
     def flat(value: Any, name: str) -> Iterator[tuple[str, str]]:
         if isinstance(value, dict) and value:

@@ -67,7 +67,7 @@ def pretty(direction: str) -> str:
 
 
 def share(figure: dict[str, Any], better: str = "up") -> float | None:
-    """Where a figure is between its floor (0) and its ceiling (1); None if one is missing, or the ceiling is hardly better."""
+    """Position of a figure between its floor (0) and its ceiling (1); None if one is missing, or the ceiling is hardly better."""
     value, ceiling, floor = (figure.get(key) for key in ("value", "ceiling", "floor"))
     if value is None or ceiling is None or floor is None or better not in ("up", "down"):
         return None

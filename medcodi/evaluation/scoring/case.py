@@ -119,5 +119,5 @@ class Case:
 
     @property
     def config(self) -> ScoringConfig:
-        """Of scoring."""
+        """The config of scoring."""
         return self.studies.config

@@ -180,7 +180,7 @@ def judgement(test: Mapping[str, Any]) -> dict[str, Any]:
         return {"not_worse": None, "first_is": "alike"}
     sign = 1 if better == "up" else -1
     gains = sorted(sign * difference[key] for key in ("low", "high") if difference[key] is not None)
-    # Told apart by the adjusted p-value, or without one by the interval.
+    # Different by the adjusted p-value, or without one by the interval.
     clear = bool(gains) and (gains[0] > 0 or gains[-1] < 0)
     if test["p_holm"] is not None:
         clear = test["p_holm"] < LEVEL

@@ -107,7 +107,7 @@ def score_direction(
 
 
 def legible_findings(prompts: Sequence[AnnotationTable]) -> np.ndarray | None:
-    """What the prompts of each study show, taken together: float64 ``[N, 14]`` of 0, 1; None if no prompt is annotated.
+    """Findings that the prompts of each study show, taken together: float64 ``[N, 14]`` of 0, 1; None if no prompt is annotated.
 
     The mean of the prompts' probabilities is compared with the mean of their thresholds; a report says 0 or 1, at 0.5. Every finding that
     has a threshold counts, however well it is recognised; NaN if none has.

@@ -92,7 +92,7 @@ def score_findings(case: Case) -> None:
 
 
 def _probabilities(case: Case, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:
-    """Of generated and of real contents, ``[N, K]``; None if the annotator gives none (reports), or not of all names."""
+    """Arrays of generated and of real contents, ``[N, K]``; None if the annotator gives none (reports), or not of all names."""
     targets = case.generated.targets
     if MODALITIES[case.target].kind != "image" or not set(names) <= set(targets):
         return None

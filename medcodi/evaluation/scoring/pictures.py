@@ -1,4 +1,4 @@
-"""Which studies a page shows, by stated rules, and what annotators found in each of their contents."""
+"""Studies shown on a page, chosen by stated rules, and the annotators' findings in each of their contents."""
 
 from __future__ import annotations
 

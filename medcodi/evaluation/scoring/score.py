@@ -1,4 +1,4 @@
-"""``score``: a pure function from the annotations of an evaluation to its results."""
+"""``score``: from the annotations of an evaluation to its results. It reads nothing else; the same annotations give the same results."""
 
 from __future__ import annotations
 

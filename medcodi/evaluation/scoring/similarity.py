@@ -24,7 +24,7 @@ LEAST_KNOWN, LEAST_VARIED, LEAST_WORDS = 0.25, 0.2, 8
 
 # ---- images ----------------------------------------------------------------------------------------------------------
 def pairs_are_scored(target: str, num_studies: int, image_size: int) -> bool:
-    """Whether MS-SSIM between pairs is defined for a target of so many studies at this image size."""
+    """Whether MS-SSIM between pairs is defined for this number of studies at this image size."""
     return MODALITIES[target].kind == "image" and num_studies >= LEAST_STUDIES and image_size >= WINDOW
 
 

@@ -49,7 +49,7 @@ class MeanStatistic:
         return weighted_mean(self.values)
 
     def take(self, rows: Sequence[int]) -> MeanStatistic:
-        """Of some of the studies."""
+        """The same for some of the studies."""
         return MeanStatistic(self.values[list(rows)])
 
     def stacked(self, other: MeanStatistic) -> Statistic:
@@ -74,7 +74,7 @@ class RatioStatistic:
         return statistic
 
     def take(self, rows: Sequence[int]) -> RatioStatistic:
-        """Of some of the studies."""
+        """The same for some of the studies."""
         return RatioStatistic(self.top[list(rows)], self.bottom[list(rows)])
 
     def stacked(self, other: RatioStatistic) -> Statistic:
@@ -98,13 +98,13 @@ class F1Statistic:
         return lambda weights: np.mean([part(weights) for part in parts], axis=0)
 
     def take(self, rows: Sequence[int]) -> F1Statistic:
-        """Of some of the studies."""
+        """The same for some of the studies."""
         chosen = list(rows)
         cut = tuple(Confusion(c.tp[chosen], c.fp[chosen], c.fn[chosen]) for c in self.confusions)
         return F1Statistic(cut, self.measure, self.names)
 
     def of_findings(self, names: Collection[str]) -> F1Statistic:
-        """Of some of the findings; a target without any of them is left out."""
+        """The same for some of the findings; a target without any of them is left out."""
         confusions, chosen = [], []
         for confusion, known in zip(self.confusions, self.names, strict=True):
             columns = [column for column, name in enumerate(known) if name in names]
@@ -142,11 +142,11 @@ class AreaStatistic:
         return mean_statistic([AREAS[self.measure](self.truth[:, k], self.scores[:, k]) for k in columns])
 
     def take(self, rows: Sequence[int]) -> AreaStatistic:
-        """Of some of the studies."""
+        """The same for some of the studies."""
         return AreaStatistic(self.truth[list(rows)], self.scores[list(rows)], self.measure, self.names)
 
     def of_findings(self, names: Collection[str]) -> AreaStatistic:
-        """Of some of the findings."""
+        """The same for some of the findings."""
         columns = [column for column, name in enumerate(self.names) if name in names]
         chosen = tuple(self.names[column] for column in columns)
         return AreaStatistic(self.truth[:, columns], self.scores[:, columns], self.measure, chosen)
@@ -177,7 +177,7 @@ class BleuStatistic:
         return self.scorer.bleu(self.generated, self.references)[self.measure]
 
     def take(self, rows: Sequence[int]) -> BleuStatistic:
-        """Of some of the studies."""
+        """The same for some of the studies."""
         generated, references = (tuple(texts[row] for row in rows) for texts in (self.generated, self.references))
         return BleuStatistic(generated, references, self.measure, self.scorer)
 
@@ -210,7 +210,7 @@ class SetStatistic:
         return statistic
 
     def take(self, rows: Sequence[int]) -> SetStatistic:
-        """Of some of the studies."""
+        """The same for some of the studies."""
         known = range(self.num) if self.rows is None else self.rows
         return SetStatistic(self.function, self.num, tuple(known[row] for row in rows), self.resamples)
 

@@ -26,7 +26,7 @@ from medcodi.study import Direction
 
 @dataclass(frozen=True, kw_only=True)
 class Produced:
-    """What a system gave for one direction."""
+    """The output of a system for one direction."""
 
     shards: list[Shard]  # the studies that it gave; their contents are in its folder
     excluded: list[Exclusion] = field(default_factory=list)  # contents that are unreadable or have no reference
@@ -53,7 +53,7 @@ class System(Protocol):
         ...
 
     def describe(self) -> dict[str, Any]:
-        """What identifies it in the results."""
+        """The system's identity in the results."""
         ...
 
 
@@ -140,7 +140,7 @@ def generate_studies(
 
 @dataclass
 class _ReadShard:
-    """What was read of one shard of another system's files."""
+    """One shard of another system's files, as read."""
 
     shard: Shard
     contents: Contents

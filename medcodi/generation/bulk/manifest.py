@@ -196,7 +196,7 @@ def _checked(
     cells: Mapping[str, Any], number: int, name: str, root: Path, defaults: RowDefaults, keep: Sequence[str]
 ) -> Row:
     """A row from its cells; a DataError or PromptError says what is invalid."""
-    # Prompts: paths are relative to the manifest; a text stands in its cell or in a file.
+    # Prompts: paths are relative to the manifest; a text is in its cell or in a file.
     prompts: dict[str, Path | str] = {}
     for column, text in ((column, _text(cells, column)) for column in (*MODALITIES, *_FILES)):
         modality = _FILES.get(column, column)
