@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -22,7 +22,7 @@ from medcodi.evaluation.annotators.report_labelers import load_labeler
 from medcodi.evaluation.annotators.report_scorers import load_report_scorer
 from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.evaluation.config import EvaluateConfig
-from medcodi.evaluation.studies import HeldOutStudies
+from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOut
 from medcodi.evaluation.systems.systems import BundleSystem, ExternalSystem, ModelSystem, System
 from medcodi.generation.pipeline import load
 from medcodi.modality import MODALITIES
@@ -43,6 +43,7 @@ class Inputs:
     annotators: Annotators
     systems: list[System]
     ranks: Ranks
+    left_out: list[LeftOut] = field(default_factory=list)  # directions of the model that too few studies hold
 
 
 def open_inputs(config: EvaluateConfig, ranks: Ranks, *, given: Given | None = None) -> Inputs:
@@ -87,17 +88,20 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, given: Given | None = N
         annotators.geometry = None  # it was fitted on phantoms' bodies
     # Systems.
     systems: list[System] = []
+    left_out: list[LeftOut] = []
     if given is not None:
         systems += [BundleSystem(name, held_out, dict(rows)) for name, rows in given.items()]
         return Inputs(config, held_out, annotators, systems, ranks)
     if model is not None and generation is not None:
-        systems.append(_model_system(config, model, held_out, generation))
+        name = config.name or model.config.name
+        with_studies, left_out = enough_studies(name, config.model_directions, held_out)
+        systems.append(_model_system(config, name, with_studies, model, held_out, generation))
     systems += [
         ExternalSystem(name, listing, held_out, config.exclude_unreadable) for name, listing in listings.items()
     ]
     if len({system.name for system in systems}) < len(systems):
         raise ConfigError(f"two systems are named {systems[0].name!r}", fix="give the model another name: name=...")
-    return Inputs(config, held_out, annotators, systems, ranks)
+    return Inputs(config, held_out, annotators, systems, ranks, left_out)
 
 
 def classifier_folder(config: EvaluateConfig) -> Path:
@@ -202,15 +206,37 @@ def _open_data(config: EvaluateConfig, model: MedCoDi | None, directions: Sequen
     return dataset
 
 
+def enough_studies(
+    system: str, directions: Sequence[Direction], held_out: HeldOutStudies
+) -> tuple[tuple[Direction, ...], list[LeftOut]]:
+    """The directions that enough studies hold, and the others.
+
+    Raises:
+        DataError: If no direction is left.
+    """
+    available = {direction: len(held_out.usable(direction)) for direction in directions}
+    left_out = [
+        LeftOut(system, str(direction), f"{num} of {len(held_out)} studies hold all of it", num)
+        for direction, num in available.items()
+        if num < LEAST_USABLE
+    ]
+    if len(left_out) == len(available):
+        raise left_out[0].refusal()
+    return tuple(direction for direction, num in available.items() if num >= LEAST_USABLE), left_out
+
+
 def _model_system(
-    config: EvaluateConfig, model: MedCoDi, held_out: HeldOutStudies, generation: GenerationConfig
+    config: EvaluateConfig,
+    name: str,
+    directions: tuple[Direction, ...],
+    model: MedCoDi,
+    held_out: HeldOutStudies,
+    generation: GenerationConfig,
 ) -> ModelSystem:
-    for direction in config.model_directions:
-        held_out.usable(direction)  # refuses a direction with too few studies
     return ModelSystem(
-        name=config.name or model.config.name,
+        name=name,
         model=model,
-        directions=config.model_directions,
+        directions=directions,
         held_out=held_out,
         generation=generation,
         seed=config.seed,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from medcodi.distributed import join_ranks
-from medcodi.errors import ConfigError, DataError
+from medcodi.errors import ConfigError
 from medcodi.evaluation.annotate import annotate_shards, join_shards
 from medcodi.evaluation.annotations import METADATA, STUDIES, Annotations, StudyTable, side_codes
 from medcodi.evaluation.bundle import PAGE, RESULTS, RUN, SCORED, Bundle, check_out
@@ -21,7 +22,7 @@ from medcodi.evaluation.provenance import SCHEMA_VERSION, machine, protocol
 from medcodi.evaluation.report.page import write_results_page
 from medcodi.evaluation.scoring.comparisons import common_rows
 from medcodi.evaluation.scoring.score import score
-from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, Value, shards_of
+from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOut, Value, shards_of
 from medcodi.evaluation.systems.contents import ContentFolder
 from medcodi.evaluation.systems.systems import Produced
 from medcodi.storage import atomic
@@ -54,7 +55,8 @@ def evaluate(config: EvaluateConfig, *, quiet: bool = False) -> dict[str, Any]:
     seconds: dict[str, Any] = {}
     with bundle.opened(), _progress(quiet or not ranks.is_first) as progress:
         # 1. Produce: our model generates, other systems' files are read; both end as shards of contents.
-        produced = produce(inputs, bundle.generated, progress, seconds)
+        produced, left_out = with_enough_studies(produce(inputs, bundle.generated, progress, seconds))
+        inputs.left_out += left_out
         # 2. Annotate: every rank its shards; the first one joins them into tables.
         annotate(inputs, produced, bundle, progress, seconds)
         # 3. Score: figures from annotations alone. 4. Render: a page from results and contents.
@@ -86,24 +88,34 @@ def produce(inputs: Inputs, generated: Path, progress: Progress, seconds: dict[s
     return produced
 
 
-def scored_rows(produced: Production) -> dict[Direction, list[int]]:
-    """Direction -> the studies that all systems with this direction gave.
+def scored_rows(produced: Production) -> tuple[dict[Direction, list[int]], list[LeftOut]]:
+    """Direction -> the studies that all systems with this direction gave; and the directions that have too few of them.
 
     Raises:
-        DataError: If there are fewer than 4.
+        DataError: If no direction has enough.
     """
-    scored = {}
+    scored, left_out = {}, []
     for direction in dict.fromkeys(direction for system in produced.values() for direction in system):
-        own = [name for name, system in produced.items() if direction in system]
-        rows = common_rows([produced[name][direction].rows for name in own])
-        if len(rows) < LEAST_USABLE:
-            raise DataError(
-                f"{len(rows)} studies of {direction} are common to {', '.join(own)}",
-                expected=f"at least {LEAST_USABLE}",
-                fix="leave a system out, or complete its files",
-            )
-        scored[direction] = rows
-    return scored
+        names = [name for name, system in produced.items() if direction in system]
+        rows = common_rows([produced[name][direction].rows for name in names])
+        if len(rows) >= LEAST_USABLE:
+            scored[direction] = rows
+            continue
+        reason = f"{len(rows)} studies are common to {', '.join(names)}"
+        left_out += [LeftOut(name, str(direction), reason, len(rows)) for name in names]
+    if left_out and not scored:
+        raise left_out[0].refusal()
+    return scored, left_out
+
+
+def with_enough_studies(produced: Production) -> tuple[Production, list[LeftOut]]:
+    """The production without the directions that have too few studies; and those."""
+    scored, left_out = scored_rows(produced)
+    remaining = {
+        name: {direction: production for direction, production in system.items() if direction in scored}
+        for name, system in produced.items()
+    }
+    return remaining, left_out
 
 
 # ---- 2. annotate -----------------------------------------------------------------------------------------------------
@@ -128,7 +140,7 @@ def annotate(inputs: Inputs, produced: Production, bundle: Bundle, progress: Pro
 
 
 def _write_annotations(inputs: Inputs, produced: Production, bundle: Bundle) -> None:
-    held_out, scored = inputs.held_out, scored_rows(produced)
+    held_out, (scored, _) = inputs.held_out, scored_rows(produced)
     bundle.unseal()
     bundle.clear_annotations()
     hashes = join_shards(
@@ -178,6 +190,7 @@ def _write_annotations(inputs: Inputs, produced: Production, bundle: Bundle) -> 
             {"system": name, "study_id": exclusion.study_id, "what": exclusion.what, "reason": exclusion.reason}
             for name, exclusion in excluded
         ],
+        "directions_left_out": [asdict(entry) for entry in inputs.left_out],
         "scored_sha256": atomic.sha256_file(bundle.folder / SCORED),
     }
     bundle.write(f"{bundle.annotations.name}/{METADATA}", metadata)

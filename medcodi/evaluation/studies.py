@@ -46,6 +46,25 @@ class Exclusion:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A direction of a system that has too few studies to be evaluated."""
+
+    system: str
+    direction: str
+    reason: str
+    available: int  # studies
+    needed: int = LEAST_USABLE
+
+    def refusal(self) -> DataError:
+        """The error, where no direction is left."""
+        return DataError(
+            f"{self.direction}: {self.reason}",
+            expected=f"at least {self.needed}",
+            fix="choose other directions (directions=[...]), or more studies",
+        )
+
+
+@dataclass(frozen=True)
 class Shard:
     """Studies that are generated and annotated together, by one rank."""
 
@@ -192,19 +211,8 @@ class HeldOutStudies:
         return [row for row, present in enumerate(self.modalities) if wanted <= present]
 
     def usable(self, direction: Direction) -> list[int]:
-        """Rows of the studies that have all prompts and targets of a direction.
-
-        Raises:
-            DataError: If there are fewer than 4.
-        """
-        rows = self.having(direction.prompts + direction.targets)
-        if len(rows) < LEAST_USABLE:
-            raise DataError(
-                f"{len(rows)} of {len(self)} studies hold all of {direction}",
-                expected=f"at least {LEAST_USABLE}",
-                fix="choose other directions, or more studies",
-            )
-        return rows
+        """Rows of the studies that have all prompts and targets of a direction."""
+        return self.having(direction.prompts + direction.targets)
 
     def values(self, modality: str, rows: Sequence[int]) -> list[Value]:
         """Real contents as they are annotated: images rounded to 8 bits."""

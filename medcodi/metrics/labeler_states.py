@@ -188,7 +188,7 @@ def state_of(scopes: Scopes, span: Span) -> str | None:
 
 
 def _begin(starts: list[int], end: int) -> int:
-    """Where a scope that ends at ``end`` begins."""
+    """The start of a scope that ends at ``end``."""
     return max(starts[bisect_right(starts, end) - 1], end - _REACH)
 
 

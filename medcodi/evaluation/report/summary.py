@@ -7,6 +7,13 @@ from typing import Any
 
 import numpy as np
 
+from medcodi.evaluation.report.headline import (
+    NO_FINDING,
+    beside_macro,
+    counted_findings,
+    micro_f1,
+    share_of_ceiling,
+)
 from medcodi.evaluation.report.wording import (
     Results,
     directions,
@@ -20,12 +27,22 @@ from medcodi.evaluation.report.wording import (
 )
 from medcodi.evaluation.scoring.metrics import ALL_TARGETS
 from medcodi.pages.page import Figure, Table
+from medcodi.study import CHEXPERT_LABELS
 
 AGREEMENT = "finding_kappa"
 VERDICT_SHADE = {"better": 1.0, "alike": None, "worse": 0.0}
 ON_PAGE_ONLY = ("studies", "ceiling", "prompts shuffled")  # columns
 PHANTOM = "phantom"  # how the names of phantom datasets begin
 SMALL = 100  # studies: fewer give wide intervals
+MANY = 0.1  # share of odd contents that is worth a warning
+# Flag of contents -> what is said of them.
+ODD = {
+    "no language": "are no language",
+    "not English": "do not look English, the only language that the labeler reads",
+    "empty": "are empty",
+    "constant": "are constant images",
+    "repeated": "repeat another study's content exactly",
+}
 
 
 # ---- one row per direction -------------------------------------------------------------------------------------------
@@ -74,13 +91,15 @@ def _primary(scores: dict[str, Any]) -> tuple[Figure, ...]:
     primary, prompted = scores["primary"], bool(scores["prompts"])
     floor = (primary["shuffled"] or {}).get("value")
     figure = {**(primary["model"] or {}), "ceiling": primary["ceiling"], "floor": floor}
-    reached = primary["fraction_of_ceiling"] if prompted else None
+    # The share of the ceiling, where the direction has earned one; else the reason.
+    reached, reason = share_of_ceiling(scores)
     low, high = primary.get("fraction_low"), primary.get("fraction_high")
-    bounds = "" if reached is None or low is None else f"[{percent(low, '')}, {percent(high)}]"
+    bounds = reason if reached is None or low is None else f"[{percent(low, '')}, {percent(high)}]"
     legible = primary.get("prompt_reader") or {}
     shade = share(figure) if prompted else None
+    beside = "\n".join(filter(None, (interval(figure), beside_macro(scores))))
     return (
-        Figure(text=number(figure.get("value")), value=figure.get("value"), below=interval(figure), shade=shade),
+        Figure(text=number(figure.get("value")), value=figure.get("value"), below=beside, shade=shade),
         Figure(text=number(primary["ceiling"]), value=primary["ceiling"]),
         Figure(text=percent(reached), value=reached, strong=True, below=bounds),
         Figure(text=number(legible.get("value")), value=legible.get("value"), below=interval(legible)),
@@ -128,12 +147,11 @@ def verdict(results: Results) -> list[str]:
     """The figures in sentences: of each system, of two prompts against one, of each pair of systems."""
     lines = []
     for name, system in results["systems"].items():
-        primaries = [(direction, scores["primary"]) for direction, scores in system["directions"].items()]
-        prompted = [
-            (direction, primary)
-            for direction, primary in primaries
-            if primary["model"] and primary["beats_shuffled"] is not None
-        ]
+        prompted = {
+            direction: scores
+            for direction, scores in system["directions"].items()
+            if scores["prompts"] and scores["primary"]["model"] and scores["primary"]["beats_shuffled"] is not None
+        }
         if not prompted:
             lines.append(f"{name}: no direction could be judged by findings.")
             continue
@@ -142,21 +160,41 @@ def verdict(results: Results) -> list[str]:
     return lines + _verdict_of_prompts(results) + _verdict_of_systems(results)
 
 
-def _verdict_of_system(name: str, prompted: Sequence[tuple[str, dict[str, Any]]]) -> str:
-    """How many directions follow their prompts, and how near they come to the ceiling."""
-    beats = sum(primary["beats_shuffled"] for _, primary in prompted)
-    sentence = f"{name}: {beats} of {len(prompted)} directions follow their prompts (better than with shuffled prompts, interval above 0)"
-    shares = {direction: primary["fraction_of_ceiling"] for direction, primary in prompted}
-    known = {direction: share for direction, share in shares.items() if share is not None}
-    if known:
-        best, worst = max(known, key=lambda one: known[one]), min(known, key=lambda one: known[one])
-        median = float(np.median(list(known.values())))
-        sentence += f"; what they show is right to {100 * median:.0f} % of what real studies allow (median)"
-        if best != worst:
-            sentence += (
-                f", from {100 * known[worst]:.0f} % ({pretty(worst)}) to {100 * known[best]:.0f} % ({pretty(best)})"
-            )
-    return sentence + "."
+def _verdict_of_system(name: str, prompted: dict[str, dict[str, Any]]) -> str:
+    """How many directions follow their prompts; of those, the figures and how near they come to the ceiling."""
+    follow = {name: scores for name, scores in prompted.items() if scores["primary"]["beats_shuffled"]}
+    sentence = (
+        f"{name}: {len(follow)} of {len(prompted)} directions follow their prompts "
+        "(better than with shuffled prompts, interval above 0)"
+    )
+    known = {name: share for name, scores in prompted.items() if (share := share_of_ceiling(scores)[0]) is not None}
+    if not known:
+        reason = f"only {NO_FINDING} counts" if follow else "none is above its floor"
+        return f"{sentence}; no share of what real studies allow is stated, because {reason}."
+    best, worst = max(known, key=lambda one: known[one]), min(known, key=lambda one: known[one])
+    # Of those that follow, and of no others.
+    subject = "what they show" if len(known) == len(prompted) else f"what {len(known)} of them show"
+    sentence += f"; {subject} is right to {100 * float(np.median(list(known.values()))):.0f} % of what real studies allow (median)"
+    if best != worst:
+        sentence += f", from {100 * known[worst]:.0f} % ({pretty(worst)}) to {100 * known[best]:.0f} % ({pretty(best)})"
+    return f"{sentence}: {_figures([prompted[direction] for direction in known])}."
+
+
+def _figures(directions: Sequence[dict[str, Any]]) -> str:
+    """Medians over directions of macro and micro F1 and the floor, and how many findings count: a share never stands alone."""
+    medians = {
+        "macro F1": [scores["primary"]["model"]["value"] for scores in directions],
+        "micro F1": [micro for scores in directions if (micro := micro_f1(scores)) is not None],
+        "prompts shuffled": [scores["primary"]["shuffled"]["value"] for scores in directions],
+    }
+    text = ", ".join(f"{name} {number(float(np.median(values)))}" for name, values in medians.items() if values)
+    counts = [len(labels) for scores in directions for labels in counted_findings(scores).values()]
+    if not counts:
+        return text
+    least, most = min(counts), max(counts)
+    return (
+        f"{text}, over {least if least == most else f'{least} to {most}'} of {len(CHEXPERT_LABELS)} findings per target"
+    )
 
 
 def _range(shares: Sequence[float]) -> str:
@@ -239,6 +277,12 @@ def alarms(results: Results) -> list[str]:
                     f"{name}, {pretty(direction)}: {coverage['given']} of {coverage['usable']} studies were given, and the "
                     f"{coverage['scored']} that all systems have were scored."
                 )
+        lines += _alarms_of_directions(name, system)
+    lines += [
+        f"{entry['system']}, {pretty(entry['direction'])}: left out, {entry['reason']} (at least {entry['needed']} are needed). "
+        "Choose directions with directions=[...], or evaluate more studies."
+        for entry in results.get("directions_left_out", ())
+    ]
     if results["excluded"]:
         lines.append(f"{len(results['excluded'])} contents were excluded; they are listed below, each with its reason.")
     if (num := results["data"]["num_studies"]) < SMALL:
@@ -280,3 +324,21 @@ def unfit_annotators(results: dict[str, Any]) -> list[str]:
 
 def _of_phantoms(name: str | None) -> bool:
     return name is not None and name.startswith(PHANTOM)
+
+
+def _alarms_of_directions(name: str, system: dict[str, Any]) -> list[str]:
+    """Figures that rest on *No Finding* alone, and contents that are odd in many studies."""
+    lines = []
+    for direction, scores in system["directions"].items():
+        for target, labels in counted_findings(scores).items():
+            if labels == [NO_FINDING]:
+                lines.append(
+                    f"{name}, {pretty(direction)}: of {target} only {NO_FINDING} counts, so its F1 says whether studies are "
+                    "normal, not what they show. Evaluate more studies, or lower min_positives."
+                )
+        for target, own in scores["targets"].items():
+            for flag, said in ODD.items():
+                count, num = own.get("flags", {}).get(flag, {}).get("count", 0), scores["num_studies"]
+                if count > MANY * num:
+                    lines.append(f"{name}, {pretty(direction)}: {count} of {num} contents of {target} {said}.")
+    return lines

@@ -195,8 +195,11 @@ def comparison_table(tests: Sequence[dict[str, Any]], second: str) -> Table | No
 
 # ---- lists -----------------------------------------------------------------------------------------------------------
 def left_out_table(results: Results) -> Table | None:
-    """Metrics that are missing, and why."""
-    rows = []
+    """Directions and metrics that are missing, and why."""
+    rows = [
+        (pretty(entry["direction"]), *_system(results, entry["system"]), "all", "every figure", *_numbers(entry))
+        for entry in results.get("directions_left_out", ())
+    ]
     for system, name, scores in directions(results):
         for part, own in {**scores["targets"], **scores["coherence"]}.items():
             for entry in own["left_out"]:

@@ -56,6 +56,7 @@ def score(
             "left_out": prompts.left_out + systems.left_out,
         },
         "excluded": metadata["excluded"],
+        "directions_left_out": metadata.get("directions_left_out", []),
         "pictures": _pictures(annotations, scores, config),
         "scored_sha256": metadata["scored_sha256"],
         "complete": True,

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Sequence, Set
 
 import numpy as np
 
@@ -17,6 +18,8 @@ from medcodi.modality import MODALITIES
 
 CONSTANT, BLACK = 0.02, 0.01  # of the range: an image that spans less shows nothing; a brighter mean is not black
 LEAST_STUDIES, WINDOW = 8, 11  # of MS-SSIM: studies, pixels per side
+# Share of a text's words that real reports must have; share that must differ, in a text of at least this number of words.
+LEAST_KNOWN, LEAST_VARIED, LEAST_WORDS = 0.25, 0.2, 8
 
 
 # ---- images ----------------------------------------------------------------------------------------------------------
@@ -105,19 +108,46 @@ def score_texts(case: Case) -> None:
             case.scores.add(name, MeanStatistic(values), case.studies.weights, floor=floors)
 
 
+def words_of(text: str) -> list[str]:
+    """The words of a text, in small letters: runs of letters."""
+    return re.findall(r"[^\W\d_]+", text.lower())
+
+
+def is_language(text: str, vocabulary: Set[str]) -> bool:
+    """Whether a text that is not empty consists of words: ``"eeeee"`` does not, nor does one word over and over.
+
+    Args:
+        text: A report.
+        vocabulary: Words of real reports, in small letters.
+    """
+    words = words_of(text)
+    known = sum(word in vocabulary for word in words)
+    varied = len(words) < LEAST_WORDS or len(set(words)) >= LEAST_VARIED * len(words)
+    return known >= LEAST_KNOWN * len(words) > 0 and varied
+
+
 def flag_texts(case: Case) -> None:
-    """Empty reports, reports in another language, and equal ones of different studies."""
+    """Empty reports, texts that are no language, reports in another language, and equal ones of different studies."""
     texts, ids = case.generated.texts, case.studies.ids
     empty = np.array([not text.strip() for text in texts])
+    english = np.array([looks_english(text) for text in texts])
+    # Words that some real report of these studies has.
+    vocabulary = {word for text in case.real.texts for word in words_of(text)}
+    language = np.array([is_language(text, vocabulary) for text in texts])
     flags = {
         "empty": flag(empty, ids),
-        "not English": flag([not looks_english(text) for text in texts], ids),
+        "no language": flag(english & ~language & ~empty, ids),
+        "not English": flag(~english, ids),
         "repeated": flag(repeated(case.generated.hashes) & ~empty, ids),
     }
     case.scores.flags |= {name: entry for name, entry in flags.items() if entry}
     if entry := flags["empty"]:
         case.scores.notes.append(
             f"{entry['count']} of {len(ids)} reports are empty; they score 0 and count as without findings"
+        )
+    if entry := flags["no language"]:
+        case.scores.notes.append(
+            f"{entry['count']} of {len(ids)} reports are no language; they were scored as they are"
         )
     if entry := flags["not English"]:
         case.scores.notes.append(

@@ -15,6 +15,7 @@ import numpy as np
 from medcodi.pages.charts import ForestRow, forest_chart, rating_chart, roc_chart, trial_chart
 from medcodi.pages.page import render_template
 from medcodi.turing.analysis.wording import methods, verdicts
+from medcodi.turing.answers.schema import spreadsheet_text
 from medcodi.turing.answers.table import Answers, TaskAnswers
 from medcodi.turing.bundle.files import new_folder
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
@@ -94,7 +95,10 @@ def _csv(records: Sequence[Mapping[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
     writer.writeheader()
-    writer.writerows(records)
+    writer.writerows(
+        {key: spreadsheet_text(value) if isinstance(value, str) else value for key, value in record.items()}
+        for record in records
+    )
     return buffer.getvalue()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import combinations
 from typing import Any
 
@@ -45,12 +45,19 @@ class TaskResults:
         self.estimates.append(head | estimate.to_dict())
 
     def both(
-        self, group: str, statistic: str, resampled: Resampled, *, share: bool = False, contrast: str = ""
+        self,
+        group: str,
+        statistic: str,
+        resampled: Resampled,
+        *,
+        share: bool = False,
+        contrast: str = "",
+        possible: tuple[float, float] = (-np.inf, np.inf),
     ) -> None:
-        """Record the mean over readers: for these readers and, if there are enough, for new ones."""
+        """Record the mean over readers, with intervals cut to the ``possible`` values: for these readers and, if there are enough, for new ones."""
         for estimate in detection.both(resampled, share=share, level=self.level).values():
             if np.isfinite(estimate.low) or estimate.population == THESE_READERS:
-                self.add(group, statistic, estimate, contrast=contrast)
+                self.add(group, statistic, estimate.within(*possible), contrast=contrast)
 
     def test(
         self, name: str, p: float, *, group: str, contrast: str, reader: str = "", population: str = THESE_READERS
@@ -60,7 +67,15 @@ class TaskResults:
             head = {"task": self.task, "group": group, "contrast": contrast, "reader": reader, "test": name}
             self.tests.append(head | {"population": population, "p": float(p)})
 
-    def equivalent(self, what: str, resampled: Resampled, *, reference: float, contrast: str) -> None:
+    def equivalent(
+        self,
+        what: str,
+        resampled: Resampled,
+        *,
+        reference: float,
+        contrast: str,
+        possible: tuple[float, float] = (-np.inf, np.inf),
+    ) -> None:
         """Record two one-sided tests for both populations, if a margin is declared."""
         if self.margin is None or not resampled.num_readers:
             return
@@ -68,6 +83,7 @@ class TaskResults:
             test = equivalence.tost(resampled, self.margin, population, reference=reference, alpha=self.alpha)
             if np.isfinite(test.p):
                 head = {"task": self.task, "what": what, "contrast": contrast, "population": population}
+                test = replace(test, estimate=test.estimate.within(*possible))
                 self.equivalences.append(head | test.to_dict())
 
 

@@ -44,7 +44,7 @@ def analyze_ratings(answers: TaskAnswers, results: TaskResults) -> None:
             means = jackknife(
                 detection.mean_statistic(values[:, chosen]), answers.cases(chosen), num=num_known(values[:, chosen])
             )
-            results.both("ratings", "mean rating", means, contrast=arm)
+            results.both("ratings", "mean rating", means, contrast=arm, possible=(1, highest))
     # Each other arm against real items.
     if not (answers.arm == "real").any() or not arms:
         raise _one_arm(answers)
@@ -57,18 +57,20 @@ def analyze_ratings(answers: TaskAnswers, results: TaskResults) -> None:
             case=answers.case[chosen],
             cases=answers.cases(chosen),
         )
-        _contrast(pair, f"{arm} - real", results, equivalent=arm == "generated")
+        _contrast(pair, f"{arm} - real", results, equivalent=arm == "generated", widest=highest - 1)
     add_agreement(values, answers.readers, answers.cases(), results, ordered=True)
     add_time(answers, results)
 
 
-def _contrast(pair: ratings.Ratings, contrast: str, results: TaskResults, *, equivalent: bool) -> None:
+def _contrast(pair: ratings.Ratings, contrast: str, results: TaskResults, *, equivalent: bool, widest: float) -> None:
+    """Add one arm against real items; ``widest`` is the largest difference that the scale has."""
+    possible = (-widest, widest)
     difference, superiority = ratings.difference(pair), ratings.superiority(pair)
     if not difference.num_readers:
         results.notes.append(f"{contrast}: no reader answered items of both arms")
         return
     # All readers together.
-    results.both("ratings", "difference in mean rating", difference, contrast=contrast)
+    results.both("ratings", "difference in mean rating", difference, contrast=contrast, possible=possible)
     results.both("ratings", "probability of a higher rating", superiority, share=True, contrast=contrast)
     # Each reader; the resampled values omit readers without answers to both arms.
     values = ratings.difference_statistic(pair)(np.ones((1, pair.values.shape[1])))[0]  # [R]
@@ -81,7 +83,7 @@ def _contrast(pair: ratings.Ratings, contrast: str, results: TaskResults, *, equ
         results.add(
             "ratings",
             "difference in mean rating",
-            change(own, population=SINGLE_READER),
+            change(own, population=SINGLE_READER).within(*possible),
             contrast=contrast,
             reader=reader,
         )
@@ -95,12 +97,13 @@ def _contrast(pair: ratings.Ratings, contrast: str, results: TaskResults, *, equ
         p = detection.t_test(difference, 0.0, population)
         results.test("t test of the difference", p, group="ratings", contrast=contrast, population=population)
     if equivalent:
-        results.equivalent("difference in mean rating", difference, reference=0.0, contrast=contrast)
+        results.equivalent("difference in mean rating", difference, reference=0.0, contrast=contrast, possible=possible)
     # Mixed model.
     model = ratings.fit_mixed(pair, level=results.level)
     if model is None:
         results.notes.append(f"{contrast}: no mixed model (fewer than 2 readers, or ratings all alike)")
         return
+    model = change(model, effect=model.effect.within(*possible))
     results.extra.setdefault("mixed", {})[contrast] = model.to_dict()
     results.add("mixed model", "difference in mean rating", model.effect, contrast=contrast)
     results.test("mixed model, t", model.p, group="mixed model", contrast=contrast, population=NEW_READERS)
@@ -173,7 +176,7 @@ def _detection(pair: detection.Detection, contrast: str, results: TaskResults, *
             "t test of balanced accuracy against 0.5", p, group="detection", contrast=contrast, population=population
         )
     if equivalent:
-        results.equivalent("balanced accuracy", balanced, reference=0.5, contrast=contrast)
+        results.equivalent("balanced accuracy", balanced, reference=0.5, contrast=contrast, possible=(0, 1))
 
 
 def _forced_choice(answers: TaskAnswers, results: TaskResults) -> None:
@@ -201,7 +204,7 @@ def _forced_choice(answers: TaskAnswers, results: TaskResults) -> None:
     for population in (THESE_READERS, NEW_READERS):
         p = detection.t_test(plain, 0.5, population)
         results.test("t test of accuracy against 0.5", p, group="detection", contrast=contrast, population=population)
-    results.equivalent("accuracy", plain, reference=0.5, contrast=contrast)
+    results.equivalent("accuracy", plain, reference=0.5, contrast=contrast, possible=(0, 1))
     add_agreement(correct, answers.readers, cases, results, ordered=False)
     add_learning(answers, results)
 
@@ -250,15 +253,14 @@ def analyze_findings(answers: TaskAnswers, results: TaskResults) -> None:
         cases=answers.cases(chosen),
     )
     difference = ratings.difference(pair)
-    results.both("findings", "difference in accuracy over all findings", difference, contrast="generated - real")
+    name = "difference in accuracy over all findings"
+    results.both("findings", name, difference, contrast="generated - real", possible=(-1, 1))
     for population in (THESE_READERS, NEW_READERS):
         p = detection.t_test(difference, 0.0, population)
         results.test(
             "t test of the difference", p, group="findings", contrast="generated - real", population=population
         )
-    results.equivalent(
-        "difference in accuracy over all findings", difference, reference=0.0, contrast="generated - real"
-    )
+    results.equivalent(name, difference, reference=0.0, contrast="generated - real", possible=(-1, 1))
 
 
 def _enough(answers: TaskAnswers, arms: list[str], results: TaskResults) -> list[str]:

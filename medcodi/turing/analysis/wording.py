@@ -76,11 +76,28 @@ def methods(results: dict[str, Any]) -> list[str]:
 
 def verdicts(results: dict[str, Any]) -> list[dict[str, str]]:
     """For each task, what can be said and what cannot."""
-    verdicts = []
+    verdicts, doubted = [], doubtful_readers(results)
     for task, facts in results["tasks"].items():
         text, tone = _equivalence_verdict(results, task, facts["margin"])
+        # Nothing that rests on a doubtful reader is certain, however narrow its interval.
+        own = [reader for reader in doubted if facts.get("answers", {}).get(reader, 1)]
+        if own:
+            text += f" Doubtful, because it counts the answers of {_listed(own)}: check {'them' if len(own) > 1 else 'this reader'} first."
+            tone = "doubt"
         verdicts.append({"task": task, "tone": tone, "text": _main_figure(results, task) + text})
     return verdicts
+
+
+def doubtful_readers(results: dict[str, Any]) -> list[str]:
+    """Readers with doubts (impossible times, no display check) or with excluded answers, of those whose answers were analysed."""
+    completeness = results["completeness"]
+    named = {doubt.partition(":")[0] for doubt in completeness["doubtful"]}  # a doubt begins with the reader's name
+    named |= {answer["reader"] for answer in completeness["excluded"]}
+    return [reader for reader in results["readers"] if reader in named]
+
+
+def _listed(names: list[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
 
 
 def _equivalence_verdict(results: dict[str, Any], task: str, declared: float | None) -> tuple[str, str]:

@@ -143,6 +143,9 @@ def _row(reader: str, answer: Mapping[str, Any], entry: Mapping[str, Any], kind:
     """Cells of one answer (see :class:`AnswerRow`), from the reader's file and the entry of the key."""
     value, truth = answer["value"], entry["truth"]
     right = truth.get("choice", truth.get("real"))
+    # Only the parts of a value that its kind of task has, and that were checked.
+    parts = [task_kind(kind).answer, *(["confidence"] if task_kind(kind).confidence else [])]
+    value = {name: value.get(name) for name in parts}
     has_truth = right is not None and "choice" in value
     return {
         "reader": reader,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import hashlib
 import json
 import math
@@ -13,7 +14,15 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.errors import DataError
-from medcodi.turing.answers.schema import ANSWER_FIELDS, MARKS, RESULT_FIELDS, RESULT_KIND
+from medcodi.turing.answers.schema import (
+    ANSWER_FIELDS,
+    MARKS,
+    MOST_BYTES,
+    RESULT_FIELDS,
+    RESULT_KIND,
+    parse_result,
+    short,
+)
 from medcodi.turing.bundle.canonical import sha256_of
 from medcodi.turing.bundle.key import FORMAT, AnswerKey
 from medcodi.turing.design.config import TaskConfig
@@ -28,7 +37,7 @@ class ResultFile:
     """A reader's results file, checked."""
 
     file: str  # file name
-    sha256: str  # hash of the file
+    sha256: str  # hash of the file, without a byte-order mark
     values: Mapping[str, Any]  # contents
 
     @property
@@ -49,13 +58,21 @@ def read_result(path: Path, key: AnswerKey) -> ResultFile:
         DataError: If it is no results file, was changed, or belongs to another bundle, key or study.
     """
     try:
-        data = path.read_bytes()
-        values = json.loads(data.decode("utf-8"))
+        if path.stat().st_size > MOST_BYTES:
+            raise DataError(f"{path.name} has {path.stat().st_size:,} bytes", expected=f"at most {MOST_BYTES:,}")
+        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # a byte-order mark is no content
+        values = parse_result(data)
     except OSError:
         raise DataError(f"no result at {path}", expected="a reader's results file", fix="check the path") from None
-    except ValueError as error:
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise DataError(f"{path.name} is not JSON ({error})", fix="let the reader download it again") from None
-    if not isinstance(values, dict) or values.get("kind") != RESULT_KIND:
+    except ValueError as error:
+        raise DataError(
+            f"{path.name} is invalid: {error}",
+            expected="a file as the viewer saves it",
+            fix="let the reader download it again",
+        ) from None
+    if values.get("kind") != RESULT_KIND:
         raise DataError(f"{path.name} is no results file", expected=f"kind {RESULT_KIND!r}", fix="leave it out")
     missing = [name for name in RESULT_FIELDS if name not in values]
     if values.get("format") != FORMAT or missing:
@@ -119,7 +136,7 @@ def _check_answers(file: str, values: Mapping[str, Any], key: AnswerKey) -> None
     trials = key.trials[values["reader"]]
     seen: set[str] = set()
     for answer in values["answers"]:
-        missing = [name for name in ANSWER_FIELDS if not isinstance(answer, dict) or name not in answer]
+        missing = [name for name in ANSWER_FIELDS if name not in answer]
         if missing:
             raise DataError(f"{file}: an answer lacks {', '.join(missing)}", fix="let the reader download it again")
         shown = trials.get(answer["trial"])
@@ -152,8 +169,11 @@ def wrong_value(value: Any, task: TaskConfig) -> str:
         return _wrong_number(value.get("rating"), "rating", task.scale.min, task.scale.max)
     if kind.answer == "findings":
         marks = value.get("findings")
-        valid = isinstance(marks, dict) and set(marks) == set(task.findings) and not set(marks.values()) - set(MARKS)
-        return "" if valid else f"its findings are {marks!r}"
+        if isinstance(marks, dict) and set(marks) == set(task.findings):
+            valid = all(isinstance(mark, str) and mark in MARKS for mark in marks.values())
+        else:
+            valid = False
+        return "" if valid else f"its findings are {short(marks)}"
     if value.get("choice") not in kind.choices:
         return f"its choice is {value.get('choice')!r}, not one of {', '.join(kind.choices)}"
     if kind.confidence:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -91,7 +92,7 @@ class _TaskItems:
         # The items of both arms, then the controls.
         main = self._arms("item", task.num_items, used, paired=task.paired)
         used = used + [item.case for item in main]
-        items = [*main, *self._autoencoded(main), *self._mismatched(used)]
+        items = [*main, *self._autoencoded(main), *self._mismatched(main, used)]
         return [replace(item, practice=True) for item in practice] + items + self._repeats(items)
 
     # ---- arms ----------------------------------------------------------------------------------------------------
@@ -172,31 +173,71 @@ class _TaskItems:
             for row, case in enumerate(cases)
         ]
 
-    def _mismatched(self, used: Sequence[str]) -> list[ReaderItem]:
-        if not self.task.mismatched:
+    def _mismatched(self, main: Sequence[ReaderItem], used: Sequence[str]) -> list[ReaderItem]:
+        """Real items whose last modality is another patient's, of cases that the task does not show otherwise.
+
+        Each content is shown as often as those of the other items are: what is shown once among contents that are shown twice tells itself.
+
+        Raises:
+            DataError: If there are too few cases, or the number of items does not allow it.
+        """
+        if not (num := self.task.mismatched):
             return []
-        try:
-            cases = self._real("mismatched", max(2, self.task.mismatched), used)
-        except DataError:  # too few unused cases: repeat some
-            cases = self._real("mismatched", max(2, self.task.mismatched), [])
+        *_, last_name = self.task.modalities
+        last_times = self._times_shown(main, [last_name])
+        first_times = self._times_shown(main, [name for name in self.task.modalities if name != last_name])
+        if num % first_times or num % last_times:
+            times = max(first_times, last_times)
+            raise DataError(
+                f"task {self.task.id!r}: {num} mismatched items tell themselves, because the others show each real content {times} times",
+                expected=f"a multiple of {times}",
+                fix=f"mismatched: {-(-num // times) * times}",
+            )
+        num_first, num_last = num // first_times, num // last_times
         items = []
-        for row in range(self.task.mismatched):
-            case, other = cases[row], self._other_patient(cases, row)
+        if first_times == last_times == 1:
+            cases = self._real("mismatched", max(2, num), used)
+            pairs = [(cases[row], self._other_patient(cases, row)) for row in range(num)]
+        else:
+            # One case on one side must meet others on the other side.
+            apart = num_first if min(num_first, num_last) == 1 else 0
+            needed = num_first + num_last if apart else max(num_first, num_last)
+            cases = self._real("mismatched", needed, used)
+            pairs = self._mismatched_pairs(cases[:num_first] * first_times, cases[apart:][:num_last] * last_times)
+        for row, (case, other) in enumerate(pairs):
             *first, last = self._shown_real(case)
             contents = (*first, replace(last, case=other))  # the last modality is another patient's
             items.append(self._item(f"mismatched-{row:03d}", MISMATCHED, case, [contents]))
         return items
+
+    def _times_shown(self, main: Sequence[ReaderItem], names: Collection[str]) -> int:
+        """How often a real content of some modalities is shown: twice, where both arms of a paired task show it."""
+        shown = [content for item in main for content in item.contents if content.origin == REAL]
+        counts = Counter((content.case, content.modality) for content in shown if content.modality in names)
+        return max(counts.values(), default=1)
+
+    def _mismatched_pairs(self, first: Sequence[str], last: Sequence[str]) -> list[tuple[str, str]]:
+        """Pairs of cases of different patients, no pair twice: one list turned against the other."""
+        for turn in range(1, len(first) + 1):
+            pairs = [(case, last[(row + turn) % len(last)]) for row, case in enumerate(first)]
+            different = all(self._patient(case) != self._patient(other) for case, other in pairs)
+            if different and len(set(pairs)) == len(pairs):
+                return pairs
+        raise self._one_patient()
 
     def _other_patient(self, cases: Sequence[str], row: int) -> str:
         patient = self.real.study(cases[row]).patient_id
         others = [*cases[row + 1 :], *cases[:row]]
         other = next((case for case in others if self.real.study(case).patient_id != patient), None)
         if other is None:
-            raise DataError(
-                f"task {self.task.id!r}: its mismatched items need two patients, {self.real.name} has one",
-                fix="real studies of more patients, or mismatched: 0",
-            )
+            raise self._one_patient()
         return other
+
+    def _one_patient(self) -> DataError:
+        return DataError(
+            f"task {self.task.id!r}: its mismatched items need more patients than {self.real.name} has",
+            fix="real studies of more patients, or mismatched: 0",
+        )
 
     def _repeats(self, items: Sequence[ReaderItem]) -> list[ReaderItem]:
         """Repeated items, taken from each arm in turn, in a random order within an arm."""

@@ -23,6 +23,7 @@ from medcodi.turing.design.blinding import BlindingConfig
 from medcodi.turing.design.items import GENERATED, REAL
 from medcodi.turing.lint.features import PayloadFeatures, file_features, name_features
 from medcodi.turing.lint.files import Leak, check_files
+from medcodi.turing.lint.multiplicity import multiplicity_leaks
 from medcodi.turing.lint.separation import ALPHA, Auc, auc_of, chance_of_turns, classifier_scores, outlier_test
 
 FIXES = {
@@ -98,7 +99,7 @@ def lint_bundle(
     tables = [table for modality in contents if (table := _encoding_table(modality, contents[modality], features))]
     tables += [table for kind in ("image", "text") if (table := _file_table(kind, bundle, key, files, features))]
     _test_columns(report, tables)
-    report.leaks += _order_leaks(bundle, key)
+    report.leaks += _order_leaks(bundle, key) + multiplicity_leaks(bundle, key, features)
     _test_classifiers(report, tables, contents, features)
     smallest = min((int(min(table.generated.sum(), (~table.generated).sum())) for table in tables), default=0)
     if smallest < 8:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import re
 from functools import lru_cache
 from typing import Any
@@ -32,12 +33,14 @@ class PayloadFeatures:
     def __init__(self, blinding: BlindingConfig) -> None:
         self.blinding = blinding
         self.kinds: dict[tuple[str, str], str] = {}
+        self.digests: dict[tuple[str, str], str] = {}  # SHA-256 of the data
         self.encoding: dict[tuple[str, str], dict[Any, float]] = {}  # (probe, feature) -> value
         self.appearance: dict[tuple[str, str], dict[str, float]] = {}  # feature -> value
 
     def add(self, reader: str, payload: Payload) -> None:
         """Measure one payload."""
         place = reader, payload.pid
+        self.digests[place] = hashlib.sha256(payload.data).hexdigest()
         self.kinds[place] = str(payload.fields.get("kind"))
         if self.kinds[place] == "image":
             image = payload.image

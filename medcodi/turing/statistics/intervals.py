@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -27,6 +27,11 @@ class Estimate:
     population: str = THESE_READERS  # SINGLE_READER, THESE_READERS or NEW_READERS
     method: str = ""  # method of the interval, in words
     num: int = 0  # number of answers (or units)
+
+    def within(self, lowest: float, highest: float) -> Estimate:
+        """The same estimate, its interval cut to what is possible: a difference of ratings from 1 to 5 lies within ±4."""
+        low, high = (float(np.clip(bound, lowest, highest)) for bound in (self.low, self.high))  # NaN stays NaN
+        return replace(self, low=low, high=high)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready; numbers that are not finite become None."""

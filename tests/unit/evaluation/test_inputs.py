@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from medcodi.config import from_dict
 from medcodi.distributed import ALONE
 from medcodi.errors import MedCoDiError
 from medcodi.evaluation.config import EvaluateConfig
-from medcodi.evaluation.inputs import classifier_folder, open_inputs, rank_device
+from medcodi.evaluation.inputs import classifier_folder, enough_studies, open_inputs, rank_device
+from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.evaluation.systems.systems import BundleSystem
 from medcodi.model import demo_checkpoint
 from medcodi.study import Direction
@@ -29,6 +32,21 @@ def test_a_bundle_is_opened_without_a_model_or_a_cache(tmp_path) -> None:
     assert isinstance(inputs.systems[0], BundleSystem) and inputs.systems[0].directions == (direction,)
     assert len(inputs.held_out) == 8 and inputs.annotators.images is None  # no image is a target
     assert inputs.annotators.encoder is None and not (tmp_path / "out").exists()
+
+
+def test_directions_that_too_few_studies_hold_are_left_out(toy_dataset) -> None:
+    dataset = toy_dataset(6)
+    for place in (1, 2, 3):
+        dataset.studies[place] = replace(
+            dataset.studies[place], contents={"frontal": np.zeros((32, 32)), "report": "Clear."}
+        )
+    held_out = HeldOutStudies(dataset)
+    report, lateral = Direction.parse("frontal->report"), Direction.parse("lateral->report")
+    directions, left_out = enough_studies("ours", (report, lateral), held_out)
+    assert directions == (report,) and [entry.direction for entry in left_out] == ["lateral->report"]
+    assert (left_out[0].available, left_out[0].reason) == (3, "3 of 6 studies hold all of it")
+    with pytest.raises(MedCoDiError, match=r"lateral->report: 3 of 6.*directions=\[\.\.\.\]"):
+        enough_studies("ours", (lateral,), held_out)
 
 
 @pytest.mark.parametrize(

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from medcodi.errors import DataError
-from medcodi.evaluation.pipeline import scored_rows
-from medcodi.evaluation.studies import shards_of
+from medcodi.evaluation.pipeline import scored_rows, with_enough_studies
+from medcodi.evaluation.studies import LeftOut, shards_of
 from medcodi.evaluation.systems.systems import Produced
 from medcodi.study import Direction
 
@@ -19,9 +19,16 @@ def given(rows: range | list[int]) -> Produced:
 
 def test_each_direction_is_scored_on_what_all_its_systems_gave() -> None:
     produced = {"one": {FRONTAL: given(range(10)), REPORT: given(range(5))}, "two": {FRONTAL: given(range(3, 20))}}
-    assert scored_rows(produced) == {FRONTAL: list(range(3, 10)), REPORT: list(range(5))}
+    assert scored_rows(produced) == ({FRONTAL: list(range(3, 10)), REPORT: list(range(5))}, [])
 
 
-def test_too_few_common_studies_are_refused() -> None:
-    with pytest.raises(DataError, match="3 studies of report->frontal are common to one, two"):
+def test_a_direction_with_too_few_studies_is_left_out_and_the_rest_remains() -> None:
+    produced = {"one": {FRONTAL: given(range(10)), REPORT: given(range(3))}, "two": {FRONTAL: given(range(3, 20))}}
+    remaining, left_out = with_enough_studies(produced)
+    assert remaining == {"one": {FRONTAL: given(range(10))}, "two": {FRONTAL: given(range(3, 20))}}
+    assert left_out == [LeftOut("one", "frontal->report", "3 studies are common to one", 3)]
+
+
+def test_too_few_common_studies_of_every_direction_are_refused() -> None:
+    with pytest.raises(DataError, match=r"report->frontal: 3 studies are common to one, two.*directions=\[\.\.\.\]"):
         scored_rows({"one": {FRONTAL: given(range(10))}, "two": {FRONTAL: given([1, 4, 9, 11])}})

@@ -73,3 +73,17 @@ def test_what_must_not_be_overlooked() -> None:
     assert line.startswith("demo, report → frontal: 12 of 12 studies were given, and the 9 that all systems have")
     stored["data"]["num_studies"], stored["excluded"] = 12, [{}]
     assert [line.split()[0] for line in alarms(stored)] == ["demo,", "1", "Only"]
+
+
+def test_odd_contents_and_directions_left_out_are_warned_of() -> None:
+    told = results() | {"data": {"num_studies": 400}, "excluded": []}
+    told["systems"]["demo"]["coverage"] = {}
+    told["systems"]["demo"]["directions"]["->report"]["targets"]["report"]["flags"] = {
+        "no language": {"count": 400, "studies": []}, "empty": {"count": 2, "studies": []},
+    }  # fmt: skip
+    entry = {"system": "demo", "direction": "lateral->report", "reason": "3 of 400 studies hold all of it"}
+    told["directions_left_out"] = [{**entry, "available": 3, "needed": 4}]
+    odd, left_out = alarms(told)
+    assert odd == "demo, nothing → report: 400 of 400 contents of report are no language."
+    assert left_out.startswith("demo, lateral → report: left out, 3 of 400 studies hold all of it (at least 4")
+    assert "directions=[...]" in left_out

@@ -11,9 +11,11 @@ from medcodi.evaluation.annotate import Annotators
 from medcodi.evaluation.annotators.classifier import FindingClassifier
 from medcodi.evaluation.annotators.image_annotators import ClassifierAnnotator
 from medcodi.evaluation.config import ScoringConfig
+from medcodi.evaluation.report.summary import alarms, terminal_table, verdict
 from medcodi.evaluation.scoring.comparisons import multi_prompt_tests
 from medcodi.evaluation.scoring.direction import SCORERS, DirectionScores, legible_findings
 from medcodi.evaluation.scoring.metrics import ALL_TARGETS, METRIC_GROUPS
+from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.study import CHEXPERT_LABELS, Direction
 from tests.unit.evaluation.scoring.conftest import CONFIG, Toy
 
@@ -153,3 +155,27 @@ def test_an_annotator_judges_only_the_views_and_findings_that_it_knows(toy: Toy,
 def test_the_same_scores_twice(toy_with_texts: Toy) -> None:
     first, second = (toy_with_texts.score_moved("report->frontal", 1) for _ in range(2))
     assert first == second
+
+
+@pytest.mark.parametrize("normal", [False, True])
+def test_a_generator_that_writes_eeeee_has_no_headline(toy: Toy, toy_dataset, normal: bool) -> None:
+    """For every film, the same letters; also where nearly all studies are normal, so that *No Finding* alone counts."""
+    if normal:
+        dataset = toy_dataset(120, seed=5)
+        healthy = [study for study in dataset.studies if not study.findings]
+        dataset.studies = healthy[:16] + [study for study in dataset.studies if study.findings][:2]
+        toy = Toy(HeldOutStudies(dataset), toy.annotators)
+    scores = toy.score("frontal->report", lambda target, rows: ["eeeee"] * len(rows)).to_dict()
+    # The labeler takes it for a normal report, which comes near the ceiling if most studies are normal.
+    counted = set(scores["targets"]["report"]["findings"])
+    assert (counted == {"No Finding"}) == normal
+    assert scores["targets"]["report"]["flags"]["no language"]["count"] == len(toy.held_out)
+    comparisons = {"multi_prompt": [], "systems": [], "left_out": []}
+    system = {"directions": {"frontal->report": scores}, "coverage": {}}
+    results = {"systems": {"letters": system}, "comparisons": comparisons, "excluded": []}
+    results["data"] = {"num_studies": len(toy.held_out)}
+    (headline,) = verdict(results)
+    assert headline.startswith("letters: 0 of 1 directions follow") and "%" not in headline
+    columns, ((row),) = terminal_table(results)
+    assert "%" not in row[columns.index("of ceiling")]
+    assert any("contents of report are no language" in line for line in alarms(results))

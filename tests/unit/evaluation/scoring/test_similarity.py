@@ -7,7 +7,13 @@ import pytest
 
 from medcodi.evaluation.annotations import AnnotationTable
 from medcodi.evaluation.scoring.case import Case, ScoredStudies
-from medcodi.evaluation.scoring.similarity import pairs_are_scored, repeated, score_diversity, score_texts
+from medcodi.evaluation.scoring.similarity import (
+    is_language,
+    pairs_are_scored,
+    repeated,
+    score_diversity,
+    score_texts,
+)
 from medcodi.evaluation.studies import Value
 from tests.unit.evaluation.scoring.conftest import CONFIG, Toy, study_table
 
@@ -25,6 +31,7 @@ def test_odd_contents_are_flagged_and_scored_as_they_are(toy_with_texts: Toy) ->
     def odd(target: str, rows: list[int]) -> list[Value]:
         values = toy_with_texts.held_out.values(target, rows)
         if isinstance(values[0], str):
+            values[5] = "eeeee"
             values[3], values[4] = "", "El corazón y los pulmones son normales sin derrame pleural ni neumotórax."
         else:
             values[3], values[4] = np.zeros_like(values[3]), np.full_like(values[4], 0.7)
@@ -36,7 +43,16 @@ def test_odd_contents_are_flagged_and_scored_as_they_are(toy_with_texts: Toy) ->
     reports = toy_with_texts.score("frontal->report", odd).targets["report"]
     assert reports.flags["empty"] == {"count": 1, "studies": ["toy3"]}
     assert reports.flags["not English"]["studies"] == ["toy4"]
+    assert reports.flags["no language"] == {"count": 1, "studies": ["toy5"]}
     assert any("1 of 60 reports are empty" in note for note in reports.notes)
+
+
+def test_a_text_is_language_if_real_reports_have_some_of_its_words() -> None:
+    vocabulary = {"heart", "size", "is", "normal", "no", "effusion"}
+    said = ("Heart size is normal.", "Cardiomegaly, no infiltrate seen", "normal", "No no no effusion!")
+    assert all(is_language(text, vocabulary) for text in said)
+    noise = ("eeeee", "e e e e e e e e", "123 456", "...", "asdf qwer zxcv hjkl", "normal " * 12)
+    assert not any(is_language(text, vocabulary) for text in noise)
 
 
 def case(toy: Toy, table: AnnotationTable, image_size: int = 32) -> Case:

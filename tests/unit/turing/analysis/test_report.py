@@ -20,6 +20,7 @@ from tests.unit.turing.simulated_rows import FACTS, simulated, write_table
 def test_the_report_loads_nothing_and_escapes_what_readers_wrote(tmp_path: Path) -> None:
     rows = simulated()
     rows[0]["free_text"] = "<script>alert(1)</script> ribs & hila"
+    rows[1]["free_text"] = "=1+1"
     answers = answers_from_rows(rows, FACTS)
     page = write_report(analyze(answers, num_resamples=200), answers, tmp_path / "out")
     text = page.read_text(encoding="utf-8")
@@ -30,6 +31,7 @@ def test_the_report_loads_nothing_and_escapes_what_readers_wrote(tmp_path: Path)
     assert not re.search(r"indistinguishable|proves|significant(ly)? (the )?same", text)
     names = {path.relative_to(page.parent).as_posix() for path in page.parent.rglob("*") if path.is_file()}
     assert {"results.json", "methods.txt", "tables/estimates.csv", "imrmc/detection.imrmc"} <= names
+    assert "'=1+1" in (page.parent / "tables/comments.csv").read_text(encoding="utf-8")
     values = json.loads((page.parent / "results.json").read_text(encoding="utf-8"))
     with (page.parent / "tables/estimates.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == len(values["estimates"])

@@ -91,3 +91,23 @@ def test_an_arm_of_one_item_is_noted_and_not_compared() -> None:
     results = analyze(answers_from_rows(rows), num_resamples=200)
     assert any("autoencoded: answers to 1 item only" in note for note in results["tasks"]["realism"]["notes"])
     assert not chosen(results, contrast="autoencoded - real")
+
+
+def test_a_difference_of_ratings_stays_within_the_scale() -> None:
+    """Three readers who differ as much as they can: Student's t with 2 degrees of freedom would reach beyond ±4."""
+    rows: list[dict[str, Any]] = []
+    for r, extreme in enumerate((1, 5, 3)):
+        for i in range(8):
+            arm = ("real", "generated")[i % 2]
+            rating = 6 - extreme if arm == "real" else extreme
+            rating += (1, 0, -1, 0)[(i // 2 + r) % 4] if extreme == 3 else 0
+            shared = {"reader": f"reader-{r}", "position": i, "seconds": 9, "case": f"c{i}", "item": f"i{i}"}
+            rows.append(shared | {"task": "t", "kind": "rating", "arm": arm, "rating": rating})
+    facts = {"margins": {"t": 0.5}, "alpha": 0.05, "tasks": {"t": {"scale": [1, 5]}}}
+    results = analyze(answers_from_rows(rows, facts), num_resamples=200)
+    differences = chosen(results, statistic="difference in mean rating")
+    intervals = [*differences, *(e["interval"] for e in results["equivalences"])]
+    assert all(-4 <= e["low"] <= e["high"] <= 4 for e in intervals if e["low"] is not None)
+    assert any(e["low"] == -4 and e["high"] == 4 for e in differences)  # would be wider
+    means = chosen(results, statistic="mean rating")
+    assert all(1 <= e["low"] <= e["high"] <= 5 for e in means if e["low"] is not None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +13,7 @@ from medcodi.app.cli import main
 from medcodi.errors import DataError
 from medcodi.turing.answers.import_results import import_results
 from medcodi.turing.answers.schema import COLUMNS
+from medcodi.turing.answers.table import read_answers
 from medcodi.turing.bundle.key import read_key
 from tests.unit.turing.result_files import answered, changed, table
 
@@ -120,3 +122,34 @@ def test_the_command_names_every_file_that_cannot_be_used(
         main(["turing", "import", str(good), "--key", str(bundle / "custodian"), "--out", str(tmp_path / "out")])
     said = capfd.readouterr().out
     assert left.value.code == 0 and "reader-01: 60 of 60 answers, finished" in said and "reader-02: no file" in said
+
+
+def test_a_byte_order_mark_changes_nothing(bundle: Path, keep: Callable[..., Path], tmp_path: Path) -> None:
+    plain = keep(answered(bundle, "reader-01"), "plain.json")
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(codecs.BOM_UTF8 + plain.read_bytes())
+    facts = import_results([marked, plain], bundle / "custodian", tmp_path / "out").facts
+    assert facts["superseded"] == [{"file": "plain.json", "reader": "reader-01", "why": "the same again"}]
+
+
+def test_formulas_of_readers_are_text_in_the_table_and_read_back(
+    bundle: Path, keep: Callable[..., Path], tmp_path: Path
+) -> None:
+    formula = '=HYPERLINK("http://example.org")'
+    result = changed(answered(bundle, "reader-01"), lambda r: r["answers"][4].update(free_text=formula), seal=True)
+    import_results([keep(result)], bundle / "custodian", tmp_path / "out")
+    assert "'" + formula in {row["free_text"] for row in table(tmp_path / "out")}
+    assert formula in {row["free_text"] for row in read_answers(tmp_path / "out").rows}
+
+
+def test_only_the_parts_of_a_value_that_its_task_has_are_read(
+    bundle: Path, keep: Callable[..., Path], tmp_path: Path
+) -> None:
+    def add(result: dict) -> None:
+        for answer in result["answers"]:
+            answer["value"] |= {name: {"a": 1} for name in ("rating", "confidence") if name not in answer["value"]}
+
+    import_results(
+        [keep(changed(answered(bundle, "reader-01"), add, seal=True))], bundle / "custodian", tmp_path / "out"
+    )
+    assert read_answers(tmp_path / "out").readers == ["reader-01"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 import math
@@ -18,7 +19,10 @@ from medcodi.turing.answers.schema import (
     RESULT_FIELDS,
     RESULT_KIND,
     mark_value,
+    parse_result,
     read_row,
+    spreadsheet_text,
+    text_of_cell,
     write_rows,
 )
 from medcodi.turing.answers.table import answers_from_rows
@@ -96,3 +100,60 @@ def test_the_viewer_writes_every_field_that_the_import_requires() -> None:
     source += (files("medcodi.turing") / "viewer" / "checksum.js").read_text(encoding="utf-8")
     assert json.dumps(RESULT_KIND) in source
     assert [name for name in (*RESULT_FIELDS, *ANSWER_FIELDS) if name not in source] == []
+
+
+RESULT = {
+    "format": 1,
+    "kind": RESULT_KIND,
+    "bundle_id": "b",
+    "reader": "r",
+    "sessions": [],
+    "answers": [{"position": 0}],
+}
+
+
+def nested(depth: int) -> list:
+    return [nested(depth - 1)] if depth else []
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"reader": 3}, "reader is 3, not a text"),
+        ({"sessions": {}}, "sessions is {}, not a list"),
+        ({"sessions": [4]}, r"sessions\[0\] is 4, not an object"),
+        ({"sessions": [{"started": ["x"]}]}, r"sessions\[0\].started is \[\"x\"\], not a text"),
+        ({"answers": [{"position": True}]}, r"answers\[0\].position is true, not a whole number"),
+        ({"answers": [{"position": 0}, {"seconds": {}}]}, r"answers\[1\].seconds is {}"),
+        ({"answers": [{"seconds": float("nan")}]}, r"answers\[0\].seconds is NaN, not a number up to"),
+        ({"answers": [{"value": {"rating": float("inf")}}]}, r"answers\[0\].value.rating is Infinity"),
+        ({"environment": {"screen": [10**400]}}, r"environment.screen\[0\] is a huge number"),
+        ({"answers": [{"free_text": "a \ud800 b"}]}, r"answers\[0\].free_text is no valid text"),
+        ({"answers": [{"free_text": "a" * 200_000}]}, r"answers\[0\].free_text is no valid text"),
+        ({"environment": {"\udfff": 1}}, "environment has a name that is no valid text"),
+        ({"environment": nested(50)}, "nested more than 8 deep"),
+        ({"consent": [1]}, r"consent is \[1\], not an object"),
+    ],
+)
+def test_an_invalid_field_of_a_result_is_refused_by_name(change: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        parse_result(json.dumps(RESULT | change).encode())
+
+
+@pytest.mark.parametrize(
+    "data", [b"[" * 100_000, b'{"a":' * 100_000, b"{", b"\xff\xfe", b"[]", b"1" * 5000, b'{"a": 1e999}']
+)
+def test_what_is_no_result_is_refused_without_a_traceback(data: bytes) -> None:
+    with pytest.raises(ValueError):
+        parse_result(data)
+
+
+def test_a_byte_order_mark_is_skipped() -> None:
+    assert parse_result(codecs.BOM_UTF8 + json.dumps(RESULT).encode()) == RESULT
+
+
+@pytest.mark.parametrize("text", ["=1+1", "+49", "-", "@x", "\t=x", "'=x", "''@", "'quoted'", "plain = text", ""])
+def test_a_cell_is_no_formula_and_reads_back(text: str) -> None:
+    cell = spreadsheet_text(text)
+    assert not cell.startswith(("=", "+", "-", "@", "\t", "\r")) and text_of_cell(cell) == text
+    assert cell == text or text.lstrip("'")[0] in "=+-@\t"
