@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,11 +15,13 @@ from torch import nn
 
 from medcodi.config import config, to_dict
 from medcodi.errors import ConfigError, one_of
-from medcodi.model.medcodi import MedCoDi
 from medcodi.model.offload import DiskStore, MemoryStore, Placement, Store, check_folder
 from medcodi.networks.attention import Attention
 from medcodi.networks.attention_backends import attention_backend
 from medcodi.networks.unet import UNet
+
+if TYPE_CHECKING:
+    from medcodi.model.medcodi import MedCoDi
 
 
 @config

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from medcodi.evaluation.annotators.suitability import unfit_readers
 from medcodi.evaluation.report.wording import (
     Results,
     directions,
@@ -25,6 +24,7 @@ from medcodi.pages.page import Figure, Table
 AGREEMENT = "finding_kappa"
 VERDICT_SHADE = {"better": 1.0, "alike": None, "worse": 0.0}
 ON_PAGE_ONLY = ("studies", "ceiling", "prompts shuffled")  # columns
+PHANTOM = "phantom"  # how the names of phantom datasets begin
 SMALL = 100  # studies: fewer give wide intervals
 
 
@@ -231,7 +231,7 @@ def _verdict_of_systems(results: Results) -> list[str]:
 
 def alarms(results: Results) -> list[str]:
     """Alarms: annotators that do not know such data, missing studies, exclusions, small numbers."""
-    lines = unfit_readers(results)
+    lines = unfit_annotators(results)
     for name, system in results["systems"].items():
         for direction, coverage in system["coverage"].items():
             if coverage["scored"] < coverage["usable"]:
@@ -244,3 +244,39 @@ def alarms(results: Results) -> list[str]:
     if (num := results["data"]["num_studies"]) < SMALL:
         lines.append(f"Only {num} studies: the intervals are wide, and many metrics are left out.")
     return lines
+
+
+def unfit_annotators(results: dict[str, Any]) -> list[str]:
+    """One sentence, with the fix, for each annotator that was trained on phantoms where the data are real.
+
+    ``results`` is that of ``results.json``; without ``data.phantoms``, as in old bundles, nothing is assumed.
+    """
+    if results["data"].get("phantoms", True):
+        return []
+    annotators, sentences = results["readers"], []
+    # The image annotator, by the name of its training set.
+    training = ((annotators.get("images") or {}).get("data") or {}).get("train") or {}
+    if _of_phantoms(training.get("name")):
+        sentences.append(
+            "Findings and sides in images come from a classifier that was trained on phantoms, but these data are real: "
+            "its figures do not hold for real radiographs. Use image_reader=xrv."
+        )
+    # Feature extractors, by their settings.
+    for name, description in (annotators.get("extractors") or {}).items():
+        if _of_phantoms((description.get("settings") or {}).get("trained_on")):
+            sentences.append(
+                f"Distances in the features {name!r} come from a classifier that was trained on phantoms, but these data are real: "
+                "they say little. Use extractors=[xrv]."
+            )
+    # The prompt encoder, which is the shipped model's where no model was named.
+    encoder = annotators.get("encoder") or {}
+    if encoder and results["config"].get("model") is None:
+        sentences.append(
+            f"Coherence was measured in the latent space of the shipped model {encoder['model']!r}, which was trained on phantoms, "
+            "but these data are real. Use model=..., or leave coherence out of metrics."
+        )
+    return sentences
+
+
+def _of_phantoms(name: str | None) -> bool:
+    return name is not None and name.startswith(PHANTOM)

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from medcodi.data.prepare import PrepareConfig, prepare
 from medcodi.generation_settings import GenerationSettings
-from medcodi.synthesis import SynthesisConfig, synthesize
 
 from medcodi.config import from_dict, load
 from medcodi.data.dataset import open_dataset
 from medcodi.model import MedCoDi, ModelConfig, build_model
+from medcodi.synthesis import SynthesisConfig, synthesize
 from medcodi.training.caching import cache_key, make_cache
 from medcodi.training.config import TrainConfig
 from medcodi.training.loop import train
