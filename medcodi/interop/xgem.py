@@ -28,7 +28,8 @@ from medcodi.interop.xgem_plan import (
 from medcodi.model import STAGES, ModelConfig
 from medcodi.model.components import write_weights
 from medcodi.model.files import write_index
-from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers, read_tokenizer
+from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
+from medcodi.networks.tokenizer_file import read_tokenizer
 from medcodi.storage.job_folder import JobFolder, JobKind
 
 REPORT = "import_report.json"
