@@ -44,7 +44,7 @@ def micro_f1(scores: dict[str, Any]) -> float | None:
 
 
 def beside_macro(scores: dict[str, Any]) -> str:
-    """What stands below a macro F1: of how many findings (of each target), and the micro F1."""
+    """Text below a macro F1: the number of findings (of each target), and the micro F1."""
     counted = list(counted_findings(scores).values())
     if not counted:
         return ""

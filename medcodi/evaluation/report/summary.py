@@ -297,7 +297,7 @@ def _alarms_of_directions(name: str, system: dict[str, Any]) -> list[str]:
         for target, labels in counted_findings(scores).items():
             if labels == [NO_FINDING]:
                 lines.append(
-                    f"{name}, {pretty(direction)}: of {target} only {NO_FINDING} counts, so its F1 says whether normal studies are told "
+                    f"{name}, {pretty(direction)}: of {target} only {NO_FINDING} counts, so its F1 says whether normal studies are separated "
                     "from others, not what is shown. Evaluate more studies, or lower min_positives."
                 )
         for target, own in scores["targets"].items():

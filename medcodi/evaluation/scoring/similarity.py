@@ -18,7 +18,7 @@ from medcodi.modality import MODALITIES
 
 CONSTANT, BLACK = 0.02, 0.01  # of the range: an image that spans less shows nothing; a brighter mean is not black
 LEAST_STUDIES, WINDOW = 8, 11  # of MS-SSIM: studies, pixels per side
-# Share of a text's words that real reports must have; share that must differ, in a text of at least so many words.
+# Share of a text's words that real reports must have; share that must differ, in a text of at least this number of words.
 LEAST_KNOWN, LEAST_VARIED, LEAST_WORDS = 0.25, 0.2, 8
 
 
