@@ -25,8 +25,8 @@ from medcodi.data.dataset import SPLITS as DATA_SPLITS
 from medcodi.data.image_files import read_image
 from medcodi.data.images import fit_square
 from medcodi.data.loading import DataConfig
+from medcodi.evaluation.annotators.annotator import content_key
 from medcodi.evaluation.annotators.features import load_extractor
-from medcodi.evaluation.annotators.row_cache import content_key
 from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.metrics.kernel import mmd2
 from medcodi.randomness import numpy_generator

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from medcodi.generation import Generation, generate
-    from medcodi.generation.bulk import Request, SynthesisConfig, generate_many, synthesize
+    from medcodi.generation.bulk.job import SynthesisConfig, synthesize
+    from medcodi.generation.bulk.streaming import Request, generate_many
     from medcodi.model import MedCoDi
 
 __version__ = "0.1.0"
@@ -27,10 +28,10 @@ _HOMES = {
     "generate": "medcodi.generation",
     "Generation": "medcodi.generation",
     "MedCoDi": "medcodi.model",
-    "Request": "medcodi.generation.bulk",
-    "SynthesisConfig": "medcodi.generation.bulk",
-    "generate_many": "medcodi.generation.bulk",
-    "synthesize": "medcodi.generation.bulk",
+    "Request": "medcodi.generation.bulk.streaming",
+    "SynthesisConfig": "medcodi.generation.bulk.job",
+    "generate_many": "medcodi.generation.bulk.streaming",
+    "synthesize": "medcodi.generation.bulk.job",
 }
 
 

@@ -23,6 +23,7 @@ def at_least(least: float) -> Any:
 
 
 Count = Annotated[int, at_least(1)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 
 
 @dataclass_transform(frozen_default=True, kw_only_default=True)
@@ -117,6 +118,10 @@ def from_dict(cls: type[T], values: dict[str, Any], *, source: str = "configurat
         return TypeAdapter(cls).validate_python(values)
     except ValidationError as error:
         raise _refusal(cls, error, source=source) from None
+    except ArithmeticError as error:  # of a check that divides by a value
+        raise ConfigError(
+            f"{source}: the values cannot be computed with ({error})", fix="correct the value that is 0 or too large"
+        ) from None
 
 
 def to_dict(value: Any) -> dict[str, Any]:

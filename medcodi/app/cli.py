@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 import typer
 
-import medcodi.app.commands  # noqa: F401 - registers every command
 from medcodi.app.terminal import app, err
 from medcodi.errors import MedCoDiError
 
 REFUSED = MedCoDiError.exit_code
+# Modules of medcodi.app.commands, in the order of ``--help``. None imports torch before its command runs.
+COMMANDS = (
+    "demo",
+    "doctor",
+    "generate",
+    "synthesize",
+    "train",
+    "evaluate",
+    "parameters",
+    "import_xgem",
+    "data",
+    "turing",
+    "turing_analysis",
+)
+# Each registers its commands when it is imported.
+for _module in COMMANDS:
+    import_module(f"medcodi.app.commands.{_module}")
 
 
 def main(argv: Sequence[str] | None = None) -> None:

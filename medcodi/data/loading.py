@@ -177,11 +177,6 @@ class GlobalBatches:
         self.num_workers, self.prefetch, self.timeout_s = num_workers, prefetch, timeout_s
         self.first_step = 0  # that is read: the workers take the steps from here on in turn
 
-    @property
-    def steps_per_epoch(self) -> float:
-        """Optimiser steps in which every study is seen once (not rounded)."""
-        return len(self.dataset) / self.batch_size
-
     def samples(self, step: int) -> tuple[int, ...]:
         """Dataset indices of the global batch of ``step``, counted from 0."""
         size = len(self.dataset)

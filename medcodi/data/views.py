@@ -40,7 +40,8 @@ def view_of(text: str, *, position: bool = False) -> View:
         return View(named=True)
     # A text that is exactly one code may be a single letter ("L"); inside a description a single letter is a side.
     codes = [plain] + [word for word in words if len(word) > 1]
-    modalities = {name for name, row in MODALITIES.items() for code in codes if code in (*row.view_codes, name.upper())}
+    images = {name: row for name, row in MODALITIES.items() if row.kind == "image"}
+    modalities = {name for name, row in images.items() for code in codes if code in (*row.view_codes, name.upper())}
     if len(modalities) == 1:
         return View(modalities.pop(), named=True)
     return View(named=position and bool(words))

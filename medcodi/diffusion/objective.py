@@ -7,14 +7,14 @@ from typing import Literal
 from diffusers import DDPMScheduler
 from torch import Tensor
 
-from medcodi.config import config
+from medcodi.config import Count, config
 
 
 @config
 class NoiseScheduleConfig:
     """Forward process. The defaults are the paper's: 1000 steps, scaled-linear 0.00085 -> 0.012, eps."""
 
-    num_train_timesteps: int = 1000
+    num_train_timesteps: Count = 1000
     beta_start: float = 0.00085
     beta_end: float = 0.012
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"

@@ -15,12 +15,13 @@ from medcodi.data.images import fit_square
 from medcodi.diffusion.guidance import Denoise, Latents, guided, guided_by_each_other
 from medcodi.diffusion.sampling import sample_jointly
 from medcodi.generation.contexts import PromptContexts
-from medcodi.generation.request import Value, check_modalities, check_request, read_prompt
+from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
+from medcodi.model.threads import LOADING
 from medcodi.networks.attention import Context
 
 
@@ -69,6 +70,7 @@ def generate(
     """
     # Check the request, and read its prompts, before the model is loaded.
     direction, used, used_weights = check_request(prompts, targets, weights, num_samples, seed)
+    check_batch("num_samples", num_samples)
     config = GenerationConfig(
         preset=preset, sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
     )
@@ -132,33 +134,35 @@ def generate_batch(
     targets = in_table_order(targets)
     assert config.sampler is not None and config.num_inference_steps is not None
 
-    # Encode the prompts.
-    contexts = contexts or PromptContexts(model)
-    context, null = contexts.contexts(prompts, weights or [{} for _ in prompts])
+    # In one thread at a time: another one may run the model in another precision.
+    with model.lock:
+        # Encode the prompts.
+        contexts = contexts or PromptContexts(model)
+        context, null = contexts.contexts(prompts, weights or [{} for _ in prompts])
 
-    # Denoise all targets jointly, each row from its own seed.
-    unprompted = torch.tensor([not prompt for prompt in prompts])  # [B]
-    schedule = model.config.schedule
-    latents = sample_jointly(
-        _guided(model, config, targets, context, null, unprompted),
-        {target: model.latent_shape(target) for target in targets},
-        list(seeds),
-        sampler=config.sampler,
-        schedule={
-            "num_train_timesteps": schedule.num_train_timesteps,
-            "beta_start": schedule.beta_start,
-            "beta_end": schedule.beta_end,
-            "beta_schedule": schedule.beta_schedule,
-            "prediction_type": schedule.prediction_type,
-        },
-        num_inference_steps=config.num_inference_steps,
-        device=model.device,
-        on_step=on_step,
-    )
+        # Denoise all targets jointly, each row from its own seed.
+        unprompted = torch.tensor([not prompt for prompt in prompts])  # [B]
+        schedule = model.config.schedule
+        latents = sample_jointly(
+            _guided(model, config, targets, context, null, unprompted),
+            {target: model.latent_shape(target) for target in targets},
+            list(seeds),
+            sampler=config.sampler,
+            schedule={
+                "num_train_timesteps": schedule.num_train_timesteps,
+                "beta_start": schedule.beta_start,
+                "beta_end": schedule.beta_end,
+                "beta_schedule": schedule.beta_schedule,
+                "prediction_type": schedule.prediction_type,
+            },
+            num_inference_steps=config.num_inference_steps,
+            device=model.device,
+            on_step=on_step,
+        )
 
-    # Decode, and hand out row by row.
-    decoded = _decode(model, latents)
-    return [{target: values[row] for target, values in decoded.items()} for row in range(len(prompts))]
+        # Decode, and hand out row by row.
+        decoded = _decode(model, latents)
+        return [{target: values[row] for target, values in decoded.items()} for row in range(len(prompts))]
 
 
 def _guided(
@@ -231,9 +235,10 @@ def load(model: MedCoDi | str | Path | None, device: str | None = None) -> MedCo
     """
     if isinstance(model, MedCoDi):
         if device and torch.device(device) != model.device:
-            model.load_components()
-            model.to(device)
-            model.home = None
+            with model.lock:
+                model.load_components()
+                model.to(device)
+                model.home = None
         return model.eval()
     if model is None:
         from medcodi.model import demo_checkpoint
@@ -241,4 +246,5 @@ def load(model: MedCoDi | str | Path | None, device: str | None = None) -> MedCo
         model = demo_checkpoint()
     index = Path(model) / "model_index.json"
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
-    return _load_folder(str(model), index.stat().st_mtime if index.is_file() else 0.0, device)
+    with LOADING:  # threads that ask for the same folder get the same model
+        return _load_folder(str(model), index.stat().st_mtime if index.is_file() else 0.0, device)

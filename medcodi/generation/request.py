@@ -21,6 +21,11 @@ from medcodi.study import Direction
 Value = np.ndarray | str  # a prompt as a model takes it: float32 [H, W] in [0, 1] at its size, or a text
 
 
+MAX_SAMPLES = 1_000_000  # of one request; more are several requests
+MAX_BATCH = 10_000  # samples that are denoised at once
+MAX_SEED = 2**63 - 1  # as PyTorch's generators take them
+
+
 def check_request(
     prompts: Mapping[str, Any] | str,
     targets: Sequence[str] | str | None,
@@ -65,12 +70,21 @@ def check_request(
     direction = Direction(tuple(prompts), tuple(names))
 
     # Samples.
-    if num_samples < 1:
-        raise PromptError(f"num_samples is {num_samples}", expected="at least 1")
-    if seed < 0:
-        raise PromptError(f"seed is {seed}", expected="an integer >= 0")
+    _check_integer("num_samples", num_samples, 1, MAX_SAMPLES, fix="give several requests with seeds of their own")
+    _check_integer("seed", seed, 0, MAX_SEED - num_samples, fix="give another seed")
     used_weights = {name: float(weights.get(name, 1.0)) for name in used}
     return Direction(tuple(used), direction.targets), used, used_weights
+
+
+def check_batch(name: str, size: Any) -> None:
+    """Refuse a number of samples that no memory holds at once, by a PromptError."""
+    _check_integer(name, size, 1, MAX_BATCH, fix="4 to 64 serve most uses; generate_many and synthesize run any number")
+
+
+def _check_integer(name: str, value: Any, low: int, high: int, fix: str) -> None:
+    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or not low <= value <= high:
+        expected = f"at least {low}, and at most {high:,}" if low else f"an integer >= 0, at most {high:,}"
+        raise PromptError(f"{name} is {str(value)[:40]}", expected=expected, fix=fix)
 
 
 def check_modalities(model: MedCoDi, direction: Direction) -> None:

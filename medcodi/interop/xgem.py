@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer
 
 from medcodi import __version__
 from medcodi.config import to_dict
@@ -30,6 +29,7 @@ from medcodi.model import STAGES, ModelConfig
 from medcodi.model.components import write_weights
 from medcodi.model.files import write_index
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
+from medcodi.networks.tokenizer_file import read_tokenizer
 from medcodi.storage.job_folder import JobFolder, JobKind
 
 REPORT = "import_report.json"
@@ -256,12 +256,7 @@ def find_tokenizers(folder: Path | None, config: ModelConfig) -> Tokenizers:
 
 
 def _read_tokenizer(file: Path, role: str, vocab_size: int) -> ReportTokenizer:
-    try:
-        tokenizer = Tokenizer.from_file(str(file))
-    except Exception as error:  # the library raises bare Exceptions
-        raise CheckpointError(
-            f"{file} cannot be read as a tokenizer: {error}", expected="a tokenizer.json of the tokenizers library"
-        ) from None
+    tokenizer = read_tokenizer(file)
     if role == "decoder" and tokenizer.get_vocab_size() == vocab_size - len(_ADDED_TOKENS):
         tokenizer.add_special_tokens(_ADDED_TOKENS)
     if tokenizer.get_vocab_size() != vocab_size:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import json
+import math
 import pickle
 import warnings
 import zipfile
@@ -18,6 +18,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from medcodi.errors import CheckpointError, first_line
 from medcodi.interop.xgem_keys import Census, rooted, unwrapped
 from medcodi.interop.xgem_unets import UNET_ROOT, UNETS
+from medcodi.storage.checked_json import parse_json, shown
+from medcodi.storage.names import plain_name
 from medcodi.storage.tensors import StoredTensor, tensors_in_safetensors
 
 TORCH_FILES, SAFETENSORS = (".pt", ".pth", ".bin", ".ckpt"), ".safetensors"
@@ -25,6 +27,8 @@ _NESTING = ("state_dict", "net", "module")  # keys under which training scripts 
 _INDEX = ".index.json"  # suffix of the table of shards of a checkpoint
 _OLD_IMAGE_UNET = "unet_image"  # name of the UNet in older files of a single view
 _SHOWN = 5
+_MAX_NESTING = 8  # dictionaries around the weights; a dictionary of a pickle may contain itself
+_MAX_PICKLE = 256 * 2**20  # bytes of names and shapes, without the numbers
 
 
 @dataclass(frozen=True)
@@ -140,15 +144,11 @@ def _files(source: Path) -> list[Path]:
 
 
 def _shards(index: Path) -> list[Path]:
-    try:
-        weight_map = json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-        names = sorted(set(weight_map.values()), key=str)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise CheckpointError(
-            f"{index} cannot be read as an index of shards: {error!r}", expected="a weight_map of key -> file"
-        ) from None
-    if escaping := [name for name in names if Path(str(name)).name != name]:
-        raise CheckpointError(f"{index} names {escaping[0]!r}", expected="files of its own folder")
+    content = parse_json(index.read_bytes(), str(index), CheckpointError)
+    weight_map = content.get("weight_map") if isinstance(content, dict) else None
+    if not isinstance(weight_map, dict):
+        raise CheckpointError(f"{index} is not an index of shards", expected="a weight_map of key -> file")
+    names = sorted({plain_name(name, str(index), CheckpointError) for name in weight_map.values()})
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(
@@ -193,9 +193,8 @@ def tensors_in(path: Path) -> dict[str, StoredTensor]:
 
 
 def _in_torch_file(path: Path) -> dict[str, StoredTensor]:
+    _check_archive(path)
     # Fake tensors have shape, type and offset in the file, and no memory.
-    if not zipfile.is_zipfile(path):
-        raise CheckpointError(f"{path} ({path.stat().st_size:,} bytes) is truncated", fix="fetch it again")
     try:
         with FakeTensorMode(), warnings.catch_warnings():
             warnings.simplefilter("ignore")
@@ -206,30 +205,49 @@ def _in_torch_file(path: Path) -> dict[str, StoredTensor]:
             expected="tensors by name, readable with weights_only=True",
             fix="save its state_dict alone, or as safetensors; do not load files that you do not trust",
         ) from None
-    except (RuntimeError, OSError, EOFError, KeyError, ValueError) as error:
+    except Exception as error:  # a damaged pickle can raise any
         raise CheckpointError(
             f"{path} cannot be read as a torch file: {first_line(error)[:160]}", fix="fetch it again"
         ) from None
     return {key: _stored(path, key, value) for key, value in _state_dict(path, content).items()}
 
 
+def _check_archive(path: Path) -> None:
+    """Refuse a zip file that is damaged, or whose pickle would need much memory once it is inflated."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            sizes = [entry.file_size for entry in archive.infolist() if entry.filename.endswith(".pkl")]
+    except Exception as error:  # a damaged archive can raise any
+        raise CheckpointError(
+            f"{path} ({path.stat().st_size:,} bytes) is truncated or damaged: {first_line(error)[:160]}",
+            fix="fetch it again",
+        ) from None
+    if max(sizes, default=0) > _MAX_PICKLE:
+        raise CheckpointError(f"{path} holds a pickle of {max(sizes):,} bytes", expected=f"at most {_MAX_PICKLE:,}")
+
+
 def _state_dict(path: Path, content: Any) -> Mapping[str, Any]:
     """The dictionary of tensors, without the dictionaries that training scripts nest it in."""
-    while isinstance(content, Mapping):
+    for _ in range(_MAX_NESTING):
+        if not isinstance(content, Mapping):
+            break
         inner = next((content[name] for name in _NESTING if isinstance(content.get(name), Mapping)), None)
         if inner is None:
             return content
         content = inner
-    raise CheckpointError(f"{path} holds a {type(content).__name__}", expected="tensors by name (a state_dict)")
+    nested = f", {_MAX_NESTING} times in itself" if isinstance(content, Mapping) else ""
+    raise CheckpointError(f"{path} holds a {type(content).__name__}{nested}", expected="tensors by name (a state_dict)")
 
 
-def _stored(path: Path, key: str, value: Any) -> StoredTensor:
+def _stored(path: Path, key: Any, value: Any) -> StoredTensor:
     if not isinstance(value, Tensor) or value.layout != torch.strided:
         raise CheckpointError(
             f"{path}: {key} is a {type(value).__name__}{f' ({value.layout})' if isinstance(value, Tensor) else ''}",
             expected="a dense tensor",
             fix="save the state_dict alone, without the other content of a training checkpoint",
         )
+    if not isinstance(key, str) or not key.isprintable():
+        raise CheckpointError(f"{path} names a tensor {shown(key)}", expected="keys of printable text")
     offset = getattr(value.untyped_storage(), "_checkpoint_offset", None)
     if offset is None:
         raise CheckpointError(
@@ -237,5 +255,14 @@ def _stored(path: Path, key: str, value: Any) -> StoredTensor:
             expected="PyTorch 2.7 or newer for torch files",
             fix="update PyTorch, or save the weights as safetensors",
         )
-    start = offset + value.storage_offset() * value.dtype.itemsize
+    # Inside the file, and not larger than it: a tensor of stride 0 has one number and any shape.
+    start, size = offset + value.storage_offset() * value.dtype.itemsize, path.stat().st_size
+    strides = zip(value.shape, value.stride(), strict=True)
+    last = 1 + sum((side - 1) * stride for side, stride in strides) if value.numel() else 0
+    if start + last * value.dtype.itemsize > size or math.prod(value.shape) * value.dtype.itemsize > size:
+        raise CheckpointError(
+            f"{path} ({size:,} bytes): {key} is {tuple(value.shape)}, which is not stored in the file",
+            expected="dense tensors",
+            fix="fetch it again",
+        )
     return StoredTensor(path, tuple(value.shape), value.dtype, start, tuple(value.stride()))

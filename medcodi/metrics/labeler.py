@@ -9,11 +9,14 @@ from __future__ import annotations
 import re
 import unicodedata
 from collections.abc import Sequence
+from dataclasses import replace
+from functools import lru_cache
 
 import numpy as np
 
 from medcodi.metrics.findings import UncertainPolicy, resolve_uncertain
-from medcodi.metrics.labeler_rules import Mention, concept_spans, place_of, sentences, state_of, vocabulary
+from medcodi.metrics.labeler_rules import Mention, concept_spans, place_of, sentences, vocabulary
+from medcodi.metrics.labeler_states import read_scopes, state_of
 from medcodi.study import CHEXPERT_LABELS, Finding
 
 _RANK = {"positive": 2, "uncertain": 1, "negative": 0}
@@ -25,23 +28,32 @@ _NOT_PATHOLOGIC = ("No Finding", "Support Devices")
 
 def mentions(report: str) -> list[Mention]:
     """Every mention in the findings and impression of a report, in order; concepts are finer than labels, and some have none."""
+    return [
+        replace(mention, sentence=number)
+        for number, sentence in enumerate(sentences(report))
+        for mention in _mentions_in(sentence)
+    ]
+
+
+@lru_cache(maxsize=4096)  # reports repeat their sentences
+def _mentions_in(sentence: str) -> tuple[Mention, ...]:
     words, result = vocabulary(), []
-    for number, sentence in enumerate(sentences(report)):
-        spans = concept_spans(sentence)
-        for index, (span, concept) in enumerate(spans):
-            # A normal concept ("clear lungs") negates labels, and is no mention itself.
-            row = words.concepts[concept]
-            for label in row.get("negates", ()):
-                result.append(Mention(concept, label, "negative", sentence=number))
-            if "negates" in row or row.get("normal"):
-                continue
-            # State, then side, location and size near it; a hypothetical mention has no state.
-            state = state_of(sentence, span, spans[index + 1][0][0] if index + 1 < len(spans) else None)
-            if state is None:
-                continue
+    spans = concept_spans(sentence)
+    if not spans:
+        return ()
+    scopes = read_scopes(sentence, [span for span, _ in spans])
+    for index, (span, concept) in enumerate(spans):
+        # A normal concept ("clear lungs") negates labels, and is no mention itself.
+        row = words.concepts[concept]
+        result.extend(Mention(concept, label, "negative") for label in row.get("negates", ()))
+        if "negates" in row or row.get("normal"):
+            continue
+        # State, then side, location and size near it; a hypothetical mention has no state.
+        state = state_of(scopes, span)
+        if state is not None:
             side, location, size = place_of(sentence, spans, index)
-            result.append(Mention(concept, row.get("label"), state, side, location, size, number))
-    return result
+            result.append(Mention(concept, row.get("label"), state, side, location, size))
+    return tuple(result)
 
 
 def label_report(report: str) -> tuple[Finding, ...]:

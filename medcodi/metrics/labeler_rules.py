@@ -1,4 +1,4 @@
-"""Vocabulary and scopes of the rule labeler: from a sentence to mentions with a state, a side, a location and a size."""
+"""Vocabulary of the rule labeler, sentences of a report, mentions in a sentence, and their side, location and size."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Mention:
     sentence: int = 0  # index in the report
 
 
-def _bounded(entries: Iterable[str]) -> re.Pattern[str]:
+def bounded(entries: Iterable[str]) -> re.Pattern[str]:
     """Any of the entries, at word boundaries where it begins or ends with a word."""
     return re.compile(
         r"(?:(?<![\w-])|(?=\W))(?:" + "|".join(f"(?:{entry})" for entry in entries) + r")(?:(?!\w)|(?<=\W))"
@@ -41,10 +41,6 @@ class Vocabulary:
     abbreviations: tuple[tuple[re.Pattern[str], str], ...]
     concepts: dict[str, dict[str, Any]]
     mentions: dict[str, re.Pattern[str]]
-    negation: dict[str, re.Pattern[str]]
-    uncertainty: dict[str, re.Pattern[str]]
-    hypothetical: re.Pattern[str]
-    stops: re.Pattern[str]
     sizes: dict[str, re.Pattern[str]]
     locations: dict[str, re.Pattern[str]]
 
@@ -52,23 +48,18 @@ class Vocabulary:
 @cache
 def vocabulary() -> Vocabulary:
     """The vocabulary of ``labeler_vocabulary.yaml``, compiled once."""
-    text = resources.files("medcodi.metrics").joinpath("labeler_vocabulary.yaml").read_text(encoding="utf-8")
-    raw = yaml.safe_load(text)
+    raw = yaml.safe_load(resources.files("medcodi.metrics").joinpath("labeler_vocabulary.yaml").read_text("utf-8"))
+    concepts = raw["concepts"]
     return Vocabulary(
         abbreviations=tuple(
             (re.compile(pattern), replacement) for pattern, replacement in raw["abbreviations"].items()
         ),
         concepts={
-            name: {key: value for key, value in row.items() if key != "mentions"}
-            for name, row in raw["concepts"].items()
+            name: {key: value for key, value in row.items() if key != "mentions"} for name, row in concepts.items()
         },
-        mentions={name: _bounded(row["mentions"]) for name, row in raw["concepts"].items()},
-        negation={place: _bounded(raw["negation"][place]) for place in ("before", "after")},
-        uncertainty={place: _bounded(raw["uncertainty"][place]) for place in ("before", "after")},
-        hypothetical=_bounded(raw["hypothetical"]["before"]),
-        stops=_bounded(raw["stops"]),
-        sizes={name: _bounded([pattern]) for name, pattern in raw["size"].items()},
-        locations={name: _bounded([pattern]) for name, pattern in raw["location"].items()},
+        mentions={name: bounded(row["mentions"]) for name, row in concepts.items()},
+        sizes={name: bounded([pattern]) for name, pattern in raw["size"].items()},
+        locations={name: bounded([pattern]) for name, pattern in raw["location"].items()},
     )
 
 
@@ -77,8 +68,20 @@ _HEADINGS = re.compile(
     re.I,
 )
 _FINDING_HEADINGS = re.compile(r"\b(findings?|impressions?|conclusions?|opinion|results?|interpretation)\s*:", re.I)
+# "no. 3" is a number, "no." an answer
 _SENTENCE_END = re.compile(
-    r"(?<!\bdr)(?<!\bvs)(?<!\bno)[.!](?=\s|$|[A-Za-z])(?!\d)|\n\s*(?=[A-Z0-9\-•*])|(?<=\s)\d{1,2}[.)]\s|(?<=[a-z]);\s"
+    r"(?<!\bdr)(?<!\bvs)(?!(?<=\bno)\.\s*\d)[.!](?=\s|$|[A-Za-z])(?!\d)|\n\s*\n|\n\s*(?=\d|[•*-] )|(?<=\s)\d{1,2}[.)]\s|(?<=[a-z]);\s"
+)
+# a line that ends with one of these goes on in the next one
+_OPEN_LINE = re.compile(
+    r"(?:[,(/]|(?<![\w-])(?<![:?=-] )(?:no|not|without|with|of|for|in|on|at|to|from|by|and|or|nor|the|an?|is|are|was|were|has|have|been|be|may|"
+    r"than|as|small|large|mild|moderate|minimal|new|stable|acute|focal|pleural|pulmonary|lung|lobe|left|right|upper|lower|middle))\s*$",
+    re.I,
+)
+# words that begin a statement, at the begin of a line
+_NEW_LINE = re.compile(
+    r"\s*(?:[A-Z0-9]|(?:no|there|the|this|an?|stable|unchanged|persistent|residual|new|old|small|tiny|trace|mild|mildly|moderate|large|"
+    r"minimal|chronic|increased|decreased|interval|slight|bilateral|bibasilar|bibasal|biapical|left|right|multiple|several|patchy|diffuse|normal|clear|heart|lungs|status)\b)"
 )
 
 
@@ -102,11 +105,29 @@ def _finding_parts(report: str) -> list[str]:
     return [*parts, report[position:]]
 
 
+def _joined_lines(part: str) -> str:
+    """The text with a full stop where a line begins a new statement, and a line break where it continues the one before."""
+    first, *others = part.split("\n")
+    lines = [first]
+    for line in others:
+        new = not _OPEN_LINE.search(lines[-1]) and (_NEW_LINE.match(line) or _between_mentions(lines[-1], line))
+        lines[-1] += ". " if new else "\n"
+        lines.append(line)
+    return "".join(lines)
+
+
+def _between_mentions(line: str, following: str) -> bool:
+    """Whether a line ends with a mention and the following one begins with another, as in a list without marks."""
+    line, following = line.rstrip().lower(), following.strip().lower()
+    ends = any(end == len(line) for (_, end), _ in concept_spans(line))
+    return ends and any(start == 0 for (start, _), _ in concept_spans(following))
+
+
 def sentences(report: str) -> list[str]:
     """Lower-case sentences of the findings and impression of a report; headings, indication, history and comparison are left out."""
     result = []
     for part in _finding_parts(report):
-        for sentence in _SENTENCE_END.split(part):
+        for sentence in _SENTENCE_END.split(_joined_lines(part)):
             # De-identification marks become one word, and white space one blank.
             sentence = re.sub(r"[_]{2,}", "xxxx", sentence.lower())
             sentence = re.sub(r"\s+", " ", sentence.replace("’", "'")).strip(" .:-*•")
@@ -129,72 +150,12 @@ def concept_spans(sentence: str) -> list[tuple[Span, str]]:
     ]
     # Longest first, so that "pleural effusion" is found before "effusion".
     candidates.sort(key=lambda item: (item[0][0] - item[0][1], item[0][0]))
-    chosen: list[tuple[Span, str]] = []
+    chosen, taken = [], bytearray(len(sentence))
     for (start, end), name in candidates:
-        if all(end <= other_start or start >= other_end for (other_start, other_end), _ in chosen):
+        if not any(taken[start:end]):
             chosen.append(((start, end), name))
+            taken[start:end] = b"\1" * (end - start)
     return sorted(chosen)
-
-
-def _last(pattern: re.Pattern[str], text: str) -> int:
-    """End of the last match in ``text``, or -1."""
-    return max((match.end() for match in pattern.finditer(text)), default=-1)
-
-
-def _last_start(pattern: re.Pattern[str], text: str) -> int:
-    return max((match.start() for match in pattern.finditer(text)), default=-1)
-
-
-_NEW_ASSERTION = re.compile(
-    r",(?= ?(?:and |with |the |a |an |but )*(?:stable|unchanged|persistent|residual|new|small|tiny|mild|mildly|moderate|large|minimal|"
-    r"chronic|increased|interval|slight|subtle|bibasilar|bilateral|left|right|low|calcified|prominent|tortuous|heart|lungs?|cardiac)\b)(?!.*\b(?:or|nor)\b)"
-)
-
-
-def _scope(sentence: str, span: Span) -> tuple[str, str]:
-    """Text before and after a mention, each up to the nearest stop."""
-    before, after = sentence[: span[0]], sentence[span[1] :]
-    stop = vocabulary().stops
-    cut = max(
-        _last_start(stop, before),
-        max((match.start() for match in _NEW_ASSERTION.finditer(sentence) if match.start() < span[0]), default=-1),
-    )
-    matched = stop.search(after)
-    return before[max(cut, 0) :], after[: matched.start()] if matched else after
-
-
-def state_of(sentence: str, span: Span, next_start: int | None) -> str | None:
-    """State of the mention at ``span``; None if it only says what was looked for.
-
-    A scope runs from a trigger to the mention, or back, and ends at a stop ("but", "which", "there is" …). A trigger after the mention
-    reaches it only across the rest of its own list. Uncertainty outweighs negation ("cannot be excluded").
-    """
-    words = vocabulary()
-    before, after = _scope(sentence, span)
-    if _last(words.hypothetical, sentence[: span[0]]) >= 0 and words.hypothetical.search(before):
-        return None
-    # Triggers before the mention (end of the last one) and after it.
-    uncertain_before, negated_before = (
-        _last(words.uncertainty["before"], before),
-        _last(words.negation["before"], before),
-    )
-    reach = re.split(r"[.;]", after)[0]
-    uncertain_after, negated_after = words.uncertainty["after"].search(reach), words.negation["after"].search(reach)
-    # The rules in order of strength; 60 characters are about the rest of a list.
-    if uncertain_after and not (negated_before >= 0 and uncertain_after.start() > 60):
-        return "uncertain"
-    if negated_before >= 0 and negated_before > uncertain_before:
-        return "negative"
-    if negated_after and _list_reaches(reach[: negated_after.start()]):
-        return "negative"
-    if negated_before >= 0 and uncertain_before >= 0:
-        return "negative"
-    return "uncertain" if uncertain_before >= 0 else "positive"
-
-
-def _list_reaches(between: str) -> bool:
-    """Whether the words between a mention and a later trigger only continue a list or a place ("or effusion in the left base")."""
-    return not re.search(r"(?<![\w-])(?:is|are|was|were|has|have|seen|noted|present|with)(?![\w-])", between)
 
 
 _SIDE = re.compile(r"(?<![\w-])(left|right|bilateral)(?![\w])")

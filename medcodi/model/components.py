@@ -87,7 +87,12 @@ def _pieces(specs: Specs, read: Callable[[str], Tensor]) -> Iterator[Any]:
         value = read(key).detach()
         if tuple(value.shape) != shape:
             raise CheckpointError(f"{key} is {tuple(value.shape)}", expected=f"{shape}, as in the file's header")
-        yield value.to("cpu", dtype).contiguous().view(-1).view(torch.uint8).numpy().data
+        cast = value.to("cpu", dtype)
+        if dtype != value.dtype and not _is_finite(cast):
+            raise CheckpointError(
+                f"{key} holds numbers that are not finite in {dtype}", fix="store it in a wider precision"
+            )
+        yield cast.contiguous().view(-1).view(torch.uint8).numpy().data
 
 
 def open_weights(path: Path, sha256: str) -> dict[str, StoredTensor]:
@@ -146,13 +151,13 @@ class ComponentFiles:
         state = {}
         for key in expected:
             value = weights[key].read()
-            if not _is_finite(value):
-                raise CheckpointError(
-                    f"{path}: {key} holds numbers that are not finite", fix="fetch or train the model again"
-                )
-            floating = value.is_floating_point()
             cast = self.dtype if key in parameters and value.dim() else torch.float32
-            state[key] = value.to(self.device, cast if floating else value.dtype)
+            value = value.to(cast if value.is_floating_point() else value.dtype)
+            if not _is_finite(value):  # after the cast: 1e300 is a float64, and infinite in float32
+                raise CheckpointError(
+                    f"{path}: {key} holds numbers that are not finite in {cast}", fix="fetch or train the model again"
+                )
+            state[key] = value.to(self.device)
         module.load_state_dict(state, assign=True)
 
     def copy(self, name: str, folder: Path) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, PlainSerializer
 
-from medcodi.config import config
+from medcodi.config import Finite, config
 from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model.generation_config import SAMPLING_FIELDS, GenerationConfig
@@ -39,8 +39,8 @@ class ModelConfig:
     vocab_size: int = 2048
     modalities: tuple[str, ...] = tuple(MODALITIES)
     context: Literal["pooled", "tokens"] = "tokens"
-    context_scale: float = 1.0  # the unit-norm encodings are multiplied by it; 1 is the paper
-    environment_scale: float = 1.0  # so are the unit-norm environment vectors, before the other denoisers hear them
+    context_scale: Finite = 1.0  # the unit-norm encodings are multiplied by it; 1 is the paper
+    environment_scale: Finite = 1.0  # so are the unit-norm environment vectors, before the other denoisers hear them
     prompt_encoders: PromptEncodersConfig
     image_autoencoder: ImageAutoencoderConfig
     report_autoencoder: ReportAutoencoderConfig

@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 from weakref import WeakKeyDictionary
 
 import torch
@@ -15,11 +15,13 @@ from torch import nn
 
 from medcodi.config import config, to_dict
 from medcodi.errors import ConfigError, one_of
-from medcodi.model.medcodi import MedCoDi
 from medcodi.model.offload import DiskStore, MemoryStore, Placement, Store, check_folder
 from medcodi.networks.attention import Attention
 from medcodi.networks.attention_backends import attention_backend
 from medcodi.networks.unet import UNet
+
+if TYPE_CHECKING:
+    from medcodi.model.medcodi import MedCoDi
 
 
 @config
@@ -112,15 +114,20 @@ class ExecutionConfig:
 
         Pending components are loaded; those that offloading loads are unloaded afterwards. Cast weights take memory beside
         the original ones: where it is short, load the model in that precision (``from_pretrained(dtype=...)``). Nested
-        contexts of equal settings cost nothing.
+        contexts of equal settings cost nothing. Other threads that run the model wait until the context ends.
 
         Args:
-            model: Changed in place: do not train it, save it, or use it from another thread meanwhile.
+            model: Changed in place: do not train or save it meanwhile.
             components: Names of the components that will be used; None: all.
 
         Raises:
             ConfigError: As :meth:`check`; for an unknown component; for other settings within this context.
         """
+        with model.lock:
+            yield from self._running(model, components)
+
+    def _running(self, model: MedCoDi, components: Iterable[str] | None) -> Iterator[MedCoDi]:
+        """The context, of the thread that holds the model's lock."""
         # Nothing to do: default settings, or within the context of equal ones.
         outer = _RUNNING.get(model)
         if outer is not None and outer != self:

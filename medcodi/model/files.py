@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,17 +11,17 @@ import torch
 from accelerate import init_empty_weights
 
 from medcodi.config import from_dict, to_dict
-from medcodi.errors import CheckpointError
+from medcodi.errors import CheckpointError, MedCoDiError, first_line
 from medcodi.model.components import ComponentFiles, component_specs, move_buffers, write_weights
 from medcodi.model.config import ModelConfig
+from medcodi.model.index import FORMAT_VERSION, INDEX, parse_index, replaceable_files
+from medcodi.model.threads import LOADING
 from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
 from medcodi.storage import atomic
 
 if TYPE_CHECKING:
     from medcodi.model.medcodi import MedCoDi
 
-FORMAT_VERSION = 1
-INDEX = "model_index.json"
 TOKENIZER = "tokenizer.json"
 _PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
@@ -79,6 +78,8 @@ def refuse_other_folder(folder: Path) -> None:
         raise CheckpointError(
             f"{folder} exists and holds no model", expected="a new or empty folder", fix="choose another folder"
         )
+    if (folder / INDEX).is_file():
+        parse_index(folder / INDEX)  # a broken index does not prove that the folder is a model's
 
 
 def write_index(
@@ -123,16 +124,18 @@ def _write_tokenizer(folder: Path, role: str, tokenizer: ReportTokenizer) -> dic
 
 
 def _read_tokenizers(folder: Path, index: Mapping[str, Any]) -> Tokenizers:
+    """Read the tokenizers that an index names; a file with another hash than in the index is refused."""
     if "tokenizers" not in index:
-        return Tokenizers.one(ReportTokenizer.load(folder / TOKENIZER))
-    return Tokenizers(
-        **{
-            role: ReportTokenizer.load(folder / entry["file"], lowercase=entry["lowercase"])
-            if entry["file"]
-            else AbsentTokenizer(entry["vocab_size"], role)
-            for role, entry in index["tokenizers"].items()
-        }
-    )
+        return Tokenizers.one(ReportTokenizer.load(folder / TOKENIZER, sha256=index["tokenizer_sha256"]))
+    roles = {}
+    for role in ("prompts", "report", "decoder"):
+        entry = index["tokenizers"][role]
+        roles[role] = (
+            AbsentTokenizer(entry["vocab_size"], role)
+            if entry["file"] is None
+            else ReportTokenizer.load(folder / entry["file"], lowercase=entry["lowercase"], sha256=entry["sha256"])
+        )
+    return Tokenizers(**roles)
 
 
 def _replace(staging: Path, folder: Path) -> None:
@@ -143,10 +146,9 @@ def _replace(staging: Path, folder: Path) -> None:
     with atomic.refusing(folder, error=CheckpointError):
         # Files of the old model that have no successor.
         if (folder / INDEX).is_file():
-            named = json.loads((folder / INDEX).read_text(encoding="utf-8")).get("components", {})
-            for old in (folder / entry["file"] for entry in named.values()):
-                if not (staging / old.name).exists():
-                    old.unlink(missing_ok=True)
+            for name in replaceable_files(parse_index(folder / INDEX)):
+                if not (staging / name).exists():
+                    (folder / name).unlink(missing_ok=True)
         # The index last: without it there is no model.
         for new in sorted(staging.iterdir(), key=lambda file: file.name == INDEX):
             atomic.sync(new)
@@ -158,9 +160,8 @@ def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
     """Locate a model folder (on disk, else on the hub) and read its index.
 
     Raises:
-        CheckpointError: If there is none, it is a pickle, or its index cannot be read.
+        CheckpointError: If there is none, it is a pickle, or its index is invalid.
     """
-    # The folder: on disk, else on the hub.
     folder = Path(source)
     if folder.suffix in _PICKLES:
         raise CheckpointError(
@@ -176,20 +177,7 @@ def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
             expected="a folder written by save_pretrained",
             fix="give the model folder itself",
         )
-    # Its index.
-    try:
-        index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise CheckpointError(
-            f"{folder / INDEX} cannot be read: {error}", fix="fetch or train the model again"
-        ) from None
-    if index.get("format") != FORMAT_VERSION:
-        raise CheckpointError(
-            f"{folder} has format {index.get('format')!r}",
-            expected=f"format {FORMAT_VERSION}",
-            fix="use the MedCoDi version that wrote it",
-        )
-    return folder, index
+    return folder, parse_index(folder / INDEX)
 
 
 def _from_hub(repository: str) -> Path:
@@ -232,11 +220,8 @@ def load_model(
     Raises:
         CheckpointError: If a file is missing, truncated, changed since it was saved, a pickle, or does not fit the config.
     """
-    # Build the model without memory for its weights, and without drawing random numbers.
     folder, index = read_index(source)
-    config = from_dict(ModelConfig, index["config"], source=str(folder / INDEX))
-    with torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
-        model = cls(config, _read_tokenizers(folder, index))
+    model = _build(cls, folder, index)
     missing = [name for name in model.components() if name not in index["components"]]
     if missing:
         raise CheckpointError(f"{folder} has no component {missing[0]!r}", expected=", ".join(model.components()))
@@ -251,3 +236,27 @@ def load_model(
     model.trained_stages = tuple(index["trained_stages"])
     model.provenance = index.get("provenance", {})
     return model.eval()
+
+
+def _build(cls: type[MedCoDi], folder: Path, index: Mapping[str, Any]) -> MedCoDi:
+    """Build the model of an index without memory for its weights, and without drawing random numbers."""
+    source = folder / INDEX
+    try:
+        config = from_dict(ModelConfig, index["config"], source=str(source))
+        tokenizers = _read_tokenizers(folder, index)
+        # accelerate patches nn.Module for all threads meanwhile.
+        with LOADING, torch.random.fork_rng(devices=[]), init_empty_weights(include_buffers=False):
+            model = cls(config, tokenizers)
+        if empty := next((name for name, value in model.named_parameters() if not value.numel()), None):
+            raise CheckpointError(f"{source}: its config describes no model ({empty} has a size of 0)")
+        return model
+    except CheckpointError:
+        raise
+    except MedCoDiError as error:
+        failed = error.failed if str(source) in error.failed else f"{source}: {error.failed}"
+        raise CheckpointError(failed, expected=error.expected, fix=error.fix) from None
+    except Exception as error:  # whatever the networks make of sizes that do not fit each other
+        raise CheckpointError(
+            f"{source}: its config describes no model ({type(error).__name__}: {first_line(error)[:160]})",
+            fix="fetch or train the model again",
+        ) from error

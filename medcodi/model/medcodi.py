@@ -17,6 +17,7 @@ from medcodi.model.components import ComponentFiles, Placeholder, empty_paramete
 from medcodi.model.config import ModelConfig, tiny_config
 from medcodi.model.files import load_model, save_model
 from medcodi.model.identity import model_sha256, weights_sha256
+from medcodi.model.threads import LOADING, ModelLock
 from medcodi.networks.attention import Context
 from medcodi.networks.environment import EnvironmentEncoder
 from medcodi.networks.image_layers import ImageLayers
@@ -58,6 +59,7 @@ class MedCoDi(nn.Module):
         # Components are read from the files when they are first needed; until then their parameters are on the meta device.
         self.files: ComponentFiles | None = None  # None: built in memory
         self.pending: set[str] = set()  # names of the components that were not needed yet
+        self.lock = ModelLock()  # held by the thread that runs the model
         self.home: torch.device | None = None  # the device that inputs are made on; None: that of the weights
 
         # Noise schedule; prompt encoders (modality -> shared latent space); an autoencoder for each kind.
@@ -116,15 +118,21 @@ class MedCoDi(nn.Module):
 
     def load_components(self, names: Iterable[str] | None = None) -> None:
         """Read pending components (None: all) now; otherwise every method reads those that it needs."""
-        todo = [name for name in (self.pending if names is None else names) if name in self.pending]
-        if not todo:
+        names = None if names is None else set(names)
+        if not (self.pending if names is None else any(name in self.pending for name in names)):
             return
-        assert self.files is not None, "components are pending, but there are no files to read them from"
-        modules = self.components()
-        for name in sorted(todo):
-            with torch.inference_mode(False):  # weights outlive the inference that they are first needed in
-                self.files.read_into(modules[name], name)
-            self.pending.discard(name)
+        with LOADING:
+            # Another thread may have read some of them meanwhile.
+            todo = sorted(self.pending if names is None else self.pending & names)
+            assert not todo or self.files is not None, (
+                "components are pending, but there are no files to read them from"
+            )
+            modules = self.components()
+            for name in todo:
+                assert self.files is not None
+                with torch.inference_mode(False):  # weights outlive the inference that they are first needed in
+                    self.files.read_into(modules[name], name)
+                self.pending.discard(name)  # last: the others look here first
 
     def unload_components(self, names: Iterable[str]) -> None:
         """Free the memory of components of a model with files; they are read again when they are needed."""
@@ -136,9 +144,10 @@ class MedCoDi(nn.Module):
                 fix="save it first and load it again",
             )
         modules = self.components()
-        for name in names:
-            empty_parameters(modules[name])
-            self.pending.add(name)
+        with LOADING:
+            for name in names:
+                self.pending.add(name)
+                empty_parameters(modules[name])
 
     def hide_components(self, names: Iterable[str]) -> None:
         """Replace pending components by placeholders, which no engine moves, partitions or saves; they are still usable."""
@@ -242,12 +251,14 @@ class MedCoDi(nn.Module):
     def fingerprint(self, components: Iterable[str] | None = None) -> str:
         """SHA-256 over names and bytes of the weights of some components (None: all), which are loaded."""
         names = list(self.components() if components is None else components)
-        self.load_components(names)
-        return weights_sha256(self.components(), names)
+        with self.lock:
+            self.load_components(names)
+            return weights_sha256(self.components(), names)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
         """Write a model folder, as :func:`medcodi.model.files.save_model` does."""
-        return save_model(self, folder, dtype=dtype)
+        with self.lock:  # not while another thread runs it in another precision
+            return save_model(self, folder, dtype=dtype)
 
     @classmethod
     def from_pretrained(

@@ -46,7 +46,11 @@ class ImageTowerConfig:
     def _check(self) -> ImageTowerConfig:
         if self.patch_size < 1:
             raise ValueError(f"patch_size = {self.patch_size} must be positive")
-        if self.width % self.heads:
+        if not all(map(math.isfinite, (*self.mean, *self.std, self.mlp_ratio))) or min(*self.std, self.mlp_ratio) <= 0:
+            raise ValueError(
+                f"mean {self.mean}, std {self.std}, mlp_ratio {self.mlp_ratio}: must be finite, the last two > 0"
+            )
+        if self.heads < 1 or self.width % self.heads:
             raise ValueError(f"width = {self.width} must be a multiple of heads = {self.heads}")
         if self.stem == "conv" and (self.patch_size & (self.patch_size - 1) or self.width % self.patch_size):
             raise ValueError(

@@ -12,6 +12,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 
 from medcodi.errors import CheckpointError, ConfigError, MedCoDiError
+from medcodi.networks.tokenizer_file import read_tokenizer
 
 # Names of (padding, beginning, end) in our tokenizers and in well-known pretrained ones.
 SPECIAL_TOKENS = ("<pad>", "<bos>", "<eos>")
@@ -68,24 +69,27 @@ class ReportTokenizer:
         return cls(tokenizer)
 
     @classmethod
-    def load(cls, path: str | Path, *, lowercase: bool = False) -> ReportTokenizer:
+    def load(cls, path: str | Path, *, lowercase: bool = False, sha256: str | None = None) -> ReportTokenizer:
         """Read a ``tokenizer.json``, or the one in a folder: ours or a pretrained one.
 
+        Args:
+            path: The file or the folder.
+            lowercase: Whether texts are lower-cased before encoding.
+            sha256: Hash that the file must have; None: any.
+
         Raises:
-            CheckpointError: If the file is missing or is no tokenizer.
+            CheckpointError: If the file is missing, was changed, is no tokenizer, or has parts of unknown kinds.
         """
         path = Path(path)
         file = path / "tokenizer.json" if path.is_dir() else path
         if not file.is_file():
             raise CheckpointError(f"no tokenizer at {file}", expected="a tokenizer.json", fix="check the path")
         try:
-            return cls(Tokenizer.from_file(str(file)), lowercase=lowercase)
-        except MedCoDiError:
+            return cls(read_tokenizer(file, sha256), lowercase=lowercase)
+        except CheckpointError:
             raise
-        except Exception as error:  # the library raises bare Exceptions
-            raise CheckpointError(
-                f"{file} is not a valid tokenizer: {error}", expected="a tokenizer.json of the tokenizers library"
-            ) from None
+        except MedCoDiError as error:  # no special tokens
+            raise CheckpointError(f"{file}: {error.failed}", expected=error.expected) from None
 
     def save(self, path: str | Path) -> None:
         """Write ``tokenizer.json``: at ``path``, or into it if it is a folder."""

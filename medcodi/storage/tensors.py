@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-import json
+import math
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import torch
 from torch import Tensor
 
 from medcodi.errors import CheckpointError
+from medcodi.storage.checked_json import parse_json, shown
 
 SAFETENSORS_TYPES = {
     "F64": torch.float64,
@@ -25,7 +27,8 @@ SAFETENSORS_TYPES = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-_HEADER_LIMIT = 100 * 2**20  # bytes; as the safetensors library has it
+_HEADER_LIMIT = 100 * 10**6  # bytes; as the safetensors library has it
+_MAX_DIMENSIONS = 64  # of a shape; PyTorch's limit
 
 
 @dataclass(frozen=True)
@@ -77,32 +80,73 @@ def tensors_in_safetensors(path: Path) -> dict[str, StoredTensor]:
                 f"{path} ({size:,} bytes) is neither a torch file nor a safetensors file, or is truncated",
                 fix="check the path, or fetch it again",
             )
-        try:
-            header = json.loads(file.read(length))
-            entries = header.items()
-        except (ValueError, AttributeError) as error:  # of the JSON, or of its encoding
-            raise CheckpointError(f"{path} is not a safetensors file: {error}", fix="fetch it again") from None
-    return {key: _in_header(path, key, entry, 8 + length, size) for key, entry in entries if key != "__metadata__"}
+        header = parse_json(
+            file.read(length), f"the header of {path}, which is not a safetensors file,", CheckpointError
+        )
+    if not isinstance(header, dict):
+        raise CheckpointError(f"{path} is not a safetensors file: its header is {shown(header)}", fix="fetch it again")
+    _check_metadata(path, header.pop("__metadata__", {}))
+    tensors = {key: _in_header(path, key, entry, 8 + length, size) for key, entry in header.items()}
+    _refuse_overlap(path, tensors)
+    return tensors
+
+
+def _check_metadata(path: Path, metadata: Any) -> None:
+    texts = [*metadata, *metadata.values()] if isinstance(metadata, dict) else [None]
+    if not all(isinstance(text, str) for text in texts):
+        raise CheckpointError(
+            f"{path} is not a safetensors file: __metadata__ is {shown(metadata)}", expected="texts by name"
+        )
 
 
 def _in_header(path: Path, key: str, entry: Any, data: int, size: int) -> StoredTensor:
     """One entry of a safetensors header, checked against the file's size; ``data`` is where the tensors begin."""
-    try:
-        dtype, shape = SAFETENSORS_TYPES.get(entry["dtype"]), tuple(int(side) for side in entry["shape"])
-        begin, end = (int(offset) for offset in entry["data_offsets"])
-    except (KeyError, TypeError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a safetensors file: {key} is {entry} ({error!r})") from None
-    num_bytes = torch.Size(shape).numel() * dtype.itemsize if dtype and min(shape, default=0) >= 0 else -1
-    if dtype is None or num_bytes != end - begin or begin < 0 or data + end > size:
+    # Types: a known dtype, and integers from 0 for the shape and the offsets.
+    values = entry if isinstance(entry, dict) else {}
+    kind, shape, offsets = (values.get(name) for name in ("dtype", "shape", "data_offsets"))
+    dtype = SAFETENSORS_TYPES.get(kind) if isinstance(kind, str) else None
+    if dtype is None or not _are_sizes(shape, _MAX_DIMENSIONS) or not _are_sizes(offsets, 2) or len(offsets) != 2:
         raise CheckpointError(
-            f"{path}: {key}, {entry['dtype']} {list(shape)}, does not lie at bytes {begin:,} to {end:,} of {size:,}",
+            f"{path} is not a safetensors file: {shown(key)[1:-1]} is {shown(entry)}",
+            expected="a whole safetensors file of known dtypes",
+            fix="fetch it again",
+        )
+    # Values: as many bytes as the shape needs, inside the file. Python's integers do not overflow.
+    begin, end = offsets
+    if math.prod(shape) * dtype.itemsize != end - begin or data + end > size:
+        raise CheckpointError(
+            f"{path}: {shown(key)[1:-1]}, {kind} {shape}, is not stored at bytes {begin:,} to {end:,} of {size:,}",
             expected="a whole safetensors file",
             fix="fetch it again",
         )
-    return StoredTensor(path, shape, dtype, data + begin, _contiguous(shape))
+    return StoredTensor(path, tuple(shape), dtype, data + begin, _contiguous(shape))
 
 
-def _contiguous(shape: tuple[int, ...]) -> tuple[int, ...]:
+def _are_sizes(values: Any, most: int) -> TypeGuard[list[int]]:
+    """Whether a value is a list of at most ``most`` integers from 0 to the largest that PyTorch counts to."""
+    return (
+        isinstance(values, list)
+        and len(values) <= most
+        and all(isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63 for value in values)
+    )
+
+
+def _refuse_overlap(path: Path, tensors: dict[str, StoredTensor]) -> None:
+    """Refuse tensors that share bytes: the library writes none, and one would change with the other."""
+    last, end = "", 0
+    for key, tensor in sorted(tensors.items(), key=lambda item: (item[1].offset, math.prod(item[1].shape))):
+        if 0 in tensor.shape:
+            continue
+        if tensor.offset < end:
+            raise CheckpointError(
+                f"{path}: {shown(key)[1:-1]} and {shown(last)[1:-1]} overlap",
+                expected="a whole safetensors file",
+                fix="fetch it again",
+            )
+        last, end = key, tensor.offset + math.prod(tensor.shape) * tensor.dtype.itemsize
+
+
+def _contiguous(shape: Sequence[int]) -> tuple[int, ...]:
     strides, step = [], 1
     for size in reversed(shape):
         strides.append(step)

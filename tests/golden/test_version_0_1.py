@@ -13,7 +13,7 @@ import torch
 from medcodi.config import from_dict, read_yaml
 from medcodi.data.dataset import open_dataset
 from medcodi.errors import DataError
-from medcodi.generation.bulk import SynthesisConfig, synthesize
+from medcodi.generation.bulk.job import SynthesisConfig, synthesize
 from medcodi.model import MedCoDi
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.randomness import StepRandomness

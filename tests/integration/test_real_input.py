@@ -57,7 +57,9 @@ def test_real_reports_alone_make_a_dataset(tmp_path):
         "out": str(tmp_path / "openi"),
         "image_size": 32,
     }
-    ledger = prepare(from_dict(PrepareConfig, {**values, "options": {"columns": {"split": None}}}))
+    ledger = prepare(
+        from_dict(PrepareConfig, {**values, "options": {"columns": {"split": None}, "study_is_patient": True}})
+    )
     assert ledger.num_kept >= 0.99 * 3174
     texts = [study.report or "" for study in open_dataset(tmp_path / "openi", "val")]
     assert texts and not any("XXXX" in text or "___" in text for text in texts)

@@ -20,7 +20,7 @@ from medcodi.data.dataset import open_dataset
 from medcodi.data.image_files import read_image
 from medcodi.data.images import save_png16
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
-from medcodi.generation.bulk import SynthesisConfig, synthesize
+from medcodi.generation.bulk.job import SynthesisConfig, synthesize
 from medcodi.model import MedCoDi
 
 ROOT = Path(__file__).resolve().parents[2]

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from medcodi.data.reports import normalise_report, sections
 from medcodi.data.sources.phantom import phantom_findings, phantom_report, phantom_study
-from medcodi.data.sources.phantom.findings import PREVALENCE
+from medcodi.data.sources.phantom.body import PREVALENCE
 from medcodi.study import CHEXPERT_LABELS
 
 SEEDS = st.integers(0, 2**31)

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from medcodi.errors import PromptError
-from medcodi.modality import MODALITIES, in_table_order, modality, modality_of_view, names
+from medcodi.modality import MODALITIES, in_table_order, modality, names
 
 
 def test_table_order_and_kinds() -> None:
@@ -35,20 +35,3 @@ def test_in_table_order_checks_sorts_and_drops_doubles() -> None:
     assert in_table_order([]) == ()
     with pytest.raises(PromptError, match="'ct'"):
         in_table_order(["report", "ct"])
-
-
-@pytest.mark.parametrize(
-    ("code", "expected"),
-    [
-        ("PA", "frontal"),
-        (" ap ", "frontal"),
-        ("LL", "lateral"),
-        ("lateral", "lateral"),
-        ("Frontal", "frontal"),
-        ("", None),
-        ("OBLIQUE", None),
-        ("report", None),
-    ],
-)
-def test_modality_of_view(code: str, expected: str | None) -> None:
-    assert modality_of_view(code) == expected

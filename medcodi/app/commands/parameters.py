@@ -1,22 +1,27 @@
-"""``medcodi parameters``: how large a model is, beside the published one."""
+"""``medcodi parameters``: a model's parameters part by part, and every difference from the published MedCoDi-M."""
 
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Annotated
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich import box
 from rich.table import Table
 
 from medcodi.app.terminal import app, out
+from medcodi.config import load
 from medcodi.errors import ConfigError
 
 if TYPE_CHECKING:
-    from medcodi.app.parameters import ParameterCount
+    from medcodi.model import MedCoDi
 
 MAX_WIDTH = 160  # columns of a table
 UNITS = {"GiB": 2**30, "MiB": 2**20}
+BYTES = {"fp32": 4, "bf16": 2}  # of one parameter
 
 
 @app.command()
@@ -43,8 +48,6 @@ def parameters(
 
         medcodi parameters checkpoints/demo --json
     """
-    from medcodi.app.parameters import count_parameters
-
     if model is not None and config is not None:
         raise ConfigError(
             f"two models to count: {model} and --config {config}", expected="one", fix="run the command for each"
@@ -61,8 +64,6 @@ def parameters(
 
 def parameter_table(count: ParameterCount) -> Table:
     """The rows and their sum; beside them the published file's, where the model is comparable to it."""
-    from medcodi.app.parameters import BYTES, PUBLISHED, memory_bytes
-
     table = Table(title=count.source, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for column in ("component", "trained in"):
         table.add_column(column, no_wrap=True)
@@ -92,8 +93,6 @@ def parameter_table(count: ParameterCount) -> Table:
 
 def reckoning_table(count: ParameterCount) -> Table:
     """From the paper's count to this model's, every difference named; the changes add up to the last parameter."""
-    from medcodi.app.parameters import PAPER_TOTAL, reckoning
-
     table = Table(box=None, show_header=False, pad_edge=False)
     table.add_column(justify="right", no_wrap=True)
     table.add_column()
@@ -104,3 +103,211 @@ def reckoning_table(count: ParameterCount) -> Table:
     for line in lines:
         table.add_row(f"{line.parameters:+,}" if line.kind == "change" else f"= {line.parameters:,}", line.what)
     return table
+
+
+# ---- counting --------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True)
+class ParameterRow:
+    """Parameters of one component that the same stages train."""
+
+    component: str  # name, as in its file
+    trained_in: tuple[str, ...]  # the stages that train them, in order; empty: frozen in all
+    parameters: int  # their number
+    share: float  # of all parameters of the model, in [0, 1]
+    bytes: dict[str, int]  # precision -> bytes of these parameters
+    published: int | None  # number in the same part of the published file; None if the model is not comparable to it
+
+
+@dataclass(frozen=True)
+class ParameterCount:
+    """Parameters of one model."""
+
+    source: str  # the configuration file or model folder
+    rows: list[ParameterRow]  # in the order of assembly
+    parts: dict[str, int]  # part (see :func:`published_part`) -> parameters
+
+    @property
+    def total(self) -> int:
+        """All parameters."""
+        return sum(self.parts.values())
+
+    @property
+    def is_comparable(self) -> bool:
+        """Whether it is compared with the published model."""
+        return is_comparable(self.parts)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values, for JSON."""
+        values: dict[str, Any] = {
+            "source": self.source,
+            "parameters": self.total,
+            "bytes": memory_bytes(self.total),
+            "rows": [asdict(row) for row in self.rows],
+        }
+        if self.is_comparable:
+            values["paper"] = PAPER_TOTAL
+            values["published_to_here"] = [asdict(line) for line in reckoning(self.parts)]
+        return values
+
+
+def count_parameters(source: str | Path) -> ParameterCount:
+    """Count a model on the meta device: nothing is allocated, no weight is read.
+
+    Args:
+        source: A YAML file of a :class:`ModelConfig`, or a model folder.
+
+    Raises:
+        ConfigError: If the YAML file is not a model configuration.
+        CheckpointError: If the folder holds no model.
+    """
+    from medcodi.stages.stage import trained_in
+
+    # Sum the parameters by row of the table, and by part of the published file.
+    model = _on_meta(source)
+    stages = trained_in(model)
+    groups: dict[tuple[str, tuple[str, ...]], int] = {}
+    published: dict[tuple[str, tuple[str, ...]], set[str]] = {}
+    parts: dict[str, int] = {}
+    for component, name, key, number in _parameters(model):
+        row, part = (component, stages[key]), published_part(component, name)
+        groups[row] = groups.get(row, 0) + number
+        parts[part] = parts.get(part, 0) + number
+        published.setdefault(row, set()).add(part)
+    # One row per component and set of stages, with the published number of its parts beside it.
+    total, comparable = sum(parts.values()), is_comparable(parts)
+    return ParameterCount(
+        source=str(source),
+        rows=[
+            ParameterRow(
+                component=row[0],
+                trained_in=row[1],
+                parameters=number,
+                share=number / total,
+                bytes=memory_bytes(number),
+                published=sum(PUBLISHED[part].stored for part in published[row] if part in PUBLISHED)
+                if comparable
+                else None,
+            )
+            for row, number in groups.items()
+        ],
+        parts=parts,
+    )
+
+
+def _on_meta(source: str | Path) -> MedCoDi:
+    import torch
+
+    from medcodi.model import MedCoDi, ModelConfig
+    from medcodi.networks.tokenizer import AbsentTokenizer
+
+    if Path(source).suffix not in (".yaml", ".yml"):
+        return MedCoDi.from_pretrained(source, lazy=True)
+    config = load(ModelConfig, source)
+    with torch.device("meta"):
+        return MedCoDi(config, AbsentTokenizer(config.vocab_size, "prompts"))
+
+
+def _parameters(model: MedCoDi) -> Iterator[tuple[str, str, str, int]]:
+    """Component, name within it, name in the model, and size of every parameter; a shared one once."""
+    names = {id(parameter): name for name, parameter in model.named_parameters()}
+    for component, module in model.components().items():
+        for name, parameter in module.named_parameters():
+            yield component, name, names[id(parameter)], parameter.numel()
+
+
+def memory_bytes(number: int) -> dict[str, int]:
+    """Precision -> bytes of ``number`` parameters."""
+    return {precision: number * size for precision, size in BYTES.items()}
+
+
+# ---- the published model, and the reckoning that leads from it to another --------------------------------------------
+@dataclass(frozen=True)
+class Published:
+    """Parameters of one part of the published checkpoint."""
+
+    stored: int  # in the file; a tied matrix counts once
+    live: int  # those that the generation of still images, or the encoding of a prompt, executes
+
+
+PAPER_TOTAL = 6.77e9  # arXiv 2501.04614, abstract
+# Counted from the public code: the sums by prefix are in tests/golden/xgem_prefixes.json.
+PUBLISHED: dict[str, Published] = {
+    "prompt_encoders.image_tower": Published(613_996_912, 303_966_208),
+    "prompt_encoders.text_tower": Published(123_650_304, 123_650_304),
+    "prompt_encoders.logit_scale": Published(1, 0),
+    "autoencoder_image": Published(101_951_463, 83_653_863),
+    "autoencoder_text": Published(241_599_744, 241_599_744),
+    "denoiser_frontal": Published(1_422_027_851, 859_520_964),
+    "denoiser_frontal.connectors": Published(243_947_200, 243_947_200),
+    "denoiser_lateral": Published(1_422_027_851, 859_520_964),
+    "denoiser_lateral.connectors": Published(243_947_200, 243_947_200),
+    "denoiser_report": Published(1_708_848_448, 1_708_848_448),
+    "denoiser_report.connectors": Published(243_947_200, 243_947_200),
+    "environment_frontal": Published(106_809_196, 52_352_800),
+    "environment_lateral": Published(106_809_196, 52_352_800),
+    "environment_report": Published(95_589_760, 95_589_760),
+}
+_NONE = Published(0, 0)
+_TEMPERATURE, _TIME = "prompt_encoders.logit_scale", ".time"
+
+
+def published_part(component: str, name: str) -> str:
+    """The part of a parameter: a key of ``PUBLISHED``, ``environment_*.time``, or the component."""
+    first = f"{component}.{name.split('.', 1)[0]}"
+    if first in PUBLISHED or (component.startswith("environment_") and first.endswith(_TIME)):
+        return first
+    return f"{component}.connectors" if ".connector." in name else component
+
+
+def is_comparable(parts: Mapping[str, int]) -> bool:
+    """Whether at least one denoiser has the published size."""
+    return any(
+        count == PUBLISHED.get(part, _NONE).live for part, count in parts.items() if part.startswith("denoiser_")
+    )
+
+
+@dataclass(frozen=True)
+class ReckoningLine:
+    """One line of the reckoning: a running sum, or a change to it."""
+
+    kind: str  # "sum" or "change"
+    parameters: int
+    what: str
+
+
+def reckoning(parts: Mapping[str, int]) -> list[ReckoningLine]:
+    """Lead from the parameters of the published file to those of a model, naming every difference.
+
+    Args:
+        parts: Parameters of each part (see :func:`published_part`).
+
+    Returns:
+        Sums (the file, the part of it that runs, the model) and the changes that lead from each to the next.
+    """
+    # What of the published file runs.
+    stored, live = sum(p.stored for p in PUBLISHED.values()), sum(p.live for p in PUBLISHED.values())
+    temperature = PUBLISHED[_TEMPERATURE].stored - PUBLISHED[_TEMPERATURE].live
+    lines = [
+        ReckoningLine("sum", stored, "in the published file"),
+        ReckoningLine("change", live - stored + temperature, "video layers, which no still image runs"),
+        ReckoningLine("change", -temperature, "the temperature of the prompt encoders: generation does not use it"),
+        ReckoningLine("sum", live, "of these can run"),
+    ]
+
+    # Differences of the parts; those with one reason become one line.
+    changes: dict[str, int] = {}
+    for part in [*PUBLISHED, *(part for part in parts if part not in PUBLISHED)]:
+        change = parts.get(part, 0) - PUBLISHED.get(part, _NONE).live
+        if change:
+            reason = _reason(part, parts.get(part, 0))
+            changes[reason] = changes.get(reason, 0) + change
+    lines += [ReckoningLine("change", change, reason) for reason, change in changes.items()]
+    return [*lines, ReckoningLine("sum", sum(parts.values()), "here")]
+
+
+def _reason(part: str, count: int) -> str:
+    if part == _TEMPERATURE:
+        return "the temperature again: the stage align trains it"
+    if part.endswith(_TIME):
+        return "the time embedding: each environment encoder has its own, a copy of its denoiser's"
+    return f"{part}: {count:,} here, {PUBLISHED.get(part, _NONE).live:,} there"

@@ -26,7 +26,7 @@ from medcodi.app.terminal import app, count_progress, counting_bar, err, out
 from medcodi.errors import PromptError
 
 if TYPE_CHECKING:
-    from medcodi.generation.bulk import Outcome
+    from medcodi.generation.bulk.job import Outcome
 
 INCOMPLETE = 3  # exit code if some rows failed and all others succeeded
 
@@ -95,8 +95,8 @@ def synthesize(
     # Check the options before torch is loaded, which takes seconds.
     rank, world = _rank_and_world(rank, world, os.environ)
     targets = read_targets(target or [])
-    from medcodi.generation.bulk import SynthesisConfig
-    from medcodi.generation.bulk import synthesize as run
+    from medcodi.generation.bulk.job import SynthesisConfig
+    from medcodi.generation.bulk.job import synthesize as run
     from medcodi.generation.bulk.manifest import RowDefaults
     from medcodi.model.generation_config import GenerationConfig
 

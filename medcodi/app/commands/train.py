@@ -14,7 +14,7 @@ from medcodi.app.terminal import app, out
 
 if TYPE_CHECKING:
     from medcodi.training.config import TrainConfig
-    from medcodi.training.estimate import Estimate
+    from medcodi.training.cost import Estimate
 
 
 @app.command()
@@ -55,7 +55,7 @@ def train(
         print(to_yaml(run), end="")
         return
     if plan:
-        from medcodi.training.estimate import Hardware, estimate
+        from medcodi.training.cost import Hardware, estimate
 
         values = {"gpus": gpus, "gpu_memory": gpu_memory, "peak_tflops": peak_tflops, "mfu": mfu, "reserved": reserved}
         hardware = from_dict(Hardware, values, source="--estimate")
@@ -100,7 +100,7 @@ def plan_tables(run: TrainConfig, plan: Estimate) -> Group:
 
 
 def _memory_table(run: TrainConfig, plan: Estimate) -> Table:
-    from medcodi.training.estimate import GIB
+    from medcodi.training.cost import GIB
 
     hardware = plan.hardware
     table = Table(
@@ -126,7 +126,7 @@ def _memory_table(run: TrainConfig, plan: Estimate) -> Table:
 
 
 def _advice(run: TrainConfig, plan: Estimate) -> list[str]:
-    from medcodi.training.estimate import MIMIC_IMAGES, MIMIC_STUDIES
+    from medcodi.training.cost import MIMIC_IMAGES, MIMIC_STUDIES
 
     hours, gpus = plan.gpu_hours, plan.hardware.gpus
     lines = [

@@ -44,7 +44,7 @@ def micro_f1(scores: dict[str, Any]) -> float | None:
 
 
 def beside_macro(scores: dict[str, Any]) -> str:
-    """Text below a macro F1: the number of findings (of each target), and the micro F1."""
+    """The line below a macro F1: the number of findings (of each target), and the micro F1."""
     counted = list(counted_findings(scores).values())
     if not counted:
         return ""

@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 
-from medcodi.evaluation.annotators.suitability import unfit_readers
 from medcodi.evaluation.report.headline import (
     NO_FINDING,
     beside_macro,
@@ -33,6 +32,7 @@ from medcodi.study import CHEXPERT_LABELS
 AGREEMENT = "finding_kappa"
 VERDICT_SHADE = {"better": 1.0, "alike": None, "worse": 0.0}
 ON_PAGE_ONLY = ("studies", "ceiling", "prompts shuffled")  # columns
+PHANTOM = "phantom"  # how the names of phantom datasets begin
 SMALL = 100  # studies: fewer give wide intervals
 MANY = 0.1  # share of odd contents that is worth a warning
 # Flag of contents -> what is said of them.
@@ -269,7 +269,7 @@ def _verdict_of_systems(results: Results) -> list[str]:
 
 def alarms(results: Results) -> list[str]:
     """Alarms: annotators that do not know such data, missing studies, exclusions, small numbers."""
-    lines = unfit_readers(results)
+    lines = unfit_annotators(results)
     for name, system in results["systems"].items():
         for direction, coverage in system["coverage"].items():
             if coverage["scored"] < coverage["usable"]:
@@ -290,6 +290,42 @@ def alarms(results: Results) -> list[str]:
     return lines
 
 
+def unfit_annotators(results: dict[str, Any]) -> list[str]:
+    """One sentence, with the fix, for each annotator that was trained on phantoms where the data are real.
+
+    ``results`` is that of ``results.json``; without ``data.phantoms``, as in old bundles, nothing is assumed.
+    """
+    if results["data"].get("phantoms", True):
+        return []
+    annotators, sentences = results["readers"], []
+    # The image annotator, by the name of its training set.
+    training = ((annotators.get("images") or {}).get("data") or {}).get("train") or {}
+    if _of_phantoms(training.get("name")):
+        sentences.append(
+            "Findings and sides in images come from a classifier that was trained on phantoms, but these data are real: "
+            "its figures do not hold for real radiographs. Use image_reader=xrv."
+        )
+    # Feature extractors, by their settings.
+    for name, description in (annotators.get("extractors") or {}).items():
+        if _of_phantoms((description.get("settings") or {}).get("trained_on")):
+            sentences.append(
+                f"Distances in the features {name!r} come from a classifier that was trained on phantoms, but these data are real: "
+                "they say little. Use extractors=[xrv]."
+            )
+    # The prompt encoder, which is the shipped model's where no model was named.
+    encoder = annotators.get("encoder") or {}
+    if encoder and results["config"].get("model") is None:
+        sentences.append(
+            f"Coherence was measured in the latent space of the shipped model {encoder['model']!r}, which was trained on phantoms, "
+            "but these data are real. Use model=..., or leave coherence out of metrics."
+        )
+    return sentences
+
+
+def _of_phantoms(name: str | None) -> bool:
+    return name is not None and name.startswith(PHANTOM)
+
+
 def _alarms_of_directions(name: str, system: dict[str, Any]) -> list[str]:
     """Figures that rest on *No Finding* alone, and contents that are odd in many studies."""
     lines = []
@@ -297,8 +333,8 @@ def _alarms_of_directions(name: str, system: dict[str, Any]) -> list[str]:
         for target, labels in counted_findings(scores).items():
             if labels == [NO_FINDING]:
                 lines.append(
-                    f"{name}, {pretty(direction)}: of {target} only {NO_FINDING} counts, so its F1 says whether normal studies are separated "
-                    "from others, not what is shown. Evaluate more studies, or lower min_positives."
+                    f"{name}, {pretty(direction)}: of {target} only {NO_FINDING} counts, so its F1 says whether studies are "
+                    "normal, not what they show. Evaluate more studies, or lower min_positives."
                 )
         for target, own in scores["targets"].items():
             for flag, said in ODD.items():

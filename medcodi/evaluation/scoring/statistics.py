@@ -9,8 +9,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from medcodi.metrics.bootstrap import Statistic, paired_difference, resampling_weights, weighted_mean
-from medcodi.metrics.classification import auprc_statistic, auroc_statistic, mean_statistic
-from medcodi.metrics.findings import Confusion
+from medcodi.metrics.findings import Confusion, auprc_statistic, auroc_statistic, mean_statistic
 from medcodi.metrics.paired import paired_test, stacked_confusion
 from medcodi.metrics.text import TextScorer
 

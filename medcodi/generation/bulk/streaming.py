@@ -11,7 +11,7 @@ from typing import Any
 from medcodi.errors import DataError, PromptError
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.pipeline import generate_batch, load
-from medcodi.generation.request import Value, check_modalities, check_request, read_prompt
+from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
@@ -74,8 +74,7 @@ def generate_many(
         DataError: If a prompt cannot be read; as above.
         CheckpointError: If the model cannot be loaded.
     """
-    if batch_size < 1:
-        raise PromptError(f"batch_size is {batch_size}", expected="at least 1", fix="4 to 64, as memory allows")
+    check_batch("batch_size", batch_size)
     config = GenerationConfig(
         preset=preset, sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
     )

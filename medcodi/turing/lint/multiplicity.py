@@ -30,7 +30,7 @@ class _Shown:
 
 
 def multiplicity_leaks(bundle: ReaderBundle, key: AnswerKey, features: PayloadFeatures) -> list[Leak]:
-    """Arms that are recognised by how often their contents are shown, task by task and panel by panel.
+    """Arms that can be recognised by how often their contents are shown, task by task and panel by panel.
 
     Generated items are compared with real ones within a task; mismatched items with the others, which are made of real contents too, also
     within the whole folder.

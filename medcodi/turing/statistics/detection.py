@@ -20,8 +20,6 @@ from medcodi.turing.statistics.intervals import (
 )
 from medcodi.turing.statistics.resampling import Cases, ReaderStatistic, Resampled, jackknife
 
-POPULATIONS = (THESE_READERS, NEW_READERS)
-
 
 @dataclass(frozen=True, kw_only=True)
 class Detection:

@@ -119,7 +119,6 @@ class Scale:
 
 
 IDENTITY = Scale("plain scale", lambda x: x, lambda y: y, lambda x: 1.0)
-FISHER = Scale("Fisher's z scale", np.arctanh, np.tanh, lambda x: 1 / (1 - x * x))
 LOG_DISTANCE = Scale("log(1 - x) scale", lambda x: -np.log1p(-x), lambda y: -np.expm1(-y), lambda x: 1 / (1 - x))
 
 

@@ -11,8 +11,13 @@ from pathlib import Path
 import pytest
 
 from medcodi.app.cli import REFUSED, main
-from medcodi.app.commands.parameters import parameter_table
-from medcodi.app.parameters import PUBLISHED, ParameterCount, count_parameters, reckoning
+from medcodi.app.commands.parameters import (
+    PUBLISHED,
+    ParameterCount,
+    count_parameters,
+    parameter_table,
+    reckoning,
+)
 from medcodi.config import load, to_dict, to_yaml
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, ModelConfig, tiny_config

@@ -3,9 +3,11 @@
 import numpy as np
 import pytest
 
+import medcodi
 from medcodi.data.images import save_png16
 from medcodi.errors import DataError, PromptError
 from medcodi.generation.request import (
+    check_batch,
     check_modalities,
     check_prompt_files,
     check_request,
@@ -35,6 +37,29 @@ def test_weights_not_given_are_one_and_targets_may_be_a_str():
 def test_weights_must_be_finite_and_not_negative(weight):
     with pytest.raises(PromptError, match="the weight of 'report' is"):
         check_request({"report": REPORT}, None, {"report": weight}, 1, 0)
+
+
+@pytest.mark.parametrize("num_samples", [0, -1, 10**12, 2.0, True, "3", float("nan")])
+def test_a_number_of_samples_is_refused_before_anything_is_allocated(num_samples):
+    with pytest.raises(PromptError, match=f"num_samples is {num_samples}"):
+        check_request({"report": REPORT}, None, None, num_samples, 0)
+    with pytest.raises(PromptError, match="num_samples is 1000000000000"):
+        medcodi.generate(REPORT, num_samples=10**12)
+    with pytest.raises(PromptError, match="batch_size is 1000000000000"):
+        medcodi.generate_many([REPORT], batch_size=10**12)
+
+
+def test_numbers_in_range_are_accepted():
+    check_request({"report": REPORT}, None, None, np.int64(3), 2**62)
+    check_batch("num_samples", 10_000)
+    with pytest.raises(PromptError, match="num_samples is 10001"):
+        check_batch("num_samples", 10_001)
+
+
+@pytest.mark.parametrize("seed", [-1, 2**63, 10**400, 0.5, False])
+def test_a_seed_that_no_generator_takes_is_refused(seed):
+    with pytest.raises(PromptError, match="seed is"):
+        check_request({"report": REPORT}, None, None, 1, seed)
 
 
 def test_a_modality_that_the_model_lacks_is_refused():

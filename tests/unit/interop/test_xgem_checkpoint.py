@@ -245,10 +245,10 @@ def test_a_file_that_shrinks_after_it_was_opened_is_refused(tmp_path) -> None:
 @pytest.mark.parametrize(
     ("header", "words"),
     [
-        (b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,8]}}', "does not lie"),  # 8 bytes are no 4 numbers
-        (b'{"a":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}}', "does not lie"),
-        (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}', "does not lie"),  # beyond the end
-        (b'{"a":{"dtype":"F32","shape":[-2,-1],"data_offsets":[0,8]}}', "does not lie"),
+        (b'{"a":{"dtype":"F32","shape":[4],"data_offsets":[0,8]}}', "is not stored"),  # 8 bytes are no 4 numbers
+        (b'{"a":{"dtype":"F8_E4M3","shape":[8],"data_offsets":[0,8]}}', "not a safetensors file"),
+        (b'{"a":{"dtype":"F32","shape":[2],"data_offsets":[8,16]}}', "is not stored"),  # beyond the end
+        (b'{"a":{"dtype":"F32","shape":[-2,-1],"data_offsets":[0,8]}}', "not a safetensors file"),
         (b'{"a":{"dtype":"F32","shape":[2]}}', "not a safetensors file"),
         (b'{"a":[1,2]}', "not a safetensors file"),
         (b"[1, 2]", "not a safetensors file"),
@@ -287,3 +287,24 @@ def test_a_torch_file_larger_than_memory_is_opened(tmp_path) -> None:
     found = tensors_in(tmp_path / "huge.pt")
     assert found["large15"].shape == (2**30,)
     assert torch.equal(found["last"].read(), torch.zeros(5))
+
+
+# ---- torch files that are broken on purpose --------------------------------------------------------------------------
+def test_a_dictionary_that_contains_itself_is_refused(tmp_path) -> None:
+    content: dict = {"weight": torch.ones(2)}
+    content["state_dict"] = content
+    torch.save(content, tmp_path / "loop.pt")
+    with pytest.raises(CheckpointError, match="8 times in itself"):
+        tensors_in(tmp_path / "loop.pt")
+
+
+def test_a_tensor_larger_than_its_file_is_refused_before_it_is_allocated(tmp_path) -> None:
+    torch.save({"weight": torch.ones(1).expand(10**12)}, tmp_path / "wide.pt")
+    with pytest.raises(CheckpointError, match="is not stored in the file"):
+        tensors_in(tmp_path / "wide.pt")
+
+
+def test_a_key_that_is_no_text_is_refused(tmp_path) -> None:
+    torch.save({3: torch.ones(2)}, tmp_path / "number.pt")
+    with pytest.raises(CheckpointError, match="names a tensor 3"):
+        tensors_in(tmp_path / "number.pt")

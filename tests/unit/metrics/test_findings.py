@@ -1,4 +1,4 @@
-"""Finding scores: scikit-learn's numbers, hand-computed ones, unknown truth, thresholds, sides."""
+"""Finding scores and areas under curves: scikit-learn's numbers, hand-computed ones, weights, ties, unknown truth, thresholds, sides."""
 
 from __future__ import annotations
 
@@ -7,10 +7,22 @@ import pytest
 
 from medcodi.errors import DataError
 from medcodi.metrics import auroc, best_thresholds, finding_scores
-from medcodi.metrics.findings import Confusion, resolve_uncertain, sides_of
+from medcodi.metrics.findings import (
+    Confusion,
+    auprc_statistic,
+    auroc_statistic,
+    mean_statistic,
+    resolve_uncertain,
+    sides_of,
+)
 from medcodi.study import Finding
 
 NAMES = ("a", "b", "c")
+GENERATOR = np.random.default_rng(0)
+LABELS = ["Edema", "Pneumothorax", "Pneumothorax/left"]
+TRUTH = (GENERATOR.random((200, 3)) < [0.3, 0.1, 0.05]).astype(float)
+SCORES = np.round(GENERATOR.random((200, 3)) + 0.4 * TRUTH, 1)  # rounded: many are equal
+TRUTH[GENERATOR.random((200, 3)) < 0.1] = np.nan
 
 
 def test_agrees_with_scikit_learn() -> None:
@@ -86,3 +98,72 @@ def test_sides() -> None:
     absent = Finding(label="Pneumothorax", side="left", state="negative")
     no_side = Finding(label="Pneumothorax")
     assert sides_of([absent, no_side], "Pneumothorax") == sides_of([left], "Edema") == frozenset()
+
+
+def test_areas_agree_with_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    ones = np.ones((1, 200))
+    for k, name in enumerate(LABELS):
+        known = ~np.isnan(TRUTH[:, k])
+        truth, scores = TRUTH[known, k], SCORES[known, k]
+        for ours, peer in (
+            (auroc_statistic, metrics.roc_auc_score),
+            (auprc_statistic, metrics.average_precision_score),
+        ):
+            assert ours(TRUTH[:, k], SCORES[:, k])(ones)[0] == pytest.approx(peer(truth, scores), rel=1e-9), name
+
+
+def test_decisions_of_scores_agree_with_scikit_learn() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    thresholds = np.array([0.7, 0.9, 1.0])
+    results = finding_scores(TRUTH, (thresholds <= SCORES).astype(float), LABELS)
+    for k, name in enumerate(LABELS):
+        known = ~np.isnan(TRUTH[:, k])
+        truth, decided = TRUTH[known, k], SCORES[known, k] >= thresholds[k]
+        expected = {
+            "f1": metrics.f1_score(truth, decided),
+            "precision": metrics.precision_score(truth, decided),
+            "recall": metrics.recall_score(truth, decided),
+            "positives": truth.sum(),
+            "predicted": decided.sum(),
+            "studies": known.sum(),
+        }
+        assert results.per_finding[name] == pytest.approx(expected, rel=1e-9), name
+    every = ~np.isnan(TRUTH)
+    assert results.micro_f1 == pytest.approx(metrics.f1_score(TRUTH[every], (thresholds <= SCORES)[every]), rel=1e-9)
+    assert results.macro_f1 == pytest.approx(np.mean([results.per_finding[name]["f1"] for name in LABELS]), rel=1e-9)
+
+
+def test_weights_are_scikit_learns_sample_weights() -> None:
+    metrics = pytest.importorskip("sklearn.metrics")
+    weights = GENERATOR.integers(0, 4, size=(5, 200)).astype(float)
+    truth, scores = TRUTH[:, 0], SCORES[:, 0]
+    known = ~np.isnan(truth)
+    for statistic, peer in (
+        (auroc_statistic(truth, scores), metrics.roc_auc_score),
+        (auprc_statistic(truth, scores), metrics.average_precision_score),
+    ):
+        expected = [peer(truth[known], scores[known], sample_weight=row[known]) for row in weights]
+        np.testing.assert_allclose(statistic(weights), expected, rtol=1e-9)
+
+
+def test_one_class_is_nan_and_leaves_the_mean_alone() -> None:
+    truth, scores = np.array([[1.0, 0], [0, 0], [1, 0]]), np.array([[0.9, 0.1], [0.2, 0.5], [0.7, 0.3]])
+    assert np.isnan(auroc_statistic(truth[:, 1], scores[:, 1])(np.ones((1, 3)))).all()
+    both = mean_statistic([auroc_statistic(truth[:, k], scores[:, k]) for k in range(2)])
+    assert both(np.ones((1, 3)))[0] == 1.0
+    assert np.isnan(auroc_statistic(np.full(3, np.nan), scores[:, 0])(np.ones((2, 3)))).all()
+
+
+@pytest.mark.parametrize(
+    ("truth", "scores", "message"),
+    [
+        (np.array([1.0, -1]), np.zeros(2), "other than 0, 1 and NaN"),
+        (np.array([1.0, 0]), np.array([np.nan, 0.1]), "1 scores are NaN"),
+        (np.zeros(2), np.zeros(3), r"\(2,\) and scores of shape \(3,\)"),
+        (np.zeros((2, 1)), np.zeros((2, 1)), r"\[N\] both"),
+    ],
+)
+def test_invalid_scores_are_refused(truth: np.ndarray, scores: np.ndarray, message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        auroc_statistic(truth, scores)

@@ -1,18 +1,15 @@
-"""Rules of the labeler: sentences of a report, mentions that do not overlap, scopes of negation and uncertainty, places."""
+"""Vocabulary of the labeler: sentences of a report, mentions that do not overlap, sides, locations and sizes."""
 
 from __future__ import annotations
 
 import pytest
 
-from medcodi.metrics.labeler_rules import concept_spans, expand, place_of, sentences, state_of, vocabulary
+from medcodi.metrics.labeler_rules import concept_spans, expand, place_of, sentences, vocabulary
 
 
-def only_mention(sentence: str) -> tuple[str, str | None, tuple[str | None, str | None, str | None]]:
-    """Text, state, and place of the first mention of a sentence."""
-    spans = concept_spans(sentence)
-    (start, end), _ = spans[0]
-    following = spans[1][0][0] if len(spans) > 1 else None
-    return sentence[start:end], state_of(sentence, (start, end), following), place_of(sentence, spans, 0)
+def place_of_first(sentence: str) -> tuple[str | None, str | None, str | None]:
+    """Side, location and size of the first mention of a sentence."""
+    return place_of(sentence, concept_spans(sentence), 0)
 
 
 def test_only_findings_and_impression_are_read() -> None:
@@ -32,30 +29,28 @@ def test_of_overlapping_mentions_the_longer_stays() -> None:
 
 
 @pytest.mark.parametrize(
-    ("sentence", "state"),
+    ("report", "expected"),
     [
-        ("pleural effusion", "positive"),
-        ("no pleural effusion", "negative"),
-        ("possible pleural effusion", "uncertain"),
-        ("pleural effusion cannot be excluded", "uncertain"),
-        ("pleural effusion is not seen", "negative"),
+        # a line that begins a statement, and one that continues the line before
+        ("no pneumothorax\nsmall effusion", ["no pneumothorax", "small effusion"]),
+        ("no fracture\npacemaker in place", ["no fracture", "pacemaker in place"]),
+        ("No evidence of\nCHF.", ["no evidence of chf"]),
+        ("no pleural\neffusion", ["no pleural effusion"]),
+        ("no edema,\neffusion or fracture", ["no edema, effusion or fracture"]),
+        ("The effusion has\nresolved.", ["the effusion has resolved"]),
+        # "no." is an answer, but "no. 3" a number
+        ("Effusion: no. Edema: yes.", ["effusion: no", "edema: yes"]),
+        ("Fracture of rib no. 3 is seen.", ["fracture of rib no. 3 is seen"]),
     ],
 )
-def test_triggers_on_both_sides_of_a_mention(sentence: str, state: str) -> None:
-    assert only_mention(sentence)[:2] == ("pleural effusion", state)
-
-
-def test_a_stop_ends_the_scope_of_a_trigger() -> None:
-    sentence = "no pneumothorax but pleural effusion"
-    spans = concept_spans(sentence)
-    states = [state_of(sentence, span, None) for span, _ in spans]
-    assert states == ["negative", "positive"]
+def test_line_breaks_and_full_stops(report: str, expected: list[str]) -> None:
+    assert sentences(report) == expected
 
 
 def test_side_location_and_size_are_the_nearest() -> None:
-    assert only_mention("small left pleural effusion")[2] == ("left", None, "small")
-    assert only_mention("pleural effusion on the right and the left")[2][0] == "bilateral"
-    assert only_mention("large right upper lobe consolidation")[2] == ("right", "upper", "large")
+    assert place_of_first("small left pleural effusion") == ("left", None, "small")
+    assert place_of_first("pleural effusion on the right and the left")[0] == "bilateral"
+    assert place_of_first("large right upper lobe consolidation") == ("right", "upper", "large")
     sentence = "left pleural effusion and right pneumothorax"
     spans = concept_spans(sentence)
     assert [place_of(sentence, spans, index)[0] for index in range(2)] == ["left", "right"]
@@ -64,3 +59,6 @@ def test_side_location_and_size_are_the_nearest() -> None:
 def test_the_vocabulary_is_compiled_once_and_expands_abbreviations() -> None:
     assert vocabulary() is vocabulary()
     assert "bilateral" in expand("both sides show effusions")
+    assert expand("s/p surgery, w/o edema; it hasn't changed and can't be seen") == (
+        "status post surgery, without edema; it has not changed and cannot be seen"
+    )

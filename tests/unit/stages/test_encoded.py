@@ -74,4 +74,6 @@ def test_where_every_modality_is_a_target_nothing_prompts(model: MedCoDi, batch:
     prompts = draw_training_prompts(encoded, ("frontal", "lateral", "report"), drawn(batch), drop_probability=0.0)
     assert prompts.subsets == ["nothing"] and prompts.cells.tolist() == [0] * 4
     with torch.no_grad():
-        torch.testing.assert_close(prompts.context(model, encoded).tokens, model.null_context([], 4).tokens)
+        torch.testing.assert_close(
+            prompts.context(model, encoded).tokens, model.null_context(["frontal", "lateral", "report"], 4).tokens
+        )

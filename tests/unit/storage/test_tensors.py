@@ -37,7 +37,7 @@ def test_a_strided_tensor_is_read_in_its_own_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda data: data[:-1], "w, F32 \\[2, 2\\], does not lie at bytes 0 to 16"),
+        (lambda data: data[:-1], "w, F32 \\[2, 2\\], is not stored at bytes 0 to 16"),
         (lambda data: data[:5], "is truncated"),
         (lambda data: data[:8] + b"{" * (len(data) - 8), "is not a safetensors file"),
         (lambda data: struct.pack("<Q", 2**40) + data[8:], "is truncated"),

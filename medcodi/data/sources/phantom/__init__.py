@@ -10,9 +10,8 @@ import numpy as np
 from scipy import ndimage
 
 from medcodi.data.sources.phantom import grammar, lines
-from medcodi.data.sources.phantom.body import Body, draw_body
+from medcodi.data.sources.phantom.body import Body, draw_body, draw_findings, labels_of
 from medcodi.data.sources.phantom.film import draw_exposure, expose
-from medcodi.data.sources.phantom.findings import draw_findings, labels_of
 from medcodi.data.sources.phantom.volume import HALF_DEPTH, build
 from medcodi.errors import DataError
 from medcodi.randomness import numpy_generator

@@ -143,18 +143,6 @@ _DEGREE = {"small": "mild", "moderate": "moderate", "large": "severe"}
 MAX_NEGATIVES = 4
 
 
-def num_phrasings(table: dict[str, tuple[str, ...]]) -> int:
-    """How many different sentences a table can say, before sides and sizes are filled in."""
-    total = 0
-    for templates in table.values():
-        for template in templates:
-            ways = 1
-            for part in template.split("[")[1:]:
-                ways *= part.split("]")[0].count("|") + 1
-            total += ways
-    return total
-
-
 def _choose(rng: np.random.Generator, options: Sequence[str]) -> str:
     return options[int(rng.integers(len(options)))]
 

@@ -7,6 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from medcodi.app.commands.demo import finding_words
+from medcodi.study import Finding
+
 Run = Callable[..., int]
 
 
@@ -21,3 +24,8 @@ def test_demo_writes_one_page_of_twelve_directions(
     assert html.count('alt="') == html.count("<img ") == html.count("data:image/png;base64,") >= 24
     assert "http" not in html.replace("http-equiv", "")  # self-contained
     assert [path.name for path in out.iterdir()] == ["index.html"]
+
+
+def test_finding_in_words() -> None:
+    assert finding_words(Finding(label="Pleural Effusion", side="left", size="large")) == "large left Pleural Effusion"
+    assert finding_words(Finding(label="Lung Lesion", side="right", location="upper")) == "right upper Lung Lesion"

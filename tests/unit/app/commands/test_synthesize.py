@@ -6,7 +6,7 @@ import pytest
 
 from medcodi.app.commands.synthesize import INCOMPLETE, _exit_code, _rank_and_world
 from medcodi.errors import PromptError
-from medcodi.generation.bulk import Outcome
+from medcodi.generation.bulk.job import Outcome
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8"}
 

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from medcodi.errors import DataError
-from medcodi.evaluation.annotators.row_cache import ROWS_PER_SHARD, RowCache, content_key
+from medcodi.evaluation.annotators.annotator import ROWS_PER_SHARD, RowCache, content_key
 
 
 def filled(root: Path, keys: range, dim: int = 3) -> RowCache:

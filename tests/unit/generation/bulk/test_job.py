@@ -3,7 +3,7 @@
 import pytest
 
 from medcodi.errors import DataError, PromptError
-from medcodi.generation.bulk import SynthesisConfig, synthesize
+from medcodi.generation.bulk.job import SynthesisConfig, synthesize
 from medcodi.generation.bulk.manifest import RowDefaults
 from medcodi.model import tiny_model
 from medcodi.model.generation_config import GenerationConfig

@@ -8,7 +8,7 @@ import pytest
 
 from medcodi.app.cli import main
 from medcodi.errors import ConfigError
-from medcodi.training.estimate import ADAM_BYTES, GIB, Hardware, estimate, recommend
+from medcodi.training.cost import ADAM_BYTES, GIB, Hardware, estimate, recommend
 
 from .costs import cost_of, run
 

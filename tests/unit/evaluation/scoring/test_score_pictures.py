@@ -9,7 +9,7 @@ from medcodi.evaluation.annotations import AnnotationTable
 from medcodi.evaluation.scoring.direction import DirectionScores
 from medcodi.evaluation.scoring.figures import TargetScores
 from medcodi.evaluation.scoring.metrics import PRIMARY
-from medcodi.evaluation.scoring.pictures import content_note, shown_studies
+from medcodi.evaluation.scoring.score import content_note, shown_studies
 from medcodi.evaluation.scoring.statistics import F1Statistic
 from medcodi.metrics.findings import Confusion
 from medcodi.study import CHEXPERT_LABELS, Direction

@@ -1,4 +1,4 @@
-"""Readers made of phantoms are named where the data are none."""
+"""Annotators that were trained on phantoms are named where the data are real."""
 
 from __future__ import annotations
 
@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from medcodi.evaluation.annotators.suitability import unfit_readers
-from medcodi.evaluation.report.summary import alarms
+from medcodi.evaluation.report.summary import alarms, unfit_annotators
 
 
 def results(phantoms: bool | None, trained_on: str = "phantom-demo/train", model: str | None = None) -> dict[str, Any]:
@@ -25,16 +24,16 @@ def results(phantoms: bool | None, trained_on: str = "phantom-demo/train", model
     }
 
 
-def test_every_reader_that_knows_phantoms_only_is_named_with_its_mend() -> None:
-    told = unfit_readers(results(False))
-    assert [any(fix in one for one in told) for fix in ("image_reader=xrv", "extractors=[xrv]", "model=...")] == [
-        True
-    ] * 3
-    assert alarms(results(False))[:3] == told  # first of what must not be overlooked, on page and terminal
+def test_every_annotator_trained_on_phantoms_is_named_with_its_fix() -> None:
+    sentences = unfit_annotators(results(False))
+    assert [
+        any(fix in sentence for sentence in sentences) for fix in ("image_reader=xrv", "extractors=[xrv]", "model=...")
+    ] == [True] * 3
+    assert alarms(results(False))[:3] == sentences  # first of what must not be overlooked, on page and terminal
 
 
 @pytest.mark.parametrize("fits", [results(True), results(None), results(False, "mimic-cxr-256/train", "mine")])
-def test_readers_that_know_their_data_raise_no_alarm(fits: dict[str, Any]) -> None:
-    assert unfit_readers(fits) == []
+def test_annotators_that_suit_the_data_raise_no_alarm(fits: dict[str, Any]) -> None:
+    assert unfit_annotators(fits) == []
     bare = {**fits, "readers": {"images": None, "extractors": {}, "encoder": None}}
-    assert unfit_readers(bare) == []
+    assert unfit_annotators(bare) == []

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from medcodi.training.monitoring.throughput import Utilisation, matmul_peak, memory
+from medcodi.training.monitoring.step_log import Utilisation, matmul_peak, memory
 from tests.unit.training.toy import toy_config
 
 
