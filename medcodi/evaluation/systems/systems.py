@@ -168,6 +168,12 @@ class ExternalSystem:
         self.directions = tuple(listing)
         self._rows = {study_id: row for row, study_id in enumerate(held_out.ids)}
         given = {study_id for studies in listing.values() for study_id in studies}
+        if not given:
+            raise DataError(
+                f"system {name!r} holds no generated study",
+                expected="folders such as report_to_frontal/STUDY_ID/, or a table (a .csv file)",
+                fix="check its path",
+            )
         if not given & set(self._rows):
             example = min(given)
             raise DataError(

@@ -58,3 +58,8 @@ def test_a_bundles_system_gives_what_is_listed(toy_dataset, tmp_path: Path) -> N
     produced = system.produce(R_F, ContentFolder(tmp_path), ALONE, counts.append)
     assert system.directions == (R_F,) and produced.rows == [1, 6, 7] and counts == [3]
     assert [shard.number for shard in produced.shards] == [0, 1] and not list(tmp_path.iterdir())
+
+
+def test_a_system_without_any_study_is_refused(toy_dataset) -> None:
+    with pytest.raises(DataError, match="system 'empty' holds no generated study"):
+        ExternalSystem("empty", {Direction.parse("frontal->report"): {}}, HeldOutStudies(toy_dataset(4)))
