@@ -128,7 +128,7 @@ def draw_training_prompts(
 ) -> DrawnPrompts:
     """Draw for each row a non-empty subset (of at most ``most``) of its modalities apart from the targets, uniformly.
 
-    With ``drop_probability``, or where a row has none, the null prompts replace it (DESIGN section 2, multi-prompt).
+    With ``drop_probability``, or where a row has none, the null prompts replace it (the paper, multi-prompt training).
     """
     names = tuple(name for name in batch.prompts if name not in targets)
     present = [batch.present[name] for name in names]
