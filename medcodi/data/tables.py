@@ -25,7 +25,7 @@ def is_absent(cell: str) -> bool:
 
 
 @dataclass(frozen=True)
-class Row:
+class TableRow:
     """One row of a table: the line where it starts (from 1, the header's), and column -> stripped cell."""
 
     line: int
@@ -61,7 +61,7 @@ def read_header(path: Path) -> list[str]:
         return _Reader(path, file).header
 
 
-def read_rows(path: Path) -> Iterator[Row]:
+def read_rows(path: Path) -> Iterator[TableRow]:
     r"""The rows of a table, blank lines left out. Only ``\n``, ``\r\n`` and ``\r`` end a row.
 
     Args:
@@ -85,7 +85,7 @@ def read_rows(path: Path) -> Iterator[Row]:
                     fix="quote cells that hold the separator or a line break",
                 )
             num += 1
-            yield Row(reader.line, {name: cell.strip() for name, cell in zip(reader.header, cells, strict=True)})
+            yield TableRow(reader.line, {name: cell.strip() for name, cell in zip(reader.header, cells, strict=True)})
     if num == 0:
         raise DataError(f"{path} holds no rows", expected="a header and at least one row", fix="export it again")
 

@@ -84,7 +84,7 @@ def statement_truth(reports: Sequence[str]) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Agreement:
+class StatementAgreement:
     """Agreement of encodings with statements, row by row."""
 
     loss: Tensor  # [B] binary cross-entropy in nats, summed over statements
@@ -92,7 +92,7 @@ class Agreement:
     claims: Tensor  # [B] number of claims that hold
 
 
-def agreement(pooled: Tensor, statements: Tensor, truth: Tensor, scale: Tensor) -> Agreement:
+def agreement(pooled: Tensor, statements: Tensor, truth: Tensor, scale: Tensor) -> StatementAgreement:
     """Compare encodings with statements: the logit of each is ``scale * pooled . (claim - denial)``.
 
     Args:
@@ -107,7 +107,7 @@ def agreement(pooled: Tensor, statements: Tensor, truth: Tensor, scale: Tensor) 
     holds = truth.nan_to_num(0.0)
     num_claims = holds.sum(1)
     hits = ((logits.detach() > 0) * holds).sum(1) / num_claims.clamp(min=1)
-    return Agreement(statement_loss(logits, truth), hits, num_claims)
+    return StatementAgreement(statement_loss(logits, truth), hits, num_claims)
 
 
 def statement_loss(logits: Tensor, truth: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from medcodi.config import config
 from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.record import LeftOut, Record, check_patients, second_images
-from medcodi.data.tables import Row, is_absent, read_header, read_rows
+from medcodi.data.tables import TableRow, is_absent, read_header, read_rows
 from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean, one_of
 from medcodi.modality import names
@@ -145,7 +145,7 @@ def _key(name: str) -> str:
     return re.sub(r"[\s_.-]+", "", name).lower()
 
 
-def _record(row: Row, columns: Mapping[str, str], root: Path, options: CsvConfig) -> Record:
+def _record(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvConfig) -> Record:
     number = row.line
 
     def written(meaning: str) -> str:
@@ -200,7 +200,7 @@ def _record(row: Row, columns: Mapping[str, str], root: Path, options: CsvConfig
     )
 
 
-def _patient(row: Row, study_id: str, columns: Mapping[str, str], options: CsvConfig) -> str:
+def _patient(row: TableRow, study_id: str, columns: Mapping[str, str], options: CsvConfig) -> str:
     """The patient of a row without an identifier: from the image's path, or the study itself where that is said."""
     # Only image paths can name the patient.
     paths = [row.cells[columns[name]] for name in ("image", *names("image")) if name in columns]

@@ -50,7 +50,7 @@ class SampleGrids(Observer):
 
 
 @dataclass(frozen=True)
-class Row:
+class GridRow:
     """One modality of every study, made in one way."""
 
     title: str  # what was made from what
@@ -63,7 +63,7 @@ class Samples:
     """A grid of samples; columns are studies."""
 
     truth: dict[str, list[Value | None]]  # modality -> for each study its value, None where it has none
-    rows: list[Row] = field(default_factory=list)  # what was made
+    rows: list[GridRow] = field(default_factory=list)  # what was made
 
 
 def draw_samples(stage: Any, batch: Batch, seed: int, which: str = "stage") -> Samples:
@@ -99,7 +99,7 @@ def _reconstruct(stage: Any, batch: Batch, samples: Samples) -> None:
         decoded = model.decode(name, model.latent(name, batch.contents[name]))
         plain = list(decoded[:, 0].float().cpu().numpy()) if isinstance(decoded, torch.Tensor) else list(decoded)
         values = [value if true is not None else None for value, true in zip(plain, truth, strict=True)]
-        samples.rows.append(Row(f"{name} through its autoencoder", name, values))
+        samples.rows.append(GridRow(f"{name} through its autoencoder", name, values))
 
 
 def _generate(
@@ -123,7 +123,7 @@ def _generate(
             result[target] if len(request) == len(prompts) else None
             for result, request in zip(results, requests, strict=True)
         ]
-        samples.rows.append(Row(title, target, values))
+        samples.rows.append(GridRow(title, target, values))
 
 
 # ---- directions --------------------------------------------------------------------------------------------------

@@ -22,7 +22,7 @@ MIN_SIZE, MAX_SIZE = 32, 1024
 
 
 @dataclass(frozen=True, kw_only=True)
-class View:
+class FilmGeometry:
     """The geometry between a film and the body, whose volume is indexed [z, y, x] and whose points are (x, y, z)."""
 
     along: int  # axis of the volume that the rays follow
@@ -32,8 +32,8 @@ class View:
 
 
 VIEWS = {
-    "frontal": View(along=1, half=HALF_DEPTH, axes=(0, 2), marker="R"),
-    "lateral": View(along=2, half=1.0, axes=(1, 2), marker="L"),
+    "frontal": FilmGeometry(along=1, half=HALF_DEPTH, axes=(0, 2), marker="R"),
+    "lateral": FilmGeometry(along=2, half=1.0, axes=(1, 2), marker="L"),
 }
 
 
