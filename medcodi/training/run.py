@@ -205,7 +205,7 @@ def check_room(folder: Path, config: TrainConfig, trained: Iterable[nn.Parameter
     free = shutil.disk_usage(folder).free
     if more * size > free:
         raise TrainingError(
-            f"{folder} has room for {free / 2**30:.3g} GiB, {more} checkpoints of {size / 2**30:.3g} GiB are to be written",
+            f"{folder} has room for {free / 2**30:.3g} GiB; checkpoints to come: {more} of {size / 2**30:.3g} GiB each",
             expected=f"room for {more * size / 2**30:.3g} GiB: the run keeps {stay}, and writes one before the oldest goes",
             fix="make room, lower checkpoint.keep, "
             + ("raise checkpoint.keep_every, " if config.checkpoint.keep_every else "")

@@ -64,7 +64,7 @@ def test_a_disk_of_its_own_that_fills_up_or_is_read_only(config: Callable[..., T
         pytest.skip("this machine lets nobody mount a file system of their own")
     assert process.exitcode == 0, (tmp_path / "said.txt").read_text()[-3000:]
     told = json.loads((tmp_path / "told.json").read_text())
-    assert "has room for 0.0" in told["too small"] and "room for 1 more: the run keeps 1" in told["too small"]
+    assert "has room for 0.0" in told["too small"] and "checkpoints to come: 1 of" in told["too small"]
     assert "cannot be written: No space left on device" in told["filled up"] and "make room" in told["filled up"]
     assert told["checkpoints then"] and not told["half-written"]
     assert told["went on from"] == told["checkpoints then"][-1] and told["finished"]

@@ -44,11 +44,11 @@ def test_studies_of_another_size_or_without_a_modality_are_refused() -> None:
 def test_a_disk_without_room_for_the_checkpoints_to_come_is_refused(tmp_path: Path) -> None:
     check_room(tmp_path, toy_config(), [nn.Parameter(torch.ones(10))], 0)
     config = toy_config(steps=8, checkpoint={"every": 2, "keep": 2})
-    with pytest.raises(TrainingError, match="takes 1.64e.04 GiB.*room for 3 more: the run keeps 2"):
+    with pytest.raises(TrainingError, match="checkpoints to come: 3 of 1.64e.04 GiB each.*: the run keeps 2"):
         check_room(tmp_path, config, HUGE, 0)
     for step in (2, 4):
         (tmp_path / f"step-{step:08d}").mkdir()
-    with pytest.raises(TrainingError, match="room for 1 more"):  # two are there already
+    with pytest.raises(TrainingError, match="checkpoints to come: 1 of"):  # two are there already
         check_room(tmp_path, config, HUGE, 4)
     with pytest.raises(TrainingError, match="takes 1.23e.04 GiB"):  # no average
         check_room(tmp_path, toy_config(ema={"enabled": False}), HUGE, 0)
