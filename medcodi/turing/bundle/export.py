@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +17,18 @@ from medcodi import __version__
 from medcodi.config import to_dict
 from medcodi.data.images import fit_square
 from medcodi.data.refusals import Refused
-from medcodi.errors import DataError
+from medcodi.errors import DataError, MedCoDiError
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
+from medcodi.storage import atomic
+from medcodi.storage.job_folder import JobFolder, JobKind, file_row
+from medcodi.study import Direction
 from medcodi.turing.bundle.canonical import sha256_of
 from medcodi.turing.bundle.files import (
     PAYLOADS,
     READER_STUDY,
+    check_empty,
     image_fields,
-    new_folder,
     payload_script,
     seal,
     study_script,
@@ -35,12 +40,21 @@ from medcodi.turing.bundle.key import CUSTODIAN, FORMAT, AnswerKey
 from medcodi.turing.bundle.trials import ReaderTrial, reader_page, reader_trials
 from medcodi.turing.design.blinding import blind_text, cut_image, finish_image
 from medcodi.turing.design.config import ReaderStudyConfig
-from medcodi.turing.design.generated_arm import GeneratedArm, GeneratedContents, GenerationRequest
+from medcodi.turing.design.generated_arm import GeneratedArm, GeneratedContents, GenerationRequest, Stored
 from medcodi.turing.design.items import AUTOENCODED, GENERATED, ItemContent, ReaderItem, draw_items
 from medcodi.turing.design.real_arm import RealArm
 
 if TYPE_CHECKING:
     from medcodi.model import MedCoDi
+
+EXPORT = JobKind(
+    name="an unfinished export of a reader study",
+    index="export.json",
+    record="{shard}/record.json",
+    staged=".{target}.partial",
+    error=DataError,
+    choose="remove it, or choose another --out",
+)
 
 OnExportStep = Callable[[str, int, int], None]  # called with (step, done, total)
 
@@ -68,7 +82,7 @@ def export_bundle(
     salt: str | None = None,
     on_step: OnExportStep | None = None,
 ) -> ExportSummary:
-    """Write a bundle, whole or not at all.
+    """Write a bundle, whole or not at all; an interrupted export resumes with what its model has generated.
 
     Args:
         study: Config of the study.
@@ -93,14 +107,17 @@ def export_bundle(
             expected="a model",
             fix="--autoencoder MODEL, or autoencoded: 0",
         )
-    with new_folder(out) as staging:
+    # Everything that generated contents depend on: another study or model starts anew.
+    arms = {"real": real.name, "generated": {"name": generated.name, **generated.provenance()}}
+    with _opened(out, {"medcodi": __version__, "study": to_dict(study), **arms}) as job:
+        staging = job.content
         # Design: the items, and each reader's trials.
         items = draw_items(study, real, generated)
         salt = salt or secrets.token_hex(32)
         readers = [f"reader-{number + 1:02d}" for number in range(study.readers)]
         trials = {reader: reader_trials(study, items, number, salt) for number, reader in enumerate(readers)}
         # Contents: generate, read and blind.
-        blinded, native = _blind(study, items, real, generated, model, salt, on_step)
+        blinded, native = _blind(study, items, real, generated, model, salt, on_step, partial(_stored, job))
         # Key: everything that readers must not know.
         provenance = {
             "real": {"name": real.name, "left_out": [vars(left) for left in real.left_out]},
@@ -119,6 +136,23 @@ def export_bundle(
     images = sum(MODALITIES[content.modality].kind == "image" for item in items for content in item.contents)
     left_out = [f"{left.file}: {left.reason}" for left in real.left_out]
     return ExportSummary(Path(out), key.bundle_id, len(items), images, native, left_out)
+
+
+@contextmanager
+def _opened(out: str | Path, identity: dict[str, Any]) -> Iterator[JobFolder]:
+    """The work folder of an export; its content becomes ``out`` when the body ends. A refusal leaves nothing behind."""
+    job = JobFolder.beside(check_empty(out), EXPORT, identity)
+    with job.opened(restart=True):
+        try:
+            with atomic.refusing(job.target, error=DataError):
+                # Of an interrupted export only the samples are used: the bundle has another salt, and other bytes.
+                atomic.remove(job.content)
+                job.content.mkdir()
+                yield job
+                job.publish()
+        except MedCoDiError:
+            job.clear()
+            raise
 
 
 def attest(real: RealArm, attested_by: str | None) -> dict[str, str] | None:
@@ -149,6 +183,7 @@ def _blind(
     model: MedCoDi | None,
     salt: str,
     on_step: OnExportStep,
+    stored: Stored,
 ) -> tuple[dict[ItemContent, str], int | None]:
     """Every content through the one pipeline, as the JSON of its payload; and the common native size."""
     # Generate: every requested direction once per case.
@@ -156,7 +191,7 @@ def _blind(
     requests: list[GenerationRequest] = list(
         dict.fromkeys((content.case, content.direction) for content in contents if content.direction is not None)
     )
-    samples = generated.contents(requests, real, lambda done, total: on_step("generating", done, total))
+    samples = generated.contents(requests, real, lambda done, total: on_step("generating", done, total), stored)
     # First half of the pipeline: squares, whose smallest sets the native size.
     images = [content for content in contents if MODALITIES[content.modality].kind == "image"]
     squares: dict[ItemContent, np.ndarray] = {}
@@ -181,6 +216,35 @@ def _blind(
     num_bytes = -(-longest // 256) * 256
     blinded |= {content: text_fields(text, num_bytes) for content, text in texts.items()}
     return blinded, native if squares else None
+
+
+def _stored(job: JobFolder, name: str, make: Callable[[], GeneratedContents]) -> GeneratedContents:
+    """The samples of one batch: those that an interrupted export stored, if they are whole; else made now, and stored."""
+    path = job.place(name).parent / "samples.npz"
+    if not job.verify([name]):
+        with np.load(path, allow_pickle=False) as arrays:
+            return {
+                (case, Direction(tuple(prompts), tuple(targets))): {
+                    target: array if array.dtype.kind == "f" else str(array)
+                    for target in targets
+                    for array in (arrays[f"{number}/{target}"],)
+                }
+                for number, (case, prompts, targets) in enumerate(json.loads(str(arrays["requests"])))
+            }
+    samples = make()
+
+    def fill(folder: Path) -> dict[str, Any]:
+        requests = [(case, direction.prompts, direction.targets) for case, direction in samples]
+        arrays: dict[str, Any] = {
+            f"{number}/{target}": np.asarray(value)
+            for number, contents in enumerate(samples.values())
+            for target, value in contents.items()
+        }
+        np.savez(folder / path.name, requests=np.array(json.dumps(requests)), **arrays)
+        return {"files": {path.name: file_row(folder / path.name)}}
+
+    job.write(name, fill, replace=True)
+    return samples
 
 
 def _value(content: ItemContent, real: RealArm, samples: GeneratedContents) -> Any:

@@ -41,11 +41,16 @@ def new_folder(out: str | Path) -> Iterator[Path]:
     Raises:
         DataError: If ``out`` is not empty, or the disk is full or read-only.
     """
+    with atomic.filling(check_empty(out), error=DataError) as staging:
+        yield staging
+
+
+def check_empty(out: str | Path) -> Path:
+    """Refuse a path that holds something already."""
     out = Path(out)
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise DataError(f"{out} is not empty", expected="a new or empty folder", fix="choose another --out")
-    with atomic.filling(out, error=DataError) as staging:
-        yield staging
+    return out
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

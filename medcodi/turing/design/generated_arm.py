@@ -7,8 +7,11 @@ text or the path of a ``.txt`` file), or one folder per study as ``medcodi gener
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -40,6 +43,9 @@ if TYPE_CHECKING:
 GenerationRequest = tuple[str, Direction]  # study id, prompts and targets
 GeneratedContents = dict[GenerationRequest, dict[str, np.ndarray | str]]  # target -> image [H, W] in [0, 1], or text
 OnStep = Callable[[int, int], None]  # called with (done, total)
+Stored = Callable[
+    [str, Callable[[], GeneratedContents]], GeneratedContents
+]  # (name, make) -> what was stored, else made
 
 
 class GeneratedArm(Protocol):
@@ -59,9 +65,13 @@ class GeneratedArm(Protocol):
         ...
 
     def contents(
-        self, requests: Sequence[GenerationRequest], real: RealArm, on_step: OnStep | None = None
+        self,
+        requests: Sequence[GenerationRequest],
+        real: RealArm,
+        on_step: OnStep | None = None,
+        stored: Stored = lambda name, make: make(),
     ) -> GeneratedContents:
-        """The targets of each request."""
+        """The targets of each request; what takes long is made through ``stored``."""
         ...
 
     def provenance(self) -> dict[str, Any]:
@@ -93,7 +103,11 @@ class GeneratedFolder:
         return Direction((), task.shown_generated)
 
     def contents(
-        self, requests: Sequence[GenerationRequest], real: RealArm, on_step: OnStep | None = None
+        self,
+        requests: Sequence[GenerationRequest],
+        real: RealArm,
+        on_step: OnStep | None = None,
+        stored: Stored = lambda name, make: make(),
     ) -> GeneratedContents:
         """Read the files.
 
@@ -191,24 +205,34 @@ class GeneratedByModel:
         return Direction(in_table_order(prompts), task.shown_generated)
 
     def contents(
-        self, requests: Sequence[GenerationRequest], real: RealArm, on_step: OnStep | None = None
+        self,
+        requests: Sequence[GenerationRequest],
+        real: RealArm,
+        on_step: OnStep | None = None,
+        stored: Stored = lambda name, make: make(),
     ) -> GeneratedContents:
         """Generate in batches of one direction; a sample depends on its case and the seed only."""
-        from medcodi.generation.pipeline import generate_batch
-
-        config = GenerationConfig.from_fields(self.sampling)
         samples: GeneratedContents = {}
         for direction in sorted({direction for _, direction in requests}):
             cases = [case for case, wanted in requests if wanted == direction]
             for start in range(0, len(cases), self.sampling.batch_size):
                 batch = cases[start : start + self.sampling.batch_size]
                 prompts = [self._prompts(real.study(case), direction.prompts) for case in batch]
-                seeds = [seed_from_keys("turing-sample", self.seed, case, str(direction)) for case in batch]
-                generated = generate_batch(self.model, prompts, direction.targets, seeds, config)
-                samples |= {(case, direction): contents for case, contents in zip(batch, generated, strict=True)}
+                make = partial(self._generate, batch, direction, prompts)
+                samples |= stored(f"samples-{_digest(batch, direction, prompts)}", make)
                 if on_step:
                     on_step(len(samples), len(requests))
         return samples
+
+    def _generate(
+        self, cases: Sequence[str], direction: Direction, prompts: Sequence[dict[str, np.ndarray | str]]
+    ) -> GeneratedContents:
+        from medcodi.generation.pipeline import generate_batch
+
+        seeds = [seed_from_keys("turing-sample", self.seed, case, str(direction)) for case in cases]
+        config = GenerationConfig.from_fields(self.sampling)
+        generated = generate_batch(self.model, prompts, direction.targets, seeds, config)
+        return {(case, direction): contents for case, contents in zip(cases, generated, strict=True)}
 
     def _prompts(self, study: Study, modalities: Collection[str]) -> dict[str, np.ndarray | str]:
         """The prompts, images at the model's size."""
@@ -223,6 +247,14 @@ class GeneratedByModel:
             "sampling": to_dict(GenerationConfig.from_fields(self.sampling).resolved(self.model)),
             "seed": self.seed,
         }
+
+
+def _digest(cases: Sequence[str], direction: Direction, prompts: Sequence[dict[str, np.ndarray | str]]) -> str:
+    """16 digits that a batch's cases, direction and prompts decide."""
+    from medcodi.generation.request import value_hash
+
+    hashes = [{name: value_hash(value) for name, value in values.items()} for values in prompts]
+    return hashlib.sha256(json.dumps([list(cases), str(direction), hashes]).encode()).hexdigest()[:16]
 
 
 def open_generated(source: str, sampling: SamplingConfig, seed: int, device: str | None = None) -> GeneratedArm:

@@ -16,7 +16,7 @@ from medcodi.turing.bundle.files import read_payload, read_study_script
 from medcodi.turing.bundle.key import read_key
 from medcodi.turing.design.config import ReaderStudyConfig, SamplingConfig
 from medcodi.turing.design.generated_arm import GeneratedByModel, open_generated
-from medcodi.turing.design.real_arm import open_real
+from medcodi.turing.design.real_arm import RealArm, open_real
 from tests.unit.turing.arms import real_table, tiny_study
 
 
@@ -88,6 +88,42 @@ def test_a_model_generates_from_the_real_studies_and_its_autoencoder_serves(tiny
     assert [path.read_bytes() for path in files[0]] == [
         path.read_bytes() for path in files[1]
     ]  # the same salt, the same bytes
+
+
+def test_an_interrupted_export_resumes_with_what_was_generated(tiny_model, tmp_path: Path) -> None:
+    study = tiny_study(modalities=["report", "frontal"], kind="coherence", generated=["frontal"], num_items=6)
+    sampling = SamplingConfig(num_inference_steps=2, batch_size=1)
+    arm, whole = GeneratedByModel("tiny", tiny_model, sampling, seed=0), tmp_path / "whole"
+
+    def real() -> RealArm:
+        return open_real("phantom", num_phantoms=12, image_size=64)
+
+    export_bundle(study, real(), arm, whole, salt="s")
+
+    def interrupt(step: str, done: int, total: int) -> None:
+        if step == "generating" and done == 2:
+            raise KeyboardInterrupt
+
+    # Interrupted: nothing at its place, two batches in the hidden folder. One of them is damaged meanwhile.
+    with pytest.raises(KeyboardInterrupt):
+        export_bundle(study, real(), arm, tmp_path / "a", salt="s", on_step=interrupt)
+    assert not (tmp_path / "a").exists()
+    stored = sorted((tmp_path / ".a.partial").glob("samples-*/samples.npz"))
+    assert len(stored) == 2 and not list((tmp_path / ".a.partial/content").iterdir())
+    stored[0].write_bytes(stored[0].read_bytes()[:-1])
+    before = stored[1].stat().st_mtime_ns
+
+    # Resumed: the whole batch is used, and the bundle has the same bytes.
+    seen: list[int] = []
+
+    def look(step: str, done: int, total: int) -> None:
+        if step == "generating" and done == total:
+            seen.append(stored[1].stat().st_mtime_ns)
+
+    export_bundle(study, real(), arm, tmp_path / "a", salt="s", on_step=look)
+    assert seen == [before] and not (tmp_path / ".a.partial").exists()
+    names = sorted(path.relative_to(whole) for path in (whole / "readers").rglob("*.js"))
+    assert names and all((whole / name).read_bytes() == (tmp_path / "a" / name).read_bytes() for name in names)
 
 
 @pytest.mark.parametrize("by_path", [True, False])
