@@ -10,7 +10,8 @@ The rules, in order:
 3. ``FINDINGS`` and ``IMPRESSION`` have many names (the tables below). A heading that names a film (``PORTABLE AP CHEST:``)
    opens the findings, until a real ``FINDINGS`` comes. Other headings inside them (``LUNGS:``) stay in their text.
 4. Where no heading says findings, they are the paragraphs under no heading: what follows the first paragraph of
-   the technique or comparison, and sentences before the first heading.
+   the technique or comparison, and sentences before the first heading; else the last paragraph after a blank line below
+   a history or a reason for the examination.
 """
 
 from __future__ import annotations
@@ -81,6 +82,7 @@ _BANNER = re.compile(
     r"^[ \t]*(?P<banner>FINAL REPORT|FINAL ADDENDUM|ADDENDUM|PRELIMINARY REPORT|WET READ(?: VERSION)?)\b(?P<rest>[^\n]*)$",
     re.MULTILINE,
 )
+_HISTORY = re.compile(r"(?:CLINICAL |PATIENT )?HISTORY|REASON(?: FOR (?:THIS )?EXAM(?:INATION)?)?")
 _PARAGRAPH = re.compile(r"\n[ \t]*\n")
 _MIN_WORDS = 4  # a paragraph of fewer is a title
 
@@ -153,6 +155,7 @@ def _sections(body: str) -> dict[str, str]:
     """Kind of text -> text, in a final part."""
     texts: dict[str, list[str]] = {kind: [] for kind in _TEXTS}
     under_none: list[str] = []
+    after_history: list[str] = []
     kind = _OPEN
     for place, (heading, text) in enumerate(_headed(body)):
         named = _kind_of_heading(heading)
@@ -165,8 +168,10 @@ def _sections(body: str) -> dict[str, str]:
         elif kind == _OPEN:
             paragraphs = _PARAGRAPH.split(text)
             under_none += [one for one in paragraphs[0 if place == 0 else 1 :] if _is_prose(one)]
+        elif _HISTORY.fullmatch(heading):
+            after_history += [paragraph for paragraph in _PARAGRAPH.split(text)[1:] if _is_prose(paragraph)]
     found = {kind: _tidy(" ".join(pieces)) for kind, pieces in texts.items()}
-    return {**found, _NO_HEADING: _tidy(" ".join(under_none))}
+    return {**found, _NO_HEADING: _tidy(" ".join(under_none or after_history[-1:]))}
 
 
 def _kind_of_heading(heading: str) -> str:

@@ -293,3 +293,14 @@ def test_sections_of_a_report(text: str, findings: str, impression: str) -> None
 def test_reports_without_anything_say_why(text: str, why: str) -> None:
     found = read_mimic_report(text)
     assert not found.findings and not found.impression and found.why_empty == why
+
+
+@pytest.mark.parametrize("heading", ["HISTORY", "REASON FOR EXAMINATION"])
+def test_prose_after_a_history_is_the_report_if_nothing_else_is(heading: str) -> None:
+    prose = "The heart is normal in size. There is no pleural effusion."
+    text = f"FINAL REPORT\n {heading}: Fever and cough for three days.\n\n {prose}\n"
+    assert read_mimic_report(text).findings == prose
+    # A heading of findings or impression wins, and an indication alone is no report.
+    named = read_mimic_report(text + "\n IMPRESSION: Normal chest.\n")
+    assert named.impression == "Normal chest."
+    assert read_mimic_report(f"FINAL REPORT\n {heading}: Fever and cough for three days.\n").findings == ""
