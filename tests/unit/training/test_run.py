@@ -50,7 +50,7 @@ def test_a_disk_without_room_for_the_checkpoints_to_come_is_refused(tmp_path: Pa
         (tmp_path / f"step-{step:08d}").mkdir()
     with pytest.raises(TrainingError, match="checkpoints to come: 1 of"):  # two are there already
         check_room(tmp_path, config, HUGE, 4)
-    with pytest.raises(TrainingError, match="takes 1.23e.04 GiB"):  # no average
+    with pytest.raises(TrainingError, match="1.23e.04 GiB each"):  # no average
         check_room(tmp_path, toy_config(ema={"enabled": False}), HUGE, 0)
 
 
