@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from medcodi.errors import DataError
+from medcodi.storage.locks import locked
 from medcodi.storage.names import plain_name
 
 INFO_FILE = "dataset_info.json"
@@ -217,16 +217,13 @@ def _reaching(url: str) -> Iterator[None]:
 
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
-    """One process of this machine at a time; the others wait and then find the work done."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        file = (folder / ".lock").open("w")
-    except OSError as error:
-        raise DataError(
-            f"the cache folder {folder} cannot be written ({error.strerror})",
-            fix=f"set {CACHE_VARIABLE} to one that can",
-        ) from None
-    with file:
-        with suppress(OSError):  # a file system without locks: copies are put in place whole all the same
-            fcntl.flock(file, fcntl.LOCK_EX)
+    """One process at a time; the others wait and then find the work done."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(folder / ".lock", wait=True))
+        except OSError as error:
+            raise DataError(
+                f"the cache folder {folder} cannot be written ({error.strerror})",
+                fix=f"set {CACHE_VARIABLE} to one that can",
+            ) from None
         yield
