@@ -99,7 +99,8 @@ def evaluate_and_print(options: EvaluateConfig) -> None:
 
 
 def _print_results(results: dict[str, Any], folder: Path) -> None:
-    from medcodi.evaluation.report.summary import alarms, terminal_table, verdict
+    from medcodi.evaluation.report.alarms import alarms
+    from medcodi.evaluation.report.summary import terminal_table, verdict
 
     columns, rows = terminal_table(results)
     table = Table(*columns, show_lines=True)

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.evaluation.provenance import machine
-from medcodi.evaluation.report.summary import alarms, summary_table, verdict
+from medcodi.evaluation.report.alarms import alarms
+from medcodi.evaluation.report.summary import summary_table, verdict
 from medcodi.evaluation.report.tables import (
     coherence_table,
     comparison_table,

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from medcodi.evaluation.report.alarms import alarms
 from medcodi.evaluation.report.headline import beside_macro, counted_findings, share_of_ceiling
-from medcodi.evaluation.report.summary import alarms, terminal_table, verdict
+from medcodi.evaluation.report.summary import terminal_table, verdict
 from tests.unit.evaluation.report.conftest import direction, results
 
 

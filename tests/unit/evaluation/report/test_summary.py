@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from medcodi.evaluation.report.summary import against_better, alarms, summary_table, terminal_table, verdict
+from medcodi.evaluation.report.alarms import alarms
+from medcodi.evaluation.report.summary import against_better, summary_table, terminal_table, verdict
 from medcodi.evaluation.report.tables import comparison_table
 from tests.unit.evaluation.report.conftest import results
 

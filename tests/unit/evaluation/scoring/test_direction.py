@@ -11,7 +11,8 @@ from medcodi.evaluation.annotate import Annotators
 from medcodi.evaluation.annotators.classifier import FindingClassifier
 from medcodi.evaluation.annotators.image_annotators import ClassifierAnnotator
 from medcodi.evaluation.config import ScoringConfig
-from medcodi.evaluation.report.summary import alarms, terminal_table, verdict
+from medcodi.evaluation.report.alarms import alarms
+from medcodi.evaluation.report.summary import terminal_table, verdict
 from medcodi.evaluation.scoring.comparisons import multi_prompt_tests
 from medcodi.evaluation.scoring.direction import SCORERS, DirectionScores, legible_findings
 from medcodi.evaluation.scoring.metrics import ALL_TARGETS, METRIC_GROUPS

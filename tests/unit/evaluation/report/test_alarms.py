@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medcodi.evaluation.report.summary import alarms, unfit_annotators
+from medcodi.evaluation.report.alarms import alarms, unfit_annotators
 
 
 def results(phantoms: bool | None, trained_on: str = "phantom-demo/train", model: str | None = None) -> dict[str, Any]:
