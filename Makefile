@@ -25,7 +25,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test test-faults check format bench golden demo-train clean doctor
+.PHONY: help setup demo test test-long test-faults check format bench golden demo-train clean doctor
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -54,7 +54,10 @@ doctor: $(ENOUGH) ## check what this machine can do
 	$(BIN)/medcodi doctor
 
 test: $(STAMP) ## all tests but the longest, on two workers
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not faults" $(PYTEST_ARGS)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not faults and not long" $(PYTEST_ARGS)
+
+test-long: $(STAMP) ## what takes minutes: snippets of the docs, the wheel, servers, browsers, whole chains
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "long and not faults" $(PYTEST_ARGS)
 
 test-faults: $(STAMP) ## the long tests of training: kills at many moments, every stage on one and two ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m faults $(PYTEST_ARGS)
