@@ -43,8 +43,8 @@ from medcodi.metrics.bootstrap import (
     resampling_weights,
     weighted_mean,
 )
+from medcodi.metrics.distances import Moments, frechet_distance
 from medcodi.metrics.findings import Confusion
-from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.metrics.labeler import label_matrix
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, demo_checkpoint

@@ -25,11 +25,9 @@ from medcodi.evaluation.annotations import (
     table_path,
 )
 from medcodi.evaluation.annotators.features import FeatureExtractor
-from medcodi.evaluation.annotators.findings import findings_from_probabilities
 from medcodi.evaluation.annotators.geometry import GeometryAnnotator
-from medcodi.evaluation.annotators.image_annotators import ImageAnnotator
-from medcodi.evaluation.annotators.report_labelers import ReportLabeler, load_labeler
-from medcodi.evaluation.annotators.report_scorers import ReportScorer
+from medcodi.evaluation.annotators.image_annotators import ImageAnnotator, findings_from_probabilities
+from medcodi.evaluation.annotators.report_annotators import ReportLabeler, ReportScorer, load_labeler
 from medcodi.evaluation.config import ScoringConfig
 from medcodi.evaluation.scoring.case import derangements
 from medcodi.evaluation.scoring.similarity import pairs_are_scored
@@ -86,9 +84,9 @@ class Annotators:
         # Texts: labels and sides.
         if MODALITIES[modality].kind == "text":
             texts = [str(value) for value in values]
-            found = self.labeler.finding_annotations(texts)
-            arrays = {"labels": found.labels, "sides": side_codes(found.sides)}
-            arrays["margin"] = self.labeler.matrix(texts) - 0.5  # [N, 14]; a label counts as 0 or 1, at 0.5
+            labels = self.labeler.matrix(texts)  # [N, 14] of 0 and 1; an uncertain mention counts as present
+            arrays = {"labels": labels.astype(np.float32), "sides": side_codes(self.labeler.findings(texts))}
+            arrays["margin"] = labels - 0.5
             table = AnnotationTable(modality, list(rows), hashes, texts, arrays)
         # Images: labels and sides, features, brightness; likeness to the truth.
         else:
@@ -119,8 +117,8 @@ class Annotators:
             self.images.judged(modality),
             self.images.thresholds(modality),
         )
-        found = findings_from_probabilities(targets, thresholds, judged, probabilities)
-        arrays |= {"labels": found.labels, "sides": side_codes(found.sides)}
+        labels, sides = findings_from_probabilities(targets, thresholds, judged, probabilities)
+        arrays |= {"labels": labels, "sides": side_codes(sides)}
         if self.finds_in(modality):  # of every label with a threshold, judged or not; NaN for the others
             columns = [targets.index(label) if label in targets else -1 for label in CHEXPERT_LABELS]
             margin = probabilities[:, columns] - thresholds[columns]  # [N, 14]

@@ -10,8 +10,7 @@ from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError, one_of
 from medcodi.evaluation.annotators.features import EXTRACTORS
 from medcodi.evaluation.annotators.image_annotators import IMAGE_ANNOTATORS
-from medcodi.evaluation.annotators.report_labelers import LABELERS
-from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS
+from medcodi.evaluation.annotators.report_annotators import LABELERS, REPORT_SCORERS
 from medcodi.evaluation.scoring.metrics import METRIC_GROUPS
 from medcodi.modality import MODALITIES
 from medcodi.model.execution import ExecutionConfig

@@ -18,8 +18,7 @@ from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE
 from medcodi.evaluation.annotators.features import ENCODER, load_extractor
 from medcodi.evaluation.annotators.geometry import GEOMETRY_FILE, GeometryAnnotator
 from medcodi.evaluation.annotators.image_annotators import load_image_annotator
-from medcodi.evaluation.annotators.report_labelers import load_labeler
-from medcodi.evaluation.annotators.report_scorers import load_report_scorer
+from medcodi.evaluation.annotators.report_annotators import load_labeler, load_report_scorer
 from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.evaluation.config import EvaluateConfig
 from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOut

@@ -9,7 +9,7 @@ import numpy as np
 
 from medcodi.errors import DataError
 from medcodi.metrics.bootstrap import Statistic, weighted_mean
-from medcodi.metrics.feature_checks import checked_pair
+from medcodi.metrics.distances import checked_pair
 
 _BLOCK = 1024  # rows of a distance matrix in memory at once
 

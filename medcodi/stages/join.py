@@ -13,12 +13,11 @@ from medcodi.diffusion.objective import denoising_error
 from medcodi.modality import in_table_order
 from medcodi.model import MedCoDi
 from medcodi.randomness import StepRandomness
-from medcodi.stages.accumulation import Features, Rows, StepOutput
 from medcodi.stages.contrastive import contrast, group_ids
 from medcodi.stages.dry_run import DryRun, denoising, environment, frozen_encoding
 from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
 from medcodi.stages.stage import Stage
-from medcodi.stages.step import Step, draw_timesteps
+from medcodi.stages.step import Features, Rows, Step, StepOutput, draw_timesteps
 
 
 @config

@@ -16,8 +16,15 @@ from medcodi import __version__
 from medcodi.config import config, to_dict
 from medcodi.data.files import FORMAT, INFO_FILE
 from medcodi.data.preparation.ledger import Ledger
-from medcodi.data.preparation.plan import PatientSplits, Shard, plan_shards
-from medcodi.data.preparation.shards import FILE_FORMATS, PREPARATION, Interrupted, WrittenShard
+from medcodi.data.preparation.shards import (
+    FILE_FORMATS,
+    PREPARATION,
+    Interrupted,
+    PatientSplits,
+    Shard,
+    WrittenShard,
+    plan_shards,
+)
 from medcodi.data.preparation.workers import Workers
 from medcodi.data.sources import SOURCES, Each, Source
 from medcodi.data.sources.record import Record

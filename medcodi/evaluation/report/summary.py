@@ -7,22 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from medcodi.evaluation.report.headline import (
+from medcodi.evaluation.report.wording import (
     NO_FINDING,
+    Results,
     beside_macro,
     counted_findings,
-    micro_f1,
-    share_of_ceiling,
-)
-from medcodi.evaluation.report.wording import (
-    Results,
     directions,
     interval,
+    micro_f1,
     number,
     percent,
     pretty,
     several,
     share,
+    share_of_ceiling,
     signed,
 )
 from medcodi.evaluation.scoring.metrics import ALL_TARGETS

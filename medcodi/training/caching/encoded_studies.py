@@ -14,8 +14,7 @@ from medcodi.errors import DataError
 from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.stages.encoded import EncodedBatch
 from medcodi.storage.job_folder import JobFolder
-from medcodi.training.caching.key import CacheKey
-from medcodi.training.caching.records import CACHE, CRC, NULLS, damaged, file_row_of
+from medcodi.training.caching.format import CACHE, CRC, NULLS, CacheKey, damaged, file_row_of
 
 AGAIN = "medcodi data cache … --overwrite encodes what is damaged again"
 

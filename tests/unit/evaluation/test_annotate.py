@@ -19,7 +19,7 @@ from medcodi.evaluation.annotate import (
 )
 from medcodi.evaluation.annotations import AnnotationTable, real_path, table_path
 from medcodi.evaluation.annotators.image_annotators import ClassifierAnnotator
-from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS, ReportScorer
+from medcodi.evaluation.annotators.report_annotators import REPORT_SCORERS, ReportScorer
 from medcodi.evaluation.config import ScoringConfig
 from medcodi.evaluation.studies import HeldOutStudies, content_sha256
 from medcodi.evaluation.systems.contents import ContentFolder
