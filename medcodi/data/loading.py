@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medcodi.config import config
 from medcodi.data.dataset import PHANTOMS_PER_SPLIT, SPLITS, FirstStudies, StudyDataset, open_dataset, read_study
-from medcodi.data.stalls import workers_failed
+from medcodi.data.refusals import workers_failed
 from medcodi.errors import ConfigError, DataError, one_of
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator

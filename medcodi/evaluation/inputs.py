@@ -30,7 +30,7 @@ from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction
 
 LEAST_STUDIES = 8
-Given = Mapping[str, Mapping[Direction, Sequence[int]]]  # system -> direction -> rows of a bundle
+BundleRows = Mapping[str, Mapping[Direction, Sequence[int]]]  # system -> direction -> the studies that a bundle holds
 
 
 @dataclass
@@ -45,26 +45,26 @@ class Inputs:
     left_out: list[LeftOut] = field(default_factory=list)  # directions of the model that too few studies hold
 
 
-def open_inputs(config: EvaluateConfig, ranks: Ranks, *, given: Given | None = None) -> Inputs:
+def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows | None = None) -> Inputs:
     """Open model, data, annotators and systems.
 
     Args:
         config: The evaluation.
         ranks: The processes.
-        given: What a bundle holds: nothing is generated or read from elsewhere, and nothing is cached.
+        bundle_rows: What a bundle holds: nothing is generated or read from elsewhere, and nothing is cached.
 
     Raises:
         ConfigError, DataError, CheckpointError: If model, data, annotators and directions do not fit.
         MissingExtraError: If an annotator's package is not installed.
     """
     device = rank_device(config.device)
-    if given is None:
+    if bundle_rows is None:
         config.execution.check(device)
     model = load(config.model, device) if config.evaluates_model else None
     # Directions: of the bundle, or of the model and of every system's files.
     listings: dict[str, Listing] = {}
-    if given is not None:
-        directions = {direction for system in given.values() for direction in system}
+    if bundle_rows is not None:
+        directions = {direction for system in bundle_rows.values() for direction in system}
     else:
         requested = config.requested_directions
         listings = {name: list_generated(source, requested) for name, source in config.systems.items()}
@@ -73,7 +73,7 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, given: Given | None = N
     dataset = _open_data(config, model, sorted(directions))
     generation = None if model is None else config.generation.resolved(model)
     # Annotators, and the real studies, whose truth may come from the labeler.
-    cache = None if given is not None else Path(config.cache or Path(config.out) / "features")
+    cache = None if bundle_rows is not None else Path(config.cache or Path(config.out) / "features")
     annotators = open_annotators(config, model, directions, device, cache)
     held_out = HeldOutStudies(
         dataset,
@@ -88,8 +88,8 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, given: Given | None = N
     # Systems.
     systems: list[System] = []
     left_out: list[LeftOut] = []
-    if given is not None:
-        systems += [BundleSystem(name, held_out, dict(rows)) for name, rows in given.items()]
+    if bundle_rows is not None:
+        systems += [BundleSystem(name, held_out, dict(rows)) for name, rows in bundle_rows.items()]
         return Inputs(config, held_out, annotators, systems, ranks)
     if model is not None and generation is not None:
         name = config.name or model.config.name
@@ -115,7 +115,7 @@ def classifier_folder(config: EvaluateConfig) -> Path:
 def open_annotators(
     config: EvaluateConfig, model: MedCoDi | None, directions: set[Direction], device: str, cache: Path | None
 ) -> Annotators:
-    """Load what the metrics of the given directions need.
+    """Load what the metrics of these directions need.
 
     Args:
         config: The evaluation.

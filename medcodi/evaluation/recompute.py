@@ -81,7 +81,7 @@ def rescore_bundle(
         protocol = annotations.metadata["protocol"]
         config = _changed(from_dict(EvaluateConfig, protocol["config"], source=str(folder / RESULTS)), changes or {})
         own = {name: value for name, value in to_dict(config).items() if name not in NOT_THE_PROTOCOL}
-        # In place: score() copies the protocol into the results, and it is stored below.
+        # Changed where it is: score() copies the protocol into the results, and it is stored below.
         protocol |= {"config": own, "scoring": scoring_protocol(config)}
         results = score(annotations, config)
 
@@ -192,8 +192,8 @@ def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             yield from _leaves(inner, f"{where} / {key}")
     elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from _leaves(inner, f"{where} / {place}")
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{where} / {index}")
     else:
         yield where, value
 
@@ -233,13 +233,13 @@ def verify_bundle(
     if data is not None:
         config = replace(config, data=replace(config.data, path=data, source=None))
     try:
-        given = {
+        bundle_rows = {
             name: {Direction.parse(text): direction["kept"] for text, direction in system.items()}
             for name, system in listed["systems"].items()
         }
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{folder / SCORED} is not a list of what was scored", fix="evaluate again") from None
-    inputs = open_inputs(config, ALONE, given=given)
+    inputs = open_inputs(config, ALONE, bundle_rows=bundle_rows)
     _check_studies(inputs.held_out, listed, verification)
     if any(difference.where.startswith("study") for difference in verification.differences):
         return verification  # of other studies, no figure could be the same

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from medcodi.data.stalls import workers_failed
+from medcodi.data.refusals import workers_failed
 from medcodi.distributed import join_ranks
 from medcodi.errors import CheckpointError, TrainingError
 from medcodi.randomness import StepRandomness

@@ -184,7 +184,7 @@ def _finish(
         num_studies=sum(len(shard.records) for shard in shards),
         left_out=sum(result.left_out for result in results),
     )
-    with refusing(folder, error=Interrupted, then=PREPARATION.then):
+    with refusing(folder, error=Interrupted, then=PREPARATION.resume):
         ledger.write(folder)
     # The fingerprint: a hash over all rows.
     digest = hashlib.sha256(repr((config.source, config.image_size)).encode())
@@ -205,7 +205,7 @@ def _finish(
         "shards": files,
         "config": {key: value for key, value in to_dict(config).items() if key not in _OF_THE_RUN},
     }
-    write_json(folder / INFO_FILE, info, error=Interrupted, then=PREPARATION.then)
+    write_json(folder / INFO_FILE, info, error=Interrupted, then=PREPARATION.resume)
     return ledger
 
 

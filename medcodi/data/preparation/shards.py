@@ -97,9 +97,9 @@ class Interrupted(DataError):  # noqa: N818 -- not the data's fault: finished sh
 
 PREPARATION = JobKind(
     name="an unfinished preparation",
-    staged=".{target}.partial",
+    staging_name=".{target}.partial",
     error=Interrupted,
-    choose="remove it, or choose another --out",
+    fix="remove it, or choose another --out",
 )
 
 
@@ -142,7 +142,7 @@ def write_shard(shard: Shard, folder: Path, image_size: int, file_format: str) -
                 digests[place] = _digest(row)
                 yield row
 
-    with atomic.replacing(folder / file, error=PREPARATION.error, then=PREPARATION.then) as partial:
+    with atomic.replacing(folder / file, error=PREPARATION.error, then=PREPARATION.resume) as partial:
         _WRITERS[file_format](partial, rows())
         if not digests:
             partial.unlink()  # no study is kept: no file

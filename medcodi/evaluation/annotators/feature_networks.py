@@ -75,11 +75,11 @@ def _inception(name: str, source: WeightSource | None, request: LoadRequest, pre
     def embed(images: list[np.ndarray], modality: str) -> Tensor:
         # Images of one size form a batch.
         by_size: dict[tuple[int, ...], list[int]] = {}
-        for place, image in enumerate(images):
-            by_size.setdefault(image.shape, []).append(place)
-        features = torch.cat([embed_one_size([images[place] for place in places]) for places in by_size.values()])
+        for index, image in enumerate(images):
+            by_size.setdefault(image.shape, []).append(index)
+        features = torch.cat([embed_one_size([images[index] for index in indices]) for indices in by_size.values()])
         # Back to the order of the images.
-        order = [place for places in by_size.values() for place in places]
+        order = [index for indices in by_size.values() for index in indices]
         return features[torch.tensor(order).argsort()]
 
     return FeatureNetwork(dim=2048, weights_sha256=digest, prepare=prepare, embed=embed)

@@ -114,7 +114,7 @@ _ROWS = (
     ),
 )
 EXTRACTORS: dict[str, ExtractorRow] = {row.name: row for row in _ROWS}
-ENCODER = "prompt-encoder"  # the row whose features are places in the shared latent space of a model
+ENCODER = "prompt-encoder"  # the row whose features are positions in the shared latent space of a model
 
 
 class FeatureExtractor(BatchAnnotator):

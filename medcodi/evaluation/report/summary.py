@@ -60,11 +60,11 @@ def summary_table(results: Results) -> Table:
 def terminal_table(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The summary for a terminal, which is narrow: columns and rows of text, the bounds of each figure below it."""
     table = summary_table(results)
-    chosen = [place for place, column in enumerate(table.columns) if column not in ON_PAGE_ONLY]
+    chosen = [index for index, column in enumerate(table.columns) if column not in ON_PAGE_ONLY]
     rows = [
-        tuple("\n".join(filter(None, (row[place].text, row[place].below))) for place in chosen) for row in table.cells()
+        tuple("\n".join(filter(None, (row[index].text, row[index].below))) for index in chosen) for row in table.cells()
     ]
-    return tuple(table.columns[place] for place in chosen), rows
+    return tuple(table.columns[index] for index in chosen), rows
 
 
 def against_better(results: Results) -> list[dict[str, Any]]:

@@ -31,7 +31,7 @@ class PairAnnotations:
     """Annotations of two targets of the same N studies."""
 
     labels: Pair | None = None  # findings of each, `[N, K]` of 0, 1, NaN; None: not annotated
-    latents: Pair | None = None  # place of each in the shared latent space, `[N, D]`; None: not annotated
+    latents: Pair | None = None  # position of each in the shared latent space, `[N, D]`; None: not annotated
     geometry: Pair | None = None  # attributes of each that count, `[N, A]`; None: not annotated
 
 

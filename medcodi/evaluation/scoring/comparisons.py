@@ -140,8 +140,8 @@ def _statistics(scores: DirectionScores) -> dict[tuple[str, str], StudyStatistic
 
 def _places(scores: DirectionScores, rows: Sequence[int]) -> list[int]:
     """Positions of studies among those that a direction is scored on."""
-    position = {row: place for place, row in enumerate(scores.rows)}
-    return [position[row] for row in rows]
+    index_of = {row: index for index, row in enumerate(scores.rows)}
+    return [index_of[row] for row in rows]
 
 
 def _better(singles: Sequence[DirectionScores]) -> Direction | None:
@@ -159,7 +159,7 @@ def _better(singles: Sequence[DirectionScores]) -> Direction | None:
     except NotComparableError:
         return None
     values = [value_of(one.statistic(), len(common)) for one in shared]
-    return singles[max(range(len(values)), key=lambda place: values[place])].direction
+    return singles[max(range(len(values)), key=lambda index: values[index])].direction
 
 
 def _with_judgements(comparisons: Comparisons) -> Comparisons:

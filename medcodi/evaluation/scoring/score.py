@@ -119,13 +119,13 @@ def wrong_findings(scores: DirectionScores) -> np.ndarray:
 def shown_studies(scores: DirectionScores, seed: int, num: int) -> list[tuple[str, int]]:
     """(title, row) of the studies on the page: ``num`` random ones, then the ``num`` worst of the others."""
     order = numpy_generator("pictures", seed, str(scores.direction)).permutation(len(scores.rows))
-    random = [int(place) for place in order[:num]]
+    random = [int(index) for index in order[:num]]
     wrong = wrong_findings(scores)
-    worst = [place for place in sorted(order.tolist(), key=lambda place: -wrong[place]) if place not in random][:num]
-    return [("random study", scores.rows[place]) for place in random] + [
-        (f"worst study: {wrong[place]:.0f} of its findings wrong", scores.rows[place])
-        for place in worst
-        if wrong[place] > 0
+    worst = [index for index in sorted(order.tolist(), key=lambda index: -wrong[index]) if index not in random][:num]
+    return [("random study", scores.rows[index]) for index in random] + [
+        (f"worst study: {wrong[index]:.0f} of its findings wrong", scores.rows[index])
+        for index in worst
+        if wrong[index] > 0
     ]
 
 

@@ -269,13 +269,9 @@ def compare(
         common = set.intersection(*counted)
         more = {"findings": len(common), "findings_left_out": sorted(set.union(*counted) - common)}
     # Exchange the systems study by study, if the figure allows it.
-    stacked = first.stacked(second)
-    if stacked is not None:
-        test = paired_test(
-            stacked, patients, "compare", seed, num_resamples=resamples, num_permutations=permutations
-        ).to_dict()
-        _check_known(test, len(patients))
-        return {**test, **more}
+    if (stacked := first.stacked(second)) is not None:
+        result = paired_test(stacked, patients, "compare", seed, num_resamples=resamples, num_permutations=permutations)
+        return {**_known(result.to_dict(), len(patients)), **more}
     if not isinstance(first, SetStatistic) or not isinstance(second, SetStatistic):
         raise NotComparableError("they cannot be exchanged study by study")
     # Figures of whole sets: only an interval of the difference.
@@ -286,7 +282,7 @@ def compare(
         )
     statistics, ones = (first.statistic(), second.statistic()), np.ones((1, len(patients)))
     difference = paired_difference(*statistics, resampling_weights(patients, num_resamples, "compare", seed))
-    test = {
+    result = {
         "first": float(statistics[0](ones)[0]),
         "second": float(statistics[1](ones)[0]),
         "p_value": None,
@@ -294,11 +290,12 @@ def compare(
         "num_patients": len(set(patients)),
         "difference": difference.to_dict(),
     }
-    _check_known(test, len(patients))
-    return test
+    return _known(result, len(patients))
 
 
-def _check_known(test: dict[str, Any], num: int) -> None:
-    unknown = [side for side in ("first", "second") if test[side] is None or not np.isfinite(test[side])]
+def _known(result: dict[str, Any], num: int) -> dict[str, Any]:
+    """The result, unless a figure in it is unknown."""
+    unknown = [side for side in ("first", "second") if result[side] is None or not np.isfinite(result[side])]
     if unknown:
         raise NotComparableError(f"there is no figure of the {' and '.join(unknown)} on the {num} common studies")
+    return result

@@ -92,8 +92,8 @@ class ContentFolder:
         wanted = set(rows)
         needed = [shard for shard in shards if wanted & set(shard.rows)]
         return {
-            row: {target: values[place] for target, values in contents.items()}
+            row: {target: values[index] for target, values in contents.items()}
             for shard, contents in self.read_shards(direction, needed)
-            for place, row in enumerate(shard.rows)
+            for index, row in enumerate(shard.rows)
             if row in wanted
         }

@@ -28,7 +28,7 @@ def open_cache(folder: Path, key: CacheKey, dataset: StudyDataset | None = None)
     job = JobFolder(folder, CACHE, key.to_json())
     index = job.read_index()
     if index is None:
-        raise DataError(f"no cache at {folder}", expected=f"a folder with {CACHE.index}", fix="medcodi data cache")
+        raise DataError(f"no cache at {folder}", expected=f"a folder with {CACHE.index_file}", fix="medcodi data cache")
     job.check()
     count = getattr(dataset, "modality_counts", None)
     if count is not None and index.get("complete"):

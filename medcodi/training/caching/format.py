@@ -95,15 +95,15 @@ MIN_STUDIES = 32
 
 CACHE = JobKind(
     name="a cache of encoded studies",
-    index="cache.json",
-    key="key",
-    header={"format": "medcodi-cache/1"},
-    record="{shard}.json",
-    files="{shard}.npy",
-    own=(NULLS, "part-*.npy", "part-*.json"),
+    index_file="cache.json",
+    identity_key="key",
+    index_header={"format": "medcodi-cache/1"},
+    record_file="{shard}.json",
+    old_shard_file="{shard}.npy",
+    own_patterns=(NULLS, "part-*.npy", "part-*.json"),
     error=DataError,
-    choose="name another cache folder, or make this one again: medcodi data cache … --overwrite",
-    then="run it again: finished shards stay",
+    fix="name another cache folder, or make this one again: medcodi data cache … --overwrite",
+    resume="run it again: finished shards stay",
 )
 
 
@@ -141,5 +141,5 @@ def write_array(path: Path, array: np.ndarray) -> dict[str, Any]:
     """Write an array as ``.npy``, whole or not at all; returns its ``bytes`` and ``sha256``."""
     data = io.BytesIO()  # numpy's own writing to a file does not tell a full disk
     np.save(data, array, allow_pickle=False)
-    atomic.write_bytes(path, data.getbuffer(), error=CACHE.error, then=CACHE.then)
+    atomic.write_bytes(path, data.getbuffer(), error=CACHE.error, then=CACHE.resume)
     return file_row(path)
