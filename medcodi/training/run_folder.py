@@ -8,7 +8,6 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -175,9 +174,8 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
 def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
     """Reports of the first studies; without their images where the dataset can."""
     indices = range(min(num_studies, len(dataset)))
-    alone = getattr(dataset, "report", None)
-    found = (alone(index) for index in indices) if alone else (dataset[index].report for index in indices)
-    return [report or "" for report in islice(found, num_studies)]
+    read_report = getattr(dataset, "report", None) or (lambda index: dataset[index].report)
+    return [read_report(index) or "" for index in indices]
 
 
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:

@@ -114,7 +114,7 @@ def _against_one(test: dict[str, Any] | None) -> Figure:
 def _agreement(scores: dict[str, Any]) -> Figure:
     """How far the findings of targets that are generated together agree, as a share of what real pairs give."""
     figures = [pair["metrics"].get(AGREEMENT) for pair in scores["coherence"].values()]
-    shares = [one["share_of_ceiling"] for one in figures if one and one.get("share_of_ceiling") is not None]
+    shares = [figure["share_of_ceiling"] for figure in figures if figure and figure.get("share_of_ceiling") is not None]
     return Figure(text=" · ".join(map(percent, shares)) or "–", value=min(shares, default=None))
 
 
@@ -158,7 +158,7 @@ def _verdict_of_system(name: str, prompted: dict[str, dict[str, Any]]) -> str:
     if not known:
         reason = f"only {NO_FINDING} counts" if follow else "none is above its floor"
         return f"{sentence}; no share of what real studies allow is stated, because {reason}."
-    best, worst = max(known, key=lambda one: known[one]), min(known, key=lambda one: known[one])
+    best, worst = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
     # Of those that follow, and of no others.
     subject = "what they show" if len(known) == len(prompted) else f"what {len(known)} of them show"
     sentence += f"; {subject} is right to {100 * float(np.median(list(known.values()))):.0f} % of what real studies allow (median)"

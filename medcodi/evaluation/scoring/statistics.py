@@ -218,19 +218,22 @@ class SetStatistic:
         return None
 
 
+OF_FINDINGS = (F1Statistic, AreaStatistic)
+
+
 def on_common_findings(*statistics: StudyStatistic) -> list[StudyStatistic]:
     """The same figures, of those findings that all of them count; figures that are not of findings stay as they are.
 
     Raises:
         NotComparableError: If they have no finding in common.
     """
-    counted = [set(one.findings()) for one in statistics if isinstance(one, F1Statistic | AreaStatistic)]
+    counted = [set(figure.findings()) for figure in statistics if isinstance(figure, OF_FINDINGS)]
     if not counted:
         return list(statistics)
     if not (common := set.intersection(*counted)):
         numbers = " and ".join(str(len(names)) for names in counted)
         raise NotComparableError(f"they count {numbers} findings, none of them in common")
-    return [one.of_findings(common) if isinstance(one, F1Statistic | AreaStatistic) else one for one in statistics]
+    return [figure.of_findings(common) if isinstance(figure, OF_FINDINGS) else figure for figure in statistics]
 
 
 def compare(
@@ -262,7 +265,7 @@ def compare(
     if type(first) is not type(second):
         raise NotComparableError(f"they are not the same figure: {type(first).__name__} and {type(second).__name__}")
     # Restrict figures of findings to the common ones, and name the others.
-    counted = [set(one.findings()) for one in (first, second) if isinstance(one, F1Statistic | AreaStatistic)]
+    counted = [set(figure.findings()) for figure in (first, second) if isinstance(figure, OF_FINDINGS)]
     first, second = on_common_findings(first, second)
     more: dict[str, Any] = {}
     if counted:
