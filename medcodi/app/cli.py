@@ -21,6 +21,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "parameters",
+    "config",
     "import_xgem",
     "data",
     "turing",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field, fields
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from medcodi.config import Count, at_least, config
 from medcodi.data.loading import DataConfig
@@ -53,6 +53,8 @@ class ScoringConfig:
 @config
 class EvaluateConfig(ScoringConfig):
     """Systems, studies and annotators of an evaluation; :class:`ScoringConfig` has the rest."""
+
+    recipes: ClassVar[str] = "eval"  # folder of configs/ with recipes for this config
 
     data: DataConfig  # the held-out studies
     # folder or hub name; None: the shipped demo, or no model if other systems' output is evaluated

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, PlainSerializer
 
@@ -33,6 +33,8 @@ def _stored_values(generation: GenerationConfig) -> dict[str, Any]:
 @config
 class ModelConfig:
     """Everything that fixes the shape of a model."""
+
+    recipes: ClassVar[str] = "models"  # folder of configs/ with recipes for this config
 
     name: str
     image_size: int

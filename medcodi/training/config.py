@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from medcodi.config import config, to_dict
 from medcodi.data.loading import DataConfig
@@ -178,6 +178,8 @@ class FaultConfig:
 @config
 class TrainConfig:
     """One training run: a stage, what it starts from, its data, and how."""
+
+    recipes: ClassVar[str] = "train"  # folder of configs/ with recipes for this config
 
     stage: StageConfig  # what is trained
     data: DataConfig  # training studies

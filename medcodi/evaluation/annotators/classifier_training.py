@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -27,6 +28,8 @@ MAX_BLUR = 1.6  # pixels: as soft as an autoencoder's images can be, so that fin
 @config
 class ClassifierTrainConfig:
     """Data, network and schedule of the classifier's training."""
+
+    recipes: ClassVar[str] = "eval"  # folder of configs/ with recipes for this config
 
     train: DataConfig
     validation: DataConfig  # thresholds are chosen here

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from medcodi.config import config, load
 from medcodi.errors import ConfigError, did_you_mean
@@ -182,6 +183,8 @@ class PagesConfig:
 @config
 class ReaderStudyConfig:
     """A Visual Turing Test."""
+
+    recipes: ClassVar[str] = "turing"  # folder of configs/ with recipes for this config
 
     name: str  # for file names
     title: str  # shown to readers
