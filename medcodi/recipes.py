@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -81,7 +82,8 @@ def _short_name(name: str | Path) -> str:
 
 
 def _no_recipe(name: str | Path, short: str, group: str) -> ConfigError:
-    known = recipe_names(group)
+    first = short.partition("/")[0]
+    known = recipe_names(group or first) or recipe_names()
     if not short.startswith(f"{group}/"):
         known = [full.partition("/")[2] for full in known] if group else known
     return ConfigError(
@@ -109,6 +111,5 @@ def beside(values: dict[str, Any], file: Path) -> dict[str, Any]:
 
 def purpose(file: Path) -> str:
     """What a recipe is for: the first sentence of its head comment; ``""`` without one."""
-    first = next(iter(file.read_text(encoding="utf-8").splitlines()), "")
-    sentence = first.removeprefix("#").strip().split(". ")[0] if first.startswith("#") else ""
-    return sentence.removesuffix(".")
+    lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
+    return " ".join(line.removeprefix("#").strip() for line in lines).split(". ")[0].removesuffix(".")

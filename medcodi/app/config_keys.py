@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 import io
+import json
 import re
 import textwrap
 import tokenize
@@ -18,7 +19,8 @@ import yaml
 
 from medcodi.config import dataclass_in, from_dict, to_dict
 
-WIDTH = 110  # columns of a comment
+WIDTH, SHOWN = 110, 80  # columns of a comment, and of a default in it
+_PYTHON = {"None": "null", "True": "true", "False": "false"}  # values in meanings -> in YAML
 _WORDS = {int: "integer", float: "number", bool: "true or false", str: "text", type(None): "null", Any: "any value"}
 _NO_MEANING = re.compile(r"(fmt|type|pyright|noqa)\b")  # comments for tools
 _ENTRY = re.compile(r"^    (\w+): (.+?)(?=^    \S|^\S|\Z)", re.MULTILINE | re.DOTALL)  # of a docstring's "Attributes:"
@@ -45,10 +47,11 @@ def keys_of(cls: type) -> list[Key]:
     for field in fields(cls):
         below = dataclass_in(hints[field.name])
         value = field.default if field.default is not MISSING else field.default_factory
-        # A group's defaults are those of its own keys.
+        # A group's defaults are those of its own keys; its class says what it is for.
         default = "" if value is MISSING or below else _flow(value() if callable(value) else value)
         words = "group of keys" if below else type_words(hints[field.name])
-        result.append(Key(field.name, words, default, texts.get(field.name, ""), below))
+        meaning = texts.get(field.name, "") or (_first_line(below) if below else "")
+        result.append(Key(field.name, words, default, meaning, below))
     return result
 
 
@@ -146,13 +149,25 @@ def _lines(cls: type, values: Mapping[str, Any], options_of: OptionsOf, *, comme
 
 
 def _comment(key: Key, below: type | None) -> str:
+    """``meaning (type; default)``; of a group its meaning, and of ``options`` what their class says."""
+    meaning = _first_line(below) if below and not key.config else key.meaning
+    for python, words in _PYTHON.items():
+        meaning = re.sub(rf"\b{python}\b", words, meaning)
+    meaning = meaning.replace("``", "")
     if below:
-        return key.meaning or (below.__doc__ or "").strip().splitlines()[0].rstrip(".")
-    return f"{key.meaning} ({key.type}; {f'default {key.default}' if key.default else 'required'})"
+        return meaning
+    default = f"default {textwrap.shorten(key.default, SHOWN, placeholder=' ...')}" if key.default else "required"
+    return f"{meaning} ({key.type}; {default})"
+
+
+def _first_line(cls: type) -> str:
+    return (cls.__doc__ or "").strip().splitlines()[0].rstrip(".")
 
 
 def _flow(value: Any) -> str:
     """A value as YAML on one line."""
+    if isinstance(value, str) and "\n" in value:
+        return json.dumps(value, ensure_ascii=False)
     plain = list(value) if isinstance(value, tuple) else value
     text = yaml.safe_dump(plain, sort_keys=False, allow_unicode=True, default_flow_style=True, width=10**6)
     return text.removesuffix("...\n").strip()
