@@ -22,6 +22,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "parameters",
+    "config",
     "import_xgem",
     "data",
     "turing",

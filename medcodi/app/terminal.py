@@ -40,6 +40,8 @@ data_app = typer.Typer(
     help="Studies for training: prepare a dataset from real ones, cache its encodings by frozen networks.",
 )
 app.add_typer(data_app, name="data")
+config_app = typer.Typer(no_args_is_help=True, help="Recipes that ship with MedCoDi: list, explain or copy them.")
+app.add_typer(config_app, name="config")
 turing_app = typer.Typer(
     no_args_is_help=True, help="Let radiologists judge: real or generated, blinded, with statistics."
 )

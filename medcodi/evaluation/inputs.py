@@ -25,7 +25,7 @@ from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOut
 from medcodi.evaluation.systems.systems import BundleSystem, ExternalSystem, ModelSystem, System
 from medcodi.generation.pipeline import load
 from medcodi.modality import MODALITIES
-from medcodi.model import MedCoDi, demo_checkpoint
+from medcodi.model import MedCoDi, demo_checkpoint, named_model
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction
 
@@ -106,9 +106,9 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows
 def classifier_folder(config: EvaluateConfig) -> Path:
     """The folder that is named; else the model's, if it has a finding classifier; else the demo's."""
     if config.classifier is not None:
-        return Path(config.classifier)
-    if config.model is not None and (Path(config.model) / WEIGHTS_FILE).is_file():
-        return Path(config.model)
+        return Path(named_model(config.classifier))
+    if config.model is not None and (Path(named_model(config.model)) / WEIGHTS_FILE).is_file():
+        return Path(named_model(config.model))
     return demo_checkpoint()
 
 

@@ -30,7 +30,7 @@ SIDE_WORDS = ("left", "right", "bilateral", "bilaterally", "both")
 class AutoencodeConfig:
     """Config of stage ``autoencode``."""
 
-    kinds: tuple[Kind, ...] = ("image", "text")
+    kinds: tuple[Kind, ...] = ("image", "text")  # of modalities whose autoencoders are trained
     decoder_only: bool = False  # the encoder and its latents stay as they are, so denoisers trained on them still fit
     # Train on random crops of this many pixels a side; None: whole images. End with whole images: norms see other statistics in crops.
     crop_size: int | None = None

@@ -24,9 +24,9 @@ from medcodi.stages.step import Features, Rows, Step, StepOutput, draw_timesteps
 class JoinConfig:
     """Config of stage ``join``."""
 
-    drop_probability: float = 0.1
+    drop_probability: float = 0.1  # of the null prompt, for guidance
     contrastive_weight: float = 0.1  # of the InfoNCE between the targets' environment vectors
-    temperature: float = 0.1
+    temperature: float = 0.1  # of that InfoNCE
     train_denoisers: bool = False  # also continue to train the rest of the denoisers
 
     def __post_init__(self) -> None:
