@@ -175,6 +175,7 @@ class FirstStudies:
         if isinstance(dataset, ArrowStudies):
             self.study_id = dataset.study_id
             self.modality_counts = partial(dataset.modality_counts, num_studies)
+            self.contents = lambda: dataset.contents()[:num_studies]
 
     def __len__(self) -> int:
         return self._num_studies

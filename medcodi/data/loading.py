@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -211,6 +212,7 @@ class GlobalBatches:
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch,
             timeout=self.timeout_s,
+            worker_init_fn=_leave_interrupts,
             generator=torch.Generator().manual_seed(self.seed),  # or it would draw from the global one
         )
         next_step = start_step
@@ -237,6 +239,11 @@ class GlobalBatches:
         if read_batch is not None:
             return read_batch(samples)
         return collate([read_study(self.dataset, sample) for sample in samples], samples, self.dataset.image_size)
+
+
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C reaches every process of a run: the run saves, and still needs its workers for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Steps(Dataset[StepBatches]):
