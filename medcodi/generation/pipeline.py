@@ -15,7 +15,7 @@ from medcodi.data.images import fit_square
 from medcodi.diffusion.guidance import Denoise, Latents, guided, guided_by_each_other
 from medcodi.diffusion.sampling import sample_jointly
 from medcodi.generation.contexts import PromptContexts
-from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt
+from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt, truncations
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
@@ -99,7 +99,8 @@ def generate(
 
     # Sign: everything needed to generate the samples again.
     samples = [Sample(seed=seed, contents=content) for seed, content in zip(seeds, contents, strict=True)]
-    signature = provenance(loaded, direction, values, used_weights, config, seeds, execution.arithmetic)
+    cut = truncations(loaded, values)
+    signature = provenance(loaded, direction, values, used_weights, config, seeds, execution.arithmetic, cut)
     return Generation(direction, samples, signature)
 
 

@@ -54,6 +54,7 @@ class Run:
 
         # Studies; samples are shown of held-out ones where there are any, and never of encoded ones.
         self.dataset: StudyDataset = config.data.build()
+        self.studies = self.dataset  # as prepared, also where a cache takes their place
         held_out = config.validation.build() if config.validation else None
         self.sample_dataset = self.dataset if held_out is None else held_out
 

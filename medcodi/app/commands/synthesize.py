@@ -167,6 +167,10 @@ def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> Non
         err.print(
             f"{outcome.num_pending} studies are still missing: other ranks generate them, or the same command run again"
         )
+    if outcome.num_truncated:
+        err.print(
+            f"{outcome.num_truncated} rows have a text that is longer than this model reads: results.csv says how much was read"
+        )
     for name in ("results.csv", "failed.csv"):
         if (folder / name).is_file():
             out.print(str(folder / name))
