@@ -18,6 +18,7 @@ COMMANDS = (
     "doctor",
     "generate",
     "synthesize",
+    "fit",
     "train",
     "evaluate",
     "parameters",
