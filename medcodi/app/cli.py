@@ -20,6 +20,7 @@ COMMANDS = (
     "doctor",
     "generate",
     "synthesize",
+    "fit",
     "train",
     "evaluate",
     "parameters",
