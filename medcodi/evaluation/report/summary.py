@@ -114,10 +114,12 @@ def _against_one(test: dict[str, Any] | None) -> Figure:
 
 
 def _agreement(scores: dict[str, Any]) -> Figure:
-    """How far the findings of targets that are generated together agree, as a share of what real pairs give."""
+    """How far the findings of targets of one generation agree, as a share of what real pairs give; below it their order."""
     figures = [pair["metrics"].get(AGREEMENT) for pair in scores["coherence"].values()]
     shares = [one["share_of_ceiling"] for one in figures if one and one.get("share_of_ceiling") is not None]
-    return Figure(text=" · ".join(map(percent, shares)) or "–", value=min(shares, default=None))
+    return Figure(
+        text=" · ".join(map(percent, shares)) or "–", value=min(shares, default=None), below=scores.get("order", "")
+    )
 
 
 def _shuffled(primary: dict[str, Any]) -> tuple[Figure, ...]:
@@ -216,7 +218,7 @@ def _verdict_of_pairs(name: str, system: dict[str, Any]) -> list[str]:
     ]
     if not shares:
         return []
-    return [f"{name}: findings of targets generated together agree (κ) to {_range(shares)} of what real pairs give."]
+    return [f"{name}: findings of targets of one generation agree (κ) to {_range(shares)} of what real pairs give."]
 
 
 def _verdict_of_prompts(results: Results) -> list[str]:
