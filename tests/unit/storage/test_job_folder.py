@@ -141,7 +141,7 @@ def test_files_of_somebody_else_are_refused_and_stay(tmp_path: Path, index: str 
     if index is not None:
         (tmp_path / "job.json").write_text(index)
     before = contents(tmp_path)
-    job = JobFolder(tmp_path, replace(FLAT, header={"format": 1}), 1)
+    job = JobFolder(tmp_path, replace(FLAT, index_header={"format": 1}), 1)
     with pytest.raises(DataError, match="is not empty, and does not hold a list"), job.opened(restart=restart):
         pass
     job.kind.own_patterns
