@@ -25,12 +25,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from medcodi.evaluation.annotators.findings import findings_from_probabilities
 
 from medcodi.config import from_dict
 from medcodi.data.generated_files import direction_folder
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.annotators.classifier import FindingClassifier
-from medcodi.evaluation.annotators.findings import findings_from_probabilities
 from medcodi.evaluation.scoring.findings import counted_findings
 from medcodi.evaluation.studies import HeldOutStudies, Value
 from medcodi.evaluation.systems.contents import read_contents, write_contents

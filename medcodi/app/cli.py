@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from importlib import import_module
@@ -19,9 +20,11 @@ COMMANDS = (
     "doctor",
     "generate",
     "synthesize",
+    "fit",
     "train",
     "evaluate",
     "parameters",
+    "config",
     "import_xgem",
     "data",
     "turing",
@@ -46,8 +49,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except MedCoDiError as error:
         if debug:
             raise
-        print_refusal(error)
+        if not _printed_by_first(error):
+            print_refusal(error)
         sys.exit(error.exit_code)
+
+
+def _printed_by_first(error: MedCoDiError) -> bool:
+    if "RANK" not in os.environ:  # no launcher: torch is not loaded for this
+        return False
+    from medcodi.distributed import printed_by_first
+
+    return printed_by_first(error)
 
 
 def print_refusal(error: MedCoDiError) -> None:

@@ -25,8 +25,7 @@ from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOut
 from medcodi.evaluation.systems.systems import BundleSystem, ExternalSystem, ModelSystem, System
 from medcodi.generation.pipeline import load
 from medcodi.modality import MODALITIES
-from medcodi.model import MedCoDi, demo_checkpoint
-from medcodi.model.generation_config import GenerationConfig
+from medcodi.model import MedCoDi, demo_checkpoint, named_model
 from medcodi.study import Direction
 
 LEAST_STUDIES = 8
@@ -71,7 +70,7 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows
         directions = {direction for listing in listings.values() for direction in listing}
         directions |= set(config.model_directions) if model is not None else set()
     dataset = _open_data(config, model, sorted(directions))
-    generation = None if model is None else config.generation.resolved(model)
+    generations = {} if model is None else {order: own.resolved(model) for order, own in config.generations.items()}
     # Annotators, and the real studies, whose truth may come from the labeler.
     cache = None if bundle_rows is not None else Path(config.cache or Path(config.out) / "features")
     annotators = open_annotators(config, model, directions, device, cache)
@@ -91,10 +90,30 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows
     if bundle_rows is not None:
         systems += [BundleSystem(name, held_out, dict(rows)) for name, rows in bundle_rows.items()]
         return Inputs(config, held_out, annotators, systems, ranks)
-    if model is not None and generation is not None:
+    if model is not None:
         name = config.name or model.config.name
-        with_studies, left_out = enough_studies(name, config.model_directions, held_out)
-        systems.append(_model_system(config, name, with_studies, model, held_out, generation))
+        system_names = {order: f"{name}-{order}" if order else name for order in generations}
+        first = next(iter(system_names.values()))
+        with_studies, left_out = enough_studies(first, config.model_directions, held_out)
+        fingerprint = model.fingerprint()
+        for order, generation in generations.items():
+            # One target is the same in every order, so it is generated in the first alone.
+            own = [
+                direction for direction in with_studies if system_names[order] == first or len(direction.targets) > 1
+            ]
+            systems.append(
+                ModelSystem(
+                    name=system_names[order],
+                    model=model,
+                    directions=tuple(own),
+                    held_out=held_out,
+                    generation=generation,
+                    seed=config.seed,
+                    fingerprint=fingerprint,
+                    resume=config.resume,
+                    execution=config.execution,
+                )
+            )
     systems += [
         ExternalSystem(name, listing, held_out, config.exclude_unreadable) for name, listing in listings.items()
     ]
@@ -106,9 +125,9 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows
 def classifier_folder(config: EvaluateConfig) -> Path:
     """The folder that is named; else the model's, if it has a finding classifier; else the demo's."""
     if config.classifier is not None:
-        return Path(config.classifier)
-    if config.model is not None and (Path(config.model) / WEIGHTS_FILE).is_file():
-        return Path(config.model)
+        return Path(named_model(config.classifier))
+    if config.model is not None and (Path(named_model(config.model)) / WEIGHTS_FILE).is_file():
+        return Path(named_model(config.model))
     return demo_checkpoint()
 
 
@@ -222,24 +241,3 @@ def enough_studies(
     if len(left_out) == len(available):
         raise left_out[0].refusal()
     return tuple(direction for direction, num in available.items() if num >= LEAST_USABLE), left_out
-
-
-def _model_system(
-    config: EvaluateConfig,
-    name: str,
-    directions: tuple[Direction, ...],
-    model: MedCoDi,
-    held_out: HeldOutStudies,
-    generation: GenerationConfig,
-) -> ModelSystem:
-    return ModelSystem(
-        name=name,
-        model=model,
-        directions=directions,
-        held_out=held_out,
-        generation=generation,
-        seed=config.seed,
-        fingerprint=model.fingerprint(),
-        resume=config.resume,
-        execution=config.execution,
-    )

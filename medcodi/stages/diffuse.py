@@ -82,12 +82,11 @@ class DiffuseStage(Stage):
             # Predict eps (or v); rows without the target do not count.
             prediction = self.model.denoise({target: x_t}, t, context)[target]
             error = denoising_error(prediction, training_target)  # [B]
-            loss = step.mean(error, lambda rows, name=target: rows.present[name])
+            loss = step.mean(error, lambda rows, name=target: rows.present[name], log=f"loss/{target}")
             losses.append(loss)
 
-            # Log it, by the prompts that rows had, and by timestep.
+            # Log it by the prompts that rows had, and by timestep.
             present = encoded.present[target]
-            step.logs[f"loss/{target}"] = loss.detach()
             step.log_cells(
                 error, present, prompts.cells, [f"loss/{target}/from {subset}" for subset in prompts.subsets]
             )

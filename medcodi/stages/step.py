@@ -62,14 +62,18 @@ class Step:
     accumulation: Accumulation | None = None  # rows of all micro-batches of the step; None: this is the only one
     logs: dict[str, Tensor] = field(default_factory=dict)  # see StepOutput
 
-    def mean(self, values: Tensor, where: Where, weights: Tensor | None = None) -> Tensor:
+    def mean(self, values: Tensor, where: Where, weights: Tensor | None = None, *, log: str | None = None) -> Tensor:
         """This micro-batch's term of the mean of ``values`` ``[B]`` over the global batch; engines average terms (:func:`mean_over_ranks`).
 
         ``where`` gives the weights of any micro-batch's rows; ``weights`` those of ``values``, if these are only some rows of this one.
+        ``log`` names the term in the log, where it is NaN (absent) if no row of the step counts: 0 would be a perfect loss.
         """
         parts = (self.rows,) if self.accumulation is None else self.accumulation.rows
         weights = where(self.rows) if weights is None else weights
-        return mean_over_ranks(values, weights, [where(rows) for rows in parts])
+        term, total = _term_and_total(values, weights, [where(rows) for rows in parts])
+        if log is not None:
+            self.logs[log] = torch.where(total > 0, term.detach(), torch.nan)
+        return term
 
     def log_cells(self, values: Tensor, weights: Tensor, cells: Tensor, names: Sequence[str]) -> None:
         """Log the mean of the rows of each cell; see :func:`cell_sums`."""
@@ -99,6 +103,11 @@ def mean_over_ranks(values: Tensor, weights: Tensor, parts: Sequence[Tensor] | N
         weights: ``[B]``, bool or numbers; 0 leaves a row out, whatever its value.
         parts: Weights of every micro-batch of this rank's step, these among them; None: there is this one.
     """
+    return _term_and_total(values, weights, parts)[0]
+
+
+def _term_and_total(values: Tensor, weights: Tensor, parts: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
+    """:func:`mean_over_ranks`, and the sum of the weights of all micro-batches and ranks."""
     weights = weights.to(values)
     parts = [weights] if parts is None else [part.to(values) for part in parts]
     total = torch.stack([part.sum() for part in parts]).sum()
@@ -106,7 +115,7 @@ def mean_over_ranks(values: Tensor, weights: Tensor, parts: Sequence[Tensor] | N
         total = total.clone()
         dist.all_reduce(total)
     counted = torch.where(weights > 0, values, torch.zeros_like(values))
-    return len(parts) * num_ranks() * (counted * weights).sum() / total.clamp(min=1e-12)
+    return len(parts) * num_ranks() * (counted * weights).sum() / total.clamp(min=1e-12), total
 
 
 def cell_sums(values: Tensor, weights: Tensor, cells: Tensor, names: Sequence[str]) -> dict[str, Tensor]:

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from medcodi import __version__
 from medcodi.config import config, to_dict
@@ -37,6 +37,8 @@ MIN_STUDIES_FOR_LIMIT = 10  # below it a share of bad studies says little; one g
 @config
 class PrepareConfig:
     """Source and settings of a preparation."""
+
+    recipes: ClassVar[str] = "data"  # folder of configs/ with recipes for this config
 
     source: str  # kind of source: ``csv``, ``dicom``, ``mimic-cxr``, ``mimic-cxr-jpg``, ``openi``, ``phantom``
     out: str  # folder of the dataset

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -109,6 +110,7 @@ def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Res
 
 
 def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches every process: the caller alone says what it means
     _keep_memory()
     _die_with_parent()
 

@@ -112,10 +112,11 @@ def _against_one(test: dict[str, Any] | None) -> Figure:
 
 
 def _agreement(scores: dict[str, Any]) -> Figure:
-    """How far the findings of targets that are generated together agree, as a share of what real pairs give."""
+    """How far the findings of targets of one generation agree, as a share of what real pairs give; below it their order."""
     figures = [pair["metrics"].get(AGREEMENT) for pair in scores["coherence"].values()]
     shares = [figure["share_of_ceiling"] for figure in figures if figure and figure.get("share_of_ceiling") is not None]
-    return Figure(text=" · ".join(map(percent, shares)) or "–", value=min(shares, default=None))
+    text = " · ".join(map(percent, shares)) or "–"
+    return Figure(text=text, value=min(shares, default=None), below=scores.get("order", ""))
 
 
 def _shuffled(primary: dict[str, Any]) -> tuple[Figure, ...]:
@@ -214,7 +215,7 @@ def _verdict_of_pairs(name: str, system: dict[str, Any]) -> list[str]:
     ]
     if not shares:
         return []
-    return [f"{name}: findings of targets generated together agree (κ) to {_range(shares)} of what real pairs give."]
+    return [f"{name}: findings of targets of one generation agree (κ) to {_range(shares)} of what real pairs give."]
 
 
 def _verdict_of_prompts(results: Results) -> list[str]:

@@ -17,6 +17,8 @@ from medcodi.errors import DataError, did_you_mean
 from medcodi.evaluation.studies import Exclusion, HeldOutStudies, Shard, Value, eight_bit
 from medcodi.evaluation.systems.contents import ContentFolder, Contents
 from medcodi.generation.pipeline import generate_batch
+from medcodi.generation.request import truncations
+from medcodi.modality import names
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
@@ -109,7 +111,8 @@ class ModelSystem:
         return Output(shards=shards)
 
     def describe(self) -> dict[str, Any]:
-        """Name, weights, settings."""
+        """Name, weights, settings, and text prompts that are longer than the model reads."""
+        cut = self.truncated_prompts()
         return {
             "kind": "model",
             "model": self.model.config.name,
@@ -117,7 +120,18 @@ class ModelSystem:
             "settings": to_dict(self.generation),
             "execution": self.execution.arithmetic,
             "seed": self.seed,
+            **({"truncated_prompts": cut} if cut else {}),
         }
+
+    def truncated_prompts(self) -> dict[str, dict[str, int]]:
+        """Modality -> number of studies with such a prompt, and how many of them are longer than the model reads."""
+        counts: dict[str, dict[str, int]] = {}
+        prompts = {name for direction in self.directions for name in direction.prompts}
+        for name in sorted(prompts & set(names("text"))):
+            texts = self.held_out.values(name, self.held_out.having([name]))
+            if cut := sum(bool(truncations(self.model, {name: text})) for text in texts):
+                counts[name] = {"studies": len(texts), "truncated": cut}
+        return counts
 
 
 def generate_studies(

@@ -161,7 +161,10 @@ class SynthesisFolder:
             row[name] = (path.parent / file["file"]).relative_to(self.out).as_posix()
             row[f"{name}_sha256"] = file["sha256"]
         row.update({f"{name}_text": text for name, text in record["texts"].items()})
-        row.update({f"{name}_prompt_sha256": prompt["sha256"] for name, prompt in provenance["prompts"].items()})
+        for name, prompt in provenance["prompts"].items():
+            row[f"{name}_prompt_sha256"] = prompt["sha256"]
+            if cut := prompt.get("truncated"):
+                row[f"{name}_prompt_truncated"] = f"{cut['read_tokens']} of {cut['tokens']} tokens read"
         return row
 
     def _table(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:

@@ -12,7 +12,9 @@ from medcodi.distributed import ALONE
 from medcodi.errors import DataError
 from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.evaluation.systems.contents import ContentFolder
-from medcodi.evaluation.systems.systems import BundleSystem, ExternalSystem
+from medcodi.evaluation.systems.systems import BundleSystem, ExternalSystem, ModelSystem
+from medcodi.model import tiny_model
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction
 from tests.unit.data.test_generated_files import image
 
@@ -63,3 +65,14 @@ def test_a_bundles_system_gives_what_is_listed(toy_dataset, tmp_path: Path) -> N
 def test_a_system_without_any_study_is_refused(toy_dataset) -> None:
     with pytest.raises(DataError, match="system 'empty' holds no generated study"):
         ExternalSystem("empty", {Direction.parse("frontal->report"): {}}, HeldOutStudies(toy_dataset(4)))
+
+
+def test_a_model_says_how_many_prompts_it_does_not_read_to_their_ends(toy_dataset) -> None:
+    dataset, model = toy_dataset(8), tiny_model(seed=0)
+    system = ModelSystem(
+        name="ours", model=model, directions=(R_F,), held_out=HeldOutStudies(dataset, shard_size=4),
+        generation=GenerationConfig().resolved(model), seed=0, fingerprint="",
+    )  # fmt: skip
+    assert "truncated_prompts" not in system.describe()
+    system.held_out.studies.without_images[3].contents["report"] = "No effusion. " * 100
+    assert system.describe()["truncated_prompts"] == {"report": {"studies": 8, "truncated": 1}}
