@@ -1,4 +1,4 @@
-"""What ``medcodi fit`` is given: a prepared dataset, a table, or a folder of files; checked before anything is written."""
+"""The data of ``medcodi fit``: a prepared dataset, a table, or a folder of files; checked before anything is written."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from medcodi.config import apply_overrides, from_dict
 from medcodi.data.dataset import SPLITS, open_dataset, read_info
 from medcodi.data.files import INFO_FILE, is_url
 from medcodi.data.image_files import is_dicom
-from medcodi.data.preparation.plan import split_of_patient
 from medcodi.data.preparation.prepare import PrepareConfig
+from medcodi.data.preparation.shards import split_of_patient
 from medcodi.data.sources.record import Record
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES, names
@@ -21,7 +21,7 @@ from medcodi.modality import MODALITIES, names
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2")
 LEAST_STUDIES = 8  # in `train`
-LEAST_TESTED = 8  # an evaluation needs so many
+LEAST_TESTED = 8  # the number that an evaluation needs
 NUM_SPLIT_SEEDS = 200  # divisions into splits that are tried for one that can be evaluated
 TABLE_FIX = (
     "write a table beside them (study_id, patient_id, frontal, lateral, report); 'medcodi data sample sample' shows one"

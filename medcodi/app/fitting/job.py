@@ -21,11 +21,11 @@ from medcodi.study import CHEXPERT_LABELS, Direction, all_directions
 
 FIT = JobKind(
     name="a fit",
-    index="fit.json",
-    record="done/{shard}.json",
-    own=("done", "data", "stages", "cache", "model", "evaluation"),
+    index_file="fit.json",
+    record_file="done/{shard}.json",
+    own_patterns=("done", "data", "stages", "cache", "model", "evaluation"),
     error=TrainingError,
-    choose="choose another --out",
+    fix="choose another --out",
 )
 MODEL_INDEX = "model_index.json"
 CLASSIFIER = "finding_classifier.safetensors"
@@ -41,7 +41,7 @@ class Stopped(TrainingError):  # noqa: N818 -- not an error of the user's: the s
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What is fitted, and where."""
+    """Data, folder and budget of a fit."""
 
     data: FitData
     size: str  # a row of SIZES
@@ -133,7 +133,7 @@ class Fit:
             raise Stopped(f"stage {stage} was stopped and saved", fix="the same command resumes it")
 
     def _copy_model(self) -> None:
-        with atomic.filling(self.out / "model", replace=True, error=FIT.error, then=FIT.then) as folder:
+        with atomic.filling(self.out / "model", replace=True, error=FIT.error, then=FIT.resume) as folder:
             shutil.copytree(self.out / "stages" / STAGES[-1] / "model", folder, dirs_exist_ok=True)
 
     # ---- the end: classifier and evaluation --------------------------------------------------------------------------
