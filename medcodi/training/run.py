@@ -184,7 +184,7 @@ class Run:
 
 
 def describe_data(dataset: StudyDataset, held_out: StudyDataset | None) -> str:
-    """One line that names the studies of training and of validation."""
+    """The studies that train and those that validate, in one line."""
     validation = "none" if held_out is None else f"{len(held_out):,} studies of {held_out.name}"
     return f"data: {len(dataset):,} studies of {dataset.name}; validation: {validation}"
 

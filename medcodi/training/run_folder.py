@@ -180,7 +180,7 @@ def fresh_model_config(config: TrainConfig, dataset: StudyDataset) -> ModelConfi
 
 
 def changes_for_data(config: TrainConfig, dataset: StudyDataset) -> list[str]:
-    """Lines that say where a fresh model departs from its recipe because of the data."""
+    """Differences of a fresh model from its recipe that the data require, a line each."""
     if config.model is None:
         return []
     recipe, fresh = load_config(ModelConfig, str(config.model)), fresh_model_config(config, dataset)

@@ -21,7 +21,7 @@ from medcodi.modality import MODALITIES, names
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz")
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2")
 LEAST_STUDIES = 8  # in `train`
-LEAST_TESTED = 8  # what an evaluation needs
+LEAST_TESTED = 8  # the number that an evaluation needs
 NUM_SPLIT_SEEDS = 200  # divisions into splits that are tried for one that can be evaluated
 TABLE_FIX = (
     "write a table beside them (study_id, patient_id, frontal, lateral, report); 'medcodi data sample sample' shows one"

@@ -41,7 +41,7 @@ class Stopped(TrainingError):  # noqa: N818 -- not an error of the user's: the s
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """Data, size, place and budget of a fit."""
+    """Data, folder and budget of a fit."""
 
     data: FitData
     size: str  # a row of SIZES

@@ -105,7 +105,7 @@ def test_todo_and_verify_tell_what_is_missing_cut_and_changed(tmp_path: Path) ->
 
 
 def test_old_records_that_hold_the_hash_themselves_still_vouch(tmp_path: Path) -> None:
-    job = JobFolder(tmp_path, replace(FLAT, files="{shard}.bin"), 1)
+    job = JobFolder(tmp_path, replace(FLAT, old_shard_file="{shard}.bin"), 1)
     (tmp_path / "s0.bin").write_text("s0")
     (tmp_path / "s0.json").write_text(json.dumps({"rows": 3, **file_row(tmp_path / "s0.bin")}))
     assert not job.verify(["s0"])
@@ -141,7 +141,7 @@ def test_files_of_somebody_else_are_refused_and_stay(tmp_path: Path, index: str 
     if index is not None:
         (tmp_path / "job.json").write_text(index)
     before = contents(tmp_path)
-    job = JobFolder(tmp_path, replace(FLAT, header={"format": 1}), 1)
+    job = JobFolder(tmp_path, replace(FLAT, index_header={"format": 1}), 1)
     with pytest.raises(DataError, match="is not empty, and does not hold a list"), job.opened(restart=restart):
         pass
     job.kind.own_patterns
