@@ -18,7 +18,7 @@ from torch import Tensor
 from medcodi.errors import CheckpointError, ConfigError, MissingExtraError
 from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE, FindingClassifier
 from medcodi.evaluation.annotators.weights import LoadRequest, WeightSource, check_hash, read_state, wrong_weights
-from medcodi.evaluation.annotators.xrv import xrv_input, xrv_network
+from medcodi.evaluation.annotators.xrv import import_xrv, xrv_input, xrv_network
 from medcodi.modality import MODALITIES
 from medcodi.model import demo_checkpoint
 
@@ -89,6 +89,7 @@ def _inception(name: str, source: WeightSource | None, request: LoadRequest, pre
 # ---- torchxrayvision and RAD-DINO -----------------------------------------------------------------------------------------
 def load_xrv(name: str, source: WeightSource | None, request: LoadRequest) -> FeatureNetwork:
     """Torchxrayvision's DenseNet-121."""
+    import_xrv()
     assert source is not None
     path, digest = source.find(name, request)
     network: Any = xrv_network(path, digest, source.sha256).to(request.device)

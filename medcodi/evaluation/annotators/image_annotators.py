@@ -16,7 +16,7 @@ from medcodi.errors import ConfigError, DataError, one_of
 from medcodi.evaluation.annotators.annotator import BatchAnnotator
 from medcodi.evaluation.annotators.classifier import FindingClassifier
 from medcodi.evaluation.annotators.weights import LoadRequest
-from medcodi.evaluation.annotators.xrv import XRV_WEIGHTS, xrv_input, xrv_network
+from medcodi.evaluation.annotators.xrv import XRV_WEIGHTS, import_xrv, xrv_input, xrv_network
 from medcodi.model import demo_checkpoint
 
 # torchxrayvision's names of CheXpert's labels; a label with several names takes the largest probability. "Infiltration", "Emphysema",
@@ -119,6 +119,7 @@ class XrvAnnotator(ImageAnnotator):
     @classmethod
     def load(cls, request: LoadRequest) -> XrvAnnotator:
         """With torchxrayvision's published weights, or those of the request."""
+        import_xrv()  # the package first: without it, weights are no use
         path, digest = XRV_WEIGHTS.find("xrv", request)
         return cls(xrv_network(path, digest, XRV_WEIGHTS.sha256), digest, request)
 

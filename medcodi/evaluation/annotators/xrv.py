@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -23,6 +24,15 @@ XRV_WEIGHTS = WeightSource(
 )
 
 
+def import_xrv() -> Any:
+    """The package ``torchxrayvision``; MissingExtraError if it is not installed."""
+    try:
+        import torchxrayvision
+    except ImportError:
+        raise MissingExtraError("torchxrayvision", extra="eval", needed_for="the extractor 'xrv'") from None
+    return torchxrayvision
+
+
 def xrv_network(path: Path, digest: str, published: str | None) -> nn.Module:
     """The network with weights from a file: a state dict, or the published pickle, which is unpickled only if its hash is known.
 
@@ -30,10 +40,7 @@ def xrv_network(path: Path, digest: str, published: str | None) -> nn.Module:
         MissingExtraError: If torchxrayvision is not installed.
         CheckpointError: If the file does not hold its weights.
     """
-    try:
-        import torchxrayvision as xrv
-    except ImportError:
-        raise MissingExtraError("torchxrayvision", extra="eval", needed_for="the extractor 'xrv'") from None
+    xrv = import_xrv()
     content = read_state(path, trusted=digest == published)
     network = xrv.models.DenseNet()
     try:
