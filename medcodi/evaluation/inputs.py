@@ -24,6 +24,7 @@ from medcodi.evaluation.config import EvaluateConfig
 from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOut
 from medcodi.evaluation.systems.systems import BundleSystem, ExternalSystem, ModelSystem, System
 from medcodi.generation.pipeline import load
+from medcodi.metrics.text import check_scorer
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, demo_checkpoint, named_model
 from medcodi.storage.names import collision_key, plain_name, stays_inside
@@ -164,6 +165,8 @@ def open_annotators(
     """
     folder = classifier_folder(config)
     metrics = set(config.metrics)
+    if "text" in metrics:
+        check_scorer()
     annotators = Annotators(
         load_labeler(config.labeler, device=device, cache=cache if config.labeler != "rules" else None),
         report_scorers={name: load_report_scorer(name) for name in config.report_scorers},
