@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -15,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from medcodi.config import config
 from medcodi.data.dataset import PHANTOMS_PER_SPLIT, SPLITS, FirstStudies, StudyDataset, open_dataset, read_study
-from medcodi.data.stalls import workers_failed
+from medcodi.data.refusals import workers_failed
 from medcodi.errors import ConfigError, DataError, one_of
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
@@ -213,6 +214,7 @@ class GlobalBatches:
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch,
             timeout=self.timeout_s,
+            worker_init_fn=_leave_interrupts,
             generator=torch.Generator().manual_seed(self.seed),  # or it would draw from the global one
         )
         next_step = start_step
@@ -239,6 +241,11 @@ class GlobalBatches:
         if read_batch is not None:
             return read_batch(samples)
         return collate([read_study(self.dataset, sample) for sample in samples], samples, self.dataset.image_size)
+
+
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C reaches every process of a run: the run saves, and still needs its workers for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 class _Steps(Dataset[StepBatches]):

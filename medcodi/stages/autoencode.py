@@ -30,7 +30,7 @@ SIDE_WORDS = ("left", "right", "bilateral", "bilaterally", "both")
 class AutoencodeConfig:
     """Config of stage ``autoencode``."""
 
-    kinds: tuple[Kind, ...] = ("image", "text")
+    kinds: tuple[Kind, ...] = ("image", "text")  # of modalities whose autoencoders are trained
     decoder_only: bool = False  # the encoder and its latents stay as they are, so denoisers trained on them still fit
     # Train on random crops of this many pixels a side; None: whole images. End with whole images: norms see other statistics in crops.
     crop_size: int | None = None
@@ -154,7 +154,7 @@ class AutoencodeStage(Stage):
         where = self._where("image", batch)
         loss = step.mean(total, where, weight)
         for name, value in terms.items():
-            step.logs[f"image/{name}"] = step.mean(value.detach(), where, weight)
+            step.mean(value.detach(), where, weight, log=f"image/{name}")
         return loss
 
     # ---- reports -----------------------------------------------------------------------------------------------
@@ -191,7 +191,7 @@ class AutoencodeStage(Stage):
         loss = config.text_weight * step.mean(result.loss, where, weight)
         step.logs["text/beta"] = torch.tensor(beta, device=weight.device)
         for name, value in {"ce": result.ce, "kl": result.kl, "accuracy": result.accuracy.to(result.ce)}.items():
-            step.logs[f"text/{name}"] = step.mean(value.detach(), where, weight)
+            step.mean(value.detach(), where, weight, log=f"text/{name}")
 
         # Predict the statements of each report from its latent. A side is one word of a report, and words cost alike: without
         # this, latents lose it long before a turn of phrase.
@@ -199,7 +199,7 @@ class AutoencodeStage(Stage):
             truth = statement_truth(texts).to(result.z.device)
             with torch.autocast(result.z.device.type, enabled=False):
                 nats = statement_loss(self.statements(result.z.float()), truth)  # [N]
-            step.logs["text/statements"] = step.mean(nats.detach(), where, weight)
+            step.mean(nats.detach(), where, weight, log="text/statements")
             per_token = nats / result.num_tokens  # in the unit of the other terms
             loss = loss + config.statement_weight * step.mean(per_token, where, weight)
         return loss

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from itertools import islice
 
 from medcodi.config import load as load_config
 from medcodi.data.dataset import StudyDataset
@@ -50,6 +49,5 @@ def changes_for_data(config: TrainConfig, dataset: StudyDataset) -> list[str]:
 def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
     """Reports of the first studies; without their images where the dataset can."""
     indices = range(min(num_studies, len(dataset)))
-    alone = getattr(dataset, "report", None)
-    found = (alone(index) for index in indices) if alone else (dataset[index].report for index in indices)
-    return [report or "" for report in islice(found, num_studies)]
+    read_report = getattr(dataset, "report", None) or (lambda index: dataset[index].report)
+    return [read_report(index) or "" for index in indices]

@@ -55,6 +55,7 @@ class Run:
 
         # Studies; samples are shown of held-out ones where there are any, and never of encoded ones.
         self.dataset: StudyDataset = config.data.build()
+        self.studies = self.dataset  # as prepared, also where a cache takes their place
         held_out = self._held_out()
         self.sample_dataset = self.dataset if held_out is None else held_out
         self.announce(describe_data(self.dataset, held_out))

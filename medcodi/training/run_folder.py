@@ -36,10 +36,10 @@ from medcodi.training.fresh_model import fresh_model_config, reports
 CONFIG = "config.yaml"
 RUN = JobKind(
     name="a run",
-    index="",  # older runs have none; config.yaml shows that the folder is a run's
-    own=("config.yaml", "start", "model", "log.jsonl", "samples", "summary.html"),
+    index_file="",  # older runs have none; config.yaml shows that the folder is a run's
+    own_patterns=("config.yaml", "start", "model", "log.jsonl", "samples", "summary.html"),
     error=TrainingError,
-    choose="choose another out=…",
+    fix="choose another out=…",
 )
 _STARTING = ".starting"  # there while start/ is being made by a run that is not accepted yet
 FINISH_STUDIES = 256  # training studies that a stage's `finish` is given, at least
@@ -88,7 +88,7 @@ def opened(config: TrainConfig, resume: str | None, ranks: Ranks) -> Iterator[Ru
     except OSError as error:
         if error.errno in atomic.UNWRITABLE:
             path = Path(error.filename or folder.root)
-            raise atomic.unwritable(path, error, error=CheckpointError, then=CHECKPOINTS.then) from error
+            raise atomic.unwritable(path, error, error=CheckpointError, then=CHECKPOINTS.resume) from error
         raise
 
 
@@ -109,7 +109,7 @@ def _prepare(folder: RunFolder, resume: str | None) -> None:
             fix="take the model as it is, or train another in another out=…",
         )
     # See that checkpoints can be written, before anything is computed.
-    with atomic.refusing(folder.checkpoints, error=RUN.error, then=RUN.then):
+    with atomic.refusing(folder.checkpoints, error=RUN.error, then=RUN.resume):
         folder.checkpoints.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder.checkpoints):
             pass
@@ -120,7 +120,7 @@ def _prepare(folder: RunFolder, resume: str | None) -> None:
             raise TrainingError(
                 f"{folder.start} exists, and no run has made it",
                 expected="a new folder, or one without start/",
-                fix=RUN.choose,
+                fix=RUN.fix,
             )
         atomic.remove(folder.start)
 
@@ -136,7 +136,7 @@ def _leave_nothing(folder: RunFolder) -> None:
 def accept(config: TrainConfig, folder: RunFolder, ranks: Ranks) -> None:
     """Write the run's config: from here on the folder is its own."""
     if ranks.is_first:
-        atomic.write_text(folder.root / CONFIG, to_yaml(config), error=RUN.error, then=RUN.then)
+        atomic.write_text(folder.root / CONFIG, to_yaml(config), error=RUN.error, then=RUN.resume)
         atomic.remove(folder.root / _STARTING)
 
 
@@ -168,7 +168,7 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
             expected="reports to train the tokenizer on",
             fix="start from a model with init=…",
         )
-    atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.then)
+    atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.resume)
     build_model(fresh, texts, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
 
 
