@@ -118,7 +118,7 @@ def sample(
     from medcodi.data.sample import write_sample
 
     table = write_sample(out_dir, studies, image_size=image_size)
-    out.print(f"{studies} studies: {table}, images and reports beside it", markup=False)
+    out.print(f"{studies} studies: {table}, images and reports beside it")
 
 
 def _encode(

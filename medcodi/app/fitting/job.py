@@ -157,12 +157,13 @@ class Fit:
         from medcodi.evaluation.annotators.classifier import ClassifierConfig
         from medcodi.evaluation.annotators.classifier_training import ClassifierTrainConfig, train_classifier
 
-        splits = {"train": "train", "validation": "val", "test": "test"}
         views = tuple(name for name in names("image") if self.data.modalities.get(name))
         size = self.data.image_size or SIZES[self.size].image_size
         train_classifier(
             ClassifierTrainConfig(
-                **{key: DataConfig(path=self.dataset, split=split) for key, split in splits.items()},
+                train=DataConfig(path=self.dataset, split="train"),
+                validation=DataConfig(path=self.dataset, split="val"),
+                test=DataConfig(path=self.dataset, split="test"),
                 out=str(self.out / "model"),
                 network=ClassifierConfig(image_size=size, modalities=views, targets=CHEXPERT_LABELS),
                 num_steps=max(60, min(1400, self.data.counts["train"] // 4)),
