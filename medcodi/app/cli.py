@@ -17,6 +17,7 @@ COMMANDS = (
     "demo",
     "doctor",
     "generate",
+    "edit",
     "synthesize",
     "train",
     "evaluate",

@@ -116,11 +116,11 @@ def generate(
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
     generation.save(out_dir, image_format)
-    _print_generation(generation, out_dir)
+    print_generation(generation, out_dir)
 
 
-def _print_generation(generation: Generation, folder: Path) -> None:
-    # Reports are shown, images are only named.
+def print_generation(generation: Generation, folder: Path) -> None:
+    """Print the texts of a generation, and the names of its files."""
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
             if isinstance(value, str):
