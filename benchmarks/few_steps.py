@@ -25,12 +25,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
+from medcodi.evaluation.annotators.findings import findings_from_probabilities
 
 from medcodi.config import from_dict
 from medcodi.data.generated_files import direction_folder
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.annotators.classifier import FindingClassifier
-from medcodi.evaluation.annotators.findings import findings_from_probabilities
 from medcodi.evaluation.scoring.findings import counted_findings
 from medcodi.evaluation.studies import HeldOutStudies, Value
 from medcodi.evaluation.systems.contents import read_contents, write_contents
@@ -43,8 +43,8 @@ from medcodi.metrics.bootstrap import (
     resampling_weights,
     weighted_mean,
 )
+from medcodi.metrics.distances import Moments, frechet_distance
 from medcodi.metrics.findings import Confusion
-from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.metrics.labeler import label_matrix
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, demo_checkpoint

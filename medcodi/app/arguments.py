@@ -21,7 +21,9 @@ Overrides = Annotated[
         metavar="[KEY=VALUE]...", help="Settings that override those of the file, dotted: optimizer.lr=1e-4."
     ),
 ]
-Model = Annotated[str | None, typer.Option(help="Model folder, or a hub repository.", show_default="the shipped demo")]
+Model = Annotated[
+    str | None, typer.Option(help="Model folder, a hub repository, or demo.", show_default="the shipped demo")
+]
 Execution = Annotated[
     list[str] | None,
     typer.Option(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import field, fields
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import model_validator
 
@@ -12,8 +12,7 @@ from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError, one_of
 from medcodi.evaluation.annotators.features import EXTRACTORS
 from medcodi.evaluation.annotators.image_annotators import IMAGE_ANNOTATORS
-from medcodi.evaluation.annotators.report_labelers import LABELERS
-from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS
+from medcodi.evaluation.annotators.report_annotators import LABELERS, REPORT_SCORERS
 from medcodi.evaluation.scoring.metrics import METRIC_GROUPS
 from medcodi.modality import MODALITIES
 from medcodi.model.execution import ExecutionConfig
@@ -40,9 +39,10 @@ class ScoringConfig:
     # Meaning of a blank label in a study that has others: `absent`, as in CheXpert's tables, or `unknown`, if
     # labels are incomplete. Uncertain labels (-1) are left out either way.
     unmentioned: Literal["absent", "unknown"] = "absent"
-    # size and number of the subsets that the kernel distance is also averaged over
-    kernel_subset: Annotated[int, at_least(2)] = 1000
-    kernel_subsets: Count = 100
+    kernel_subset: Annotated[int, at_least(2)] = (
+        1000  # size of the subsets that the kernel distance is also averaged over
+    )
+    kernel_subsets: Count = 100  # number of these subsets
     neighbours: Count = 5  # k of precision, recall, density and coverage
     diversity_pairs: Count = 100  # number of pairs for MS-SSIM
     seed: int = 0  # of resamples, derangements, pairs and subsets; in an evaluation, also of generation and pictures
@@ -55,6 +55,8 @@ class ScoringConfig:
 @config
 class EvaluateConfig(ScoringConfig):
     """Systems, studies and annotators of an evaluation; :class:`ScoringConfig` has the rest."""
+
+    recipes: ClassVar[str] = "eval"  # folder of configs/ with recipes for this config
 
     data: DataConfig  # the held-out studies
     # folder or hub name; None: the shipped demo, or no model if other systems' output is evaluated
@@ -81,9 +83,9 @@ class EvaluateConfig(ScoringConfig):
     batch_size: Count = 32  # studies per shard: generated and annotated together, by one rank
     preset: str | None = None  # sampler and steps under one name; values given beside it win
     num_inference_steps: int | None = None  # None: the preset's, or the model's own
-    guidance_scale: float | None = None
-    environment_guidance_scale: float | None = None
-    sampler: str | None = None
+    guidance_scale: float | None = None  # over the prompts; None: the model's own
+    environment_guidance_scale: float | None = None  # over hearing each other; None: the model's own
+    sampler: str | None = None  # None: the preset's, or the model's own
     order: str | None = None  # of several targets: `joint`, `staggered`, `chained`; None: the model's own
     # of staggered and chained: the targets, first to last; further modalities are passed over
     sequence: tuple[str, ...] | None = None

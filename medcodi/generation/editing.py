@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from medcodi.diffusion.editing import check_strength, edit_latents
 from medcodi.errors import PromptError
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.pipeline import as_prompts, decode_contents, generate_batch, guided_denoiser, load
-from medcodi.generation.request import Value, check_modalities, check_request, read_prompt, value_hash
+from medcodi.generation.request import Value, check_modalities, check_request, read_prompt, truncations, value_hash
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.generation.statements import merged_report
 from medcodi.modality import MODALITIES, in_table_order, names
@@ -110,8 +111,11 @@ def edit(
 
     # Sign: everything needed to edit the study again.
     weights = dict.fromkeys(contents, 1.0)
-    signature = provenance(loaded, direction, contents, weights, config, [seed], execution.arithmetic)
+    cut = truncations(loaded, contents)
+    signature = provenance(loaded, direction, contents, weights, config, [seed], execution.arithmetic, cut)
     signature["edit"] = {"report_sha256": value_hash(new_report), "strength": strength, "replace": replace}
+    if new_cut := truncations(loaded, new).get(REPORT):
+        signature["edit"]["truncated"] = asdict(new_cut)
     signature["notice"] = EDITED
     return Generation(direction, [Sample(seed=seed, contents=results)], signature)
 

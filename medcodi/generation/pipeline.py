@@ -17,7 +17,7 @@ from medcodi.diffusion.guidance import Denoise, Latents, Times, guided, guided_b
 from medcodi.diffusion.sampling import sample_jointly
 from medcodi.errors import DataError
 from medcodi.generation.contexts import PromptContexts
-from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt
+from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt, truncations
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
@@ -113,7 +113,8 @@ def generate(
 
     # Sign: everything needed to generate the samples again.
     samples = [Sample(seed=seed, contents=content) for seed, content in zip(seeds, contents, strict=True)]
-    signature = provenance(loaded, direction, values, used_weights, config, seeds, execution.arithmetic)
+    cut = truncations(loaded, values)
+    signature = provenance(loaded, direction, values, used_weights, config, seeds, execution.arithmetic, cut)
     return Generation(direction, samples, signature)
 
 
@@ -252,12 +253,12 @@ def _values(decoded: Tensor | list[str]) -> list[Any]:
 
 
 @lru_cache(maxsize=2)
-def _load_folder(folder: str, _modified: float, device: str) -> MedCoDi:
+def _load_folder(folder: str | Path, _modified: float, device: str) -> MedCoDi:
     return MedCoDi.from_pretrained(folder, device=device, lazy=True)
 
 
 def load(model: MedCoDi | str | Path | None, device: str | None = None) -> MedCoDi:
-    """A model: as given, from a folder or the hub, or (None) the shipped demo.
+    """A model: as given, from a folder or the hub, or (None, or ``"demo"``) the shipped demo.
 
     Folders are loaded once per process and state of the folder, and lazily: each component when it is first needed.
     """
@@ -268,11 +269,12 @@ def load(model: MedCoDi | str | Path | None, device: str | None = None) -> MedCo
                 model.to(device)
                 model.home = None
         return model.eval()
-    if model is None:
-        from medcodi.model import demo_checkpoint
+    from medcodi.model import demo_checkpoint, named_model
 
-        model = demo_checkpoint()
+    model = demo_checkpoint() if model is None else named_model(model)
+    # A folder stays a Path: as text, one called demo would be the name of the shipped model.
+    model = Path(model) if Path(model).is_dir() else model
     index = Path(model) / "model_index.json"
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with LOADING:  # threads that ask for the same folder get the same model
-        return _load_folder(str(model), index.stat().st_mtime if index.is_file() else 0.0, device)
+        return _load_folder(model, index.stat().st_mtime if index.is_file() else 0.0, device)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
@@ -44,10 +44,13 @@ def _written_by_any_version(values: Any) -> Any:
 class ModelConfig:
     """Everything that fixes the shape of a model."""
 
-    name: str
-    image_size: int
-    vocab_size: int = 2048
-    modalities: tuple[str, ...] = tuple(MODALITIES)
+    recipes: ClassVar[str] = "models"  # folder of configs/ with recipes for this config
+
+    name: str  # of the model, in tables and provenance
+    image_size: int  # pixels a side of its images
+    vocab_size: int = 2048  # words of a fresh model's tokenizer
+    modalities: tuple[str, ...] = tuple(MODALITIES)  # in the order of the table of modalities
+    # what denoisers attend to: one pooled vector of each prompt, or all its tokens
     context: Literal["pooled", "tokens"] = "tokens"
     context_scale: Finite = 1.0  # the unit-norm encodings are multiplied by it; 1 is the paper
     environment_scale: Finite = 1.0  # so are the unit-norm environment vectors, before the other denoisers hear them

@@ -7,8 +7,7 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +20,7 @@ from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, DataError, TrainingError
+from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, ModelConfig, build_model
 from medcodi.model.files import read_index
 from medcodi.model.identity import tokenizer_hashes
@@ -36,10 +36,10 @@ from medcodi.training.config import TrainConfig
 CONFIG = "config.yaml"
 RUN = JobKind(
     name="a run",
-    index="",  # older runs have none; config.yaml shows that the folder is a run's
-    own=("config.yaml", "start", "model", "log.jsonl", "samples", "summary.html"),
+    index_file="",  # older runs have none; config.yaml shows that the folder is a run's
+    own_patterns=("config.yaml", "start", "model", "log.jsonl", "samples", "summary.html"),
     error=TrainingError,
-    choose="choose another out=…",
+    fix="choose another out=…",
 )
 _STARTING = ".starting"  # there while start/ is being made by a run that is not accepted yet
 FINISH_STUDIES = 256  # training studies that a stage's `finish` is given, at least
@@ -88,7 +88,7 @@ def opened(config: TrainConfig, resume: str | None, ranks: Ranks) -> Iterator[Ru
     except OSError as error:
         if error.errno in atomic.UNWRITABLE:
             path = Path(error.filename or folder.root)
-            raise atomic.unwritable(path, error, error=CheckpointError, then=CHECKPOINTS.then) from error
+            raise atomic.unwritable(path, error, error=CheckpointError, then=CHECKPOINTS.resume) from error
         raise
 
 
@@ -109,7 +109,7 @@ def _prepare(folder: RunFolder, resume: str | None) -> None:
             fix="take the model as it is, or train another in another out=…",
         )
     # See that checkpoints can be written, before anything is computed.
-    with atomic.refusing(folder.checkpoints, error=RUN.error, then=RUN.then):
+    with atomic.refusing(folder.checkpoints, error=RUN.error, then=RUN.resume):
         folder.checkpoints.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder.checkpoints):
             pass
@@ -120,7 +120,7 @@ def _prepare(folder: RunFolder, resume: str | None) -> None:
             raise TrainingError(
                 f"{folder.start} exists, and no run has made it",
                 expected="a new folder, or one without start/",
-                fix=RUN.choose,
+                fix=RUN.fix,
             )
         atomic.remove(folder.start)
 
@@ -136,7 +136,7 @@ def _leave_nothing(folder: RunFolder) -> None:
 def accept(config: TrainConfig, folder: RunFolder, ranks: Ranks) -> None:
     """Write the run's config: from here on the folder is its own."""
     if ranks.is_first:
-        atomic.write_text(folder.root / CONFIG, to_yaml(config), error=RUN.error, then=RUN.then)
+        atomic.write_text(folder.root / CONFIG, to_yaml(config), error=RUN.error, then=RUN.resume)
         atomic.remove(folder.root / _STARTING)
 
 
@@ -156,28 +156,62 @@ def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, r
     return MedCoDi.from_pretrained(folder.start)
 
 
+def fresh_model_config(config: TrainConfig, dataset: StudyDataset) -> ModelConfig:
+    """The model recipe, at the studies' image size and with the modalities that they hold.
+
+    Where the stage names the kinds that it trains, or the dataset counts no modalities, the recipe's modalities stay.
+
+    Raises:
+        TrainingError: If the studies hold fewer than two modalities: nothing could prompt anything.
+    """
+    recipe = load_config(ModelConfig, str(config.model))
+    counts = getattr(dataset, "modality_counts", None)
+    if counts is None or "kinds" in config.stage.options:
+        return replace(recipe, image_size=dataset.image_size)
+    counted: dict[str, int] = counts()
+    present = tuple(name for name in recipe.modalities if counted.get(name))
+    if len(present) < 2:
+        raise TrainingError(
+            f"the {len(dataset):,} studies of {dataset.name} hold {' and '.join(present) or 'nothing'} only",
+            expected=f"at least two of {', '.join(recipe.modalities)}: one that prompts, one that is generated",
+            fix="prepare studies that hold a second modality, such as the reports of the images",
+        )
+    return replace(recipe, image_size=dataset.image_size, modalities=present)
+
+
+def changes_for_data(config: TrainConfig, dataset: StudyDataset) -> list[str]:
+    """What a fresh model has otherwise than its recipe, because of the data: a line each."""
+    if config.model is None:
+        return []
+    recipe, fresh = load_config(ModelConfig, str(config.model)), fresh_model_config(config, dataset)
+    absent = [name for name in recipe.modalities if name not in fresh.modalities]
+    lines = [f"model without {name}: no study of {dataset.name} has it" for name in absent]
+    if fresh.image_size != recipe.image_size:
+        lines.append(f"model of {fresh.image_size} pixels a side, as the data are; its recipe has {recipe.image_size}")
+    return lines
+
+
 def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> None:
     """Write a fresh model to ``start/``, unless an earlier start of the run has."""
     if (folder.start / "model_index.json").is_file():
         return
+    fresh = fresh_model_config(config, dataset)
     texts = [report for report in reports(dataset, config.tokenizer_studies) if report]
-    if not texts:
+    if not texts and any(MODALITIES[name].kind == "text" for name in fresh.modalities):
         raise DataError(
             f"no reports in {dataset.name}",
             expected="reports to train the tokenizer on",
             fix="start from a model with init=…",
         )
-    fresh = load_config(ModelConfig, str(config.model))
-    atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.then)
+    atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.resume)
     build_model(fresh, texts, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
 
 
 def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
     """Reports of the first studies; without their images where the dataset can."""
     indices = range(min(num_studies, len(dataset)))
-    alone = getattr(dataset, "report", None)
-    found = (alone(index) for index in indices) if alone else (dataset[index].report for index in indices)
-    return [report or "" for report in islice(found, num_studies)]
+    read_report = getattr(dataset, "report", None) or (lambda index: dataset[index].report)
+    return [read_report(index) or "" for index in indices]
 
 
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:
@@ -187,9 +221,11 @@ def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> d
         tokenizer_hashes(index),
         {name: part["sha256"] for name, part in index["components"].items()},
     ]
-    model = index["config"] if config.model is None else to_dict(load_config(ModelConfig, config.model))
+    model = index["config"] if config.model is None else to_dict(fresh_model_config(config, dataset))
+    values = config.identity()
+    values["data"]["image_size"] = dataset.image_size
     return {
-        **config.identity(),
+        **values,
         "model": model,
         "start": hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest(),
         "dataset": dataset.fingerprint,

@@ -23,7 +23,7 @@ from medcodi.app.arguments import (
     refuse_full_folder,
     text_or_file,
 )
-from medcodi.app.commands.generate import print_generation
+from medcodi.app.commands.generate import print_generation, print_truncations
 from medcodi.app.terminal import app, err, progress_bar
 from medcodi.errors import PromptError
 
@@ -115,4 +115,7 @@ def edit(
             on_step=lambda done, total: bar.update(task, description="editing", completed=done, total=total),
         )
     generation.save(out_dir, image_format)
+    print_truncations(generation, contents)
+    if cut := generation.provenance["edit"].get("truncated"):
+        err.print(f"[yellow]Note:[/yellow] {cut['read_tokens']} of {cut['tokens']} tokens of the new report were read.")
     print_generation(generation, out_dir)

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.panel import Panel
+from rich.text import Text
 
 from medcodi.app.arguments import (
     Device,
@@ -31,6 +33,8 @@ from medcodi.app.terminal import app, err, out, progress_bar
 
 if TYPE_CHECKING:
     from medcodi.generation.pipeline import Generation
+
+SHOWN = 300  # characters of a text that was not read
 
 
 @app.command()
@@ -116,7 +120,21 @@ def generate(
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
     generation.save(out_dir, image_format)
+    print_truncations(generation, prompts)
     print_generation(generation, out_dir)
+
+
+def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
+    """Say which texts the model has not read to their end, and what it has not read."""
+    from medcodi.data.reports import normalise_report
+
+    for name, prompt in generation.provenance["prompts"].items():
+        if cut := prompt.get("truncated"):
+            unread = " ".join(normalise_report(prompts[name])[cut["read_characters"] :].split())
+            seen = f" {cut['read_tokens']} of {cut['tokens']} tokens of the {name} were read, which is all that this model reads."
+            err.print(
+                Text.assemble(("Note:", "yellow"), f"{seen} Not read: {unread[:SHOWN]}{'…' * (len(unread) > SHOWN)}")
+            )
 
 
 def print_generation(generation: Generation, folder: Path) -> None:
@@ -124,6 +142,6 @@ def print_generation(generation: Generation, folder: Path) -> None:
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
             if isinstance(value, str):
-                out.print(Panel(value, title=f"{name}, sample {number}", title_align="left", expand=False))
+                out.print(Panel(Text(value), title=f"{name}, sample {number}", title_align="left", expand=False))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         out.print(str(path))

@@ -136,7 +136,7 @@ def synthesize(
             device=chosen,
             collect_only=collect,
             on_progress=count_progress(bar, "synthesizing"),
-            on_failure=lambda bad: err.print(f"row {bad.number} {bad.id}: {bad.message}", markup=False),
+            on_failure=lambda bad: err.print(f"row {bad.number} {bad.id}: {bad.message}"),
         )
     _print_outcome(outcome, out_dir, rank, world)
     raise typer.Exit(_exit_code(outcome, os.environ))
@@ -178,6 +178,10 @@ def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> Non
     if outcome.num_pending:
         err.print(
             f"{outcome.num_pending} studies are still missing: other ranks generate them, or the same command run again"
+        )
+    if outcome.num_truncated:
+        err.print(
+            f"{outcome.num_truncated} rows have a text that is longer than this model reads: results.csv says how much was read"
         )
     for name in ("results.csv", "failed.csv"):
         if (folder / name).is_file():

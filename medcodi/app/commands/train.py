@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option(help="A training configuration; ready ones are in configs/train/.")],
+    config: Annotated[str, typer.Option(help="The run: a file, or a recipe (medcodi config list train).")],
     settings: Overrides = None,
     resume: Annotated[str | None, typer.Option(help="Resume from 'latest', or from a checkpoint folder.")] = None,
     print_config: Annotated[

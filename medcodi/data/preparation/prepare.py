@@ -7,17 +7,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any
-
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from typing import Any, ClassVar
 
 from medcodi import __version__
 from medcodi.config import config, to_dict
+from medcodi.console import SafeConsole, progress_of
 from medcodi.data.files import FORMAT, INFO_FILE
 from medcodi.data.preparation.ledger import Ledger
-from medcodi.data.preparation.plan import PatientSplits, Shard, plan_shards
-from medcodi.data.preparation.shards import FILE_FORMATS, PREPARATION, Interrupted, WrittenShard
+from medcodi.data.preparation.shards import (
+    FILE_FORMATS,
+    PREPARATION,
+    Interrupted,
+    PatientSplits,
+    Shard,
+    WrittenShard,
+    plan_shards,
+)
 from medcodi.data.preparation.workers import Workers
 from medcodi.data.sources import SOURCES, Each, Source
 from medcodi.data.sources.record import Record
@@ -32,6 +37,8 @@ MIN_STUDIES_FOR_LIMIT = 10  # below it a share of bad studies says little; one g
 @config
 class PrepareConfig:
     """Source and settings of a preparation."""
+
+    recipes: ClassVar[str] = "data"  # folder of configs/ with recipes for this config
 
     source: str  # kind of source: ``csv``, ``dicom``, ``mimic-cxr``, ``mimic-cxr-jpg``, ``openi``, ``phantom``
     out: str  # folder of the dataset
@@ -119,7 +126,9 @@ def prepare(config: PrepareConfig) -> Ledger:
                 changed = [*changed, "resume=false"]
                 job.clear_shards()
             if changed:
-                Console(stderr=True).print(f"removed the shards of an earlier run in {job.root}: {'; '.join(changed)}")
+                SafeConsole(stderr=True).print(
+                    f"removed the shards of an earlier run in {job.root}: {'; '.join(changed)}"
+                )
             try:
                 written = _write(config, shards, job, workers, num_studies=len(records))
                 ledger = _finish(config, shards, written, job.content)
@@ -149,8 +158,7 @@ def _write(
     records = {shard.name: job.record(shard.name) for shard in shards}
     written = {name: WrittenShard.from_record(record) for name, record in records.items() if record is not None}
     todo = [shard for shard in shards if shard.name not in written]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with progress_of() as progress:
         if written:
             progress.console.print(f"resuming: {len(written):,} of {len(shards):,} shards are written")
         num_done = num_studies - sum(len(shard.records) for shard in todo)
@@ -177,7 +185,7 @@ def _finish(
         num_studies=sum(len(shard.records) for shard in shards),
         left_out=sum(result.left_out for result in results),
     )
-    with refusing(folder, error=Interrupted, then=PREPARATION.then):
+    with refusing(folder, error=Interrupted, then=PREPARATION.resume):
         ledger.write(folder)
     # The fingerprint: a hash over all rows.
     digest = hashlib.sha256(repr((config.source, config.image_size)).encode())
@@ -198,7 +206,7 @@ def _finish(
         "shards": files,
         "config": {key: value for key, value in to_dict(config).items() if key not in _OF_THE_RUN},
     }
-    write_json(folder / INFO_FILE, info, error=Interrupted, then=PREPARATION.then)
+    write_json(folder / INFO_FILE, info, error=Interrupted, then=PREPARATION.resume)
     return ledger
 
 

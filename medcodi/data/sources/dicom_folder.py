@@ -114,7 +114,7 @@ def _report(file: Path, study_id: str, options: DicomConfig) -> tuple[dict[str, 
 
 
 def _joined(old: Record, new: Record) -> Record:
-    """Two files of record study as record record; beside a usable file, another record that is not is only left out itself."""
+    """Two files of one study as one record; beside a usable file, one that cannot be used is left out alone."""
     # A file that can be used replaces one that cannot.
     if old.refused is not None and new.refused is None:
         old, new = new, old

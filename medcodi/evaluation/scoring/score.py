@@ -83,8 +83,8 @@ def _system(annotations: Annotations, name: str, scores: dict[Direction, Directi
         },
         "image_sizes": stored["image_sizes"],
         "directions": {
-            str(direction): {**_order(stored["description"], direction), **own.to_dict()}
-            for direction, own in scores.items()
+            str(direction): {**_order(stored["description"], direction), **direction_scores.to_dict()}
+            for direction, direction_scores in scores.items()
         },
     }
 
@@ -104,17 +104,17 @@ def _pictures(
     """Direction -> the studies that the page shows."""
     if not config.pictures:
         return {}
-    found = {}
+    pictures = {}
     for direction in dict.fromkeys(direction for system in scores.values() for direction in system):
         own = {name: system[direction] for name, system in scores.items() if direction in system}
         generated = {
             name: {target: annotations.generated(name, direction, target) for target in direction.targets}
             for name in own
         }
-        found[str(direction)] = direction_pictures(
+        pictures[str(direction)] = direction_pictures(
             direction, own, annotations, generated, _real(annotations, direction), num=config.pictures, seed=config.seed
         )
-    return found
+    return pictures
 
 
 def wrong_findings(scores: DirectionScores) -> np.ndarray:
@@ -130,13 +130,13 @@ def wrong_findings(scores: DirectionScores) -> np.ndarray:
 def shown_studies(scores: DirectionScores, seed: int, num: int) -> list[tuple[str, int]]:
     """(title, row) of the studies on the page: ``num`` random ones, then the ``num`` worst of the others."""
     order = numpy_generator("pictures", seed, str(scores.direction)).permutation(len(scores.rows))
-    random = [int(place) for place in order[:num]]
+    random = [int(index) for index in order[:num]]
     wrong = wrong_findings(scores)
-    worst = [place for place in sorted(order.tolist(), key=lambda place: -wrong[place]) if place not in random][:num]
-    return [("random study", scores.rows[place]) for place in random] + [
-        (f"worst study: {wrong[place]:.0f} of its findings wrong", scores.rows[place])
-        for place in worst
-        if wrong[place] > 0
+    worst = [index for index in sorted(order.tolist(), key=lambda index: -wrong[index]) if index not in random][:num]
+    return [("random study", scores.rows[index]) for index in random] + [
+        (f"worst study: {wrong[index]:.0f} of its findings wrong", scores.rows[index])
+        for index in worst
+        if wrong[index] > 0
     ]
 
 
@@ -209,8 +209,8 @@ def content_note(table: AnnotationTable, truth: np.ndarray, true_sides: np.ndarr
     labels, sides = table.arrays["labels"][0], table.arrays["sides"][0]  # [14] each
     parts: dict[str, list[str]] = {"right": [], "wrong side": [], "missed": [], "not true": []}
     for k, label in enumerate(CHEXPERT_LABELS):
-        found, true = labels[k] == 1, truth[k] == 1
-        if found and true:
+        present, true = labels[k] == 1, truth[k] == 1
+        if present and true:
             # A side is wrong if both are known and differ.
             turned = sides[k] and true_sides[k] and sides[k] != true_sides[k]
             parts["wrong side" if turned else "right"].append(label + _side(sides[k]))
@@ -218,6 +218,6 @@ def content_note(table: AnnotationTable, truth: np.ndarray, true_sides: np.ndarr
             continue  # the others say so
         elif true and not np.isnan(labels[k]):
             parts["missed"].append(label + _side(true_sides[k]))
-        elif found and not np.isnan(truth[k]):
+        elif present and not np.isnan(truth[k]):
             parts["not true"].append(label + _side(sides[k]))
-    return "\n".join(f"{name}: {', '.join(found)}" for name, found in parts.items() if found) or "nothing read"
+    return "\n".join(f"{name}: {', '.join(findings)}" for name, findings in parts.items() if findings) or "nothing read"

@@ -20,7 +20,7 @@ from medcodi.generation.bulk.manifest import BadRow, Row, RowDefaults, read_mani
 from medcodi.generation.bulk.plan import StudyShard, batches, shards_of
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.pipeline import generate_batch, load
-from medcodi.generation.request import Value, check_modalities, check_prompt_files, read_prompt_files
+from medcodi.generation.request import Value, check_modalities, check_prompt_files, read_prompt_files, truncations
 from medcodi.generation.result import image_format, provenance, write_contents
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
@@ -59,6 +59,7 @@ class Outcome:
     num_there: int = 0  # studies finished, of all ranks
     num_failed: int = 0  # rows failed, of all ranks
     num_pending: int = 0  # studies still to be generated, by other ranks; 0: results.csv is complete
+    num_truncated: int = 0  # rows made now whose text the model has not read to its end
 
 
 def synthesize(
@@ -115,7 +116,7 @@ def synthesize(
     shards = shards_of(row for row in rows if isinstance(row, Row))
 
     # Generate this rank's share of the batches.
-    made = found = 0
+    made = found = num_truncated = 0
     failed: dict[int, BadRow] = {}
     if not collect_only:
         share = Ranks(rank, world).share(batches(shards, config.batch_size))
@@ -126,7 +127,7 @@ def synthesize(
         needed = {name for each in directions for name in loaded.components_for(each.prompts, each.targets)}
         with _same_arithmetic(loaded.device, config.threads), config.execution.running(loaded, sorted(needed)):
             made, found = worker.run(share, lambda: folder.write_failures(rank, world, worker.failed.values()))
-        failed = worker.failed
+        failed, num_truncated = worker.failed, len(worker.truncated)
 
     # The rank that ends last writes the tables.
     there, num_failed, pending = folder.collect(shards, bad, partly=collect_only)
@@ -137,6 +138,7 @@ def synthesize(
         num_there=there,
         num_failed=num_failed,
         num_pending=pending,
+        num_truncated=num_truncated,
     )
 
 
@@ -206,6 +208,7 @@ class _Worker:
         self._report = on_progress or (lambda done, total: None)
         self._report_failure = on_failure or (lambda bad: None)
         self.failed: dict[int, BadRow] = {}  # by row number
+        self.truncated: set[int] = set()  # numbers of the rows of which a text was not read to its end
         self._contexts = PromptContexts(model, exact=True)
         self._format = image_format(config.image_format)
 
@@ -305,8 +308,11 @@ class _Worker:
         if self.folder.has(shard):
             return False
         row, arithmetic = shard.row, self.config.execution.arithmetic
+        cut = truncations(self.model, prompts)
+        if cut:
+            self.truncated.add(row.number)
         signature = provenance(
-            self.identity, row.direction, prompts, row.weights, self._sampling_of(shard), [shard.seed], arithmetic
+            self.identity, row.direction, prompts, row.weights, self._sampling_of(shard), [shard.seed], arithmetic, cut
         )
         texts = {name: value for name, value in contents.items() if isinstance(value, str)}
         self.folder.write(shard, lambda to: write_contents(contents, to, self._format, signature), signature, texts)

@@ -11,7 +11,7 @@ from typing import Any
 from medcodi.errors import DataError, PromptError
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.pipeline import generate_batch, load
-from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt
+from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt, truncations
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
@@ -164,6 +164,7 @@ class _Stream:
                 self.config,
                 done.seeds,
                 self.execution.arithmetic,
+                truncations(self.model, done.prompts),
             )
             samples = [done.samples[position] for position in range(len(done.seeds))]
             yield Generation(done.direction, samples, signature)

@@ -18,7 +18,7 @@ from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
 from medcodi.errors import ConfigError
 
-WHITE = 65535
+WHITE = 65535  # the brightest grey value, whatever the depth
 MIN_SIDE = 16  # pixels a side that must remain after the crop
 _ASCII = {
     "‘": "'",
@@ -50,7 +50,7 @@ class BlindingConfig:
     percentiles: tuple[float, float] = (0.5, 99.5)  # grey values stretched to black and white
     black_level: float = 0.02  # share of the range that becomes black, because sensors differ in near black
     corner_mask: float = 0.16  # side of the square blackened in each corner, where markers are; share of a side
-    depth: int = 8  # bits of grey that both arms keep; below them the 16 bits are dithered
+    depth: int = 8  # bits of grey of both arms, dithered
     text_case: Literal["keep", "upper", "lower"] = "keep"  # of all reports
     max_words: int | None = None  # reports are cut to whole sentences of at most this many words; None: not cut
 
@@ -106,36 +106,35 @@ def cut_image(image: np.ndarray, blinding: BlindingConfig, largest: int) -> np.n
     return resized(square, largest) if side > largest else square
 
 
-def finish_image(
-    square: np.ndarray, blinding: BlindingConfig, native: int, size: int, noise: np.random.Generator
-) -> np.ndarray:
-    """Second half: the common band, the common grey range, the corner mask, 16 bits.
+def finish_image(square: np.ndarray, blinding: BlindingConfig, native: int, noise: np.random.Generator) -> np.ndarray:
+    """Second half: the common band, the common grey range, the corner mask, the common depth.
 
     Args:
         square: From :func:`cut_image`, at least ``native`` pixels a side.
         blinding: Config of the pipeline.
-        native: Pixels a side that both arms are reduced to.
-        size: Pixels a side as shown.
-        noise: For the dither: uniform, one step of ``blinding.depth`` wide, at the size as shown. Both arms then fill the same
-            frequency band to the same level, and no comb of grey values remains.
+        native: Pixels a side that both arms are reduced to, and that the viewer enlarges.
+        noise: For the dither: triangular, two steps of ``blinding.depth`` wide, added before rounding. The error then has one
+            spread whatever the picture, so that both arms fill the same frequency band to the same level.
 
     Returns:
-        uint16 ``[size, size]``, from 0 to 65535.
+        uint16 ``[native, native]``, from 0 to 65535, in 2^depth levels.
     """
-    # Common band: down to the native size, up to the size as shown.
-    image = resized(resized(square, native), size)
+    # Common band. Half a pixel is cut off at each edge, so that an image of the native size is resampled like all others, and
+    # does not keep the comb of its file's grey values.
+    image = resized(square, native, inset=0.5)
     # Common grey range: percentiles to black and white.
     low, high = np.percentile(image, blinding.percentiles)
     if high - low < 1e-3:
         low, high = float(image.min()), float(image.max())
     floor = low + blinding.black_level * (high - low)
     image = np.clip((image - floor) / max(high - floor, 1e-6), 0.0, 1.0)
-    # Common depth, dithered to 16 bits.
+    # Common depth, dithered.
     levels = 2**blinding.depth - 1
-    image = np.rint(image * levels) + noise.random(image.shape, dtype=np.float32) - 0.5
-    grey = np.rint(np.clip(image / levels, 0.0, 1.0) * WHITE).astype(np.uint16)
+    dither = noise.random(image.shape, dtype=np.float32) - noise.random(image.shape, dtype=np.float32)
+    image = np.clip(np.rint(image * levels + dither), 0, levels)
+    grey = np.rint(image * (WHITE / levels)).astype(np.uint16)
     # Black corners; black and white are always reached, also without a corner mask.
-    grey[corner_mask(size, blinding.corner_mask)] = 0
+    grey[corner_mask(native, blinding.corner_mask)] = 0
     grey.flat[np.argmin(grey)], grey.flat[np.argmax(grey)] = 0, WHITE
     return grey
 
@@ -148,12 +147,11 @@ def corner_mask(size: int, share: float) -> np.ndarray:
     return edge[:, None] & edge[None, :]
 
 
-def resized(square: np.ndarray, size: int) -> np.ndarray:
-    """float32 ``[S, S]`` to ``[size, size]``, bicubic, antialiased, within [0, 1]."""
-    if square.shape == (size, size):
-        return square
+def resized(square: np.ndarray, size: int, *, inset: float = 0.0) -> np.ndarray:
+    """float32 ``[S, S]`` without ``inset`` pixels at each edge to ``[size, size]``, bicubic, antialiased, within [0, 1]."""
     picture = Image.fromarray(np.ascontiguousarray(square, dtype=np.float32))
-    return np.clip(np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)), 0.0, 1.0)
+    box = (inset, inset, len(square) - inset, len(square) - inset)
+    return np.clip(np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box)), 0.0, 1.0)
 
 
 def blind_text(text: str, blinding: BlindingConfig) -> str:

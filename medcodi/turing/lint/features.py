@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medcodi.turing.bundle.files import Payload
+from medcodi.turing.bundle.payloads import Payload
 from medcodi.turing.design.blinding import WHITE, BlindingConfig, corner_mask
 
 # Burnt-in marks: letters and arrows, not ribs or wires.
@@ -44,12 +44,17 @@ class PayloadFeatures:
         self.kinds[place] = str(payload.fields.get("kind"))
         if self.kinds[place] == "image":
             image = payload.image
-            encoding = image_encoding(image, self.blinding.corner_mask, self.blinding.depth)
+            encoding = image_encoding(image, self.blinding.corner_mask, self.blinding.depth, _dither_of(payload))
             self.appearance[place] = image_appearance(image)
         else:
             encoding = text_encoding(payload.text)
             self.appearance[place] = text_appearance(payload.text)
         self.encoding[place] = {(probe, name): value for probe, row in encoding.items() for name, value in row.items()}
+
+
+def _dither_of(payload: Payload) -> float:
+    """Spread of the dither's error, in steps of the depth: of triangular dither and rounding, or as version 0.1 left it in 16 bits."""
+    return 1 / np.sqrt(12) if payload.fields.get("bits") == 16 else 0.5
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------
@@ -70,13 +75,14 @@ def file_features(size: int, time: float) -> dict[tuple[str, str], float]:
 
 
 # ---- images and texts ------------------------------------------------------------------------------------------------
-def image_encoding(image: np.ndarray, corner: float, depth: int) -> dict[str, dict[str, float]]:
+def image_encoding(image: np.ndarray, corner: float, depth: int, dither: float = 0.5) -> dict[str, dict[str, float]]:
     """Features of an image's encoding, by the probe that they belong to.
 
     Args:
         image: uint16 ``[S, S]``.
         corner: Share of a side that is masked in the corners.
         depth: Bits of grey that both arms keep.
+        dither: Spread of the dither's error, in steps of ``depth``.
     """
     grey = image.astype(np.float32) / WHITE
     step = 1 / (2**depth - 1)
@@ -88,7 +94,7 @@ def image_encoding(image: np.ndarray, corner: float, depth: int) -> dict[str, di
             "grey step": _grey_step(image),
         },
         "border": _border(grey, corner, step),
-        "resolution": {"side": float(len(grey)), "finest band": _finest_band(grey, step)},
+        "resolution": {"side": float(len(grey)), "finest band": _finest_band(grey, step, dither * step)},
         "burnt-in mark": {"marks": _marks(grey, corner), "in the corners": float((image[hidden] > 0).sum())},
     }
 
@@ -163,7 +169,7 @@ def _border(grey: np.ndarray, corner: float, step: float) -> dict[str, float]:
     return features | {"edge step": max(0.04, *steps)}
 
 
-def _finest_band(grey: np.ndarray, step: float) -> float:
+def _finest_band(grey: np.ndarray, step: float, dither: float) -> float:
     """Noise of the finest frequency band where the image is flattest, relative to the dither's, at most 0.7.
 
     In every block of 8 x 8 pixels that touches neither black nor white, the dither alone leaves its noise in the diagonal second
@@ -179,7 +185,7 @@ def _finest_band(grey: np.ndarray, step: float) -> float:
         tiles[:, :-1, :-1] - tiles[:, 1:, :-1] - tiles[:, :-1, 1:] + tiles[:, 1:, 1:]
     ) / 2  # of white noise: its own spread
     spread = np.sqrt((second**2).mean(axis=(1, 2)))
-    return float(min(np.percentile(spread, 10) / (step / np.sqrt(12)), _BAND_LIMIT))
+    return float(min(np.percentile(spread, 10) / dither, _BAND_LIMIT))
 
 
 def _marks(grey: np.ndarray, corner: float) -> float:

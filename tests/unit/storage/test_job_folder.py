@@ -16,15 +16,17 @@ from medcodi.storage.job_folder import JobFolder, JobKind, damage, differences, 
 from tests.unit.storage.killed import at_every_change
 from tests.unit.storage.test_atomic import files_of_at_most
 
-FLAT = JobKind(name="a list", record="{shard}.json", own=("*.bin", "*.json"), error=DataError, choose="name another")
-FOLDERS = JobKind(name="a tree", record="{shard}/record.json", own=("s?",), error=DataError)
-STAGED = JobKind(name="a product", staged=".{target}.partial", error=DataError)
+FLAT = JobKind(
+    name="a list", record_file="{shard}.json", own_patterns=("*.bin", "*.json"), error=DataError, fix="name another"
+)
+FOLDERS = JobKind(name="a tree", record_file="{shard}/record.json", own_patterns=("s?",), error=DataError)
+STAGED = JobKind(name="a product", staging_name=".{target}.partial", error=DataError)
 SHARDS = ("s0", "s1", "s2")
 
 
 def write(job: JobFolder, shard: str) -> None:
     """A shard of either form."""
-    if job.kind.record.startswith("{shard}/"):
+    if job.kind.record_file.startswith("{shard}/"):
 
         def fill(folder: Path) -> dict:
             (folder / "x.bin").write_text(shard)
@@ -142,7 +144,7 @@ def test_files_of_somebody_else_are_refused_and_stay(tmp_path: Path, index: str 
     job = JobFolder(tmp_path, replace(FLAT, header={"format": 1}), 1)
     with pytest.raises(DataError, match="is not empty, and does not hold a list"), job.opened(restart=restart):
         pass
-    job.kind.own
+    job.kind.own_patterns
     assert contents(tmp_path) == before
 
 

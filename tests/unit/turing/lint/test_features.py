@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcodi.turing.bundle.files import Payload
+from medcodi.turing.bundle.payloads import Payload
 from medcodi.turing.design.blinding import BlindingConfig
 from medcodi.turing.lint.features import (
     PayloadFeatures,
@@ -26,8 +26,8 @@ def dithered(seed: int = 0, depth: int = 8) -> np.ndarray:
     down, across = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     smooth = 0.5 + 0.2 * np.sin(3 * down) * np.cos(2 * across)
     levels = 2**depth - 1
-    grey = (np.rint(smooth * levels) + rng.random((SIDE, SIDE)) - 0.5) / levels
-    return np.rint(grey * 65535).astype(np.uint16)
+    dither = rng.random((SIDE, SIDE)) - rng.random((SIDE, SIDE))
+    return np.rint(np.rint(smooth * levels + dither) * (65535 / levels)).astype(np.uint16)
 
 
 def encoding(image: np.ndarray, corner: float = 0.0) -> dict[str, dict[str, float]]:
@@ -35,9 +35,10 @@ def encoding(image: np.ndarray, corner: float = 0.0) -> dict[str, dict[str, floa
 
 
 def test_a_comb_of_grey_values_is_seen_and_dither_has_none() -> None:
-    assert encoding(dithered())["grey offset"]["grey step"] == 16.0  # the least that is counted
-    comb = (dithered() // 257 * 257).astype(np.uint16)  # 8 bits
-    assert encoding(comb)["grey offset"]["grey step"] == 257.0
+    assert encoding(dithered())["grey offset"]["grey step"] == 257.0  # 8 bits
+    assert encoding(dithered(depth=12))["grey offset"]["grey step"] == 16.0  # the least that is counted
+    comb = (dithered() // 514 * 514).astype(np.uint16)  # 7 bits
+    assert encoding(comb)["grey offset"]["grey step"] == 514.0
 
 
 def test_smoothing_takes_the_finest_band_away() -> None:
