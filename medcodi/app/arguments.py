@@ -62,9 +62,9 @@ ImageFormat = Annotated[str, typer.Option("--format", help="Of images: png (8 bi
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU where there is one")]
 
 
-def read_prompts(texts: Sequence[str]) -> dict[str, str]:
+def read_prompts(texts: Sequence[str], option: str = "--prompt") -> dict[str, str]:
     """Parse ``--prompt modality=value``: modality -> path of an image, or text (of the file, if the value is ``@path``)."""
-    return {name: _prompt_value(name, value) for name, value in _pairs(texts, option="--prompt").items()}
+    return {name: text_or_file(name, value) for name, value in _pairs(texts, option=option).items()}
 
 
 def read_weights(texts: Sequence[str]) -> dict[str, float] | None:
@@ -144,7 +144,8 @@ def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
     return pairs
 
 
-def _prompt_value(name: str, value: str) -> str:
+def text_or_file(name: str, value: str) -> str:
+    """A value as it is; of a text modality the text of the file, if the value is ``@path``."""
     if modality(name).kind != "text" or not value.startswith("@"):
         return value
     # @path: the text of a file.

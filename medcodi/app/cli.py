@@ -19,6 +19,7 @@ COMMANDS = (
     "demo",
     "doctor",
     "generate",
+    "edit",
     "synthesize",
     "fit",
     "train",

@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
+from torch import Tensor
 
 from medcodi.diffusion.guidance import Denoise, Latents
 from medcodi.errors import PromptError, one_of
@@ -87,7 +88,7 @@ def sample_jointly(
     # Step all of them down the same timesteps, each after its delay.
     timesteps = [int(t) for t in next(iter(schedulers.values())).timesteps]
     delays = {target: (delays or {}).get(target, 0) for target in latent_shapes}
-    num_steps, extra = len(timesteps) + max(delays.values()), SAMPLERS[sampler].step_settings
+    num_steps = len(timesteps) + max(delays.values())
     for index in range(num_steps):
         own = {target: index - delay for target, delay in delays.items()}  # target -> number of its step
         t = {target: (timesteps[max(step, 0) :] or [0])[0] for target, step in own.items()}
@@ -98,12 +99,20 @@ def sample_jointly(
         # Only targets between their first and last timestep move.
         for target, scheduler in schedulers.items():
             if 0 <= own[target] < len(timesteps):
-                keywords = {"generator": generators[target], **extra} if _takes_generator(scheduler) else {}
-                step = scheduler.step(predictions[target], timesteps[own[target]], latents[target], **keywords)
-                latents[target] = step.prev_sample
+                latents[target] = take_step(
+                    sampler, scheduler, predictions[target], t[target], latents[target], generators[target]
+                )
         if on_step is not None:
             on_step(index + 1, num_steps)
     return latents
+
+
+def take_step(
+    sampler: str, scheduler: Any, prediction: Tensor, t: int, latents: Tensor, generators: list[torch.Generator]
+) -> Tensor:
+    """One step of that sampler's scheduler from ``t``: the next latents ``[B, *shape]``; generators serve those that add noise."""
+    keywords = {"generator": generators, **SAMPLERS[sampler].step_settings} if _takes_generator(scheduler) else {}
+    return scheduler.step(prediction, t, latents, **keywords).prev_sample
 
 
 def _takes_generator(scheduler: Any) -> bool:

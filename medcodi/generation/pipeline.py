@@ -158,14 +158,14 @@ def generate_batch(
         results: list[dict[str, Value]] = [{} for _ in prompts]
         for place, group in enumerate(groups):
             # Encode the prompts; in a chain, what is finished is a prompt too.
-            given = [{**prompt, **_as_prompts(result)} for prompt, result in zip(prompts, results, strict=True)]
+            given = [{**prompt, **as_prompts(result)} for prompt, result in zip(prompts, results, strict=True)]
             context, null = contexts.contexts(given, weights or [{} for _ in prompts])
 
             # Denoise the targets of the group together, each row from its own seed.
             unprompted = torch.tensor([not prompt for prompt in given])  # [B]
             done = sum(num_steps[:place])
             latents = sample_jointly(
-                _guided(model, config, group, context, null, unprompted),
+                guided_denoiser(model, config, group, context, null, unprompted),
                 {target: model.latent_shape(target) for target in group},
                 list(seeds),
                 sampler=config.sampler,
@@ -177,13 +177,13 @@ def generate_batch(
             )
 
             # Decode, and hand out row by row.
-            for target, values in _decode(model, latents).items():
+            for target, values in decode_contents(model, latents).items():
                 for result, value in zip(results, values, strict=True):
                     result[target] = value
         return [{target: result[target] for target in targets} for result in results]
 
 
-def _as_prompts(contents: Mapping[str, Value]) -> dict[str, Value]:
+def as_prompts(contents: Mapping[str, Value]) -> dict[str, Value]:
     """Generated contents as prompts, exactly as a user would give them; a text without a word is no prompt."""
     prompts: dict[str, Value] = {}
     for name, value in contents.items():
@@ -194,7 +194,7 @@ def _as_prompts(contents: Mapping[str, Value]) -> dict[str, Value]:
     return prompts
 
 
-def _guided(
+def guided_denoiser(
     model: MedCoDi,
     config: GenerationConfig,
     targets: Sequence[str],
@@ -232,7 +232,7 @@ def _guided(
     return guided_by_each_other(prompted, denoise_alone, environment_scale, unprompted)
 
 
-def _decode(model: MedCoDi, latents: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+def decode_contents(model: MedCoDi, latents: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     """Values of every target, in the order of the targets."""
     # Targets that one autoencoder serves are decoded in one batch.
     served: dict[tuple[Any, ...], list[str]] = {}

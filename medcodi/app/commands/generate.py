@@ -120,11 +120,11 @@ def generate(
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
     generation.save(out_dir, image_format)
-    _print_truncations(generation, prompts)
-    _print_generation(generation, out_dir)
+    print_truncations(generation, prompts)
+    print_generation(generation, out_dir)
 
 
-def _print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
+def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
     """Say which texts the model has not read to their end, and what it has not read."""
     from medcodi.data.reports import normalise_report
 
@@ -137,8 +137,8 @@ def _print_truncations(generation: Generation, prompts: Mapping[str, str]) -> No
             )
 
 
-def _print_generation(generation: Generation, folder: Path) -> None:
-    # Reports are shown, images are only named.
+def print_generation(generation: Generation, folder: Path) -> None:
+    """Print the texts of a generation, and the names of its files."""
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
             if isinstance(value, str):
