@@ -19,9 +19,9 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
+from medcodi.evaluation.annotators.findings import findings_from_probabilities
 
 from medcodi.data.loading import DataConfig
-from medcodi.evaluation.annotators.findings import findings_from_probabilities
 from medcodi.evaluation.annotators.geometry import GeometryAnnotator, geometry_agreement
 from medcodi.evaluation.annotators.image_annotators import load_image_annotator
 from medcodi.evaluation.annotators.weights import LoadRequest
