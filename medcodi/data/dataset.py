@@ -131,6 +131,11 @@ class ArrowStudies:
         columns = {name: table.column(name) for name in MODALITIES if name in table.column_names}
         return {name: len(column) - column.null_count for name, column in columns.items()}
 
+    def num_labelled(self) -> int:
+        """Number of studies with at least one known label. No image is read."""
+        rows = self._rows.data.column("labels").to_pylist()
+        return sum(any(value is not None and value == value for value in labels) for labels in rows)
+
     def contents(self) -> list[tuple[str, str, frozenset[str]]]:
         """(study id, patient id, modalities that it holds) of every study, in order; no image is read."""
         table = self._rows.data
@@ -179,6 +184,7 @@ class FirstStudies:
         if isinstance(dataset, ArrowStudies):
             self.study_id, self.report = dataset.study_id, dataset.report
             self.modality_counts = partial(dataset.modality_counts, num_studies)
+            self.contents = lambda: dataset.contents()[:num_studies]
 
     def __len__(self) -> int:
         return self._num_studies

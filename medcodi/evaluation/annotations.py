@@ -73,14 +73,14 @@ class AnnotationTable:
 
     def at(self, rows: Sequence[int]) -> AnnotationTable:
         """The annotations of some studies, named by row."""
-        position = {row: place for place, row in enumerate(self.rows)}
-        places = [position[row] for row in rows]
+        index_of = {row: index for index, row in enumerate(self.rows)}
+        indices = [index_of[row] for row in rows]
         return replace(
             self,
             rows=list(rows),
-            hashes=[self.hashes[place] for place in places],
-            texts=[self.texts[place] for place in places] if self.texts else [],
-            arrays={name: array[places] for name, array in self.arrays.items()},
+            hashes=[self.hashes[index] for index in indices],
+            texts=[self.texts[index] for index in indices] if self.texts else [],
+            arrays={name: array[indices] for name, array in self.arrays.items()},
         )
 
     @classmethod

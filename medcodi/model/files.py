@@ -12,6 +12,7 @@ from accelerate import init_empty_weights
 
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import CheckpointError, MedCoDiError, first_line
+from medcodi.model import named_model
 from medcodi.model.components import ComponentFiles, component_specs, move_buffers, write_weights
 from medcodi.model.config import ModelConfig
 from medcodi.model.index import FORMAT_VERSION, INDEX, parse_index, replaceable_files
@@ -154,11 +155,12 @@ def _replace(staging: Path, folder: Path) -> None:
 
 
 def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Locate a model folder (on disk, else on the hub) and read its index.
+    """Locate a model folder (``"demo"``: the shipped one; on disk, else on the hub) and read its index.
 
     Raises:
         CheckpointError: If there is none, it is a pickle, or its index is invalid.
     """
+    source = named_model(source)
     folder = Path(source)
     if folder.suffix in _PICKLES:
         raise CheckpointError(
@@ -185,7 +187,7 @@ def _from_hub(repository: str) -> Path:
         raise CheckpointError(
             f"no model at {repository}",
             expected="a model folder, or a hub repository owner/name",
-            fix="check the path; the demo model is checkpoints/demo",
+            fix="check the path; the shipped model is named demo",
         )
     try:
         return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
@@ -193,7 +195,7 @@ def _from_hub(repository: str) -> Path:
         raise CheckpointError(
             f"no model at {repository}, and the hub did not provide one ({type(error).__name__})",
             expected="a model folder, or a hub repository that can be reached",
-            fix="check the path; the demo model is checkpoints/demo",
+            fix="check the path; the shipped model is named demo",
         ) from None
 
 
@@ -209,7 +211,7 @@ def load_model(
 
     Args:
         cls: The class of the model.
-        source: Folder, or ``owner/name`` on the hub.
+        source: Folder, ``"demo"`` for the shipped model, or ``owner/name`` on the hub.
         device: Device of the weights.
         dtype: Precision of the weights; buffers and single numbers stay float32.
         lazy: Read each component only when it is first needed.

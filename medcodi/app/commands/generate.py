@@ -16,12 +16,15 @@ from medcodi.app.arguments import (
     Guidance,
     ImageFormat,
     Model,
+    Order,
     Preset,
     Sampler,
+    SequenceOfTargets,
     Steps,
     read_device,
     read_execution,
     read_prompts,
+    read_sequence,
     read_targets,
     read_weights,
     refuse_full_folder,
@@ -64,6 +67,8 @@ def generate(
     guidance: Guidance = None,
     steps: Steps = None,
     sampler: Sampler = None,
+    order: Order = None,
+    sequence: SequenceOfTargets = None,
     seed: Annotated[int, typer.Option(help="Seed of the first sample; the same seed gives the same sample.")] = 0,
     image_format: ImageFormat = "png",
     device: Device = None,
@@ -83,10 +88,13 @@ def generate(
 
         medcodi generate --prompt report=@report.txt --model xgem/ --execution precision=bfloat16 --execution offload=cpu
 
+        medcodi generate --order chained --sequence report+frontal+lateral
+
         medcodi generate --target frontal --steps 30 --sampler dpm++ --seed 7 --out here/
     """
     # Check the options before torch is loaded, which takes seconds.
     prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
+    in_sequence = read_sequence(sequence)
     refuse_full_folder(out_dir)
     with progress_bar(err) as bar:
         task = bar.add_task("loading", total=None)
@@ -104,17 +112,19 @@ def generate(
             guidance_scale=guidance,
             num_inference_steps=steps,
             sampler=sampler,
+            order=order,
+            sequence=in_sequence,
             seed=seed,
             device=read_device(device),
             execution=read_execution(execution or []),
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
     generation.save(out_dir, image_format)
-    _print_truncations(generation, prompts)
-    _print_generation(generation, out_dir)
+    print_truncations(generation, prompts)
+    print_generation(generation, out_dir)
 
 
-def _print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
+def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
     """Say which texts the model has not read to their end, and what it has not read."""
     from medcodi.data.reports import normalise_report
 
@@ -127,8 +137,8 @@ def _print_truncations(generation: Generation, prompts: Mapping[str, str]) -> No
             )
 
 
-def _print_generation(generation: Generation, folder: Path) -> None:
-    # Reports are shown, images are only named.
+def print_generation(generation: Generation, folder: Path) -> None:
+    """Print the texts of a generation, and the names of its files."""
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
             if isinstance(value, str):

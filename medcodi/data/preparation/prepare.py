@@ -7,15 +7,22 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from medcodi import __version__
 from medcodi.config import config, to_dict
 from medcodi.console import SafeConsole, progress_of
 from medcodi.data.files import FORMAT, INFO_FILE, is_dataset
 from medcodi.data.preparation.ledger import Ledger
-from medcodi.data.preparation.plan import PatientSplits, Shard, plan_shards
-from medcodi.data.preparation.shards import FILE_FORMATS, PREPARATION, Interrupted, WrittenShard
+from medcodi.data.preparation.shards import (
+    FILE_FORMATS,
+    PREPARATION,
+    Interrupted,
+    PatientSplits,
+    Shard,
+    WrittenShard,
+    plan_shards,
+)
 from medcodi.data.preparation.workers import Workers
 from medcodi.data.sources import SOURCES, Each, Source
 from medcodi.data.sources.record import Record
@@ -32,6 +39,8 @@ MIN_STUDIES_FOR_LIMIT = 10  # below it a share of bad studies says little; one g
 @config
 class PrepareConfig:
     """Source and settings of a preparation."""
+
+    recipes: ClassVar[str] = "data"  # folder of configs/ with recipes for this config
 
     source: str  # kind of source: ``csv``, ``dicom``, ``mimic-cxr``, ``mimic-cxr-jpg``, ``openi``, ``phantom``
     out: str  # folder of the dataset
@@ -191,7 +200,7 @@ def _finish(
         num_studies=sum(len(shard.records) for shard in shards),
         left_out=sum(result.left_out for result in results),
     )
-    with refusing(folder, error=Interrupted, then=PREPARATION.then):
+    with refusing(folder, error=Interrupted, then=PREPARATION.resume):
         ledger.write(folder)
     # The fingerprint: a hash over all rows.
     digest = hashlib.sha256(repr((config.source, config.image_size)).encode())
@@ -212,7 +221,7 @@ def _finish(
         "shards": files,
         "config": {key: value for key, value in to_dict(config).items() if key not in _OF_THE_RUN},
     }
-    write_json(folder / INFO_FILE, info, error=Interrupted, then=PREPARATION.then)
+    write_json(folder / INFO_FILE, info, error=Interrupted, then=PREPARATION.resume)
     return ledger
 
 

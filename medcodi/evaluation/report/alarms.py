@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from medcodi.evaluation.report.headline import (
-    NO_FINDING,
-    counted_findings,
-)
 from medcodi.evaluation.report.wording import (
+    NO_FINDING,
     Results,
+    counted_findings,
     pretty,
 )
 

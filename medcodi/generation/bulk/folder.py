@@ -19,13 +19,13 @@ from medcodi.storage.job_folder import JobFolder, JobKind
 RESULTS, FAILED = "results.csv", "failed.csv"
 SYNTHESIS = JobKind(
     name="a synthesis",
-    index="run.json",
-    key="",
-    record="{shard}/result.json",
+    index_file="run.json",
+    identity_key="",
+    record_file="{shard}/result.json",
     exclusive=False,  # ranks may be jobs of an array, which do not talk to each other
     error=DataError,
-    choose="choose another --out",
-    then="run the same command again: it resumes",
+    fix="choose another --out",
+    resume="run the same command again: it resumes",
 )
 
 
@@ -173,4 +173,4 @@ class SynthesisFolder:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writerow({column: spreadsheet_text(column) for column in columns})
         writer.writerows(map(spreadsheet_row, rows))
-        atomic.write_text(self.out / name, text.getvalue(), error=SYNTHESIS.error, then=SYNTHESIS.then)
+        atomic.write_text(self.out / name, text.getvalue(), error=SYNTHESIS.error, then=SYNTHESIS.resume)

@@ -102,7 +102,7 @@ def synthesize(
         raise PromptError(f"rank {rank} of {world}", expected="a rank from 0 to the number of ranks less 1")
 
     # Read everything that may be refused, and open the folder.
-    rows = read_manifest(Path(manifest), config.defaults, config.keep)
+    rows = [_in_order(row, config.generation) for row in read_manifest(Path(manifest), config.defaults, config.keep)]
     image_format(config.image_format)
     config.execution.check(device)
     loaded = load(model, device)
@@ -120,7 +120,7 @@ def synthesize(
     failed: dict[int, BadRow] = {}
     if not collect_only:
         share = Ranks(rank, world).share(batches(shards, config.batch_size))
-        worker = _Worker(loaded, sampling, identity, config, folder, on_progress, on_failure)
+        worker = _Worker(loaded, identity, config, folder, on_progress, on_failure)
         for row in bad if rank == 0 else ():
             worker.fail(row)
         directions = {shard.row.direction for batch in share for shard in batch}
@@ -140,6 +140,17 @@ def synthesize(
         num_pending=pending,
         num_truncated=num_truncated,
     )
+
+
+def _in_order(row: Row | BadRow, generation: GenerationConfig) -> Row | BadRow:
+    """The row, or why its targets cannot be generated in the order and sequence that it and the run say."""
+    if isinstance(row, BadRow):
+        return row
+    try:
+        generation.ordered(row.order).sequence_of(row.direction.targets)
+    except PromptError as error:
+        return BadRow(number=row.number, id=row.id, message=str(error))
+    return row
 
 
 def _identity(
@@ -187,14 +198,13 @@ class _Worker:
     def __init__(
         self,
         model: MedCoDi,
-        sampling: GenerationConfig,
         identity: Mapping[str, Any],
         config: SynthesisConfig,
         folder: SynthesisFolder,
         on_progress: Callable[[int, int], None] | None,
         on_failure: Callable[[BadRow], None] | None,
     ) -> None:
-        self.model, self.sampling, self.identity, self.config, self.folder = model, sampling, identity, config, folder
+        self.model, self.identity, self.config, self.folder = model, identity, config, folder
         self._report = on_progress or (lambda done, total: None)
         self._report_failure = on_failure or (lambda bad: None)
         self.failed: dict[int, BadRow] = {}  # by row number
@@ -277,7 +287,7 @@ class _Worker:
                 [ready[shard] for shard in rows],
                 batch[0].row.direction.targets,
                 [shard.seed for shard in rows],
-                self.sampling,
+                self._sampling_of(batch[0]),
                 weights=[shard.row.weights for shard in rows],
                 contexts=self._contexts,
             )
@@ -289,6 +299,10 @@ class _Worker:
         written = zip(batch, results, strict=False)  # without the rows that fill the batch up
         return sum(self._write(shard, ready[shard], contents) for shard, contents in written if shard in ready)
 
+    def _sampling_of(self, shard: StudyShard) -> GenerationConfig:
+        """How a study is sampled: as the run says, in the order of its row."""
+        return self.config.generation.ordered(shard.row.order).resolved(self.model)
+
     def _write(self, shard: StudyShard, prompts: Mapping[str, Value], contents: Mapping[str, Value]) -> bool:
         """Write a study, unless it is there."""
         if self.folder.has(shard):
@@ -298,7 +312,7 @@ class _Worker:
         if cut:
             self.truncated.add(row.number)
         signature = provenance(
-            self.identity, row.direction, prompts, row.weights, self.sampling, [shard.seed], arithmetic, cut
+            self.identity, row.direction, prompts, row.weights, self._sampling_of(shard), [shard.seed], arithmetic, cut
         )
         texts = {name: value for name, value in contents.items() if isinstance(value, str)}
         self.folder.write(shard, lambda to: write_contents(contents, to, self._format, signature), signature, texts)

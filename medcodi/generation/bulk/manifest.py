@@ -12,15 +12,16 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.config import config
-from medcodi.errors import DataError, PromptError, did_you_mean
+from medcodi.errors import DataError, PromptError, did_you_mean, one_of
 from medcodi.generation.request import check_request
 from medcodi.modality import MODALITIES, in_table_order, names
+from medcodi.model.generation_config import ORDERS
 from medcodi.randomness import seed_from_keys
 from medcodi.storage.names import collision_key, is_plain_name
 from medcodi.study import Direction
 
 _FILES = {f"{name}_file": name for name in names("text")}  # columns with the path of a text prompt
-COLUMNS = ("id", "targets", "seed", "num_samples", "weights", *MODALITIES, *_FILES)
+COLUMNS = ("id", "targets", "seed", "num_samples", "weights", "order", *MODALITIES, *_FILES)
 RESULT_COLUMNS = (
     "study_id", *MODALITIES, "seed", "id", "row", "sample", "direction",
     *(f"{name}_text" for name in names("text")), *(f"{name}_sha256" for name in MODALITIES),
@@ -49,6 +50,7 @@ class Row:
     weights: Mapping[str, float]  # of every prompt
     seed: int  # of the first sample
     num_samples: int
+    order: str | None = None  # in which its targets are generated; None: as the run says
     kept: Mapping[str, str] = field(default_factory=dict)  # columns that are copied into the results
 
     def study_id(self, sample: int) -> str:
@@ -217,6 +219,9 @@ def _checked(
     direction, used, weights = check_request(
         prompts, defaults.targets if targets is None else targets, _weights(cells), num_samples, seed
     )
+    order = _text(cells, "order") or None
+    if order is not None:
+        one_of("order", order, ORDERS, PromptError)
     return Row(
         number=number,
         id=name,
@@ -225,6 +230,7 @@ def _checked(
         weights=weights,
         seed=seed,
         num_samples=num_samples,
+        order=order,
         kept={column: _text(cells, column) for column in keep},
     )
 

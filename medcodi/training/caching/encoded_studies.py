@@ -15,6 +15,7 @@ from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.stages.encoded import EncodedBatch
 from medcodi.storage.job_folder import JobFolder
 from medcodi.storage.names import plain_name
+from medcodi.training.caching.format import CACHE, CRC, NULLS, CacheKey, damaged, file_row_of
 from medcodi.training.caching.key import CacheKey
 from medcodi.training.caching.records import CACHE, CRC, NULLS, damaged, file_row_of
 
@@ -30,7 +31,7 @@ def open_cache(folder: Path, key: CacheKey, dataset: StudyDataset | None = None)
     job = JobFolder(folder, CACHE, key.to_json())
     index = job.read_index()
     if index is None:
-        raise DataError(f"no cache at {folder}", expected=f"a folder with {CACHE.index}", fix="medcodi data cache")
+        raise DataError(f"no cache at {folder}", expected=f"a folder with {CACHE.index_file}", fix="medcodi data cache")
     job.check()
     count = getattr(dataset, "modality_counts", None)
     if count is not None and index.get("complete"):

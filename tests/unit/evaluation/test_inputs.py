@@ -28,7 +28,7 @@ def test_the_requested_device_wins() -> None:
 def test_a_bundle_is_opened_without_a_model_or_a_cache(tmp_path) -> None:
     config = from_dict(EvaluateConfig, {"data": DATA, "systems": {"theirs": "gone"}, "out": str(tmp_path / "out")})
     direction = Direction.parse("frontal->report")
-    inputs = open_inputs(config, ALONE, given={"theirs": {direction: [0, 2]}})
+    inputs = open_inputs(config, ALONE, bundle_rows={"theirs": {direction: [0, 2]}})
     assert isinstance(inputs.systems[0], BundleSystem) and inputs.systems[0].directions == (direction,)
     assert len(inputs.held_out) == 8 and inputs.annotators.images is None  # no image is a target
     assert inputs.annotators.encoder is None and not (tmp_path / "out").exists()

@@ -16,15 +16,17 @@ from medcodi.storage.job_folder import JobFolder, JobKind, damage, differences, 
 from tests.unit.storage.killed import at_every_change
 from tests.unit.storage.test_atomic import files_of_at_most
 
-FLAT = JobKind(name="a list", record="{shard}.json", own=("*.bin", "*.json"), error=DataError, choose="name another")
-FOLDERS = JobKind(name="a tree", record="{shard}/record.json", own=("s?",), error=DataError)
-STAGED = JobKind(name="a product", staged=".{target}.partial", error=DataError)
+FLAT = JobKind(
+    name="a list", record_file="{shard}.json", own_patterns=("*.bin", "*.json"), error=DataError, fix="name another"
+)
+FOLDERS = JobKind(name="a tree", record_file="{shard}/record.json", own_patterns=("s?",), error=DataError)
+STAGED = JobKind(name="a product", staging_name=".{target}.partial", error=DataError)
 SHARDS = ("s0", "s1", "s2")
 
 
 def write(job: JobFolder, shard: str) -> None:
     """A shard of either form."""
-    if job.kind.record.startswith("{shard}/"):
+    if job.kind.record_file.startswith("{shard}/"):
 
         def fill(folder: Path) -> dict:
             (folder / "x.bin").write_text(shard)
@@ -103,7 +105,7 @@ def test_todo_and_verify_tell_what_is_missing_cut_and_changed(tmp_path: Path) ->
 
 
 def test_old_records_that_hold_the_hash_themselves_still_vouch(tmp_path: Path) -> None:
-    job = JobFolder(tmp_path, replace(FLAT, files="{shard}.bin"), 1)
+    job = JobFolder(tmp_path, replace(FLAT, old_shard_file="{shard}.bin"), 1)
     (tmp_path / "s0.bin").write_text("s0")
     (tmp_path / "s0.json").write_text(json.dumps({"rows": 3, **file_row(tmp_path / "s0.bin")}))
     assert not job.verify(["s0"])
@@ -139,10 +141,10 @@ def test_files_of_somebody_else_are_refused_and_stay(tmp_path: Path, index: str 
     if index is not None:
         (tmp_path / "job.json").write_text(index)
     before = contents(tmp_path)
-    job = JobFolder(tmp_path, replace(FLAT, header={"format": 1}), 1)
+    job = JobFolder(tmp_path, replace(FLAT, index_header={"format": 1}), 1)
     with pytest.raises(DataError, match="is not empty, and does not hold a list"), job.opened(restart=restart):
         pass
-    job.kind.own
+    job.kind.own_patterns
     assert contents(tmp_path) == before
 
 

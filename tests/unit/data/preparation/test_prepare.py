@@ -10,8 +10,8 @@ from PIL import Image
 
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset
-from medcodi.data.preparation.plan import PatientSplits, split_of_patient
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.shards import PatientSplits, split_of_patient
 from medcodi.errors import ConfigError, DataError
 
 

@@ -17,7 +17,7 @@ from medcodi.stages import build_stage
 from medcodi.stages.encoded import encode_batch
 from medcodi.storage.job_folder import JobFolder
 from medcodi.training.caching import EncodedStudies, cache_key
-from medcodi.training.caching.records import CACHE
+from medcodi.training.caching.format import CACHE
 from tests.unit.training.caching.studies import SIZE, Noise, contents, copied, made
 
 HALF_STEP = 2.0**-11  # relative rounding of float16, to the nearest
