@@ -16,8 +16,6 @@ from medcodi.stages.encoded import EncodedBatch
 from medcodi.storage.job_folder import JobFolder
 from medcodi.storage.names import plain_name
 from medcodi.training.caching.format import CACHE, CRC, NULLS, CacheKey, damaged, file_row_of
-from medcodi.training.caching.key import CacheKey
-from medcodi.training.caching.records import CACHE, CRC, NULLS, damaged, file_row_of
 
 AGAIN = "medcodi data cache … --overwrite encodes what is damaged again"
 
