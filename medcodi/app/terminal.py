@@ -59,7 +59,12 @@ def _everywhere(
 
 def progress_bar(console: Console) -> Progress:
     """A bar with a description of fixed width, elapsed and remaining time; a context manager."""
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<24}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console)
 
 
