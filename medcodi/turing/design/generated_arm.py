@@ -252,7 +252,7 @@ def open_generated(source: str, sampling: SamplingConfig, seed: int, device: str
     if source == "demo" or (path / "model_index.json").is_file():
         from medcodi.generation.pipeline import load
 
-        return GeneratedByModel(source, load(None if source == "demo" else source, device), sampling, seed)
+        return GeneratedByModel(source, load(source, device), sampling, seed)
     if not path.is_dir():
         raise DataError(
             f"nothing generated at {source!r}",
