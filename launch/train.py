@@ -72,8 +72,15 @@ def main(arguments: list[str]) -> int:
 
         train(config, options.resume)
     except MedCoDiError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        from medcodi.distributed import printed_by_first
+
+        if not printed_by_first(error):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except KeyboardInterrupt as error:
+        if not error.args and os.environ.get("RANK", "0") == "0":  # a run that was saved has said so
+            print("Interrupted. The same command with --resume latest resumes.", file=sys.stderr, flush=True)
+        return 130
     return 0
 
 

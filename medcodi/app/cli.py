@@ -19,7 +19,9 @@ COMMANDS = (
     "demo",
     "doctor",
     "generate",
+    "edit",
     "synthesize",
+    "fit",
     "train",
     "evaluate",
     "parameters",
@@ -48,8 +50,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except MedCoDiError as error:
         if debug:
             raise
-        print_refusal(error)
+        if not _printed_by_first(error):
+            print_refusal(error)
         sys.exit(error.exit_code)
+
+
+def _printed_by_first(error: MedCoDiError) -> bool:
+    if "RANK" not in os.environ:  # no launcher: torch is not loaded for this
+        return False
+    from medcodi.distributed import printed_by_first
+
+    return printed_by_first(error)
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:

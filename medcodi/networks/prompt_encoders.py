@@ -19,7 +19,7 @@ from medcodi.config import config
 from medcodi.errors import ConfigError, PromptError
 from medcodi.modality import Kind
 from medcodi.networks.prompt_encoding import PromptEncoding
-from medcodi.networks.tokenizer import ReportTokenizer, embedding_size
+from medcodi.networks.tokenizer import ReportTokenizer, Truncation, embedding_size
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP (Radford et al., 2021, section 2.5)
 _ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
@@ -193,6 +193,10 @@ class PromptEncoders(nn.Module):
         """The most tokens a prompt of that kind can have."""
         grid = self.image_size // self.config.image.patch_size
         return {"image": grid * grid + 1, "text": self.config.text.context_length}[kind]
+
+    def truncation(self, text: str) -> Truncation | None:
+        """How much of a text prompt the text tower reads; None: all of it."""
+        return self.tokenizer.truncation(text, self.config.text.context_length)
 
     def null(self, kind: Kind, batch: int) -> PromptEncoding:
         """The null prompt, ``batch`` times: the all-zero image, the empty report."""

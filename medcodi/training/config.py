@@ -5,10 +5,14 @@ from __future__ import annotations
 from dataclasses import field
 from typing import Any, ClassVar, Literal
 
+from pydantic import model_validator
+
 from medcodi.config import config, to_dict
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
 from medcodi.training.monitoring.config import TrackingConfig
+
+VALIDATION_PHANTOMS = 512  # held-out phantoms, where a recipe names no number
 
 
 def _positive(owner: object, *names: str) -> None:
@@ -175,6 +179,19 @@ class FaultConfig:
         _positive(self, "max_skipped", "data_s", "rank_s", "exchange_minutes")
 
 
+def validation_values(data: Any, validation: dict[str, Any] | str) -> dict[str, Any]:
+    """Values of ``validation``, in split ``val`` unless named: of the training data where it names no data of its own."""
+    own = {"path": validation} if isinstance(validation, str) else validation
+    if own.get("path") is not None or own.get("source") is not None:
+        return {"split": "val", **own} if isinstance(validation, str) else own
+
+    # The same folder or population, in another split; a phantom has no end, and needs a number.
+    shared = {"path": data} if isinstance(data, str) else dict(data) if isinstance(data, dict) else {}
+    shared = {key: shared[key] for key in ("path", "source", "image_size", "seed") if shared.get(key) is not None}
+    number = {"num_studies": VALIDATION_PHANTOMS} if "source" in shared else {}
+    return {"split": "val", **shared, **number, **{key: value for key, value in own.items() if value is not None}}
+
+
 @config
 class TrainConfig:
     """One training run: a stage, what it starts from, its data, and how."""
@@ -190,7 +207,8 @@ class TrainConfig:
         None  # model recipe (file or name) of a fresh model; its tokenizer is trained on the data's reports
     )
     tokenizer_studies: int = 1024  # number of reports that train a fresh model's tokenizer
-    # held-out studies for validation, every tracking.validate_every steps; None: none
+    # held-out studies for validation, every tracking.validate_every steps; None: none. Without path and source they are
+    # the val split of `data`
     validation: DataConfig | None = None
     batch: BatchConfig = BatchConfig()
     optimizer: OptimizerConfig = OptimizerConfig()
@@ -208,6 +226,13 @@ class TrainConfig:
     compile: bool = False  # compile the networks' blocks: the first step takes minutes, later ones less time
     max_minutes: float | None = None  # save and exit cleanly after this time; resume with --resume latest
 
+    @model_validator(mode="before")
+    @classmethod
+    def _validation_of_data(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("validation"), dict | str):
+            return values
+        return {**values, "validation": validation_values(values.get("data"), values["validation"])}
+
     def __post_init__(self) -> None:
         _positive(self, "steps", "tokenizer_studies", "max_minutes")
         if (self.init is None) == (self.model is None):
@@ -222,6 +247,13 @@ class TrainConfig:
             raise ValueError(f"num_workers is {self.num_workers}, must not be negative")
         if self.tracking.validate_every and self.validation is None:
             raise ValueError("tracking.validate_every is set, but there is no validation data")
+
+    @property
+    def validates_own_split(self) -> bool:
+        """Whether the held-out studies are another split of the prepared training data."""
+        return (
+            self.validation is not None and self.validation.path is not None and self.validation.path == self.data.path
+        )
 
     @property
     def horizon(self) -> int:

@@ -155,10 +155,10 @@ def fit(
     losses: list[float] = []
     for step in track(range(options.num_steps), description="training the finding classifier", disable=quiet):
         # Draw the rows of this step from the permutation of its epoch.
-        epoch, place = divmod(step, per_epoch)
-        if place == 0:
+        epoch, batch = divmod(step, per_epoch)
+        if batch == 0:
             order = torch.from_numpy(numpy_generator("classifier epoch", options.seed, epoch).permutation(len(bank)))
-        rows = order[place * options.batch_size : (place + 1) * options.batch_size]
+        rows = order[batch * options.batch_size : (batch + 1) * options.batch_size]
         # Learning rate: linear warm-up, cosine decay.
         warm = min((step + 1) / max(options.warmup_steps, 1), 1.0)
         for group in optimizer.param_groups:

@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 
 from medcodi.errors import ConfigError, DataError, MissingExtraError
-from medcodi.evaluation.annotators.report_labelers import ChexbertLabeler, RuleLabeler, load_labeler
-from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS, load_report_scorer
+from medcodi.evaluation.annotators.report_annotators import (
+    REPORT_SCORERS,
+    ChexbertLabeler,
+    ReportScorer,
+    RuleLabeler,
+    ScorerRow,
+    load_labeler,
+    load_report_scorer,
+)
 from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.metrics.labeler import label_matrix
 from medcodi.study import CHEXPERT_LABELS
@@ -38,9 +45,8 @@ def test_states_say_what_is_mentioned_and_findings_keep_sides() -> None:
     assert states.dtype == np.float32 and states.shape == (4, 14)
     assert states[0, effusion] == 1 and states[1, effusion] == 0 and states[1, pneumonia] == -1
     assert np.isnan(states[0, pneumonia]) and np.isnan(states[2]).all()
-    annotations = ours.finding_annotations(REPORTS)
-    np.testing.assert_array_equal(annotations.labels, label_matrix(REPORTS).astype(np.float32))
-    assert annotations.sides[0][0].side == "left" and annotations.sides[2] == ()
+    sides = ours.findings(REPORTS)
+    assert sides[0][0].side == "left" and sides[2] == ()
 
 
 class Counting(RuleLabeler):
@@ -153,3 +159,33 @@ def _tokens(texts, **options):
     import torch
 
     return _Encoded(torch.tensor([[2, *(ord(letter) % 27 + 3 for letter in text[-4:])] for text in texts]))
+
+
+def test_scores_of_pairs_come_in_order_and_empty_reports_score_0() -> None:
+    """By radeval's own front door, with a metric of its that needs no weights."""
+    radeval = pytest.importorskip("radeval")
+    evaluator = radeval.RadEval(metrics=["bleu"], per_sample=True, show_progress=False)
+    row = ScorerRow(name="bleu", title="BLEU", metric="bleu", keys={"bleu": "score"}, hub=())
+    texts = ["the heart is enlarged today", "", "no pleural effusion is seen now"]
+    references = ["the heart is enlarged today", "a report here", "small pleural effusion is seen now"]
+    scores = ReportScorer(row, evaluator).annotate(texts, references)["score"]
+    assert scores[0] == pytest.approx(1) and scores[1] == 0 and 0 < scores[2] < 1
+    assert set(REPORT_SCORERS) <= set(sys.modules["radeval.metrics._registry"].METRIC_REGISTRY)
+
+
+def test_pairs_are_checked_before_anything_is_scored() -> None:
+    scorer = ReportScorer(REPORT_SCORERS["ratescore"], None)
+    with pytest.raises(DataError, match="1 generated and 2 reference"):
+        scorer.annotate(["a"], ["b", "c"])
+    with pytest.raises(DataError, match="the first is number 1"):
+        scorer.annotate(["a", "b"], ["c", " "])
+    assert scorer.annotate(["", ""], ["c", "d"])["ratescore"].tolist() == [0, 0]
+
+
+def test_figures_arrive_under_our_names_in_order() -> None:
+    def evaluator(refs: list[str], hyps: list[str]) -> dict[str, list[float]]:
+        return {"theirs": [float(ref == hyp) for ref, hyp in zip(refs, hyps, strict=True)]}
+
+    row = ScorerRow(name="equal", title="Equal", metric="equal", keys={"theirs": "ours"}, hub=())
+    scores = ReportScorer(row, evaluator).annotate(["x", "", "y"], ["x", "z", "z"])
+    assert {name: values.tolist() for name, values in scores.items()} == {"ours": [1.0, 0.0, 0.0]}
