@@ -25,12 +25,12 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 import torch
-from medcodi.evaluation.annotators.findings import findings_from_probabilities
 
 from medcodi.config import from_dict
 from medcodi.data.generated_files import direction_folder
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.annotators.classifier import FindingClassifier
+from medcodi.evaluation.annotators.image_annotators import findings_from_probabilities
 from medcodi.evaluation.scoring.findings import counted_findings
 from medcodi.evaluation.studies import HeldOutStudies, Value
 from medcodi.evaluation.systems.contents import read_contents, write_contents
@@ -153,8 +153,8 @@ def annotated(classifier: FindingClassifier | None, modality: str, values: Seque
     probabilities, features = classifier.predict([np.asarray(value) for value in values], modality)
     thresholds = classifier.thresholds[classifier.view(modality)].cpu().numpy()
     judged = classifier.judged(modality)
-    findings = findings_from_probabilities(classifier.config.targets, thresholds, judged, probabilities)
-    return Annotated(findings.labels, features)
+    labels, _ = findings_from_probabilities(classifier.config.targets, thresholds, judged, probabilities)
+    return Annotated(labels, features)
 
 
 def agreement(target: str, ours: Sequence[Value], reference: Sequence[Value]) -> tuple[str, np.ndarray]:

@@ -141,7 +141,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"no configuration file at {path}",
             expected="a YAML file",
-            fix="check the path; ready ones are in configs/",
+            fix="check the path, or see medcodi config list",
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}

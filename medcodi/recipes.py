@@ -110,6 +110,6 @@ def beside(values: dict[str, Any], file: Path) -> dict[str, Any]:
 
 
 def purpose(file: Path) -> str:
-    """What a recipe is for: the first sentence of its head comment; ``""`` without one."""
+    """Purpose of a recipe: the first sentence of its head comment; ``""`` without one."""
     lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
     return " ".join(line.removeprefix("#").strip() for line in lines).split(". ")[0].removesuffix(".")

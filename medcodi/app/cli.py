@@ -44,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     # --debug is accepted anywhere, so it is taken out before Typer parses the rest.
     arguments = list(sys.argv[1:] if argv is None else argv)
     debug = "--debug" in arguments
-    arguments = [argument for argument in arguments if argument != "--debug"]
+    arguments = _without_local_rank([argument for argument in arguments if argument != "--debug"])
     try:
         typer.main.get_command(app).main(args=arguments, prog_name="medcodi")
     except MedCoDiError as error:
@@ -61,6 +61,18 @@ def _printed_by_first(error: MedCoDiError) -> bool:
     from medcodi.distributed import printed_by_first
 
     return printed_by_first(error)
+
+
+def _without_local_rank(arguments: list[str]) -> list[str]:
+    """The arguments without ``--local_rank=N``, which DeepSpeed's launcher puts before them; it sets LOCAL_RANK."""
+    rest = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if equals and name in ("--local_rank", "--local-rank"):
+            os.environ.setdefault("LOCAL_RANK", value)
+        else:
+            rest.append(argument)
+    return rest
 
 
 def print_refusal(error: MedCoDiError) -> None:

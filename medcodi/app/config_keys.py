@@ -66,7 +66,7 @@ def meanings(cls: type) -> dict[str, str]:
 
 
 def _described(cls: type) -> dict[str, str]:
-    """What the docstring's ``Attributes:`` say."""
+    """The entries below ``Attributes:`` of a docstring."""
     _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
     return {name: " ".join(text.split()).rstrip(".") for name, text in _ENTRY.findall(section)}
 

@@ -24,6 +24,7 @@ from medcodi.data.generated_files import direction_folder
 from medcodi.errors import DataError
 from medcodi.metrics.findings import sides_of
 from medcodi.storage import atomic
+from medcodi.storage.names import stays_inside
 from medcodi.study import CHEXPERT_LABELS, Direction, Finding
 
 METADATA, STUDIES, REAL = "annotations.json", "studies.npz", "real"
@@ -196,6 +197,9 @@ class Annotations:
             self.metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise _unreadable(folder / METADATA, error) from None
+        for name in self.metadata["systems"]:
+            if not stays_inside(name):
+                raise _unreadable(folder / METADATA, ValueError(f"{name!r} names no folder in it"))
         self.studies = StudyTable.load(folder / STUDIES)
 
     def directions(self, system: str) -> dict[Direction, dict[str, Any]]:

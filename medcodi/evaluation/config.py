@@ -17,6 +17,7 @@ from medcodi.evaluation.scoring.metrics import METRIC_GROUPS
 from medcodi.modality import MODALITIES
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig, read_old_names
+from medcodi.storage.names import stays_inside
 from medcodi.study import Direction, all_directions
 
 UNCONDITIONAL = Direction((), tuple(MODALITIES))
@@ -128,7 +129,7 @@ class EvaluateConfig(ScoringConfig):
             self._check_orders()
         # A system's name is also the name of its folder.
         for name in self.systems:
-            if not name or name.startswith(".") or set(name) & set("/\\:"):
+            if not stays_inside(name):
                 raise ValueError(f"{name!r} is an invalid name of a system, because it names a folder too")
 
     def _check_orders(self) -> None:

@@ -24,8 +24,10 @@ from medcodi.evaluation.config import EvaluateConfig
 from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOut
 from medcodi.evaluation.systems.systems import BundleSystem, ExternalSystem, ModelSystem, System
 from medcodi.generation.pipeline import load
+from medcodi.metrics.text import check_scorer
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, demo_checkpoint, named_model
+from medcodi.storage.names import collision_key, plain_name, stays_inside
 from medcodi.study import Direction
 
 LEAST_STUDIES = 8
@@ -88,6 +90,8 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows
     systems: list[System] = []
     left_out: list[LeftOut] = []
     if bundle_rows is not None:
+        if outside := next((name for name in bundle_rows if not stays_inside(name)), None):
+            raise DataError(f"the bundle has a system {outside!r}, which names no folder in it", fix="do not use it")
         systems += [BundleSystem(name, held_out, dict(rows)) for name, rows in bundle_rows.items()]
         return Inputs(config, held_out, annotators, systems, ranks)
     if model is not None:
@@ -117,9 +121,22 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows
     systems += [
         ExternalSystem(name, listing, held_out, config.exclude_unreadable) for name, listing in listings.items()
     ]
-    if len({system.name for system in systems}) < len(systems):
-        raise ConfigError(f"two systems are named {systems[0].name!r}", fix="give the model another name: name=...")
+    _check_names(systems)
     return Inputs(config, held_out, annotators, systems, ranks, left_out)
+
+
+def _check_names(systems: Sequence[System]) -> None:
+    """Refuse names that cannot name folders, the model's out of its own index too, or two that name one folder."""
+    seen: dict[str, str] = {}
+    for system in systems:
+        plain_name(system.name, "the system", ConfigError, fix="give the model another name: name=...")
+        other = seen.setdefault(collision_key(system.name), system.name)
+        if len(seen) < systems.index(system) + 1:
+            raise ConfigError(
+                f"two systems are named {system.name!r}" + (f" and {other!r}" if other != system.name else ""),
+                expected="names that differ, whatever their case: they name folders",
+                fix="give the model another name: name=...",
+            )
 
 
 def classifier_folder(config: EvaluateConfig) -> Path:
@@ -148,6 +165,8 @@ def open_annotators(
     """
     folder = classifier_folder(config)
     metrics = set(config.metrics)
+    if "text" in metrics:
+        check_scorer()
     annotators = Annotators(
         load_labeler(config.labeler, device=device, cache=cache if config.labeler != "rules" else None),
         report_scorers={name: load_report_scorer(name) for name in config.report_scorers},

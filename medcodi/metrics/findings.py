@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -111,12 +111,18 @@ def finding_scores(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str
     return FindingScores(per_finding, float(confusion.micro_f1()(ones)[0]), float(confusion.macro_f1()(ones)[0]))
 
 
-def auroc(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC curve of one finding, ``[N]``, by scikit-learn (extra ``eval``); NaN where only one class occurs."""
+def import_auroc() -> Any:
+    """scikit-learn's ``roc_auc_score``; MissingExtraError if it is not installed."""
     try:
         from sklearn.metrics import roc_auc_score
     except ImportError:
         raise MissingExtraError("scikit-learn", extra="eval", needed_for="AUROC") from None
+    return roc_auc_score
+
+
+def auroc(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve of one finding, ``[N]``, by scikit-learn (extra ``eval``); NaN where only one class occurs."""
+    roc_auc_score = import_auroc()
     known = ~np.isnan(truth)
     if len(np.unique(truth[known])) < 2:
         return float("nan")

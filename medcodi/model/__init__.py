@@ -49,7 +49,7 @@ def demo_checkpoint() -> Path:
     raise CheckpointError(
         f"the demo checkpoint is not in {_DEMO_FOLDERS[1]}",
         expected="a folder with model_index.json",
-        fix="check the repository out completely, or train it with `make demo-train`",
+        fix="install medcodi again, check the repository out completely, or train it with `make demo-train`",
     )
 
 

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -44,10 +44,9 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
     # Components to copy from the model's files; the rest is written from memory.
     copied = set(model.pending) if dtype is None and model.files and model.files.dtype == torch.float32 else set()
     model.load_components(model.pending - copied)
-    staging = atomic.partial_path(folder)
-    try:
+    with ExitStack() as stack:
         with atomic.refusing(folder, error=CheckpointError):
-            staging.mkdir(parents=True)
+            staging = stack.enter_context(atomic.staging_folder(folder))
         # Components, tokenizers, and last the index.
         components: dict[str, Any] = {}
         for name, module in model.components().items():
@@ -68,8 +67,6 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
             provenance=model.provenance,
         )
         _replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 

@@ -20,6 +20,7 @@ from medcodi.distributed import ALONE, Ranks
 from medcodi.errors import MedCoDiError
 from medcodi.storage import atomic
 from medcodi.storage.locks import LockedError, locked
+from medcodi.storage.names import stays_inside
 
 LOCK = ".lock"
 CONTENT = "content"
@@ -183,7 +184,10 @@ class JobFolder:
         folder = self.place(shard).parent if self._in_folders else self.content
         if "files" not in record and self.kind.old_shard_file:
             return {folder / self.kind.old_shard_file.format(shard=shard): record}
-        return {folder / row.get("file", name): row for name, row in record["files"].items()}
+        paths = {row.get("file", name): row for name, row in record["files"].items()}
+        if not all(map(stays_inside, (part for path in paths for part in path.split("/")))):
+            raise self.kind.error(f"{self.place(shard)} names files outside of its folder", fix=self.kind.fix)
+        return {folder / path: row for path, row in paths.items()}
 
     @property
     def _in_folders(self) -> bool:

@@ -253,7 +253,7 @@ def check_plain(config: TrainConfig, ranks: Ranks) -> None:
             raise ConfigError(
                 f"engine.{key} {value} on the plain engine",
                 expected="DeepSpeed, the only engine that offloads",
-                fix=f"start with: deepspeed launch/train.py …, or engine.name=deepspeed under torchrun, or engine.{key}=none",
+                fix=f"start with: deepspeed --module medcodi train …, or engine.name=deepspeed under torchrun, or engine.{key}=none",
             )
 
 

@@ -15,7 +15,6 @@ from types import FrameType
 from typing import TYPE_CHECKING, Any
 
 from medcodi.data.refusals import workers_failed
-from medcodi.data.stalls import workers_failed
 from medcodi.distributed import join_ranks, launcher
 from medcodi.errors import CheckpointError, MedCoDiError, TrainingError
 from medcodi.randomness import StepRandomness

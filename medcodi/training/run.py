@@ -24,6 +24,7 @@ from medcodi.training.ema import Ema
 from medcodi.training.engine import Engine, build_engine, check_engine, describe_engine
 from medcodi.training.execution import choose_attention
 from medcodi.training.faults import Watchdog
+from medcodi.training.fresh_model import changes_for_data
 from medcodi.training.monitoring.trackers import check_trackers
 from medcodi.training.optimizer import trained_parameters
 from medcodi.training.run_folder import RunFolder
@@ -60,7 +61,7 @@ class Run:
         self.announce(describe_data(self.dataset, held_out))
 
         # The model to start from, and the checkpoint to resume from; all ranks must see the same.
-        for change in run_folder.changes_for_data(config, self.dataset):
+        for change in changes_for_data(config, self.dataset):
             self.announce(change)
         model = run_folder.start_model(config, folder, self.dataset, ranks)
         self.identity = run_folder.identity(config, folder, self.dataset)
@@ -184,7 +185,7 @@ class Run:
 
 
 def describe_data(dataset: StudyDataset, held_out: StudyDataset | None) -> str:
-    """Which studies train and which validate, in one line."""
+    """The studies that train and those that validate, in one line."""
     validation = "none" if held_out is None else f"{len(held_out):,} studies of {held_out.name}"
     return f"data: {len(dataset):,} studies of {dataset.name}; validation: {validation}"
 

@@ -7,21 +7,20 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from medcodi.config import load as load_config
 from medcodi.config import to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, DataError, TrainingError
 from medcodi.modality import MODALITIES
-from medcodi.model import MedCoDi, ModelConfig, build_model
+from medcodi.model import MedCoDi, build_model
 from medcodi.model.files import read_index
 from medcodi.model.identity import tokenizer_hashes
 from medcodi.randomness import seed_from_keys
@@ -32,6 +31,7 @@ from medcodi.training import checkpoint
 from medcodi.training.caching.training_run import hold_only
 from medcodi.training.checkpoint import CHECKPOINTS, Checkpoint
 from medcodi.training.config import TrainConfig
+from medcodi.training.fresh_model import fresh_model_config, reports
 
 CONFIG = "config.yaml"
 RUN = JobKind(
@@ -156,41 +156,6 @@ def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, r
     return MedCoDi.from_pretrained(folder.start)
 
 
-def fresh_model_config(config: TrainConfig, dataset: StudyDataset) -> ModelConfig:
-    """The model recipe, at the studies' image size and with the modalities that they hold.
-
-    Where the stage names the kinds that it trains, or the dataset counts no modalities, the recipe's modalities stay.
-
-    Raises:
-        TrainingError: If the studies hold fewer than two modalities: nothing could prompt anything.
-    """
-    recipe = load_config(ModelConfig, str(config.model))
-    counts = getattr(dataset, "modality_counts", None)
-    if counts is None or "kinds" in config.stage.options:
-        return replace(recipe, image_size=dataset.image_size)
-    counted: dict[str, int] = counts()
-    present = tuple(name for name in recipe.modalities if counted.get(name))
-    if len(present) < 2:
-        raise TrainingError(
-            f"the {len(dataset):,} studies of {dataset.name} hold {' and '.join(present) or 'nothing'} only",
-            expected=f"at least two of {', '.join(recipe.modalities)}: one that prompts, one that is generated",
-            fix="prepare studies that hold a second modality, such as the reports of the images",
-        )
-    return replace(recipe, image_size=dataset.image_size, modalities=present)
-
-
-def changes_for_data(config: TrainConfig, dataset: StudyDataset) -> list[str]:
-    """What a fresh model has otherwise than its recipe, because of the data: a line each."""
-    if config.model is None:
-        return []
-    recipe, fresh = load_config(ModelConfig, str(config.model)), fresh_model_config(config, dataset)
-    absent = [name for name in recipe.modalities if name not in fresh.modalities]
-    lines = [f"model without {name}: no study of {dataset.name} has it" for name in absent]
-    if fresh.image_size != recipe.image_size:
-        lines.append(f"model of {fresh.image_size} pixels a side, as the data are; its recipe has {recipe.image_size}")
-    return lines
-
-
 def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> None:
     """Write a fresh model to ``start/``, unless an earlier start of the run has."""
     if (folder.start / "model_index.json").is_file():
@@ -205,13 +170,6 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
         )
     atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.resume)
     build_model(fresh, texts, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
-
-
-def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
-    """Reports of the first studies; without their images where the dataset can."""
-    indices = range(min(num_studies, len(dataset)))
-    read_report = getattr(dataset, "report", None) or (lambda index: dataset[index].report)
-    return [read_report(index) or "" for index in indices]
 
 
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:

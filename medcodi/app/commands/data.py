@@ -71,7 +71,7 @@ def cache(
 
         medcodi data cache --model runs/align/model --data data/mine --split train --split val --out runs/cache
 
-        torchrun --nproc-per-node 8 -m medcodi.app.cli data cache --model runs/align/model --data data/mine --out runs/cache
+        torchrun --nproc-per-node 8 -m medcodi data cache --model runs/align/model --data data/mine --out runs/cache
 
         medcodi data cache --model runs/align/model --out runs/cache source=phantom num_studies=10000
     """
@@ -118,7 +118,7 @@ def sample(
     from medcodi.data.sample import write_sample
 
     table = write_sample(out_dir, studies, image_size=image_size)
-    out.print(f"{studies} studies: {table}, images and reports beside it", markup=False)
+    out.print(f"{studies} studies: {table}, images and reports beside it")
 
 
 def _encode(

@@ -50,11 +50,13 @@ def fit(
     if minutes is not None and minutes <= 0:
         raise TrainingError(f"--minutes is {minutes}, must be above 0", fix="--minutes 5, or leave it out")
     studies = open_data(data, settings or [])
-    why = "as given"
-    if size is None:
-        index = JobFolder(out_dir, FIT).read_index()
-        begun = (index or {}).get("identity", {}).get("size")
-        size, why = (begun, "as this fit began") if begun else choose_size(studies.counts["train"], gpu_gib())
+    begun = (JobFolder(out_dir, FIT).read_index() or {}).get("identity", {}).get("size")
+    if size is not None:
+        why = "as given"
+    elif begun:
+        size, why = str(begun), "as this fit began"
+    else:
+        size, why = choose_size(studies.counts["train"], gpu_gib())
     plan = Fit(data=studies, size=size, out=out_dir, minutes=minutes or SIZES[size].minutes, say=_say)
 
     # Say what will be done, and do it.
@@ -67,4 +69,4 @@ def fit(
 
 
 def _say(text: str) -> None:
-    out.print(text, markup=False)
+    out.print(text)

@@ -93,7 +93,7 @@ def synthesize(
 
         medcodi synthesize --manifest prompts.csv --out synthetic/ --target frontal --preset fast --batch-size 32 --format dicom
 
-        torchrun --nproc-per-node 8 -m medcodi.app.cli synthesize --manifest prompts.csv --out synthetic/
+        torchrun --nproc-per-node 8 -m medcodi synthesize --manifest prompts.csv --out synthetic/
 
         medcodi synthesize --manifest prompts.jsonl --out synthetic/ --rank $SLURM_PROCID --world $SLURM_NTASKS
     """

@@ -1,4 +1,4 @@
-"""What ``medcodi fit`` is given: a prepared dataset, a table, or a folder of files; checked before anything is written."""
+"""The data of ``medcodi fit``: a prepared dataset, a table, or a folder of files; checked before anything is written."""
 
 from __future__ import annotations
 
@@ -11,21 +11,16 @@ from typing import Any
 from medcodi.config import apply_overrides, from_dict
 from medcodi.data.dataset import SPLITS, open_dataset, read_info
 from medcodi.data.files import INFO_FILE, is_url
-from medcodi.data.image_files import is_dicom
-from medcodi.data.preparation.plan import split_of_patient
 from medcodi.data.preparation.prepare import PrepareConfig
+from medcodi.data.preparation.shards import split_of_patient
+from medcodi.data.sources.detection import source_of
 from medcodi.data.sources.record import Record
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES, names
 
-TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2")
 LEAST_STUDIES = 8  # in `train`
-LEAST_TESTED = 8  # an evaluation needs so many
+LEAST_TESTED = 8  # the number that an evaluation needs
 NUM_SPLIT_SEEDS = 200  # divisions into splits that are tried for one that can be evaluated
-TABLE_FIX = (
-    "write a table beside them (study_id, patient_id, frontal, lateral, report); 'medcodi data sample sample' shows one"
-)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,7 +41,7 @@ class FitData:
         """The config that prepares the studies into ``out``."""
         values = {"seed": self.split_seed, **_shares(sum(self.counts.values())), "image_size": image_size}
         return _prepare_config(
-            self.source, self.table, self.options, {**values, "out": str(out), "name": Path(self.path).stem}
+            self.source, self.table, self.options, {**values, "out": str(out), "name": Path(self.path).stem or None}
         )
 
 
@@ -137,47 +132,6 @@ def _raw(path: str, settings: Sequence[str]) -> FitData:
         options=tuple(settings),
         split_seed=seed,
     )
-
-
-def source_of(path: Path) -> tuple[str, Path]:
-    """Kind of source of a table or folder, and the path that it reads.
-
-    Raises:
-        DataError: If the path does not exist, or it is not clear what is in it.
-    """
-    if not path.exists():
-        raise DataError(
-            f"there is nothing at {path}",
-            expected="a prepared dataset, a table (CSV, TSV), or a folder of studies",
-            fix="check the path; 'medcodi data sample sample' writes studies to try the command with",
-        )
-    if path.is_file():
-        if not path.name.lower().endswith(TABLE_SUFFIXES):
-            raise DataError(
-                f"{path} is no table", expected="a CSV or TSV file, or a folder", fix="give the folder it is in"
-            )
-        return "csv", path
-    # A folder: its one table, or DICOM files, whose tags say what a table would.
-    tables = [file for file in sorted(path.iterdir()) if file.name.lower().endswith(TABLE_SUFFIXES)]
-    if len(tables) > 1:
-        raise DataError(
-            f"{path} holds {len(tables)} tables: {', '.join(file.name for file in tables[:5])}",
-            expected="one table of studies",
-            fix=f"name the one you mean: medcodi fit {tables[0]}",
-        )
-    if tables:
-        return "csv", tables[0]
-    files = [file for file in sorted(path.rglob("*")) if file.is_file()]
-    if any(is_dicom(file) for file in files):
-        return "dicom", path
-    images = [file for file in files if file.name.lower().endswith(IMAGE_SUFFIXES)]
-    if images:
-        raise DataError(
-            f"{path} holds {len(images):,} images and no table: their views, patients and reports are not known",
-            expected="a table of studies, or DICOM files, whose tags say it",
-            fix=TABLE_FIX,
-        )
-    raise DataError(f"{path} holds neither a table nor images", expected="a folder of studies", fix=TABLE_FIX)
 
 
 def split_seed(records: Sequence[Record]) -> int:

@@ -21,11 +21,11 @@ from medcodi.study import CHEXPERT_LABELS, Direction, all_directions
 
 FIT = JobKind(
     name="a fit",
-    index="fit.json",
-    record="done/{shard}.json",
-    own=("done", "data", "stages", "cache", "model", "evaluation"),
+    index_file="fit.json",
+    record_file="done/{shard}.json",
+    own_patterns=("done", "data", "stages", "cache", "model", "evaluation"),
     error=TrainingError,
-    choose="choose another --out",
+    fix="choose another --out",
 )
 MODEL_INDEX = "model_index.json"
 CLASSIFIER = "finding_classifier.safetensors"
@@ -41,7 +41,7 @@ class Stopped(TrainingError):  # noqa: N818 -- not an error of the user's: the s
 
 @dataclass(frozen=True, kw_only=True)
 class Fit:
-    """What is fitted, and where."""
+    """Data, folder and budget of a fit."""
 
     data: FitData
     size: str  # a row of SIZES
@@ -133,7 +133,7 @@ class Fit:
             raise Stopped(f"stage {stage} was stopped and saved", fix="the same command resumes it")
 
     def _copy_model(self) -> None:
-        with atomic.filling(self.out / "model", replace=True, error=FIT.error, then=FIT.then) as folder:
+        with atomic.filling(self.out / "model", replace=True, error=FIT.error, then=FIT.resume) as folder:
             shutil.copytree(self.out / "stages" / STAGES[-1] / "model", folder, dirs_exist_ok=True)
 
     # ---- the end: classifier and evaluation --------------------------------------------------------------------------
@@ -157,12 +157,13 @@ class Fit:
         from medcodi.evaluation.annotators.classifier import ClassifierConfig
         from medcodi.evaluation.annotators.classifier_training import ClassifierTrainConfig, train_classifier
 
-        splits = {"train": "train", "validation": "val", "test": "test"}
         views = tuple(name for name in names("image") if self.data.modalities.get(name))
         size = self.data.image_size or SIZES[self.size].image_size
         train_classifier(
             ClassifierTrainConfig(
-                **{key: DataConfig(path=self.dataset, split=split) for key, split in splits.items()},
+                train=DataConfig(path=self.dataset, split="train"),
+                validation=DataConfig(path=self.dataset, split="val"),
+                test=DataConfig(path=self.dataset, split="test"),
                 out=str(self.out / "model"),
                 network=ClassifierConfig(image_size=size, modalities=views, targets=CHEXPERT_LABELS),
                 num_steps=max(60, min(1400, self.data.counts["train"] // 4)),

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING
 from medcodi.app.fitting.inputs import FitData
 from medcodi.config import load
 from medcodi.errors import TrainingError, one_of
+from medcodi.recipes import find_recipe
 
 if TYPE_CHECKING:
     from medcodi.training.config import TrainConfig
 
-RECIPES = Path(__file__).resolve().parents[3] / "configs"
 UNLIMITED = 1_000_000  # steps of a stage that its time ends
 STAGES = ("autoencode", "align", "diffuse", "join")
 # Share of the time that each stage gets; the rest is for preparation, start-up and evaluation.
@@ -36,33 +36,28 @@ class Size:
 
 SIZES = {
     "tiny": Size(
-        model="models/tiny.yaml",
-        stages={stage: f"train/tiny/{stage}.yaml" for stage in STAGES},
+        model="models/tiny",
+        stages={stage: f"train/tiny/{stage}" for stage in STAGES},
         image_size=64,
         minutes=5.0,
         least_studies=0,
     ),
     "demo": Size(
-        model="models/demo.yaml",
-        stages={stage: f"train/{stage}.yaml" for stage in STAGES},
+        model="models/demo",
+        stages={stage: f"train/{stage}" for stage in STAGES},
         image_size=128,
         minutes=None,
         least_studies=500,
     ),
     "medcodi-m": Size(
-        model="models/medcodi-m.yaml",
-        stages={stage: f"train/medcodi-m/{number}-{stage}.yaml" for number, stage in enumerate(STAGES, start=1)},
+        model="models/medcodi-m",
+        stages={stage: f"train/medcodi-m/{number}-{stage}" for number, stage in enumerate(STAGES, start=1)},
         image_size=256,
         minutes=None,
         least_studies=20_000,
         least_gpu_gib=70.0,
     ),
 }
-
-
-def recipe(name: str) -> Path:
-    """The file of a shipped recipe, by its path within ``configs/``."""
-    return RECIPES / name
 
 
 def gpu_gib() -> float:
@@ -113,9 +108,11 @@ def stage_config(
     from medcodi.training.config import TrainConfig
 
     row, out = SIZES[size], root / "stages" / stage
-    plain = load(TrainConfig, recipe(row.stages[stage]), [f"model={recipe(row.model)}"] if init is None else [])
+    plain = load(
+        TrainConfig, find_recipe(row.stages[stage]), [f"model={find_recipe(row.model)}"] if init is None else []
+    )
     words = [f"data={dataset}", f"out={out}", "engine.name=auto", "num_workers=0"]
-    words += [f"model={recipe(row.model)}"] if init is None else [f"init={init}", "model=null"]
+    words += [f"model={find_recipe(row.model)}"] if init is None else [f"init={init}", "model=null"]
     words += [f"cache={root / 'cache'}"] if plain.cache else []
     # A batch of at most a quarter of the studies.
     words += [f"batch.global_size={min(plain.batch.global_size, max(4, data.counts['train'] // 4))}"]
@@ -127,7 +124,7 @@ def stage_config(
         words += [f"max_minutes={max(minutes * SHARES[stage] - spent_minutes(out), 0.02)}"]
         words += ["tracking.log_every=20", "tracking.samples_every=0", "tracking.mfu=false"]
         words += ["tracking.validate_every=100"] if data.counts["val"] and plain.validation else []
-    return load(TrainConfig, recipe(row.stages[stage]), words)
+    return load(TrainConfig, find_recipe(row.stages[stage]), words)
 
 
 def _crop(plain: TrainConfig, image_size: int) -> list[str]:

@@ -53,7 +53,7 @@ def stored_pixels(tags: Tags) -> np.ndarray:
 
 
 def _reasons(error: Exception) -> str:
-    """What went wrong in decoding; of several decoders, what the first one says."""
+    """The error of decoding; of several decoders, that of the first one."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return lines[1] if len(lines) > 1 and lines[0].endswith(":") else first_line(error)
 

@@ -190,7 +190,7 @@ class FindingClassifier(nn.Module):
             raise CheckpointError(
                 f"no finding classifier in {directory}",
                 expected=f"{WEIGHTS_FILE} and {CARD_FILE}",
-                fix="train one: python eval/train_classifier.py; or, for phantoms, classifier=checkpoints/demo",
+                fix="train one: python eval/train_classifier.py; or, for phantoms, classifier=demo",
             )
         try:
             card = json.loads(card_path.read_text(encoding="utf-8"))

@@ -97,6 +97,15 @@ XRV_WEIGHTS = WeightSource(
 )
 
 
+def import_xrv() -> Any:
+    """The package ``torchxrayvision``; MissingExtraError if it is not installed."""
+    try:
+        import torchxrayvision
+    except ImportError:
+        raise MissingExtraError("torchxrayvision", extra="eval", needed_for="the extractor 'xrv'") from None
+    return torchxrayvision
+
+
 def xrv_network(path: Path, digest: str, published: str | None) -> nn.Module:
     """The network with weights from a file: a state dict, or the published pickle, which is unpickled only if its hash is known.
 
@@ -104,10 +113,7 @@ def xrv_network(path: Path, digest: str, published: str | None) -> nn.Module:
         MissingExtraError: If torchxrayvision is not installed.
         CheckpointError: If the file does not hold its weights.
     """
-    try:
-        import torchxrayvision as xrv
-    except ImportError:
-        raise MissingExtraError("torchxrayvision", extra="eval", needed_for="the extractor 'xrv'") from None
+    xrv = import_xrv()
     content = read_state(path, trusted=digest == published)
     network = xrv.models.DenseNet()
     try:
@@ -135,6 +141,7 @@ def xrv_input(image: np.ndarray) -> Tensor:
 
 def load_xrv(name: str, source: WeightSource | None, request: LoadRequest) -> FeatureNetwork:
     """Torchxrayvision's DenseNet-121."""
+    import_xrv()
     assert source is not None
     path, digest = source.find(name, request)
     network: Any = xrv_network(path, digest, source.sha256).to(request.device)

@@ -15,7 +15,7 @@ from torch import Tensor
 from medcodi.errors import ConfigError, DataError, one_of
 from medcodi.evaluation.annotators.annotator import BatchAnnotator
 from medcodi.evaluation.annotators.classifier import FindingClassifier
-from medcodi.evaluation.annotators.feature_networks import XRV_WEIGHTS, xrv_input, xrv_network
+from medcodi.evaluation.annotators.feature_networks import XRV_WEIGHTS, import_xrv, xrv_input, xrv_network
 from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.model import demo_checkpoint
 from medcodi.study import CHEXPERT_LABELS, Finding
@@ -154,6 +154,7 @@ class XrvAnnotator(ImageAnnotator):
     @classmethod
     def load(cls, request: LoadRequest) -> XrvAnnotator:
         """With torchxrayvision's published weights, or those of the request."""
+        import_xrv()  # the package first: without it, weights are no use
         path, digest = XRV_WEIGHTS.find("xrv", request)
         return cls(xrv_network(path, digest, XRV_WEIGHTS.sha256), digest, request)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def score(
     metadata, studies = annotations.metadata, annotations.studies
     scores: dict[str, dict[Direction, DirectionScores]] = {}
     # Every direction of every system.
-    with TextScorer(meteor=config.meteor) as scorer:
+    with TextScorer(meteor=config.meteor) if "text" in config.metrics else nullcontext() as scorer:
         for system in metadata["systems"]:
             scores[system] = {}
             for direction, rows in annotations.directions(system).items():

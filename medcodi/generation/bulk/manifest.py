@@ -17,6 +17,7 @@ from medcodi.generation.request import check_request
 from medcodi.modality import MODALITIES, in_table_order, names
 from medcodi.model.generation_config import ORDERS
 from medcodi.randomness import seed_from_keys
+from medcodi.storage.names import collision_key, is_plain_name
 from medcodi.study import Direction
 
 _FILES = {f"{name}_file": name for name in names("text")}  # columns with the path of a text prompt
@@ -85,7 +86,7 @@ def read_manifest(path: Path, defaults: RowDefaults, keep: Sequence[str] = ()) -
     data = path.read_bytes()
     lines = _jsonl(data) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv(data, path)
     rows: list[Row | BadRow] = []
-    row_of: dict[str, int] = {}  # study id -> number of its row
+    row_of: dict[str, int] = {}  # name of a study, as a file system may see it -> number of its row
     columns: set[str] = set()
     for number, cells in enumerate(lines, start=1):
         row = _row(cells, number, path, defaults, keep)
@@ -94,12 +95,15 @@ def read_manifest(path: Path, defaults: RowDefaults, keep: Sequence[str] = ()) -
         # An id, and the names of its samples, may occur once only.
         if isinstance(row, Row):
             study_ids = [row.study_id(sample) for sample in range(row.num_samples)]
-            duplicate = next((name for name in study_ids if name in row_of), None)
+            duplicate = next((name for name in study_ids if collision_key(name) in row_of), None)
             if duplicate is not None:
-                error = DataError(f"row {row_of[duplicate]} has the id {duplicate!r} already", expected="each id once")
+                error = DataError(
+                    f"row {row_of[collision_key(duplicate)]} has the id {duplicate!r} already",
+                    expected="each id once, whatever its case: it names a folder",
+                )
                 row = BadRow(number=number, id=row.id, message=str(error))
             else:
-                row_of.update(dict.fromkeys(study_ids, number))
+                row_of.update(dict.fromkeys(map(collision_key, study_ids), number))
         rows.append(row)
     if not rows:
         raise DataError(f"{path} holds no rows", expected="a header and at least one row, or one JSON object a line")
@@ -184,10 +188,10 @@ def _row(
     name = ""
     try:
         name = _text(cells, "id") or f"row-{number}"
-        if not _ID.fullmatch(name):
+        if not _ID.fullmatch(name) or not is_plain_name(name):
             raise DataError(
                 f"the id {name!r} cannot name a folder",
-                expected="at most 120 letters, digits, '.', '_' and '-', the first a letter or digit",
+                expected="at most 120 letters, digits, '.', '_' and '-', the first a letter or digit, the last no '.'; no device such as CON",
             )
         return _checked(cells, number, name, path.parent, defaults, keep)
     except (DataError, PromptError) as error:

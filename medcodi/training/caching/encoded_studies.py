@@ -14,6 +14,7 @@ from medcodi.errors import DataError
 from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.stages.encoded import EncodedBatch
 from medcodi.storage.job_folder import JobFolder
+from medcodi.storage.names import plain_name
 from medcodi.training.caching.format import CACHE, CRC, NULLS, CacheKey, damaged, file_row_of
 
 AGAIN = "medcodi data cache … --overwrite encodes what is damaged again"
@@ -55,6 +56,8 @@ class EncodedStudies:
         self.name = f"{self.key.dataset} (encoded)"
         self.image_size, self.fingerprint = self.key.image_size, self.key.data  # of the dataset that was encoded
         self._parts: list[dict[str, Any]] = index["parts"]
+        for part in self._parts:
+            plain_name(part["file"], f"{folder}/{CACHE.index_file}")
         self.present: dict[str, int] = index["present"]  # modality -> studies that have it
         self.num_bytes = sum(part["bytes"] for part in [*self._parts, index["nulls"]])  # of all arrays
         self._ids = [pair for part in self._parts for pair in self._ids_of(part)]  # [study, patient] of each row

@@ -41,7 +41,12 @@ def image_content(image: np.ndarray, bits: int) -> bytes:
     levels = np.rint(image * ((2**bits - 1) / WHITE)).astype(np.uint8 if bits <= 8 else np.uint16)
     png = io.BytesIO()
     Image.fromarray(levels).save(png, "PNG", optimize=True)
-    escaped = re.sub(rb'[\\"\n\r\0]', lambda byte: _ESCAPES[byte[0]], png.getvalue())
+    return png_content(png.getvalue(), width, height, bits)
+
+
+def png_content(png: bytes, width: int, height: int, bits: int) -> bytes:
+    """Content of an image payload from a grey PNG."""
+    escaped = re.sub(rb'[\\"\n\r\0]', lambda byte: _ESCAPES[byte[0]], png)
     return b'{"kind":"image","width":%d,"height":%d,"bits":%d}, "%b"' % (width, height, bits, escaped)
 
 

@@ -10,7 +10,7 @@ import pytest
 
 from medcodi.config import from_dict
 from medcodi.distributed import ALONE
-from medcodi.errors import MedCoDiError
+from medcodi.errors import ConfigError, DataError, MedCoDiError
 from medcodi.evaluation.config import EvaluateConfig
 from medcodi.evaluation.inputs import classifier_folder, enough_studies, open_inputs, rank_device
 from medcodi.evaluation.studies import HeldOutStudies
@@ -92,3 +92,22 @@ def test_orders_are_systems_and_one_target_is_generated_in_the_first_alone(tiny_
     assert [str(direction) for direction in joint.directions] == values["directions"]
     assert [str(direction) for direction in chained.directions] == values["directions"][1:]
     assert [system.describe()["settings"]["order"] for system in inputs.systems] == ["joint", "chained"]
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(["A", "a"], "two systems are named 'a' and 'A'"), (["CON"], "plain file name")]
+)
+def test_names_of_systems_are_names_of_folders_everywhere(tmp_path: Path, names: list[str], message: str) -> None:
+    for index in range(8):
+        folder = tmp_path / f"theirs/report_to_frontal/phantom-0-{20_000_000 + index}"
+        folder.mkdir(parents=True)
+        (folder / "frontal.png").touch()
+    values = {"data": DATA, "systems": dict.fromkeys(names, str(tmp_path / "theirs")), "out": str(tmp_path / "out")}
+    with pytest.raises(ConfigError, match=message):
+        open_inputs(from_dict(EvaluateConfig, {**values, "metrics": ["text"]}), ALONE)
+
+
+def test_a_system_of_a_bundle_is_inside_the_bundle(tmp_path: Path) -> None:
+    config = from_dict(EvaluateConfig, {"data": DATA, "systems": {"theirs": "gone"}, "out": str(tmp_path / "out")})
+    with pytest.raises(DataError, match="names no folder in it"):
+        open_inputs(config, ALONE, given={"../theirs": {Direction.parse("frontal->report"): [0, 2]}})

@@ -1,4 +1,4 @@
-"""Checks of feature sets: each refusal names the set, the numbers and what was expected."""
+"""Distances of features: refusals of feature sets; Fréchet and kernel distances against the libraries and by hand."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A step: means over micro-batches, sums by cell, stratified timesteps."""
+"""A step: means over micro-batches, sums by cell, stratified timesteps; exact accumulation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A shard on disk holds the rows that its record vouches for."""
+"""Shards are planned from the source alone; a shard on disk holds the rows that its record vouches for."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Numbers and names as they are written."""
+"""Numbers and names as they are written; the headline of a direction."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A cache is used for the weights, data and settings of its key only."""
+"""A cache is used for the weights, data and settings of its key only; records that are damaged are noticed."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from medcodi.turing.bundle.files import (
     study_script,
 )
 from medcodi.turing.bundle.key import AnswerKey
-from medcodi.turing.bundle.payloads import read_payload
+from medcodi.turing.bundle.payloads import image_content, payload_script, png_content, read_payload
 from medcodi.turing.lint.attack import lint_bundle
 from tests.unit.turing.planter import Planter
 
@@ -115,12 +115,15 @@ def test_leak_5_png_chunks(planter: Planter) -> None:
     for path in planter.payloads()[:3]:
         file = io.BytesIO()
         Image.fromarray((read_payload(path).image // 257).astype(np.uint8)).save(file, "PNG", pnginfo=info)
-        chunk = file.getvalue()[33 : file.getvalue().index(b"IDAT") - 4]  # what is between IHDR and IDAT
-        assert b"tEXt" in chunk and not any(byte in b'\\"\n\r' for byte in chunk)
-        data = path.read_bytes()
-        at = data.index(b"IDAT") - 4
-        at -= data[at - 9 : at].count(b"\\x00") * 3  # the length's zeros are escaped
-        path.write_bytes(data[:at] + chunk.replace(b"\0", rb"\x00") + data[at:])
+        fields = read_payload(path).fields
+        content = png_content(file.getvalue(), fields["width"], fields["height"], fields["bits"])
+        path.write_bytes(payload_script(path.stem, content))
+    assert "png chunk" in planter.found(key=False)
+
+
+def test_leak_5b_bytes_behind_a_png(planter: Planter) -> None:
+    for path in planter.payloads()[:3]:
+        path.write_bytes(path.read_bytes().replace(b"IEND\xaeB`\x82", b"IEND\xaeB`\x82r"))
     assert "png chunk" in planter.found(key=False)
 
 
@@ -162,7 +165,9 @@ def test_leak_9_another_resolution(planter: Planter) -> None:
 
 
 def test_leak_9b_images_of_another_size(planter: Planter) -> None:
-    planter.change_images(lambda image: np.ascontiguousarray(image[:-8, :-8]))
+    for path in planter.payloads():
+        content = image_content(np.ascontiguousarray(read_payload(path).image[:-8, :-8]), 8)
+        path.write_bytes(payload_script(path.stem, content))
     assert {"resolution", "payload size"} <= planter.found(key=False)
 
 
