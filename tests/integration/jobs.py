@@ -150,7 +150,7 @@ def redirect(log: Path) -> None:
 
 
 def contents(folder: Path) -> dict[str, Any]:
-    """Every file below a folder, without times; pages, which show times, by their presence."""
+    """Every file below a folder, without times and its own path; pages, which show times, by their presence."""
 
     if (folder / "custodian").is_dir():  # every bundle of a reader study has its own salt: other names, other bytes
         return dict(Counter(path.suffix for path in folder.rglob("*") if path.is_file()))
@@ -160,10 +160,10 @@ def contents(folder: Path) -> dict[str, Any]:
             return "a page"
         if path.suffix in (".json", ".jsonl"):
             return [timeless(json.loads(line)) for line in parts(path)]
-        return path.read_bytes()
+        return path.read_bytes().replace(str(folder).encode(), OUT.encode())
 
     def parts(path: Path) -> list[str]:
-        text = path.read_text(encoding="utf-8")
+        text = path.read_text(encoding="utf-8").replace(str(folder), OUT)
         return text.splitlines() if path.suffix == ".jsonl" else [text]
 
     return {str(path.relative_to(folder)): content(path) for path in sorted(folder.rglob("*")) if path.is_file()}

@@ -67,10 +67,10 @@ def validation(run_folder: Path) -> list[float]:
 
 
 def test_the_real_films_from_their_table_to_a_judged_model(tmp_path: Path) -> None:
-    # Prepare: every film is in the dataset, or in the ledger with its reason.
+    # Prepare: every film is in the dataset, or in the ledger with its reason. This seed has laterals and reports in every split.
     data, runs, model = tmp_path / "films", tmp_path / "runs", tmp_path / "runs/join/model"
     columns = ["image=file", "view=view_group", "report=text", "split=null"]
-    words = [f"path={labelled_table(tmp_path / 'films.csv')}", f"image_size={SIZE}", "val=0.15", "test=0.2"]
+    words = [f"path={labelled_table(tmp_path / 'films.csv')}", f"image_size={SIZE}", "val=0.15", "test=0.2", "seed=5"]
     run("data", "prepare", "--source", "csv", "--out", data, *words, *(f"options.columns.{name}" for name in columns))
     ledger = json.loads((data / "ledger.json").read_text())
     assert ledger["studies"] == {"in the source": 651, "kept": 651, "left out": 0}
@@ -95,7 +95,8 @@ def test_the_real_films_from_their_table_to_a_judged_model(tmp_path: Path) -> No
     network = {"image_size": SIZE, "targets": list(FINDINGS), "modalities": ["frontal"]}
     values = {**splits, "network": network, "num_steps": 100, "batch_size": 64, "out": str(model)}
     train_classifier(from_dict(ClassifierTrainConfig, values), quiet=True)
-    figures["classifier"] = json.loads((model / "finding_classifier.json").read_text())["ceiling"]
+    figures["classifier"] = json.loads((model / "finding_classifier.json").read_text())["ceiling"]["frontal"]
+    assert figures["classifier"]["No Finding"]["auroc"] > 0.6
 
     # Generate from one film.
     film, made = FILMS / "images/cohen/ARDSSevere.jpg", tmp_path / "made"
@@ -115,7 +116,7 @@ def test_the_real_films_from_their_table_to_a_judged_model(tmp_path: Path) -> No
     assert read_image(made / "lateral.png").shape == (SIZE, SIZE) and (made / "provenance.json").is_file()
     figures["report"] = (made / "report.txt").read_text(encoding="utf-8")
 
-    # Evaluate: a model of minutes is far from real films, and the page says so.
+    # Evaluate: a model of minutes is far from real films, and the figures say so.
     words = ["directions=[->frontal,report->frontal,frontal->report]", "num_inference_steps=10", "num_studies=96"]
     words += ["bootstrap_samples=100", "permutations=100", "min_positives=3", "meteor=false", "device=cpu"]
     run("evaluate", "--model", model, "--data", data, "--out", tmp_path / "judged", *words)
@@ -123,6 +124,6 @@ def test_the_real_films_from_their_table_to_a_judged_model(tmp_path: Path) -> No
     (system,) = results["systems"].values()
     figures["evaluation"] = system["directions"]
     (tmp_path / "figures.json").write_text(json.dumps(figures, indent=1))
-    distance = system["directions"]["->frontal"]["targets"]["frontal"]["metrics"]["frechet/demo"]
-    assert distance["value"] > 2 * distance["ceiling"]
+    distance = system["directions"]["->frontal"]["targets"]["frontal"]["metrics"]["kernel/demo"]
+    assert distance["value"] > distance["ceiling"] + 0.05  # ceiling: real films against real films
     assert verify_bundle(tmp_path / "judged", device="cpu", quiet=True).holds
