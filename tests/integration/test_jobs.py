@@ -10,9 +10,12 @@ from typing import Any
 import pytest
 
 from tests.integration import forked, jobs, small_disk
+from tests.integration.conftest import STAGES
 
 JOBS = tuple(jobs.command_lines(Path()))
 ONE_SHOT = tuple(jobs.one_shot_lines(Path()))
+# At every `make test`; the four stages have theirs in test_train_faults and test_exactness.
+QUICK = tuple(job for job in JOBS if job not in STAGES)
 TOGETHER = ("synthesize",)  # its ranks do not talk: several work in one folder, each on its own studies
 pytestmark = pytest.mark.timeout(1800)
 
@@ -48,7 +51,7 @@ def tell(story: Callable[..., dict[str, Any]], job: str, inputs: Path, root: Pat
 
 @pytest.mark.parametrize(
     ("job", "num_kills"),
-    [*((job, 2) for job in JOBS), *(pytest.param(job, 8, marks=pytest.mark.faults) for job in (*JOBS, *ONE_SHOT))],
+    [*((job, 2) for job in QUICK), *(pytest.param(job, 6, marks=pytest.mark.faults) for job in (*JOBS, *ONE_SHOT))],
 )
 def test_killed_and_resumed_it_comes_to_the_same_files(inputs: Path, tmp_path: Path, job: str, num_kills: int) -> None:
     told = tell(jobs.killed, job, inputs, tmp_path / "root", num_kills)
