@@ -56,7 +56,7 @@ def tell(story: Callable[..., dict[str, Any]], job: str, inputs: Path, root: Pat
 def test_killed_and_resumed_it_comes_to_the_same_files(inputs: Path, tmp_path: Path, job: str, num_kills: int) -> None:
     told = tell(jobs.killed, job, inputs, tmp_path / "root", num_kills)
     print(job, told)
-    assert not told["wrong"] and told["files"]
+    assert not told["wrong"] and told["files"] and (told["resumed"] or job in ONE_SHOT)
     assert told["kills"] >= min(num_kills, told["changes"] - 1)
 
 

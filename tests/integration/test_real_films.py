@@ -126,4 +126,6 @@ def test_the_real_films_from_their_table_to_a_judged_model(tmp_path: Path) -> No
     (tmp_path / "figures.json").write_text(json.dumps(figures, indent=1))
     distance = system["directions"]["->frontal"]["targets"]["frontal"]["metrics"]["kernel/demo"]
     assert distance["value"] > distance["ceiling"] + 0.05  # ceiling: real films against real films
+    page = (tmp_path / "judged/page.html").read_text(encoding="utf-8")
+    assert "contents of report are no language" in page or "repeat another study" in page
     assert verify_bundle(tmp_path / "judged", device="cpu", quiet=True).holds
