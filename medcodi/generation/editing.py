@@ -122,7 +122,7 @@ def edit(
 
 
 def _direction(study: Mapping[str, Any], targets: Sequence[str] | str | None, seed: int) -> Direction:
-    """What is edited, and beside it what stays; refuses a modality that the study lacks."""
+    """The modalities that are edited, and those that stay; refuses a modality that the study lacks."""
     check_request({}, tuple(MODALITIES), None, 1, seed)
     chosen = in_table_order(study if targets is None else [targets] if isinstance(targets, str) else targets)
     missing = [name for name in chosen if name not in study]
