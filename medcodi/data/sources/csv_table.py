@@ -12,7 +12,7 @@ from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.detection import table_at
 from medcodi.data.sources.record import LeftOut, Record, check_patients, second_images
-from medcodi.data.tables import TableRow, is_absent, read_header, read_rows
+from medcodi.data.tables import TableRow, is_absent, read_header, read_rows, text_of_cell
 from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean, one_of
 from medcodi.modality import names
@@ -83,6 +83,8 @@ def records(options: CsvConfig) -> Iterator[Record]:
     # Rows of one study are joined, in the order of first appearance.
     studies: dict[str, Record] = {}
     for row in read_rows(path):
+        if set(header) >= _SYNTHESIZED:  # our own table, whose texts may be guarded from spreadsheets
+            row = replace(row, cells={column: text_of_cell(cell) for column, cell in row.cells.items()})
         record = _record(row, columns, root, options)
         known = studies.get(record.study_id)
         studies[record.study_id] = record if known is None else _joined(known, record, by_study="image" not in columns)

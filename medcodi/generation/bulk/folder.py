@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcodi.data.tables import spreadsheet_row, spreadsheet_text
 from medcodi.errors import DataError
 from medcodi.generation.bulk.manifest import RESULT_COLUMNS, BadRow
 from medcodi.generation.bulk.plan import StudyShard
@@ -170,6 +171,6 @@ class SynthesisFolder:
     def _table(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({column: spreadsheet_text(column) for column in columns})
+        writer.writerows(map(spreadsheet_row, rows))
         atomic.write_text(self.out / name, text.getvalue(), error=SYNTHESIS.error, then=SYNTHESIS.resume)

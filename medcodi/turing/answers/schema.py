@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_type_hints
 
+from medcodi.data.tables import spreadsheet_text, text_of_cell
 from medcodi.errors import DataError, did_you_mean
 from medcodi.turing.design.tasks import TASK_KINDS
 
@@ -42,7 +43,6 @@ LARGEST = 2**53  # a whole number that JavaScript holds exactly
 MARKS = {"present": 1.0, "absent": 0.0}  # a finding of a checklist
 # Other spellings of a mark, in tables that other programs write.
 _MARKS = MARKS | {"1": 1.0, "0": 0.0, "true": 1.0, "false": 0.0, "positive": 1.0, "negative": 0.0}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to spreadsheets
 _FLAGS = {"1": True, "true": True, "yes": True, "": False, "0": False, "false": False, "no": False}
 
 
@@ -192,16 +192,6 @@ def _parse(cell: Any, kind: Any, where: str) -> Any:
     if not isinstance(marks, dict):
         raise DataError(f"{where} is {cell!r}", expected='JSON such as {"Edema": "present"}', fix="correct it")
     return marks
-
-
-def spreadsheet_text(text: str) -> str:
-    """A text as a cell that a spreadsheet does not run as a formula: an apostrophe before ``= + - @``, tab and line end."""
-    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
-
-
-def text_of_cell(cell: str) -> str:
-    """The text that :func:`spreadsheet_text` wrote."""
-    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
 
 
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
