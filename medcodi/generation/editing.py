@@ -14,6 +14,7 @@ from medcodi.config import to_dict
 from medcodi.data.images import fit_square
 from medcodi.data.reports import normalise_report
 from medcodi.diffusion.editing import check_strength, edit_latents
+from medcodi.diffusion.guidance import Denoise
 from medcodi.errors import PromptError
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.pipeline import as_prompts, decode_contents, generate_batch, guided_denoiser, load
@@ -121,7 +122,7 @@ def edit(
 
 
 def _direction(study: Mapping[str, Any], targets: Sequence[str] | str | None, seed: int) -> Direction:
-    """What is edited, and beside it what stays; refuses a modality that the study lacks."""
+    """The modalities that are edited, and those that stay; refuses a modality that the study lacks."""
     check_request({}, tuple(MODALITIES), None, 1, seed)
     chosen = in_table_order(study if targets is None else [targets] if isinstance(targets, str) else targets)
     missing = [name for name in chosen if name not in study]
@@ -170,15 +171,14 @@ def edit_batch(
         encoder = PromptContexts(model)
         for place, film in enumerate(films):
             # One denoiser with the new prompts, one with the original's.
-            denoisers = []
-            for batch in (after, before):
-                context, null = encoder.contexts(batch, [{}] * len(batch))
-                unprompted = torch.tensor([not prompts for prompts in batch])  # [B]
-                denoisers.append(guided_denoiser(model, config, (film,), context, null, unprompted))
+            denoise, denoise_original = (
+                _denoiser(model, config, film, encoder, prompts) for prompts in (after, before)
+            )
             images = np.stack([np.asarray(study[film], np.float32) for study in studies])
             z0 = {film: model.latent(film, torch.from_numpy(images)[:, None].to(model.device)).float()}  # [B, ...]
             latents = edit_latents(
-                *denoisers,
+                denoise,
+                denoise_original,
                 z0,
                 list(seeds),
                 sampler=config.sampler,
@@ -195,3 +195,11 @@ def edit_batch(
                 result[film] = after[row][film] = edited[row]
                 before[row][film] = unedited[row]
     return results
+
+
+def _denoiser(
+    model: MedCoDi, config: GenerationConfig, film: str, encoder: PromptContexts, prompts: Sequence[Mapping[str, Value]]
+) -> Denoise:
+    context, null = encoder.contexts(prompts, [{}] * len(prompts))
+    unprompted = torch.tensor([not own for own in prompts])  # [B]
+    return guided_denoiser(model, config, (film,), context, null, unprompted)

@@ -203,9 +203,8 @@ class TrainConfig:
     out: str  # the run's folder
     steps: int  # optimiser steps of the whole run
     init: str | None = None  # model folder to start from (the previous stage's out/model), or demo
-    model: str | None = (
-        None  # model recipe (file or name) of a fresh model; its tokenizer is trained on the data's reports
-    )
+    # model recipe (file or name) of a fresh model; its tokenizer is trained on the data's reports
+    model: str | None = None
     tokenizer_studies: int = 1024  # number of reports that train a fresh model's tokenizer
     # held-out studies for validation, every tracking.validate_every steps; None: none. Without path and source they are
     # the val split of `data`

@@ -57,7 +57,7 @@ class EncodedStudies:
         self.image_size, self.fingerprint = self.key.image_size, self.key.data  # of the dataset that was encoded
         self._parts: list[dict[str, Any]] = index["parts"]
         for part in self._parts:
-            plain_name(part["file"], f"{folder}/{CACHE.index}")
+            plain_name(part["file"], f"{folder}/{CACHE.index_file}")
         self.present: dict[str, int] = index["present"]  # modality -> studies that have it
         self.num_bytes = sum(part["bytes"] for part in [*self._parts, index["nulls"]])  # of all arrays
         self._ids = [pair for part in self._parts for pair in self._ids_of(part)]  # [study, patient] of each row

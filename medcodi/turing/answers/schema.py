@@ -162,7 +162,6 @@ def read_row(cells: Mapping[str, Any], number: int, source: str) -> AnswerRow:
         )
     where = f"{source}, line {number}"
     row: Any = {name: _parse(cells.get(name), kind, f"{where}: {name}") for name, kind in _TYPES.items()}
-    row["free_text"] = text_of_cell(row["free_text"])
     if empty := next((name for name in REQUIRED if not row[name]), None):
         raise DataError(f"{where}: {empty} is empty", expected="a value", fix="correct the row")
     if row["kind"] not in TASK_KINDS:
@@ -175,7 +174,7 @@ def read_row(cells: Mapping[str, Any], number: int, source: str) -> AnswerRow:
 def _parse(cell: Any, kind: Any, where: str) -> Any:
     """Value of one cell by the type of its column."""
     if kind is str:
-        return str(cell or "")
+        return text_of_cell(str(cell or ""))
     if kind is float:
         try:
             return float("nan") if cell is None or cell == "" else float(cell)
@@ -201,10 +200,14 @@ def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
-            # What readers wrote must not run when the table is opened in a spreadsheet.
-            safe = {**row, "free_text": spreadsheet_text(row.get("free_text") or "")}
-            cells = [safe.get(name) for name in COLUMNS]
-            writer.writerow(json.dumps(cell, sort_keys=True) if isinstance(cell, Mapping) else cell for cell in cells)
+            writer.writerow(_cell(row.get(name)) for name in COLUMNS)
+
+
+def _cell(value: Any) -> Any:
+    """A cell of the table; no text runs when the table is opened in a spreadsheet."""
+    if isinstance(value, Mapping):
+        return json.dumps(value, sort_keys=True)
+    return spreadsheet_text(value) if isinstance(value, str) else value
 
 
 def mark_value(mark: Any) -> float:
