@@ -10,7 +10,7 @@ from importlib import import_module
 import typer
 
 from medcodi.app.terminal import app, err
-from medcodi.errors import MedCoDiError
+from medcodi.errors import MedCoDiError, sentence
 
 REFUSED = MedCoDiError.exit_code
 # Modules of medcodi.app.commands, in the order of ``--help``. None imports torch before its command runs.
@@ -62,12 +62,12 @@ def _printed_by_first(error: MedCoDiError) -> bool:
 def print_refusal(error: MedCoDiError) -> None:
     """Print what failed, what was expected and the fix, a line each, on stderr."""
     err.print("[bold red]Error:[/bold red]", end=" ")
-    err.print(error.failed.rstrip(".") + ".", markup=False)
+    err.print(sentence(error.failed), markup=False)
     # Both are optional parts of an error.
     for label, text in (("Expected", error.expected), ("Fix", error.fix)):
         if text:
             err.print(f"[bold]{label}:[/bold]", end=" ")
-            err.print(text.rstrip(".") + ".", markup=False)
+            err.print(sentence(text), markup=False)
 
 
 if __name__ == "__main__":

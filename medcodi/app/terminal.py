@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
+from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,10 +22,12 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from medcodi import __version__
+from medcodi.errors import DomainWarning, sentence
 
 # Everything printed for a person or a script goes to `out`; progress, notes and errors go to `err`.
 out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
@@ -86,6 +91,32 @@ def _everywhere(
     if version:
         out.print(f"medcodi {__version__}")
         raise typer.Exit()
+
+
+def show(renderable: RenderableType, console: Console = out) -> None:
+    """Print a table or a panel within the terminal's width: its cells are wrapped, where lines of text are not."""
+    for column in renderable.columns if isinstance(renderable, Table) else ():
+        column.overflow = "fold"  # not "…": a figure that is cut is none
+    console.print(renderable, soft_wrap=False)
+
+
+@contextmanager
+def domain_notes() -> Iterator[None]:
+    """Print each way in which a request leaves a model's training domain as a note, once, instead of Python's warning."""
+    printed: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DomainWarning)
+        others = warnings.showwarning
+
+        def note(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, DomainWarning):
+                others(message, category, *where, **more)
+            elif str(message) not in printed:
+                printed.add(str(message))
+                err.print(f"[bold yellow]Warning:[/bold yellow] {escape(sentence(str(message)))}")
+
+        warnings.showwarning = note
+        yield
 
 
 def progress_bar(console: Console) -> Progress:

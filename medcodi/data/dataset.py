@@ -127,6 +127,14 @@ class ArrowStudies:
         columns = {name: table.column(name) for name in MODALITIES if name in table.column_names}
         return {name: len(column) - column.null_count for name, column in columns.items()}
 
+    def positive_labels(self, num_studies: int | None = None) -> tuple[str, ...]:
+        """The labels that at least one of the first ``num_studies`` studies (None: all) has; no image is read."""
+        from pyarrow import compute
+
+        labels = compute.list_flatten(self._rows.data.slice(0, num_studies).column("labels")).to_numpy()  # pyright: ignore
+        positive = (labels.reshape(-1, len(CHEXPERT_LABELS)) == 1).any(axis=0)
+        return tuple(name for name, has in zip(CHEXPERT_LABELS, positive, strict=True) if has)
+
     def contents(self) -> list[tuple[str, str, frozenset[str]]]:
         """(study id, patient id, modalities that it holds) of every study, in order; no image is read."""
         table = self._rows.data
@@ -175,6 +183,7 @@ class FirstStudies:
         if isinstance(dataset, ArrowStudies):
             self.study_id = dataset.study_id
             self.modality_counts = partial(dataset.modality_counts, num_studies)
+            self.positive_labels = partial(dataset.positive_labels, num_studies)
             self.contents = lambda: dataset.contents()[:num_studies]
 
     def __len__(self) -> int:

@@ -73,9 +73,7 @@ def mean_over_ranks(values: Tensor, weights: Tensor, parts: Sequence[Tensor] | N
     return _term_and_total(values, weights, parts)[0]
 
 
-def _term_and_total(
-    values: Tensor, weights: Tensor, parts: Sequence[Tensor] | None = None
-) -> tuple[Tensor, Tensor]:
+def _term_and_total(values: Tensor, weights: Tensor, parts: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
     """:func:`mean_over_ranks`, and the sum of the weights of all micro-batches and ranks."""
     weights = weights.to(values)
     parts = [weights] if parts is None else [part.to(values) for part in parts]

@@ -68,7 +68,8 @@ def test_ctrl_c_saves_and_the_same_command_resumes(tmp_path: Path) -> None:
         [*command, "steps=100000", "tracking.log_every=1", *QUIET],
         cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    while process.poll() is None and not (run / "log.jsonl").exists():
+    log = run / "log.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=300)[0]
@@ -88,7 +89,7 @@ def test_a_refusal_under_ranks_is_printed_once(tmp_path: Path) -> None:
         )  # fmt: skip
         printed = done.stdout + done.stderr
         assert done.returncode and printed.count(refusal) == 1, printed
-        assert "out of memory" not in printed and "launch/train.py\", line" not in printed  # no trace of ours
+        assert "out of memory" not in printed and 'launch/train.py", line' not in printed  # no trace of ours
 
 
 # ---- Slurm ---------------------------------------------------------------------------------------------------------

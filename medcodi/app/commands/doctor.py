@@ -18,7 +18,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from medcodi.app.terminal import app, err, out
+from medcodi.app.terminal import app, err, out, show
 from medcodi.errors import MedCoDiError, first_line
 
 State = Literal["ok", "optional", "missing"]  # optional: absent, and needed only by the commands that name it
@@ -238,7 +238,7 @@ def print_checks(checks: list[Check], console: Console) -> None:
         table.add_row(
             check.name, signs[check.state], check.seen + (f"\n[dim]fix: {check.fix}[/dim]" if check.fix else "")
         )
-    console.print(table)
+    show(table, console)
     missing = [check.name for check in checks if check.state == "missing"]
     console.print(f"\nNot ready: {', '.join(missing)}." if missing else "\nReady.")
 

@@ -17,6 +17,7 @@ from medcodi.app.arguments import (
     Preset,
     Sampler,
     Steps,
+    numbered_folder,
     read_device,
     read_execution,
     read_prompts,
@@ -24,7 +25,7 @@ from medcodi.app.arguments import (
     read_weights,
     refuse_full_folder,
 )
-from medcodi.app.terminal import app, err, out, progress_bar
+from medcodi.app.terminal import app, domain_notes, err, out, progress_bar, show
 
 if TYPE_CHECKING:
     from medcodi.generation.pipeline import Generation
@@ -45,9 +46,14 @@ def generate(
             metavar="MODALITY", help="What to generate; repeat for several.", show_default="all but the prompts"
         ),
     ] = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for images, texts and provenance.json.")] = Path(
-        "generated"
-    ),
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="A new folder for images, texts and provenance.json.",
+            show_default="generated, then generated-2 ...",
+        ),
+    ] = None,
     model: Model = None,
     num_samples: Annotated[int, typer.Option(help="Number of samples, each with its own seed.")] = 1,
     weight: Annotated[
@@ -83,8 +89,9 @@ def generate(
     """
     # Check the options before torch is loaded, which takes seconds.
     prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
-    refuse_full_folder(out_dir)
-    with progress_bar(err) as bar:
+    folder = numbered_folder("generated") if out_dir is None else out_dir
+    refuse_full_folder(folder)
+    with domain_notes(), progress_bar(err) as bar:
         task = bar.add_task("loading", total=None)
         from medcodi.generation.pipeline import generate as run
         from medcodi.generation.result import image_format as check_format
@@ -105,8 +112,8 @@ def generate(
             execution=read_execution(execution or []),
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
-    generation.save(out_dir, image_format)
-    _print_generation(generation, out_dir)
+    generation.save(folder, image_format)
+    _print_generation(generation, folder)
 
 
 def _print_generation(generation: Generation, folder: Path) -> None:
@@ -114,6 +121,7 @@ def _print_generation(generation: Generation, folder: Path) -> None:
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
             if isinstance(value, str):
-                out.print(Panel(value, title=f"{name}, sample {number}", title_align="left", expand=False))
+                panel = Panel(value, title=f"{name}, sample {number}", title_align="left", expand=False)
+                show(panel)
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         out.print(str(path))

@@ -22,7 +22,7 @@ from medcodi.app.arguments import (
     read_execution,
     read_targets,
 )
-from medcodi.app.terminal import app, count_progress, counting_bar, err, out
+from medcodi.app.terminal import app, count_progress, counting_bar, domain_notes, err, out
 from medcodi.errors import PromptError
 
 if TYPE_CHECKING:
@@ -112,7 +112,7 @@ def synthesize(
     )
     # Generate; each rank takes its shards, only the first one shows a bar.
     chosen = read_device(device) or _device_of_rank(os.environ)
-    with counting_bar(err) as bar:
+    with domain_notes(), counting_bar(err) as bar:
         bar.disable = rank > 0  # one bar is enough
         outcome = run(
             manifest,
