@@ -93,6 +93,12 @@ def _everywhere(
         raise typer.Exit()
 
 
+def say_loading(what: str) -> None:
+    """The first sign of life of a command whose libraries take seconds to load."""
+    if os.environ.get("RANK", "0") == "0":
+        err.print(f"[dim]Loading {escape(what)} ...[/dim]")
+
+
 def show(renderable: RenderableType, console: Console = out) -> None:
     """Print a table or a panel within the terminal's width: its cells are wrapped, where lines of text are not."""
     for column in renderable.columns if isinstance(renderable, Table) else ():

@@ -29,7 +29,7 @@ _KEY = "domain"  # in a model's provenance
 # ---- of a model ------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class Domain:
-    """What a model was trained on; written by training into the provenance of its index, and no part of its identity."""
+    """The training data of a model; written by training into the provenance of its index, and no part of its identity."""
 
     origin: str  # phantom, real, synthetic, mixed or unknown
     sources: tuple[str, ...] = ()  # names of the datasets
@@ -115,7 +115,7 @@ def attested(agreement: str, attested_by: str | None, *, failed: str, statement:
 
 # ---- of a prompt -----------------------------------------------------------------------------------------------------
 def origin_of_image(value: Any) -> str:
-    """Where an image prompt comes from: ``phantom`` or ``synthetic`` where the file says so, ``real`` for other DICOM, else ``unknown``."""
+    """The origin of an image prompt: ``phantom`` or ``synthetic`` where the file says so, ``real`` for other DICOM, else ``unknown``."""
     if isinstance(value, Image.Image):
         return str(value.info.get(ORIGIN, UNKNOWN))
     if not isinstance(value, str | Path):

@@ -38,7 +38,7 @@ def warn_outside_domain(model: MedCoDi, direction: Direction, prompts: Mapping[s
 
 
 def outside_domain(model: MedCoDi, direction: Direction, prompts: Mapping[str, Any]) -> Iterator[str]:
-    """What of a request is not of the domain that the model was trained in, a sentence each."""
+    """Name all of a request that is not of the domain that the model was trained in, a sentence each."""
     domain = Domain.of(model.provenance)
     if domain is None:
         return

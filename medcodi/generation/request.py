@@ -6,7 +6,7 @@ import hashlib
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -15,8 +15,10 @@ from medcodi.data.images import fit_square
 from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError, PromptError
 from medcodi.modality import MODALITIES, modality
-from medcodi.model import MedCoDi
 from medcodi.study import Direction
+
+if TYPE_CHECKING:
+    from medcodi.model import MedCoDi
 
 Value = np.ndarray | str  # a prompt as a model takes it: float32 [H, W] in [0, 1] at its size, or a text
 

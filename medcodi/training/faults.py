@@ -297,7 +297,7 @@ def _verdict(
 
 
 def _advice(other: Heartbeat) -> tuple[str, str]:
-    """What a rank that stopped would have expected, and the fix: its own words where it was refused."""
+    """The expectation and the fix of a rank that stopped: its own words where it was refused."""
     if other.advice is not None:
         return other.advice
     return "every rank to live until the end", "see the error in that rank's log, and resume with --resume latest"

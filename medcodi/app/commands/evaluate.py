@@ -14,7 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from medcodi.app.arguments import Model, Overrides, Preset
-from medcodi.app.terminal import app, err, out, show
+from medcodi.app.terminal import app, err, out, say_loading, show
 from medcodi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def evaluate(
 
         medcodi evaluate --rescore results/ bootstrap_samples=5000 min_positives=10
     """
+    say_loading("the evaluation")
     from medcodi.config import apply_overrides, from_dict
     from medcodi.evaluation.config import EvaluateConfig
 

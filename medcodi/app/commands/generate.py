@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -25,7 +26,7 @@ from medcodi.app.arguments import (
     read_weights,
     refuse_full_folder,
 )
-from medcodi.app.terminal import app, domain_notes, err, out, progress_bar, show
+from medcodi.app.terminal import app, domain_notes, err, out, progress_bar, say_loading, show
 
 if TYPE_CHECKING:
     from medcodi.generation.pipeline import Generation
@@ -91,6 +92,8 @@ def generate(
     prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
     folder = numbered_folder("generated") if out_dir is None else out_dir
     refuse_full_folder(folder)
+    say_loading("the prompts and the model")
+    check_inputs(prompts, targets, weights, num_samples, seed, model)
     with domain_notes(), progress_bar(err) as bar:
         task = bar.add_task("loading", total=None)
         from medcodi.generation.pipeline import generate as run
@@ -114,6 +117,25 @@ def generate(
         )
     generation.save(folder, image_format)
     _print_generation(generation, folder)
+
+
+def check_inputs(
+    prompts: dict[str, str],
+    targets: Sequence[str] | None,
+    weights: dict[str, float] | None,
+    num_samples: int,
+    seed: int,
+    model: str | None,
+) -> None:
+    """Refuse what is wrong in a request, its files or its model's folder, before the networks' libraries are loaded."""
+    from medcodi.generation.request import check_request, read_prompt
+    from medcodi.model.index import read_index
+
+    _, used, _ = check_request(prompts, targets, weights, num_samples, seed)
+    for name, value in used.items():
+        read_prompt(name, value, image_size=None)
+    if model is not None:
+        read_index(model)
 
 
 def _print_generation(generation: Generation, folder: Path) -> None:

@@ -22,7 +22,7 @@ from medcodi.app.arguments import (
     read_execution,
     read_targets,
 )
-from medcodi.app.terminal import app, count_progress, counting_bar, domain_notes, err, out
+from medcodi.app.terminal import app, count_progress, counting_bar, domain_notes, err, out, say_loading
 from medcodi.errors import PromptError
 
 if TYPE_CHECKING:
@@ -95,14 +95,21 @@ def synthesize(
     # Check the options before torch is loaded, which takes seconds.
     rank, world = _rank_and_world(rank, world, os.environ)
     targets = read_targets(target or [])
+    say_loading("the manifest and the model")
+    from medcodi.generation.bulk.manifest import RowDefaults, read_manifest
+    from medcodi.model.index import read_index
+
+    defaults = RowDefaults(targets=targets, seed=seed, num_samples=num_samples)
+    read_manifest(manifest, defaults, tuple(keep or ()))  # refused before the networks' libraries are loaded
+    if model is not None:
+        read_index(model)
     from medcodi.generation.bulk.job import SynthesisConfig
     from medcodi.generation.bulk.job import synthesize as run
-    from medcodi.generation.bulk.manifest import RowDefaults
     from medcodi.model.generation_config import GenerationConfig
 
     config = SynthesisConfig(
         generation=GenerationConfig(preset=preset, sampler=sampler, num_inference_steps=steps, guidance_scale=guidance),
-        defaults=RowDefaults(targets=targets, seed=seed, num_samples=num_samples),
+        defaults=defaults,
         keep=tuple(keep or ()),
         batch_size=batch_size,
         shard_size=shard_size,

@@ -10,7 +10,7 @@ from rich import box
 from rich.table import Table
 
 from medcodi.app.arguments import Overrides
-from medcodi.app.terminal import app, out, show
+from medcodi.app.terminal import app, out, say_loading, show
 
 if TYPE_CHECKING:
     from medcodi.training.config import TrainConfig
@@ -46,6 +46,7 @@ def train(
 
         medcodi train --estimate --config configs/train/medcodi-m/3-diffuse.yaml --gpus 32 --gpu-memory 80
     """
+    say_loading(f"the run of {config}")
     from medcodi.config import from_dict, load, to_yaml
     from medcodi.training.config import TrainConfig
 
@@ -62,6 +63,7 @@ def train(
         for part in plan_tables(run, estimate(run, hardware)):
             show(part) if isinstance(part, Table) else out.print(part)
         return
+    run.check_inputs()
     from medcodi.training.loop import train as run_stage
 
     out.print(f"The run: {run_stage(run, resume)}")
