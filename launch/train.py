@@ -1,5 +1,7 @@
 """Train one stage: the same file under python, torchrun, deepspeed and accelerate.
 
+Without the repository: medcodi train, torchrun -m medcodi train, deepspeed --module medcodi train, with the same arguments.
+
     python launch/train.py --config configs/train/autoencode.yaml out=runs/autoencode
     torchrun --nproc_per_node 2 launch/train.py --config configs/train/diffuse.yaml
     deepspeed --num_accelerators 2 launch/train.py --config configs/train/diffuse.yaml engine.zero_stage=2
@@ -32,7 +34,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s --config FILE [--resume latest|PATH] [key=value ...]",
     )
     parser.add_argument(
-        "--config", required=True, metavar="FILE", help="YAML of the run; ready ones are in configs/train/"
+        "--config", required=True, metavar="FILE", help="the run: a file, or a recipe (medcodi config list train)"
     )
     parser.add_argument(
         "--resume",

@@ -11,7 +11,6 @@ from typing import Annotated, Any
 
 import typer
 from rich.console import Console, RenderableType
-from rich.markup import escape
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -27,10 +26,11 @@ from rich.text import Text
 from typer.core import TyperGroup
 
 from medcodi import __version__
+from medcodi.console import SafeConsole
 from medcodi.errors import DomainWarning, sentence
 
 # Everything printed for a person or a script goes to `out`; progress, notes and errors go to `err`.
-out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
+out, err = SafeConsole(), SafeConsole(stderr=True)
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
 # What an interrupted command has left, and how it is resumed; the others have written nothing.
@@ -75,6 +75,8 @@ data_app = typer.Typer(
     help="Studies for training: prepare a dataset from real ones, cache its encodings by frozen networks.",
 )
 app.add_typer(data_app, name="data")
+config_app = typer.Typer(no_args_is_help=True, help="Recipes that ship with MedCoDi: list, explain or copy them.")
+app.add_typer(config_app, name="config")
 turing_app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Let radiologists judge: real or generated, blinded, with statistics."
 )
@@ -96,7 +98,7 @@ def _everywhere(
 def say_loading(what: str) -> None:
     """The first sign of life of a command whose libraries take seconds to load."""
     if os.environ.get("RANK", "0") == "0":
-        err.print(f"[dim]Loading {escape(what)} ...[/dim]")
+        err.print(Text(f"Loading {what} ...", style="dim"))
 
 
 def show(renderable: RenderableType, console: Console = out) -> None:
@@ -119,7 +121,7 @@ def domain_notes() -> Iterator[None]:
                 others(message, category, *where, **more)
             elif str(message) not in printed:
                 printed.add(str(message))
-                err.print(f"[bold yellow]Warning:[/bold yellow] {escape(sentence(str(message)))}")
+                err.print(Text.assemble(("Warning:", "bold yellow"), f" {sentence(str(message))}"))
 
         warnings.showwarning = note
         yield
@@ -127,7 +129,12 @@ def domain_notes() -> Iterator[None]:
 
 def progress_bar(console: Console) -> Progress:
     """A bar with a description of fixed width, elapsed and remaining time; a context manager."""
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<24}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console)
 
 
@@ -143,7 +150,7 @@ class _RateColumn(ProgressColumn):
 
 def counting_bar(console: Console) -> Progress:
     """A bar for long lists: count, total, rate, elapsed and remaining time."""
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), _RateColumn())
+    columns = (TextColumn("{task.description:<12}", markup=False), BarColumn(), MofNCompleteColumn(), _RateColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     return Progress(*columns, *times, console=console, speed_estimate_period=600)
 

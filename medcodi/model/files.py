@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,10 +42,9 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
     # Components to copy from the model's files; the rest is written from memory.
     copied = set(model.pending) if dtype is None and model.files and model.files.dtype == torch.float32 else set()
     model.load_components(model.pending - copied)
-    staging = atomic.partial_path(folder)
-    try:
+    with ExitStack() as stack:
         with atomic.refusing(folder, error=CheckpointError):
-            staging.mkdir(parents=True)
+            staging = stack.enter_context(atomic.staging_folder(folder))
         # Components, tokenizers, and last the index.
         components: dict[str, Any] = {}
         for name, module in model.components().items():
@@ -66,8 +65,6 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
             provenance=model.provenance,
         )
         _replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 
@@ -167,7 +164,7 @@ def load_model(
 
     Args:
         cls: The class of the model.
-        source: Folder, or ``owner/name`` on the hub.
+        source: Folder, ``"demo"`` for the shipped model, or ``owner/name`` on the hub.
         device: Device of the weights.
         dtype: Precision of the weights; buffers and single numbers stay float32.
         lazy: Read each component only when it is first needed.

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from medcodi.errors import CheckpointError
+from medcodi.model import named_model
 from medcodi.storage.checked_json import parse_json, shown
 from medcodi.storage.names import plain_name
 
@@ -64,11 +65,12 @@ class _Index(_Entry):
 
 
 def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Locate a model folder (on disk, else on the hub) and read its index.
+    """Locate a model folder (``"demo"``: the shipped one; on disk, else on the hub) and read its index.
 
     Raises:
         CheckpointError: If there is none, it is a pickle, or its index is invalid.
     """
+    source = named_model(source)
     folder = Path(source)
     if folder.suffix in _PICKLES:
         raise CheckpointError(
@@ -95,7 +97,7 @@ def _from_hub(repository: str) -> Path:
         raise CheckpointError(
             f"no model at {repository}",
             expected="a model folder, or a hub repository owner/name",
-            fix="check the path; the demo model is checkpoints/demo",
+            fix="check the path; the shipped model is named demo",
         )
     try:
         return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
@@ -103,7 +105,7 @@ def _from_hub(repository: str) -> Path:
         raise CheckpointError(
             f"no model at {repository}, and the hub did not provide one ({type(error).__name__})",
             expected="a model folder, or a hub repository that can be reached",
-            fix="check the path; the demo model is checkpoints/demo",
+            fix="check the path; the shipped model is named demo",
         ) from None
 
 

@@ -16,12 +16,11 @@ from medcodi.config import config
 from medcodi.errors import ConfigError
 from medcodi.modality import MODALITIES, Kind, in_table_order
 from medcodi.randomness import StepRandomness
-from medcodi.stages.accumulation import Features, Rows, StepOutput
 from medcodi.stages.contrastive import contrast, group_ids
 from medcodi.stages.dry_run import DryRun, prompt_encoding
 from medcodi.stages.stage import Stage
 from medcodi.stages.statements import STATEMENT_TEXTS, agreement, statement_truth
-from medcodi.stages.step import Step
+from medcodi.stages.step import Features, Rows, Step, StepOutput
 
 if TYPE_CHECKING:
     from medcodi.data.loading import Batch

@@ -13,21 +13,20 @@ from medcodi.diffusion.objective import denoising_error
 from medcodi.modality import in_table_order
 from medcodi.model import MedCoDi
 from medcodi.randomness import StepRandomness
-from medcodi.stages.accumulation import Features, Rows, StepOutput
 from medcodi.stages.contrastive import contrast, group_ids
 from medcodi.stages.dry_run import DryRun, denoising, environment, frozen_encoding
 from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
 from medcodi.stages.stage import Stage
-from medcodi.stages.step import Step, draw_timesteps
+from medcodi.stages.step import Features, Rows, Step, StepOutput, draw_timesteps
 
 
 @config
 class JoinConfig:
     """Config of stage ``join``."""
 
-    drop_probability: float = 0.1
+    drop_probability: float = 0.1  # of the null prompt, for guidance
     contrastive_weight: float = 0.1  # of the InfoNCE between the targets' environment vectors
-    temperature: float = 0.1
+    temperature: float = 0.1  # of that InfoNCE
     train_denoisers: bool = False  # also continue to train the rest of the denoisers
 
     def __post_init__(self) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 import torch.distributed as dist
 
 from medcodi.data.loading import GlobalBatches, StepBatches
-from medcodi.data.stalls import missing
+from medcodi.data.refusals import missing
 from medcodi.distributed import Ranks
 from medcodi.errors import MedCoDiError, TrainingError
 from medcodi.training.config import FaultConfig
@@ -297,7 +297,7 @@ def _verdict(
 
 
 def _advice(other: Heartbeat) -> tuple[str, str]:
-    """The expectation and the fix of a rank that stopped: its own words where it was refused."""
+    """Expectation and fix of a rank that stopped: its own words where it was refused."""
     if other.advice is not None:
         return other.advice
     return "every rank to live until the end", "see the error in that rank's log, and resume with --resume latest"

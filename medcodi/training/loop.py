@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from medcodi.data.stalls import workers_failed
+from medcodi.data.refusals import workers_failed
 from medcodi.distributed import join_ranks, launcher
 from medcodi.errors import CheckpointError, MedCoDiError, TrainingError
 from medcodi.randomness import StepRandomness
@@ -163,8 +163,8 @@ class Loop:
     def _report_skipped(self, step_batches: StepBatches, result: StepResult) -> None:
         """Name the studies of a step that was not finite: those whose loss was not, else all of the step."""
         run = self.run
-        own = result.suspects, [study for batch in step_batches.micro for study in batch.study_ids]
-        gathered = run.ranks.gather(own)
+        of_this_rank = result.suspects, [study for batch in step_batches.micro for study in batch.study_ids]
+        gathered = run.ranks.gather(of_this_rank)
         suspects, studies = ([study for part in parts for study in part] for parts in zip(*gathered, strict=True))
         if not suspects and run.engine.scalars().get("scale", 0.0) > 1.0:
             return  # fp16: the loss scale was too large, and is halved

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.panel import Panel
+from rich.text import Text
 
 from medcodi.app.arguments import (
     Device,
@@ -15,13 +16,16 @@ from medcodi.app.arguments import (
     Guidance,
     ImageFormat,
     Model,
+    Order,
     Preset,
     Sampler,
+    SequenceOfTargets,
     Steps,
     numbered_folder,
     read_device,
     read_execution,
     read_prompts,
+    read_sequence,
     read_targets,
     read_weights,
     refuse_full_folder,
@@ -30,6 +34,8 @@ from medcodi.app.terminal import app, domain_notes, err, out, progress_bar, say_
 
 if TYPE_CHECKING:
     from medcodi.generation.pipeline import Generation
+
+SHOWN = 300  # characters of a text that was not read
 
 
 @app.command()
@@ -67,6 +73,8 @@ def generate(
     guidance: Guidance = None,
     steps: Steps = None,
     sampler: Sampler = None,
+    order: Order = None,
+    sequence: SequenceOfTargets = None,
     seed: Annotated[int, typer.Option(help="Seed of the first sample; the same seed gives the same sample.")] = 0,
     image_format: ImageFormat = "png",
     device: Device = None,
@@ -86,10 +94,13 @@ def generate(
 
         medcodi generate --prompt report=@report.txt --model xgem/ --execution precision=bfloat16 --execution offload=cpu
 
+        medcodi generate --order chained --sequence report+frontal+lateral
+
         medcodi generate --target frontal --steps 30 --sampler dpm++ --seed 7 --out here/
     """
     # Check the options before torch is loaded, which takes seconds.
     prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
+    in_sequence = read_sequence(sequence)
     folder = numbered_folder("generated") if out_dir is None else out_dir
     refuse_full_folder(folder)
     say_loading("the prompts and the model")
@@ -110,13 +121,16 @@ def generate(
             guidance_scale=guidance,
             num_inference_steps=steps,
             sampler=sampler,
+            order=order,
+            sequence=in_sequence,
             seed=seed,
             device=read_device(device),
             execution=read_execution(execution or []),
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
     generation.save(folder, image_format)
-    _print_generation(generation, folder)
+    print_truncations(generation, prompts)
+    print_generation(generation, folder)
 
 
 def check_inputs(
@@ -138,12 +152,24 @@ def check_inputs(
         read_index(model)
 
 
-def _print_generation(generation: Generation, folder: Path) -> None:
-    # Reports are shown, images are only named.
+def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
+    """Say which texts the model has not read to their end, and what it has not read."""
+    from medcodi.data.reports import normalise_report
+
+    for name, prompt in generation.provenance["prompts"].items():
+        if cut := prompt.get("truncated"):
+            unread = " ".join(normalise_report(prompts[name])[cut["read_characters"] :].split())
+            seen = f" {cut['read_tokens']} of {cut['tokens']} tokens of the {name} were read, which is all that this model reads."
+            err.print(
+                Text.assemble(("Note:", "yellow"), f"{seen} Not read: {unread[:SHOWN]}{'…' * (len(unread) > SHOWN)}")
+            )
+
+
+def print_generation(generation: Generation, folder: Path) -> None:
+    """Print the texts of a generation, and the names of its files."""
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
             if isinstance(value, str):
-                panel = Panel(value, title=f"{name}, sample {number}", title_align="left", expand=False)
-                show(panel)
+                show(Panel(Text(value), title=f"{name}, sample {number}", title_align="left", expand=False))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         out.print(str(path))

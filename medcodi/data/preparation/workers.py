@@ -16,8 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medcodi.data.preparation.plan import Shard
-from medcodi.data.preparation.shards import Interrupted, WrittenShard, write_shard
+from medcodi.data.preparation.shards import Interrupted, Shard, WrittenShard, write_shard
 
 if TYPE_CHECKING:
     from medcodi.data.preparation.prepare import PrepareConfig

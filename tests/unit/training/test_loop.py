@@ -54,7 +54,7 @@ class ToyRun(Run):
         self.folder, self.ranks = RunFolder(root), Ranks()
         self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
         self.start_step = self.num_updates = 0
-        self.resumed_state, self.identity, self.validation = None, {"toy": True}, None
+        self.resumed_state, self.identity, self.validation, self.studies = None, {"toy": True}, None, ()
         self._started_by = "python"
         saved = checkpoint.load_latest(self.folder.checkpoints, print) if resume else None
         self.stage = ToyStage(dropout=0.1)
