@@ -37,7 +37,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
 RESUMES = {
     "train": "The same command with --resume latest resumes.",
     **dict.fromkeys(
-        ("synthesize", "evaluate", "import-xgem", "prepare", "cache", "export"),
+        ("fit", "synthesize", "evaluate", "import-xgem", "prepare", "cache", "export"),
         "What is finished stays: the same command resumes.",
     ),
 }
@@ -52,7 +52,8 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more, while it is put away: end at once
-            if not error.args and os.environ.get("RANK", "0") == "0":  # a run that was saved has said so
+            saved = error.args and ctx.invoked_subcommand == "train"  # the run has said so
+            if not saved and os.environ.get("RANK", "0") == "0":
                 advice = RESUMES.get(ctx.invoked_subcommand or "", "Nothing was written: start it again.")
                 err.print(f"Interrupted. {advice}", markup=False)
             raise typer.Exit(INTERRUPTED) from None
