@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,8 +13,11 @@ from medcodi.networks.unet import Layers, TimeEmbedding
 
 @config
 class EnvironmentConfig:
-    """Size of the environment encoders; the defaults are MedCoDi-M's."""
+    """What denoisers hear of each other, and the size of the environment encoders; the defaults are MedCoDi-M's."""
 
+    # vector: a unit vector of an encoder V_k, the paper's. features: the fellow denoisers' maps (networks.hearing), which need
+    # no encoder: the other fields are not used.
+    kind: Literal["vector", "features"] = "vector"
     dim: int = 1280
     base_channels: int = 160
     multipliers: tuple[int, ...] = (2, 4, 8)

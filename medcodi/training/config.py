@@ -8,6 +8,7 @@ from typing import Any, Literal
 from medcodi.config import config, to_dict
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
+from medcodi.networks.environment import EnvironmentConfig
 from medcodi.training.monitoring.config import TrackingConfig
 
 
@@ -185,6 +186,8 @@ class TrainConfig:
     steps: int  # optimiser steps of the whole run
     init: str | None = None  # model folder to start from (the previous stage's out/model); or
     model: str | None = None  # model recipe (YAML) of a fresh model, whose tokenizer is trained on the data's reports
+    # stage join: replace the environment of init by a fresh one ({kind: features})
+    environment: EnvironmentConfig | None = None
     tokenizer_studies: int = 1024  # number of reports that train a fresh model's tokenizer
     # held-out studies for validation, every tracking.validate_every steps; None: none
     validation: DataConfig | None = None
@@ -209,6 +212,13 @@ class TrainConfig:
         if (self.init is None) == (self.model is None):
             raise ValueError(
                 f"init={self.init!r} and model={self.model!r}: give one, a model folder to start from or a recipe"
+            )
+        if self.environment is not None and (
+            self.stage.name != "join" or self.init is None or self.environment.kind != "features"
+        ):
+            raise ValueError(
+                f"environment={self.environment.kind!r} in stage {self.stage.name!r}: it replaces that of a model, expected "
+                "{kind: features} in stage 'join' with init; a fresh model has it in its recipe"
             )
         if self.cache is not None and self.stage.name not in ("diffuse", "join"):
             raise ValueError(
