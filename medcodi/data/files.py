@@ -10,8 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from medcodi.console import SafeConsole
 from medcodi.errors import DataError
 from medcodi.storage.locks import locked
 from medcodi.storage.names import plain_name
@@ -45,13 +44,28 @@ def info_from_text(text: str, where: str) -> dict[str, Any]:
         info = {}
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise DataError(f"{where} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", fix=FIX)
-    # A description must not name a file outside the folder.
+    # A description must not name a file outside the folder; name and fingerprint name the folder of a copy.
     source = f"{where}/{INFO_FILE}"
     plain_name(str(info.get("name", "dataset")), source)
+    plain_name(str(info.get("fingerprint", "none")), source)
     for row in (row for rows in (info.get("shards") or {}).values() for row in rows):
         for part in str(row["file"]).split("/"):
             plain_name(part, source)
     return info
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a prepared dataset and nothing else; errors of what is none pass through."""
+    info = info_from_text((folder / INFO_FILE).read_text(encoding="utf-8"), str(folder))
+    shards = info.get("shards")
+    # Of the first format, which listed no shards, the splits' Arrow files.
+    listed = (
+        {row["file"] for rows in shards.values() for row in rows}
+        if shards is not None
+        else {f"{split}/{file.name}" for split in info["counts"]["split"] for file in (folder / split).glob("*.arrow")}
+    )
+    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}
+    return files <= {INFO_FILE, "ledger.csv", "ledger.json", *listed}
 
 
 def remote_info(url: str) -> dict[str, Any]:
@@ -86,10 +100,9 @@ def fetched(url: str, info: dict[str, Any], split: str) -> Path:
         # Say what takes the time, and where the copies go.
         if len(missing) > 1:
             size = sum(row.get("bytes", 0) for row in missing)
-            Console(stderr=True).print(
+            SafeConsole(stderr=True).print(
                 f"copying {len(missing):,} files ({size / 2**20:,.1f} MiB) of {url}, split {split}, to {folder}; "
-                f"{CACHE_VARIABLE} names another place",
-                highlight=False,
+                f"{CACHE_VARIABLE} names another place"
             )
         for row in missing:
             _copy(system, f"{root}/{row['file']}", folder / row["file"], row, url)

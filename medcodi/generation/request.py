@@ -16,6 +16,7 @@ from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError, PromptError
 from medcodi.modality import MODALITIES, modality
 from medcodi.model import MedCoDi
+from medcodi.networks.tokenizer import Truncation
 from medcodi.study import Direction
 
 Value = np.ndarray | str  # a prompt as a model takes it: float32 [H, W] in [0, 1] at its size, or a text
@@ -110,6 +111,13 @@ def read_prompt(name: str, value: Any, image_size: int | None) -> Value:
         return normalise_report(value)
     image = read_image(value, modality=name)
     return image if image_size is None else fit_square(image, image_size)
+
+
+def truncations(model: MedCoDi, prompts: Mapping[str, Value]) -> dict[str, Truncation]:
+    """Modality -> how much is read of a text that is longer than the model's text tower reads."""
+    texts = {name: value for name, value in prompts.items() if isinstance(value, str)}
+    found = {name: model.prompt_encoders.truncation(text) for name, text in texts.items()}
+    return {name: truncation for name, truncation in found.items() if truncation is not None}
 
 
 def value_hash(value: Value) -> str:

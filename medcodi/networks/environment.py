@@ -18,9 +18,9 @@ class EnvironmentConfig:
     # vector: a unit vector of an encoder V_k, the paper's. features: the fellow denoisers' maps (networks.hearing), which need
     # no encoder: the other fields are not used.
     kind: Literal["vector", "features"] = "vector"
-    dim: int = 1280
-    base_channels: int = 160
-    multipliers: tuple[int, ...] = (2, 4, 8)
+    dim: int = 1280  # length of the environment vector
+    base_channels: int = 160  # channels of the stem
+    multipliers: tuple[int, ...] = (2, 4, 8)  # channels of each level, in base_channels
     time_channels: int | None = None  # width of the time's sinusoid; None: base_channels. MedCoDi-M: as its denoisers
 
 

@@ -123,7 +123,9 @@ def _shown(place: int, count: int, fellow_count: int) -> int | None:
     return index if index >= 0 else None
 
 
-def lockstep(denoisers: Mapping[str, Any], passes: Mapping[str, Pass], connectors: Mapping[str, Any]) -> dict[str, Tensor]:
+def lockstep(
+    denoisers: Mapping[str, Any], passes: Mapping[str, Pass], connectors: Mapping[str, Any]
+) -> dict[str, Tensor]:
     """Run the passes of several denoisers block by block, each hearing the others; modality -> prediction.
 
     Args:

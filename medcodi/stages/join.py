@@ -13,25 +13,24 @@ from medcodi.diffusion.objective import denoising_error
 from medcodi.modality import in_table_order
 from medcodi.model import MedCoDi
 from medcodi.randomness import StepRandomness
-from medcodi.stages.accumulation import Features, Rows, StepOutput
 from medcodi.stages.contrastive import contrast, group_ids
 from medcodi.stages.dry_run import DryRun, denoising, denoising_together, environment, frozen_encoding
 from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
 from medcodi.stages.stage import Stage
-from medcodi.stages.step import Step, draw_timesteps
+from medcodi.stages.step import Features, Rows, Step, StepOutput, draw_timesteps
 
 
 @config
 class JoinConfig:
     """Config of stage ``join``."""
 
-    drop_probability: float = 0.1
+    drop_probability: float = 0.1  # of the null prompt, for guidance
     contrastive_weight: float = 0.1  # of the InfoNCE between the targets' environment vectors
-    temperature: float = 0.1
+    temperature: float = 0.1  # of that InfoNCE
     train_denoisers: bool = False  # also continue to train the rest of the denoisers
-    # environment: {kind: features} only. Share of the rows whose targets are all at the same t (the others: each at its own) ...
+    # environment: {kind: features} only: share of the rows whose targets are all at the same t; in the others each has its own
     share_timesteps: float = 0.5
-    # ... and share of the rows in which one of the targets is finished: at t = 0, heard and not trained
+    # and share of the rows in which one of the targets is finished: at t = 0, heard, and not in the loss
     finish_one: float = 0.2
 
     def __post_init__(self) -> None:
@@ -88,7 +87,7 @@ class JoinStage(Stage):
         return DryRun(trained, () if cached else frozen_encoding(self.model), drawn)
 
     def loss(self, batch: Batch | EncodedBatch, step: Step) -> Tensor:
-        """Denoising losses of one set of targets (drawn for the step) plus the weighted InfoNCE of their environments."""
+        """Denoising losses of one set of targets (drawn for the step) plus the weighted InfoNCE of their environment vectors."""
         # Noise the step's targets, each row at timesteps of its own.
         encoded = encode_batch(self.model, batch)
         z, training_targets, times = self._noisy_targets(encoded, step.draws)
@@ -104,22 +103,21 @@ class JoinStage(Stage):
         errors = {name: denoising_error(predictions[name], training_targets[name]) for name in targets}  # each [B]
         complete = _complete(step.rows, targets)
         counted = {name: complete & ~self._finished(targets, step.draws, name, complete.device) for name in targets}
-        losses = {}
+        share = 1.0 if self.by_vector else 1 - self.config.finish_one / len(targets)  # of the complete rows, on average
+        losses = []
         for name, error in errors.items():
-            losses[name] = step.mean(error, lambda rows: _complete(rows, targets), counted[name])
-        loss = torch.stack(list(losses.values())).sum()
+            weights = counted[name] / share
+            losses.append(step.mean(error, lambda rows: _complete(rows, targets), weights, log=f"loss/{name}"))
+        loss = torch.stack(losses).sum()
 
         # Add the InfoNCE between the environments of one study.
         if environments is not None:
-            info_nce = self.compared(environments, step)
-            step.logs["environment_info_nce"] = info_nce.detach()
-            loss = loss + self.config.contrastive_weight * info_nce
+            loss = loss + self.config.contrastive_weight * self.compared(environments, step)
 
         # Log each target's loss, by its fellow targets and prompts, and by timestep.
         for name, error in errors.items():
             fellows = "+".join(other for other in targets if other != name)
             names = [f"loss/{name}/with {fellows} from {subset}" for subset in drawn.subsets]
-            step.logs[f"loss/{name}"] = losses[name].detach()
             step.log_cells(error, counted[name], drawn.cells, names)
             step.log_timesteps(name, error, counted[name], self.model.schedule.config["num_train_timesteps"])
         return loss
@@ -155,9 +153,9 @@ class JoinStage(Stage):
         self, targets: tuple[str, ...], draws: StepRandomness, name: str, device: torch.device | str = "cpu"
     ) -> Tensor:
         """Bool ``[B]``: rows in which the target ``name`` is finished, at t = 0."""
-        u = draws.uniform("finished", 2).to(device)  # [B, 2]: whether one is, and which
         if self.by_vector:
-            return torch.zeros(len(u), dtype=torch.bool, device=device)
+            return torch.zeros(len(draws.samples), dtype=torch.bool, device=device)
+        u = draws.uniform("finished", 2).to(device)  # [B, 2]: whether one is, and which
         which = (u[:, 1] * len(targets)).long()
         return (u[:, 0] < self.config.finish_one) & (which == targets.index(name))
 
@@ -179,11 +177,16 @@ class JoinStage(Stage):
         studies = group_ids(rows.study_ids, complete.device)
         pairs = combinations(features.values(), 2)
         results = [contrast(a, b, 1 / self.config.temperature, studies, complete) for a, b in pairs]
+        loss = torch.stack([result.loss for result in results]).mean()
+        has_rows = results[0].num_rows > 0  # the same for every pair; without a row, both are absent from the log
         logs = {
-            "environment/top1": torch.stack([result.accuracy for result in results]).mean(),
+            "environment_info_nce": torch.where(has_rows, loss.detach(), torch.nan),
+            "environment/top1": torch.where(
+                has_rows, torch.stack([result.accuracy for result in results]).mean(), torch.nan
+            ),
             "environment/spread": torch.stack([result.spread for result in results]).mean(),
         }
-        return StepOutput(torch.stack([result.loss for result in results]).mean(), logs)
+        return StepOutput(loss, logs)
 
 
 def _complete(rows: Rows, targets: tuple[str, ...]) -> Tensor:

@@ -17,8 +17,10 @@ from typing import Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from medcodi.app.terminal import app, err, out
+from medcodi.console import shown
 from medcodi.errors import MedCoDiError, first_line
 
 State = Literal["ok", "optional", "missing"]  # optional: absent, and needed only by the commands that name it
@@ -192,7 +194,7 @@ def check_checkpoint() -> Check:
         folder = demo_checkpoint()
         identity = MedCoDi.from_pretrained(folder).identity()
     except MedCoDiError as error:
-        return Check("Demo checkpoint", "missing", error.failed, fix=error.fix or "check out the repository again")
+        return Check("Demo checkpoint", "missing", error.failed, fix=error.fix or "install medcodi again")
     except ImportError as error:
         return Check("Demo checkpoint", "missing", first_line(error), fix="make setup")
     return Check("Demo checkpoint", "ok", f"{folder}, sha256 {identity[:12]}")
@@ -225,9 +227,9 @@ def examine(progress: Console | None = None) -> list[Check]:
 def print_checks(checks: list[Check], console: Console) -> None:
     """Print the results as a table with the fixes, and a closing line."""
     signs = {
-        "ok": "[green]ok[/green]",
-        "optional": "[yellow]optional[/yellow]",
-        "missing": "[bold red]missing[/bold red]",
+        "ok": Text("ok", "green"),
+        "optional": Text("optional", "yellow"),
+        "missing": Text("missing", "bold red"),
     }
     # Name, state, what was seen, with the fix below it.
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -235,18 +237,15 @@ def print_checks(checks: list[Check], console: Console) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for check in checks:
-        table.add_row(
-            check.name, signs[check.state], check.seen + (f"\n[dim]fix: {check.fix}[/dim]" if check.fix else "")
-        )
+        fix = (f"\nfix: {shown(check.fix)}", "dim") if check.fix else ""
+        table.add_row(Text(shown(check.name)), signs[check.state], Text.assemble(shown(check.seen), fix))
     console.print(table)
     missing = [check.name for check in checks if check.state == "missing"]
-    console.print(f"\nNot ready: {', '.join(missing)}." if missing else "\nReady.")
+    console.print(Text(f"\nNot ready: {', '.join(missing)}." if missing else "\nReady."))
 
 
 def _absent(name: str, *, extra: str, needed_for: str) -> Check:
-    return Check(
-        name, "optional", f"absent; for {needed_for}", fix=f"pip install 'medcodi[{extra}]'".replace("[", r"\[")
-    )
+    return Check(name, "optional", f"absent; for {needed_for}", fix=f"pip install 'medcodi[{extra}]'")
 
 
 def _import(name: str):

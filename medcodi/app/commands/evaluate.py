@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from medcodi.app.arguments import Model, Overrides, Preset
 from medcodi.app.terminal import app, err, out
@@ -25,7 +25,7 @@ NUM_STUDIES = 200  # of the phantom, unless the file or the command line names a
 @app.command()
 def evaluate(
     config: Annotated[
-        Path | None, typer.Option(help="An evaluation configuration; ready ones are in configs/eval/.")
+        str | None, typer.Option(help="The evaluation: a file, or a recipe (medcodi config list eval).")
     ] = None,
     settings: Overrides = None,
     model: Model = None,
@@ -58,7 +58,7 @@ def evaluate(
 
         medcodi evaluate num_studies=64
 
-        medcodi evaluate --config configs/eval/demo.yaml
+        medcodi evaluate --config demo
 
         medcodi evaluate --model runs/join/model --data data/mine --out results/ num_studies=200
 
@@ -108,9 +108,9 @@ def _print_results(results: dict[str, Any], folder: Path) -> None:
         table.add_row(*row)
     out.print(table)
     for line in verdict(results):
-        out.print(line, markup=False)
+        out.print(line)
     for line in alarms(results):
-        err.print(f"[yellow]Note:[/yellow] {escape(line)}")
+        err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
     out.print(f"The page: {folder / 'page.html'}")
 
 
@@ -119,9 +119,9 @@ def _verify(folder: Path, data: str | None, model: str | None) -> None:
 
     check = verify_bundle(folder, data=data, model=model)
     for difference in check.differences:
-        out.print(f"- {difference}", markup=False)
+        out.print(f"- {difference}")
     for note in check.notes:
-        err.print(f"[yellow]Note:[/yellow] {escape(note)}")
+        err.print(Text.assemble(("Note:", "yellow"), f" {note}"))
     checked = f"{check.num_files} files, {check.num_contents} contents, {check.num_figures} figures"
     if not check.holds:
         out.print(f"{folder} does not reproduce: {len(check.differences)} differences ({checked} checked).")
@@ -130,7 +130,7 @@ def _verify(folder: Path, data: str | None, model: str | None) -> None:
 
 
 def evaluation_values(
-    config: Path | None,
+    config: str | Path | None,
     *,
     model: str | None,
     data: str | None,
@@ -148,13 +148,14 @@ def evaluation_values(
         ConfigError: If the file does not exist or is invalid.
         CheckpointError, DataError: If the model or the dataset is needed for its image size, and does not exist.
     """
-    from medcodi.config import read_yaml
+    from medcodi.config import read_recipe
     from medcodi.data.dataset import read_info
+    from medcodi.evaluation.config import EvaluateConfig
     from medcodi.model import demo_checkpoint
     from medcodi.model.files import read_index
 
     # Options that replace a key of the file.
-    values = read_yaml(config) if config else {}
+    values = read_recipe(EvaluateConfig, config) if config else {}
     if model is not None:
         values["model"] = model
     if out_dir is not None:

@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from medcodi.app.arguments import refuse_full_folder
 from medcodi.app.terminal import err, out, progress_bar, turing_app
@@ -83,7 +84,7 @@ def power(
 
     [bold]Examples[/bold]
 
-        medcodi turing power --study configs/turing/medcodi-m.yaml
+        medcodi turing power --study medcodi-m
 
         medcodi turing power --kind real_or_generated --margin 0.1 --readers 3,5 --items 40,80,160
     """
@@ -186,7 +187,8 @@ def _table(name: str, margin: float, true_value: float, cells: list) -> Table:
     """Power for these readers / new readers, one row per number of readers."""
     sizes = sorted({cell.items for cell in cells})
     by_size = {(cell.readers, cell.items): cell for cell in cells}
-    table = Table(title=f"{name}: power to show ±{margin} if {true_value:g} is true; these readers / new readers")
+    title = f"{name}: power to show ±{margin} if {true_value:g} is true; these readers / new readers"
+    table = Table(title=Text(title, style="table.title"))
     table.add_column("readers", justify="right")
     for size in sizes:
         table.add_column(f"{size} items an arm", justify="right")

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcodi.data.tables import spreadsheet_row, spreadsheet_text
 from medcodi.errors import DataError
 from medcodi.generation.bulk.manifest import RESULT_COLUMNS, BadRow
 from medcodi.generation.bulk.plan import StudyShard
@@ -18,13 +19,13 @@ from medcodi.storage.job_folder import JobFolder, JobKind
 RESULTS, FAILED = "results.csv", "failed.csv"
 SYNTHESIS = JobKind(
     name="a synthesis",
-    index="run.json",
-    key="",
-    record="{shard}/result.json",
+    index_file="run.json",
+    identity_key="",
+    record_file="{shard}/result.json",
     exclusive=False,  # ranks may be jobs of an array, which do not talk to each other
     error=DataError,
-    choose="choose another --out",
-    then="run the same command again: it resumes",
+    fix="choose another --out",
+    resume="run the same command again: it resumes",
 )
 
 
@@ -161,12 +162,15 @@ class SynthesisFolder:
             row[name] = (path.parent / file["file"]).relative_to(self.out).as_posix()
             row[f"{name}_sha256"] = file["sha256"]
         row.update({f"{name}_text": text for name, text in record["texts"].items()})
-        row.update({f"{name}_prompt_sha256": prompt["sha256"] for name, prompt in provenance["prompts"].items()})
+        for name, prompt in provenance["prompts"].items():
+            row[f"{name}_prompt_sha256"] = prompt["sha256"]
+            if cut := prompt.get("truncated"):
+                row[f"{name}_prompt_truncated"] = f"{cut['read_tokens']} of {cut['tokens']} tokens read"
         return row
 
     def _table(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        atomic.write_text(self.out / name, text.getvalue(), error=SYNTHESIS.error, then=SYNTHESIS.then)
+        writer.writerow({column: spreadsheet_text(column) for column in columns})
+        writer.writerows(map(spreadsheet_row, rows))
+        atomic.write_text(self.out / name, text.getvalue(), error=SYNTHESIS.error, then=SYNTHESIS.resume)

@@ -163,14 +163,16 @@ class Screen(Tracker):
 
     def __init__(self, history: History) -> None:
         self._steps, self._start_step = history.config.steps, history.step
+        self._minutes = history.config.max_minutes
         self._began, self._bar = time.monotonic(), None
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+            from medcodi.console import SafeConsole
 
             title = history.config.stage.name
             columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[values]}")
-            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar = Progress(*columns, console=SafeConsole(stderr=True))
             self._task = self._bar.add_task(title, total=self._steps, completed=self._start_step, values="")
             self._bar.start()
 
@@ -190,8 +192,12 @@ class Screen(Tracker):
         if self._bar is not None:
             self._bar.update(self._task, values=text)
             return
-        left = (time.monotonic() - self._began) / max(1, step - self._start_step) * (self._steps - step)
-        self.note(f"step {step}/{self._steps}  {text}  {left / 60:.1f} min left")
+        elapsed = time.monotonic() - self._began
+        left, where = elapsed / max(1, step - self._start_step) * (self._steps - step), f"step {step}/{self._steps}"
+        # A run that its time ends before its steps.
+        if self._minutes is not None and (limit := 60 * self._minutes - elapsed) < left:
+            left, where = max(limit, 0.0), f"step {step}"
+        self.note(f"{where}  {text}  {left / 60:.1f} min left")
 
     def alerts(self, step: int, texts: Sequence[str]) -> None:
         """One line each."""
@@ -201,7 +207,7 @@ class Screen(Tracker):
     def note(self, text: str) -> None:
         """One line."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text)
         else:
             print(text, file=sys.stderr, flush=True)
 

@@ -21,7 +21,9 @@ def denoisers(request) -> dict[str, UNet]:
     """Of an image and of a vector, which is as deep or deeper."""
     nets = {
         "frontal": UNet(ImageLayers(SHAPES["frontal"], SMALL), SMALL, context_dim=12, environment_dim=None),
-        "report": UNet(VectorLayers(SHAPES["report"], request.param), request.param, context_dim=12, environment_dim=None),
+        "report": UNet(
+            VectorLayers(SHAPES["report"], request.param), request.param, context_dim=12, environment_dim=None
+        ),
     }
     return {name: randomised(net) for name, net in nets.items()}  # pyright: ignore
 
@@ -70,7 +72,7 @@ def test_each_hears_the_other_and_gradients_reach_every_connector(denoisers):
 def test_a_fellow_is_heard_at_the_same_relative_depth(denoisers):
     """All hear the same state of the others: maps as their own blocks made them, from no greater depth."""
     maps = {name: net.shared_maps for name, net in denoisers.items()}
-    assert [len(shapes) for shapes in maps.values()][0] == 7
+    assert len(maps["frontal"]) == 7
     for name, other in (("frontal", "report"), ("report", "frontal")):
         own, fellow = len(maps[name]), len(maps[other])
         for place, block in enumerate(Connectors(name, maps, num_heads=2).blocks):
