@@ -51,13 +51,14 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
         # Components, tokenizers, and last the index.
         components: dict[str, Any] = {}
         for name, module in model.components().items():
+            num_parameters = sum(parameter.numel() for parameter in module.parameters())
             if name in copied and model.files:
-                components[name] = model.files.copy(name, staging)
+                components[name] = {**model.files.copy(name, staging), "num_parameters": num_parameters}
                 continue
             path, state = staging / f"{name}.safetensors", module.state_dict()
             components[name] = {
                 **write_weights(path, component_specs(module, dtype), state.__getitem__),
-                "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
+                "num_parameters": num_parameters,
             }
         write_index(
             staging,
@@ -224,6 +225,12 @@ def load_model(
     """
     folder, index = read_index(source)
     fresh: set[str] = set()
+    if environment is not None and environment.kind != "features":
+        raise CheckpointError(
+            f"environment {environment.kind!r} in place of the one of {folder}",
+            expected="{kind: features}, whose connectors can be fresh",
+            fix="leave environment out to load the model as it is",
+        )
     if environment is not None:
         index = {**index, "config": {**index["config"], "environment": to_dict(environment)}}
     model = _build(cls, folder, index)

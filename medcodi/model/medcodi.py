@@ -270,7 +270,7 @@ class MedCoDi(nn.Module):
     ) -> dict[str, Tensor]:
         """As :meth:`denoise`, block by block: the denoisers hear each other's feature maps."""
         self.load_components(f"environment_{name}" for name in latents)
-        denoisers = {name: self.denoisers[name] for name in latents}
+        denoisers: dict[str, Any] = {name: self.denoisers[name] for name in latents}
         passes = {}
         for name, z in latents.items():
             dtype = _dtype_of(denoisers[name])

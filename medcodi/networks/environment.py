@@ -13,7 +13,7 @@ from medcodi.networks.unet import Layers, TimeEmbedding
 
 @config
 class EnvironmentConfig:
-    """What denoisers hear of each other, and the size of the environment encoders; the defaults are MedCoDi-M's."""
+    """Environment of a denoiser: how it hears the others, and the size of the environment encoders; the defaults are MedCoDi-M's."""
 
     # vector: a unit vector of an encoder V_k, the paper's. features: the fellow denoisers' maps (networks.hearing), which need
     # no encoder: the other fields are not used.
