@@ -24,7 +24,7 @@ from medcodi.app.arguments import (
     text_or_file,
 )
 from medcodi.app.commands.generate import print_generation, print_truncations
-from medcodi.app.terminal import app, err, progress_bar
+from medcodi.app.terminal import app, domain_notes, err, progress_bar, say_loading
 from medcodi.errors import PromptError
 
 
@@ -91,7 +91,8 @@ def edit(
         )
     statements = text_or_file("report", report)
     refuse_full_folder(out_dir)
-    with progress_bar(err) as bar:
+    say_loading("the study and the model")
+    with domain_notes(), progress_bar(err) as bar:
         task = bar.add_task("loading", total=None)
         from medcodi.generation.editing import STRENGTH
         from medcodi.generation.editing import edit as run
