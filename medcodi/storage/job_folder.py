@@ -33,6 +33,8 @@ class JobKind:
     name: str  # for refusals: ``"a synthesis"``
     index_file: str = "job.json"  # file with the identity; "": the job checks its identity itself
     identity_key: str = "identity"  # key of the identity within the index; "": the index is the identity
+    # an identity as an earlier version may have written it -> as it is written today
+    upgrade: Callable[[Any], Any] = lambda identity: identity
     # further values of the index, such as its format; one that differs makes the folder another's
     index_header: Mapping[str, Any] = field(default_factory=dict)
     # the record of a shard. A shard whose record is ``{shard}/…`` is a folder, and appears in one piece.
@@ -157,7 +159,7 @@ class JobFolder:
         return index
 
     def _identity_in(self, index: Mapping[str, Any]) -> Any:
-        return index.get(self.kind.identity_key) if self.kind.identity_key else index
+        return self.kind.upgrade(index.get(self.kind.identity_key) if self.kind.identity_key else index)
 
     def write_index(self, **more: Any) -> None:
         """Write the identity, and further values, into the index."""

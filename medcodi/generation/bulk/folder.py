@@ -15,15 +15,25 @@ from medcodi.generation.bulk.manifest import RESULT_COLUMNS, BadRow
 from medcodi.generation.bulk.plan import StudyShard
 from medcodi.metrics.labeler import label_report, labels_from_findings
 from medcodi.modality import names
+from medcodi.model.generation_config import with_new_names
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind
 from medcodi.study import CHEXPERT_LABELS
 
 RESULTS, FAILED = "results.csv", "failed.csv"
+
+
+def _of_today(identity: dict[str, Any]) -> dict[str, Any]:
+    """Settings of version 0.1, which had only the order ``joint``, under today's keys."""
+    settings = identity.get("settings")
+    return {**identity, "settings": {"order": "joint", **with_new_names(settings)}} if settings else identity
+
+
 SYNTHESIS = JobKind(
     name="a synthesis",
     index_file="run.json",
     identity_key="",
+    upgrade=_of_today,
     record_file="{shard}/result.json",
     exclusive=False,  # ranks may be jobs of an array, which do not talk to each other
     error=DataError,
