@@ -140,13 +140,17 @@ def _write_theirs(root: Path, studies: list[dict[str, str]]) -> None:
 
 
 # What a page writes itself is not there before.
-WRITES = {"README.md": ["sample", "data", "runs", "theirs", "others.csv"]}
+WRITES = {
+    "README.md": ["sample", "data", "runs", "theirs", "others.csv"],
+    "DATA.md": ["data/mine"],
+    "TRAINING.md": ["runs"],
+}
 
 
 def place(page: Path, things: Path, folder: Path) -> Path:
     """A folder for the snippets of one page."""
     shutil.copytree(things, folder, dirs_exist_ok=True)
-    for name in WRITES.get(page.name, ["data/mine"] if page.name == "DATA.md" else []):
+    for name in WRITES.get(page.name, []):
         path = folder / name
         shutil.rmtree(path) if path.is_dir() else path.unlink()
     for name in ("configs", "launch", "eval", "checkpoints", "medcodi"):
