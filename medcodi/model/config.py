@@ -77,6 +77,10 @@ class ModelConfig:
             raise ValueError(
                 f"modalities {self.modalities} are not in table order, or one occurs twice: expected {in_table_order(self.modalities)}"
             )
+        if self.environment.kind == "features" and self.joint_attention == "self":
+            raise ValueError(
+                "joint_attention: self with environment: {kind: features}: a denoiser has its own features already"
+            )
         self._check_latent_size()
 
     def _check_latent_size(self) -> None:

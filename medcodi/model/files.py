@@ -16,6 +16,7 @@ from medcodi.model.components import ComponentFiles, component_specs, move_buffe
 from medcodi.model.config import ModelConfig
 from medcodi.model.index import FORMAT_VERSION, INDEX, parse_index, read_index, replaceable_files
 from medcodi.model.threads import LOADING
+from medcodi.networks.environment import EnvironmentConfig
 from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
 from medcodi.storage import atomic
 
@@ -48,13 +49,14 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
         # Components, tokenizers, and last the index.
         components: dict[str, Any] = {}
         for name, module in model.components().items():
+            num_parameters = sum(parameter.numel() for parameter in module.parameters())
             if name in copied and model.files:
-                components[name] = model.files.copy(name, staging)
+                components[name] = {**model.files.copy(name, staging), "num_parameters": num_parameters}
                 continue
             path, state = staging / f"{name}.safetensors", module.state_dict()
             components[name] = {
                 **write_weights(path, component_specs(module, dtype), state.__getitem__),
-                "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
+                "num_parameters": num_parameters,
             }
         write_index(
             staging,
@@ -159,6 +161,7 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     lazy: bool = False,
+    environment: EnvironmentConfig | None = None,
 ) -> MedCoDi:
     """Load a model folder or a hub repository.
 
@@ -168,12 +171,26 @@ def load_model(
         device: Device of the weights.
         dtype: Precision of the weights; buffers and single numbers stay float32.
         lazy: Read each component only when it is first needed.
+        environment: Of ``kind: features``: replaces the stored one by fresh connectors, drawn from torch's generator.
 
     Raises:
         CheckpointError: If a file is missing, truncated, changed since it was saved, a pickle, or does not fit the config.
     """
     folder, index = read_index(source)
+    fresh: set[str] = set()
+    if environment is not None and environment.kind != "features":
+        raise CheckpointError(
+            f"environment {environment.kind!r} in place of the one of {folder}",
+            expected="{kind: features}, whose connectors can be fresh",
+            fix="leave environment out to load the model as it is",
+        )
+    if environment is not None:
+        index = {**index, "config": {**index["config"], "environment": to_dict(environment)}}
     model = _build(cls, folder, index)
+    if environment is not None:  # fresh weights, which are in no file
+        model.environment.update(model.fresh_connectors())
+        model.environment.to(device)
+        fresh = {f"environment_{name}" for name in model.environment}
     missing = [name for name in model.components() if name not in index["components"]]
     if missing:
         raise CheckpointError(f"{folder} has no component {missing[0]!r}", expected=", ".join(model.components()))
@@ -181,7 +198,7 @@ def load_model(
     # Weights come from the files: now, or when they are first needed.
     move_buffers(model, device)
     model.files = ComponentFiles(folder, index, dtype, torch.device(device))
-    model.pending = set(model.components())
+    model.pending = set(model.components()) - fresh
     model.home = torch.device(device) if lazy else None
     if not lazy:
         model.load_components()

@@ -11,6 +11,7 @@ from medcodi.config import config, to_dict
 from medcodi.data.dataset import read_info
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
+from medcodi.networks.environment import EnvironmentConfig
 from medcodi.training.monitoring.config import TrackingConfig
 
 VALIDATION_PHANTOMS = 512  # held-out phantoms, where a recipe names no number
@@ -206,6 +207,8 @@ class TrainConfig:
     init: str | None = None  # model folder to start from (the previous stage's out/model), or demo
     # model recipe (file or name) of a fresh model; its tokenizer is trained on the data's reports
     model: str | None = None
+    # join: a fresh environment in place of that of init, {kind: features}: the denoisers will hear each other's maps
+    environment: EnvironmentConfig | None = None
     tokenizer_studies: int = 1024  # number of reports that train a fresh model's tokenizer
     # held-out studies for validation, every tracking.validate_every steps; None: none. Without path and source they are
     # the val split of `data`
@@ -238,6 +241,13 @@ class TrainConfig:
         if (self.init is None) == (self.model is None):
             raise ValueError(
                 f"init={self.init!r} and model={self.model!r}: give one, a model folder to start from or a recipe"
+            )
+        if self.environment is not None and (
+            self.stage.name != "join" or self.init is None or self.environment.kind != "features"
+        ):
+            raise ValueError(
+                f"environment={self.environment.kind!r} in stage {self.stage.name!r}: it replaces that of a model, expected "
+                "{kind: features} in stage 'join' with init; a fresh model has it in its recipe"
             )
         if self.cache is not None and self.stage.name not in ("diffuse", "join"):
             raise ValueError(

@@ -152,7 +152,14 @@ def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, r
     """
     if config.init is not None:
         lazy = config.cache is not None
-        return MedCoDi.from_pretrained(config.init, lazy=lazy, device=ranks.device if lazy else "cpu")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_from_keys("environment", config.seed))  # of a fresh environment
+            return MedCoDi.from_pretrained(
+                config.init,
+                lazy=lazy,
+                device=ranks.device if lazy else "cpu",
+                environment=config.environment,
+            )
     ranks.by_first(lambda: _make_start(config, folder, dataset))
     return MedCoDi.from_pretrained(folder.start)
 
@@ -181,6 +188,8 @@ def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> d
         {name: part["sha256"] for name, part in index["components"].items()},
     ]
     model = index["config"] if config.model is None else to_dict(fresh_model_config(config, dataset))
+    if config.environment is not None:
+        model = {**model, "environment": to_dict(config.environment)}
     values = config.identity()
     values["data"]["image_size"] = dataset.image_size
     return {

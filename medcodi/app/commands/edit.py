@@ -50,7 +50,7 @@ def edit(
     ),
     strength: Annotated[
         float | None,
-        typer.Option(help="Above 0, at most 1: how much may change.", show_default="0.8, see docs/EDITING.md"),
+        typer.Option(help="Above 0, at most 1: how much may change.", show_default="0.5, see docs/EDITING.md"),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="--report is the whole new report, not statements.")
