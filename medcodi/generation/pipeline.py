@@ -17,6 +17,7 @@ from medcodi.diffusion.guidance import Denoise, Latents, Times, guided, guided_b
 from medcodi.diffusion.sampling import sample_jointly
 from medcodi.errors import DataError
 from medcodi.generation.contexts import PromptContexts
+from medcodi.generation.domain import warn_outside_domain
 from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt, truncations
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order
@@ -94,6 +95,7 @@ def generate(
     # Load the model, and fit request and prompts to it.
     loaded = load(model, device)
     check_modalities(loaded, direction)
+    outside = warn_outside_domain(loaded, direction, used)
     config = config.resolved(loaded)
     size = loaded.config.image_size
     values = {name: fit_square(v, size) if isinstance(v, np.ndarray) else v for name, v in values.items()}
@@ -115,7 +117,7 @@ def generate(
     samples = [Sample(seed=seed, contents=content) for seed, content in zip(seeds, contents, strict=True)]
     cut = truncations(loaded, values)
     signature = provenance(loaded, direction, values, used_weights, config, seeds, execution.arithmetic, cut)
-    return Generation(direction, samples, signature)
+    return Generation(direction, samples, {**signature, **outside})
 
 
 @torch.no_grad()  # not inference_mode: under ZeRO-3 the weights gathered in here are trained on afterwards

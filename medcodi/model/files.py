@@ -12,10 +12,9 @@ from accelerate import init_empty_weights
 
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import CheckpointError, MedCoDiError, first_line
-from medcodi.model import named_model
 from medcodi.model.components import ComponentFiles, component_specs, move_buffers, write_weights
 from medcodi.model.config import ModelConfig
-from medcodi.model.index import FORMAT_VERSION, INDEX, parse_index, replaceable_files
+from medcodi.model.index import FORMAT_VERSION, INDEX, parse_index, read_index, replaceable_files
 from medcodi.model.threads import LOADING
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     from medcodi.model.medcodi import MedCoDi
 
 TOKENIZER = "tokenizer.json"
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
@@ -154,51 +152,6 @@ def _replace(staging: Path, folder: Path) -> None:
             atomic.sync(new)
             new.replace(folder / new.name)
         atomic.sync(folder)
-
-
-def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Locate a model folder (``"demo"``: the shipped one; on disk, else on the hub) and read its index.
-
-    Raises:
-        CheckpointError: If there is none, it is a pickle, or its index is invalid.
-    """
-    source = named_model(source)
-    folder = Path(source)
-    if folder.suffix in _PICKLES:
-        raise CheckpointError(
-            f"{folder} is a pickle by its name, and a pickle can run code",
-            expected="a model folder of safetensors",
-            fix="for a checkpoint in the published layout: medcodi import-xgem; else the folder that save_pretrained wrote",
-        )
-    if not folder.exists():
-        folder = _from_hub(str(source))
-    if not (folder / INDEX).is_file():
-        raise CheckpointError(
-            f"{folder} holds no {INDEX}",
-            expected="a folder written by save_pretrained",
-            fix="give the model folder itself",
-        )
-    return folder, parse_index(folder / INDEX)
-
-
-def _from_hub(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"no model at {repository}",
-            expected="a model folder, or a hub repository owner/name",
-            fix="check the path; the shipped model is named demo",
-        )
-    try:
-        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"no model at {repository}, and the hub did not provide one ({type(error).__name__})",
-            expected="a model folder, or a hub repository that can be reached",
-            fix="check the path; the shipped model is named demo",
-        ) from None
 
 
 def load_model(

@@ -8,6 +8,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from medcodi.config import config, to_dict
+from medcodi.data.dataset import read_info
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
 from medcodi.networks.environment import EnvironmentConfig
@@ -268,6 +269,16 @@ class TrainConfig:
     def horizon(self) -> int:
         """Step at which the learning-rate schedule ends."""
         return self.optimizer.schedule_horizon or self.steps
+
+    def check_inputs(self) -> None:
+        """Refuse data or a model that are not there, by their descriptions, before the networks' libraries are loaded."""
+        from medcodi.model.index import read_index
+
+        for data in filter(None, (self.data, self.validation)):
+            if data.path is not None:
+                read_info(data.path)
+        if self.init is not None:
+            read_index(self.init)
 
     def identity(self) -> dict[str, Any]:
         """The values that decide what the run computes: a resumed run must have the same.

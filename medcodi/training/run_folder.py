@@ -16,6 +16,7 @@ from torch import nn
 
 from medcodi.config import to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
+from medcodi.data.domain import Domain
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, DataError, TrainingError
@@ -264,7 +265,7 @@ def load_tensors(stage: nn.Module, tensors: Any) -> None:
 
 
 # ---- the end ---------------------------------------------------------------------------------------------------------
-def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, ranks: Ranks) -> None:
+def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, domain: Domain, ranks: Ranks) -> None:
     """Write ``model/`` with averaged weights, from the last checkpoint alone. Every rank calls this: a stage may finish on all data."""
     # Load the averaged weights into the model that the run started from.
     saved = checkpoint.load(checkpoint.found(folder.checkpoints)[-1])
@@ -285,7 +286,7 @@ def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, r
         )
         record = {"steps": saved.step, "seed": config.seed, "studies": len(dataset), "data": dataset.fingerprint}
         model.provenance = {
-            **model.provenance,
+            **domain.after(model.provenance),
             "training": {**model.provenance.get("training", {}), config.stage.name: record},
         }
         model.save_pretrained(folder.model)
