@@ -33,8 +33,6 @@ class JobKind:
     name: str  # for refusals: ``"a synthesis"``
     index_file: str = "job.json"  # file with the identity; "": the job checks its identity itself
     identity_key: str = "identity"  # key of the identity within the index; "": the index is the identity
-    # an identity as an earlier version may have written it -> as it is written today
-    upgrade: Callable[[Any], Any] = lambda identity: identity
     # further values of the index, such as its format; one that differs makes the folder another's
     index_header: Mapping[str, Any] = field(default_factory=dict)
     # the record of a shard. A shard whose record is ``{shard}/…`` is a folder, and appears in one piece.
@@ -49,6 +47,7 @@ class JobKind:
     # ``".{target}.partial"``; "": the job works in the folder that it was given
     staging_name: str = ""
     exclusive: bool = True  # one process (or group of ranks) at a time; otherwise only the opening is locked
+    upgrade: Callable[[Any], Any] = lambda identity: identity  # identity as an older version wrote it -> as of today
     error: type[MedCoDiError] = MedCoDiError  # class of the refusals
     fix: str = "choose another folder"  # what the user does about a folder that cannot be used
     resume: str = "run it again: it resumes"  # what the user does once a full disk has room
