@@ -147,9 +147,8 @@ class SynthesisFolder:
         return len(done), len(failed), pending
 
     def _tables(self, done: Sequence[StudyShard], failed: Sequence[BadRow], kept: Iterable[str]) -> None:
-        labels = [
-            label for label in CHEXPERT_LABELS if label not in (kept := tuple(kept))
-        ]  # a manifest may have its own
+        kept = tuple(kept)
+        labels = [label for label in CHEXPERT_LABELS if label not in kept]  # a manifest may have its own
         self._table(RESULTS, [*RESULT_COLUMNS, *labels, *kept], (self._result(shard) for shard in done))
         if failed:
             rows = ({"row": row.number, "id": row.id, "reason": row.message} for row in failed)
