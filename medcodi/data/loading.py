@@ -17,7 +17,11 @@ from medcodi.data.stalls import workers_failed
 from medcodi.errors import ConfigError, DataError, one_of
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
+from medcodi.record import RecordValue
 from medcodi.study import CHEXPERT_LABELS, Study
+
+
+BatchContent = Tensor | list[str] | list[dict[str, RecordValue]]
 
 
 @dataclass(frozen=True)
@@ -25,7 +29,8 @@ class Batch:
     """A batch of B studies.
 
     Attributes:
-        contents: Modality -> float32 ``[B, 1, H, W]`` in [0, 1] (zeros where absent), or B strings ("" where absent).
+        contents: Modality -> float32 ``[B, 1, H, W]`` in [0, 1] (zeros where absent), B strings ("" where absent), or B records
+            ({} where absent).
         present: Modality -> bool ``[B]``, True where the study holds it.
         labels: float32 ``[B, 14]`` in ``CHEXPERT_LABELS`` order: 1 present, 0 absent, -1 uncertain, NaN unknown.
         study_ids: B identifiers.
@@ -33,7 +38,7 @@ class Batch:
         samples: Index of each study in its dataset: the key of its randomness.
     """
 
-    contents: dict[str, Tensor | list[str]]
+    contents: dict[str, BatchContent]
     present: dict[str, Tensor]
     labels: Tensor
     study_ids: list[str] = field(default_factory=list)
@@ -73,13 +78,15 @@ def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -
     Raises:
         DataError: If an image is not ``[image_size, image_size]``.
     """
-    contents: dict[str, Tensor | list[str]] = {}
+    contents: dict[str, BatchContent] = {}
     present = {
         name: torch.tensor([name in study.contents for study in studies], dtype=torch.bool) for name in MODALITIES
     }
     for name, row in MODALITIES.items():
         if row.kind == "text":
             contents[name] = [str(study.contents.get(name, "")) for study in studies]
+        elif row.kind == "table":
+            contents[name] = [dict(study.contents.get(name) or {}) for study in studies]
         else:
             contents[name] = _stack_images(studies, name, image_size)
     # [B, 14], NaN where a label is unknown.

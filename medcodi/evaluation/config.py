@@ -13,12 +13,12 @@ from medcodi.evaluation.annotators.image_annotators import IMAGE_ANNOTATORS
 from medcodi.evaluation.annotators.report_labelers import LABELERS
 from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS
 from medcodi.evaluation.scoring.metrics import METRIC_GROUPS
-from medcodi.modality import MODALITIES
+from medcodi.modality import STANDARD
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction, all_directions
 
-UNCONDITIONAL = Direction((), tuple(MODALITIES))
+UNCONDITIONAL = Direction((), STANDARD)
 
 
 @config

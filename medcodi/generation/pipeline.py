@@ -11,11 +11,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from medcodi.data.images import fit_square
 from medcodi.diffusion.guidance import Denoise, Latents, guided, guided_by_each_other
 from medcodi.diffusion.sampling import sample_jointly
 from medcodi.generation.contexts import PromptContexts
-from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt
+from medcodi.generation.request import Value, check_batch, check_modalities, check_request, fit_prompt, read_prompt
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
@@ -74,15 +73,14 @@ def generate(
     config = GenerationConfig(
         preset=preset, sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
     )
-    values = {name: read_prompt(name, value, image_size=None) for name, value in used.items()}
+    values = {name: read_prompt(name, value, None) for name, value in used.items()}
     execution.check(device)
 
     # Load the model, and fit request and prompts to it.
     loaded = load(model, device)
     check_modalities(loaded, direction)
     config = config.resolved(loaded)
-    size = loaded.config.image_size
-    values = {name: fit_square(v, size) if isinstance(v, np.ndarray) else v for name, v in values.items()}
+    values = {name: fit_prompt(name, value, loaded.config) for name, value in values.items()}
 
     # Encode, denoise, decode: all samples in one batch.
     seeds = [seed + index for index in range(num_samples)]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, PlainSerializer
+from pydantic import AfterValidator, Field, PlainSerializer
 
 from medcodi.config import Finite, config
 from medcodi.diffusion.objective import NoiseScheduleConfig
-from medcodi.modality import MODALITIES, in_table_order
+from medcodi.modality import MODALITIES, STANDARD, in_table_order
 from medcodi.model.generation_config import SAMPLING_FIELDS, GenerationConfig
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
 from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig, TextTowerConfig
+from medcodi.networks.record_autoencoder import RecordAutoencoderConfig
+from medcodi.networks.record_layers import RecordTowerConfig
 from medcodi.networks.report_autoencoder import ReportAutoencoderConfig
 from medcodi.networks.unet import UNetConfig
+from medcodi.record import RecordConfig
 
 PAPER = GenerationConfig(sampler="ddim", num_inference_steps=50, guidance_scale=7.5, joint_guidance_scale=1.0)
 
@@ -31,13 +34,22 @@ def _stored_values(generation: GenerationConfig) -> dict[str, Any]:
 
 
 @config
+class RecordModelConfig(RecordConfig):
+    """The fields of a model's records, and the size of the parts that serve them."""
+
+    tower: RecordTowerConfig = RecordTowerConfig()
+    autoencoder: RecordAutoencoderConfig = RecordAutoencoderConfig()
+    denoiser: UNetConfig
+
+
+@config
 class ModelConfig:
     """Everything that fixes the shape of a model."""
 
     name: str
     image_size: int
     vocab_size: int = 2048
-    modalities: tuple[str, ...] = tuple(MODALITIES)
+    modalities: tuple[str, ...] = STANDARD
     context: Literal["pooled", "tokens"] = "tokens"
     context_scale: Finite = 1.0  # the unit-norm encodings are multiplied by it; 1 is the paper
     environment_scale: Finite = 1.0  # so are the unit-norm environment vectors, before the other denoisers hear them
@@ -47,6 +59,8 @@ class ModelConfig:
     image_denoiser: UNetConfig
     report_denoiser: UNetConfig
     environment: EnvironmentConfig
+    # Of a model with records; left out of the stored config otherwise, so that models without keep their identity.
+    record: Annotated[RecordModelConfig | None, Field(exclude_if=lambda value: value is None)] = None
     joint_attention: Literal["others", "self"] = (
         "others"  # self: each denoiser hears its own V alone, as the released weights do
     )
@@ -59,6 +73,8 @@ class ModelConfig:
             raise ValueError(
                 f"modalities {self.modalities} are not in table order, or one occurs twice: expected {in_table_order(self.modalities)}"
             )
+        if (self.record is None) == any(MODALITIES[name].kind == "table" for name in self.modalities):
+            raise ValueError("the modality record needs the key record (its fields and sizes), and the key that modality")
         self._check_latent_size()
 
     def _check_latent_size(self) -> None:

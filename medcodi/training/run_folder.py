@@ -25,6 +25,7 @@ from medcodi.model import MedCoDi, ModelConfig, build_model
 from medcodi.model.files import read_index
 from medcodi.model.identity import tokenizer_hashes
 from medcodi.randomness import seed_from_keys
+from medcodi.record import Record
 from medcodi.stages import build_stage
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind, differences
@@ -169,7 +170,8 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
         )
     fresh = load_config(ModelConfig, str(config.model))
     atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.then)
-    build_model(fresh, texts, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
+    records = _records(dataset, config.tokenizer_studies) if fresh.record is not None else []
+    build_model(fresh, texts, records, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
 
 
 def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
@@ -178,6 +180,14 @@ def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
     alone = getattr(dataset, "report", None)
     found = (alone(index) for index in indices) if alone else (dataset[index].report for index in indices)
     return [report or "" for report in islice(found, num_studies)]
+
+
+def _records(dataset: StudyDataset, num_studies: int) -> list[Record]:
+    """Records of the first studies, without their images where the dataset can."""
+    indices = range(min(num_studies, len(dataset)))
+    alone = getattr(dataset, "record", None)
+    records = (alone(index) for index in indices) if alone else (dataset[index].record for index in indices)
+    return [record for record in records if record]
 
 
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:

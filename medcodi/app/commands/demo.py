@@ -138,7 +138,7 @@ def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, cons
             start = time.perf_counter()
             study = studies[first + number]
             prompts = {
-                name: read_prompt(name, study.contents[name], model.config.image_size) for name in direction.prompts
+                name: read_prompt(name, study.contents[name], model.config) for name in direction.prompts
             }
 
             def advance(done: int, total: int, number: int = number) -> None:

@@ -248,7 +248,7 @@ class _Worker:
             if row.number in self.failed:
                 continue
             try:
-                prompts[row.number] = read_prompt_files(row.prompts, self.model.config.image_size)
+                prompts[row.number] = read_prompt_files(row.prompts, self.model.config)
             except DataError as error:
                 prompts[row.number] = error
         return prompts
