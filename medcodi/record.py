@@ -135,7 +135,9 @@ def read_record(value: Any, error: type[MedCoDiError] = DataError) -> dict[str, 
         if len(parsed) < len(pairs) or not all(equals for _, equals, _ in pairs):
             raise error(f"record {value!r}"[:200], expected="each field once, as in age=71,sex=F")
     if not isinstance(parsed, Mapping):
-        raise error(f"a {type(parsed).__name__} as record", expected="fields with values, such as {'age': 71, 'sex': 'F'}")
+        raise error(
+            f"a {type(parsed).__name__} as record", expected="fields with values, such as {'age': 71, 'sex': 'F'}"
+        )
     if not parsed:
         raise error("the record is empty", expected="at least one field with its value", fix="leave the record out")
     return dict(parsed)
@@ -143,4 +145,6 @@ def read_record(value: Any, error: type[MedCoDiError] = DataError) -> dict[str, 
 
 def record_text(record: Record) -> str:
     """A record in one line: ``age=71, sex=F``."""
-    return ", ".join(f"{name}={value if isinstance(value, str) else format(value, 'g')}" for name, value in record.items())
+    return ", ".join(
+        f"{name}={value if isinstance(value, str) else format(value, 'g')}" for name, value in record.items()
+    )

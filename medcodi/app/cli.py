@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from importlib import import_module
 
 import typer
+from rich.text import Text
 
 from medcodi.app.terminal import app, err
 from medcodi.errors import MedCoDiError
@@ -51,13 +52,11 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def print_refusal(error: MedCoDiError) -> None:
     """Print what failed, what was expected and the fix, a line each, on stderr."""
-    err.print("[bold red]Error:[/bold red]", end=" ")
-    err.print(error.failed.rstrip(".") + ".", markup=False)
+    err.print(Text.assemble(("Error:", "bold red"), f" {error.failed.rstrip('.')}."))
     # Both are optional parts of an error.
     for label, text in (("Expected", error.expected), ("Fix", error.fix)):
         if text:
-            err.print(f"[bold]{label}:[/bold]", end=" ")
-            err.print(text.rstrip(".") + ".", markup=False)
+            err.print(Text.assemble((f"{label}:", "bold"), f" {text.rstrip('.')}."))
 
 
 if __name__ == "__main__":

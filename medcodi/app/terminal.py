@@ -20,9 +20,10 @@ from rich.progress import (
 from rich.text import Text
 
 from medcodi import __version__
+from medcodi.console import SafeConsole
 
 # Everything printed for a person or a script goes to `out`; progress, notes and errors go to `err`.
-out, err = Console(soft_wrap=True, highlight=False), Console(stderr=True, soft_wrap=True, highlight=False)
+out, err = SafeConsole(), SafeConsole(stderr=True)
 
 app = typer.Typer(
     name="medcodi",
@@ -59,7 +60,12 @@ def _everywhere(
 
 def progress_bar(console: Console) -> Progress:
     """A bar with a description of fixed width, elapsed and remaining time; a context manager."""
-    columns = (TextColumn("{task.description:<24}"), BarColumn(), TimeElapsedColumn(), TimeRemainingColumn())
+    columns = (
+        TextColumn("{task.description:<24}", markup=False),
+        BarColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    )
     return Progress(*columns, console=console)
 
 
@@ -75,7 +81,7 @@ class _RateColumn(ProgressColumn):
 
 def counting_bar(console: Console) -> Progress:
     """A bar for long lists: count, total, rate, elapsed and remaining time."""
-    columns = (TextColumn("{task.description:<12}"), BarColumn(), MofNCompleteColumn(), _RateColumn())
+    columns = (TextColumn("{task.description:<12}", markup=False), BarColumn(), MofNCompleteColumn(), _RateColumn())
     times = (TimeElapsedColumn(), TextColumn("left"), TimeRemainingColumn())
     return Progress(*columns, *times, console=console, speed_estimate_period=600)
 

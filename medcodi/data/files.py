@@ -10,8 +10,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-
+from medcodi.console import SafeConsole
 from medcodi.errors import DataError
 from medcodi.storage.locks import locked
 from medcodi.storage.names import plain_name
@@ -86,10 +85,9 @@ def fetched(url: str, info: dict[str, Any], split: str) -> Path:
         # Say what takes the time, and where the copies go.
         if len(missing) > 1:
             size = sum(row.get("bytes", 0) for row in missing)
-            Console(stderr=True).print(
+            SafeConsole(stderr=True).print(
                 f"copying {len(missing):,} files ({size / 2**20:,.1f} MiB) of {url}, split {split}, to {folder}; "
-                f"{CACHE_VARIABLE} names another place",
-                highlight=False,
+                f"{CACHE_VARIABLE} names another place"
             )
         for row in missing:
             _copy(system, f"{root}/{row['file']}", folder / row["file"], row, url)

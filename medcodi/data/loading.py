@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
+from typing import Annotated
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -19,7 +21,6 @@ from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
 from medcodi.record import RecordValue
 from medcodi.study import CHEXPERT_LABELS, Study
-
 
 BatchContent = Tensor | list[str] | list[dict[str, RecordValue]]
 
@@ -275,6 +276,8 @@ class DataConfig:
         num_studies: Use the first N studies; None: all of a prepared split (the phantom needs a number).
         image_size: Pixels a side; must be the prepared folder's.
         seed: Of the phantom.
+        version: Of the phantom: 1, or 2 with a record and several studies a patient.
+        studies_per_patient: Of phantom version 2: 1, 2, 4, 5, 8 or 10.
     """
 
     path: str | None = None
@@ -283,6 +286,9 @@ class DataConfig:
     num_studies: int | None = None
     image_size: int = 128
     seed: int = 0
+    # Left out of a stored config at their defaults, so that runs from before they existed can be resumed.
+    version: Annotated[int, Field(exclude_if=lambda value: value == 1)] = 1
+    studies_per_patient: Annotated[int, Field(exclude_if=lambda value: value == 1)] = 1
 
     def __post_init__(self) -> None:
         if (self.path is None) == (self.source is None):
@@ -310,7 +316,9 @@ class DataConfig:
 
             # Each split of the phantom has its own range of indices.
             offset = SPLITS.index(self.split) * PHANTOMS_PER_SPLIT
-            return PhantomDataset(self.num_studies or 0, seed=self.seed, image_size=self.image_size, offset=offset)
+            return PhantomDataset(
+                self.num_studies or 0, self.seed, self.image_size, offset, self.version, self.studies_per_patient
+            )
         dataset = open_dataset(self.path, self.split)
         if dataset.image_size != self.image_size:
             raise DataError(

@@ -9,8 +9,9 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import Progress
 
+from medcodi.console import progress_of
 from medcodi.distributed import join_ranks
 from medcodi.errors import ConfigError
 from medcodi.evaluation.annotate import annotate_shards, join_shards
@@ -53,7 +54,7 @@ def evaluate(config: EvaluateConfig, *, quiet: bool = False) -> dict[str, Any]:
     ranks.by_first(lambda: check_out(bundle.folder, config.systems))
     inputs = open_inputs(config, ranks)
     seconds: dict[str, Any] = {}
-    with bundle.opened(), _progress(quiet or not ranks.is_first) as progress:
+    with bundle.opened(), progress_of(disable=quiet or not ranks.is_first) as progress:
         # 1. Produce: our model generates, other systems' files are read; both end as shards of contents.
         produced, left_out = with_enough_studies(produce(inputs, bundle.generated, progress, seconds))
         inputs.left_out += left_out
@@ -62,11 +63,6 @@ def evaluate(config: EvaluateConfig, *, quiet: bool = False) -> dict[str, Any]:
         # 3. Score: figures from annotations alone. 4. Render: a page from results and contents.
         ranks.by_first(lambda: _score_and_render(bundle, inputs, produced, progress, seconds))
         return bundle.read(RESULTS)
-
-
-def _progress(disable: bool) -> Progress:
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    return Progress(*columns, disable=disable)
 
 
 # ---- 1. produce ------------------------------------------------------------------------------------------------------

@@ -10,9 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from rich.progress import Progress
 
 from medcodi.config import from_dict, to_dict
+from medcodi.console import progress_of
 from medcodi.data.dataset import read_study
 from medcodi.distributed import ALONE
 from medcodi.errors import ConfigError, DataError
@@ -244,7 +244,7 @@ def verify_bundle(
     if any(difference.where.startswith("study") for difference in verification.differences):
         return verification  # of other studies, no figure could be the same
     # Annotate and score in another folder.
-    with tempfile.TemporaryDirectory() as work, Progress(disable=quiet) as progress:
+    with tempfile.TemporaryDirectory() as work, progress_of(disable=quiet) as progress:
         again = Bundle(Path(work))
         again.generated = bundle.generated
         try:

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from medcodi.generation.request import Value, value_hash
 from medcodi.modality import MODALITIES, in_table_order

@@ -74,7 +74,9 @@ class ModelConfig:
                 f"modalities {self.modalities} are not in table order, or one occurs twice: expected {in_table_order(self.modalities)}"
             )
         if (self.record is None) == any(MODALITIES[name].kind == "table" for name in self.modalities):
-            raise ValueError("the modality record needs the key record (its fields and sizes), and the key that modality")
+            raise ValueError(
+                "the modality record needs the key record (its fields and sizes), and the key that modality"
+            )
         self._check_latent_size()
 
     def _check_latent_size(self) -> None:

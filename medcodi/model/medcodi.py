@@ -285,9 +285,7 @@ def _hidden(module: nn.Module) -> nn.Module:
     return module if isinstance(module, Placeholder) else Placeholder(module.requires_grad_(False))
 
 
-def build_model(
-    config: ModelConfig, texts: Sequence[str], records: Sequence[Record] = (), *, seed: int = 0
-) -> MedCoDi:
+def build_model(config: ModelConfig, texts: Sequence[str], records: Sequence[Record] = (), *, seed: int = 0) -> MedCoDi:
     """A fresh model with random weights, a tokenizer trained on ``texts`` and numbers of records normalised as in ``records``.
 
     The same for the same seed, texts and records, all of the training split.

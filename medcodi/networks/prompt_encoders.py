@@ -201,7 +201,9 @@ class PromptEncoders(nn.Module):
         if kind == "table" and self.record_tower is not None and not isinstance(values, (str, Tensor)):
             return _encoding(*self.record_tower([value for value in values if not isinstance(value, str)]))
         seen = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
-        raise PromptError(f"{seen} as {kind} prompts", expected="a tensor [B, 1, H, W] of images, a list of texts or of records")
+        raise PromptError(
+            f"{seen} as {kind} prompts", expected="a tensor [B, 1, H, W] of images, a list of texts or of records"
+        )
 
     def max_tokens(self, kind: Kind) -> int:
         """The most tokens a prompt of that kind can have."""

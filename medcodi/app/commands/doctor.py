@@ -17,6 +17,7 @@ from typing import Literal
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from medcodi.app.terminal import app, err, out
 from medcodi.errors import MedCoDiError, first_line
@@ -225,9 +226,9 @@ def examine(progress: Console | None = None) -> list[Check]:
 def print_checks(checks: list[Check], console: Console) -> None:
     """Print the results as a table with the fixes, and a closing line."""
     signs = {
-        "ok": "[green]ok[/green]",
-        "optional": "[yellow]optional[/yellow]",
-        "missing": "[bold red]missing[/bold red]",
+        "ok": Text("ok", "green"),
+        "optional": Text("optional", "yellow"),
+        "missing": Text("missing", "bold red"),
     }
     # Name, state, what was seen, with the fix below it.
     table = Table(box=None, pad_edge=False, show_header=False)
@@ -235,18 +236,15 @@ def print_checks(checks: list[Check], console: Console) -> None:
     table.add_column(no_wrap=True)
     table.add_column(overflow="fold")
     for check in checks:
-        table.add_row(
-            check.name, signs[check.state], check.seen + (f"\n[dim]fix: {check.fix}[/dim]" if check.fix else "")
-        )
+        fix = (f"\nfix: {check.fix}", "dim") if check.fix else ""
+        table.add_row(Text(check.name), signs[check.state], Text.assemble(check.seen, fix))
     console.print(table)
     missing = [check.name for check in checks if check.state == "missing"]
-    console.print(f"\nNot ready: {', '.join(missing)}." if missing else "\nReady.")
+    console.print(Text(f"\nNot ready: {', '.join(missing)}." if missing else "\nReady."))
 
 
 def _absent(name: str, *, extra: str, needed_for: str) -> Check:
-    return Check(
-        name, "optional", f"absent; for {needed_for}", fix=f"pip install 'medcodi[{extra}]'".replace("[", r"\[")
-    )
+    return Check(name, "optional", f"absent; for {needed_for}", fix=f"pip install 'medcodi[{extra}]'")
 
 
 def _import(name: str):

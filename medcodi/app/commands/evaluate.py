@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.markup import escape
 from rich.table import Table
+from rich.text import Text
 
 from medcodi.app.arguments import Model, Overrides, Preset
 from medcodi.app.terminal import app, err, out
@@ -108,9 +108,9 @@ def _print_results(results: dict[str, Any], folder: Path) -> None:
         table.add_row(*row)
     out.print(table)
     for line in verdict(results):
-        out.print(line, markup=False)
+        out.print(line)
     for line in alarms(results):
-        err.print(f"[yellow]Note:[/yellow] {escape(line)}")
+        err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
     out.print(f"The page: {folder / 'page.html'}")
 
 
@@ -119,9 +119,9 @@ def _verify(folder: Path, data: str | None, model: str | None) -> None:
 
     check = verify_bundle(folder, data=data, model=model)
     for difference in check.differences:
-        out.print(f"- {difference}", markup=False)
+        out.print(f"- {difference}")
     for note in check.notes:
-        err.print(f"[yellow]Note:[/yellow] {escape(note)}")
+        err.print(Text.assemble(("Note:", "yellow"), f" {note}"))
     checked = f"{check.num_files} files, {check.num_contents} contents, {check.num_figures} figures"
     if not check.holds:
         out.print(f"{folder} does not reproduce: {len(check.differences)} differences ({checked} checked).")

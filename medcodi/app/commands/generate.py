@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.panel import Panel
+from rich.text import Text
 
 from medcodi.app.arguments import (
     Device,
@@ -114,6 +115,6 @@ def _print_generation(generation: Generation, folder: Path) -> None:
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
             if isinstance(value, str):
-                out.print(Panel(value, title=f"{name}, sample {number}", title_align="left", expand=False))
+                out.print(Panel(Text(value), title=f"{name}, sample {number}", title_align="left", expand=False))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         out.print(str(path))

@@ -124,7 +124,7 @@ def synthesize(
             device=chosen,
             collect_only=collect,
             on_progress=count_progress(bar, "synthesizing"),
-            on_failure=lambda bad: err.print(f"row {bad.number} {bad.id}: {bad.message}", markup=False),
+            on_failure=lambda bad: err.print(f"row {bad.number} {bad.id}: {bad.message}"),
         )
     _print_outcome(outcome, out_dir, rank, world)
     raise typer.Exit(_exit_code(outcome, os.environ))

@@ -9,11 +9,9 @@ from dataclasses import asdict, field
 from pathlib import Path
 from typing import Any
 
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-
 from medcodi import __version__
 from medcodi.config import config, to_dict
+from medcodi.console import SafeConsole, progress_of
 from medcodi.data.files import FORMAT, INFO_FILE
 from medcodi.data.preparation.ledger import Ledger
 from medcodi.data.preparation.plan import PatientSplits, Shard, plan_shards
@@ -119,7 +117,9 @@ def prepare(config: PrepareConfig) -> Ledger:
                 changed = [*changed, "resume=false"]
                 job.clear_shards()
             if changed:
-                Console(stderr=True).print(f"removed the shards of an earlier run in {job.root}: {'; '.join(changed)}")
+                SafeConsole(stderr=True).print(
+                    f"removed the shards of an earlier run in {job.root}: {'; '.join(changed)}"
+                )
             try:
                 written = _write(config, shards, job, workers, num_studies=len(records))
                 ledger = _finish(config, shards, written, job.content)
@@ -149,8 +149,7 @@ def _write(
     records = {shard.name: job.record(shard.name) for shard in shards}
     written = {name: WrittenShard.from_record(record) for name, record in records.items() if record is not None}
     todo = [shard for shard in shards if shard.name not in written]
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns) as progress:
+    with progress_of() as progress:
         if written:
             progress.console.print(f"resuming: {len(written):,} of {len(shards):,} shards are written")
         num_done = num_studies - sum(len(shard.records) for shard in todo)

@@ -165,12 +165,13 @@ class Screen(Tracker):
         self._steps, self._start_step = history.config.steps, history.step
         self._began, self._bar = time.monotonic(), None
         if sys.stderr.isatty():
-            from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
+
+            from medcodi.console import SafeConsole
 
             title = history.config.stage.name
             columns = (title, BarColumn(), MofNCompleteColumn(), TimeRemainingColumn(), "{task.fields[values]}")
-            self._bar = Progress(*columns, console=Console(stderr=True))
+            self._bar = Progress(*columns, console=SafeConsole(stderr=True))
             self._task = self._bar.add_task(title, total=self._steps, completed=self._start_step, values="")
             self._bar.start()
 
@@ -201,7 +202,7 @@ class Screen(Tracker):
     def note(self, text: str) -> None:
         """One line."""
         if self._bar is not None:
-            self._bar.console.print(text, highlight=False, markup=False)
+            self._bar.console.print(text)
         else:
             print(text, file=sys.stderr, flush=True)
 

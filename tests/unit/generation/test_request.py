@@ -16,9 +16,11 @@ from medcodi.generation.request import (
     value_hash,
 )
 from medcodi.model import tiny_model
+from medcodi.model.config import tiny_config
 from medcodi.study import Direction
 
 REPORT = "FINDINGS: Large left pleural effusion."
+TINY = tiny_config()
 PICTURE = np.random.default_rng(0).random((40, 50), dtype=np.float32)
 
 

@@ -35,7 +35,7 @@ def test_misses_are_named_with_their_fixes() -> None:
     text = printed(
         [
             Check("Python", "missing", "3.8", fix="install Python 3.11"),
-            Check("DICOM", "optional", "absent", fix=r"pip install 'medcodi\[dicom]'"),
+            Check("DICOM", "optional", "absent", fix="pip install 'medcodi[dicom]'"),
         ]
     )
     assert "Not ready: Python." in text
