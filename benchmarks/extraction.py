@@ -29,7 +29,7 @@ from PIL import Image
 
 from medcodi.evaluation.annotators.features import FeatureExtractor, load_extractor
 from medcodi.evaluation.annotators.weights import LoadRequest
-from medcodi.metrics.frechet import Moments
+from medcodi.metrics.distances import Moments
 from medcodi.storage.atomic import sha256_file
 
 BARS = {"first": 0.95, "second": 3.0}

@@ -30,7 +30,7 @@ from medcodi.config import from_dict
 from medcodi.data.generated_files import direction_folder
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.annotators.classifier import FindingClassifier
-from medcodi.evaluation.annotators.findings import findings_from_probabilities
+from medcodi.evaluation.annotators.image_annotators import findings_from_probabilities
 from medcodi.evaluation.scoring.findings import counted_findings
 from medcodi.evaluation.studies import HeldOutStudies, Value
 from medcodi.evaluation.systems.contents import read_contents, write_contents
@@ -43,8 +43,8 @@ from medcodi.metrics.bootstrap import (
     resampling_weights,
     weighted_mean,
 )
+from medcodi.metrics.distances import Moments, frechet_distance
 from medcodi.metrics.findings import Confusion
-from medcodi.metrics.frechet import Moments, frechet_distance
 from medcodi.metrics.labeler import label_matrix
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, demo_checkpoint
@@ -153,8 +153,8 @@ def annotated(classifier: FindingClassifier | None, modality: str, values: Seque
     probabilities, features = classifier.predict([np.asarray(value) for value in values], modality)
     thresholds = classifier.thresholds[classifier.view(modality)].cpu().numpy()
     judged = classifier.judged(modality)
-    findings = findings_from_probabilities(classifier.config.targets, thresholds, judged, probabilities)
-    return Annotated(findings.labels, features)
+    labels, _ = findings_from_probabilities(classifier.config.targets, thresholds, judged, probabilities)
+    return Annotated(labels, features)
 
 
 def agreement(target: str, ours: Sequence[Value], reference: Sequence[Value]) -> tuple[str, np.ndarray]:

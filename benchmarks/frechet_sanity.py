@@ -27,8 +27,7 @@ from medcodi.data.images import fit_square
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.annotators.annotator import content_key
 from medcodi.evaluation.annotators.features import load_extractor
-from medcodi.metrics.frechet import Moments, frechet_distance
-from medcodi.metrics.kernel import mmd2
+from medcodi.metrics.distances import Moments, frechet_distance, mmd2
 from medcodi.randomness import numpy_generator
 
 SPLITS = 10

@@ -1,5 +1,7 @@
 """Train one stage: the same file under python, torchrun, deepspeed and accelerate.
 
+Without the repository: medcodi train, torchrun -m medcodi train, deepspeed --module medcodi train, with the same arguments.
+
     python launch/train.py --config configs/train/autoencode.yaml out=runs/autoencode
     torchrun --nproc_per_node 2 launch/train.py --config configs/train/diffuse.yaml
     deepspeed --num_accelerators 2 launch/train.py --config configs/train/diffuse.yaml engine.zero_stage=2
@@ -32,7 +34,7 @@ def parse(arguments: list[str]) -> tuple[argparse.Namespace, list[str]]:
         usage="%(prog)s --config FILE [--resume latest|PATH] [key=value ...]",
     )
     parser.add_argument(
-        "--config", required=True, metavar="FILE", help="YAML of the run; ready ones are in configs/train/"
+        "--config", required=True, metavar="FILE", help="the run: a file, or a recipe (medcodi config list train)"
     )
     parser.add_argument(
         "--resume",
@@ -70,8 +72,15 @@ def main(arguments: list[str]) -> int:
 
         train(config, options.resume)
     except MedCoDiError as error:
-        print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
+        from medcodi.distributed import printed_by_first
+
+        if not printed_by_first(error):
+            print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
+    except KeyboardInterrupt as error:
+        if not error.args and os.environ.get("RANK", "0") == "0":  # a run that was saved has said so
+            print("Interrupted. The same command with --resume latest resumes.", file=sys.stderr, flush=True)
+        return 130
     return 0
 
 

@@ -6,7 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medcodi.generation import Generation, generate
+    from medcodi.generation import Generation, edit, generate
     from medcodi.generation.bulk.job import SynthesisConfig, synthesize
     from medcodi.generation.bulk.streaming import Request, generate_many
     from medcodi.model import MedCoDi
@@ -18,6 +18,7 @@ __all__ = [
     "Request",
     "SynthesisConfig",
     "__version__",
+    "edit",
     "generate",
     "generate_many",
     "synthesize",
@@ -25,6 +26,7 @@ __all__ = [
 
 # Loaded on first use, so that `import medcodi` and `medcodi --help` do not wait for torch.
 _HOMES = {
+    "edit": "medcodi.generation",
     "generate": "medcodi.generation",
     "Generation": "medcodi.generation",
     "MedCoDi": "medcodi.model",

@@ -13,6 +13,7 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 from pydantic.dataclasses import dataclass as pydantic_dataclass
 
 from medcodi.errors import ConfigError, MedCoDiError, did_you_mean, first_line
+from medcodi.recipes import beside, find_recipe
 
 T = TypeVar("T")
 
@@ -81,7 +82,7 @@ def _known_keys(cls: Any, location: Sequence[str | int]) -> list[str]:
     for key in location[:-1]:
         fields = _field_types(current)
         if str(key) in fields:  # else an index, or a key of a mapping: the dataclass sought stays the same
-            current = _dataclass_in(fields[str(key)])
+            current = dataclass_in(fields[str(key)])
     return list(_field_types(current))
 
 
@@ -95,11 +96,11 @@ def _field_types(cls: Any) -> dict[str, Any]:
     return {field.name: hints.get(field.name) for field in dataclasses.fields(cls)}
 
 
-def _dataclass_in(annotation: Any) -> Any:
+def dataclass_in(annotation: Any) -> Any:
     """The first dataclass within ``Inner | None``, ``dict[str, Inner]``, ``tuple[Inner, ...]``; None without one."""
     if dataclasses.is_dataclass(annotation):
         return annotation
-    inside = (_dataclass_in(argument) for argument in getattr(annotation, "__args__", ()))
+    inside = (dataclass_in(argument) for argument in getattr(annotation, "__args__", ()))
     return next((keys for keys in inside if keys is not None), None)
 
 
@@ -140,7 +141,7 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
         raise ConfigError(
             f"no configuration file at {path}",
             expected="a YAML file",
-            fix="check the path; ready ones are in configs/",
+            fix="check the path, or see medcodi config list",
         )
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
@@ -149,6 +150,17 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}", expected="keys and values")
     return values
+
+
+def read_recipe(cls: type, path: str | Path) -> dict[str, Any]:
+    """The plain values of a recipe, a file or a shipped one by name; ``init`` and ``model`` are looked for beside it.
+
+    Args:
+        cls: The config that it fills; its ``recipes`` is the group of its shipped recipes.
+        path: A YAML file, or a name.
+    """
+    file = find_recipe(path, getattr(cls, "recipes", ""))
+    return beside(read_yaml(file), file)
 
 
 def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
@@ -187,15 +199,15 @@ def _deep_copy(values: Any) -> Any:
 def load(
     cls: type[T], path: str | Path, overrides: Sequence[str] = (), resolve: Callable[[dict], dict] | None = None
 ) -> T:
-    """Read a YAML file, apply dotted overrides, and build the config.
+    """Read a recipe, apply dotted overrides, and build the config.
 
     Args:
         cls: A class made by :func:`config`.
-        path: The YAML file.
+        path: A YAML file, or the name of a shipped recipe (:func:`medcodi.recipes.find_recipe`).
         overrides: ``key=value`` strings.
         resolve: Called on the plain values before validation (e.g. to read a model file named in them).
     """
-    values = apply_overrides(read_yaml(path), overrides)
+    values = apply_overrides(read_recipe(cls, path), overrides)
     return from_dict(cls, resolve(values) if resolve else values, source=str(path))
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,6 +16,7 @@ import torch.distributed as dist
 from medcodi.errors import MedCoDiError, TrainingError, first_line
 
 TIMEOUT = timedelta(minutes=30)
+PATIENCE_S = 10.0  # for which another rank lets the first one print a refusal
 
 T = TypeVar("T")
 _ABSENT = object()
@@ -27,6 +29,18 @@ def launcher(environment: Mapping[str, str]) -> str:
     if environment.get("ACCELERATE_USE_DEEPSPEED", "").lower() == "true":
         return "deepspeed"
     return "torchrun" if {"RANK", "WORLD_SIZE"} <= set(environment) else "python"
+
+
+def printed_by_first(error: MedCoDiError, environment: Mapping[str, str] = os.environ) -> bool:
+    """True if the first rank prints this refusal, so that it is printed once.
+
+    Before ranks have joined, none knows of the others. They are refused alike then, and a launcher ends all of them once the
+    first has printed; another rank waits for that, and prints what the first one does not have.
+    """
+    if environment.get("RANK", "0") == "0" or error.printed_by_first:
+        return error.printed_by_first
+    time.sleep(PATIENCE_S)
+    return False
 
 
 @dataclass(frozen=True)

@@ -12,9 +12,11 @@ class MedCoDiError(ValueError):
 
     Attributes:
         exit_code: 3 where the same command may do better when it is started once more, as after a machine was lost.
+        printed_by_first: On a rank whose refusal the first rank prints too.
     """
 
     exit_code: int = 2
+    printed_by_first: bool = False
 
     def __init__(self, failed: str, *, expected: str = "", fix: str = "") -> None:
         """Compose the message: what failed with the value seen, what was expected, what the user can do now."""

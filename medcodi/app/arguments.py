@@ -21,7 +21,9 @@ Overrides = Annotated[
         metavar="[KEY=VALUE]...", help="Settings that override those of the file, dotted: optimizer.lr=1e-4."
     ),
 ]
-Model = Annotated[str | None, typer.Option(help="Model folder, or a hub repository.", show_default="the shipped demo")]
+Model = Annotated[
+    str | None, typer.Option(help="Model folder, a hub repository, or demo.", show_default="the shipped demo")
+]
 Execution = Annotated[
     list[str] | None,
     typer.Option(
@@ -40,13 +42,29 @@ Guidance = Annotated[
 ]
 Steps = Annotated[int | None, typer.Option(help="Sampler steps.", show_default="the model's")]
 Sampler = Annotated[str | None, typer.Option(help="ddim, dpm++, unipc ...", show_default="the model's")]
+Order = Annotated[
+    str | None,
+    typer.Option(
+        help="Of several targets: joint, staggered, or chained (what is finished is a prompt of the next).",
+        show_default="the model's",
+    ),
+]
+SequenceOfTargets = Annotated[
+    str | None,
+    typer.Option(
+        "--sequence",
+        metavar="MODALITY+MODALITY",
+        help="The targets of chained and staggered, first to last: report+frontal+lateral.",
+        show_default="frontal, lateral, report",
+    ),
+]
 ImageFormat = Annotated[str, typer.Option("--format", help="Of images: png (8 bits), png16 or dicom.")]
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU where there is one")]
 
 
-def read_prompts(texts: Sequence[str]) -> dict[str, str]:
+def read_prompts(texts: Sequence[str], option: str = "--prompt") -> dict[str, str]:
     """Parse ``--prompt modality=value``: modality -> path of an image, or text (of the file, if the value is ``@path``)."""
-    return {name: _prompt_value(name, value) for name, value in _pairs(texts, option="--prompt").items()}
+    return {name: text_or_file(name, value) for name, value in _pairs(texts, option=option).items()}
 
 
 def read_weights(texts: Sequence[str]) -> dict[str, float] | None:
@@ -65,6 +83,11 @@ def read_weights(texts: Sequence[str]) -> dict[str, float] | None:
 def read_targets(texts: Sequence[str]) -> tuple[str, ...] | None:
     """Parse ``--target``, repeated or joined by commas, into the order of the table of modalities; None without any."""
     return in_table_order(name.strip() for text in texts for name in text.split(",")) or None
+
+
+def read_sequence(text: str | None) -> tuple[str, ...] | None:
+    """Parse ``--sequence``, joined by ``+`` or commas; None without it."""
+    return None if text is None else tuple(modality(name.strip()).name for name in text.replace(",", "+").split("+"))
 
 
 def read_device(text: str | None) -> str | None:
@@ -121,7 +144,8 @@ def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
     return pairs
 
 
-def _prompt_value(name: str, value: str) -> str:
+def text_or_file(name: str, value: str) -> str:
+    """A value as it is; of a text modality the text of the file, if the value is ``@path``."""
     if modality(name).kind != "text" or not value.startswith("@"):
         return value
     # @path: the text of a file.

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from collections.abc import Callable
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -18,6 +20,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 from rich.text import Text
+from typer.core import TyperGroup
 
 from medcodi import __version__
 from medcodi.console import SafeConsole
@@ -25,8 +28,35 @@ from medcodi.console import SafeConsole
 # Everything printed for a person or a script goes to `out`; progress, notes and errors go to `err`.
 out, err = SafeConsole(), SafeConsole(stderr=True)
 
+INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
+# What an interrupted command has left, and how it is resumed; the others have written nothing.
+RESUMES = {
+    "train": "The same command with --resume latest resumes.",
+    **dict.fromkeys(
+        ("synthesize", "evaluate", "import-xgem", "prepare", "cache", "export"),
+        "What is finished stays: the same command resumes.",
+    ),
+}
+
+
+class Commands(TyperGroup):
+    """A group of commands that ends after Ctrl-C with one line, which says how to resume."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except KeyboardInterrupt as error:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more, while it is put away: end at once
+            if not error.args and os.environ.get("RANK", "0") == "0":  # a run that was saved has said so
+                advice = RESUMES.get(ctx.invoked_subcommand or "", "Nothing was written: start it again.")
+                err.print(f"Interrupted. {advice}", markup=False)
+            raise typer.Exit(INTERRUPTED) from None
+
+
 app = typer.Typer(
     name="medcodi",
+    cls=Commands,
     help="Train, run and judge any-to-any generators of chest examinations: frontal X-ray, lateral X-ray, report.",
     epilog="Start with: medcodi demo. Research only: nothing here is for diagnosis.",
     no_args_is_help=True,
@@ -36,12 +66,15 @@ app = typer.Typer(
     context_settings={"help_option_names": ["-h", "--help"]},
 )
 data_app = typer.Typer(
+    cls=Commands,
     no_args_is_help=True,
     help="Studies for training: prepare a dataset from real ones, cache its encodings by frozen networks.",
 )
 app.add_typer(data_app, name="data")
+config_app = typer.Typer(no_args_is_help=True, help="Recipes that ship with MedCoDi: list, explain or copy them.")
+app.add_typer(config_app, name="config")
 turing_app = typer.Typer(
-    no_args_is_help=True, help="Let radiologists judge: real or generated, blinded, with statistics."
+    cls=Commands, no_args_is_help=True, help="Let radiologists judge: real or generated, blinded, with statistics."
 )
 app.add_typer(turing_app, name="turing")
 

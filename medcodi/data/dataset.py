@@ -129,11 +129,20 @@ class ArrowStudies:
         """The identifier of one study; nothing else of it is read."""
         return self._rows.data.column("study_id")[index].as_py()
 
+    def report(self, index: int) -> str | None:
+        """The report of one study; nothing else of it is read."""
+        return self._rows.data.column("report")[index].as_py()
+
     def modality_counts(self, num_studies: int | None = None) -> dict[str, int]:
         """Modality -> number of the first ``num_studies`` studies (None: all) that hold it. No image is read."""
         table = self._rows.data.slice(0, num_studies)
         columns = {name: table.column(name) for name in MODALITIES if name in table.column_names}
         return {name: len(column) - column.null_count for name, column in columns.items()}
+
+    def num_labelled(self) -> int:
+        """Number of studies with at least one known label. No image is read."""
+        rows = self._rows.data.column("labels").to_pylist()
+        return sum(any(value is not None and value == value for value in labels) for labels in rows)
 
     def contents(self) -> list[tuple[str, str, frozenset[str]]]:
         """(study id, patient id, modalities that it holds) of every study, in order; no image is read."""
@@ -181,8 +190,9 @@ class FirstStudies:
         self.fingerprint = f"{dataset.fingerprint}[:{num_studies}]"
         self._dataset, self._num_studies = dataset, num_studies
         if isinstance(dataset, ArrowStudies):
-            self.study_id = dataset.study_id
+            self.study_id, self.report = dataset.study_id, dataset.report
             self.modality_counts = partial(dataset.modality_counts, num_studies)
+            self.contents = lambda: dataset.contents()[:num_studies]
 
     def __len__(self) -> int:
         return self._num_studies

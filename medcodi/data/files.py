@@ -44,13 +44,28 @@ def info_from_text(text: str, where: str) -> dict[str, Any]:
         info = {}
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise DataError(f"{where} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", fix=FIX)
-    # A description must not name a file outside the folder.
+    # A description must not name a file outside the folder; name and fingerprint name the folder of a copy.
     source = f"{where}/{INFO_FILE}"
     plain_name(str(info.get("name", "dataset")), source)
+    plain_name(str(info.get("fingerprint", "none")), source)
     for row in (row for rows in (info.get("shards") or {}).values() for row in rows):
         for part in str(row["file"]).split("/"):
             plain_name(part, source)
     return info
+
+
+def is_dataset(folder: Path) -> bool:
+    """Whether a folder holds a prepared dataset and nothing else; errors of what is none pass through."""
+    info = info_from_text((folder / INFO_FILE).read_text(encoding="utf-8"), str(folder))
+    shards = info.get("shards")
+    # Of the first format, which listed no shards, the splits' Arrow files.
+    listed = (
+        {row["file"] for rows in shards.values() for row in rows}
+        if shards is not None
+        else {f"{split}/{file.name}" for split in info["counts"]["split"] for file in (folder / split).glob("*.arrow")}
+    )
+    files = {file.relative_to(folder).as_posix() for file in folder.rglob("*") if not file.is_dir()}
+    return files <= {INFO_FILE, "ledger.csv", "ledger.json", *listed}
 
 
 def remote_info(url: str) -> dict[str, Any]:

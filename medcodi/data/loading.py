@@ -2,20 +2,21 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
 from medcodi.config import config
 from medcodi.data.dataset import PHANTOMS_PER_SPLIT, SPLITS, FirstStudies, StudyDataset, open_dataset, read_study
-from medcodi.data.stalls import workers_failed
+from medcodi.data.refusals import workers_failed
 from medcodi.errors import ConfigError, DataError, one_of
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
@@ -219,6 +220,7 @@ class GlobalBatches:
             num_workers=self.num_workers,
             prefetch_factor=self.prefetch,
             timeout=self.timeout_s,
+            worker_init_fn=_leave_interrupts,
             generator=torch.Generator().manual_seed(self.seed),  # or it would draw from the global one
         )
         next_step = start_step
@@ -247,6 +249,11 @@ class GlobalBatches:
         return collate([read_study(self.dataset, sample) for sample in samples], samples, self.dataset.image_size)
 
 
+def _leave_interrupts(_: int) -> None:
+    """Ctrl-C reaches every process of a run: the run saves, and still needs its workers for that."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
 class _Steps(Dataset[StepBatches]):
     """Steps as a map-style dataset, so that torch's workers can read them."""
 
@@ -265,16 +272,19 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return numpy_generator("order", seed, epoch).permutation(size)
 
 
+PHANTOM_SIZE = 128  # pixels a side of a phantom's films, where none are named
+
+
 @config
 class DataConfig:
-    """The studies: a prepared folder (``path``) or a generator (``source: phantom``), and their split.
+    """The studies: a prepared folder (``path``) or a generator (``source: phantom``), and their split; a text alone is the path.
 
     Attributes:
         path: A folder made by ``medcodi data prepare``, or a URL of one that fsspec reads (``s3://...``), copied once.
         source: ``"phantom"``: generated on the fly.
         split: ``train``, ``val`` or ``test``; the phantom's are disjoint by construction.
         num_studies: Use the first N studies; None: all of a prepared split (the phantom needs a number).
-        image_size: Pixels a side; must be the prepared folder's.
+        image_size: Pixels a side; must be the prepared folder's. None: the prepared folder's, 128 for the phantom.
         seed: Of the phantom.
         version: Of the phantom: 1, or 2 with a record and several studies a patient.
         studies_per_patient: Of phantom version 2: 1, 2, 4, 5, 8 or 10.
@@ -284,15 +294,21 @@ class DataConfig:
     source: str | None = None
     split: str = "train"
     num_studies: int | None = None
-    image_size: int = 128
+    image_size: int | None = None
     seed: int = 0
     # Left out of a stored config at their defaults, so that runs from before they existed can be resumed.
     version: Annotated[int, Field(exclude_if=lambda value: value == 1)] = 1
     studies_per_patient: Annotated[int, Field(exclude_if=lambda value: value == 1)] = 1
 
+    @model_validator(mode="before")
+    @classmethod
+    def _path_alone(cls, values: Any) -> Any:
+        return {"path": values} if isinstance(values, str) else values
+
     def __post_init__(self) -> None:
         if (self.path is None) == (self.source is None):
-            raise ValueError(f"path={self.path!r} and source={self.source!r}: give one of them")
+            hint = f"; data={self.path} replaces all of it" if self.path is not None else ""
+            raise ValueError(f"path={self.path!r} and source={self.source!r}: give one of them{hint}")
         if self.source is not None:
             one_of("source", self.source, ["phantom"], ConfigError)
             if self.num_studies is None:
@@ -302,7 +318,7 @@ class DataConfig:
         one_of("split", self.split, SPLITS, ConfigError)
         if self.num_studies is not None and self.num_studies < 1:
             raise ValueError(f"num_studies is {self.num_studies}, must be at least 1")
-        if self.image_size < 16:
+        if self.image_size is not None and self.image_size < 16:
             raise ValueError(f"image_size is {self.image_size}, must be at least 16")
 
     def build(self) -> StudyDataset:
@@ -316,11 +332,16 @@ class DataConfig:
 
             # Each split of the phantom has its own range of indices.
             offset = SPLITS.index(self.split) * PHANTOMS_PER_SPLIT
+<<<<<<< HEAD
             return PhantomDataset(
                 self.num_studies or 0, self.seed, self.image_size, offset, self.version, self.studies_per_patient
             )
+=======
+            size = self.image_size or PHANTOM_SIZE
+            return PhantomDataset(self.num_studies or 0, seed=self.seed, image_size=size, offset=offset)
+>>>>>>> main
         dataset = open_dataset(self.path, self.split)
-        if dataset.image_size != self.image_size:
+        if self.image_size is not None and dataset.image_size != self.image_size:
             raise DataError(
                 f"{self.path} was prepared at {dataset.image_size} pixels, image_size is {self.image_size}",
                 expected="the same size",

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
 Latents = dict[str, Tensor]  # target -> [B, *latent_shape]
-Denoise = Callable[[Latents, Tensor], Latents]  # latents [B, ...] of every target and timesteps [B] -> predictions
+Times = Tensor | Mapping[str, Tensor]  # timesteps [B] that all targets share, or target -> its own [B]
+Denoise = Callable[[Latents, Any], Latents]  # latents [B, ...] of every target and `Times` -> predictions
 
 
 def guided(denoise_doubled: Denoise, scale: float) -> Denoise:
     """Eps = eps_u + s (eps_c - eps_u), for every target of a joint run; s = 1 is the conditional prediction alone."""
 
-    def denoise(latents: Mapping[str, Tensor], t: Tensor) -> Latents:
+    def denoise(latents: Mapping[str, Tensor], t: Times) -> Latents:
         # One call for 2 B rows, the unconditional half first.
-        doubled = denoise_doubled({name: torch.cat([z, z]) for name, z in latents.items()}, torch.cat([t, t]))
+        times = torch.cat([t, t]) if isinstance(t, Tensor) else {name: torch.cat([own, own]) for name, own in t.items()}
+        doubled = denoise_doubled({name: torch.cat([z, z]) for name, z in latents.items()}, times)
         result = {}
         for name, prediction in doubled.items():
             unconditional, conditional = prediction.chunk(2)
@@ -33,7 +36,7 @@ def guided_by_each_other(together: Denoise, apart: Denoise, scale: float, unprom
     joint attention (``together``) is contrasted with none (``apart``), as prompts are with the null prompt.
     """
 
-    def denoise(latents: Mapping[str, Tensor], t: Tensor) -> Latents:
+    def denoise(latents: Mapping[str, Tensor], t: Times) -> Latents:
         joint, single = together(dict(latents), t), apart(dict(latents), t)
         result = {}
         for name, eps in joint.items():

@@ -14,11 +14,12 @@ from medcodi.config import Count, config
 class NoiseScheduleConfig:
     """Forward process. The defaults are the paper's: 1000 steps, scaled-linear 0.00085 -> 0.012, eps."""
 
-    num_train_timesteps: Count = 1000
-    beta_start: float = 0.00085
-    beta_end: float = 0.012
+    num_train_timesteps: Count = 1000  # timesteps of the forward process
+    beta_start: float = 0.00085  # variance of the noise added at the first step
+    beta_end: float = 0.012  # variance of the noise added at the last step
+    # how beta rises between them
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"
+    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"  # what denoisers predict: the noise, or v
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_start < self.beta_end < 1:

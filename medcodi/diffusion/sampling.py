@@ -1,4 +1,4 @@
-"""Sampling several targets together, on the samplers of ``diffusers``: all targets share t."""
+"""Sampling several targets together, on the samplers of ``diffusers``: at one t, or each at its own."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import Any
 
 import diffusers
 import torch
+from torch import Tensor
 
 from medcodi.diffusion.guidance import Denoise, Latents
 from medcodi.errors import PromptError, one_of
@@ -66,12 +67,14 @@ def sample_jointly(
     num_inference_steps: int,
     device: torch.device | str = "cpu",
     start: Latents | None = None,  # the noise [B, *shape] to begin with; None: that of the seeds
+    delays: Mapping[str, int] | None = None,  # target -> steps that it waits before its first; None: all share t
     on_step: Callable[[int, int], None] | None = None,  # called with (steps done, all steps)
 ) -> Latents:
     """Denoise all targets together from noise: target -> clean latents ``[B, *shape]``.
 
     Every sample has its own streams of noise, keyed by (seed, target), so it does not depend on the batch around it. The
-    sampler and its schedule are those of :func:`build_scheduler`.
+    sampler and its schedule are those of :func:`build_scheduler`. With ``delays``, a target waits as noise at the first t, takes its
+    steps, and is then clean at t = 0; the others hear it all the while.
     """
     # Each target has its own scheduler, whose state is its own; generators serve samplers that add noise.
     schedulers = {target: build_scheduler(sampler, schedule, num_inference_steps) for target in latent_shapes}
@@ -82,18 +85,34 @@ def sample_jointly(
         noise = start[target].to(device) if start else keyed_normal(keys, shape, device)
         latents[target] = noise * schedulers[target].init_noise_sigma
 
-    # Step all of them down the same timesteps.
-    timesteps = next(iter(schedulers.values())).timesteps
-    extra = SAMPLERS[sampler].step_settings
-    for index, t in enumerate(timesteps):
-        inputs = {target: schedulers[target].scale_model_input(z, t) for target, z in latents.items()}
-        predictions = denoise(inputs, torch.full((len(seeds),), int(t), dtype=torch.long, device=device))
+    # Step all of them down the same timesteps, each after its delay.
+    timesteps = [int(t) for t in next(iter(schedulers.values())).timesteps]
+    delays = {target: (delays or {}).get(target, 0) for target in latent_shapes}
+    num_steps = len(timesteps) + max(delays.values())
+    for index in range(num_steps):
+        own = {target: index - delay for target, delay in delays.items()}  # target -> number of its step
+        t = {target: (timesteps[max(step, 0) :] or [0])[0] for target, step in own.items()}
+        inputs = {target: schedulers[target].scale_model_input(z, t[target]) for target, z in latents.items()}
+        times = {target: torch.full((len(seeds),), each, device=device) for target, each in t.items()}  # [B], int64
+        shared = len(set(t.values())) == 1
+        predictions = denoise(inputs, next(iter(times.values())) if shared else times)
+        # Only targets between their first and last timestep move.
         for target, scheduler in schedulers.items():
-            keywords = {"generator": generators[target], **extra} if _takes_generator(scheduler) else {}
-            latents[target] = scheduler.step(predictions[target], t, latents[target], **keywords).prev_sample
+            if 0 <= own[target] < len(timesteps):
+                latents[target] = take_step(
+                    sampler, scheduler, predictions[target], t[target], latents[target], generators[target]
+                )
         if on_step is not None:
-            on_step(index + 1, len(timesteps))
+            on_step(index + 1, num_steps)
     return latents
+
+
+def take_step(
+    sampler: str, scheduler: Any, prediction: Tensor, t: int, latents: Tensor, generators: list[torch.Generator]
+) -> Tensor:
+    """One step of that sampler's scheduler from ``t``: the next latents ``[B, *shape]``; generators serve those that add noise."""
+    keywords = {"generator": generators, **SAMPLERS[sampler].step_settings} if _takes_generator(scheduler) else {}
+    return scheduler.step(prediction, t, latents, **keywords).prev_sample
 
 
 def _takes_generator(scheduler: Any) -> bool:

@@ -24,6 +24,7 @@ from medcodi.data.generated_files import direction_folder
 from medcodi.errors import DataError
 from medcodi.metrics.findings import sides_of
 from medcodi.storage import atomic
+from medcodi.storage.names import stays_inside
 from medcodi.study import CHEXPERT_LABELS, Direction, Finding
 
 METADATA, STUDIES, REAL = "annotations.json", "studies.npz", "real"
@@ -72,14 +73,14 @@ class AnnotationTable:
 
     def at(self, rows: Sequence[int]) -> AnnotationTable:
         """The annotations of some studies, named by row."""
-        position = {row: place for place, row in enumerate(self.rows)}
-        places = [position[row] for row in rows]
+        index_of = {row: index for index, row in enumerate(self.rows)}
+        indices = [index_of[row] for row in rows]
         return replace(
             self,
             rows=list(rows),
-            hashes=[self.hashes[place] for place in places],
-            texts=[self.texts[place] for place in places] if self.texts else [],
-            arrays={name: array[places] for name, array in self.arrays.items()},
+            hashes=[self.hashes[index] for index in indices],
+            texts=[self.texts[index] for index in indices] if self.texts else [],
+            arrays={name: array[indices] for name, array in self.arrays.items()},
         )
 
     @classmethod
@@ -196,6 +197,9 @@ class Annotations:
             self.metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
         except (OSError, ValueError) as error:
             raise _unreadable(folder / METADATA, error) from None
+        for name in self.metadata["systems"]:
+            if not stays_inside(name):
+                raise _unreadable(folder / METADATA, ValueError(f"{name!r} names no folder in it"))
         self.studies = StudyTable.load(folder / STUDIES)
 
     def directions(self, system: str) -> dict[Direction, dict[str, Any]]:

@@ -34,10 +34,10 @@ RESULTS, SCORED, PAGE, RUN, INDEX = "results.json", "scored.json", "page.html", 
 MARK = ".medcodi-evaluation"  # in every folder that an evaluation may write into
 KIND = JobKind(
     name="the bundle of an evaluation",
-    index="",  # a folder is recognised by its mark, see check_out
-    own=("*.json", "*.html", "*.npz", ".medcodi*"),
+    index_file="",  # a folder is recognised by its mark, see check_out
+    own_patterns=("*.json", "*.html", "*.npz", ".medcodi*"),
     error=ConfigError,
-    choose="choose another --out",
+    fix="choose another --out",
 )
 _WORK = ".medcodi-work"
 _MARK_TEXT = "made by medcodi evaluate, which may overwrite the bundle in this folder\n"

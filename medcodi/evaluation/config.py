@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 from dataclasses import field, fields
-from typing import Annotated, Literal
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import model_validator
 
 from medcodi.config import Count, at_least, config
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError, one_of
 from medcodi.evaluation.annotators.features import EXTRACTORS
 from medcodi.evaluation.annotators.image_annotators import IMAGE_ANNOTATORS
-from medcodi.evaluation.annotators.report_labelers import LABELERS
-from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS
+from medcodi.evaluation.annotators.report_annotators import LABELERS, REPORT_SCORERS
 from medcodi.evaluation.scoring.metrics import METRIC_GROUPS
 from medcodi.modality import STANDARD
 from medcodi.model.execution import ExecutionConfig
-from medcodi.model.generation_config import GenerationConfig
+from medcodi.model.generation_config import GenerationConfig, read_old_names
+from medcodi.storage.names import stays_inside
 from medcodi.study import Direction, all_directions
 
 UNCONDITIONAL = Direction((), STANDARD)
@@ -38,9 +40,10 @@ class ScoringConfig:
     # Meaning of a blank label in a study that has others: `absent`, as in CheXpert's tables, or `unknown`, if
     # labels are incomplete. Uncertain labels (-1) are left out either way.
     unmentioned: Literal["absent", "unknown"] = "absent"
-    # size and number of the subsets that the kernel distance is also averaged over
-    kernel_subset: Annotated[int, at_least(2)] = 1000
-    kernel_subsets: Count = 100
+    kernel_subset: Annotated[int, at_least(2)] = (
+        1000  # size of the subsets that the kernel distance is also averaged over
+    )
+    kernel_subsets: Count = 100  # number of these subsets
     neighbours: Count = 5  # k of precision, recall, density and coverage
     diversity_pairs: Count = 100  # number of pairs for MS-SSIM
     seed: int = 0  # of resamples, derangements, pairs and subsets; in an evaluation, also of generation and pictures
@@ -53,6 +56,8 @@ class ScoringConfig:
 @config
 class EvaluateConfig(ScoringConfig):
     """Systems, studies and annotators of an evaluation; :class:`ScoringConfig` has the rest."""
+
+    recipes: ClassVar[str] = "eval"  # folder of configs/ with recipes for this config
 
     data: DataConfig  # the held-out studies
     # folder or hub name; None: the shipped demo, or no model if other systems' output is evaluated
@@ -79,9 +84,15 @@ class EvaluateConfig(ScoringConfig):
     batch_size: Count = 32  # studies per shard: generated and annotated together, by one rank
     preset: str | None = None  # sampler and steps under one name; values given beside it win
     num_inference_steps: int | None = None  # None: the preset's, or the model's own
-    guidance_scale: float | None = None
-    joint_guidance_scale: float | None = None
-    sampler: str | None = None
+    guidance_scale: float | None = None  # over the prompts; None: the model's own
+    environment_guidance_scale: float | None = None  # over hearing each other; None: the model's own
+    sampler: str | None = None  # None: the preset's, or the model's own
+    order: str | None = None  # of several targets: `joint`, `staggered`, `chained`; None: the model's own
+    # of staggered and chained: the targets, first to last; further modalities are passed over
+    sequence: tuple[str, ...] | None = None
+    lag: int | None = None  # of staggered: steps by which a target follows the one before it
+    # several orders, each a system of its own in the tables; after the first, only directions of several targets
+    orders: tuple[str, ...] = ()
     joint: bool = True  # False: targets generated together do not hear each other (an ablation)
     # how the model runs: precision, layout, kernels, offload; what may change digits is recorded in the results
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
@@ -96,6 +107,8 @@ class EvaluateConfig(ScoringConfig):
     # anything a reader must know of the protocol: split, sections, resolution, N
     notes: dict[str, str] = field(default_factory=dict)
 
+    _old_names = model_validator(mode="before")(read_old_names)
+
     def __post_init__(self) -> None:
         for direction in self.directions or ():
             Direction.parse(direction)
@@ -108,11 +121,29 @@ class EvaluateConfig(ScoringConfig):
         one_of("labeler", self.labeler, LABELERS, ConfigError)
         for scorer in self.report_scorers:
             one_of("report scorer", scorer, REPORT_SCORERS, ConfigError)
-        GenerationConfig.from_fields(self)  # refuses unknown presets and samplers
+        # Refuse unknown presets, samplers and orders, and a sequence that lacks a target.
+        for generation in self.generations.values():
+            for direction in self.model_directions:
+                generation.sequence_of(direction.targets)
+        if self.orders:
+            self._check_orders()
         # A system's name is also the name of its folder.
         for name in self.systems:
-            if not name or name.startswith(".") or set(name) & set("/\\:"):
+            if not stays_inside(name):
                 raise ValueError(f"{name!r} is an invalid name of a system, because it names a folder too")
+
+    def _check_orders(self) -> None:
+        """Refuse orders that make no table."""
+        if not self.evaluates_model:
+            raise ValueError("orders are of a model, and only other systems' output is evaluated: name the model too")
+        if len(set(self.orders)) < len(self.orders) or self.order is not None:
+            raise ValueError(
+                f"orders {list(self.orders)} and order {self.order}: give each order once, or one order alone"
+            )
+        if all(len(direction.targets) < 2 for direction in self.model_directions):
+            raise ValueError(
+                "orders of directions of one target each: add a direction of several, such as report->frontal+lateral"
+            )
 
     @property
     def evaluates_model(self) -> bool:
@@ -134,6 +165,11 @@ class EvaluateConfig(ScoringConfig):
     def generation(self) -> GenerationConfig:
         """How a model samples."""
         return GenerationConfig.from_fields(self)
+
+    @property
+    def generations(self) -> dict[str, GenerationConfig]:
+        """How a model samples in each of ``orders``; without any, under ``""`` how it samples in its one order."""
+        return {order: self.generation.ordered(order) for order in self.orders} or {"": self.generation}
 
     @property
     def scoring(self) -> ScoringConfig:

@@ -18,20 +18,20 @@ from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE
 from medcodi.evaluation.annotators.features import ENCODER, load_extractor
 from medcodi.evaluation.annotators.geometry import GEOMETRY_FILE, GeometryAnnotator
 from medcodi.evaluation.annotators.image_annotators import load_image_annotator
-from medcodi.evaluation.annotators.report_labelers import load_labeler
-from medcodi.evaluation.annotators.report_scorers import load_report_scorer
+from medcodi.evaluation.annotators.report_annotators import load_labeler, load_report_scorer
 from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.evaluation.config import EvaluateConfig
 from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOut
 from medcodi.evaluation.systems.systems import BundleSystem, ExternalSystem, ModelSystem, System
 from medcodi.generation.pipeline import load
+from medcodi.metrics.text import check_scorer
 from medcodi.modality import MODALITIES
-from medcodi.model import MedCoDi, demo_checkpoint
-from medcodi.model.generation_config import GenerationConfig
+from medcodi.model import MedCoDi, demo_checkpoint, named_model
+from medcodi.storage.names import collision_key, plain_name, stays_inside
 from medcodi.study import Direction
 
 LEAST_STUDIES = 8
-Given = Mapping[str, Mapping[Direction, Sequence[int]]]  # system -> direction -> rows of a bundle
+BundleRows = Mapping[str, Mapping[Direction, Sequence[int]]]  # system -> direction -> the studies that a bundle holds
 
 
 @dataclass
@@ -46,35 +46,35 @@ class Inputs:
     left_out: list[LeftOut] = field(default_factory=list)  # directions of the model that too few studies hold
 
 
-def open_inputs(config: EvaluateConfig, ranks: Ranks, *, given: Given | None = None) -> Inputs:
+def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows | None = None) -> Inputs:
     """Open model, data, annotators and systems.
 
     Args:
         config: The evaluation.
         ranks: The processes.
-        given: What a bundle holds: nothing is generated or read from elsewhere, and nothing is cached.
+        bundle_rows: What a bundle holds: nothing is generated or read from elsewhere, and nothing is cached.
 
     Raises:
         ConfigError, DataError, CheckpointError: If model, data, annotators and directions do not fit.
         MissingExtraError: If an annotator's package is not installed.
     """
     device = rank_device(config.device)
-    if given is None:
+    if bundle_rows is None:
         config.execution.check(device)
     model = load(config.model, device) if config.evaluates_model else None
     # Directions: of the bundle, or of the model and of every system's files.
     listings: dict[str, Listing] = {}
-    if given is not None:
-        directions = {direction for system in given.values() for direction in system}
+    if bundle_rows is not None:
+        directions = {direction for system in bundle_rows.values() for direction in system}
     else:
         requested = config.requested_directions
         listings = {name: list_generated(source, requested) for name, source in config.systems.items()}
         directions = {direction for listing in listings.values() for direction in listing}
         directions |= set(config.model_directions) if model is not None else set()
     dataset = _open_data(config, model, sorted(directions))
-    generation = None if model is None else config.generation.resolved(model)
+    generations = {} if model is None else {order: own.resolved(model) for order, own in config.generations.items()}
     # Annotators, and the real studies, whose truth may come from the labeler.
-    cache = None if given is not None else Path(config.cache or Path(config.out) / "features")
+    cache = None if bundle_rows is not None else Path(config.cache or Path(config.out) / "features")
     annotators = open_annotators(config, model, directions, device, cache)
     held_out = HeldOutStudies(
         dataset,
@@ -89,34 +89,69 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, given: Given | None = N
     # Systems.
     systems: list[System] = []
     left_out: list[LeftOut] = []
-    if given is not None:
-        systems += [BundleSystem(name, held_out, dict(rows)) for name, rows in given.items()]
+    if bundle_rows is not None:
+        if outside := next((name for name in bundle_rows if not stays_inside(name)), None):
+            raise DataError(f"the bundle has a system {outside!r}, which names no folder in it", fix="do not use it")
+        systems += [BundleSystem(name, held_out, dict(rows)) for name, rows in bundle_rows.items()]
         return Inputs(config, held_out, annotators, systems, ranks)
-    if model is not None and generation is not None:
+    if model is not None:
         name = config.name or model.config.name
-        with_studies, left_out = enough_studies(name, config.model_directions, held_out)
-        systems.append(_model_system(config, name, with_studies, model, held_out, generation))
+        system_names = {order: f"{name}-{order}" if order else name for order in generations}
+        first = next(iter(system_names.values()))
+        with_studies, left_out = enough_studies(first, config.model_directions, held_out)
+        fingerprint = model.fingerprint()
+        for order, generation in generations.items():
+            # One target is the same in every order, so it is generated in the first alone.
+            own = [
+                direction for direction in with_studies if system_names[order] == first or len(direction.targets) > 1
+            ]
+            systems.append(
+                ModelSystem(
+                    name=system_names[order],
+                    model=model,
+                    directions=tuple(own),
+                    held_out=held_out,
+                    generation=generation,
+                    seed=config.seed,
+                    fingerprint=fingerprint,
+                    resume=config.resume,
+                    execution=config.execution,
+                )
+            )
     systems += [
         ExternalSystem(name, listing, held_out, config.exclude_unreadable) for name, listing in listings.items()
     ]
-    if len({system.name for system in systems}) < len(systems):
-        raise ConfigError(f"two systems are named {systems[0].name!r}", fix="give the model another name: name=...")
+    _check_names(systems)
     return Inputs(config, held_out, annotators, systems, ranks, left_out)
+
+
+def _check_names(systems: Sequence[System]) -> None:
+    """Refuse names that cannot name folders, the model's out of its own index too, or two that name one folder."""
+    seen: dict[str, str] = {}
+    for system in systems:
+        plain_name(system.name, "the system", ConfigError, fix="give the model another name: name=...")
+        other = seen.setdefault(collision_key(system.name), system.name)
+        if len(seen) < systems.index(system) + 1:
+            raise ConfigError(
+                f"two systems are named {system.name!r}" + (f" and {other!r}" if other != system.name else ""),
+                expected="names that differ, whatever their case: they name folders",
+                fix="give the model another name: name=...",
+            )
 
 
 def classifier_folder(config: EvaluateConfig) -> Path:
     """The folder that is named; else the model's, if it has a finding classifier; else the demo's."""
     if config.classifier is not None:
-        return Path(config.classifier)
-    if config.model is not None and (Path(config.model) / WEIGHTS_FILE).is_file():
-        return Path(config.model)
+        return Path(named_model(config.classifier))
+    if config.model is not None and (Path(named_model(config.model)) / WEIGHTS_FILE).is_file():
+        return Path(named_model(config.model))
     return demo_checkpoint()
 
 
 def open_annotators(
     config: EvaluateConfig, model: MedCoDi | None, directions: set[Direction], device: str, cache: Path | None
 ) -> Annotators:
-    """Load what the metrics of the given directions need.
+    """Load what the metrics of these directions need.
 
     Args:
         config: The evaluation.
@@ -130,6 +165,8 @@ def open_annotators(
     """
     folder = classifier_folder(config)
     metrics = set(config.metrics)
+    if "text" in metrics:
+        check_scorer()
     annotators = Annotators(
         load_labeler(config.labeler, device=device, cache=cache if config.labeler != "rules" else None),
         report_scorers={name: load_report_scorer(name) for name in config.report_scorers},
@@ -223,24 +260,3 @@ def enough_studies(
     if len(left_out) == len(available):
         raise left_out[0].refusal()
     return tuple(direction for direction, num in available.items() if num >= LEAST_USABLE), left_out
-
-
-def _model_system(
-    config: EvaluateConfig,
-    name: str,
-    directions: tuple[Direction, ...],
-    model: MedCoDi,
-    held_out: HeldOutStudies,
-    generation: GenerationConfig,
-) -> ModelSystem:
-    return ModelSystem(
-        name=name,
-        model=model,
-        directions=directions,
-        held_out=held_out,
-        generation=generation,
-        seed=config.seed,
-        fingerprint=model.fingerprint(),
-        resume=config.resume,
-        execution=config.execution,
-    )

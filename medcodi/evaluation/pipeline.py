@@ -14,7 +14,7 @@ from rich.progress import Progress
 from medcodi.console import progress_of
 from medcodi.distributed import join_ranks
 from medcodi.errors import ConfigError
-from medcodi.evaluation.annotate import annotate_shards, join_shards
+from medcodi.evaluation.annotate import annotate_shards, write_tables
 from medcodi.evaluation.annotations import METADATA, STUDIES, Annotations, StudyTable, side_codes
 from medcodi.evaluation.bundle import PAGE, RESULTS, RUN, SCORED, Bundle, check_out
 from medcodi.evaluation.config import EvaluateConfig
@@ -25,12 +25,11 @@ from medcodi.evaluation.scoring.comparisons import common_rows
 from medcodi.evaluation.scoring.score import score
 from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOut, Value, shards_of
 from medcodi.evaluation.systems.contents import ContentFolder
-from medcodi.evaluation.systems.systems import Produced
+from medcodi.evaluation.systems.systems import Output, Outputs
 from medcodi.storage import atomic
 from medcodi.study import Direction
 
 LONGEST_WAIT = timedelta(hours=12)  # the first rank scores while the others wait
-Production = Mapping[str, Mapping[Direction, Produced]]  # system -> direction -> what the system gave
 
 
 def evaluate(config: EvaluateConfig, *, quiet: bool = False) -> dict[str, Any]:
@@ -56,44 +55,42 @@ def evaluate(config: EvaluateConfig, *, quiet: bool = False) -> dict[str, Any]:
     seconds: dict[str, Any] = {}
     with bundle.opened(), progress_of(disable=quiet or not ranks.is_first) as progress:
         # 1. Produce: our model generates, other systems' files are read; both end as shards of contents.
-        produced, left_out = with_enough_studies(produce(inputs, bundle.generated, progress, seconds))
+        outputs, left_out = with_enough_studies(produce(inputs, bundle.generated, progress, seconds))
         inputs.left_out += left_out
         # 2. Annotate: every rank its shards; the first one joins them into tables.
-        annotate(inputs, produced, bundle, progress, seconds)
+        annotate(inputs, outputs, bundle, progress, seconds)
         # 3. Score: figures from annotations alone. 4. Render: a page from results and contents.
-        ranks.by_first(lambda: _score_and_render(bundle, inputs, produced, progress, seconds))
+        ranks.by_first(lambda: _score_and_render(bundle, inputs, outputs, progress, seconds))
         return bundle.read(RESULTS)
 
 
 # ---- 1. produce ------------------------------------------------------------------------------------------------------
-def produce(inputs: Inputs, generated: Path, progress: Progress, seconds: dict[str, Any]) -> Production:
+def produce(inputs: Inputs, generated: Path, progress: Progress, seconds: dict[str, Any]) -> Outputs:
     """Fill the folder of contents of every system; every rank calls it."""
-    produced: dict[str, dict[Direction, Produced]] = {}
+    outputs: dict[str, dict[Direction, Output]] = {}
     for system in inputs.systems:
         contents = ContentFolder(generated / system.name)
         for direction in system.directions:
             started = time.monotonic()
             bar = progress.add_task(f"{system.name}: {direction!s:36}", total=None)
-            production = system.produce(
-                direction, contents, inputs.ranks, lambda num, bar=bar: progress.advance(bar, num)
-            )
-            progress.update(bar, total=len(production.rows), completed=len(production.rows))
-            produced.setdefault(system.name, {})[direction] = production
+            output = system.produce(direction, contents, inputs.ranks, lambda num, bar=bar: progress.advance(bar, num))
+            progress.update(bar, total=len(output.rows), completed=len(output.rows))
+            outputs.setdefault(system.name, {})[direction] = output
             own = seconds.setdefault("produce", {}).setdefault(system.name, {})
             own[str(direction)] = round(time.monotonic() - started, 2)
-    return produced
+    return outputs
 
 
-def scored_rows(produced: Production) -> tuple[dict[Direction, list[int]], list[LeftOut]]:
+def scored_rows(outputs: Outputs) -> tuple[dict[Direction, list[int]], list[LeftOut]]:
     """Direction -> the studies that all systems with this direction gave; and the directions that have too few of them.
 
     Raises:
         DataError: If no direction has enough.
     """
     scored, left_out = {}, []
-    for direction in dict.fromkeys(direction for system in produced.values() for direction in system):
-        names = [name for name, system in produced.items() if direction in system]
-        rows = common_rows([produced[name][direction].rows for name in names])
+    for direction in dict.fromkeys(direction for system in outputs.values() for direction in system):
+        names = [name for name, system in outputs.items() if direction in system]
+        rows = common_rows([outputs[name][direction].rows for name in names])
         if len(rows) >= LEAST_USABLE:
             scored[direction] = rows
             continue
@@ -104,18 +101,18 @@ def scored_rows(produced: Production) -> tuple[dict[Direction, list[int]], list[
     return scored, left_out
 
 
-def with_enough_studies(produced: Production) -> tuple[Production, list[LeftOut]]:
-    """The production without the directions that have too few studies; and those."""
-    scored, left_out = scored_rows(produced)
+def with_enough_studies(outputs: Outputs) -> tuple[Outputs, list[LeftOut]]:
+    """The outputs without the directions that have too few studies; and those."""
+    scored, left_out = scored_rows(outputs)
     remaining = {
-        name: {direction: production for direction, production in system.items() if direction in scored}
-        for name, system in produced.items()
+        name: {direction: output for direction, output in system.items() if direction in scored}
+        for name, system in outputs.items()
     }
     return remaining, left_out
 
 
 # ---- 2. annotate -----------------------------------------------------------------------------------------------------
-def annotate(inputs: Inputs, produced: Production, bundle: Bundle, progress: Progress, seconds: dict[str, Any]) -> None:
+def annotate(inputs: Inputs, outputs: Outputs, bundle: Bundle, progress: Progress, seconds: dict[str, Any]) -> None:
     """Annotate all contents, and write the tables and ``scored.json``; every rank calls it, the first one writes."""
     started = time.monotonic()
     bar = progress.add_task("annotating", total=None)
@@ -124,25 +121,25 @@ def annotate(inputs: Inputs, produced: Production, bundle: Bundle, progress: Pro
         lambda: annotate_shards(
             inputs.annotators,
             inputs.held_out,
-            produced,
+            outputs,
             bundle.generated,
             bundle.work,
             inputs.ranks,
             lambda num: progress.advance(bar, num),
         )
     )
-    inputs.ranks.by_first(lambda: _write_annotations(inputs, produced, bundle))
+    inputs.ranks.by_first(lambda: _write_annotations(inputs, outputs, bundle))
     seconds["annotate"] = round(time.monotonic() - started, 2)
 
 
-def _write_annotations(inputs: Inputs, produced: Production, bundle: Bundle) -> None:
-    held_out, (scored, _) = inputs.held_out, scored_rows(produced)
+def _write_annotations(inputs: Inputs, outputs: Outputs, bundle: Bundle) -> None:
+    held_out, (scored, _) = inputs.held_out, scored_rows(outputs)
     bundle.unseal()
     bundle.clear_annotations()
-    hashes = join_shards(
+    hashes = write_tables(
         inputs.annotators,
         held_out,
-        produced,
+        outputs,
         scored,
         bundle.generated,
         bundle.work,
@@ -158,11 +155,11 @@ def _write_annotations(inputs: Inputs, produced: Production, bundle: Bundle) -> 
         side_codes(held_out.findings),
     ).save(bundle.annotations / STUDIES)
     # Exactly what was scored, by hash.
-    bundle.write(SCORED, _scored(held_out, produced, scored, hashes))
+    bundle.write(SCORED, _scored(held_out, outputs, scored, hashes))
     # What is not per study.
     excluded = [("real", exclusion) for exclusion in held_out.excluded]
-    for name, system in produced.items():
-        excluded += [(name, exclusion) for production in system.values() for exclusion in production.excluded]
+    for name, system in outputs.items():
+        excluded += [(name, exclusion) for output in system.values() for exclusion in output.excluded]
     metadata = {
         "schema_version": SCHEMA_VERSION,
         "protocol": protocol(inputs),
@@ -170,13 +167,11 @@ def _write_annotations(inputs: Inputs, produced: Production, bundle: Bundle) -> 
             system.name: {
                 "description": system.describe(),
                 "directions": {
-                    str(direction): {"given": production.rows, "scored": scored[direction]}
-                    for direction, production in produced[system.name].items()
+                    str(direction): {"given": output.rows, "scored": scored[direction]}
+                    for direction, output in outputs[system.name].items()
                 },
                 "image_sizes": {
-                    str(direction): production.sizes
-                    for direction, production in produced[system.name].items()
-                    if production.sizes
+                    str(direction): output.sizes for direction, output in outputs[system.name].items() if output.sizes
                 },
             }
             for system in inputs.systems
@@ -194,7 +189,7 @@ def _write_annotations(inputs: Inputs, produced: Production, bundle: Bundle) -> 
 
 def _scored(
     held_out: HeldOutStudies,
-    produced: Production,
+    outputs: Outputs,
     scored: Mapping[Direction, list[int]],
     hashes: Mapping[str, Mapping[Direction, dict[str, list[str]]]],
 ) -> dict[str, Any]:
@@ -210,35 +205,35 @@ def _scored(
         "systems": {
             name: {
                 str(direction): {
-                    "kept": production.rows,
+                    "kept": output.rows,
                     "scored": scored[direction],
                     "generated": hashes[name][direction],
-                    **({"files": production.files} if production.files else {}),
+                    **({"files": output.files} if output.files else {}),
                 }
-                for direction, production in system.items()
+                for direction, output in system.items()
             }
-            for name, system in produced.items()
+            for name, system in outputs.items()
         },
     }
 
 
-def _produced_files(generated: Path, produced: Production) -> list[Path]:
+def _output_files(generated: Path, outputs: Outputs) -> list[Path]:
     """The files of contents that the systems gave in this run; others may be beside them."""
     return [
         ContentFolder(generated / name).path(direction, shard)
-        for name, system in produced.items()
-        for direction, production in system.items()
-        for shard in production.shards
+        for name, system in outputs.items()
+        for direction, output in system.items()
+        for shard in output.shards
     ]
 
 
 # ---- 3. score, 4. render -----------------------------------------------------------------------------------------------
 def _score_and_render(
-    bundle: Bundle, inputs: Inputs, produced: Production, progress: Progress, seconds: dict[str, Any]
+    bundle: Bundle, inputs: Inputs, outputs: Outputs, progress: Progress, seconds: dict[str, Any]
 ) -> None:
     """Write figures, page and the record of the run, and seal the bundle."""
     started, annotations = time.monotonic(), Annotations(bundle.annotations)
-    bar = progress.add_task("scoring", total=sum(map(len, produced.values())))
+    bar = progress.add_task("scoring", total=sum(map(len, outputs.values())))
     results = score(annotations, inputs.config, lambda: progress.advance(bar))
     seconds["score"] = round(time.monotonic() - started, 2)
     bundle.write(RESULTS, results)
@@ -246,7 +241,7 @@ def _score_and_render(
     finished = datetime.now(UTC).isoformat(timespec="seconds")
     run = {"finished": finished, "ranks": inputs.ranks.world_size, "machine": machine(), "seconds": seconds}
     bundle.write(RUN, run)
-    bundle.seal(SCHEMA_VERSION, _produced_files(bundle.generated, produced))
+    bundle.seal(SCHEMA_VERSION, _output_files(bundle.generated, outputs))
 
 
 def render(bundle: Bundle, results: dict[str, Any], real: Callable[[str, dict[str, Any]], Value]) -> None:
@@ -258,10 +253,10 @@ def render(bundle: Bundle, results: dict[str, Any], real: Callable[[str, dict[st
         real: Modality and shown study -> its real content.
     """
     size = results["config"]["batch_size"]
-    given = Annotations(bundle.annotations)
+    annotations = Annotations(bundle.annotations)
 
     def generated(system: str, direction: Direction, picture: dict[str, Any]) -> dict[str, Value]:
-        shards = shards_of(given.directions(system)[direction]["given"], size)
+        shards = shards_of(annotations.directions(system)[direction]["given"], size)
         return ContentFolder(bundle.generated / system).read_rows(direction, shards, [picture["row"]])[picture["row"]]
 
     write_results_page(bundle.folder / PAGE, results, real, generated)

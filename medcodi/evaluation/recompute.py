@@ -6,6 +6,7 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ RESCORABLE = (
 )  # fmt: skip
 
 
-def _open(folder: Path, schema: int = SCHEMA_VERSION) -> tuple[Bundle, dict[str, Any]]:
+def _open(folder: Path) -> tuple[Bundle, dict[str, Any]]:
     """A bundle and its index.
 
     Raises:
@@ -43,10 +44,10 @@ def _open(folder: Path, schema: int = SCHEMA_VERSION) -> tuple[Bundle, dict[str,
     """
     bundle = Bundle(folder)
     index = bundle.read(INDEX)
-    if index.get("schema_version") != schema:
+    if index.get("schema_version") != SCHEMA_VERSION:
         raise DataError(
             f"{folder} has schema version {index.get('schema_version')}",
-            expected=f"{schema}",
+            expected=f"{SCHEMA_VERSION}",
             fix="use the version of medcodi that wrote it, or evaluate again into the same folder: what it generated is used again",
         )
     return bundle, index
@@ -81,13 +82,13 @@ def rescore_bundle(
         protocol = annotations.metadata["protocol"]
         config = _changed(from_dict(EvaluateConfig, protocol["config"], source=str(folder / RESULTS)), changes or {})
         own = {name: value for name, value in to_dict(config).items() if name not in NOT_THE_PROTOCOL}
-        # In place: score() copies the protocol into the results, and it is stored below.
+        # Changed where it is: score() copies the protocol into the results, and it is stored below.
         protocol |= {"config": own, "scoring": scoring_protocol(config)}
         results = score(annotations, config)
 
         # Refuse everything that can be refused before the bundle is unsealed: real contents that are shown must be there.
         contents = [folder / name for name in index["files"] if name.startswith(f"{bundle.generated.name}/")]
-        real = _real_contents(config, data) if results["pictures"] else _no_contents
+        real = _real_contents(config, data)
         for name, pictures in results["pictures"].items():
             direction = Direction.parse(name)
             for picture in pictures:
@@ -116,13 +117,14 @@ def _changed(config: EvaluateConfig, changes: Mapping[str, Any]) -> EvaluateConf
 def _real_contents(config: EvaluateConfig, path: str | None) -> Any:
     """Looks up real contents of shown studies in the dataset."""
     source = config.data if path is None else replace(config.data, path=path, source=None)
-    dataset = (source if config.num_studies is None else replace(source, num_studies=config.num_studies)).build()
+    source = source if config.num_studies is None else replace(source, num_studies=config.num_studies)
+    dataset = cache(source.build)  # opened for the first picture: a page without pictures needs no data
 
     def real(modality: str, picture: dict[str, Any]) -> Value:
-        study = read_study(dataset, picture["place"])
+        study = read_study(dataset(), picture["place"])
         if study.study_id != picture["study_id"]:
             raise DataError(
-                f"study {picture['place']} of {dataset.name} is {study.study_id!r}",
+                f"study {picture['place']} of {dataset().name} is {study.study_id!r}",
                 expected=f"{picture['study_id']!r}, as in the bundle",
                 fix="give the data that were evaluated (--data), or show no pictures: pictures=0",
             )
@@ -132,10 +134,6 @@ def _real_contents(config: EvaluateConfig, path: str | None) -> Any:
     return real
 
 
-def _no_contents(modality: str, picture: dict[str, Any]) -> Value:
-    raise AssertionError("a page without pictures shows no content")
-
-
 # ---- verify ----------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True)
 class Difference:
@@ -143,10 +141,10 @@ class Difference:
 
     where: str
     stored: Any
-    found: Any
+    computed: Any
 
     def __str__(self) -> str:
-        return f"{self.where}: {_short(self.stored)} in the bundle, {_short(self.found)} found"
+        return f"{self.where}: {_short(self.stored)} in the bundle, {_short(self.computed)} found"
 
 
 def _short(value: Any) -> str:
@@ -170,14 +168,14 @@ class Verification:
         """Whether nothing differs."""
         return not self.differences
 
-    def differ(self, where: str, stored: Any, found: Any) -> None:
+    def differ(self, where: str, stored: Any, computed: Any) -> None:
         """Add a difference if there is one."""
-        if stored != found:
-            self.differences.append(Difference(where, stored, found))
+        if stored != computed:
+            self.differences.append(Difference(where, stored, computed))
 
-    def compare(self, where: str, stored: Any, found: Any, tolerance: float) -> None:
+    def compare(self, where: str, stored: Any, computed: Any, tolerance: float) -> None:
         """Compare every leaf of two nested values; numbers by relative tolerance."""
-        before, after = dict(_leaves(stored, where)), dict(_leaves(found, where))
+        before, after = dict(_leaves(stored, where)), dict(_leaves(computed, where))
         for key in dict.fromkeys([*before, *after]):
             first, second = before.get(key), after.get(key)
             if all(isinstance(value, int | float) and not isinstance(value, bool) for value in (first, second)):
@@ -192,8 +190,8 @@ def _leaves(value: Any, where: str) -> Iterator[tuple[str, Any]]:
         for key, inner in value.items():
             yield from _leaves(inner, f"{where} / {key}")
     elif isinstance(value, list | tuple):
-        for place, inner in enumerate(value):
-            yield from _leaves(inner, f"{where} / {place}")
+        for index, inner in enumerate(value):
+            yield from _leaves(inner, f"{where} / {index}")
     else:
         yield where, value
 
@@ -233,13 +231,13 @@ def verify_bundle(
     if data is not None:
         config = replace(config, data=replace(config.data, path=data, source=None))
     try:
-        given = {
+        bundle_rows = {
             name: {Direction.parse(text): direction["kept"] for text, direction in system.items()}
             for name, system in listed["systems"].items()
         }
     except (KeyError, TypeError, AttributeError):
         raise DataError(f"{folder / SCORED} is not a list of what was scored", fix="evaluate again") from None
-    inputs = open_inputs(config, ALONE, given=given)
+    inputs = open_inputs(config, ALONE, bundle_rows=bundle_rows)
     _check_studies(inputs.held_out, listed, verification)
     if any(difference.where.startswith("study") for difference in verification.differences):
         return verification  # of other studies, no figure could be the same
@@ -253,17 +251,17 @@ def verify_bundle(
             verification.differ("generated", "contents that are readable", str(error))
             return verification
         _check_contents(listed, again.read(SCORED), inputs.held_out, verification)
-        found = score(Annotations(again.annotations), config)
+        computed = score(Annotations(again.annotations), config)
     # Compare the figures, and what they depend on.
     for part in ("data", "readers", "scoring", "preprocessing"):
-        verification.compare(part, results.get(part), found[part], tolerance)
-    for name, system in found["systems"].items():
+        verification.compare(part, results.get(part), computed[part], tolerance)
+    for name, system in computed["systems"].items():
         stored = results["systems"].get(name, {}).get("directions", {})
         verification.compare(name, stored, system["directions"], tolerance)
-    verification.compare("comparisons", results["comparisons"], found["comparisons"], tolerance)
+    verification.compare("comparisons", results["comparisons"], computed["comparisons"], tolerance)
     verification.notes += [
         f"{package}: {results['versions'].get(package)} then, {version} here"
-        for package, version in found["versions"].items()
+        for package, version in computed["versions"].items()
         if results["versions"].get(package) != version
     ]
     return verification
@@ -286,14 +284,14 @@ def _check_files(folder: Path, index: dict[str, Any], verification: Verification
 def _check_studies(held_out: HeldOutStudies, listed: dict[str, Any], verification: Verification) -> None:
     """Hash of every real content."""
     stored = {study["study_id"]: study["contents"] for study in listed["studies"]}
-    found = dict(zip(held_out.ids, held_out.hashes, strict=True))
-    for study_id in dict.fromkeys([*stored, *found]):
-        if study_id in stored and study_id in found:
+    computed = dict(zip(held_out.ids, held_out.hashes, strict=True))
+    for study_id in dict.fromkeys([*stored, *computed]):
+        if study_id in stored and study_id in computed:
             for modality, digest in stored[study_id].items():
                 verification.num_contents += 1
-                verification.differ(f"study {study_id}, {modality}", digest, found[study_id].get(modality))
+                verification.differ(f"study {study_id}, {modality}", digest, computed[study_id].get(modality))
         else:
-            present = ("no such study", "a study") if study_id in found else ("a study", "no such study")
+            present = ("no such study", "a study") if study_id in computed else ("a study", "no such study")
             verification.differ(f"study {study_id}", *present)
 
 
@@ -303,9 +301,9 @@ def _check_contents(
     """Hash of every generated content."""
     for name, system in listed["systems"].items():
         for direction, stored in system.items():
-            found = again["systems"].get(name, {}).get(direction, {}).get("generated", {})
+            computed = again["systems"].get(name, {}).get(direction, {}).get("generated", {})
             for target, hashes in stored["generated"].items():
                 verification.num_contents += len(hashes)
-                for row, before, now in zip(stored["kept"], hashes, found.get(target, []), strict=False):
+                for row, before, now in zip(stored["kept"], hashes, computed.get(target, []), strict=False):
                     where = f"generated {name}, {direction}, {target}, study {held_out.ids[row]}"
                     verification.differ(where, before, now)

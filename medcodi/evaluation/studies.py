@@ -1,4 +1,7 @@
-"""The held-out studies: their truth, patients, modalities and hashes, read once and shared by everything that is evaluated."""
+"""The held-out studies: their truth, patients, modalities and hashes, read once and shared by everything that is evaluated.
+
+In the rooms of evaluation, the *place* of a study is its index in the dataset, its *row* the index among the held-out studies that are readable.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import NamedTuple
 
 import numpy as np
 
@@ -166,12 +170,12 @@ class HeldOutStudies:
         # Rows are the readable studies, in dataset order.
         self.excluded = [record for record in records if isinstance(record, Exclusion)]
         readable = [(place, record) for place, record in enumerate(records) if not isinstance(record, Exclusion)]
-        self.studies = RealStudies(dataset, [place for place, _ in readable], [record[0] for _, record in readable])
+        self.studies = RealStudies(dataset, [place for place, _ in readable], [record.study for _, record in readable])
         for row, (place, _) in enumerate(readable):
             if place in in_memory:
                 self.studies.cache(row, in_memory[place])
-        self.modalities = [frozenset(record[1]) for _, record in readable]
-        self.hashes: list[Mapping[str, str]] = [record[2] for _, record in readable]
+        self.modalities = [record.modalities for _, record in readable]
+        self.hashes: list[Mapping[str, str]] = [record.hashes for _, record in readable]
         self.ids = [study.study_id for study in self.studies.without_images]
         self.patients = [study.patient_id for study in self.studies.without_images]
         if len(set(self.ids)) < len(self.ids):
@@ -225,11 +229,13 @@ def _bounds(num_studies: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, num_studies)) for start in range(0, num_studies, size)]
 
 
-_Record = tuple[Study, tuple[str, ...], dict[str, str]]
+class _Record(NamedTuple):
+    study: Study  # without its images
+    modalities: frozenset[str]
+    hashes: dict[str, str]  # modality -> SHA-256 of its content
 
 
 def _read(dataset: StudyDataset, place: int, in_memory: dict[int, Study], exclude: bool) -> _Record | Exclusion:
-    """A study without its images, its modalities, and the hashes of its contents."""
     try:
         study = read_study(dataset, place)
     except DataError as error:
@@ -242,15 +248,15 @@ def _read(dataset: StudyDataset, place: int, in_memory: dict[int, Study], exclud
     texts = {name: value for name, value in study.contents.items() if isinstance(value, str)}
     images = {name: eight_bit(image) for name, image in study.images.items()}
     hashes = {name: content_sha256(value) for name, value in {**texts, **images}.items()}
-    return replace(study, contents=texts), tuple(study.contents), hashes
+    return _Record(replace(study, contents=texts), frozenset(study.contents), hashes)
 
 
 def _truth_of_labels(study: Study, blank_is_absent: bool) -> np.ndarray:
     """float32 ``[14]``; all NaN for a study without labels."""
     truth = target_truth(study, CHEXPERT_LABELS)
-    given = np.array([not np.isnan(study.labels.get(label, np.nan)) for label in CHEXPERT_LABELS])
-    if blank_is_absent and given.any():
-        truth[~given] = 0.0
+    labelled = np.array([not np.isnan(study.labels.get(label, np.nan)) for label in CHEXPERT_LABELS])
+    if blank_is_absent and labelled.any():
+        truth[~labelled] = 0.0
     return truth
 
 

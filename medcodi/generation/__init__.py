@@ -6,15 +6,17 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medcodi.generation.editing import edit
     from medcodi.generation.pipeline import generate, generate_batch
     from medcodi.generation.result import Generation
     from medcodi.model.generation_config import GenerationConfig
 
-__all__ = ["Generation", "GenerationConfig", "generate", "generate_batch"]
+__all__ = ["Generation", "GenerationConfig", "edit", "generate", "generate_batch"]
 
 _MODULES = {
     "Generation": "medcodi.generation.result",
     "GenerationConfig": "medcodi.model.generation_config",
+    "edit": "medcodi.generation.editing",
     "generate": "medcodi.generation.pipeline",
     "generate_batch": "medcodi.generation.pipeline",
 }

@@ -1,4 +1,4 @@
-"""Any-to-any generation: a request is checked, its prompts encoded, its targets denoised jointly, decoded, and signed."""
+"""Any-to-any generation: a request is checked, its prompts encoded, its targets denoised in their order, decoded, and signed."""
 
 from __future__ import annotations
 
@@ -10,10 +10,20 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from medcodi.diffusion.guidance import Denoise, Latents, guided, guided_by_each_other
+from medcodi.config import to_dict
+from medcodi.diffusion.guidance import Denoise, Latents, Times, guided, guided_by_each_other
 from medcodi.diffusion.sampling import sample_jointly
+from medcodi.errors import DataError
 from medcodi.generation.contexts import PromptContexts
-from medcodi.generation.request import Value, check_batch, check_modalities, check_request, fit_prompt, read_prompt
+from medcodi.generation.request import (
+    Value,
+    check_batch,
+    check_modalities,
+    check_request,
+    fit_prompt,
+    read_prompt,
+    truncations,
+)
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
@@ -34,6 +44,8 @@ def generate(
     guidance_scale: float | None = None,
     num_inference_steps: int | None = None,
     sampler: str | None = None,
+    order: str | None = None,
+    sequence: Sequence[str] | None = None,
     seed: int = 0,
     device: str | None = None,
     execution: ExecutionConfig = ExecutionConfig(),
@@ -44,7 +56,7 @@ def generate(
     Args:
         prompts: Modality -> value: a text for ``report``; for images a path (PNG, JPEG, TIFF, DICOM), PIL image, or array.
             A plain str is a report. Empty: unconditional.
-        targets: Modalities to generate; None: every one that is not a prompt. Several are generated jointly.
+        targets: Modalities to generate; None: every one that is not a prompt. Several are generated in an ``order``.
         model: A model, its folder, or a hub repository; None: the shipped demo.
         num_samples: Number of samples; sample i has seed ``seed + i``.
         weights: Modality -> weight of its prompt, >= 0, relative to the others; 0 equals absence.
@@ -52,6 +64,9 @@ def generate(
         guidance_scale: 0 ignores the prompts, 1 is no guidance, more follows them more strictly. None: the model's own.
         num_inference_steps: Denoising steps. None: the model's own.
         sampler: One of ``medcodi.diffusion.sampling.SAMPLERS``. None: the model's own.
+        order: Of several targets: ``"joint"``, ``"staggered"`` or ``"chained"`` (what is finished is a prompt of the next).
+            None: the model's own.
+        sequence: The targets, first to last, if the order has a sequence. None: that of the table of modalities.
         seed: Seed of the first sample. The same seed gives the same sample, whatever ``num_samples`` is.
         device: ``"cpu"``, ``"cuda"`` …; None: a GPU where there is one.
         execution: Precision, layout, compilation, attention kernels, offload.
@@ -61,7 +76,8 @@ def generate(
         The samples, with ``.lateral``-like access to the first, and ``.save``.
 
     Raises:
-        PromptError: If the request is invalid: unknown or doubled modality, no target left, negative weight, unknown sampler or preset.
+        PromptError: If the request is invalid: unknown or doubled modality, no target left, negative weight, unknown sampler, preset or
+            order, a sequence that names a target twice or not at all.
         DataError: If a prompt cannot be read.
         CheckpointError: If the model cannot be loaded.
         ConfigError: If ``execution`` needs what this machine does not have.
@@ -70,8 +86,14 @@ def generate(
     direction, used, used_weights = check_request(prompts, targets, weights, num_samples, seed)
     check_batch("num_samples", num_samples)
     config = GenerationConfig(
-        preset=preset, sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+        preset=preset,
+        sampler=sampler,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        order=order,
+        sequence=None if sequence is None else tuple(sequence),
     )
+    config.sequence_of(direction.targets)  # refuses one that lacks a target
     values = {name: read_prompt(name, value, None) for name, value in used.items()}
     execution.check(device)
 
@@ -96,7 +118,8 @@ def generate(
 
     # Sign: everything needed to generate the samples again.
     samples = [Sample(seed=seed, contents=content) for seed, content in zip(seeds, contents, strict=True)]
-    signature = provenance(loaded, direction, values, used_weights, config, seeds, execution.arithmetic)
+    cut = truncations(loaded, values)
+    signature = provenance(loaded, direction, values, used_weights, config, seeds, execution.arithmetic, cut)
     return Generation(direction, samples, signature)
 
 
@@ -117,7 +140,7 @@ def generate_batch(
     Args:
         model: The generator.
         prompts: For each request, modality -> image (float32 ``[H, W]`` in [0, 1] at the model's size) or text. May be empty.
-        targets: Modalities to generate, the same for all requests; denoised jointly.
+        targets: Modalities to generate, the same for all requests.
         seeds: One for each request.
         config: How to sample.
         weights: For each request, modality -> weight > 0; absent ones are 1.
@@ -131,38 +154,52 @@ def generate_batch(
     targets = in_table_order(targets)
     assert config.sampler is not None and config.num_inference_steps is not None
 
+    groups = config.groups_of(targets)
+    num_steps = [config.num_inference_steps + max(config.delays_of(group).values()) for group in groups]
+
     # In one thread at a time: another one may run the model in another precision.
     with model.lock:
-        # Encode the prompts.
         contexts = contexts or PromptContexts(model)
-        context, null = contexts.contexts(prompts, weights or [{} for _ in prompts])
+        results: list[dict[str, Value]] = [{} for _ in prompts]
+        for place, group in enumerate(groups):
+            # Encode the prompts; in a chain, what is finished is a prompt too.
+            given = [{**prompt, **as_prompts(result)} for prompt, result in zip(prompts, results, strict=True)]
+            context, null = contexts.contexts(given, weights or [{} for _ in prompts])
 
-        # Denoise all targets jointly, each row from its own seed.
-        unprompted = torch.tensor([not prompt for prompt in prompts])  # [B]
-        schedule = model.config.schedule
-        latents = sample_jointly(
-            _guided(model, config, targets, context, null, unprompted),
-            {target: model.latent_shape(target) for target in targets},
-            list(seeds),
-            sampler=config.sampler,
-            schedule={
-                "num_train_timesteps": schedule.num_train_timesteps,
-                "beta_start": schedule.beta_start,
-                "beta_end": schedule.beta_end,
-                "beta_schedule": schedule.beta_schedule,
-                "prediction_type": schedule.prediction_type,
-            },
-            num_inference_steps=config.num_inference_steps,
-            device=model.device,
-            on_step=on_step,
-        )
+            # Denoise the targets of the group together, each row from its own seed.
+            unprompted = torch.tensor([not prompt for prompt in given])  # [B]
+            done = sum(num_steps[:place])
+            latents = sample_jointly(
+                guided_denoiser(model, config, group, context, null, unprompted),
+                {target: model.latent_shape(target) for target in group},
+                list(seeds),
+                sampler=config.sampler,
+                schedule=to_dict(model.config.schedule),
+                num_inference_steps=config.num_inference_steps,
+                device=model.device,
+                delays=config.delays_of(group),
+                on_step=None if on_step is None else lambda step, _, done=done: on_step(done + step, sum(num_steps)),
+            )
 
-        # Decode, and hand out row by row.
-        decoded = _decode(model, latents)
-        return [{target: values[row] for target, values in decoded.items()} for row in range(len(prompts))]
+            # Decode, and hand out row by row.
+            for target, values in decode_contents(model, latents).items():
+                for result, value in zip(results, values, strict=True):
+                    result[target] = value
+        return [{target: result[target] for target in targets} for result in results]
 
 
-def _guided(
+def as_prompts(contents: Mapping[str, Value]) -> dict[str, Value]:
+    """Generated contents as prompts, exactly as a user would give them; a text without a word is no prompt."""
+    prompts: dict[str, Value] = {}
+    for name, value in contents.items():
+        try:
+            prompts[name] = read_prompt(name, value, None) if isinstance(value, str) else value
+        except DataError:
+            continue
+    return prompts
+
+
+def guided_denoiser(
     model: MedCoDi,
     config: GenerationConfig,
     targets: Sequence[str],
@@ -175,8 +212,8 @@ def _guided(
     Rows with prompts are guided by their context against the null context; ``unprompted`` rows (bool ``[B]``) by the other
     targets that they hear against not hearing them.
     """
-    scale, joint_scale = config.guidance_scale, config.joint_guidance_scale
-    assert scale is not None and joint_scale is not None
+    scale, environment_scale = config.guidance_scale, config.environment_guidance_scale
+    assert scale is not None and environment_scale is not None
     heard: dict[str, Tensor] | None = (
         None if config.joint else {}
     )  # None: environments are computed; {}: nothing is heard
@@ -184,23 +221,23 @@ def _guided(
     # Guidance over the context: both halves in one batch.
     both = (Context.cat([null, context]) if scale != 1.0 else context).remembering()
 
-    def denoise(latents: Latents, t: Tensor) -> Latents:
+    def denoise(latents: Latents, t: Times) -> Latents:
         return model.denoise(latents, t, both, heard=heard)
 
     prompted = guided(denoise, scale) if scale != 1.0 else denoise
-    if not config.joint or joint_scale == 1.0 or len(targets) < 2 or not bool(unprompted.any()):
+    if not config.joint or environment_scale == 1.0 or len(targets) < 2 or not bool(unprompted.any()):
         return prompted
 
     # Guidance over the other targets, for the rows without a prompt.
     alone = context.remembering()
 
-    def denoise_alone(latents: Latents, t: Tensor) -> Latents:
+    def denoise_alone(latents: Latents, t: Times) -> Latents:
         return model.denoise(latents, t, alone, heard={})
 
-    return guided_by_each_other(prompted, denoise_alone, joint_scale, unprompted)
+    return guided_by_each_other(prompted, denoise_alone, environment_scale, unprompted)
 
 
-def _decode(model: MedCoDi, latents: Mapping[str, Tensor]) -> dict[str, list[Any]]:
+def decode_contents(model: MedCoDi, latents: Mapping[str, Tensor]) -> dict[str, list[Any]]:
     """Values of every target, in the order of the targets."""
     # Targets that one autoencoder serves are decoded in one batch.
     served: dict[tuple[Any, ...], list[str]] = {}
@@ -221,12 +258,12 @@ def _values(decoded: Tensor | list[str]) -> list[Any]:
 
 
 @lru_cache(maxsize=2)
-def _load_folder(folder: str, _modified: float, device: str) -> MedCoDi:
+def _load_folder(folder: str | Path, _modified: float, device: str) -> MedCoDi:
     return MedCoDi.from_pretrained(folder, device=device, lazy=True)
 
 
 def load(model: MedCoDi | str | Path | None, device: str | None = None) -> MedCoDi:
-    """A model: as given, from a folder or the hub, or (None) the shipped demo.
+    """A model: as given, from a folder or the hub, or (None, or ``"demo"``) the shipped demo.
 
     Folders are loaded once per process and state of the folder, and lazily: each component when it is first needed.
     """
@@ -237,11 +274,12 @@ def load(model: MedCoDi | str | Path | None, device: str | None = None) -> MedCo
                 model.to(device)
                 model.home = None
         return model.eval()
-    if model is None:
-        from medcodi.model import demo_checkpoint
+    from medcodi.model import demo_checkpoint, named_model
 
-        model = demo_checkpoint()
+    model = demo_checkpoint() if model is None else named_model(model)
+    # A folder stays a Path: as text, one called demo would be the name of the shipped model.
+    model = Path(model) if Path(model).is_dir() else model
     index = Path(model) / "model_index.json"
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with LOADING:  # threads that ask for the same folder get the same model
-        return _load_folder(str(model), index.stat().st_mtime if index.is_file() else 0.0, device)
+        return _load_folder(model, index.stat().st_mtime if index.is_file() else 0.0, device)

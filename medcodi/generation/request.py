@@ -17,6 +17,7 @@ from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError, PromptError
 from medcodi.modality import MODALITIES, STANDARD, modality
 from medcodi.model import MedCoDi, ModelConfig
+from medcodi.networks.tokenizer import Truncation
 from medcodi.record import read_record
 from medcodi.storage.checked_json import parse_json
 from medcodi.study import Content, Direction
@@ -126,6 +127,13 @@ def fit_prompt(name: str, prompt: Value, config: ModelConfig) -> Value:
     if isinstance(prompt, np.ndarray):
         return fit_square(prompt, config.image_size)
     return config.record.parse(prompt, PromptError) if isinstance(prompt, Mapping) and config.record else prompt
+
+
+def truncations(model: MedCoDi, prompts: Mapping[str, Value]) -> dict[str, Truncation]:
+    """Modality -> how much is read of a text that is longer than the model's text tower reads."""
+    texts = {name: value for name, value in prompts.items() if isinstance(value, str)}
+    found = {name: model.prompt_encoders.truncation(text) for name, text in texts.items()}
+    return {name: truncation for name, truncation in found.items() if truncation is not None}
 
 
 def value_hash(value: Value) -> str:

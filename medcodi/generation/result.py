@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
@@ -24,6 +24,7 @@ from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.identity import model_identity
+from medcodi.networks.tokenizer import Truncation
 from medcodi.storage import atomic
 from medcodi.study import Content, Direction
 
@@ -144,6 +145,7 @@ def provenance(
     config: GenerationConfig,
     seeds: Sequence[int],
     arithmetic: Mapping[str, Any] | None = None,
+    truncated: Mapping[str, Truncation] = {},
 ) -> dict[str, Any]:
     """Everything needed to generate samples again, without the prompts themselves (they may be a patient's).
 
@@ -155,11 +157,19 @@ def provenance(
         config: Resolved.
         seeds: One for each sample.
         arithmetic: ``ExecutionConfig.arithmetic``.
+        truncated: Text prompts that the model read in part.
     """
     return {
         "direction": str(direction),
         "model": model_identity(model) if isinstance(model, MedCoDi) else dict(model),
-        "prompts": {name: {"sha256": value_hash(value), "weight": weights[name]} for name, value in prompts.items()},
+        "prompts": {
+            name: {
+                "sha256": value_hash(value),
+                "weight": weights[name],
+                **({"truncated": asdict(truncated[name])} if name in truncated else {}),
+            }
+            for name, value in prompts.items()
+        },
         "seeds": list(seeds),
         "settings": to_dict(config),
         **({"execution": dict(arithmetic)} if arithmetic else {}),

@@ -35,11 +35,11 @@ from medcodi.storage.job_folder import JobFolder, JobKind
 REPORT = "import_report.json"
 IMPORT = JobKind(
     name="an unfinished import",
-    index="import_progress.json",
-    staged="{target}.unfinished",
+    index_file="import_progress.json",
+    staging_name="{target}.unfinished",
     error=CheckpointError,
-    choose="move it away, or choose another --out",
-    then="run it again: finished components are kept",
+    fix="move it away, or choose another --out",
+    resume="run it again: finished components are kept",
 )
 # Role -> whether texts are lower-cased first (the published report autoencoder does so before its cased vocabulary).
 TOKENIZER_ROLES = {"prompts": False, "report": True, "decoder": True}
@@ -177,7 +177,7 @@ def _import_component(
 
     path = job.content / f"{name}.safetensors"
     try:
-        entry = write_weights(path, specs, read, IMPORT.then)
+        entry = write_weights(path, specs, read, IMPORT.resume)
     except UnusableWeightsError:
         job.clear()  # the finished components are of a checkpoint that can never be imported
         raise

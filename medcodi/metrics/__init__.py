@@ -1,9 +1,8 @@
 """Metrics: pure functions of features, labels and strings, never of models."""
 
 from medcodi.metrics.bootstrap import Interval, bootstrap_interval, paired_difference, resampling_weights
+from medcodi.metrics.distances import KernelDistance, Moments, frechet_distance, kernel_distance
 from medcodi.metrics.findings import FindingScores, auroc, best_thresholds, finding_scores
-from medcodi.metrics.frechet import Moments, frechet_distance
-from medcodi.metrics.kernel import KernelDistance, kernel_distance
 from medcodi.metrics.labeler import label_matrix, label_report, labels_from_findings
 from medcodi.metrics.text import TextScorer
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from medcodi.errors import DataError
 from medcodi.metrics.bootstrap import Statistic, known_mean, weighted_mean
-from medcodi.metrics.feature_checks import checked_features
+from medcodi.metrics.distances import checked_features
 
 RECALLS = (1, 5, 10)
 _BLOCK = 1024  # rows of a matrix of similarities in memory at once

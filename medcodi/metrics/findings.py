@@ -5,9 +5,9 @@ Arrays are ``[N, K]``: N studies, K findings; NaN in the truth means unknown, an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -111,12 +111,18 @@ def finding_scores(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str
     return FindingScores(per_finding, float(confusion.micro_f1()(ones)[0]), float(confusion.macro_f1()(ones)[0]))
 
 
-def auroc(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC curve of one finding, ``[N]``, by scikit-learn (extra ``eval``); NaN where only one class occurs."""
+def import_auroc() -> Any:
+    """scikit-learn's ``roc_auc_score``; MissingExtraError if it is not installed."""
     try:
         from sklearn.metrics import roc_auc_score
     except ImportError:
         raise MissingExtraError("scikit-learn", extra="eval", needed_for="AUROC") from None
+    return roc_auc_score
+
+
+def auroc(truth: np.ndarray, scores: np.ndarray) -> float:
+    """Area under the ROC curve of one finding, ``[N]``, by scikit-learn (extra ``eval``); NaN where only one class occurs."""
+    roc_auc_score = import_auroc()
     known = ~np.isnan(truth)
     if len(np.unique(truth[known])) < 2:
         return float("nan")
@@ -142,23 +148,34 @@ def _ranked(truth: np.ndarray, scores: np.ndarray) -> tuple[np.ndarray, np.ndarr
     return rows, truth[rows] == 1, ends
 
 
-def auroc_statistic(truth: np.ndarray, scores: np.ndarray) -> Statistic:
-    """Area under the ROC curve: weights ``[R, N]`` -> ``[R]``; NaN where a resample has one class only.
-
-    ``truth`` is ``[N]`` of 0, 1, NaN; of ``scores``, ``[N]``, higher means more likely present, and equal ones count half.
-    """
+def _over_thresholds(
+    truth: np.ndarray, scores: np.ndarray, area: Callable[[np.ndarray, np.ndarray], np.ndarray]
+) -> Statistic:
+    """``area`` of true and false positives at each threshold, ``[R, T]`` both; NaN without a known truth."""
     rows, positive, ends = _ranked(truth, scores)
 
     def statistic(weights: np.ndarray) -> np.ndarray:
         if not len(rows):
             return np.full(len(weights), np.nan)
         hits, alarms = _cumulative(np.asarray(weights, np.float64)[:, rows], positive, ends)
-        # Trapezoids: the step in false positives times the mean height of true positives.
-        steps, heights = np.diff(alarms, axis=1, prepend=0.0), (hits + np.pad(hits, ((0, 0), (1, 0)))[:, :-1]) / 2
         with np.errstate(invalid="ignore", divide="ignore"):
-            return (steps * heights).sum(1) / (hits[:, -1] * alarms[:, -1])
+            return area(hits, alarms)
 
     return in_blocks(statistic)
+
+
+def auroc_statistic(truth: np.ndarray, scores: np.ndarray) -> Statistic:
+    """Area under the ROC curve: weights ``[R, N]`` -> ``[R]``; NaN where a resample has one class only.
+
+    ``truth`` is ``[N]`` of 0, 1, NaN; of ``scores``, ``[N]``, higher means more likely present, and equal ones count half.
+    """
+
+    def area(hits: np.ndarray, alarms: np.ndarray) -> np.ndarray:
+        # Trapezoids: the step in false positives times the mean height of true positives.
+        steps, heights = np.diff(alarms, axis=1, prepend=0.0), (hits + np.pad(hits, ((0, 0), (1, 0)))[:, :-1]) / 2
+        return (steps * heights).sum(1) / (hits[:, -1] * alarms[:, -1])
+
+    return _over_thresholds(truth, scores, area)
 
 
 def auprc_statistic(truth: np.ndarray, scores: np.ndarray) -> Statistic:
@@ -166,18 +183,13 @@ def auprc_statistic(truth: np.ndarray, scores: np.ndarray) -> Statistic:
 
     NaN where a resample has no positive. Chance gives the prevalence.
     """
-    rows, positive, ends = _ranked(truth, scores)
 
-    def statistic(weights: np.ndarray) -> np.ndarray:
-        if not len(rows):
-            return np.full(len(weights), np.nan)
-        hits, alarms = _cumulative(np.asarray(weights, np.float64)[:, rows], positive, ends)
+    def area(hits: np.ndarray, alarms: np.ndarray) -> np.ndarray:
         # Rectangles: the step in true positives times the precision at its end.
-        with np.errstate(invalid="ignore", divide="ignore"):
-            precision = np.where(hits + alarms > 0, hits / (hits + alarms), 0.0)
-            return (np.diff(hits, axis=1, prepend=0.0) * precision).sum(1) / hits[:, -1]
+        precision = np.where(hits + alarms > 0, hits / (hits + alarms), 0.0)
+        return (np.diff(hits, axis=1, prepend=0.0) * precision).sum(1) / hits[:, -1]
 
-    return in_blocks(statistic)
+    return _over_thresholds(truth, scores, area)
 
 
 def _cumulative(weights: np.ndarray, positive: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -8,8 +8,7 @@ from dataclasses import asdict, dataclass, field
 import numpy as np
 
 from medcodi.errors import DataError
-from medcodi.metrics.bootstrap import Statistic, weighted_mean
-from medcodi.metrics.feature_checks import checked_pair
+from medcodi.metrics.distances import checked_pair
 
 _BLOCK = 1024  # rows of a distance matrix in memory at once
 
@@ -29,10 +28,6 @@ class PRDC:
     def to_dict(self) -> dict[str, float]:
         """The four figures."""
         return {name: value for name, value in asdict(self).items() if name not in ("k", "per_sample")}
-
-    def statistics(self) -> dict[str, Statistic]:
-        """The four as functions of weights of the samples they are means over; the balls stay those of the whole sets."""
-        return {name: weighted_mean(values) for name, values in self.per_sample.items()}
 
 
 def prdc(real: np.ndarray, generated: np.ndarray, *, k: int = 5) -> PRDC:

@@ -12,14 +12,12 @@ import numpy as np
 from scipy.ndimage import correlate1d
 
 from medcodi.errors import DataError
-from medcodi.metrics.bootstrap import Statistic, weighted_mean
+from medcodi.metrics.bootstrap import Statistic
 from medcodi.randomness import Key, numpy_generator
 
 BETAS = (0.0448, 0.2856, 0.3001, 0.2363, 0.1333)  # Wang, Simoncelli and Bovik (2003), section 4
 KERNEL, SIGMA = 11, 1.5  # pixels of the Gaussian window (Wang et al., 2004, section III.B)
 C1, C2 = 0.01**2, 0.03**2  # of a range of 1
-
-
 # Of the Gaussian window along one axis; the window is their outer product.
 _TAPS = np.exp(-((np.arange(KERNEL) - KERNEL // 2) ** 2) / (2 * SIGMA**2))
 _TAPS /= _TAPS.sum()
@@ -102,21 +100,10 @@ def _halved(image: np.ndarray) -> np.ndarray:
     return image[: 2 * height, : 2 * width].reshape(height, 2, width, 2).mean((1, 3))
 
 
-@dataclass(frozen=True)
-class ImageSimilarity:
-    """SSIM and PSNR (decibel, of a range of 1) of each study, and their means."""
+def image_similarity(images: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> dict[str, np.ndarray]:
+    """``ssim`` and ``psnr`` (decibel, of a range of 1) of ``N`` images ``[H, W]`` against the one true image of each: float64 ``[N]``.
 
-    ssim: float
-    psnr: float  # identical images have an infinite one, which counts as 100 dB
-    per_study: dict[str, np.ndarray] = field(repr=False, compare=False)  # ssim, psnr: float64 [N]
-
-    def statistics(self) -> dict[str, Statistic]:
-        """Both means as functions of study weights."""
-        return {name: weighted_mean(values) for name, values in self.per_study.items()}
-
-
-def image_similarity(images: Sequence[np.ndarray], truth: Sequence[np.ndarray]) -> ImageSimilarity:
-    """SSIM and PSNR of ``N`` images ``[H, W]`` against the one true image of each.
+    Identical images have an infinite PSNR, which counts as 100 dB.
 
     Raises:
         DataError: If there are none, numbers or sizes differ, or values are outside [0, 1].
@@ -133,11 +120,28 @@ def image_similarity(images: Sequence[np.ndarray], truth: Sequence[np.ndarray]) 
         (np.asarray(one, np.float64), np.asarray(other, np.float64)) for one, other in zip(images, truth, strict=True)
     ]
     errors = np.array([((one - other) ** 2).mean() for one, other in pairs])
-    per_study = {
+    return {
         "ssim": np.array([structural_maps(one, other)[0].mean() for one, other in pairs]),
         "psnr": -10 * np.log10(np.maximum(errors, 1e-10)),
     }
-    return ImageSimilarity(float(per_study["ssim"].mean()), float(per_study["psnr"].mean()), per_study)
+
+
+def similarity_floor(
+    images: Sequence[np.ndarray], truth: Sequence[np.ndarray], patients: Sequence[str]
+) -> dict[str, np.ndarray]:
+    """As :func:`image_similarity`, of each image against the next true one of another patient; NaN where there is none."""
+    num = len(images)
+    others = [
+        next((other for step in range(1, num) if patients[other := (row + step) % num] != patients[row]), None)
+        for row in range(num)
+    ]
+    pairs = [(row, other) for row, other in enumerate(others) if other is not None]
+    floors = {name: np.full(num, np.nan) for name in ("ssim", "psnr")}
+    if pairs:
+        scores = image_similarity([images[row] for row, _ in pairs], [truth[other] for _, other in pairs])
+        for name, values in scores.items():
+            floors[name][[row for row, _ in pairs]] = values
+    return floors
 
 
 @dataclass(frozen=True)

@@ -38,6 +38,12 @@ def find_java() -> str | None:
     return shutil.which("java")
 
 
+def check_scorer() -> None:
+    """Raise MissingExtraError if the scores of reports cannot be computed; for a check before the reports are made."""
+    if find_spec("pycocoevalcap") is None:
+        raise MissingExtraError("pycocoevalcap", extra="eval", needed_for="BLEU, ROUGE-L, METEOR and CIDEr")
+
+
 @dataclass(frozen=True)
 class TextScores:
     """Scores of N generated reports against their references."""
@@ -55,8 +61,7 @@ class TextScorer:
 
     def __init__(self, *, meteor: bool = True, java: str | None = None) -> None:
         """Find Java, unless its path is given; METEOR, the slow one, is started at its first use, or left out if ``meteor`` is False."""
-        if find_spec("pycocoevalcap") is None:
-            raise MissingExtraError("pycocoevalcap", extra="eval", needed_for="BLEU, ROUGE-L, METEOR and CIDEr")
+        check_scorer()
         self._java = java or find_java()
         self._notes: tuple[str, ...] = ()
         if not self._java:

@@ -20,6 +20,7 @@ __all__ = [
     "ModelConfig",
     "build_model",
     "demo_checkpoint",
+    "named_model",
     "tiny_config",
     "tiny_model",
 ]
@@ -33,6 +34,7 @@ _MODULES = {
 # The shipped demo model: the wheel carries checkpoints/demo as medcodi/shipped/demo (pyproject.toml, wheel.sources).
 _PACKAGE = Path(__file__).resolve().parents[1]
 _DEMO_FOLDERS = (_PACKAGE / "shipped" / "demo", _PACKAGE.parent / "checkpoints" / "demo")
+_DEMO, _DEMO_IN_CLONE = "demo", "checkpoints/demo"
 
 
 def demo_checkpoint() -> Path:
@@ -47,8 +49,30 @@ def demo_checkpoint() -> Path:
     raise CheckpointError(
         f"the demo checkpoint is not in {_DEMO_FOLDERS[1]}",
         expected="a folder with model_index.json",
-        fix="check the repository out completely, or train it with `make demo-train`",
+        fix="install medcodi again, check the repository out completely, or train it with `make demo-train`",
     )
+
+
+def named_model(source: str | Path) -> str | Path:
+    """The shipped model's folder for the name ``"demo"``; anything else as it is.
+
+    ``"checkpoints/demo"``, its place in the repository, names it too where no such folder is. ``"./demo"`` and a ``Path`` name a
+    folder of the working directory.
+
+    Raises:
+        CheckpointError: If the working directory holds a model folder ``demo`` too, so that the name could mean either.
+    """
+    if source == _DEMO:  # never true of a Path
+        if (Path(_DEMO) / "model_index.json").is_file():
+            raise CheckpointError(
+                "'demo' names the shipped model, and the working directory holds a model folder demo too",
+                expected="a name that means one model",
+                fix="./demo for the folder; for the shipped model, rename that folder or work in another one",
+            )
+        return demo_checkpoint()
+    if Path(source).as_posix() == _DEMO_IN_CLONE and not Path(source).exists():
+        return demo_checkpoint()
+    return source
 
 
 def __getattr__(name: str) -> Any:

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, Field, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from medcodi.config import Finite, config
 from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.modality import MODALITIES, STANDARD, in_table_order
-from medcodi.model.generation_config import SAMPLING_FIELDS, GenerationConfig
+from medcodi.model.generation_config import SAMPLING_FIELDS, GenerationConfig, with_new_names
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
 from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig, TextTowerConfig
@@ -19,7 +19,9 @@ from medcodi.networks.report_autoencoder import ReportAutoencoderConfig
 from medcodi.networks.unet import UNetConfig
 from medcodi.record import RecordConfig
 
-PAPER = GenerationConfig(sampler="ddim", num_inference_steps=50, guidance_scale=7.5, joint_guidance_scale=1.0)
+PAPER = GenerationConfig(
+    sampler="ddim", num_inference_steps=50, guidance_scale=7.5, environment_guidance_scale=1.0, order="joint"
+)
 
 
 def _own_values(generation: GenerationConfig) -> GenerationConfig:
@@ -30,7 +32,15 @@ def _own_values(generation: GenerationConfig) -> GenerationConfig:
 
 
 def _stored_values(generation: GenerationConfig) -> dict[str, Any]:
-    return {name: getattr(generation, name) for name in SAMPLING_FIELDS}
+    values = {name: getattr(generation, name) for name in SAMPLING_FIELDS}
+    return {
+        name: list(value) if isinstance(value, tuple) else value for name, value in values.items() if value is not None
+    }
+
+
+def _written_by_any_version(values: Any) -> Any:
+    """The values of a model's file under today's keys; a file of an older version needs no notice."""
+    return with_new_names(values) if isinstance(values, dict) else values
 
 
 @config
@@ -46,10 +56,13 @@ class RecordModelConfig(RecordConfig):
 class ModelConfig:
     """Everything that fixes the shape of a model."""
 
-    name: str
-    image_size: int
-    vocab_size: int = 2048
-    modalities: tuple[str, ...] = STANDARD
+    recipes: ClassVar[str] = "models"  # folder of configs/ with recipes for this config
+
+    name: str  # of the model, in tables and provenance
+    image_size: int  # pixels a side of its images
+    vocab_size: int = 2048  # words of a fresh model's tokenizer
+    modalities: tuple[str, ...] = STANDARD  # in the order of the table of modalities
+    # what denoisers attend to: one pooled vector of each prompt, or all its tokens
     context: Literal["pooled", "tokens"] = "tokens"
     context_scale: Finite = 1.0  # the unit-norm encodings are multiplied by it; 1 is the paper
     environment_scale: Finite = 1.0  # so are the unit-norm environment vectors, before the other denoisers hear them
@@ -66,7 +79,12 @@ class ModelConfig:
     )
     schedule: NoiseScheduleConfig = NoiseScheduleConfig()
     # How this model generates best; a request may set any of it.
-    generation: Annotated[GenerationConfig, AfterValidator(_own_values), PlainSerializer(_stored_values)] = PAPER
+    generation: Annotated[
+        GenerationConfig,
+        BeforeValidator(_written_by_any_version),
+        AfterValidator(_own_values),
+        PlainSerializer(_stored_values),
+    ] = PAPER
 
     def __post_init__(self) -> None:
         if tuple(self.modalities) != in_table_order(self.modalities):

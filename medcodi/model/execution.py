@@ -35,7 +35,7 @@ class ExecutionConfig:
     compile: bool = False  # torch.compile of the denoisers: minutes at the first step, for runs of many
     attention: str = "sdpa"  # a row of ATTENTION_BACKENDS
     offload: Literal["none", "cpu", "disk"] = "none"  # the place of components that are not in use
-    offload_folder: str | None = None
+    offload_folder: str | None = None  # where offload: disk writes the components
     device: str | None = None  # device of the components; None: that of the model
     device_map: dict[str, str] | None = None  # component -> device, for those that run elsewhere
     # Offloading: memory that components may use on a device. None: 80 % of a GPU's free memory; on a CPU, one component.

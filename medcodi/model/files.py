@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ from accelerate import init_empty_weights
 
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import CheckpointError, MedCoDiError, first_line
+from medcodi.model import named_model
 from medcodi.model.components import ComponentFiles, component_specs, move_buffers, write_weights
 from medcodi.model.config import ModelConfig
 from medcodi.model.index import FORMAT_VERSION, INDEX, parse_index, replaceable_files
@@ -43,10 +44,9 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
     # Components to copy from the model's files; the rest is written from memory.
     copied = set(model.pending) if dtype is None and model.files and model.files.dtype == torch.float32 else set()
     model.load_components(model.pending - copied)
-    staging = atomic.partial_path(folder)
-    try:
+    with ExitStack() as stack:
         with atomic.refusing(folder, error=CheckpointError):
-            staging.mkdir(parents=True)
+            staging = stack.enter_context(atomic.staging_folder(folder))
         # Components, tokenizers, and last the index.
         components: dict[str, Any] = {}
         for name, module in model.components().items():
@@ -67,8 +67,6 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
             provenance=model.provenance,
         )
         _replace(staging, folder)
-    finally:
-        shutil.rmtree(staging, ignore_errors=True)
     return folder
 
 
@@ -157,11 +155,12 @@ def _replace(staging: Path, folder: Path) -> None:
 
 
 def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Locate a model folder (on disk, else on the hub) and read its index.
+    """Locate a model folder (``"demo"``: the shipped one; on disk, else on the hub) and read its index.
 
     Raises:
         CheckpointError: If there is none, it is a pickle, or its index is invalid.
     """
+    source = named_model(source)
     folder = Path(source)
     if folder.suffix in _PICKLES:
         raise CheckpointError(
@@ -188,7 +187,7 @@ def _from_hub(repository: str) -> Path:
         raise CheckpointError(
             f"no model at {repository}",
             expected="a model folder, or a hub repository owner/name",
-            fix="check the path; the demo model is checkpoints/demo",
+            fix="check the path; the shipped model is named demo",
         )
     try:
         return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
@@ -196,7 +195,7 @@ def _from_hub(repository: str) -> Path:
         raise CheckpointError(
             f"no model at {repository}, and the hub did not provide one ({type(error).__name__})",
             expected="a model folder, or a hub repository that can be reached",
-            fix="check the path; the demo model is checkpoints/demo",
+            fix="check the path; the shipped model is named demo",
         ) from None
 
 
@@ -212,7 +211,7 @@ def load_model(
 
     Args:
         cls: The class of the model.
-        source: Folder, or ``owner/name`` on the hub.
+        source: Folder, ``"demo"`` for the shipped model, or ``owner/name`` on the hub.
         device: Device of the weights.
         dtype: Precision of the weights; buffers and single numbers stay float32.
         lazy: Read each component only when it is first needed.

@@ -1,24 +1,56 @@
-"""How to sample: sampler, number of steps, guidance and presets. A model, a request, an evaluation and a reader study hold the same class."""
+"""How to sample: sampler, steps, guidance, order of the targets, presets. A model, a request, an evaluation and a reader study hold the same class."""
 
 from __future__ import annotations
 
 import math
+import warnings
+from collections.abc import Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
+
+from pydantic import model_validator
+from pydantic_core import ArgsKwargs
 
 from medcodi.config import config
 from medcodi.errors import PromptError, one_of
+from medcodi.modality import in_table_order, modality
 
 if TYPE_CHECKING:
     from medcodi.model.medcodi import MedCoDi
 
+# The orders in which several targets are generated.
+ORDERS = {
+    "joint": "all targets at one t, each hears the others",
+    "staggered": "each target at its own t, some steps after the one before it; each hears the others",
+    "chained": "one target after the other; what is finished is a prompt of the next",
+}
 # The values that a preset, a model and a request may each give; the first that is not None counts.
-SAMPLING_FIELDS = ("sampler", "num_inference_steps", "guidance_scale", "joint_guidance_scale")
-# Chosen by measurement: docs/PERFORMANCE.md, "Few steps". A preset leaves guidance to the model.
+SAMPLING_FIELDS = (
+    "sampler", "num_inference_steps", "guidance_scale", "environment_guidance_scale", "order", "sequence", "lag",
+)  # fmt: skip
+RENAMED = {"joint_guidance_scale": "environment_guidance_scale"}  # keys of version 0.1, which are still read
+# Chosen by measurement: docs/PERFORMANCE.md, "Few steps". A preset leaves guidance and order to the model.
 PRESETS: dict[str, dict[str, Any]] = {
     "reference": {"sampler": "ddim", "num_inference_steps": 50},  # the paper's
     "fast": {"sampler": "dpm++", "num_inference_steps": 20},
     "faster": {"sampler": "unipc", "num_inference_steps": 10},
 }
+
+
+def with_new_names(values: dict[str, Any]) -> dict[str, Any]:
+    """Values under today's keys, whichever version wrote them; a key that is given under both names stays, and is refused."""
+    return {RENAMED.get(key, key) if RENAMED.get(key) not in values else key: value for key, value in values.items()}
+
+
+def read_old_names(values: Any) -> Any:
+    """Before validation: accept the old name of a key, and say the new one."""
+    given = values.kwargs if isinstance(values, ArgsKwargs) else values
+    if not isinstance(given, dict) or not set(RENAMED) & set(given):
+        return values
+    for old in sorted(set(RENAMED) & set(given)):
+        warnings.warn(f"{old} is called {RENAMED[old]} now; the old name is still read", FutureWarning, stacklevel=2)
+    renamed = with_new_names(given)
+    return ArgsKwargs(values.args, renamed) if isinstance(values, ArgsKwargs) else renamed
 
 
 @config
@@ -29,8 +61,11 @@ class GenerationConfig:
         preset: A key of ``PRESETS``.
         sampler: A key of ``medcodi.diffusion.sampling.SAMPLERS``.
         num_inference_steps: Denoiser evaluations for each sample.
-        guidance_scale: Classifier-free guidance: 0 ignores the prompts, 1 is no guidance.
-        joint_guidance_scale: How far targets generated together without a prompt follow each other; 1 is the paper.
+        guidance_scale: Classifier-free guidance over the context: 0 ignores the prompts, 1 is no guidance.
+        environment_guidance_scale: Guidance over what targets hear of each other, of requests without a prompt; 1 is the paper.
+        order: A key of ``ORDERS``.
+        sequence: The targets of ``staggered`` and ``chained``, first to last; further modalities are passed over. None: table order.
+        lag: Of ``staggered``, the steps by which a target follows the one before it. None: half of all steps.
         joint: False: the targets do not hear each other (an ablation).
     """
 
@@ -38,8 +73,13 @@ class GenerationConfig:
     sampler: str | None = None
     num_inference_steps: int | None = None
     guidance_scale: float | None = None
-    joint_guidance_scale: float | None = None
+    environment_guidance_scale: float | None = None
+    order: str | None = None
+    sequence: tuple[str, ...] | None = None
+    lag: int | None = None
     joint: bool = True
+
+    _old_names = model_validator(mode="before")(read_old_names)
 
     def __post_init__(self) -> None:
         if self.preset is not None:
@@ -54,12 +94,37 @@ class GenerationConfig:
                 expected="at least 1",
                 fix="20 to 50 serve most uses",
             )
-        for name in ("guidance_scale", "joint_guidance_scale"):
+        for name in ("guidance_scale", "environment_guidance_scale"):
             scale = getattr(self, name)
             if scale is not None and not (math.isfinite(scale) and scale >= 0):
                 raise PromptError(
                     f"{name} is {scale}", expected="a finite number >= 0", fix="1 is no guidance, 2 to 8 are usual"
                 )
+        if self.order is not None:
+            one_of("order", self.order, ORDERS, PromptError)
+        self._check_sequence()
+
+    def _check_sequence(self) -> None:
+        """Refuse a sequence or lag that no order could follow, or not this one."""
+        for name in self.sequence or ():
+            modality(name)
+            if self.sequence is not None and self.sequence.count(name) > 1:
+                raise PromptError(
+                    f"the sequence {'+'.join(self.sequence)} names {name} twice",
+                    expected="each target once",
+                    fix="sequence " + "+".join(dict.fromkeys(self.sequence)),
+                )
+        if self.lag is not None and self.lag < 1:
+            raise PromptError(f"lag is {self.lag}", expected="at least 1 step", fix="order joint has no lag")
+        # What the order that is given does not use. An order that is not given is the model's: see `resolved`.
+        if self.sequence is not None and self.order == "joint":
+            raise PromptError(
+                f"a sequence ({'+'.join(self.sequence)}) of order joint, which has none",
+                expected="order chained or staggered with a sequence",
+                fix="order chained, or leave the sequence out",
+            )
+        if self.lag is not None and self.order not in (None, "staggered"):
+            raise PromptError(f"a lag of order {self.order}", expected="order staggered with a lag", fix="leave it out")
 
     @classmethod
     def from_fields(cls, other: Any) -> GenerationConfig:
@@ -69,19 +134,22 @@ class GenerationConfig:
 
     def filled_by(self, defaults: GenerationConfig) -> GenerationConfig:
         """None replaced by the preset's values, then by those of ``defaults``; the result names no preset."""
-        own = {name: getattr(self, name) for name in SAMPLING_FIELDS}
         preset = PRESETS[self.preset] if self.preset is not None else {}
+        own = {name: getattr(self, name) for name in SAMPLING_FIELDS}
         filled = {
             name: value if value is not None else preset.get(name, getattr(defaults, name))
             for name, value in own.items()
         }
+        # The default sequence and lag belong to the default order.
+        if filled["order"] != defaults.order:
+            filled |= {name: own[name] for name in ("sequence", "lag")}
         return GenerationConfig(**filled, joint=self.joint)
 
     def resolved(self, model: MedCoDi) -> GenerationConfig:
-        """The values that ``model`` samples with: no preset, and no None.
+        """The values that ``model`` samples with: no preset, and no None but a ``sequence`` or ``lag`` of the order's own.
 
         Raises:
-            PromptError: If the model's noise schedule has fewer steps.
+            PromptError: If the model's noise schedule has fewer steps, or its order does not have the sequence or lag that is given.
         """
         resolved = self.filled_by(model.config.generation)
         limit, num_steps = model.config.schedule.num_train_timesteps, resolved.num_inference_steps or 1
@@ -90,3 +158,37 @@ class GenerationConfig:
                 f"num_inference_steps is {num_steps}", expected=f"at most {limit}", fix="20 to 50 steps serve most uses"
             )
         return resolved
+
+    def ordered(self, order: str | None) -> GenerationConfig:
+        """The same in another order (None: as it is), without a sequence or lag that this order does not have."""
+        if order is None:
+            return self
+        sequence = None if order == "joint" else self.sequence
+        return replace(self, order=order, sequence=sequence, lag=self.lag if order == "staggered" else None)
+
+    def sequence_of(self, targets: Sequence[str]) -> tuple[str, ...]:
+        """The targets of a request, first to last.
+
+        Raises:
+            PromptError: If the sequence that is given does not name one of them.
+        """
+        missing = (
+            [] if self.sequence is None else [name for name in in_table_order(targets) if name not in self.sequence]
+        )
+        if self.sequence is not None and missing:
+            raise PromptError(
+                f"the sequence {'+'.join(self.sequence)} does not name the target {missing[0]}",
+                expected="every target once",
+                fix="sequence " + "+".join([*self.sequence, *missing]),
+            )
+        return tuple(name for name in self.sequence or in_table_order(targets) if name in targets)
+
+    def groups_of(self, targets: Sequence[str]) -> list[tuple[str, ...]]:
+        """The targets that are denoised together, group after group: one group, or of ``chained`` one for each target."""
+        sequence = self.sequence_of(targets)
+        return [(name,) for name in sequence] if self.order == "chained" else [sequence]
+
+    def delays_of(self, group: Sequence[str]) -> dict[str, int]:
+        """The steps that each target of a group waits before its first one."""
+        lag = self.lag if self.lag is not None else math.ceil((self.num_inference_steps or 1) / 2)
+        return {name: place * lag if self.order == "staggered" else 0 for place, name in enumerate(group)}

@@ -29,6 +29,7 @@ from medcodi.networks.vector_layers import VectorLayers
 from medcodi.record import Record, RecordValue
 
 Values = Tensor | list[str] | list[dict[str, RecordValue]]  # images [B, 1, H, W] in [0, 1], B texts, or B records
+Times = Tensor | Mapping[str, Tensor]  # timesteps [B] that all targets share, or target -> its own [B]
 STAGES = ("autoencode", "align", "diffuse", "join")
 
 
@@ -214,27 +215,29 @@ class MedCoDi(nn.Module):
         return self.context({name: self.null_prompts(name, batch) for name in names}, dict.fromkeys(names, ones))
 
     # ---- denoising ---------------------------------------------------------------------------------------------
-    def environments(self, latents: Mapping[str, Tensor], t: Tensor) -> dict[str, Tensor]:
-        """V_m(z_t^m, t) of every target: unit vectors ``[B, E]``."""
+    def environments(self, latents: Mapping[str, Tensor], t: Times) -> dict[str, Tensor]:
+        """V_m(z_t^m, t_m) of every target: unit vectors ``[B, E]``."""
         self.load_components(f"environment_{name}" for name in latents)
+        times = _times_of(latents, t)
         return {
-            name: self.environment[name](z.to(_dtype_of(self.environment[name])), t).float()
+            name: self.environment[name](z.to(_dtype_of(self.environment[name])), times[name]).float()
             for name, z in latents.items()
         }
 
     def denoise(
-        self, latents: Mapping[str, Tensor], t: Tensor, context: Context, *, heard: Mapping[str, Tensor] | None = None
+        self, latents: Mapping[str, Tensor], t: Times, context: Context, *, heard: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
         """Predict eps (or v) of every target; several targets hear each other's environments, or with ``joint_attention: self`` their own.
 
         Args:
-            latents: Target -> noisy latents ``[B, *latent_shape]``, all at the same ``t``.
-            t: Timesteps ``[B]``.
+            latents: Target -> noisy latents ``[B, *latent_shape]``.
+            t: Timesteps ``[B]`` of all targets, or target -> its own.
             context: The mixed prompts.
             heard: Environments ``[B, E]``; empty: the targets do not hear each other; None: computed from ``latents``.
         """
         self.load_components(f"denoiser_{name}" for name in latents)
-        environments = heard if heard is not None else self.environments(latents, t) if len(latents) > 1 else {}
+        times = _times_of(latents, t)
+        environments = heard if heard is not None else self.environments(latents, times) if len(latents) > 1 else {}
         predictions = {}
         for name, z in latents.items():
             # The environments that this denoiser hears: [B, K, E].
@@ -244,7 +247,9 @@ class MedCoDi(nn.Module):
             # In the precision of its weights.
             dtype = _dtype_of(self.denoisers[name])
             environment = environment.to(dtype) if environment is not None else None
-            predictions[name] = self.denoisers[name](z.to(dtype), t, context.to(dtype), environment).to(z.dtype)
+            predictions[name] = self.denoisers[name](z.to(dtype), times[name], context.to(dtype), environment).to(
+                z.dtype
+            )
         return predictions
 
     # ---- identity, saving, loading -------------------------------------------------------------------------------
@@ -279,6 +284,11 @@ class MedCoDi(nn.Module):
 
 def _dtype_of(module: nn.Module) -> torch.dtype:
     return next(unwrapped(module).parameters()).dtype
+
+
+def _times_of(latents: Mapping[str, Tensor], t: Times) -> Mapping[str, Tensor]:
+    """Target -> timesteps ``[B]``."""
+    return dict.fromkeys(latents, t) if isinstance(t, Tensor) else t
 
 
 def _hidden(module: nn.Module) -> nn.Module:

@@ -13,9 +13,9 @@ from medcodi.networks.unet import Layers, TimeEmbedding
 class EnvironmentConfig:
     """Size of the environment encoders; the defaults are MedCoDi-M's."""
 
-    dim: int = 1280
-    base_channels: int = 160
-    multipliers: tuple[int, ...] = (2, 4, 8)
+    dim: int = 1280  # length of the environment vector
+    base_channels: int = 160  # channels of the stem
+    multipliers: tuple[int, ...] = (2, 4, 8)  # channels of each level, in base_channels
     time_channels: int | None = None  # width of the time's sinusoid; None: base_channels. MedCoDi-M: as its denoisers
 
 

@@ -22,10 +22,10 @@ class ImageAutoencoderConfig:
     in_channels: Literal[1, 3] = 1  # 3: the grey image is repeated
     patch_size: int = 1  # pixels on a side of patches that become channels first: the finest levels cost most, do least
     channels: tuple[int, ...] = (16, 32, 64, 128)  # of each level; each but the first halves the side
-    layers_per_block: int = 1
-    latent_channels: int = 4
-    norm_num_groups: int = 8
-    mid_attention: bool = True
+    layers_per_block: int = 1  # residual blocks of each level
+    latent_channels: int = 4  # channels of the latent
+    norm_num_groups: int = 8  # groups of each group norm
+    mid_attention: bool = True  # self-attention at the lowest resolution
 
     @model_validator(mode="after")
     def _check(self) -> ImageAutoencoderConfig:

@@ -20,7 +20,7 @@ from medcodi.errors import ConfigError, PromptError
 from medcodi.modality import Kind
 from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.networks.record_layers import RecordTower, RecordTowerConfig
-from medcodi.networks.tokenizer import ReportTokenizer, embedding_size
+from medcodi.networks.tokenizer import ReportTokenizer, Truncation, embedding_size
 from medcodi.record import Record, RecordConfig
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP (Radford et al., 2021, section 2.5)
@@ -32,15 +32,15 @@ class ImageTowerConfig:
     """Size of the image tower. CLIP ViT-L/14: 224, 14, 1024, 24, 16, patch stem, quick_gelu."""
 
     image_size: int | None = None  # images of other sizes are resized to it; None: the model's
-    patch_size: int = 16
-    width: int = 192
-    layers: int = 4
-    heads: int = 4
-    mlp_ratio: float = 4.0
+    patch_size: int = 16  # pixels a side of one token
+    width: int = 192  # channels of a token
+    layers: int = 4  # transformer blocks
+    heads: int = 4  # attention heads of a block
+    mlp_ratio: float = 4.0  # width of the feed-forward layers, in widths
     stem: Literal["patch", "conv"] = "patch"  # conv: stride-2 convolutions to the same grid; learns faster from little
-    activation: Literal["gelu", "quick_gelu"] = "gelu"
-    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)
-    std: tuple[float, float, float] = (0.5, 0.5, 0.5)
+    activation: Literal["gelu", "quick_gelu"] = "gelu"  # of the feed-forward layers
+    mean: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the pixels in each channel, subtracted
+    std: tuple[float, float, float] = (0.5, 0.5, 0.5)  # of the pixels in each channel, divided by
     # clip: 8 bits, short side resized by PIL, centre crop, as CLIP preprocesses; float: antialiased, whole image, no rounding.
     preprocessing: Literal["float", "clip"] = "float"
 
@@ -68,13 +68,13 @@ class TextTowerConfig:
     """Size of the text tower. CLIP ViT-L/14: 77, 768, 12, 12, causal, quick_gelu."""
 
     context_length: int = 128  # tokens, with beginning and end; longer reports are cut
-    width: int = 192
-    layers: int = 4
-    heads: int = 4
-    mlp_ratio: float = 4.0
-    causal: bool = True
+    width: int = 192  # channels of a token
+    layers: int = 4  # transformer blocks
+    heads: int = 4  # attention heads of a block
+    mlp_ratio: float = 4.0  # width of the feed-forward layers, in widths
+    causal: bool = True  # a token attends to those before it only
     vocab_size: int | None = None  # None: the tokenizer's
-    activation: Literal["gelu", "quick_gelu"] = "gelu"
+    activation: Literal["gelu", "quick_gelu"] = "gelu"  # of the feed-forward layers
 
     @model_validator(mode="after")
     def _check(self) -> TextTowerConfig:
@@ -210,6 +210,10 @@ class PromptEncoders(nn.Module):
         grid = self.image_size // self.config.image.patch_size
         num_fields = 0 if self.record_tower is None else len(self.record_tower.tokens.schema.fields)
         return {"image": grid * grid + 1, "text": self.config.text.context_length, "table": num_fields + 1}[kind]
+
+    def truncation(self, text: str) -> Truncation | None:
+        """How much of a text prompt the text tower reads; None: all of it."""
+        return self.tokenizer.truncation(text, self.config.text.context_length)
 
     def null(self, kind: Kind, batch: int) -> PromptEncoding:
         """The null prompt, ``batch`` times: the all-zero image, the empty report, the empty record."""

@@ -26,14 +26,14 @@ INITIAL_LOGVAR = -3.0  # a posterior that is narrow from the start, so that the 
 class ReportAutoencoderConfig:
     """Size of the report autoencoder. Optimus: 768, 768, 12, 12, 12, positions 512 and 1024, no posterior bias."""
 
-    latent_dim: int = 128
+    latent_dim: int = 128  # length of the latent vector z
     width: int = 256  # of the encoder, and of the decoder unless it has its own
     decoder_width: int | None = None  # None: width
     encoder_ffn: int | None = None  # width of the feed-forward layers; None: 4 x the width around them
-    decoder_ffn: int | None = None
-    encoder_layers: int = 3
-    decoder_layers: int = 3
-    heads: int = 4
+    decoder_ffn: int | None = None  # the same of the decoder
+    encoder_layers: int = 3  # transformer blocks of the encoder
+    decoder_layers: int = 3  # transformer blocks of the decoder
+    heads: int = 4  # attention heads of a block
     decoder_heads: int | None = None  # None: heads
     max_length: int = 128  # tokens of a report, with beginning and end; longer ones are cut
     encoder_positions: int | None = None  # None: max_length
@@ -42,9 +42,9 @@ class ReportAutoencoderConfig:
         "first"  # the posterior comes from the encoder's first token, or the mean of all
     )
     memory_slots: int = 1  # keys and values of each decoder layer that z becomes; several can be attended to by content
-    posterior_bias: bool = True
+    posterior_bias: bool = True  # whether the layer that makes mean and variance of z has a bias
     encoder_vocab_size: int | None = None  # None: the tokenizer's
-    decoder_vocab_size: int | None = None
+    decoder_vocab_size: int | None = None  # None: the tokenizer's
 
     @model_validator(mode="after")
     def _check(self) -> ReportAutoencoderConfig:

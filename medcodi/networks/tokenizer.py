@@ -25,6 +25,15 @@ _KNOWN_SPECIALS = (
 SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 
+@dataclass(frozen=True, kw_only=True)
+class Truncation:
+    """How much of a text is read that is longer than a network reads."""
+
+    tokens: int  # of the whole text
+    read_tokens: int  # the first ones, which are read
+    read_characters: int  # as many characters of the text are read
+
+
 class ReportTokenizer:
     """Text <-> ids, with a beginning token (``bos_id``) and an end token (``eos_id``) around every text."""
 
@@ -114,6 +123,15 @@ class ReportTokenizer:
             mask[row, : len(piece)] = True
         return ids, mask
 
+    def truncation(self, text: str, max_length: int) -> Truncation | None:
+        """How much of a text :meth:`encode` reads; None: all of it."""
+        row = self._tokenizer.encode(text.lower() if self.lowercase else text, add_special_tokens=False)
+        room = max_length - 2  # without beginning and end
+        if len(row.ids) <= room:
+            return None
+        read_characters = row.offsets[room - 1][1] if room else 0
+        return Truncation(tokens=len(row.ids), read_tokens=room, read_characters=min(read_characters, len(text)))
+
     def decode(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
         """Ids (int64 ``[B, L]``, or rows of any length) to the texts before the first end token, without special tokens."""
         rows = ids.tolist() if isinstance(ids, Tensor) else [list(row) for row in ids]
@@ -153,6 +171,9 @@ class AbsentTokenizer(ReportTokenizer):
     def encode(self, texts: Sequence[str], max_length: int) -> tuple[Tensor, Tensor]:
         """Refused: there is no vocabulary."""
         self._refuse()
+
+    def truncation(self, text: str, max_length: int) -> Truncation | None:
+        """None: nothing is encoded at all."""
 
     def decode(self, ids: Tensor | Sequence[Sequence[int]]) -> list[str]:
         """Refused: there is no vocabulary."""

@@ -22,12 +22,13 @@ from medcodi.networks.attention import AttentionBlock, Context
 class UNetConfig:
     """Size of one denoiser; the defaults are Stable Diffusion 1.x (and MedCoDi-M)."""
 
-    base_channels: int = 320
+    base_channels: int = 320  # channels of the first level
+    # channels of each level, in base_channels; each level but the first halves the side
     multipliers: tuple[int, ...] = (1, 2, 4, 4)
-    num_res_blocks: int = 2
-    attention_levels: tuple[int, ...] = (0, 1, 2)
-    num_heads: int = 8
-    num_groups: int = 32
+    num_res_blocks: int = 2  # residual blocks of each level on the way down
+    attention_levels: tuple[int, ...] = (0, 1, 2)  # levels with attention, to itself and to the context; 0 is the first
+    num_heads: int = 8  # attention heads
+    num_groups: int = 32  # groups of each group norm
     num_positions: int = 4  # vectors only: the S that the latent vector is folded into, [B, C, S, 1]
     # Input of the first block of the way up beside the middle's output: the deepest block of the way down (ordinary), or the
     # middle's output once more (published: as the released MedCoDi-M weights were trained).

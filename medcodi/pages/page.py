@@ -16,8 +16,11 @@ from PIL import Image
 
 from medcodi.errors import DataError
 from medcodi.storage.atomic import write_text
+from medcodi.storage.ownership import refuse_foreign
 
 TEMPLATES = Path(__file__).parent / "templates"
+# What proves that a page is ours: the generator in its head, or the style of pages from before it was there.
+_MARKS = (b'<meta name="generator" content="MedCoDi">', b"--ink:#1b2530")
 
 
 def image_data_uri(image: np.ndarray) -> str:
@@ -174,11 +177,27 @@ def render_page(head: Head, sections: Sequence[Section]) -> str:
     return render_template(TEMPLATES / "sections.html", head=head, sections=sections)
 
 
-def write_page(path: str | Path, html: str) -> Path:
-    """Write a page, all or nothing; its folder is created.
+def check_page(path: str | Path) -> None:
+    """Refuse to write a page over a file that is none of our pages; to be called before the work that it shows.
 
     Raises:
-        DataError: If it cannot be written.
+        DataError: If there is such a file.
     """
+    refuse_foreign(Path(path), _is_our_page, what="a page that MedCoDi wrote", fix="choose another name with --out")
+
+
+def _is_our_page(path: Path) -> bool:
+    with path.open("rb") as file:
+        head = file.read(4096)
+    return head.lower().startswith(b"<!doctype html>") and any(mark in head for mark in _MARKS)
+
+
+def write_page(path: str | Path, html: str) -> Path:
+    """Write a page, all or nothing, over an earlier one; its folder is created.
+
+    Raises:
+        DataError: If it cannot be written, or would replace a file that is none of our pages.
+    """
+    check_page(path)
     write_text(Path(path), html, error=DataError)
     return Path(path)

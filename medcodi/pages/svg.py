@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from html import escape
 
 INK, SOFT, GRID = "#1b2530", "#5a6877", "#dde3ea"
+ROW = 22  # pixels, height of a row of labels
 GREEN, RED, ORANGE, BLUE, GREY = "#2f8f57", "#b33a4a", "#c05621", "#2b6cb0", "#8a97a6"
 # Distinguishable without red-green vision: Okabe & Ito, 2008.
 SERIES = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#7f7f7f", "#000000")

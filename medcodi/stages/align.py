@@ -16,12 +16,11 @@ from medcodi.config import config
 from medcodi.errors import ConfigError
 from medcodi.modality import MODALITIES, Kind, in_table_order
 from medcodi.randomness import StepRandomness
-from medcodi.stages.accumulation import Features, Rows, StepOutput
 from medcodi.stages.contrastive import contrast, group_ids
 from medcodi.stages.dry_run import DryRun, prompt_encoding
 from medcodi.stages.stage import Stage
 from medcodi.stages.statements import STATEMENT_TEXTS, agreement, statement_truth
-from medcodi.stages.step import Step
+from medcodi.stages.step import Features, Rows, Step, StepOutput
 
 if TYPE_CHECKING:
     from medcodi.data.loading import Batch
@@ -96,8 +95,10 @@ class AlignStage(Stage):
             both = rows.present[first] & rows.present[second]
             result = contrast(pooled[first], pooled[second], logit_scale.exp(), groups, both)
             loss = loss + result.loss
-            logs[f"{first}-{second}/loss"] = result.loss.detach()
-            logs[f"{first}-{second}/top1"] = result.accuracy
+            # A pair that no row of the step has is absent from the log: a loss of 0 would look perfect.
+            has_rows = result.num_rows > 0
+            logs[f"{first}-{second}/loss"] = torch.where(has_rows, result.loss.detach(), torch.nan)
+            logs[f"{first}-{second}/top1"] = torch.where(has_rows, result.accuracy, torch.nan)
             logs[f"{first}-{second}/spread"] = result.spread
         logs["logit_scale"] = logit_scale.detach()
         return StepOutput(loss, logs)
@@ -122,7 +123,7 @@ class AlignStage(Stage):
 
             result = agreement(encodings, statements, truth, scale)
             loss = loss + step.mean(result.loss, where) / len(pooled)
-            step.logs[f"{name}/statements"] = step.mean(result.loss.detach(), where)
+            step.mean(result.loss.detach(), where, log=f"{name}/statements")
             one_cell = torch.zeros(len(result.hits), dtype=torch.int64)
             step.log_cells(result.hits, where(step.rows) * (result.claims > 0), one_cell, [f"{name}/claims_right"])
         return loss

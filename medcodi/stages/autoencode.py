@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from medcodi.config import config
 from medcodi.errors import TrainingError
-from medcodi.modality import MODALITIES, Kind, in_table_order
+from medcodi.modality import MODALITIES, Kind
 from medcodi.stages.dry_run import DryRun, image_reconstruction, record_reconstruction, report_reconstruction
 from medcodi.stages.stage import Stage
 from medcodi.stages.statements import STATEMENTS, statement_loss, statement_truth
@@ -30,7 +30,11 @@ SIDE_WORDS = ("left", "right", "bilateral", "bilaterally", "both")
 class AutoencodeConfig:
     """Config of stage ``autoencode``."""
 
-    kinds: tuple[Kind, ...] = ("image", "text", "table")  # those of them that the model has
+    kinds: tuple[Kind, ...] = (
+        "image",
+        "text",
+        "table",
+    )  # of modalities whose autoencoders are trained, where the model has them
     decoder_only: bool = False  # the encoder and its latents stay as they are, so denoisers trained on them still fit
     # Train on random crops of this many pixels a side; None: whole images. End with whole images: norms see other statistics in crops.
     crop_size: int | None = None
@@ -77,14 +81,22 @@ class AutoencodeStage(Stage):
     config: AutoencodeConfig
 
     def __init__(self, model: Any, config: AutoencodeConfig | None = None) -> None:
+        chosen = (config or self.Config()).kinds
+        self.kinds: tuple[Kind, ...] = tuple(kind for kind in chosen if kind in model.autoencoders)
+        if not self.kinds:
+            raise TrainingError(
+                f"kinds are {', '.join(chosen)}, the model has none of them",
+                expected=f"at least one of {', '.join(model.autoencoders)}",
+                fix="correct stage.options.kinds",
+            )
         super().__init__(model, config)
         self.statements: nn.Linear | None = None  # predicts statements from a report's latent
-        if self.config.statement_weight and "text" in self.config.kinds:
+        if self.config.statement_weight and "text" in self.kinds:
             self.statements = nn.Linear(model.autoencoders["text"].latent_shape[0], len(STATEMENTS))
             for parameter in self.statements.parameters():
                 nn.init.zeros_(parameter)
         crop = self.config.crop_size
-        if "image" in self.config.kinds and crop is not None:
+        if "image" in self.kinds and crop is not None:
             factor, size = model.autoencoders["image"].config.factor, model.config.image_size
             if crop % factor or crop > size:
                 raise TrainingError(
@@ -96,11 +108,6 @@ class AutoencodeStage(Stage):
         chosen = {kind: self._autoencoder(kind) for kind in self.kinds}
         decoder_only = self.config.decoder_only
         return {kind: module.decoder_parts() if decoder_only else [module] for kind, module in chosen.items()}
-
-    @property
-    def kinds(self) -> tuple[Kind, ...]:
-        """The chosen kinds that the model has."""
-        return tuple(kind for kind in self.config.kinds if kind in self.model.autoencoders)
 
     def needs(self) -> tuple[str, ...]:
         """The modalities of the chosen kinds."""
@@ -154,7 +161,7 @@ class AutoencodeStage(Stage):
         where = self._where("image", batch)
         loss = step.mean(total, where, weight)
         for name, value in terms.items():
-            step.logs[f"image/{name}"] = step.mean(value.detach(), where, weight)
+            step.mean(value.detach(), where, weight, log=f"image/{name}")
         return loss
 
     # ---- reports -----------------------------------------------------------------------------------------------
@@ -191,7 +198,7 @@ class AutoencodeStage(Stage):
         loss = config.text_weight * step.mean(result.loss, where, weight)
         step.logs["text/beta"] = torch.tensor(beta, device=weight.device)
         for name, value in {"ce": result.ce, "kl": result.kl, "accuracy": result.accuracy.to(result.ce)}.items():
-            step.logs[f"text/{name}"] = step.mean(value.detach(), where, weight)
+            step.mean(value.detach(), where, weight, log=f"text/{name}")
 
         # Predict the statements of each report from its latent. A side is one word of a report, and words cost alike: without
         # this, latents lose it long before a turn of phrase.
@@ -199,7 +206,7 @@ class AutoencodeStage(Stage):
             truth = statement_truth(texts).to(result.z.device)
             with torch.autocast(result.z.device.type, enabled=False):
                 nats = statement_loss(self.statements(result.z.float()), truth)  # [N]
-            step.logs["text/statements"] = step.mean(nats.detach(), where, weight)
+            step.mean(nats.detach(), where, weight, log="text/statements")
             per_token = nats / result.num_tokens  # in the unit of the other terms
             loss = loss + config.statement_weight * step.mean(per_token, where, weight)
         return loss
@@ -236,8 +243,10 @@ class AutoencodeStage(Stage):
         return self.model.autoencoders[kind]
 
     def _modalities(self, kind: Kind, batch: Batch) -> list[str]:
-        """The modalities of one kind that the batch has room for."""
-        names = [name for name in in_table_order(batch.contents) if MODALITIES[name].kind == kind]
+        """The model's modalities of one kind that the batch has room for."""
+        names = [
+            name for name in self.model.config.modalities if name in batch.contents and MODALITIES[name].kind == kind
+        ]
         if not names:
             raise TrainingError(f"the data have no {kind} modality", fix=f"leave {kind!r} out of the stage's kinds")
         return names

@@ -69,25 +69,26 @@ class DiffuseStage(Stage):
             t = draw_timesteps(step.draws, f"t/{target}", num_timesteps).to(encoded.means[target].device)
             x_t, training_target = noisy_latent(self.model, encoded, target, t, step.draws)
 
-            # Draw prompts among the other modalities of each row, and mix them into one context.
-            drawn = draw_training_prompts(
+            # Draw each row's prompts among its other modalities, and mix them into one context.
+            prompts = draw_training_prompts(
                 encoded,
                 (target,),
                 step.draws,
                 drop_probability=self.config.drop_probability,
                 most=self.config.most_prompts,
             )
-            context = drawn.context(self.model, encoded)
+            context = prompts.context(self.model, encoded)
 
             # Predict eps (or v); rows without the target do not count.
             prediction = self.model.denoise({target: x_t}, t, context)[target]
             error = denoising_error(prediction, training_target)  # [B]
-            loss = step.mean(error, lambda rows, name=target: rows.present[name])
+            loss = step.mean(error, lambda rows, name=target: rows.present[name], log=f"loss/{target}")
             losses.append(loss)
 
-            # Log it, by the prompts that rows had, and by timestep.
+            # Log it by the prompts that rows had, and by timestep.
             present = encoded.present[target]
-            step.logs[f"loss/{target}"] = loss.detach()
-            step.log_cells(error, present, drawn.cells, [f"loss/{target}/from {subset}" for subset in drawn.subsets])
+            step.log_cells(
+                error, present, prompts.cells, [f"loss/{target}/from {subset}" for subset in prompts.subsets]
+            )
             step.log_timesteps(target, error, present, num_timesteps)
         return torch.stack(losses).sum()

@@ -96,14 +96,14 @@ class DrawnPrompts:
     def subsets(self) -> list[str]:
         """Every subset in words, ``"nothing"`` first; :attr:`cells` are indices into it."""
         codes = range(2 ** len(self.names))
-        parts = [[name for place, name in enumerate(self.names) if code >> place & 1] for code in codes]
+        parts = [[name for bit, name in enumerate(self.names) if code >> bit & 1] for code in codes]
         return ["+".join(part) or "nothing" for part in parts]
 
     @property
     def cells(self) -> Tensor:
         """Int64 ``[B]``: the index among :attr:`subsets` of each row's prompts."""
-        places = torch.arange(len(self.names), device=self.chosen.device)
-        codes = (self.chosen.long() << places).sum(dim=1)
+        bits = torch.arange(len(self.names), device=self.chosen.device)
+        codes = (self.chosen.long() << bits).sum(dim=1)  # [B]
         return torch.where(self.dropped, torch.zeros_like(codes), codes)
 
     @torch.no_grad()

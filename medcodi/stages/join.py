@@ -13,21 +13,20 @@ from medcodi.diffusion.objective import denoising_error
 from medcodi.modality import in_table_order
 from medcodi.model import MedCoDi
 from medcodi.randomness import StepRandomness
-from medcodi.stages.accumulation import Features, Rows, StepOutput
 from medcodi.stages.contrastive import contrast, group_ids
 from medcodi.stages.dry_run import DryRun, denoising, environment, frozen_encoding
 from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
 from medcodi.stages.stage import Stage
-from medcodi.stages.step import Step, draw_timesteps
+from medcodi.stages.step import Features, Rows, Step, StepOutput, draw_timesteps
 
 
 @config
 class JoinConfig:
     """Config of stage ``join``."""
 
-    drop_probability: float = 0.1
+    drop_probability: float = 0.1  # of the null prompt, for guidance
     contrastive_weight: float = 0.1  # of the InfoNCE between the targets' environment vectors
-    temperature: float = 0.1
+    temperature: float = 0.1  # of that InfoNCE
     train_denoisers: bool = False  # also continue to train the rest of the denoisers
 
     def __post_init__(self) -> None:
@@ -87,18 +86,19 @@ class JoinStage(Stage):
         environments = self.model.environments(z, t)
         predictions = self.model.denoise(z, t, context, heard=environments)
         errors = {name: denoising_error(predictions[name], training_targets[name]) for name in targets}  # each [B]
-        losses = {name: step.mean(error, lambda rows: _complete(rows, targets)) for name, error in errors.items()}
+        losses = {
+            name: step.mean(error, lambda rows: _complete(rows, targets), log=f"loss/{name}")
+            for name, error in errors.items()
+        }
 
         # Add the InfoNCE between the environments of one study.
         info_nce = self.compared(environments, step)
-        step.logs["environment_info_nce"] = info_nce.detach()
 
         # Log each target's loss, by its fellow targets and prompts, and by timestep.
         complete = _complete(step.rows, targets)
         for name, error in errors.items():
             fellows = "+".join(other for other in targets if other != name)
             names = [f"loss/{name}/with {fellows} from {subset}" for subset in drawn.subsets]
-            step.logs[f"loss/{name}"] = losses[name].detach()
             step.log_cells(error, complete, drawn.cells, names)
             step.log_timesteps(name, error, complete, self.model.schedule.config["num_train_timesteps"])
         return torch.stack(list(losses.values())).sum() + self.config.contrastive_weight * info_nce
@@ -135,11 +135,16 @@ class JoinStage(Stage):
         studies = group_ids(rows.study_ids, complete.device)
         pairs = combinations(features.values(), 2)
         results = [contrast(a, b, 1 / self.config.temperature, studies, complete) for a, b in pairs]
+        loss = torch.stack([result.loss for result in results]).mean()
+        has_rows = results[0].num_rows > 0  # the same for every pair; without a row, both are absent from the log
         logs = {
-            "environment/top1": torch.stack([result.accuracy for result in results]).mean(),
+            "environment_info_nce": torch.where(has_rows, loss.detach(), torch.nan),
+            "environment/top1": torch.where(
+                has_rows, torch.stack([result.accuracy for result in results]).mean(), torch.nan
+            ),
             "environment/spread": torch.stack([result.spread for result in results]).mean(),
         }
-        return StepOutput(torch.stack([result.loss for result in results]).mean(), logs)
+        return StepOutput(loss, logs)
 
 
 def _complete(rows: Rows, targets: tuple[str, ...]) -> Tensor:

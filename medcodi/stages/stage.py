@@ -11,9 +11,8 @@ from torch import Tensor, nn
 from medcodi.config import from_dict
 from medcodi.errors import ConfigError, TrainingError, one_of
 from medcodi.randomness import StepRandomness
-from medcodi.stages.accumulation import Accumulation, Features, Rows, StepOutput
 from medcodi.stages.dry_run import DryRun
-from medcodi.stages.step import Step
+from medcodi.stages.step import Accumulation, Features, Rows, Step, StepOutput
 
 if TYPE_CHECKING:
     from medcodi.data.loading import Batch

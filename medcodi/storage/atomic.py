@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import errno
+import fcntl
+import glob
 import hashlib
 import json
 import os
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any, BinaryIO, TypedDict, Unpack
@@ -19,6 +22,7 @@ from medcodi.errors import MedCoDiError
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 UNWRITABLE = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
+ABANDONED_S = 60.0  # age of a staging folder that may be of a killed process
 _PARTIAL = re.compile(r"\.(.+)\.[0-9a-f]{8}\.partial")
 
 
@@ -87,18 +91,49 @@ def filling(
     target: Path, *, within: Path | None = None, replace: bool = False, **refusal: Unpack[Refusal]
 ) -> Iterator[Path]:
     """A hidden folder in ``within`` (None: beside ``target``) that is published when the body ends, and removed where it fails."""
-    staging = partial_path((within or target.parent) / target.name)
-    with refusing(target, **refusal):
+    with refusing(target, **refusal), staging_folder(target, within) as staging:
         try:
-            staging.mkdir(parents=True)
             yield staging
             publish_folder(staging, target, replace=replace, **refusal)
         except MedCoDiError as error:  # of a file in it: name the target instead
             if isinstance(error.__cause__, OSError) and staging.name in error.failed:
                 raise error.__cause__ from None
             raise
-        finally:
-            shutil.rmtree(staging, ignore_errors=True)
+
+
+@contextmanager
+def staging_folder(target: Path, within: Path | None = None) -> Iterator[Path]:
+    """A new hidden folder in ``within`` (None: beside ``target``), removed at the end if it is still there.
+
+    It is locked meanwhile: so those beside ``target`` that killed processes left are told from those in use, and are removed.
+    """
+    if within is None:
+        _sweep_abandoned(target)
+    staging = partial_path((within or target.parent) / target.name)
+    staging.mkdir(parents=True)
+    descriptor = os.open(staging, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # a file system without locks: nobody sweeps there
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield staging
+    finally:
+        os.close(descriptor)
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def _sweep_abandoned(target: Path) -> None:
+    """Remove the staging folders of ``target`` whose process has ended; one that has just been made may not be locked yet."""
+    pattern = f".{glob.escape(target.name[:50])}.*.partial/"
+    for path in target.parent.glob(pattern) if target.parent.is_dir() else ():
+        match = _PARTIAL.fullmatch(path.name)
+        with suppress(OSError):
+            if match and match[1] == target.name[:50] and time.time() - path.stat().st_mtime > ABANDONED_S:
+                descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
+                try:
+                    fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    shutil.rmtree(path, ignore_errors=True)
+                finally:
+                    os.close(descriptor)
 
 
 def publish_folder(staging: Path, target: Path, *, replace: bool = False, **refusal: Unpack[Refusal]) -> None:
@@ -126,14 +161,14 @@ def publish_folder(staging: Path, target: Path, *, replace: bool = False, **refu
                 aside.rename(target)
             raise
         sync(target.parent)
-    shutil.rmtree(aside, ignore_errors=True)
+    remove(aside)
 
 
 def recover(target: Path) -> None:
     """Undo what a process killed within :func:`publish_folder` left; only the holder of ``target`` may call this."""
     aside = _aside(target)
     if target.exists():
-        shutil.rmtree(aside, ignore_errors=True)
+        remove(aside)
     elif aside.exists():
         aside.rename(target)
 

@@ -20,6 +20,7 @@ from medcodi.distributed import ALONE, Ranks
 from medcodi.errors import MedCoDiError
 from medcodi.storage import atomic
 from medcodi.storage.locks import LockedError, locked
+from medcodi.storage.names import stays_inside
 
 LOCK = ".lock"
 CONTENT = "content"
@@ -30,23 +31,25 @@ class JobKind:
     """Names of one kind of job: in its folder, and in its refusals."""
 
     name: str  # for refusals: ``"a synthesis"``
-    index: str = "job.json"  # file with the identity; "": the job checks its identity itself
-    key: str = "identity"  # key of the identity within the index; "": the index is the identity
+    index_file: str = "job.json"  # file with the identity; "": the job checks its identity itself
+    identity_key: str = "identity"  # key of the identity within the index; "": the index is the identity
     # further values of the index, such as its format; one that differs makes the folder another's
-    header: Mapping[str, Any] = field(default_factory=dict)
+    index_header: Mapping[str, Any] = field(default_factory=dict)
     # the record of a shard. A shard whose record is ``{shard}/…`` is a folder, and appears in one piece.
-    record: str = "shards/{shard}.json"
-    files: str = ""  # a shard's only file, where old records hold that file's ``bytes`` and ``sha256`` themselves
+    record_file: str = "shards/{shard}.json"
+    old_shard_file: str = (
+        ""  # a shard's only file, where old records hold that file's ``bytes`` and ``sha256`` themselves
+    )
     # patterns of everything that the job writes in its folder: a restart removes these, and rewrites the index last. Without an
     # index, only their partial files are swept
-    own: tuple[str, ...] = ()
+    own_patterns: tuple[str, ...] = ()
     # name of a folder beside the target, wholly the job's own, whose ``content`` becomes the target when the job ends:
     # ``".{target}.partial"``; "": the job works in the folder that it was given
-    staged: str = ""
+    staging_name: str = ""
     exclusive: bool = True  # one process (or group of ranks) at a time; otherwise only the opening is locked
     error: type[MedCoDiError] = MedCoDiError  # class of the refusals
-    choose: str = "choose another folder"  # what the user does about a folder that cannot be used
-    then: str = "run it again: it resumes"  # what the user does once a full disk has room
+    fix: str = "choose another folder"  # what the user does about a folder that cannot be used
+    resume: str = "run it again: it resumes"  # what the user does once a full disk has room
 
 
 class JobFolder:
@@ -55,14 +58,14 @@ class JobFolder:
     def __init__(self, root: Path, kind: JobKind, identity: Any = None, ranks: Ranks = ALONE) -> None:
         self.root, self.kind, self.ranks = root, kind, ranks
         self.identity = json.loads(json.dumps(identity))  # everything that the job's bytes depend on, as JSON holds it
-        self.content = root / CONTENT if kind.staged else root  # where the shards' files are
+        self.content = root / CONTENT if kind.staging_name else root  # where the shards' files are
         self.target = root  # what a staged job makes
-        self._refusal = atomic.Refusal(error=kind.error, then=kind.then)
+        self._refusal = atomic.Refusal(error=kind.error, then=kind.resume)
 
     @classmethod
     def beside(cls, target: Path, kind: JobKind, identity: Any) -> JobFolder:
         """The folder in which a staged job makes ``target``."""
-        job = cls(target.with_name(kind.staged.format(target=target.name)), kind, identity)
+        job = cls(target.with_name(kind.staging_name.format(target=target.name)), kind, identity)
         job.target = target
         return job
 
@@ -83,7 +86,7 @@ class JobFolder:
                 yield self.ranks.by_first(lambda: self._open(stack, restart))
             finally:
                 stack.close()
-                if self.ranks.is_first and (fresh or self.kind.staged):
+                if self.ranks.is_first and (fresh or self.kind.staging_name):
                     with suppress(OSError):
                         self.root.rmdir()  # nothing was written, or all of it is published
 
@@ -96,7 +99,7 @@ class JobFolder:
                 raise self.kind.error(
                     f"{self.root} is in use by another process" + (f": {holder}" if str(holder) else ""),
                     expected="one run in a folder",
-                    fix=f"wait for it, or {self.kind.choose}",
+                    fix=f"wait for it, or {self.kind.fix}",
                 ) from None
             changed = self._begin(restart)
         if not self.kind.exclusive:
@@ -111,12 +114,12 @@ class JobFolder:
             self.clear_shards()
         else:
             self.check()
-        if self.kind.index and (index is None or changed):
+        if self.kind.index_file and (index is None or changed):
             self.write_index()
         # Undo what a kill left half done.
         if self.kind.exclusive:
             self.sweep()
-        if self.kind.staged:
+        if self.kind.staging_name:
             atomic.recover(self.target)
         return changed
 
@@ -127,14 +130,14 @@ class JobFolder:
             raise self.kind.error(
                 f"{self.root} holds {self.kind.name} with other settings: {'; '.join(changed[:5])}",
                 expected="the same inputs and settings when a job is resumed",
-                fix=f"undo the change, or {self.kind.choose}",
+                fix=f"undo the change, or {self.kind.fix}",
             )
 
     def read_index(self) -> dict[str, Any] | None:
         """The index; None where the folder is absent or holds only hidden files; refused where it holds something else."""
-        if not self.kind.index:
+        if not self.kind.index_file:
             return None
-        path = self.root / self.kind.index
+        path = self.root / self.kind.index_file
         try:
             index = json.loads(path.read_text(encoding="utf-8"))
         except FileNotFoundError:
@@ -144,27 +147,27 @@ class JobFolder:
         except ValueError:
             index = None
         except OSError as error:
-            raise self.kind.error(f"{path} cannot be read: {error.strerror}", fix=self.kind.choose) from error
-        if not isinstance(index, dict) or any(index.get(key) != value for key, value in self.kind.header.items()):
+            raise self.kind.error(f"{path} cannot be read: {error.strerror}", fix=self.kind.fix) from error
+        if not isinstance(index, dict) or any(index.get(key) != value for key, value in self.kind.index_header.items()):
             raise self.kind.error(
                 f"{self.root} is not empty, and does not hold {self.kind.name}",
-                expected=f"a new or empty folder, or one with a readable {self.kind.index}",
-                fix=self.kind.choose,
+                expected=f"a new or empty folder, or one with a readable {self.kind.index_file}",
+                fix=self.kind.fix,
             )
         return index
 
     def _identity_in(self, index: Mapping[str, Any]) -> Any:
-        return index.get(self.kind.key) if self.kind.key else index
+        return index.get(self.kind.identity_key) if self.kind.identity_key else index
 
     def write_index(self, **more: Any) -> None:
         """Write the identity, and further values, into the index."""
-        identity = {self.kind.key: self.identity} if self.kind.key else self.identity
-        self.write_json(self.root / self.kind.index, {**self.kind.header, **identity, **more})
+        identity = {self.kind.identity_key: self.identity} if self.kind.identity_key else self.identity
+        self.write_json(self.root / self.kind.index_file, {**self.kind.index_header, **identity, **more})
 
     # ---- shards ------------------------------------------------------------------------------------------------------
     def place(self, shard: str) -> Path:
         """The record of a shard."""
-        return self.root / self.kind.record.format(shard=shard)
+        return self.root / self.kind.record_file.format(shard=shard)
 
     def record(self, shard: str) -> dict[str, Any] | None:
         """The record of a shard whose files are there in their sizes; else None."""
@@ -179,13 +182,16 @@ class JobFolder:
     def _files(self, shard: str, record: Mapping[str, Any]) -> dict[Path, Mapping[str, Any]]:
         """File -> what the record says of it."""
         folder = self.place(shard).parent if self._in_folders else self.content
-        if "files" not in record and self.kind.files:
-            return {folder / self.kind.files.format(shard=shard): record}
-        return {folder / row.get("file", name): row for name, row in record["files"].items()}
+        if "files" not in record and self.kind.old_shard_file:
+            return {folder / self.kind.old_shard_file.format(shard=shard): record}
+        paths = {row.get("file", name): row for name, row in record["files"].items()}
+        if not all(map(stays_inside, (part for path in paths for part in path.split("/")))):
+            raise self.kind.error(f"{self.place(shard)} names files outside of its folder", fix=self.kind.fix)
+        return {folder / path: row for path, row in paths.items()}
 
     @property
     def _in_folders(self) -> bool:
-        return self.kind.record.startswith("{shard}/")
+        return self.kind.record_file.startswith("{shard}/")
 
     def todo(self, shards: Iterable[str]) -> list[str]:
         """The shards that are not whole yet."""
@@ -234,8 +240,8 @@ class JobFolder:
 
     def sweep(self) -> None:
         """Remove the partial files that killed processes left; nobody may be writing."""
-        below = (path for path in self.root.rglob("*") if path.is_dir()) if self.kind.staged else ()
-        names = ("*",) if self.kind.index else self.kind.own
+        below = (path for path in self.root.rglob("*") if path.is_dir()) if self.kind.staging_name else ()
+        names = ("*",) if self.kind.index_file else self.kind.own_patterns
         for folder in (self.root, *below):
             atomic.sweep(folder, names)
 
@@ -243,14 +249,14 @@ class JobFolder:
         """Remove what the job has written, and nothing else; the index last, because it proves whose folder this is."""
         if self.read_index() is not None:
             self.clear_shards()
-            atomic.remove(self.root / self.kind.index)
+            atomic.remove(self.root / self.kind.index_file)
 
     def clear_shards(self) -> None:
         """The same, but for the index: the job begins anew."""
-        patterns = ("[!.]*",) if self.kind.staged else self.kind.own
+        patterns = ("[!.]*",) if self.kind.staging_name else self.kind.own_patterns
         with atomic.refusing(self.root, **self._refusal):
             for path in [path for pattern in patterns for path in self.root.glob(pattern)]:
-                if path.name != self.kind.index:
+                if path.name != self.kind.index_file:
                     atomic.remove(path)
 
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 
 from medcodi.errors import DataError, MedCoDiError
 
 MAX_BYTES = 240  # of a name: file systems allow 255, and temporary names add a few
 # Control characters, and what one of the common systems takes for a separator, a stream or a wildcard.
 _FORBIDDEN = re.compile(r'[\x00-\x1f\x7f/\\:*?"<>|]')
-_RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|COM[0-9¹²³]|LPT[0-9¹²³])(?:\..*)?", re.IGNORECASE)  # Windows
+# Devices of Windows, whatever follows a dot or spaces.
+_RESERVED = re.compile(r"(?:CON|PRN|AUX|NUL|CONIN\$|CONOUT\$|COM[0-9¹²³]|LPT[0-9¹²³]) *(?:\..*)?", re.IGNORECASE)
 
 
 def is_plain_name(name: str) -> bool:
@@ -28,13 +30,19 @@ def is_plain_name(name: str) -> bool:
     )
 
 
-def plain_name(name: object, source: str, error: type[MedCoDiError] = DataError) -> str:
+def plain_name(
+    name: object,
+    source: str,
+    error: type[MedCoDiError] = DataError,
+    fix: str = "do not use it: its author can make it point outside the folder",
+) -> str:
     """Return a name if it is plain.
 
     Args:
         name: The name as the data give it.
         source: Where it comes from, for the message: ``"models/x/model_index.json"``.
         error: Class of the refusal.
+        fix: What the user does instead.
 
     Raises:
         DataError: Of class ``error``, if it is no plain file name.
@@ -44,5 +52,15 @@ def plain_name(name: object, source: str, error: type[MedCoDiError] = DataError)
     raise error(
         f"{source} names the file {str(name)[:80]!r}",
         expected="a plain file name inside its folder",
-        fix="do not use it: its author can make it point outside the folder",
+        fix=fix,
     )
+
+
+def stays_inside(name: str) -> bool:
+    """Whether a visible file or folder of that name is in its folder: enough to read what an earlier version has named."""
+    return bool(name) and not name.startswith(".") and not set(name) & set("/\\:\0")
+
+
+def collision_key(name: str) -> str:
+    """Names with one key are one file where case, or the form of accents, does not count (macOS, Windows)."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())

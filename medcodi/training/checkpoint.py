@@ -25,11 +25,11 @@ MANIFEST = "manifest.json"
 STATE = "state.json"
 CHECKPOINTS = JobKind(
     name="checkpoints",
-    index="",
-    own=("step-*",),
-    record="{shard}/" + MANIFEST,
+    index_file="",
+    own_patterns=("step-*",),
+    record_file="{shard}/" + MANIFEST,
     error=CheckpointError,
-    then="resume with --resume latest: the checkpoints before it are whole",
+    resume="resume with --resume latest: the checkpoints before it are whole",
 )
 _NAME = re.compile(r"step-(\d{8,})")
 
@@ -143,7 +143,7 @@ class CheckpointWriter:
         if isinstance(error, CheckpointError):
             raise error
         raise CheckpointError(
-            f"a checkpoint could not be written: {type(error).__name__}: {error}", fix=CHECKPOINTS.then
+            f"a checkpoint could not be written: {type(error).__name__}: {error}", fix=CHECKPOINTS.resume
         ) from error
 
     def finish(self, timeout: float | None = None) -> None:

@@ -59,11 +59,11 @@ def stage_cost(run: TrainConfig, model: ModelConfig | None = None) -> Cost:
         in_memory = sum(p.numel() for name in names for p in parts[name].parameters())
 
         # Activations of one study and of two: the difference is that of each study, the rest is fixed.
-        one, two = (_saved_bytes(passes.trained, stage, run, studies) for studies in (1, 2))
+        of_one, of_two = (_saved_bytes(passes.trained, stage, run, studies) for studies in (1, 2))
         with torch.no_grad():
             transient = max((_largest_result(forward, stage, run) for forward in passes.frozen), default=0.0)
         flops = _operations(passes)
-    return Cost(trained, max(0, in_memory - trained), max(0.0, 2 * one - two), two - one, transient, flops)
+    return Cost(trained, max(0, in_memory - trained), max(0.0, 2 * of_one - of_two), of_two - of_one, transient, flops)
 
 
 def _build(run: TrainConfig, config: ModelConfig) -> tuple[Stage, DryRun]:

@@ -18,8 +18,8 @@ from medcodi.data.loading import Batch
 from medcodi.distributed import Ranks
 from medcodi.errors import ConfigError, TrainingError
 from medcodi.randomness import StepRandomness, seed_from_keys
-from medcodi.stages.accumulation import accumulations
 from medcodi.stages.stage import Stage
+from medcodi.stages.step import accumulations
 from medcodi.training.config import TrainConfig
 from medcodi.training.deepspeed.config import check_deepspeed
 from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
@@ -253,7 +253,7 @@ def check_plain(config: TrainConfig, ranks: Ranks) -> None:
             raise ConfigError(
                 f"engine.{key} {value} on the plain engine",
                 expected="DeepSpeed, the only engine that offloads",
-                fix=f"start with: deepspeed launch/train.py …, or engine.name=deepspeed under torchrun, or engine.{key}=none",
+                fix=f"start with: deepspeed --module medcodi train …, or engine.name=deepspeed under torchrun, or engine.{key}=none",
             )
 
 

@@ -18,7 +18,7 @@ from typing import Any
 import torch.distributed as dist
 
 from medcodi.data.loading import GlobalBatches, StepBatches
-from medcodi.data.stalls import missing
+from medcodi.data.refusals import missing
 from medcodi.distributed import Ranks
 from medcodi.errors import MedCoDiError, TrainingError
 from medcodi.training.config import FaultConfig
@@ -40,6 +40,7 @@ class Heartbeat:
     left: str | None = None  # why it stopped; empty: it has finished; None: it runs
     blames: int | None = None  # the rank because of which it stopped
     code: int = RETRY  # its exit code: 2 for a refusal, which a restart does not fix
+    advice: tuple[str, str] | None = None  # what its refusal expected, and the fix; None: it did not stop by a refusal
     seen: float = field(default_factory=time.monotonic)  # time of this machine's clock at which beat was new
 
 
@@ -124,6 +125,8 @@ class Watchdog:
         else:
             self._own.left, self._own.code = _summary(reason), _code(reason)
             self._own.blames = getattr(reason, "blames", None)
+            if isinstance(reason, MedCoDiError):
+                self._own.advice = (reason.expected, reason.fix)
         self._send()
 
     def linger(self) -> None:
@@ -166,6 +169,7 @@ class Watchdog:
         own = self._own
         own.beat += 1
         news = {"beat": own.beat, "doing": own.activity, "left": own.left, "blames": own.blames, "code": own.code}
+        news["advice"] = own.advice
         try:
             self._store.set(str(self._ranks.rank), json.dumps(news))
             self._store_lost = None
@@ -195,7 +199,7 @@ class Watchdog:
             if news["beat"] != other.beat:
                 other.beat, other.seen = news["beat"], time.monotonic()
                 other.activity, other.left = news["doing"], news["left"]
-                other.blames, other.code = news["blames"], news["code"]
+                other.blames, other.code, other.advice = news["blames"], news["code"], news["advice"]
 
     def _late(self) -> TrainingError | None:
         """The verdict on data that did not arrive in time."""
@@ -229,9 +233,10 @@ class Watchdog:
         for rank, other in sorted(left.items(), key=lambda item: item[1].blames is not None):
             if other.blames is None:
                 what = f"rank {rank} stopped while {other.activity}: {other.left}"
-                return _verdict(what, blames=rank, code=other.code)
+                return _verdict(what, *_advice(other), blames=rank, code=other.code)
             if other.blames != self._ranks.rank:
-                return _verdict(f"rank {rank} reports: {other.left}", blames=other.blames, code=other.code)
+                report = f"rank {rank} reports: {other.left}"
+                return _verdict(report, *_advice(other), blames=other.blames, code=other.code)
         return None
 
     # ---- the end -------------------------------------------------------------------------------------------------
@@ -289,6 +294,13 @@ def _verdict(
     if blames is not None:
         error.blames = blames  # type: ignore[attr-defined]
     return error
+
+
+def _advice(other: Heartbeat) -> tuple[str, str]:
+    """Expectation and fix of a rank that stopped: its own words where it was refused."""
+    if other.advice is not None:
+        return other.advice
+    return "every rank to live until the end", "see the error in that rank's log, and resume with --resume latest"
 
 
 def _code(error: BaseException) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -13,9 +14,9 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from medcodi.data.stalls import workers_failed
-from medcodi.distributed import join_ranks
-from medcodi.errors import CheckpointError, TrainingError
+from medcodi.data.refusals import workers_failed
+from medcodi.distributed import join_ranks, launcher
+from medcodi.errors import CheckpointError, MedCoDiError, TrainingError
 from medcodi.randomness import StepRandomness
 from medcodi.training import run_folder
 from medcodi.training.checkpoint import CheckpointWriter
@@ -31,7 +32,7 @@ if TYPE_CHECKING:
     from medcodi.training.engine import StepResult
 
 
-STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1)
+STOP_SIGNALS = (signal.SIGTERM, signal.SIGUSR1, signal.SIGINT)
 
 
 def train(config: TrainConfig, resume: str | None = None) -> Path:
@@ -48,6 +49,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
 
     Raises:
         MedCoDiError: If the run cannot start or continue; says why and what to do.
+        KeyboardInterrupt: After Ctrl-C, with what was saved.
     """
     ranks = join_ranks(timeout=timedelta(minutes=config.faults.exchange_minutes))
     watchdog = Watchdog(ranks, config.faults)
@@ -55,13 +57,20 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
         with (
             watchdog,
             run_folder.opened(config, resume, ranks) as folder,
-            Interrupts(config.max_minutes) as interrupts,
+            Interrupts(config.max_minutes, forwarded=launcher(os.environ) != "python") as interrupts,
             attention_kernels(config.precision, ranks.device),
         ):
-            return Loop(Run(config, folder, ranks, watchdog, resume), watchdog).train(interrupts)
+            root = Loop(Run(config, folder, ranks, watchdog, resume), watchdog).train(interrupts)
+    except MedCoDiError as error:
+        # The first rank knows of every refusal, and prints it; unless it is the one that died.
+        error.printed_by_first = not ranks.is_first and getattr(error, "blames", None) != 0
+        raise
     finally:
         ranks.leave()
         watchdog.linger()
+    if interrupts.by_keyboard:  # a loop over stages in a shell or a notebook ends here too
+        raise KeyboardInterrupt(f"the run {root} is saved")
+    return root
 
 
 class Loop:
@@ -81,6 +90,7 @@ class Loop:
         """Train until the last step, or until an interrupt; save; write the model."""
         run, config = self.run, self.run.config
         run.announce(run.describe())
+        interrupts.begun = True
         step, stop = run.start_step, None
         try:
             for observer in self.observers:
@@ -153,8 +163,8 @@ class Loop:
     def _report_skipped(self, step_batches: StepBatches, result: StepResult) -> None:
         """Name the studies of a step that was not finite: those whose loss was not, else all of the step."""
         run = self.run
-        own = result.suspects, [study for batch in step_batches.micro for study in batch.study_ids]
-        gathered = run.ranks.gather(own)
+        of_this_rank = result.suspects, [study for batch in step_batches.micro for study in batch.study_ids]
+        gathered = run.ranks.gather(of_this_rank)
         suspects, studies = ([study for part in parts for study in part] for parts in zip(*gathered, strict=True))
         if not suspects and run.engine.scalars().get("scale", 0.0) > 1.0:
             return  # fp16: the loss scale was too large, and is halved
@@ -192,15 +202,18 @@ class Loop:
 
 
 class Interrupts:
-    """While entered, SIGTERM and SIGUSR1 ask for a stop at the end of the step; a second request ends the process.
+    """While entered, SIGTERM, SIGUSR1 and Ctrl-C ask for a stop at the end of the step; a second request ends the process.
 
-    Launchers forward what the scheduler has sent to every process already: a signal soon after is the same request.
+    Launchers forward what the scheduler has sent to every process already (``forwarded``): a signal soon after is the same request.
+    Ctrl-C before the first step ends the run at once, because there is nothing to save.
     """
 
     TIME_IS_UP = "max_minutes reached"
     SAME_REQUEST_S = 5.0
 
-    def __init__(self, max_minutes: float | None) -> None:
+    def __init__(self, max_minutes: float | None, *, forwarded: bool = True) -> None:
+        self.begun = False  # whether there are steps to save
+        self._same_request_s = self.SAME_REQUEST_S if forwarded else 0.0
         self._deadline = None if max_minutes is None else time.monotonic() + 60.0 * max_minutes
         self._signal: int | None = None
         self._signal_time = 0.0
@@ -215,13 +228,23 @@ class Interrupts:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @property
+    def by_keyboard(self) -> bool:
+        """Whether Ctrl-C was pressed."""
+        return self._signal == signal.SIGINT
+
     def _note(self, number: int, frame: FrameType | None) -> None:
-        if self._signal is not None and time.monotonic() - self._signal_time < self.SAME_REQUEST_S:
+        if number == signal.SIGINT and not self.begun:
+            raise KeyboardInterrupt
+        if self._signal is not None and time.monotonic() - self._signal_time < self._same_request_s:
             return
         if self._signal is not None:  # the second request: do not wait for the step, which may never end
             signal.signal(number, signal.SIG_DFL)
             signal.raise_signal(number)
         self._signal, self._signal_time = number, time.monotonic()
+        if number == signal.SIGINT and os.environ.get("RANK", "0") == "0":
+            # Not print: the signal may have come while a line is being printed.
+            os.write(2, b"\nThe run is saved after this step; a second Ctrl-C stops it at once.\n")
 
     def reason(self, ranks: Ranks) -> str | None:
         """Why every rank should stop now, or None. Every rank calls this at the end of each step."""

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from medcodi.data.dataset import StudyDataset
+from medcodi.data.dataset import StudyDataset, read_info
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks, launcher
 from medcodi.errors import TrainingError
@@ -24,6 +24,7 @@ from medcodi.training.ema import Ema
 from medcodi.training.engine import Engine, build_engine, check_engine, describe_engine
 from medcodi.training.execution import choose_attention
 from medcodi.training.faults import Watchdog
+from medcodi.training.fresh_model import changes_for_data
 from medcodi.training.monitoring.trackers import check_trackers
 from medcodi.training.optimizer import trained_parameters
 from medcodi.training.run_folder import RunFolder
@@ -54,10 +55,14 @@ class Run:
 
         # Studies; samples are shown of held-out ones where there are any, and never of encoded ones.
         self.dataset: StudyDataset = config.data.build()
-        held_out = config.validation.build() if config.validation else None
+        self.studies = self.dataset  # as prepared, also where a cache takes their place
+        held_out = self._held_out()
         self.sample_dataset = self.dataset if held_out is None else held_out
+        self.announce(describe_data(self.dataset, held_out))
 
         # The model to start from, and the checkpoint to resume from; all ranks must see the same.
+        for change in changes_for_data(config, self.dataset):
+            self.announce(change)
         model = run_folder.start_model(config, folder, self.dataset, ranks)
         self.identity = run_folder.identity(config, folder, self.dataset)
         saved = run_folder.checkpoint_to_resume(folder, resume, self.identity, self.announce)
@@ -69,7 +74,7 @@ class Run:
         self.stage: Any = build_stage(config.stage.name, model, config.stage.options)
         check_data(self.stage, self.dataset)
         if held_out is not None:
-            check_data(self.stage, held_out, "validation")
+            held_out = self._checked(held_out)
         if ranks.is_first:
             check_room(folder.checkpoints, config, trained_parameters(self.stage).values(), self.start_step)
 
@@ -88,6 +93,29 @@ class Run:
         run_folder.accept(config, folder, ranks)
         if saved is not None:
             self._restore(saved)
+
+    def _held_out(self) -> StudyDataset | None:
+        """The held-out studies; None, with a line, where they would be a split of the training data that has no study."""
+        config = self.config
+        if config.validation is None:
+            return None
+        if config.validates_own_split and not read_info(str(config.data.path))["counts"]["split"].get(
+            config.validation.split
+        ):
+            self.announce(f"no validation: {config.data.path} has no studies in split {config.validation.split!r}")
+            return None
+        return config.validation.build()
+
+    def _checked(self, held_out: StudyDataset) -> StudyDataset | None:
+        """The held-out studies if the stage can be validated on them; a small split of the training data may lack a modality."""
+        try:
+            check_data(self.stage, held_out, "validation")
+        except TrainingError as error:
+            if not self.config.validates_own_split:
+                raise
+            self.announce(f"no validation: {error.failed}")
+            return None
+        return held_out
 
     def _global_batches(self, dataset: StudyDataset) -> GlobalBatches:
         return GlobalBatches(
@@ -154,6 +182,12 @@ class Run:
         """Micro-batches in a global batch now, divided by those when the checkpoint was written."""
         saved = self.resumed_state or {}
         return self._micro_batches / saved.get("micro_batches", self.ranks.world_size)
+
+
+def describe_data(dataset: StudyDataset, held_out: StudyDataset | None) -> str:
+    """The studies that train and those that validate, in one line."""
+    validation = "none" if held_out is None else f"{len(held_out):,} studies of {held_out.name}"
+    return f"data: {len(dataset):,} studies of {dataset.name}; validation: {validation}"
 
 
 # ---- checks before the first step --------------------------------------------------------------------------------

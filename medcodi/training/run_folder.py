@@ -8,24 +8,22 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from medcodi.config import load as load_config
 from medcodi.config import to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, DataError, TrainingError
-from medcodi.model import MedCoDi, ModelConfig, build_model
+from medcodi.modality import MODALITIES
+from medcodi.model import MedCoDi, build_model
 from medcodi.model.files import read_index
 from medcodi.model.identity import tokenizer_hashes
 from medcodi.randomness import seed_from_keys
-from medcodi.record import Record
 from medcodi.stages import build_stage
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind, differences
@@ -33,14 +31,15 @@ from medcodi.training import checkpoint
 from medcodi.training.caching.training_run import hold_only
 from medcodi.training.checkpoint import CHECKPOINTS, Checkpoint
 from medcodi.training.config import TrainConfig
+from medcodi.training.fresh_model import fresh_model_config, records_of, reports
 
 CONFIG = "config.yaml"
 RUN = JobKind(
     name="a run",
-    index="",  # older runs have none; config.yaml shows that the folder is a run's
-    own=("config.yaml", "start", "model", "log.jsonl", "samples", "summary.html"),
+    index_file="",  # older runs have none; config.yaml shows that the folder is a run's
+    own_patterns=("config.yaml", "start", "model", "log.jsonl", "samples", "summary.html"),
     error=TrainingError,
-    choose="choose another out=…",
+    fix="choose another out=…",
 )
 _STARTING = ".starting"  # there while start/ is being made by a run that is not accepted yet
 FINISH_STUDIES = 256  # training studies that a stage's `finish` is given, at least
@@ -89,7 +88,7 @@ def opened(config: TrainConfig, resume: str | None, ranks: Ranks) -> Iterator[Ru
     except OSError as error:
         if error.errno in atomic.UNWRITABLE:
             path = Path(error.filename or folder.root)
-            raise atomic.unwritable(path, error, error=CheckpointError, then=CHECKPOINTS.then) from error
+            raise atomic.unwritable(path, error, error=CheckpointError, then=CHECKPOINTS.resume) from error
         raise
 
 
@@ -110,7 +109,7 @@ def _prepare(folder: RunFolder, resume: str | None) -> None:
             fix="take the model as it is, or train another in another out=…",
         )
     # See that checkpoints can be written, before anything is computed.
-    with atomic.refusing(folder.checkpoints, error=RUN.error, then=RUN.then):
+    with atomic.refusing(folder.checkpoints, error=RUN.error, then=RUN.resume):
         folder.checkpoints.mkdir(exist_ok=True)
         with tempfile.TemporaryFile(dir=folder.checkpoints):
             pass
@@ -121,7 +120,7 @@ def _prepare(folder: RunFolder, resume: str | None) -> None:
             raise TrainingError(
                 f"{folder.start} exists, and no run has made it",
                 expected="a new folder, or one without start/",
-                fix=RUN.choose,
+                fix=RUN.fix,
             )
         atomic.remove(folder.start)
 
@@ -137,7 +136,7 @@ def _leave_nothing(folder: RunFolder) -> None:
 def accept(config: TrainConfig, folder: RunFolder, ranks: Ranks) -> None:
     """Write the run's config: from here on the folder is its own."""
     if ranks.is_first:
-        atomic.write_text(folder.root / CONFIG, to_yaml(config), error=RUN.error, then=RUN.then)
+        atomic.write_text(folder.root / CONFIG, to_yaml(config), error=RUN.error, then=RUN.resume)
         atomic.remove(folder.root / _STARTING)
 
 
@@ -161,33 +160,17 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
     """Write a fresh model to ``start/``, unless an earlier start of the run has."""
     if (folder.start / "model_index.json").is_file():
         return
+    fresh = fresh_model_config(config, dataset)
     texts = [report for report in reports(dataset, config.tokenizer_studies) if report]
-    if not texts:
+    if not texts and any(MODALITIES[name].kind == "text" for name in fresh.modalities):
         raise DataError(
             f"no reports in {dataset.name}",
             expected="reports to train the tokenizer on",
             fix="start from a model with init=…",
         )
-    fresh = load_config(ModelConfig, str(config.model))
-    atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.then)
-    records = _records(dataset, config.tokenizer_studies) if fresh.record is not None else []
+    atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.resume)
+    records = records_of(dataset, config.tokenizer_studies) if fresh.record is not None else []
     build_model(fresh, texts, records, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
-
-
-def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
-    """Reports of the first studies; without their images where the dataset can."""
-    indices = range(min(num_studies, len(dataset)))
-    alone = getattr(dataset, "report", None)
-    found = (alone(index) for index in indices) if alone else (dataset[index].report for index in indices)
-    return [report or "" for report in islice(found, num_studies)]
-
-
-def _records(dataset: StudyDataset, num_studies: int) -> list[Record]:
-    """Records of the first studies, without their images where the dataset can."""
-    indices = range(min(num_studies, len(dataset)))
-    alone = getattr(dataset, "record", None)
-    records = (alone(index) for index in indices) if alone else (dataset[index].record for index in indices)
-    return [record for record in records if record]
 
 
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:
@@ -197,9 +180,11 @@ def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> d
         tokenizer_hashes(index),
         {name: part["sha256"] for name, part in index["components"].items()},
     ]
-    model = index["config"] if config.model is None else to_dict(load_config(ModelConfig, config.model))
+    model = index["config"] if config.model is None else to_dict(fresh_model_config(config, dataset))
+    values = config.identity()
+    values["data"]["image_size"] = dataset.image_size
     return {
-        **config.identity(),
+        **values,
         "model": model,
         "start": hashlib.sha256(json.dumps(weights, sort_keys=True).encode()).hexdigest(),
         "dataset": dataset.fingerprint,

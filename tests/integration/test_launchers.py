@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -55,6 +57,38 @@ def test_accelerate_launch(tiny_runs: dict[str, Path], tmp_path: Path, words: li
     ranks = words[words.index("--num_processes") + 1]
     assert f"× {ranks} (ranks)" in done.stdout
     assert curve(tmp_path / "run") == pytest.approx(curve(tiny_runs["align"]), abs=1e-5)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_ctrl_c_saves_and_the_same_command_resumes(tmp_path: Path) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "launch/train.py", "--config", "configs/train/tiny/autoencode.yaml", f"out={run}"]
+    process = subprocess.Popen(
+        [*command, "steps=100000", "tracking.log_every=1", *QUIET],
+        cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+    )  # fmt: skip
+    while process.poll() is None and not (run / "log.jsonl").exists():
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    printed = process.communicate(timeout=300)[0]
+    assert process.returncode == 130 and "Traceback" not in printed
+    assert "SIGINT received: saved at step" in printed and list((run / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.long
+@pytest.mark.timeout(600)
+def test_a_refusal_under_ranks_is_printed_once(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", f"--master_port={free_port()}"]
+    command += ["launch/train.py", "--config", "configs/train/tiny/autoencode.yaml", f"out={tmp_path / 'run'}"]
+    for setting, refusal in (("data.path=nowhere", "no dataset folder at nowhere"), ("stepz=3", "unknown key 'stepz'")):
+        done = subprocess.run(
+            [*command, setting, *([] if setting == "stepz=3" else ["data.source=null"])],
+            cwd=ROOT, env=environment(), capture_output=True, text=True, timeout=300,
+        )  # fmt: skip
+        printed = done.stdout + done.stderr
+        assert done.returncode and printed.count(refusal) == 1, printed
+        assert "out of memory" not in printed and 'launch/train.py", line' not in printed  # no trace of ours
 
 
 # ---- Slurm ---------------------------------------------------------------------------------------------------------

@@ -49,7 +49,12 @@ def test_studies_of_another_size_than_the_model_takes(config: Callable[..., Trai
         train(config(*phantoms))
     with pytest.raises(DataError, match="prepared at 32 pixels, image_size is 64"):
         train(config("data.image_size=64"))
-    validation = ("validation.image_size=48", "tracking.validate_every=1")
+    validation = (
+        "validation.source=phantom",
+        "validation.num_studies=4",
+        "validation.image_size=48",
+        "tracking.validate_every=1",
+    )
     with pytest.raises(TrainingError, match="^validation: .*prepared at 48 pixels"):
         train(config(*validation))
     assert not (tmp_path / "run").exists()

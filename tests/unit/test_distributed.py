@@ -12,7 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from medcodi.distributed import ALONE, Ranks, join_ranks, launcher
+from medcodi import distributed
+from medcodi.distributed import ALONE, Ranks, join_ranks, launcher, printed_by_first
 from medcodi.errors import ConfigError, DataError, TrainingError
 
 RANKS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
@@ -30,6 +31,17 @@ RANKS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
 )
 def test_the_launcher_is_told_by_what_it_sets(environment: dict[str, str], expected: str) -> None:
     assert launcher(environment) == expected
+
+
+def test_a_refusal_is_printed_by_the_first_rank_and_by_another_only_where_that_one_does_not(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(distributed, "PATIENCE_S", 0.01)
+    error = TrainingError("no data")
+    assert not printed_by_first(error, {}) and not printed_by_first(error, {"RANK": "0"})
+    assert not printed_by_first(error, {"RANK": "1"})  # no launcher has ended it meanwhile
+    error.printed_by_first = True
+    assert printed_by_first(error, {"RANK": "1"})
 
 
 @cache

@@ -28,6 +28,7 @@ from medcodi.turing.design.config import ReaderStudyConfig, read_reader_study
 
 ROOT = Path(__file__).resolve().parents[2]
 OLD = json.loads((ROOT / "tests/golden/interface_0_1_0.json").read_text(encoding="utf-8"))
+RENAMED = {"joint_guidance_scale": "environment_guidance_scale"}  # keys of recipes; the old ones are still read
 RECIPES = [name for name in OLD["configs"] if name.endswith(".yaml")]
 COMMANDS = [  # of the README, each stopped before it works by --help
     "medcodi generate --prompt report='Right upper lobe nodule.' --target frontal --out nodule/",
@@ -82,6 +83,13 @@ def plain(value: object) -> object:
     return json.loads(json.dumps(value, default=str))
 
 
+def with_new_names(value: Any) -> Any:
+    """Values of 0.1.0 under the names that their keys have now."""
+    if isinstance(value, dict):
+        return {RENAMED.get(key, key): with_new_names(each) for key, each in value.items()}
+    return value
+
+
 def without_new_keys(value: Any, old: Any) -> Any:
     """``value`` reduced to the keys that ``old`` has."""
     if isinstance(value, dict) and isinstance(old, dict):
@@ -91,14 +99,22 @@ def without_new_keys(value: Any, old: Any) -> Any:
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_still_means_the_same(recipe: str) -> None:
-    old = OLD["configs"][recipe]
+    old = with_new_names(OLD["configs"][recipe])
     assert without_new_keys(plain(resolved(recipe)), old) == old
 
 
 @pytest.mark.parametrize("recipe", RECIPES)
 def test_a_recipe_with_every_value_written_out_is_still_read(recipe: str) -> None:
     old = OLD["configs"][recipe]
-    assert without_new_keys(plain(to_dict(from_dict(config_class(recipe), old, source=recipe))), old) == old
+    now = plain(to_dict(from_dict(config_class(recipe), old, source=recipe)))
+    assert without_new_keys(now, with_new_names(old)) == with_new_names(old)
+
+
+def test_every_renamed_key_is_in_the_migration_note() -> None:
+    rows = re.findall(
+        r"^\| key `(\w+)` \| key `(\w+)` \|$", (ROOT / "docs/MIGRATION.md").read_text(), flags=re.MULTILINE
+    )
+    assert dict(rows) == RENAMED
 
 
 def options_of(command: Any, name: str = "") -> dict[str, set[str]]:

@@ -1,4 +1,4 @@
-"""``medcodi data prepare`` and ``medcodi data cache``: a dataset from a source of studies, and its encodings."""
+"""``medcodi data prepare``, ``data cache`` and ``data sample``: a dataset from a source, its encodings, studies to try with."""
 
 from __future__ import annotations
 
@@ -71,7 +71,7 @@ def cache(
 
         medcodi data cache --model runs/align/model --data data/mine --split train --split val --out runs/cache
 
-        torchrun --nproc-per-node 8 -m medcodi.app.cli data cache --model runs/align/model --data data/mine --out runs/cache
+        torchrun --nproc-per-node 8 -m medcodi data cache --model runs/align/model --data data/mine --out runs/cache
 
         medcodi data cache --model runs/align/model --out runs/cache source=phantom num_studies=10000
     """
@@ -99,6 +99,26 @@ def cache(
                 _print_summary(encoded)
     finally:
         ranks.leave()
+
+
+@data_app.command()
+def sample(
+    out_dir: Annotated[Path, typer.Argument(metavar="OUT", help="A folder that does not exist.")],
+    studies: Annotated[int, typer.Option(help="Number of studies.")] = 32,
+    image_size: Annotated[int, typer.Option(help="Pixels a side.")] = 128,
+) -> None:
+    """Write phantom studies as PNG files and one table: something to try every command with, and a table to copy.
+
+    [bold]Examples[/bold]
+
+        medcodi data sample sample
+
+        medcodi fit sample --out runs/mine
+    """
+    from medcodi.data.sample import write_sample
+
+    table = write_sample(out_dir, studies, image_size=image_size)
+    out.print(f"{studies} studies: {table}, images and reports beside it")
 
 
 def _encode(

@@ -91,8 +91,9 @@ def write_demo(
     from medcodi.generation.pipeline import load
     from medcodi.metrics.labeler import label_report
     from medcodi.model.generation_config import GenerationConfig
-    from medcodi.pages.page import render_template, write_page
+    from medcodi.pages.page import check_page, render_template, write_page
 
+    check_page(folder / "index.html")
     settings = GenerationConfig(num_inference_steps=num_inference_steps)
     # Load the model and complete the settings with its defaults.
     with console.status("Loading the model ..."):

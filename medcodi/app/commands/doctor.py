@@ -193,7 +193,7 @@ def check_checkpoint() -> Check:
         folder = demo_checkpoint()
         identity = MedCoDi.from_pretrained(folder).identity()
     except MedCoDiError as error:
-        return Check("Demo checkpoint", "missing", error.failed, fix=error.fix or "check out the repository again")
+        return Check("Demo checkpoint", "missing", error.failed, fix=error.fix or "install medcodi again")
     except ImportError as error:
         return Check("Demo checkpoint", "missing", first_line(error), fix="make setup")
     return Check("Demo checkpoint", "ok", f"{folder}, sha256 {identity[:12]}")

@@ -25,7 +25,7 @@ NUM_STUDIES = 200  # of the phantom, unless the file or the command line names a
 @app.command()
 def evaluate(
     config: Annotated[
-        Path | None, typer.Option(help="An evaluation configuration; ready ones are in configs/eval/.")
+        str | None, typer.Option(help="The evaluation: a file, or a recipe (medcodi config list eval).")
     ] = None,
     settings: Overrides = None,
     model: Model = None,
@@ -58,7 +58,7 @@ def evaluate(
 
         medcodi evaluate num_studies=64
 
-        medcodi evaluate --config configs/eval/demo.yaml
+        medcodi evaluate --config demo
 
         medcodi evaluate --model runs/join/model --data data/mine --out results/ num_studies=200
 
@@ -130,7 +130,7 @@ def _verify(folder: Path, data: str | None, model: str | None) -> None:
 
 
 def evaluation_values(
-    config: Path | None,
+    config: str | Path | None,
     *,
     model: str | None,
     data: str | None,
@@ -148,13 +148,14 @@ def evaluation_values(
         ConfigError: If the file does not exist or is invalid.
         CheckpointError, DataError: If the model or the dataset is needed for its image size, and does not exist.
     """
-    from medcodi.config import read_yaml
+    from medcodi.config import read_recipe
     from medcodi.data.dataset import read_info
+    from medcodi.evaluation.config import EvaluateConfig
     from medcodi.model import demo_checkpoint
     from medcodi.model.files import read_index
 
     # Options that replace a key of the file.
-    values = read_yaml(config) if config else {}
+    values = read_recipe(EvaluateConfig, config) if config else {}
     if model is not None:
         values["model"] = model
     if out_dir is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -15,12 +16,15 @@ from medcodi.app.arguments import (
     Guidance,
     ImageFormat,
     Model,
+    Order,
     Preset,
     Sampler,
+    SequenceOfTargets,
     Steps,
     read_device,
     read_execution,
     read_prompts,
+    read_sequence,
     read_targets,
     read_weights,
     refuse_full_folder,
@@ -29,6 +33,8 @@ from medcodi.app.terminal import app, err, out, progress_bar
 
 if TYPE_CHECKING:
     from medcodi.generation.pipeline import Generation
+
+SHOWN = 300  # characters of a text that was not read
 
 
 @app.command()
@@ -61,6 +67,8 @@ def generate(
     guidance: Guidance = None,
     steps: Steps = None,
     sampler: Sampler = None,
+    order: Order = None,
+    sequence: SequenceOfTargets = None,
     seed: Annotated[int, typer.Option(help="Seed of the first sample; the same seed gives the same sample.")] = 0,
     image_format: ImageFormat = "png",
     device: Device = None,
@@ -80,10 +88,13 @@ def generate(
 
         medcodi generate --prompt report=@report.txt --model xgem/ --execution precision=bfloat16 --execution offload=cpu
 
+        medcodi generate --order chained --sequence report+frontal+lateral
+
         medcodi generate --target frontal --steps 30 --sampler dpm++ --seed 7 --out here/
     """
     # Check the options before torch is loaded, which takes seconds.
     prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
+    in_sequence = read_sequence(sequence)
     refuse_full_folder(out_dir)
     with progress_bar(err) as bar:
         task = bar.add_task("loading", total=None)
@@ -101,17 +112,33 @@ def generate(
             guidance_scale=guidance,
             num_inference_steps=steps,
             sampler=sampler,
+            order=order,
+            sequence=in_sequence,
             seed=seed,
             device=read_device(device),
             execution=read_execution(execution or []),
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
     generation.save(out_dir, image_format)
-    _print_generation(generation, out_dir)
+    print_truncations(generation, prompts)
+    print_generation(generation, out_dir)
 
 
-def _print_generation(generation: Generation, folder: Path) -> None:
-    # Reports are shown, images are only named.
+def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
+    """Say which texts the model has not read to their end, and what it has not read."""
+    from medcodi.data.reports import normalise_report
+
+    for name, prompt in generation.provenance["prompts"].items():
+        if cut := prompt.get("truncated"):
+            unread = " ".join(normalise_report(prompts[name])[cut["read_characters"] :].split())
+            seen = f" {cut['read_tokens']} of {cut['tokens']} tokens of the {name} were read, which is all that this model reads."
+            err.print(
+                Text.assemble(("Note:", "yellow"), f"{seen} Not read: {unread[:SHOWN]}{'…' * (len(unread) > SHOWN)}")
+            )
+
+
+def print_generation(generation: Generation, folder: Path) -> None:
+    """Print the texts of a generation, and the names of its files."""
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
             if isinstance(value, str):

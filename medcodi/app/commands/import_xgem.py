@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.table import Table
@@ -76,7 +77,11 @@ def import_xgem(
     from medcodi.interop.xgem import import_xgem as run
     from medcodi.interop.xgem_layout import LayoutConfig
     from medcodi.storage.atomic import write_bytes
+    from medcodi.storage.ownership import refuse_foreign
 
+    if report is not None:
+        options: Any = {"what": "an earlier report", "fix": "choose another --report", "error": CheckpointError}
+        refuse_foreign(report, lambda path: {"keys", "numbers"} <= json.loads(path.read_bytes()).keys(), **options)
     # Import, one component at a time.
     one_of("dtype", dtype, DTYPES, CheckpointError)
     with counting_bar(err) as bar:

@@ -15,6 +15,7 @@ from rich.table import Table
 from medcodi.app.terminal import app, out
 from medcodi.config import load
 from medcodi.errors import ConfigError
+from medcodi.recipes import recipe_names
 
 if TYPE_CHECKING:
     from medcodi.model import MedCoDi
@@ -29,8 +30,8 @@ def parameters(
     model: Annotated[
         str | None,
         typer.Argument(
-            help="A model configuration (configs/models/*.yaml) or a model folder.",
-            show_default="configs/models/demo.yaml",
+            help="A model recipe (medcodi config list models) or a model folder.",
+            show_default="the recipe demo",
         ),
     ] = None,
     config: Annotated[str | None, typer.Option(help="The same, by name.", show_default=False)] = None,
@@ -44,15 +45,15 @@ def parameters(
 
         medcodi parameters
 
-        medcodi parameters --config configs/models/medcodi-m.yaml
+        medcodi parameters medcodi-m
 
-        medcodi parameters checkpoints/demo --json
+        medcodi parameters runs/join/model --json
     """
     if model is not None and config is not None:
         raise ConfigError(
             f"two models to count: {model} and --config {config}", expected="one", fix="run the command for each"
         )
-    count = count_parameters(model or config or "configs/models/demo.yaml")
+    count = count_parameters(model or config or "demo")
     if as_json:
         out.print_json(json.dumps(count.to_dict()))
         return
@@ -154,7 +155,7 @@ def count_parameters(source: str | Path) -> ParameterCount:
     """Count a model on the meta device: nothing is allocated, no weight is read.
 
     Args:
-        source: A YAML file of a :class:`ModelConfig`, or a model folder.
+        source: A YAML file of a :class:`ModelConfig`, the name of a shipped one, or a model folder.
 
     Raises:
         ConfigError: If the YAML file is not a model configuration.
@@ -200,7 +201,8 @@ def _on_meta(source: str | Path) -> MedCoDi:
     from medcodi.model import MedCoDi, ModelConfig
     from medcodi.networks.tokenizer import AbsentTokenizer
 
-    if Path(source).suffix not in (".yaml", ".yml"):
+    named = f"models/{source}" in recipe_names() and not (Path(source) / "model_index.json").is_file()
+    if not named and Path(source).suffix not in (".yaml", ".yml"):
         return MedCoDi.from_pretrained(source, lazy=True)
     config = load(ModelConfig, source)
     with torch.device("meta"):

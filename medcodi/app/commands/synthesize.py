@@ -15,11 +15,14 @@ from medcodi.app.arguments import (
     Guidance,
     ImageFormat,
     Model,
+    Order,
     Preset,
     Sampler,
+    SequenceOfTargets,
     Steps,
     read_device,
     read_execution,
+    read_sequence,
     read_targets,
 )
 from medcodi.app.terminal import app, count_progress, counting_bar, err, out
@@ -54,6 +57,8 @@ def synthesize(
     guidance: Guidance = None,
     steps: Steps = None,
     sampler: Sampler = None,
+    order: Order = None,
+    sequence: SequenceOfTargets = None,
     keep: Annotated[
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Copy a further column of the manifest into results.csv; repeatable."),
@@ -76,8 +81,8 @@ def synthesize(
 
     Columns of the manifest, all optional: [bold]id[/bold], one column for each prompt ([bold]frontal[/bold] and
     [bold]lateral[/bold]: paths; [bold]report[/bold]: text, or [bold]report_file[/bold]: a path), [bold]targets[/bold]
-    (frontal+lateral), [bold]seed[/bold], [bold]num_samples[/bold], [bold]weights[/bold] (frontal=0.5 report=1). Paths are
-    relative to the manifest.
+    (frontal+lateral), [bold]seed[/bold], [bold]num_samples[/bold], [bold]weights[/bold] (frontal=0.5 report=1),
+    [bold]order[/bold] (joint, staggered, chained). Paths are relative to the manifest.
 
     Each study has its own folder and a row in results.csv. Rows that fail are printed, listed in failed.csv and skipped; the
     exit code is then 3. The files are the same, byte by byte, for any number of ranks.
@@ -88,7 +93,7 @@ def synthesize(
 
         medcodi synthesize --manifest prompts.csv --out synthetic/ --target frontal --preset fast --batch-size 32 --format dicom
 
-        torchrun --nproc-per-node 8 -m medcodi.app.cli synthesize --manifest prompts.csv --out synthetic/
+        torchrun --nproc-per-node 8 -m medcodi synthesize --manifest prompts.csv --out synthetic/
 
         medcodi synthesize --manifest prompts.jsonl --out synthetic/ --rank $SLURM_PROCID --world $SLURM_NTASKS
     """
@@ -101,7 +106,14 @@ def synthesize(
     from medcodi.model.generation_config import GenerationConfig
 
     config = SynthesisConfig(
-        generation=GenerationConfig(preset=preset, sampler=sampler, num_inference_steps=steps, guidance_scale=guidance),
+        generation=GenerationConfig(
+            preset=preset,
+            sampler=sampler,
+            num_inference_steps=steps,
+            guidance_scale=guidance,
+            order=order,
+            sequence=read_sequence(sequence),
+        ),
         defaults=RowDefaults(targets=targets, seed=seed, num_samples=num_samples),
         keep=tuple(keep or ()),
         batch_size=batch_size,
@@ -166,6 +178,10 @@ def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> Non
     if outcome.num_pending:
         err.print(
             f"{outcome.num_pending} studies are still missing: other ranks generate them, or the same command run again"
+        )
+    if outcome.num_truncated:
+        err.print(
+            f"{outcome.num_truncated} rows have a text that is longer than this model reads: results.csv says how much was read"
         )
     for name in ("results.csv", "failed.csv"):
         if (folder / name).is_file():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
 @app.command()
 def train(
-    config: Annotated[Path, typer.Option(help="A training configuration; ready ones are in configs/train/.")],
+    config: Annotated[str, typer.Option(help="The run: a file, or a recipe (medcodi config list train).")],
     settings: Overrides = None,
     resume: Annotated[str | None, typer.Option(help="Resume from 'latest', or from a checkpoint folder.")] = None,
     print_config: Annotated[
@@ -34,17 +35,17 @@ def train(
     mfu: Annotated[float, typer.Option(help="With --estimate: share of the peak reached in training.")] = 0.35,
     reserved: Annotated[float, typer.Option(help="With --estimate: GiB of each used by others.")] = 2.0,
 ) -> None:
-    """Train one stage: autoencode, align, diffuse or join. The same as launch/train.py on one process.
+    """Train one stage: autoencode, align, diffuse or join.
 
-    For several devices: deepspeed launch/train.py --config ... or torchrun launch/train.py --config ...
+    On several devices: torchrun --nproc-per-node 8 -m medcodi train ... or deepspeed --module medcodi train ...
 
     [bold]Examples[/bold]
 
-        medcodi train --config configs/train/autoencode.yaml
+        medcodi train --config autoencode
 
-        medcodi train --config configs/train/diffuse.yaml optimizer.lr=1e-4 --resume latest
+        medcodi train --config diffuse optimizer.lr=1e-4 --resume latest
 
-        medcodi train --estimate --config configs/train/medcodi-m/3-diffuse.yaml --gpus 32 --gpu-memory 80
+        medcodi train --estimate --config medcodi-m/3-diffuse init=null model=medcodi-m --gpus 32
     """
     from medcodi.config import from_dict, load, to_yaml
     from medcodi.training.config import TrainConfig
@@ -63,7 +64,9 @@ def train(
         return
     from medcodi.training.loop import train as run_stage
 
-    out.print(f"The run: {run_stage(run, resume)}")
+    folder = run_stage(run, resume)
+    if not int(os.environ.get("RANK", "0")):  # only the first rank prints
+        out.print(f"The run: {folder}")
 
 
 @app.command()
@@ -87,6 +90,12 @@ def plot(
     from medcodi.errors import TrainingError
     from medcodi.training.monitoring.summary import PAGE, write_summary
 
+    if any(run == Path("demo") and not run.exists() for run in runs):
+        raise TrainingError(
+            "the shipped model demo carries no log of its training",
+            expected="the folder of a run",
+            fix="name a run's out=… folder; docs/DEMO.md reports how demo was trained",
+        )
     if page is None and len(runs) > 1:
         raise TrainingError(
             f"{len(runs)} runs and no --out", expected="a name for the page", fix="add --out compare.html"

@@ -14,7 +14,7 @@ from medcodi.errors import DataError
 
 @turing_app.command()
 def export(
-    study: Annotated[Path, typer.Option(help="The study file; ready ones are in configs/turing/.")],
+    study: Annotated[Path, typer.Option(help="The study: a file, or a recipe (medcodi config list turing).")],
     real: Annotated[
         str, typer.Option(help="The real arm: a prepared folder, a CSV table, a folder of DICOM files, or phantom.")
     ],
@@ -40,7 +40,7 @@ def export(
 
     [bold]Examples[/bold]
 
-        medcodi turing export --study configs/turing/demo.yaml --real phantom --generated demo --out bundle/
+        medcodi turing export --study demo --real phantom --generated demo --out bundle/
 
         medcodi turing export --study study.yaml --real data/mine --generated runs/join/model --readers 3 --out bundle/
     """
@@ -58,7 +58,7 @@ def export(
         real, split=split, num_phantoms=max_cases(config), image_size=config.image_size, seed=config.seed
     )
     generated_arm = open_generated(generated, config.sampling, config.seed, torch_device)
-    model = load(None if autoencoder == "demo" else autoencoder, torch_device) if autoencoder else None
+    model = load(autoencoder, torch_device) if autoencoder else None
     # Choose the cases, generate, blind, write.
     with progress_bar(err) as bar:
         task = bar.add_task("choosing cases", total=None)

@@ -83,7 +83,7 @@ def power(
 
     [bold]Examples[/bold]
 
-        medcodi turing power --study configs/turing/medcodi-m.yaml
+        medcodi turing power --study medcodi-m
 
         medcodi turing power --kind real_or_generated --margin 0.1 --readers 3,5 --items 40,80,160
     """

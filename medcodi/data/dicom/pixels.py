@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+import struct
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -35,6 +36,7 @@ def stored_pixels(tags: Tags) -> np.ndarray:
             expected=f"High Bit {stored - 1}",
             fix="export it uncompressed",
         )
+    _check_stream(tags)
     try:
         pixels = dataset.pixel_array
     except Exception as error:  # decoders are foreign code: whatever they raise on broken data
@@ -42,12 +44,77 @@ def stored_pixels(tags: Tags) -> np.ndarray:
         if missing := _missing_decoders(syntax):
             raise MissingExtraError(missing, extra="dicom", needed_for=f"{name}, the compression of {where}") from error
         raise Refused(
-            f"{where}: its pixels are corrupt or cut short ({name}: {first_line(error)[:200]})",
+            f"{where}: its pixels are corrupt or cut short ({name}: {_reasons(error)[:200]})",
             reason="corrupt",
             expected="whole pixel data",
             fix="copy or export it again",
         ) from error
     return pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
+
+
+def _reasons(error: Exception) -> str:
+    """The error of decoding; of several decoders, that of the first one."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[1] if len(lines) > 1 and lines[0].endswith(":") else first_line(error)
+
+
+def _check_stream(tags: Tags) -> None:
+    """Refuse a compressed picture whose own size or depth is not the tags': it would be cut into other rows, or lose bits.
+
+    Raises:
+        Refused: If Rows and Columns are not the size in the stream, or it has more bits than Bits Allocated.
+    """
+    from pydicom.encaps import get_frame
+
+    try:
+        stream = read_stream(get_frame(tags.dataset.PixelData, 0, number_of_frames=1))
+    except Exception:  # no frame, or one that is cut short: the decoder says so
+        return
+    if stream is None:
+        return
+    height, width, allocated = (tags.integer(name) for name in ("Rows", "Columns", "BitsAllocated"))
+    if (stream.height, stream.width) != (height, width) or stream.bits > allocated:
+        raise Refused(
+            f"{tags.where} holds a compressed picture of {stream.width}×{stream.height} pixels of {stream.bits} bits, and its tags "
+            f"say {width}×{height} of {allocated}",
+            reason="invalid tag",
+            expected="Rows, Columns and Bits Allocated of the picture",
+            fix="correct the tags, or export it again",
+        )
+    # Lossy values may exceed Bits Stored, above which a decoder would cut them to small ones: the picture's depth counts.
+    if not tags.integer("PixelRepresentation", default=0) and stream.bits > tags.integer(
+        "BitsStored", default=allocated
+    ):
+        tags.dataset.BitsStored, tags.dataset.HighBit = stream.bits, stream.bits - 1
+
+
+class Stream(NamedTuple):
+    """The head of a compressed picture."""
+
+    height: int
+    width: int
+    bits: int  # of a value
+
+
+def read_stream(data: bytes) -> Stream | None:
+    """The head of a JPEG, JPEG-LS or JPEG 2000 stream; None of others."""
+    # JPEG 2000: the SIZ segment, also within a JP2 file (ISO 15444-1, A.5.1): the image's end less its offset.
+    start = data.find(b"\xff\x4f\xff\x51", 0, 1024)
+    if start >= 0:
+        right, bottom, left, top = struct.unpack_from(">4I", data, start + 8)
+        return Stream(bottom - top, right - left, (data[start + 42] & 0x7F) + 1)
+    # JPEG: the first start of frame (ITU T.81, B.2.2; JPEG-LS: 0xF7). Other segments are skipped by their length.
+    place = 2
+    while data[:2] == b"\xff\xd8" and place + 9 <= len(data) and data[place] == 0xFF:
+        marker, length = data[place + 1], int.from_bytes(data[place + 2 : place + 4])
+        if marker == 0xFF:  # a fill byte
+            place += 1
+        elif (0xC0 <= marker <= 0xCF and marker not in (0xC4, 0xC8, 0xCC)) or marker == 0xF7:
+            bits, height, width = struct.unpack_from(">B2H", data, place + 4)
+            return Stream(height, width, bits) if height else None  # 0: it is in a later segment
+        else:
+            place += 2 + length
+    return None
 
 
 def _missing_decoders(syntax: Any) -> str:

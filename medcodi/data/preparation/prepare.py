@@ -7,21 +7,30 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from medcodi import __version__
 from medcodi.config import config, to_dict
 from medcodi.console import SafeConsole, progress_of
-from medcodi.data.files import FORMAT, INFO_FILE
+from medcodi.data.files import FORMAT, INFO_FILE, is_dataset
 from medcodi.data.preparation.ledger import Ledger
-from medcodi.data.preparation.plan import PatientSplits, Shard, plan_shards
-from medcodi.data.preparation.shards import FILE_FORMATS, PREPARATION, Interrupted, WrittenShard
+from medcodi.data.preparation.shards import (
+    FILE_FORMATS,
+    PREPARATION,
+    Interrupted,
+    PatientSplits,
+    Shard,
+    WrittenShard,
+    plan_shards,
+)
 from medcodi.data.preparation.workers import Workers
 from medcodi.data.sources import SOURCES, Each, Source
 from medcodi.data.sources.record import Record
 from medcodi.errors import DataError, MedCoDiError, one_of
 from medcodi.storage.atomic import refusing, write_json
 from medcodi.storage.job_folder import JobFolder
+from medcodi.storage.names import plain_name
+from medcodi.storage.ownership import refuse_foreign
 
 _OF_THE_RUN = ("out", "num_workers", "overwrite", "resume")  # keys that are not of the dataset
 MIN_STUDIES_FOR_LIMIT = 10  # below it a share of bad studies says little; one good study is enough
@@ -30,6 +39,8 @@ MIN_STUDIES_FOR_LIMIT = 10  # below it a share of bad studies says little; one g
 @config
 class PrepareConfig:
     """Source and settings of a preparation."""
+
+    recipes: ClassVar[str] = "data"  # folder of configs/ with recipes for this config
 
     source: str  # kind of source: ``csv``, ``dicom``, ``mimic-cxr``, ``mimic-cxr-jpg``, ``openi``, ``phantom``
     out: str  # folder of the dataset
@@ -67,6 +78,11 @@ class PrepareConfig:
         """
         return SOURCES[one_of("source", self.source, SOURCES, DataError)]
 
+    @property
+    def dataset_name(self) -> str:
+        """The name that is given, or the folder's."""
+        return self.name or Path(self.out).absolute().name
+
     def records(self, each: Each = map) -> Iterator[Record]:
         """The studies that the source announces.
 
@@ -97,10 +113,12 @@ def prepare(config: PrepareConfig) -> Ledger:
         Interrupted: If the disk is full or a worker was killed: finished shards stay.
     """
     out = Path(config.out)
+    plain_name(config.dataset_name, "name=" if config.name else "--out", fix="give the data set another one: name=...")
     if out.exists() and not config.overwrite:
         raise DataError(
             f"{out} exists already", expected="a new folder", fix="overwrite=true replaces it, or choose another --out"
         )
+    _refuse_other_folder(out)
     with Workers(config.num_workers, config.source) as workers:
         # Read the source, and divide its patients into splits: official ones first, then drawn ones.
         records = list(config.records(workers.map))
@@ -123,6 +141,7 @@ def prepare(config: PrepareConfig) -> Ledger:
             try:
                 written = _write(config, shards, job, workers, num_studies=len(records))
                 ledger = _finish(config, shards, written, job.content)
+                _refuse_other_folder(out)
                 job.publish(replace=config.overwrite)
             except Interrupted:
                 raise
@@ -130,6 +149,11 @@ def prepare(config: PrepareConfig) -> Ledger:
                 job.clear()
                 raise
     return ledger
+
+
+def _refuse_other_folder(out: Path) -> None:
+    """Refuse to replace anything but a data set, and a data set that holds anything else."""
+    refuse_foreign(out, is_dataset, what="a data set alone, as data prepare writes it", fix="choose another --out")
 
 
 def _identity(config: PrepareConfig, records: Sequence[Record]) -> dict[str, Any]:
@@ -176,7 +200,7 @@ def _finish(
         num_studies=sum(len(shard.records) for shard in shards),
         left_out=sum(result.left_out for result in results),
     )
-    with refusing(folder, error=Interrupted, then=PREPARATION.then):
+    with refusing(folder, error=Interrupted, then=PREPARATION.resume):
         ledger.write(folder)
     # The fingerprint: a hash over all rows.
     digest = hashlib.sha256(repr((config.source, config.image_size)).encode())
@@ -189,7 +213,7 @@ def _finish(
             files.setdefault(shard.split, []).append({"file": file, "rows": result.rows, **row})
     info = {
         "format": FORMAT,
-        "name": config.name or Path(config.out).name,
+        "name": config.dataset_name,
         "image_size": config.image_size,
         "credentialed": config.kind().credentialed,
         "fingerprint": digest.hexdigest(),
@@ -197,7 +221,7 @@ def _finish(
         "shards": files,
         "config": {key: value for key, value in to_dict(config).items() if key not in _OF_THE_RUN},
     }
-    write_json(folder / INFO_FILE, info, error=Interrupted, then=PREPARATION.then)
+    write_json(folder / INFO_FILE, info, error=Interrupted, then=PREPARATION.resume)
     return ledger
 
 

@@ -1,9 +1,9 @@
-"""Shards of a prepared dataset: at least 32 studies of one split in one file, written whole by any process."""
+"""Shards of a prepared dataset: planned from the source alone, and each written whole, by any process, with the splits of its patients."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -11,25 +11,95 @@ from typing import Any
 
 from medcodi.data.dataset import row_from_study
 from medcodi.data.preparation.ledger import Entry, entries_of
-from medcodi.data.preparation.plan import Shard
+from medcodi.data.sources.record import Record
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobKind, file_row
 from medcodi.study import CHEXPERT_LABELS
 
+MAX_SHARDS = 256  # of a dataset: each stays open while it is mapped, and a process may open about a thousand
+MIN_STUDIES = 32
 ROWS_PER_BATCH = 16  # of an Arrow record batch: what one write holds in memory
 
 
+# ---- splits ----------------------------------------------------------------------------------------------------------
+def split_of_patient(patient_id: str, *, seed: int, val: float, test: float) -> str:
+    """A split drawn from the patient's identifier alone, so new patients never move old ones; shares ``val`` and ``test``."""
+    from medcodi.randomness import seed_from_keys  # it imports torch: official splits do without
+
+    u = seed_from_keys("split", seed, patient_id) / 2**63
+    return "test" if u < test else "val" if u < test + val else "train"
+
+
+class PatientSplits:
+    """Remembers every patient's split and refuses a second one."""
+
+    def __init__(self, *, seed: int, val: float, test: float) -> None:
+        self._seed, self._val, self._test = seed, val, test
+        self._known: dict[str, str] = {}
+
+    def place(self, patient_id: str, official: str | None) -> str:
+        """The split of a study: the official one where there is one, else the patient's own.
+
+        Raises:
+            DataError: If the patient's studies are in two splits.
+        """
+        split = (
+            official
+            or self._known.get(patient_id)
+            or split_of_patient(patient_id, seed=self._seed, val=self._val, test=self._test)
+        )
+        known = self._known.setdefault(patient_id, split)
+        if known != split:
+            raise DataError(
+                f"patient {patient_id!r} is in two splits, {known!r} and {split!r}",
+                expected="all studies of a patient in one split",
+                fix="correct the split, or leave it out for splits of our own "
+                "(csv: options.columns.split=null; mimic-cxr: options.official_split=false)",
+            )
+        return split
+
+
+# ---- plan ------------------------------------------------------------------------------------------------------------
+@dataclass(frozen=True, kw_only=True)
+class Shard:
+    """Work for one process at a time."""
+
+    split: str  # of all its studies
+    index: int  # within its split
+    places: tuple[int, ...]  # of its studies in the source
+    records: tuple[Record, ...]  # the studies to be read
+
+    @property
+    def name(self) -> str:
+        """``train-00003``."""
+        return f"{self.split}-{self.index:05d}"
+
+
+def plan_shards(records: Sequence[Record], splits: Sequence[str]) -> list[Shard]:
+    """Cut a source into shards: by split, in the source's order, of a size that depends on the number of studies only."""
+    size = max(MIN_STUDIES, -(-len(records) // MAX_SHARDS))
+    shards = []
+    for split in dict.fromkeys(splits):
+        places = [place for place, name in enumerate(splits) if name == split]
+        for start in range(0, len(places), size):
+            chosen = tuple(places[start : start + size])
+            of_shard = tuple(records[place] for place in chosen)
+            shards.append(Shard(split=split, index=start // size, places=chosen, records=of_shard))
+    return shards
+
+
+# ---- writing ---------------------------------------------------------------------------------------------------------
 class Interrupted(DataError):  # noqa: N818 -- not the data's fault: finished shards stay
     """Preparation stopped for a cause outside the data; run again, it resumes."""
 
 
 PREPARATION = JobKind(
     name="an unfinished preparation",
-    staged=".{target}.partial",
+    staging_name=".{target}.partial",
     error=Interrupted,
-    choose="remove it, or choose another --out",
+    fix="remove it, or choose another --out",
 )
 
 
@@ -72,7 +142,7 @@ def write_shard(shard: Shard, folder: Path, image_size: int, file_format: str) -
                 digests[place] = _digest(row)
                 yield row
 
-    with atomic.replacing(folder / file, error=PREPARATION.error, then=PREPARATION.then) as partial:
+    with atomic.replacing(folder / file, error=PREPARATION.error, then=PREPARATION.resume) as partial:
         _WRITERS[file_format](partial, rows())
         if not digests:
             partial.unlink()  # no study is kept: no file

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import multiprocessing
 import os
+import signal
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,8 +16,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from medcodi.data.preparation.plan import Shard
-from medcodi.data.preparation.shards import Interrupted, WrittenShard, write_shard
+from medcodi.data.preparation.shards import Interrupted, Shard, WrittenShard, write_shard
 
 if TYPE_CHECKING:
     from medcodi.data.preparation.prepare import PrepareConfig
@@ -110,6 +110,7 @@ def _each(function: Callable[[Item], Result], items: Sequence[Item]) -> list[Res
 
 
 def _begin() -> None:
+    signal.signal(signal.SIGINT, signal.SIG_DFL)  # Ctrl-C reaches every process: the caller alone says what it means
     _keep_memory()
     _die_with_parent()
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from medcodi.config import config
 from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.reports import compose_report
+from medcodi.data.sources.detection import table_at
 from medcodi.data.sources.record import LeftOut, Record, check_patients, second_images
 from medcodi.data.tables import TableRow, is_absent, read_header, read_rows
 from medcodi.data.views import view_of
@@ -39,7 +40,7 @@ class CsvConfig:
     r"""Options of source ``csv``.
 
     Attributes:
-        path: The table; comma, semicolon or tab between columns.
+        path: The table; comma, semicolon or tab between columns. Of a folder, its only table.
         root: Folder that image paths start from; None: the table's.
         columns: Meaning -> column, e.g. ``{image: file, view: view_group}``; null: not used. A meaning not named here is looked up by
             its usual names. Meanings: study_id, patient_id, image and view (one row an image), frontal, lateral (one row a
@@ -72,7 +73,7 @@ def records(options: CsvConfig) -> Iterator[Record]:
         DataError: If the table cannot be read, a named column is missing, nothing in it can be used, or it does not say
             which patient a study is of.
     """
-    path = Path(options.path)
+    path = table_at(Path(options.path))
     header = read_header(path)
     columns = _columns(options.columns, header, path)
     if "patient_id" not in columns and set(header) >= _SYNTHESIZED:

@@ -37,7 +37,7 @@ class DicomConfig:
 
     def __post_init__(self) -> None:
         if self.default_view is not None and modality(self.default_view).kind != "image":
-            raise ValueError(f"default_view is {self.default_view!r}, expected record of {', '.join(names('image'))}")
+            raise ValueError(f"default_view is {self.default_view!r}, expected one of {', '.join(names('image'))}")
 
 
 def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -> Iterator[Record]:
@@ -52,9 +52,7 @@ def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -
     # Every DICOM file of the tree, in the order of paths.
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and is_dicom(file)]
     if not files:
-        raise DataError(
-            f"{folder} holds no DICOM file", expected="at least record, in it or below it", fix="check path="
-        )
+        raise DataError(f"{folder} holds no DICOM file", expected="at least one, in it or below it", fix="check path=")
     by_id: dict[str, Record] = {}
     for record in each(partial(_record, options=options), files):
         by_id[record.study_id] = _joined(by_id[record.study_id], record) if record.study_id in by_id else record
@@ -77,7 +75,7 @@ def _record(file: Path, options: DicomConfig) -> Record:
     view = header.modality or (None if header.view_named else options.default_view)
     refused = None
     if view is None:
-        fix = "" if header.view_named else "; options.default_view=frontal would take it as record"
+        fix = "" if header.view_named else "; options.default_view=frontal would take it as one"
         refused = LeftOut(
             file=str(file),
             reason="unknown view",
@@ -114,7 +112,7 @@ def _report(file: Path, study_id: str, options: DicomConfig) -> tuple[dict[str, 
 
 
 def _joined(old: Record, new: Record) -> Record:
-    """Two files of record study as record record; beside a usable file, another record that is not is only left out itself."""
+    """Two files of one study as one record; beside a usable file, one that cannot be used is left out alone."""
     # A file that can be used replaces one that cannot.
     if old.refused is not None and new.refused is None:
         old, new = new, old

@@ -30,6 +30,7 @@ from medcodi.data.tables import find_table, read_table
 from medcodi.data.views import view_of
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES, names
+from medcodi.storage.names import stays_inside
 
 _VIEW, _VIEW_IN_WORDS = "ViewPosition", "ViewCodeSequence_CodeMeaning"
 
@@ -140,6 +141,12 @@ def _records(
             patient, study = f"p{row['subject_id']}", f"s{row['study_id']}"
             if options.groups is None or patient[:3] in options.groups:
                 path = row.get("path") or f"files/{patient[:3]}/{patient}/{study}/{row['dicom_id']}{suffix}"
+                if not all(map(stays_inside, path.split("/"))):  # numbers and paths out of a table
+                    raise DataError(
+                        f"the tables name the image {path!r}",
+                        expected=f"a path inside {root}",
+                        fix="download the tables again",
+                    )
                 yield row, view, root / path
 
     # Gather rows by study; DICOM tags are read in parallel.

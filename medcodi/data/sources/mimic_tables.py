@@ -10,6 +10,7 @@ from medcodi.config import config
 from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.tables import find_table, read_table
 from medcodi.errors import DataError, one_of
+from medcodi.storage.names import is_plain_name
 from medcodi.study import CHEXPERT_LABELS
 
 IDS = ("subject_id", "study_id")
@@ -128,7 +129,9 @@ def report_paths(options: MimicConfig) -> Callable[[str, str], Path | None]:
     return partial(_report_path, found)
 
 
-def _report_path(root: Path, patient: str, study_id: str) -> Path:
+def _report_path(root: Path, patient: str, study_id: str) -> Path | None:
+    if not is_plain_name(patient) or not is_plain_name(f"{study_id}.txt"):  # a number out of a table is no path
+        return None
     return root / patient[:3] / patient / f"{study_id}.txt"
 
 

@@ -33,11 +33,11 @@ WEIGHTS_FILE, CARD_FILE = "finding_classifier.safetensors", "finding_classifier.
 class ClassifierConfig:
     """Sizes of the network."""
 
-    image_size: int = 128
+    image_size: int = 128  # pixels a side of the images it reads
     channels: tuple[int, ...] = (16, 48, 64, 96)  # at 1/2, 1/4, 1/8, 1/16 of the image size
-    blocks: tuple[int, ...] = (0, 2, 2, 2)
-    targets: tuple[str, ...] = TARGETS
-    modalities: tuple[str, ...] = field(default_factory=lambda: names("image"))
+    blocks: tuple[int, ...] = (0, 2, 2, 2)  # residual blocks at each of these resolutions
+    targets: tuple[str, ...] = TARGETS  # findings, some with a side, in the order of the outputs
+    modalities: tuple[str, ...] = field(default_factory=lambda: names("image"))  # image modalities that it reads
 
     def build(self) -> FindingClassifier:
         """A classifier with fresh weights."""
@@ -190,7 +190,7 @@ class FindingClassifier(nn.Module):
             raise CheckpointError(
                 f"no finding classifier in {directory}",
                 expected=f"{WEIGHTS_FILE} and {CARD_FILE}",
-                fix="train one: python eval/train_classifier.py; or, for phantoms, classifier=checkpoints/demo",
+                fix="train one: python eval/train_classifier.py; or, for phantoms, classifier=demo",
             )
         try:
             card = json.loads(card_path.read_text(encoding="utf-8"))

@@ -7,6 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 import torch
@@ -18,7 +19,7 @@ from medcodi.config import config
 from medcodi.data.loading import DataConfig, StudyDataset
 from medcodi.errors import DataError
 from medcodi.evaluation.annotators.classifier import ClassifierConfig, FindingClassifier, target_truth
-from medcodi.metrics.findings import auroc, best_thresholds, finding_scores
+from medcodi.metrics.findings import auroc, best_thresholds, finding_scores, import_auroc
 from medcodi.randomness import numpy_generator, torch_generator
 
 MAX_BLUR = 1.6  # pixels: as soft as an autoencoder's images can be, so that findings do not depend on sharpness
@@ -28,18 +29,20 @@ MAX_BLUR = 1.6  # pixels: as soft as an autoencoder's images can be, so that fin
 class ClassifierTrainConfig:
     """Data, network and schedule of the classifier's training."""
 
-    train: DataConfig
+    recipes: ClassVar[str] = "eval"  # folder of configs/ with recipes for this config
+
+    train: DataConfig  # studies that train the weights
     validation: DataConfig  # thresholds are chosen here
     test: DataConfig  # ceilings are measured here
-    out: str = "checkpoints/demo"
-    network: ClassifierConfig = field(default_factory=ClassifierConfig)
-    num_steps: int = 1600
+    out: str = "checkpoints/demo"  # folder of the classifier's files
+    network: ClassifierConfig = field(default_factory=ClassifierConfig)  # size of the classifier
+    num_steps: int = 1600  # optimiser steps
     batch_size: int = 96  # images, of all views
-    learning_rate: float = 4e-3
-    weight_decay: float = 1e-2
-    warmup_steps: int = 100
-    seed: int = 0
-    device: str = "cpu"
+    learning_rate: float = 4e-3  # highest learning rate
+    weight_decay: float = 1e-2  # decoupled decay of the weights
+    warmup_steps: int = 100  # steps in which the learning rate rises from 0
+    seed: int = 0  # of the weights and of the order of the images
+    device: str = "cpu"  # of the training
 
 
 @dataclass(frozen=True)
@@ -152,10 +155,10 @@ def fit(
     losses: list[float] = []
     for step in track(range(options.num_steps), description="training the finding classifier", disable=quiet):
         # Draw the rows of this step from the permutation of its epoch.
-        epoch, place = divmod(step, per_epoch)
-        if place == 0:
+        epoch, batch = divmod(step, per_epoch)
+        if batch == 0:
             order = torch.from_numpy(numpy_generator("classifier epoch", options.seed, epoch).permutation(len(bank)))
-        rows = order[place * options.batch_size : (place + 1) * options.batch_size]
+        rows = order[batch * options.batch_size : (batch + 1) * options.batch_size]
         # Learning rate: linear warm-up, cosine decay.
         warm = min((step + 1) / max(options.warmup_steps, 1), 1.0)
         for group in optimizer.param_groups:
@@ -221,6 +224,7 @@ def _describe(dataset: StudyDataset) -> dict[str, object]:
 
 def train_classifier(options: ClassifierTrainConfig, *, quiet: bool = False) -> FindingClassifier:
     """Train, choose thresholds on validation studies, measure ceilings on test studies, save under ``options.out``."""
+    import_auroc()  # before the hours of training that it would measure
     started = time.monotonic()
     datasets = {name: getattr(options, name).build() for name in ("train", "validation", "test")}
     if len({dataset.fingerprint for dataset in datasets.values()}) < 3:

@@ -13,12 +13,11 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from medcodi.errors import CheckpointError, ConfigError, MissingExtraError
 from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE, FindingClassifier
 from medcodi.evaluation.annotators.weights import LoadRequest, WeightSource, check_hash, read_state, wrong_weights
-from medcodi.evaluation.annotators.xrv import xrv_input, xrv_network
 from medcodi.modality import MODALITIES
 from medcodi.model import demo_checkpoint
 
@@ -76,19 +75,73 @@ def _inception(name: str, source: WeightSource | None, request: LoadRequest, pre
     def embed(images: list[np.ndarray], modality: str) -> Tensor:
         # Images of one size form a batch.
         by_size: dict[tuple[int, ...], list[int]] = {}
-        for place, image in enumerate(images):
-            by_size.setdefault(image.shape, []).append(place)
-        features = torch.cat([embed_one_size([images[place] for place in places]) for places in by_size.values()])
+        for index, image in enumerate(images):
+            by_size.setdefault(image.shape, []).append(index)
+        features = torch.cat([embed_one_size([images[index] for index in indices]) for indices in by_size.values()])
         # Back to the order of the images.
-        order = [place for places in by_size.values() for place in places]
+        order = [index for indices in by_size.values() for index in indices]
         return features[torch.tensor(order).argsort()]
 
     return FeatureNetwork(dim=2048, weights_sha256=digest, prepare=prepare, embed=embed)
 
 
-# ---- torchxrayvision and RAD-DINO -----------------------------------------------------------------------------------------
+# ---- torchxrayvision's DenseNet-121 ("all"): for features, and for findings (image_annotators.py) --------------------
+XRV_SIZE = 224
+_XRV_FILE = "nih-pc-chex-mimic_ch-google-openi-kaggle-densenet121-d121-tw-lr001-rot45-tr15-sc15-seed0-best.pt"
+XRV_WEIGHTS = WeightSource(
+    file=_XRV_FILE,
+    url=f"https://github.com/mlmed/torchxrayvision/releases/download/v1/{_XRV_FILE}",
+    sha256="56524913dd16a906422e8d8b66a7a5c46be1d82eb7ac012d8103776f1aa68899",
+    caches=("~/.torchxrayvision/models_data",),
+    licence="Apache-2.0",
+)
+
+
+def import_xrv() -> Any:
+    """The package ``torchxrayvision``; MissingExtraError if it is not installed."""
+    try:
+        import torchxrayvision
+    except ImportError:
+        raise MissingExtraError("torchxrayvision", extra="eval", needed_for="the extractor 'xrv'") from None
+    return torchxrayvision
+
+
+def xrv_network(path: Path, digest: str, published: str | None) -> nn.Module:
+    """The network with weights from a file: a state dict, or the published pickle, which is unpickled only if its hash is known.
+
+    Raises:
+        MissingExtraError: If torchxrayvision is not installed.
+        CheckpointError: If the file does not hold its weights.
+    """
+    xrv = import_xrv()
+    content = read_state(path, trusted=digest == published)
+    network = xrv.models.DenseNet()
+    try:
+        network.load_state_dict(content.state_dict() if isinstance(content, nn.Module) else content)
+    except (RuntimeError, TypeError, AttributeError) as error:
+        raise wrong_weights("xrv", path, error) from None
+    # The library sets these only when it downloads the weights itself.
+    published_model = xrv.models.model_urls["densenet121-res224-all"]
+    network.op_threshs = torch.tensor(published_model["op_threshs"])
+    network.input_resolution = published_model["input_resolution"]
+    return network.eval()
+
+
+def xrv_input(image: np.ndarray) -> Tensor:
+    """As the library's loader: uint8 ``[H, W]`` -> ``[1, 224, 224]`` in [-1024, 1024], centre crop, antialiased bilinear."""
+    height, width = image.shape
+    side = min(height, width)
+    top, left = height // 2 - side // 2, width // 2 - side // 2
+    square = image[top : top + side, left : left + side]
+    scaled = torch.from_numpy((2 * (square.astype(np.float32) / 255) - 1.0) * 1024)[None, None]  # [1, 1, side, side]
+    if side != XRV_SIZE:
+        scaled = F.interpolate(scaled, size=(XRV_SIZE, XRV_SIZE), mode="bilinear", antialias=True)
+    return scaled[0]
+
+
 def load_xrv(name: str, source: WeightSource | None, request: LoadRequest) -> FeatureNetwork:
     """Torchxrayvision's DenseNet-121."""
+    import_xrv()
     assert source is not None
     path, digest = source.find(name, request)
     network: Any = xrv_network(path, digest, source.sha256).to(request.device)
@@ -99,6 +152,7 @@ def load_xrv(name: str, source: WeightSource | None, request: LoadRequest) -> Fe
     return FeatureNetwork(dim=1024, weights_sha256=digest, prepare=xrv_input, embed=embed)
 
 
+# ---- RAD-DINO --------------------------------------------------------------------------------------------------------
 def load_rad_dino(name: str, source: WeightSource | None, request: LoadRequest) -> FeatureNetwork:
     """RAD-DINO by transformers, with its own processor; from a folder, or the hub (``repository@revision``)."""
     from transformers import AutoImageProcessor, AutoModel

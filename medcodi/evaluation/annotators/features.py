@@ -19,9 +19,8 @@ from torch import Tensor
 from medcodi.errors import ConfigError, DataError, one_of
 from medcodi.evaluation.annotators import feature_networks as networks
 from medcodi.evaluation.annotators.annotator import BatchAnnotator
-from medcodi.evaluation.annotators.feature_networks import FeatureNetwork
+from medcodi.evaluation.annotators.feature_networks import XRV_SIZE, XRV_WEIGHTS, FeatureNetwork
 from medcodi.evaluation.annotators.weights import LoadRequest, WeightSource
-from medcodi.evaluation.annotators.xrv import XRV_SIZE, XRV_WEIGHTS
 from medcodi.modality import MODALITIES, Kind
 
 
@@ -115,7 +114,7 @@ _ROWS = (
     ),
 )
 EXTRACTORS: dict[str, ExtractorRow] = {row.name: row for row in _ROWS}
-ENCODER = "prompt-encoder"  # the row whose features are places in the shared latent space of a model
+ENCODER = "prompt-encoder"  # the row whose features are positions in the shared latent space of a model
 
 
 class FeatureExtractor(BatchAnnotator):

@@ -15,9 +15,10 @@ from torch import Tensor
 from medcodi.errors import ConfigError, DataError, one_of
 from medcodi.evaluation.annotators.annotator import BatchAnnotator
 from medcodi.evaluation.annotators.classifier import FindingClassifier
+from medcodi.evaluation.annotators.feature_networks import XRV_WEIGHTS, import_xrv, xrv_input, xrv_network
 from medcodi.evaluation.annotators.weights import LoadRequest
-from medcodi.evaluation.annotators.xrv import XRV_WEIGHTS, xrv_input, xrv_network
 from medcodi.model import demo_checkpoint
+from medcodi.study import CHEXPERT_LABELS, Finding
 
 # torchxrayvision's names of CheXpert's labels; a label with several names takes the largest probability. "Infiltration", "Emphysema",
 # "Fibrosis" and "Hernia" are no label of CheXpert's.
@@ -60,6 +61,40 @@ class ImageAnnotator(BatchAnnotator):
         description = self.describe()
         parts = [self.name, description["weights_sha256"], description.get("labels"), self.targets, modality]
         return hashlib.sha256(repr(["findings", *parts]).encode()).hexdigest()
+
+
+def findings_from_probabilities(
+    targets: Sequence[str], thresholds: np.ndarray, judged: Sequence[str], probabilities: np.ndarray
+) -> tuple[np.ndarray, list[tuple[Finding, ...]]]:
+    """Labels and sides, by thresholds.
+
+    Args:
+        targets: What each column is about: a label, or label/side.
+        thresholds: ``[K]``: a target whose probability is at least this is present.
+        judged: Targets that are annotated well enough in this modality; others are NaN, and have no side.
+        probabilities: ``[N, K]``.
+
+    Returns:
+        Labels, float32 ``[N, 14]`` of 0, 1 and NaN (not judged); and the findings that have a side, of each image.
+    """
+    present = probabilities >= thresholds  # [N, K]
+    column_of = {target: column for column, target in enumerate(targets)}
+    labels = np.full((len(probabilities), len(CHEXPERT_LABELS)), np.nan, np.float32)
+    for column, label in enumerate(CHEXPERT_LABELS):
+        if label in judged:
+            labels[:, column] = present[:, column_of[label]]
+    # A side counts only where its label is present too.
+    split = [target.split("/") for target in judged if "/" in target]
+    sided = [(label, side, column_of[f"{label}/{side}"], column_of[label]) for label, side in split if label in judged]
+    sides = [
+        tuple(
+            Finding(label=label, side=side)
+            for label, side, on_side, any_side in sided
+            if row[on_side] and row[any_side]
+        )
+        for row in present
+    ]
+    return labels, sides
 
 
 class ClassifierAnnotator(ImageAnnotator):
@@ -119,6 +154,7 @@ class XrvAnnotator(ImageAnnotator):
     @classmethod
     def load(cls, request: LoadRequest) -> XrvAnnotator:
         """With torchxrayvision's published weights, or those of the request."""
+        import_xrv()  # the package first: without it, weights are no use
         path, digest = XRV_WEIGHTS.find("xrv", request)
         return cls(xrv_network(path, digest, XRV_WEIGHTS.sha256), digest, request)
 

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from medcodi.evaluation.report.headline import (
-    NO_FINDING,
-    counted_findings,
-)
 from medcodi.evaluation.report.wording import (
+    NO_FINDING,
     Results,
+    counted_findings,
     pretty,
 )
 
@@ -37,6 +35,10 @@ def alarms(results: Results) -> list[str]:
                     f"{coverage['scored']} that all systems have were scored."
                 )
         lines += _alarms_of_directions(name, system)
+        lines += [
+            f"{name}: {count['truncated']} of {count['studies']} prompts of {prompt} are longer than the model reads; their ends had no influence."
+            for prompt, count in system.get("truncated_prompts", {}).items()
+        ]
     lines += [
         f"{entry['system']}, {pretty(entry['direction'])}: left out, {entry['reason']} (at least {entry['needed']} are needed). "
         "Choose directions with directions=[...], or evaluate more studies."

@@ -125,7 +125,7 @@ def _prompt_section(results: Results) -> Section:
         "images: the classifier": results["readers"]["images"],
         "reports: the labeler": results["readers"]["reports"],
     }
-    named = "; ".join(f"{kind} “{one['name']}”" for kind, one in annotators.items() if one)
+    named = "; ".join(f"{kind} “{annotator['name']}”" for kind, annotator in annotators.items() if annotator)
     return Section(
         title="Does the prompt decide what is shown?",
         text=_EXPLAINED.format(readers=named),

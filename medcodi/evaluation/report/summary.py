@@ -7,22 +7,20 @@ from typing import Any
 
 import numpy as np
 
-from medcodi.evaluation.report.headline import (
+from medcodi.evaluation.report.wording import (
     NO_FINDING,
+    Results,
     beside_macro,
     counted_findings,
-    micro_f1,
-    share_of_ceiling,
-)
-from medcodi.evaluation.report.wording import (
-    Results,
     directions,
     interval,
+    micro_f1,
     number,
     percent,
     pretty,
     several,
     share,
+    share_of_ceiling,
     signed,
 )
 from medcodi.evaluation.scoring.metrics import ALL_TARGETS
@@ -62,11 +60,11 @@ def summary_table(results: Results) -> Table:
 def terminal_table(results: Results) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
     """The summary for a terminal, which is narrow: columns and rows of text, the bounds of each figure below it."""
     table = summary_table(results)
-    chosen = [place for place, column in enumerate(table.columns) if column not in ON_PAGE_ONLY]
+    chosen = [index for index, column in enumerate(table.columns) if column not in ON_PAGE_ONLY]
     rows = [
-        tuple("\n".join(filter(None, (row[place].text, row[place].below))) for place in chosen) for row in table.cells()
+        tuple("\n".join(filter(None, (row[index].text, row[index].below))) for index in chosen) for row in table.cells()
     ]
-    return tuple(table.columns[place] for place in chosen), rows
+    return tuple(table.columns[index] for index in chosen), rows
 
 
 def against_better(results: Results) -> list[dict[str, Any]]:
@@ -114,10 +112,11 @@ def _against_one(test: dict[str, Any] | None) -> Figure:
 
 
 def _agreement(scores: dict[str, Any]) -> Figure:
-    """How far the findings of targets that are generated together agree, as a share of what real pairs give."""
+    """How far the findings of targets of one generation agree, as a share of what real pairs give; below it their order."""
     figures = [pair["metrics"].get(AGREEMENT) for pair in scores["coherence"].values()]
-    shares = [one["share_of_ceiling"] for one in figures if one and one.get("share_of_ceiling") is not None]
-    return Figure(text=" · ".join(map(percent, shares)) or "–", value=min(shares, default=None))
+    shares = [figure["share_of_ceiling"] for figure in figures if figure and figure.get("share_of_ceiling") is not None]
+    text = " · ".join(map(percent, shares)) or "–"
+    return Figure(text=text, value=min(shares, default=None), below=scores.get("order", ""))
 
 
 def _shuffled(primary: dict[str, Any]) -> tuple[Figure, ...]:
@@ -160,7 +159,7 @@ def _verdict_of_system(name: str, prompted: dict[str, dict[str, Any]]) -> str:
     if not known:
         reason = f"only {NO_FINDING} counts" if follow else "none is above its floor"
         return f"{sentence}; no share of what real studies allow is stated, because {reason}."
-    best, worst = max(known, key=lambda one: known[one]), min(known, key=lambda one: known[one])
+    best, worst = max(known, key=known.__getitem__), min(known, key=known.__getitem__)
     # Of those that follow, and of no others.
     subject = "what they show" if len(known) == len(prompted) else f"what {len(known)} of them show"
     sentence += f"; {subject} is right to {100 * float(np.median(list(known.values()))):.0f} % of what real studies allow (median)"
@@ -216,7 +215,7 @@ def _verdict_of_pairs(name: str, system: dict[str, Any]) -> list[str]:
     ]
     if not shares:
         return []
-    return [f"{name}: findings of targets generated together agree (κ) to {_range(shares)} of what real pairs give."]
+    return [f"{name}: findings of targets of one generation agree (κ) to {_range(shares)} of what real pairs give."]
 
 
 def _verdict_of_prompts(results: Results) -> list[str]:

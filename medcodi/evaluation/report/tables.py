@@ -76,7 +76,7 @@ def _matrix_cell(metric: str, figure: dict[str, Any] | None) -> Figure:
 def coherence_table(results: Results) -> Table | None:
     """Direction and pair of targets -> how far they show one patient."""
     scored = [
-        (system, name, pair, own["metrics"])
+        (system, name, pair, scores.get("order", ""), own["metrics"])
         for system, name, scores in directions(results)
         for pair, own in scores["coherence"].items()
     ]
@@ -86,11 +86,11 @@ def coherence_table(results: Results) -> Table | None:
     rows = [
         (
             pretty(name),
-            " and ".join(pair.split("+")),
+            Figure(text=" and ".join(pair.split("+")), below=order),
             *_system(results, system),
             *(_matrix_cell(metric, metrics.get(metric)) for metric in present),
         )
-        for system, name, pair, metrics in scored
+        for system, name, pair, order, metrics in scored
     ]
     heads = ("direction", "pair", *_system(results, "system"))
     caption = (

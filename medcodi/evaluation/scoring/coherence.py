@@ -31,7 +31,7 @@ class PairAnnotations:
     """Annotations of two targets of the same N studies."""
 
     labels: Pair | None = None  # findings of each, `[N, K]` of 0, 1, NaN; None: not annotated
-    latents: Pair | None = None  # place of each in the shared latent space, `[N, D]`; None: not annotated
+    latents: Pair | None = None  # position of each in the shared latent space, `[N, D]`; None: not annotated
     geometry: Pair | None = None  # attributes of each that count, `[N, A]`; None: not annotated
 
 
@@ -62,13 +62,15 @@ def _score_pair(scores: TargetScores, first: Case, second: Case, attributes: Seq
     columns = counted_findings(first.studies.truth, annotated, first.config.min_positives)
 
     def annotations(kind: str) -> PairAnnotations:
-        one, other = (table.arrays for table in tables[kind])
+        first_arrays, second_arrays = (table.arrays for table in tables[kind])
         geometry = None
-        if attributes is not None and "geometry" in one and "geometry" in other:
-            geometry = one["geometry"][:, list(attributes)], other["geometry"][:, list(attributes)]
+        if attributes is not None and "geometry" in first_arrays and "geometry" in second_arrays:
+            geometry = first_arrays["geometry"][:, list(attributes)], second_arrays["geometry"][:, list(attributes)]
         return PairAnnotations(
-            labels=(one["labels"][:, columns], other["labels"][:, columns]) if columns else None,
-            latents=(one["latent"], other["latent"]) if "latent" in one and "latent" in other else None,
+            labels=(first_arrays["labels"][:, columns], second_arrays["labels"][:, columns]) if columns else None,
+            latents=(first_arrays["latent"], second_arrays["latent"])
+            if "latent" in first_arrays and "latent" in second_arrays
+            else None,
             geometry=geometry,
         )
 

@@ -113,8 +113,8 @@ def _test(
             continue
         try:
             test = compare(
-                own.take(_places(first, common)),
-                other.take(_places(second, common)),
+                own.take(_indices(first, common)),
+                other.take(_indices(second, common)),
                 common_patients,
                 config.seed,
                 config.bootstrap_samples,
@@ -130,25 +130,25 @@ def _test(
 def _statistics(scores: DirectionScores) -> dict[tuple[str, str], StudyStatistic]:
     """(target, metric) -> statistic, the primary figure first."""
     primary = scores.primary_statistic
-    found: dict[tuple[str, str], StudyStatistic] = {} if primary is None else {(ALL_TARGETS, PRIMARY): primary}
-    for target, own in scores.targets.items():
-        # With one target the primary figure is that target's own.
-        names = [name for name in own.statistics if name != PRIMARY or len(scores.targets) > 1]
-        found |= {(target, name): own.statistics[name] for name in names}
-    return found
+    statistics: dict[tuple[str, str], StudyStatistic] = {} if primary is None else {(ALL_TARGETS, PRIMARY): primary}
+    for target, target_scores in scores.targets.items():
+        # With one target the primary figure is that target's.
+        names = [name for name in target_scores.statistics if name != PRIMARY or len(scores.targets) > 1]
+        statistics |= {(target, name): target_scores.statistics[name] for name in names}
+    return statistics
 
 
-def _places(scores: DirectionScores, rows: Sequence[int]) -> list[int]:
-    """Positions of studies among those that a direction is scored on."""
-    position = {row: place for place, row in enumerate(scores.rows)}
-    return [position[row] for row in rows]
+def _indices(scores: DirectionScores, rows: Sequence[int]) -> list[int]:
+    """Indices of studies among those that a direction is scored on."""
+    index_of = {row: index for index, row in enumerate(scores.rows)}
+    return [index_of[row] for row in rows]
 
 
 def _better(singles: Sequence[DirectionScores]) -> Direction | None:
     """The one with the higher primary figure, on the studies and findings that all have; None if there are none."""
     common = common_rows([scores.rows for scores in singles])
     statistics = [
-        statistic.take(_places(scores, common))
+        statistic.take(_indices(scores, common))
         for scores in singles
         if (statistic := scores.primary_statistic) is not None
     ]
@@ -158,8 +158,8 @@ def _better(singles: Sequence[DirectionScores]) -> Direction | None:
         shared = on_common_findings(*statistics)
     except NotComparableError:
         return None
-    values = [value_of(one.statistic(), len(common)) for one in shared]
-    return singles[max(range(len(values)), key=lambda place: values[place])].direction
+    values = [value_of(statistic.statistic(), len(common)) for statistic in shared]
+    return singles[max(range(len(values)), key=lambda index: values[index])].direction
 
 
 def _with_judgements(comparisons: Comparisons) -> Comparisons:

@@ -128,9 +128,9 @@ def _mean_over_targets(parts: Sequence[StudyStatistic | None]) -> F1Statistic | 
 
 
 def primary_figure(scores: DirectionScores, studies: ScoredStudies, legible: np.ndarray | None) -> dict[str, Any]:
-    """Macro finding F1, averaged over the targets that have one: the model, prompts shuffled, the real targets.
+    """Macro finding F1, averaged over the targets that have one: of the model, its floor (shuffled prompts), its ceiling (real targets).
 
-    ``difference`` is the paired one of model and shuffled; ``beats_shuffled`` whether its interval lies above 0 (None without prompts:
+    ``difference`` is model minus floor, paired; ``beats_shuffled`` says whether its interval is above 0 (None without prompts:
     there is nothing to shuffle). ``prompt_reader`` is the same figure of what annotators see in the prompts themselves.
 
     Args:

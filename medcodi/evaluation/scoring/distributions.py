@@ -17,8 +17,7 @@ from medcodi.evaluation.scoring.case import Case
 from medcodi.evaluation.scoring.figures import figure_record
 from medcodi.evaluation.scoring.statistics import LEAST_RESAMPLES, MeanStatistic, SetStatistic, StudyStatistic
 from medcodi.metrics.bootstrap import Interval, Statistic, bootstrap_interval, weighted_mean
-from medcodi.metrics.frechet import Moments, frechet_distance
-from medcodi.metrics.kernel import kernel_distance, kernel_statistic, mmd2
+from medcodi.metrics.distances import Moments, frechet_distance, kernel_distance, kernel_statistic, mmd2
 from medcodi.metrics.prdc import prdc
 from medcodi.randomness import numpy_generator
 

@@ -108,7 +108,7 @@ def _score_areas(case: Case, truth: np.ndarray, names: Sequence[str]) -> None:
     for measure in AREAS:
         value, ceiling = (AreaStatistic(truth, each, measure, titles) for each in scores)
         shuffled = (AreaStatistic(truth[moved], scores[0], measure, titles) for moved in case.studies.moved)
-        floor = float(np.mean([value_of(one.statistic(), len(truth)) for one in shuffled]))
+        floor = float(np.mean([value_of(statistic.statistic(), len(truth)) for statistic in shuffled]))
         case.scores.add(f"finding_{measure}", value, case.studies.weights, ceiling=ceiling, floor=floor)
 
 
@@ -171,6 +171,8 @@ def _score_sides(case: Case) -> None:
         )
         return
     shuffled = [_right_sides(codes, true[moved]) for moved in case.studies.moved]
-    floor = RatioStatistic(np.mean([one.top for one in shuffled], 0), np.mean([one.bottom for one in shuffled], 0))
+    floor = RatioStatistic(
+        np.mean([ratio.top for ratio in shuffled], 0), np.mean([ratio.bottom for ratio in shuffled], 0)
+    )
     pairs = int(value.bottom.sum())
     case.scores.add("side_accuracy", value, case.studies.weights, ceiling=ceiling, floor=floor, pairs=pairs)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -35,7 +36,7 @@ def score(
     metadata, studies = annotations.metadata, annotations.studies
     scores: dict[str, dict[Direction, DirectionScores]] = {}
     # Every direction of every system.
-    with TextScorer(meteor=config.meteor) as scorer:
+    with TextScorer(meteor=config.meteor) if "text" in config.metrics else nullcontext() as scorer:
         for system in metadata["systems"]:
             scores[system] = {}
             for direction, rows in annotations.directions(system).items():
@@ -82,8 +83,19 @@ def _system(annotations: Annotations, name: str, scores: dict[Direction, Directi
             for direction, rows in directions.items()
         },
         "image_sizes": stored["image_sizes"],
-        "directions": {str(direction): one.to_dict() for direction, one in scores.items()},
+        "directions": {
+            str(direction): {**_order(stored["description"], direction), **direction_scores.to_dict()}
+            for direction, direction_scores in scores.items()
+        },
     }
+
+
+def _order(description: Mapping[str, Any], direction: Direction) -> dict[str, Any]:
+    """The order in which a model generated several targets, and its sequence; nothing of files, and of older bundles."""
+    settings = description.get("settings", {})
+    if len(direction.targets) < 2 or "order" not in settings:
+        return {}
+    return {"order": settings["order"], **({"sequence": settings["sequence"]} if settings.get("sequence") else {})}
 
 
 # ---- the studies that the page shows ---------------------------------------------------------------------------------
@@ -93,17 +105,17 @@ def _pictures(
     """Direction -> the studies that the page shows."""
     if not config.pictures:
         return {}
-    found = {}
+    pictures = {}
     for direction in dict.fromkeys(direction for system in scores.values() for direction in system):
         own = {name: system[direction] for name, system in scores.items() if direction in system}
         generated = {
             name: {target: annotations.generated(name, direction, target) for target in direction.targets}
             for name in own
         }
-        found[str(direction)] = direction_pictures(
+        pictures[str(direction)] = direction_pictures(
             direction, own, annotations, generated, _real(annotations, direction), num=config.pictures, seed=config.seed
         )
-    return found
+    return pictures
 
 
 def wrong_findings(scores: DirectionScores) -> np.ndarray:
@@ -119,13 +131,13 @@ def wrong_findings(scores: DirectionScores) -> np.ndarray:
 def shown_studies(scores: DirectionScores, seed: int, num: int) -> list[tuple[str, int]]:
     """(title, row) of the studies on the page: ``num`` random ones, then the ``num`` worst of the others."""
     order = numpy_generator("pictures", seed, str(scores.direction)).permutation(len(scores.rows))
-    random = [int(place) for place in order[:num]]
+    random = [int(index) for index in order[:num]]
     wrong = wrong_findings(scores)
-    worst = [place for place in sorted(order.tolist(), key=lambda place: -wrong[place]) if place not in random][:num]
-    return [("random study", scores.rows[place]) for place in random] + [
-        (f"worst study: {wrong[place]:.0f} of its findings wrong", scores.rows[place])
-        for place in worst
-        if wrong[place] > 0
+    worst = [index for index in sorted(order.tolist(), key=lambda index: -wrong[index]) if index not in random][:num]
+    return [("random study", scores.rows[index]) for index in random] + [
+        (f"worst study: {wrong[index]:.0f} of its findings wrong", scores.rows[index])
+        for index in worst
+        if wrong[index] > 0
     ]
 
 
@@ -198,8 +210,8 @@ def content_note(table: AnnotationTable, truth: np.ndarray, true_sides: np.ndarr
     labels, sides = table.arrays["labels"][0], table.arrays["sides"][0]  # [14] each
     parts: dict[str, list[str]] = {"right": [], "wrong side": [], "missed": [], "not true": []}
     for k, label in enumerate(CHEXPERT_LABELS):
-        found, true = labels[k] == 1, truth[k] == 1
-        if found and true:
+        present, true = labels[k] == 1, truth[k] == 1
+        if present and true:
             # A side is wrong if both are known and differ.
             turned = sides[k] and true_sides[k] and sides[k] != true_sides[k]
             parts["wrong side" if turned else "right"].append(label + _side(sides[k]))
@@ -207,6 +219,6 @@ def content_note(table: AnnotationTable, truth: np.ndarray, true_sides: np.ndarr
             continue  # the others say so
         elif true and not np.isnan(labels[k]):
             parts["missed"].append(label + _side(true_sides[k]))
-        elif found and not np.isnan(truth[k]):
+        elif present and not np.isnan(truth[k]):
             parts["not true"].append(label + _side(sides[k]))
-    return "\n".join(f"{name}: {', '.join(found)}" for name, found in parts.items() if found) or "nothing read"
+    return "\n".join(f"{name}: {', '.join(findings)}" for name, findings in parts.items() if findings) or "nothing read"

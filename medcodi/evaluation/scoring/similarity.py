@@ -83,7 +83,7 @@ def score_texts(case: Case) -> None:
     """
     assert case.scorer is not None
     generated, references = case.generated.texts, case.real.texts
-    shuffled = [references[place] for place in case.studies.moved[0]]
+    shuffled = [references[index] for index in case.studies.moved[0]]
     scores, floor = case.scorer.score(generated, references), case.scorer.score(generated, shuffled)
     for name, value in scores.corpus.items():
         if value is None:

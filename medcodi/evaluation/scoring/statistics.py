@@ -218,19 +218,22 @@ class SetStatistic:
         return None
 
 
+OF_FINDINGS = (F1Statistic, AreaStatistic)
+
+
 def on_common_findings(*statistics: StudyStatistic) -> list[StudyStatistic]:
     """The same figures, of those findings that all of them count; figures that are not of findings stay as they are.
 
     Raises:
         NotComparableError: If they have no finding in common.
     """
-    counted = [set(one.findings()) for one in statistics if isinstance(one, F1Statistic | AreaStatistic)]
+    counted = [set(figure.findings()) for figure in statistics if isinstance(figure, OF_FINDINGS)]
     if not counted:
         return list(statistics)
     if not (common := set.intersection(*counted)):
         numbers = " and ".join(str(len(names)) for names in counted)
         raise NotComparableError(f"they count {numbers} findings, none of them in common")
-    return [one.of_findings(common) if isinstance(one, F1Statistic | AreaStatistic) else one for one in statistics]
+    return [figure.of_findings(common) if isinstance(figure, OF_FINDINGS) else figure for figure in statistics]
 
 
 def compare(
@@ -262,20 +265,16 @@ def compare(
     if type(first) is not type(second):
         raise NotComparableError(f"they are not the same figure: {type(first).__name__} and {type(second).__name__}")
     # Restrict figures of findings to the common ones, and name the others.
-    counted = [set(one.findings()) for one in (first, second) if isinstance(one, F1Statistic | AreaStatistic)]
+    counted = [set(figure.findings()) for figure in (first, second) if isinstance(figure, OF_FINDINGS)]
     first, second = on_common_findings(first, second)
     more: dict[str, Any] = {}
     if counted:
         common = set.intersection(*counted)
         more = {"findings": len(common), "findings_left_out": sorted(set.union(*counted) - common)}
     # Exchange the systems study by study, if the figure allows it.
-    stacked = first.stacked(second)
-    if stacked is not None:
-        test = paired_test(
-            stacked, patients, "compare", seed, num_resamples=resamples, num_permutations=permutations
-        ).to_dict()
-        _check_known(test, len(patients))
-        return {**test, **more}
+    if (stacked := first.stacked(second)) is not None:
+        result = paired_test(stacked, patients, "compare", seed, num_resamples=resamples, num_permutations=permutations)
+        return {**_known(result.to_dict(), len(patients)), **more}
     if not isinstance(first, SetStatistic) or not isinstance(second, SetStatistic):
         raise NotComparableError("they cannot be exchanged study by study")
     # Figures of whole sets: only an interval of the difference.
@@ -286,7 +285,7 @@ def compare(
         )
     statistics, ones = (first.statistic(), second.statistic()), np.ones((1, len(patients)))
     difference = paired_difference(*statistics, resampling_weights(patients, num_resamples, "compare", seed))
-    test = {
+    result = {
         "first": float(statistics[0](ones)[0]),
         "second": float(statistics[1](ones)[0]),
         "p_value": None,
@@ -294,11 +293,12 @@ def compare(
         "num_patients": len(set(patients)),
         "difference": difference.to_dict(),
     }
-    _check_known(test, len(patients))
-    return test
+    return _known(result, len(patients))
 
 
-def _check_known(test: dict[str, Any], num: int) -> None:
-    unknown = [side for side in ("first", "second") if test[side] is None or not np.isfinite(test[side])]
+def _known(result: dict[str, Any], num: int) -> dict[str, Any]:
+    """The result, unless a figure in it is unknown."""
+    unknown = [side for side in ("first", "second") if result[side] is None or not np.isfinite(result[side])]
     if unknown:
         raise NotComparableError(f"there is no figure of the {' and '.join(unknown)} on the {num} common studies")
+    return result

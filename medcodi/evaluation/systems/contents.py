@@ -60,10 +60,10 @@ class ContentFolder:
 
     def read(self, direction: Direction, shard: Shard, key: str | None = None) -> Contents | None:
         """A shard's contents; None if they are missing, damaged, or were made with another key."""
-        found = read_contents(self.path(direction, shard), direction)
-        if found is None or (key is not None and found[0] != key):
+        stored_key, contents = read_contents(self.path(direction, shard), direction) or (None, None)
+        if contents is None or (key is not None and stored_key != key):
             return None
-        return found[1] if all(len(values) == len(shard.rows) for values in found[1].values()) else None
+        return contents if all(len(values) == len(shard.rows) for values in contents.values()) else None
 
     def write(self, direction: Direction, shard: Shard, key: str, contents: Contents) -> None:
         """Write a shard."""
@@ -92,8 +92,8 @@ class ContentFolder:
         wanted = set(rows)
         needed = [shard for shard in shards if wanted & set(shard.rows)]
         return {
-            row: {target: values[place] for target, values in contents.items()}
+            row: {target: values[index] for target, values in contents.items()}
             for shard, contents in self.read_shards(direction, needed)
-            for place, row in enumerate(shard.rows)
+            for index, row in enumerate(shard.rows)
             if row in wanted
         }

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -17,6 +17,8 @@ from medcodi.errors import DataError, did_you_mean
 from medcodi.evaluation.studies import Exclusion, HeldOutStudies, Shard, Value, eight_bit
 from medcodi.evaluation.systems.contents import ContentFolder, Contents
 from medcodi.generation.pipeline import generate_batch
+from medcodi.generation.request import truncations
+from medcodi.modality import names
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
@@ -25,7 +27,7 @@ from medcodi.study import Direction
 
 
 @dataclass(frozen=True, kw_only=True)
-class Produced:
+class Output:
     """The output of a system for one direction."""
 
     shards: list[Shard]  # the studies that it gave; their contents are in its folder
@@ -40,6 +42,9 @@ class Produced:
         return [row for shard in self.shards for row in shard.rows]
 
 
+Outputs = Mapping[str, Mapping[Direction, Output]]  # system -> direction -> its output
+
+
 class System(Protocol):
     """Something that generates."""
 
@@ -48,7 +53,7 @@ class System(Protocol):
 
     def produce(
         self, direction: Direction, contents: ContentFolder, ranks: Ranks, on_studies: Callable[[int], None]
-    ) -> Produced:
+    ) -> Output:
         """Write this rank's share of a direction into ``contents``; returns what all ranks have."""
         ...
 
@@ -86,7 +91,7 @@ class ModelSystem:
 
     def produce(
         self, direction: Direction, contents: ContentFolder, ranks: Ranks, on_studies: Callable[[int], None]
-    ) -> Produced:
+    ) -> Output:
         """Generate the shards that are missing; a shard is one batch, whatever the number of ranks."""
         shards = self.held_out.shards(self.held_out.usable(direction))
         needed = sorted(self.model.components_for(direction.prompts, direction.targets))
@@ -103,10 +108,11 @@ class ModelSystem:
                     on_studies(len(shard.rows))
 
         ranks.by_each(generate)
-        return Produced(shards=shards)
+        return Output(shards=shards)
 
     def describe(self) -> dict[str, Any]:
-        """Name, weights, settings."""
+        """Name, weights, settings, and text prompts that are longer than the model reads."""
+        cut = self.truncated_prompts()
         return {
             "kind": "model",
             "model": self.model.config.name,
@@ -114,7 +120,18 @@ class ModelSystem:
             "settings": to_dict(self.generation),
             "execution": self.execution.arithmetic,
             "seed": self.seed,
+            **({"truncated_prompts": cut} if cut else {}),
         }
+
+    def truncated_prompts(self) -> dict[str, dict[str, int]]:
+        """Modality -> number of studies with such a prompt, and how many of them are longer than the model reads."""
+        counts: dict[str, dict[str, int]] = {}
+        prompts = {name for direction in self.directions for name in direction.prompts}
+        for name in sorted(prompts & set(names("text"))):
+            texts = self.held_out.values(name, self.held_out.having([name]))
+            if cut := sum(bool(truncations(self.model, {name: text})) for text in texts):
+                counts[name] = {"studies": len(texts), "truncated": cut}
+        return counts
 
 
 def generate_studies(
@@ -167,24 +184,24 @@ class ExternalSystem:
         self.name, self.listing, self.held_out, self.exclude_unreadable = name, listing, held_out, exclude_unreadable
         self.directions = tuple(listing)
         self._rows = {study_id: row for row, study_id in enumerate(held_out.ids)}
-        given = {study_id for studies in listing.values() for study_id in studies}
-        if not given:
+        study_ids = {study_id for studies in listing.values() for study_id in studies}
+        if not study_ids:
             raise DataError(
                 f"system {name!r} holds no generated study",
                 expected="folders such as report_to_frontal/STUDY_ID/, or a table (a .csv file)",
                 fix="check its path",
             )
-        if not given & set(self._rows):
-            example = min(given)
+        if not study_ids & set(self._rows):
+            example = min(study_ids)
             raise DataError(
-                f"none of the {len(given)} studies of system {name!r} is among the {len(held_out)} of {held_out.name}",
+                f"none of the {len(study_ids)} studies of system {name!r} is among the {len(held_out)} of {held_out.name}",
                 expected=f"their study ids, such as {held_out.ids[0]!r}",
                 fix=f"{example!r}: {did_you_mean(example, held_out.ids[:50])}",
             )
 
     def produce(
         self, direction: Direction, contents: ContentFolder, ranks: Ranks, on_studies: Callable[[int], None]
-    ) -> Produced:
+    ) -> Output:
         """Read this rank's share of the files."""
         # Studies without a reference are excluded.
         usable = set(self.held_out.having(direction.prompts + direction.targets))
@@ -213,7 +230,7 @@ class ExternalSystem:
         # Every rank learns what the others read.
         everything = ranks.unshare(own)
         files = {study: hashes for result in everything for study, hashes in result.hashes.items()}
-        return Produced(
+        return Output(
             shards=[result.shard for result in everything if result.shard.rows],
             excluded=excluded + [exclusion for result in everything for exclusion in result.excluded],
             files={target: {study: files[study][target] for study in files} for target in direction.targets},
@@ -267,17 +284,17 @@ class BundleSystem:
 
     name: str  # in the bundle
     held_out: HeldOutStudies  # the real studies
-    given: dict[Direction, Sequence[int]]  # direction -> the studies that the bundle holds
+    rows: dict[Direction, Sequence[int]]  # direction -> the studies that the bundle holds
 
     def __post_init__(self) -> None:
-        self.directions = tuple(self.given)
+        self.directions = tuple(self.rows)
 
     def produce(
         self, direction: Direction, contents: ContentFolder, ranks: Ranks, on_studies: Callable[[int], None]
-    ) -> Produced:
+    ) -> Output:
         """The studies that the bundle lists."""
-        on_studies(len(self.given[direction]))
-        return Produced(shards=self.held_out.shards(self.given[direction]))
+        on_studies(len(self.rows[direction]))
+        return Output(shards=self.held_out.shards(self.rows[direction]))
 
     def describe(self) -> dict[str, Any]:
         """Nothing: a verification takes the description from the bundle."""

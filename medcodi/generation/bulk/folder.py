@@ -18,13 +18,13 @@ from medcodi.storage.job_folder import JobFolder, JobKind
 RESULTS, FAILED = "results.csv", "failed.csv"
 SYNTHESIS = JobKind(
     name="a synthesis",
-    index="run.json",
-    key="",
-    record="{shard}/result.json",
+    index_file="run.json",
+    identity_key="",
+    record_file="{shard}/result.json",
     exclusive=False,  # ranks may be jobs of an array, which do not talk to each other
     error=DataError,
-    choose="choose another --out",
-    then="run the same command again: it resumes",
+    fix="choose another --out",
+    resume="run the same command again: it resumes",
 )
 
 
@@ -161,7 +161,10 @@ class SynthesisFolder:
             row[name] = (path.parent / file["file"]).relative_to(self.out).as_posix()
             row[f"{name}_sha256"] = file["sha256"]
         row.update({f"{name}_text": text for name, text in record["texts"].items()})
-        row.update({f"{name}_prompt_sha256": prompt["sha256"] for name, prompt in provenance["prompts"].items()})
+        for name, prompt in provenance["prompts"].items():
+            row[f"{name}_prompt_sha256"] = prompt["sha256"]
+            if cut := prompt.get("truncated"):
+                row[f"{name}_prompt_truncated"] = f"{cut['read_tokens']} of {cut['tokens']} tokens read"
         return row
 
     def _table(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
@@ -169,4 +172,4 @@ class SynthesisFolder:
         writer = csv.DictWriter(text, columns, lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
-        atomic.write_text(self.out / name, text.getvalue(), error=SYNTHESIS.error, then=SYNTHESIS.then)
+        atomic.write_text(self.out / name, text.getvalue(), error=SYNTHESIS.error, then=SYNTHESIS.resume)

@@ -20,7 +20,7 @@ from medcodi.generation.bulk.manifest import BadRow, Row, RowDefaults, read_mani
 from medcodi.generation.bulk.plan import StudyShard, batches, shards_of
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.pipeline import generate_batch, load
-from medcodi.generation.request import Value, check_modalities, check_prompt_files, read_prompt_files
+from medcodi.generation.request import Value, check_modalities, check_prompt_files, read_prompt_files, truncations
 from medcodi.generation.result import image_format, provenance, write_contents
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
@@ -59,6 +59,7 @@ class Outcome:
     num_there: int = 0  # studies finished, of all ranks
     num_failed: int = 0  # rows failed, of all ranks
     num_pending: int = 0  # studies still to be generated, by other ranks; 0: results.csv is complete
+    num_truncated: int = 0  # rows made now whose text the model has not read to its end
 
 
 def synthesize(
@@ -101,7 +102,7 @@ def synthesize(
         raise PromptError(f"rank {rank} of {world}", expected="a rank from 0 to the number of ranks less 1")
 
     # Read everything that may be refused, and open the folder.
-    rows = read_manifest(Path(manifest), config.defaults, config.keep)
+    rows = [_in_order(row, config.generation) for row in read_manifest(Path(manifest), config.defaults, config.keep)]
     image_format(config.image_format)
     config.execution.check(device)
     loaded = load(model, device)
@@ -115,18 +116,18 @@ def synthesize(
     shards = shards_of(row for row in rows if isinstance(row, Row))
 
     # Generate this rank's share of the batches.
-    made = found = 0
+    made = found = num_truncated = 0
     failed: dict[int, BadRow] = {}
     if not collect_only:
         share = Ranks(rank, world).share(batches(shards, config.batch_size))
-        worker = _Worker(loaded, sampling, identity, config, folder, on_progress, on_failure)
+        worker = _Worker(loaded, identity, config, folder, on_progress, on_failure)
         for row in bad if rank == 0 else ():
             worker.fail(row)
         directions = {shard.row.direction for batch in share for shard in batch}
         needed = {name for each in directions for name in loaded.components_for(each.prompts, each.targets)}
         with _same_arithmetic(loaded.device, config.threads), config.execution.running(loaded, sorted(needed)):
             made, found = worker.run(share, lambda: folder.write_failures(rank, world, worker.failed.values()))
-        failed = worker.failed
+        failed, num_truncated = worker.failed, len(worker.truncated)
 
     # The rank that ends last writes the tables.
     there, num_failed, pending = folder.collect(shards, bad, partly=collect_only)
@@ -137,7 +138,19 @@ def synthesize(
         num_there=there,
         num_failed=num_failed,
         num_pending=pending,
+        num_truncated=num_truncated,
     )
+
+
+def _in_order(row: Row | BadRow, generation: GenerationConfig) -> Row | BadRow:
+    """The row, or why its targets cannot be generated in the order and sequence that it and the run say."""
+    if isinstance(row, BadRow):
+        return row
+    try:
+        generation.ordered(row.order).sequence_of(row.direction.targets)
+    except PromptError as error:
+        return BadRow(number=row.number, id=row.id, message=str(error))
+    return row
 
 
 def _identity(
@@ -185,17 +198,17 @@ class _Worker:
     def __init__(
         self,
         model: MedCoDi,
-        sampling: GenerationConfig,
         identity: Mapping[str, Any],
         config: SynthesisConfig,
         folder: SynthesisFolder,
         on_progress: Callable[[int, int], None] | None,
         on_failure: Callable[[BadRow], None] | None,
     ) -> None:
-        self.model, self.sampling, self.identity, self.config, self.folder = model, sampling, identity, config, folder
+        self.model, self.identity, self.config, self.folder = model, identity, config, folder
         self._report = on_progress or (lambda done, total: None)
         self._report_failure = on_failure or (lambda bad: None)
         self.failed: dict[int, BadRow] = {}  # by row number
+        self.truncated: set[int] = set()  # numbers of the rows of which a text was not read to its end
         self._contexts = PromptContexts(model, exact=True)
         self._format = image_format(config.image_format)
 
@@ -274,7 +287,7 @@ class _Worker:
                 [ready[shard] for shard in rows],
                 batch[0].row.direction.targets,
                 [shard.seed for shard in rows],
-                self.sampling,
+                self._sampling_of(batch[0]),
                 weights=[shard.row.weights for shard in rows],
                 contexts=self._contexts,
             )
@@ -286,13 +299,20 @@ class _Worker:
         written = zip(batch, results, strict=False)  # without the rows that fill the batch up
         return sum(self._write(shard, ready[shard], contents) for shard, contents in written if shard in ready)
 
+    def _sampling_of(self, shard: StudyShard) -> GenerationConfig:
+        """How a study is sampled: as the run says, in the order of its row."""
+        return self.config.generation.ordered(shard.row.order).resolved(self.model)
+
     def _write(self, shard: StudyShard, prompts: Mapping[str, Value], contents: Mapping[str, Value]) -> bool:
         """Write a study, unless it is there."""
         if self.folder.has(shard):
             return False
         row, arithmetic = shard.row, self.config.execution.arithmetic
+        cut = truncations(self.model, prompts)
+        if cut:
+            self.truncated.add(row.number)
         signature = provenance(
-            self.identity, row.direction, prompts, row.weights, self.sampling, [shard.seed], arithmetic
+            self.identity, row.direction, prompts, row.weights, self._sampling_of(shard), [shard.seed], arithmetic, cut
         )
         texts = {name: value for name, value in contents.items() if isinstance(value, str)}
         self.folder.write(shard, lambda to: write_contents(contents, to, self._format, signature), signature, texts)

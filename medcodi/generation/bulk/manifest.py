@@ -12,18 +12,20 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.config import config
-from medcodi.errors import DataError, PromptError, did_you_mean
+from medcodi.errors import DataError, PromptError, did_you_mean, one_of
 from medcodi.generation.request import check_request
 from medcodi.modality import MODALITIES, in_table_order, names
+from medcodi.model.generation_config import ORDERS
 from medcodi.randomness import seed_from_keys
+from medcodi.storage.names import collision_key, is_plain_name
 from medcodi.study import Direction
 
 _FILES = {f"{name}_file": name for name in names("text")}  # columns with the path of a text prompt
-COLUMNS = ("id", "targets", "seed", "num_samples", "weights", *MODALITIES, *_FILES)
+COLUMNS = ("id", "targets", "seed", "num_samples", "weights", "order", *MODALITIES, *_FILES)
 RESULT_COLUMNS = (
     "study_id", *MODALITIES, "seed", "id", "row", "sample", "direction",
     *(f"{name}_text" for name in names("text")), *(f"{name}_sha256" for name in MODALITIES),
-    *(f"{name}_prompt_sha256" for name in MODALITIES), "model", "model_sha256", "settings",
+    *(f"{name}_prompt_sha256" for name in MODALITIES), *(f"{name}_prompt_truncated" for name in names("text")), "model", "model_sha256", "settings",
 )  # fmt: skip
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # it is the name of a folder too
 
@@ -48,6 +50,7 @@ class Row:
     weights: Mapping[str, float]  # of every prompt
     seed: int  # of the first sample
     num_samples: int
+    order: str | None = None  # in which its targets are generated; None: as the run says
     kept: Mapping[str, str] = field(default_factory=dict)  # columns that are copied into the results
 
     def study_id(self, sample: int) -> str:
@@ -83,7 +86,7 @@ def read_manifest(path: Path, defaults: RowDefaults, keep: Sequence[str] = ()) -
     data = path.read_bytes()
     lines = _jsonl(data) if path.suffix.lower() in (".jsonl", ".ndjson") else _csv(data, path)
     rows: list[Row | BadRow] = []
-    row_of: dict[str, int] = {}  # study id -> number of its row
+    row_of: dict[str, int] = {}  # name of a study, as a file system may see it -> number of its row
     columns: set[str] = set()
     for number, cells in enumerate(lines, start=1):
         row = _row(cells, number, path, defaults, keep)
@@ -92,12 +95,15 @@ def read_manifest(path: Path, defaults: RowDefaults, keep: Sequence[str] = ()) -
         # An id, and the names of its samples, may occur once only.
         if isinstance(row, Row):
             study_ids = [row.study_id(sample) for sample in range(row.num_samples)]
-            duplicate = next((name for name in study_ids if name in row_of), None)
+            duplicate = next((name for name in study_ids if collision_key(name) in row_of), None)
             if duplicate is not None:
-                error = DataError(f"row {row_of[duplicate]} has the id {duplicate!r} already", expected="each id once")
+                error = DataError(
+                    f"row {row_of[collision_key(duplicate)]} has the id {duplicate!r} already",
+                    expected="each id once, whatever its case: it names a folder",
+                )
                 row = BadRow(number=number, id=row.id, message=str(error))
             else:
-                row_of.update(dict.fromkeys(study_ids, number))
+                row_of.update(dict.fromkeys(map(collision_key, study_ids), number))
         rows.append(row)
     if not rows:
         raise DataError(f"{path} holds no rows", expected="a header and at least one row, or one JSON object a line")
@@ -182,10 +188,10 @@ def _row(
     name = ""
     try:
         name = _text(cells, "id") or f"row-{number}"
-        if not _ID.fullmatch(name):
+        if not _ID.fullmatch(name) or not is_plain_name(name):
             raise DataError(
                 f"the id {name!r} cannot name a folder",
-                expected="at most 120 letters, digits, '.', '_' and '-', the first a letter or digit",
+                expected="at most 120 letters, digits, '.', '_' and '-', the first a letter or digit, the last no '.'; no device such as CON",
             )
         return _checked(cells, number, name, path.parent, defaults, keep)
     except (DataError, PromptError) as error:
@@ -213,6 +219,9 @@ def _checked(
     direction, used, weights = check_request(
         prompts, defaults.targets if targets is None else targets, _weights(cells), num_samples, seed
     )
+    order = _text(cells, "order") or None
+    if order is not None:
+        one_of("order", order, ORDERS, PromptError)
     return Row(
         number=number,
         id=name,
@@ -221,6 +230,7 @@ def _checked(
         weights=weights,
         seed=seed,
         num_samples=num_samples,
+        order=order,
         kept={column: _text(cells, column) for column in keep},
     )
 

@@ -34,13 +34,14 @@ def shards_of(rows: Iterable[Row]) -> list[StudyShard]:
 
 
 def batches(shards: Sequence[StudyShard], batch_size: int) -> list[list[StudyShard]]:
-    """Batches of one direction each, in the order of their first shards; the last of a direction may be short."""
-    open_batches: dict[object, list[StudyShard]] = {}  # by direction
+    """Batches of one direction and order each, by their first shards; the last of a direction may be short."""
+    open_batches: dict[object, list[StudyShard]] = {}  # by direction and order
     result: list[list[StudyShard]] = []
     for shard in shards:
-        batch = open_batches.get(shard.row.direction)
+        key = shard.row.direction, shard.row.order
+        batch = open_batches.get(key)
         if batch is None or len(batch) == batch_size:
-            batch = open_batches[shard.row.direction] = []
+            batch = open_batches[key] = []
             result.append(batch)
         batch.append(shard)
     return result

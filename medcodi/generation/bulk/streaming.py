@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ from typing import Any
 from medcodi.errors import DataError, PromptError
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.pipeline import generate_batch, load
-from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt
+from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt, truncations
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
@@ -42,6 +42,8 @@ def generate_many(
     guidance_scale: float | None = None,
     num_inference_steps: int | None = None,
     sampler: str | None = None,
+    order: str | None = None,
+    sequence: Sequence[str] | None = None,
     device: str | None = None,
     execution: ExecutionConfig = ExecutionConfig(),
     on_batch: Callable[[int], None] | None = None,
@@ -61,6 +63,8 @@ def generate_many(
         guidance_scale: As for :func:`medcodi.generate`.
         num_inference_steps: As for :func:`medcodi.generate`.
         sampler: As for :func:`medcodi.generate`.
+        order: As for :func:`medcodi.generate`.
+        sequence: As for :func:`medcodi.generate`.
         device: ``"cpu"``, ``"cuda"`` …; None: a GPU where there is one.
         execution: As for :func:`medcodi.generate`.
         on_batch: Called after every batch with the number of samples done so far.
@@ -76,7 +80,12 @@ def generate_many(
     """
     check_batch("batch_size", batch_size)
     config = GenerationConfig(
-        preset=preset, sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+        preset=preset,
+        sampler=sampler,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        order=order,
+        sequence=None if sequence is None else tuple(sequence),
     )
     execution.check(device)
 
@@ -155,6 +164,7 @@ class _Stream:
                 self.config,
                 done.seeds,
                 self.execution.arithmetic,
+                truncations(self.model, done.prompts),
             )
             samples = [done.samples[position] for position in range(len(done.seeds))]
             yield Generation(done.direction, samples, signature)
@@ -164,7 +174,13 @@ class _Stream:
             request.prompts, request.targets, request.weights, request.num_samples, request.seed
         )
         check_modalities(self.model, direction)
+<<<<<<< HEAD
         prompts = {name: read_prompt(name, value, self.model.config) for name, value in used.items()}
+=======
+        self.config.sequence_of(direction.targets)  # refuses one that lacks a target
+        size = self.model.config.image_size
+        prompts = {name: read_prompt(name, value, size) for name, value in used.items()}
+>>>>>>> main
         return _Pending(direction, prompts, weights, [request.seed + index for index in range(request.num_samples)])
 
     def _run_batch(self, targets: tuple[str, ...]) -> None:

@@ -1,7 +1,7 @@
 """The latent cache: what frozen autoencoders and prompt encoders make of a dataset, stored once, for ``diffuse`` and ``join``."""
 
 from medcodi.training.caching.encoded_studies import EncodedStudies, open_cache
-from medcodi.training.caching.key import CacheKey, cache_key
+from medcodi.training.caching.format import CacheKey, cache_key
 from medcodi.training.caching.make_cache import make_cache
 from medcodi.training.caching.training_run import borrowed, from_cache, hold_only
 

@@ -14,8 +14,8 @@ from medcodi.errors import DataError
 from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.stages.encoded import EncodedBatch
 from medcodi.storage.job_folder import JobFolder
-from medcodi.training.caching.key import CacheKey
-from medcodi.training.caching.records import CACHE, CRC, NULLS, damaged, file_row_of
+from medcodi.storage.names import plain_name
+from medcodi.training.caching.format import CACHE, CRC, NULLS, CacheKey, damaged, file_row_of
 
 AGAIN = "medcodi data cache … --overwrite encodes what is damaged again"
 
@@ -29,7 +29,7 @@ def open_cache(folder: Path, key: CacheKey, dataset: StudyDataset | None = None)
     job = JobFolder(folder, CACHE, key.to_json())
     index = job.read_index()
     if index is None:
-        raise DataError(f"no cache at {folder}", expected=f"a folder with {CACHE.index}", fix="medcodi data cache")
+        raise DataError(f"no cache at {folder}", expected=f"a folder with {CACHE.index_file}", fix="medcodi data cache")
     job.check()
     count = getattr(dataset, "modality_counts", None)
     if count is not None and index.get("complete"):
@@ -56,6 +56,8 @@ class EncodedStudies:
         self.name = f"{self.key.dataset} (encoded)"
         self.image_size, self.fingerprint = self.key.image_size, self.key.data  # of the dataset that was encoded
         self._parts: list[dict[str, Any]] = index["parts"]
+        for part in self._parts:
+            plain_name(part["file"], f"{folder}/{CACHE.index_file}")
         self.present: dict[str, int] = index["present"]  # modality -> studies that have it
         self.num_bytes = sum(part["bytes"] for part in [*self._parts, index["nulls"]])  # of all arrays
         self._ids = [pair for part in self._parts for pair in self._ids_of(part)]  # [study, patient] of each row

@@ -20,8 +20,17 @@ from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.stages.encoded import EncodedBatch, encode_batch, encode_nulls
 from medcodi.storage.job_folder import JobFolder, damage
 from medcodi.training.caching.encoded_studies import EncodedStudies, open_cache
-from medcodi.training.caching.key import PRECISIONS, CacheKey
-from medcodi.training.caching.records import CACHE, CRC, NULLS, file_row_of, plan_shards, sealed, write_array
+from medcodi.training.caching.format import (
+    CACHE,
+    CRC,
+    NULLS,
+    PRECISIONS,
+    CacheKey,
+    file_row_of,
+    plan_shards,
+    sealed,
+    write_array,
+)
 
 HALF = np.dtype("<f2")
 

@@ -13,7 +13,7 @@ from medcodi.data.loading import DataConfig
 from medcodi.distributed import Ranks
 from medcodi.model import MedCoDi
 from medcodi.training.caching.encoded_studies import EncodedStudies
-from medcodi.training.caching.key import cache_key
+from medcodi.training.caching.format import cache_key
 from medcodi.training.caching.make_cache import make_cache
 from medcodi.training.faults import Watchdog
 

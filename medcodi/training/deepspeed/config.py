@@ -123,7 +123,7 @@ def check_deepspeed(config: TrainConfig, ranks: Ranks) -> Any:
         check_async_io(config)
     if not dist.is_initialized():
         raise TrainingError(
-            "no process group for DeepSpeed", fix="start with: deepspeed launch/train.py …, or torchrun"
+            "no process group for DeepSpeed", fix="start with: deepspeed --module medcodi train …, or torchrun"
         )
     return deepspeed
 

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from medcodi.data.loading import Batch
 from medcodi.distributed import Ranks
 from medcodi.randomness import StepRandomness
-from medcodi.stages.accumulation import accumulations
 from medcodi.stages.stage import Stage
+from medcodi.stages.step import accumulations
 from medcodi.training.config import TrainConfig
 from medcodi.training.deepspeed import zero3
 from medcodi.training.deepspeed.config import check_deepspeed, deepspeed_dictionary

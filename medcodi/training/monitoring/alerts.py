@@ -120,6 +120,10 @@ class Alerts:
         """The values of the window, without this line's."""
         return list(self._history.get(name, ()))[-self.config.window :]
 
+    def is_absent(self, name: str, values: Mapping[str, float]) -> bool:
+        """True where earlier lines have a value, and this one has not: its steps held no study with that modality."""
+        return name in self._history and name not in values
+
     def last(self, name: str, value: float, count: int) -> list[float]:
         """The last ``count`` values, with this line's; empty while there are fewer."""
         values = [*self._history.get(name, ()), value]
@@ -153,6 +157,7 @@ def _dead(alerts: Alerts, step: int, values: Mapping[str, float]) -> Iterator[Al
         # Norms and biases of a part that do not change at all.
         part = name.removeprefix("moved/")
         is_update = part != name and values.get("lr", 1.0) > 0
+        is_update = is_update and not alerts.is_absent(f"loss/{part}", values)  # no study of this line has it
         updates = alerts.last(name, value, alerts.config.patience) if is_update else []
         if updates and max(updates) == 0.0:
             yield Alert(

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from PIL import Image, ImageDraw, ImageFont
 
+from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import Batch, collate
 from medcodi.modality import in_table_order
 from medcodi.model import MedCoDi
@@ -40,13 +41,25 @@ class SampleGrids(Observer):
         run, tracking = self.run, self.run.config.tracking
         if not tracking.samples_every or report.step % tracking.samples_every:
             return
-        indices = list(range(min(tracking.num_samples, len(run.sample_dataset))))
+        indices = studies_to_show(run.sample_dataset, run.engine.stage.model.config.modalities, tracking.num_samples)
         studies = [run.sample_dataset[index] for index in indices]
         with borrowed(run.engine.stage.model), evaluating(run.engine, run.ema):
             batch = collate(studies, indices, run.sample_dataset.image_size).to(run.ranks.device)
             samples = draw_samples(run.engine.stage, batch, run.config.seed, tracking.samples)
         if run.ranks.is_first:
             write_samples(samples, report.step, run.folder.root, self.log)
+
+
+def studies_to_show(dataset: StudyDataset, modalities: Sequence[str], num_studies: int) -> list[int]:
+    """Indices of the first studies that hold every modality; where these are too few, of those that hold most of them."""
+    # A prepared dataset lists what its studies hold; of another one, a few studies are read.
+    contents = getattr(dataset, "contents", None)
+    if contents is not None:
+        held = [present for _, _, present in contents()]
+    else:
+        held = [frozenset(dataset[index].contents) for index in range(min(len(dataset), 4 * num_studies))]
+    num_missing = [len(set(modalities) - present) for present in held]
+    return sorted(range(len(held)), key=num_missing.__getitem__)[:num_studies]  # stable: in the order of the dataset
 
 
 @dataclass(frozen=True)

@@ -163,6 +163,7 @@ class Screen(Tracker):
 
     def __init__(self, history: History) -> None:
         self._steps, self._start_step = history.config.steps, history.step
+        self._minutes = history.config.max_minutes
         self._began, self._bar = time.monotonic(), None
         if sys.stderr.isatty():
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeRemainingColumn
@@ -191,8 +192,12 @@ class Screen(Tracker):
         if self._bar is not None:
             self._bar.update(self._task, values=text)
             return
-        left = (time.monotonic() - self._began) / max(1, step - self._start_step) * (self._steps - step)
-        self.note(f"step {step}/{self._steps}  {text}  {left / 60:.1f} min left")
+        elapsed = time.monotonic() - self._began
+        left, where = elapsed / max(1, step - self._start_step) * (self._steps - step), f"step {step}/{self._steps}"
+        # A run that its time ends before its steps.
+        if self._minutes is not None and (limit := 60 * self._minutes - elapsed) < left:
+            left, where = max(limit, 0.0), f"step {step}"
+        self.note(f"{where}  {text}  {left / 60:.1f} min left")
 
     def alerts(self, step: int, texts: Sequence[str]) -> None:
         """One line each."""

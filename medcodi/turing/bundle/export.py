@@ -4,46 +4,37 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
 from medcodi import __version__
 from medcodi.config import to_dict
-from medcodi.data.images import fit_square
-from medcodi.data.refusals import Refused
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
-from medcodi.randomness import numpy_generator
 from medcodi.turing.bundle.canonical import sha256_of
+from medcodi.turing.bundle.contents import OnExportStep, blinded_contents
 from medcodi.turing.bundle.export_folder import opened, stored_samples
 from medcodi.turing.bundle.files import (
     PAYLOADS,
     READER_STUDY,
-    image_fields,
-    payload_script,
     seal,
     study_script,
-    text_fields,
     viewer_files,
     zip_folder,
 )
 from medcodi.turing.bundle.key import CUSTODIAN, FORMAT, AnswerKey
+from medcodi.turing.bundle.payloads import payload_script
 from medcodi.turing.bundle.trials import ReaderTrial, reader_page, reader_trials
-from medcodi.turing.design.blinding import blind_text, cut_image, finish_image
 from medcodi.turing.design.config import ReaderStudyConfig
-from medcodi.turing.design.generated_arm import GeneratedArm, GeneratedContents, GenerationRequest, Stored
-from medcodi.turing.design.items import AUTOENCODED, GENERATED, ItemContent, ReaderItem, draw_items
+from medcodi.turing.design.generated_arm import GeneratedArm
+from medcodi.turing.design.items import ItemContent, ReaderItem, draw_items
 from medcodi.turing.design.real_arm import RealArm
 
 if TYPE_CHECKING:
     from medcodi.model import MedCoDi
-
-OnExportStep = Callable[[str, int, int], None]  # called with (step, done, total)
 
 
 @dataclass(frozen=True)
@@ -104,7 +95,8 @@ def export_bundle(
         readers = [f"reader-{number + 1:02d}" for number in range(study.readers)]
         trials = {reader: reader_trials(study, items, number, salt) for number, reader in enumerate(readers)}
         # Contents: generate, read and blind.
-        blinded, native = _blind(study, items, real, generated, model, salt, on_step, partial(stored_samples, job))
+        stored = partial(stored_samples, job)
+        blinded, native = blinded_contents(study, items, real, generated, model, salt, on_step, stored)
         # Key: everything that readers must not know.
         provenance = {
             "real": {"name": real.name, "left_out": [vars(left) for left in real.left_out]},
@@ -144,110 +136,6 @@ def attest(real: RealArm, attested_by: str | None) -> dict[str, str] | None:
     return {"source": real.agreement or real.name, "attested_by": attested_by, "statement": statement}
 
 
-# ---- contents --------------------------------------------------------------------------------------------------------
-def _blind(
-    study: ReaderStudyConfig,
-    items: Sequence[ReaderItem],
-    real: RealArm,
-    generated: GeneratedArm,
-    model: MedCoDi | None,
-    salt: str,
-    on_step: OnExportStep,
-    stored: Stored,
-) -> tuple[dict[ItemContent, str], int | None]:
-    """Every content through the one pipeline, as the JSON of its payload; and the common native size."""
-    # Generate: every requested direction once per case.
-    contents = list(dict.fromkeys(content for item in items for content in item.contents))
-    requests: list[GenerationRequest] = list(
-        dict.fromkeys((content.case, content.direction) for content in contents if content.direction is not None)
-    )
-    samples = generated.contents(requests, real, lambda done, total: on_step("generating", done, total), stored)
-    # First half of the pipeline: squares, whose smallest sets the native size.
-    images = [content for content in contents if MODALITIES[content.modality].kind == "image"]
-    squares: dict[ItemContent, np.ndarray] = {}
-    for done, content in enumerate(images):
-        squares[content] = _square(study, content, np.asarray(_value(content, real, samples)), model)
-        on_step("reading", done + 1, len(images))
-    native = _native_size(study, squares)
-    # Second half: the same band, range and depth for all; the dither depends on the content and the salt.
-    blinded: dict[ItemContent, str] = {}
-    for done, (content, square) in enumerate(squares.items()):
-        keys = (salt, content.origin, content.case, content.modality, str(content.direction))
-        grey = finish_image(square, study.blinding, native, study.image_size, numpy_generator("turing-dither", *keys))
-        blinded[content] = image_fields(grey)
-        on_step("blinding", done + 1, len(images))
-    # Texts: one form, one length.
-    texts = {
-        content: _text(study, content, str(_value(content, real, samples)))
-        for content in contents
-        if content not in squares
-    }
-    longest = max((len(text.encode("utf-8")) for text in texts.values()), default=0)
-    num_bytes = -(-longest // 256) * 256
-    blinded |= {content: text_fields(text, num_bytes) for content, text in texts.items()}
-    return blinded, native if squares else None
-
-
-def _value(content: ItemContent, real: RealArm, samples: GeneratedContents) -> Any:
-    if content.origin == GENERATED and content.direction is not None:
-        return samples[content.case, content.direction][content.modality]
-    return real.study(content.case).contents[content.modality]
-
-
-def _text(study: ReaderStudyConfig, content: ItemContent, text: str) -> str:
-    try:
-        return blind_text(text, study.blinding)
-    except Refused as error:
-        raise _unusable(content, error, fix="generate it again, or leave this study out") from None
-
-
-def _square(study: ReaderStudyConfig, content: ItemContent, image: np.ndarray, model: MedCoDi | None) -> np.ndarray:
-    if content.origin == AUTOENCODED and model is not None:
-        image = autoencoded(model, content.modality, image)
-    try:
-        return cut_image(image, study.blinding, study.image_size)
-    except Refused as error:
-        raise _unusable(content, error, fix=error.fix) from None
-
-
-def _unusable(content: ItemContent, error: Refused, *, fix: str) -> DataError:
-    what = f"the {content.origin} {content.modality} of study {content.case!r}"
-    return DataError(f"{what}: {error.failed}", expected=error.expected, fix=fix)
-
-
-def autoencoded(model: MedCoDi, modality: str, image: np.ndarray) -> np.ndarray:
-    """A real image reconstructed by the model's autoencoder: float32 ``[S, S]`` at the model's size."""
-    import torch
-
-    square = fit_square(image, model.config.image_size)
-    with torch.inference_mode():
-        values = torch.from_numpy(square)[None, None].to(model.device)  # [1, 1, S, S]
-        decoded = model.decode(modality, model.latent(modality, values))
-    assert isinstance(decoded, torch.Tensor)
-    return decoded[0, 0].float().cpu().numpy()
-
-
-def _native_size(study: ReaderStudyConfig, squares: Mapping[ItemContent, np.ndarray]) -> int:
-    """Pixels a side of the coarsest image, or the configured size; never above the size shown.
-
-    Raises:
-        DataError: If an image is coarser than configured.
-    """
-    wanted = study.blinding.native_size
-    if not squares:
-        return min(wanted or 0, study.image_size)
-    content, square = min(squares.items(), key=lambda pair: len(pair[1]))
-    coarsest = len(square)
-    if wanted is not None and coarsest < wanted:
-        raise DataError(
-            f"the {content.origin} {content.modality} of study {content.case!r} has {coarsest} pixels a side once cut, "
-            f"native_size is {wanted}",
-            expected="no coarser image, because it would stand out",
-            fix=f"blinding.native_size: {coarsest}, or finer images",
-        )
-    return min(wanted or coarsest, study.image_size)
-
-
 # ---- files -----------------------------------------------------------------------------------------------------------
 def _key(
     study: ReaderStudyConfig,
@@ -270,7 +158,9 @@ def _key(
     )
 
 
-def _write_reader(folder: Path, page: dict, trials: Sequence[ReaderTrial], blinded: Mapping[ItemContent, str]) -> None:
+def _write_reader(
+    folder: Path, page: dict, trials: Sequence[ReaderTrial], blinded: Mapping[ItemContent, bytes]
+) -> None:
     """Viewer, ``study.js`` and payloads of one reader, and the archive beside the folder."""
     (folder / PAYLOADS).mkdir(parents=True)
     for name, data in viewer_files().items():

@@ -19,11 +19,11 @@ from medcodi.turing.design.generated_arm import GeneratedContents
 
 EXPORT = JobKind(
     name="an unfinished export of a reader study",
-    index="export.json",
-    record="{shard}/record.json",
-    staged=".{target}.partial",
+    index_file="export.json",
+    record_file="{shard}/record.json",
+    staging_name=".{target}.partial",
     error=DataError,
-    choose="remove it, or choose another --out",
+    fix="remove it, or choose another --out",
 )
 
 

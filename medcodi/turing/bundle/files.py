@@ -1,12 +1,11 @@
-"""Files of a bundle, written and read back: payload scripts, ``study.js``, the viewer, and the archive of each reader's folder.
+"""Files of a bundle, written and read back: ``study.js``, the viewer, and the archive of each reader's folder.
 
-Whatever could tell two payloads apart is equal: the length of all images and of all texts, file times, permissions, the order of archive
-entries, and no compression.
+Whatever could tell two payloads apart is equal: file times, permissions, the order of archive entries, and no compression; ``payloads``
+gives all images one length, and all texts.
 """
 
 from __future__ import annotations
 
-import base64
 import json
 import os
 import re
@@ -20,8 +19,6 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medcodi.errors import DataError
 from medcodi.storage import atomic
 
@@ -30,7 +27,6 @@ FIXED_DATE = (2000, 1, 1, 0, 0, 0)  # the same in archives
 PAYLOADS = "payloads"  # folder of the payload scripts
 READER_STUDY = "study.js"
 VIEWER_SUFFIXES = (".html", ".js", ".css")
-_PAYLOAD_CALL = re.compile(r'MEDCODI_PAYLOAD\("([^"\\]*)", (\{.*\})\);\n?', re.DOTALL)
 _STUDY_CALL = re.compile(r"MEDCODI_STUDY = (\{.*\});\n?", re.DOTALL)
 
 
@@ -54,26 +50,6 @@ def check_empty(out: str | Path) -> Path:
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
-def image_fields(image: np.ndarray) -> str:
-    """JSON object of an image payload; ``image`` is uint16 ``[H, W]``, bone bright."""
-    height, width = image.shape
-    data = base64.b64encode(np.ascontiguousarray(image, dtype="<u2").tobytes()).decode("ascii")
-    return f'{{"kind":"image","width":{width},"height":{height},"bits":16,"data":"{data}"}}'
-
-
-def text_fields(text: str, num_bytes: int) -> str:
-    """JSON object of a text payload, padded with spaces to ``num_bytes``, which all texts of a bundle share."""
-    data = text.encode("utf-8")
-    assert len(data) <= num_bytes
-    encoded = base64.b64encode(data.ljust(num_bytes)).decode("ascii")
-    return json.dumps({"kind": "text", "data": encoded}, separators=(",", ":"))
-
-
-def payload_script(pid: str, fields: str) -> bytes:
-    """A payload file: a call of the viewer's function."""
-    return f'MEDCODI_PAYLOAD("{pid}", {fields});\n'.encode("ascii")
-
-
 def study_script(study: dict) -> bytes:
     """``study.js``: an assignment."""
     return f"MEDCODI_STUDY = {json.dumps(study, ensure_ascii=True, separators=(',', ':'))};\n".encode("ascii")
@@ -120,42 +96,6 @@ def zip_folder(folder: Path) -> Path:
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
-@dataclass(frozen=True)
-class Payload:
-    """A payload as read back."""
-
-    pid: str  # random id
-    fields: dict[str, Any]  # the JSON object without the data
-    data: bytes  # decoded from base64
-
-    @property
-    def image(self) -> np.ndarray:
-        """Image uint16 ``[H, W]``."""
-        return np.frombuffer(self.data, dtype="<u2").reshape(self.fields["height"], self.fields["width"])
-
-    @property
-    def text(self) -> str:
-        """Text without the padding."""
-        return self.data.decode("utf-8").rstrip(" ")
-
-
-def read_payload(path: Path) -> Payload:
-    """Read a payload file.
-
-    Raises:
-        DataError: If it is no payload, or its data is unreadable.
-    """
-    match = _PAYLOAD_CALL.fullmatch(path.read_bytes().decode("utf-8", "replace"))
-    if not match:
-        raise DataError(f"{path.name} is not a payload", expected='MEDCODI_PAYLOAD("id", {...}); and nothing else')
-    try:
-        fields = json.loads(match.group(2))
-        data = base64.b64decode(fields.pop("data"), validate=True)
-    except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DataError(f"{path.name} cannot be read: {error}", expected="JSON with base64 data") from None
-    return Payload(match.group(1), fields, data)
-
-
 def read_study_script(path: Path) -> dict[str, Any]:
     """Read ``study.js``.
 

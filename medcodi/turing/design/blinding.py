@@ -1,7 +1,7 @@
-"""Blinding: one pipeline for both arms (crop, size, depth, grey range, corner mask, dither) and one form of text.
+"""Blinding: one pipeline for both arms (crop, size, depth, grey range, corners, dither) and one form of text.
 
-Afterwards every image has the same size and frequency band, reaches from 0 to 65535, and has no frame, no coarse grey steps and empty
-corners. ``medcodi turing lint`` checks it.
+Afterwards every image has the same size and frequency band, reaches from 0 to 65535, and has no frame, no marks in its corners, and the
+same grey steps. ``medcodi turing lint`` checks it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from medcodi.config import config
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
 from medcodi.errors import ConfigError
+from medcodi.turing.design.corners import corner_mask, with_filled_corners
 
-WHITE = 65535
+WHITE = 65535  # the brightest grey value, whatever the depth
 MIN_SIDE = 16  # pixels a side that must remain after the crop
 _ASCII = {
     "‘": "'",
@@ -49,8 +50,8 @@ class BlindingConfig:
     native_size: int | None = None  # pixels a side that both arms are reduced to first; None: the coarsest image
     percentiles: tuple[float, float] = (0.5, 99.5)  # grey values stretched to black and white
     black_level: float = 0.02  # share of the range that becomes black, because sensors differ in near black
-    corner_mask: float = 0.16  # side of the square blackened in each corner, where markers are; share of a side
-    depth: int = 8  # bits of grey that both arms keep; below them the 16 bits are dithered
+    corner_mask: float = 0.16  # side of the square in each corner that is filled from around it; share of a side
+    depth: int = 8  # bits of grey of both arms, dithered
     text_case: Literal["keep", "upper", "lower"] = "keep"  # of all reports
     max_words: int | None = None  # reports are cut to whole sentences of at most this many words; None: not cut
 
@@ -106,54 +107,46 @@ def cut_image(image: np.ndarray, blinding: BlindingConfig, largest: int) -> np.n
     return resized(square, largest) if side > largest else square
 
 
-def finish_image(
-    square: np.ndarray, blinding: BlindingConfig, native: int, size: int, noise: np.random.Generator
-) -> np.ndarray:
-    """Second half: the common band, the common grey range, the corner mask, 16 bits.
+def finish_image(square: np.ndarray, blinding: BlindingConfig, native: int, noise: np.random.Generator) -> np.ndarray:
+    """Second half: the common band, the common grey range, the corners, the common depth.
 
     Args:
         square: From :func:`cut_image`, at least ``native`` pixels a side.
         blinding: Config of the pipeline.
-        native: Pixels a side that both arms are reduced to.
-        size: Pixels a side as shown.
-        noise: For the dither: uniform, one step of ``blinding.depth`` wide, at the size as shown. Both arms then fill the same
-            frequency band to the same level, and no comb of grey values remains.
+        native: Pixels a side that both arms are reduced to, and that the viewer enlarges.
+        noise: For the dither: triangular, two steps of ``blinding.depth`` wide, added before rounding. The error then has one
+            spread whatever the picture, so that both arms fill the same frequency band to the same level.
 
     Returns:
-        uint16 ``[size, size]``, from 0 to 65535.
+        uint16 ``[native, native]``, from 0 to 65535, in 2^depth levels.
     """
-    # Common band: down to the native size, up to the size as shown.
-    image = resized(resized(square, native), size)
-    # Common grey range: percentiles to black and white.
-    low, high = np.percentile(image, blinding.percentiles)
+    # Common band. Half a pixel is cut off at each edge, so that an image of the native size is resampled like all others, and
+    # does not keep the comb of its file's grey values.
+    image = resized(square, native, inset=0.5)
+    # Common grey range: percentiles of all but the corners to black and white.
+    shown = image[~corner_mask(native, blinding.corner_mask)]
+    low, high = np.percentile(shown, blinding.percentiles)
     if high - low < 1e-3:
-        low, high = float(image.min()), float(image.max())
+        low, high = float(shown.min()), float(shown.max())
     floor = low + blinding.black_level * (high - low)
     image = np.clip((image - floor) / max(high - floor, 1e-6), 0.0, 1.0)
-    # Common depth, dithered to 16 bits.
+    # Common corners, of which nothing remains.
+    image = with_filled_corners(image, blinding.corner_mask)
+    # Common depth, dithered.
     levels = 2**blinding.depth - 1
-    image = np.rint(image * levels) + noise.random(image.shape, dtype=np.float32) - 0.5
-    grey = np.rint(np.clip(image / levels, 0.0, 1.0) * WHITE).astype(np.uint16)
-    # Black corners; black and white are always reached, also without a corner mask.
-    grey[corner_mask(size, blinding.corner_mask)] = 0
+    dither = noise.random(image.shape, dtype=np.float32) - noise.random(image.shape, dtype=np.float32)
+    image = np.clip(np.rint(image * levels + dither), 0, levels)
+    grey = np.rint(image * (WHITE / levels)).astype(np.uint16)
+    # Black and white are always reached.
     grey.flat[np.argmin(grey)], grey.flat[np.argmax(grey)] = 0, WHITE
     return grey
 
 
-def corner_mask(size: int, share: float) -> np.ndarray:
-    """True in the four corner squares: bool ``[size, size]``."""
-    side = round(share * size)
-    edge = np.zeros(size, dtype=bool)
-    edge[:side] = edge[size - side :] = side > 0
-    return edge[:, None] & edge[None, :]
-
-
-def resized(square: np.ndarray, size: int) -> np.ndarray:
-    """float32 ``[S, S]`` to ``[size, size]``, bicubic, antialiased, within [0, 1]."""
-    if square.shape == (size, size):
-        return square
+def resized(square: np.ndarray, size: int, *, inset: float = 0.0) -> np.ndarray:
+    """float32 ``[S, S]`` without ``inset`` pixels at each edge to ``[size, size]``, bicubic, antialiased, within [0, 1]."""
     picture = Image.fromarray(np.ascontiguousarray(square, dtype=np.float32))
-    return np.clip(np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)), 0.0, 1.0)
+    box = (inset, inset, len(square) - inset, len(square) - inset)
+    return np.clip(np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC, box)), 0.0, 1.0)
 
 
 def blind_text(text: str, blinding: BlindingConfig) -> str:

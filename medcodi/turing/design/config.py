@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import field, replace
 from pathlib import Path
+from typing import ClassVar
 
 from medcodi.config import config, load
 from medcodi.errors import ConfigError, did_you_mean
@@ -45,9 +46,9 @@ class ScaleConfig:
 class WindowConfig:
     """A window preset, in grey values from 0 to 65535."""
 
-    name: str
-    lo: int
-    hi: int
+    name: str  # of the button
+    lo: int  # grey value shown black
+    hi: int  # grey value shown white
 
     def __post_init__(self) -> None:
         if not 0 <= self.lo < self.hi <= 65535:
@@ -146,29 +147,34 @@ class TaskConfig:
 class SamplingConfig(GenerationConfig):
     """How a model generates its arm: the fields of :class:`GenerationConfig`, and the size of a batch."""
 
-    batch_size: int = 8
+    batch_size: int = 8  # samples generated together
 
 
 @config
 class PagesConfig:
     """Texts before and after the tasks: plain text, paragraphs separated by blank lines. Adapt them to your ethics board."""
 
+    # the first page
     welcome: str = (
         "Thank you for reading. You will see chest examinations, one after the other, and answer one question about each.\n\n"
         "Everything stays on this computer: the page needs no network and sends nothing. Your answers are stored as you go; "
         "you can stop at any time and continue later, here or, with a progress file, on another computer.\n\n"
         "Please read alone, in a darkened room, and do not talk about the items with other readers before all have finished."
     )
+    # what a reader agrees to
     consent: str = (
         "Taking part is voluntary, and you may stop at any time. Your answers, the time you take for each, and the size of "
         "your screen are recorded under a reader number, without your name. The full purpose of the study is explained "
         "during it."
     )
+    # beside the box that a reader ticks
     consent_label: str = "I have read this and I take part."
+    # above the test picture for the screen
     display_check: str = (
         "Set the screen to full brightness. In the picture below, the 5 % square should be visible inside the black square, "
         "and the 95 % square inside the white square."
     )
+    # the last page
     end: str = (
         "You have finished. Please download the results file and send it to the person who gave you this folder. "
         "Thank you."
@@ -182,6 +188,8 @@ class PagesConfig:
 @config
 class ReaderStudyConfig:
     """A Visual Turing Test."""
+
+    recipes: ClassVar[str] = "turing"  # folder of configs/ with recipes for this config
 
     name: str  # for file names
     title: str  # shown to readers

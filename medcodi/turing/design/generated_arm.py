@@ -42,10 +42,8 @@ if TYPE_CHECKING:
 
 GenerationRequest = tuple[str, Direction]  # study id, prompts and targets
 GeneratedContents = dict[GenerationRequest, dict[str, np.ndarray | str]]  # target -> image [H, W] in [0, 1], or text
-OnStep = Callable[[int, int], None]  # called with (done, total)
-Stored = Callable[
-    [str, Callable[[], GeneratedContents]], GeneratedContents
-]  # (name, make) -> what was stored, else made
+# Gives the contents stored under a name; where there are none, makes and stores them.
+Stored = Callable[[str, Callable[[], GeneratedContents]], GeneratedContents]
 
 
 class GeneratedArm(Protocol):
@@ -64,13 +62,7 @@ class GeneratedArm(Protocol):
         """Prompts and targets of one case of a task."""
         ...
 
-    def contents(
-        self,
-        requests: Sequence[GenerationRequest],
-        real: RealArm,
-        on_step: OnStep | None = None,
-        stored: Stored = lambda name, make: make(),
-    ) -> GeneratedContents:
+    def contents(self, requests: Sequence[GenerationRequest], real: RealArm, stored: Stored) -> GeneratedContents:
         """The targets of each request; what takes long is made through ``stored``."""
         ...
 
@@ -102,13 +94,7 @@ class GeneratedFolder:
         """The targets; the prompts of files are unknown."""
         return Direction((), task.shown_generated)
 
-    def contents(
-        self,
-        requests: Sequence[GenerationRequest],
-        real: RealArm,
-        on_step: OnStep | None = None,
-        stored: Stored = lambda name, make: make(),
-    ) -> GeneratedContents:
+    def contents(self, requests: Sequence[GenerationRequest], real: RealArm, stored: Stored) -> GeneratedContents:
         """Read the files.
 
         Raises:
@@ -204,13 +190,7 @@ class GeneratedByModel:
             )
         return Direction(in_table_order(prompts), task.shown_generated)
 
-    def contents(
-        self,
-        requests: Sequence[GenerationRequest],
-        real: RealArm,
-        on_step: OnStep | None = None,
-        stored: Stored = lambda name, make: make(),
-    ) -> GeneratedContents:
+    def contents(self, requests: Sequence[GenerationRequest], real: RealArm, stored: Stored) -> GeneratedContents:
         """Generate in batches of one direction; a sample depends on its case and the seed only."""
         samples: GeneratedContents = {}
         for direction in sorted({direction for _, direction in requests}):
@@ -220,8 +200,6 @@ class GeneratedByModel:
                 prompts = [self._prompts(real.study(case), direction.prompts) for case in batch]
                 make = partial(self._generate, batch, direction, prompts)
                 samples |= stored(f"samples-{_digest(batch, direction, prompts)}", make)
-                if on_step:
-                    on_step(len(samples), len(requests))
         return samples
 
     def _generate(
@@ -274,7 +252,7 @@ def open_generated(source: str, sampling: SamplingConfig, seed: int, device: str
     if source == "demo" or (path / "model_index.json").is_file():
         from medcodi.generation.pipeline import load
 
-        return GeneratedByModel(source, load(None if source == "demo" else source, device), sampling, seed)
+        return GeneratedByModel(source, load(source, device), sampling, seed)
     if not path.is_dir():
         raise DataError(
             f"nothing generated at {source!r}",

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medcodi.turing.bundle.files import Payload
-from medcodi.turing.design.blinding import WHITE, BlindingConfig, corner_mask
+from medcodi.turing.bundle.payloads import Payload
+from medcodi.turing.design.blinding import WHITE, BlindingConfig
+from medcodi.turing.design.corners import corner_mask, with_filled_corners
 
 # Burnt-in marks: letters and arrows, not ribs or wires.
 _MARK_SIDE = 128  # pixels a side of the image that is searched
@@ -22,9 +23,10 @@ _MARK_CONTRAST = 0.40  # above or below the surroundings, in the grey range; rib
 _MARK_EXTENT = 18  # largest extent in pixels
 _MARK_GROUND = 4.0  # smallest ratio of the contrast to the roughness around it
 _MARK_ZONE = 0.22  # share of a side at each edge that is searched
-_BAND_LIMIT = (
-    0.7  # share of the dither's noise above which more noise is not counted, because it belongs to the picture
-)
+_CORNER_STEPS = 4  # grey steps by which dithered pixels of a filled corner may differ from the fill
+# Share of the dither's noise above which more noise is not counted, because it belongs to the picture. The flattest blocks of a
+# dithered image have 0.8 or more; of one that was smoothed and rounded again, at most 0.75.
+_BAND_LIMIT = 0.78
 
 
 class PayloadFeatures:
@@ -44,7 +46,8 @@ class PayloadFeatures:
         self.kinds[place] = str(payload.fields.get("kind"))
         if self.kinds[place] == "image":
             image = payload.image
-            encoding = image_encoding(image, self.blinding.corner_mask, self.blinding.depth)
+            old = payload.fields.get("bits") == 16
+            encoding = image_encoding(image, self.blinding.corner_mask, self.blinding.depth, old=old)
             self.appearance[place] = image_appearance(image)
         else:
             encoding = text_encoding(payload.text)
@@ -70,16 +73,21 @@ def file_features(size: int, time: float) -> dict[tuple[str, str], float]:
 
 
 # ---- images and texts ------------------------------------------------------------------------------------------------
-def image_encoding(image: np.ndarray, corner: float, depth: int) -> dict[str, dict[str, float]]:
+def image_encoding(image: np.ndarray, corner: float, depth: int, *, old: bool = False) -> dict[str, dict[str, float]]:
     """Features of an image's encoding, by the probe that they belong to.
 
     Args:
         image: uint16 ``[S, S]``.
         corner: Share of a side that is masked in the corners.
         depth: Bits of grey that both arms keep.
+        old: As version 0.1 wrote it: corners black, dithered to 16 bits.
     """
     grey = image.astype(np.float32) / WHITE
     step = 1 / (2**depth - 1)
+    # Spread of the error of triangular dither and rounding, or of the 16 bits of version 0.1.
+    dither = step / np.sqrt(12) if old else step / 2
+    # Corners that hold more than what is beside them, beyond the dither's error.
+    own = np.abs(grey - (0 if old else with_filled_corners(grey, corner))) > (0 if old else _CORNER_STEPS * step)
     hidden = corner_mask(len(grey), corner)
     return {
         "grey offset": {
@@ -88,8 +96,8 @@ def image_encoding(image: np.ndarray, corner: float, depth: int) -> dict[str, di
             "grey step": _grey_step(image),
         },
         "border": _border(grey, corner, step),
-        "resolution": {"side": float(len(grey)), "finest band": _finest_band(grey, step)},
-        "burnt-in mark": {"marks": _marks(grey, corner), "in the corners": float((image[hidden] > 0).sum())},
+        "resolution": {"side": float(len(grey)), "finest band": _finest_band(grey, step, dither)},
+        "burnt-in mark": {"marks": _marks(grey, corner), "in the corners": float(own[hidden].sum())},
     }
 
 
@@ -163,8 +171,8 @@ def _border(grey: np.ndarray, corner: float, step: float) -> dict[str, float]:
     return features | {"edge step": max(0.04, *steps)}
 
 
-def _finest_band(grey: np.ndarray, step: float) -> float:
-    """Noise of the finest frequency band where the image is flattest, relative to the dither's, at most 0.7.
+def _finest_band(grey: np.ndarray, step: float, dither: float) -> float:
+    """Noise of the finest frequency band where the image is flattest, relative to the dither's, at most 0.78.
 
     In every block of 8 x 8 pixels that touches neither black nor white, the dither alone leaves its noise in the diagonal second
     difference, whatever the picture; only resampling or smoothing removes it.
@@ -179,7 +187,7 @@ def _finest_band(grey: np.ndarray, step: float) -> float:
         tiles[:, :-1, :-1] - tiles[:, 1:, :-1] - tiles[:, :-1, 1:] + tiles[:, 1:, 1:]
     ) / 2  # of white noise: its own spread
     spread = np.sqrt((second**2).mean(axis=(1, 2)))
-    return float(min(np.percentile(spread, 10) / (step / np.sqrt(12)), _BAND_LIMIT))
+    return float(min(np.percentile(spread, 5) / dither, _BAND_LIMIT))
 
 
 def _marks(grey: np.ndarray, corner: float) -> float:

@@ -19,18 +19,18 @@ from medcodi.turing.bundle.files import (
     FIXED_DATE,
     PAYLOADS,
     READER_STUDY,
-    Payload,
     ReaderBundle,
     ReaderFolder,
-    read_payload,
     viewer_files,
 )
+from medcodi.turing.bundle.payloads import Payload, read_payload
 from medcodi.turing.bundle.trials import ID_DIGITS
 from medcodi.turing.lint.features import PayloadFeatures
 
 _ID = re.compile(rf"[0-9a-f]{{{ID_DIGITS}}}")
 _FIELDS = {"image": ["kind", "width", "height", "bits"], "text": ["kind"]}
 _PLAIN_CHUNKS = {"IHDR", "PLTE", "IDAT", "IEND"}
+_PNG_END = b"IEND\xaeB`\x82"
 _TRIAL_FIELDS = {"position", "trial", "task", "practice", "panels"}
 _PANEL_FIELDS = {"slot", "title", "kind", "payload"}
 
@@ -92,9 +92,12 @@ def _unexpected_files(reader: ReaderFolder) -> Iterator[Leak]:
 def embedded_metadata(data: bytes) -> Iterator[tuple[str, str]]:
     """EXIF, PNG chunks and DICOM headers of bytes that are an image file: (probe, what)."""
     if data[:8] == b"\x89PNG\r\n\x1a\n":
-        for name in _png_chunks(data):
+        names = list(_png_chunks(data))
+        for name in names:
             if name not in _PLAIN_CHUNKS:
                 yield ("exif" if name == "eXIf" else "png chunk"), f"a PNG chunk {name}"
+        if "IEND" in names[:-1] or not data.endswith(_PNG_END):
+            yield "png chunk", "bytes after the end of a PNG"
     if data[128:132] == b"DICM":
         yield "metadata", "a DICOM header"
     if data[:2] == b"\xff\xd8" or data[:4] in (b"II*\x00", b"MM\x00*") or data[:8] == b"\x89PNG\r\n\x1a\n":
@@ -177,22 +180,15 @@ def _payloads(reader: ReaderFolder, files: Files, measure: Callable[[str, Payloa
         files[reader.name, path.stem] = info.st_size, info.st_mtime
         try:
             payload = read_payload(path)
+            kind = str(payload.fields.get("kind"))
+            image = payload.image if kind == "image" else None
         except DataError as error:
-            yield Leak("payload", f"{reader.name}: {error}")
+            yield Leak("payload", f"{reader.name}/{path.name}: {error.failed}")
             continue
-        kind = str(payload.fields.get("kind"))
         sizes.setdefault(kind, Counter())[info.st_size] += 1
         yield from _payload_metadata(reader.name, path, payload)
-        if kind == "image" and isinstance(payload.fields.get("width"), int):
-            side = (payload.fields["width"], payload.fields["height"])
-            sides.add(side)
-            if side[0] * side[1] * 2 != len(payload.data):
-                yield Leak(
-                    "payload size",
-                    f"{reader.name}/{path.name}: {len(payload.data)} bytes for {side[0]}x{side[1]} pixels",
-                )
-                continue
-            image = payload.image
+        if image is not None:
+            sides.add((image.shape[1], image.shape[0]))
             narrow += int(image.min() != 0 or image.max() != 65535)
         measure(reader.name, payload)
     # All images are alike, and all texts.

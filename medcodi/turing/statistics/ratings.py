@@ -100,8 +100,10 @@ def _by_case(values: np.ndarray, ratings: Ratings, arm: np.ndarray) -> dict[str,
 
 def holm(p_values: Sequence[float]) -> list[float]:
     """Holm's step-down correction (Holm 1979); NaN stay NaN and are not counted."""
-    from statsmodels.stats.multitest import multipletests
-
+    try:
+        from statsmodels.stats.multitest import multipletests
+    except ImportError:
+        raise MissingExtraError("statsmodels", extra="turing", needed_for="corrected p-values") from None
     known = [i for i, p in enumerate(p_values) if np.isfinite(p)]
     result = [float("nan")] * len(p_values)
     if known:

@@ -5,31 +5,71 @@ var Turing = Turing || {};
 (function () {
   const waiting = new Map(); // payload id -> {resolve, reject}
 
-  /** Called by every payload file with its own id and content. */
-  window.MEDCODI_PAYLOAD = function (id, content) {
+  /** Called by every payload file with its own id, its content and, for a picture, the bytes of a PNG. */
+  window.MEDCODI_PAYLOAD = function (id, content, png) {
     const entry = waiting.get(id);
     if (!entry) return;
     waiting.delete(id);
-    try {
-      entry.resolve(decode(content));
-    } catch (error) {
-      entry.reject(new Error(`payloads/${id}.js is damaged: ${error.message}`));
-    }
+    decode(content, png).then(entry.resolve, (error) => entry.reject(new Error(`payloads/${id}.js is damaged: ${error.message}`)));
   };
 
-  /** Little-endian unsigned 16-bit numbers of a base64 text. */
-  function words(base64, count) {
-    const raw = atob(base64);
-    if (raw.length !== 2 * count) throw new Error(`${raw.length} bytes where ${2 * count} were expected`);
-    const out = new Uint16Array(count);
-    for (let i = 0, j = 0; i < count; i++, j += 2) out[i] = raw.charCodeAt(j) | (raw.charCodeAt(j + 1) << 8);
-    return out;
+  /** Bytes of a string that was read as x-user-defined, where byte b is the letter b or 0xF700 + b. */
+  function bytesOf(text) {
+    const bytes = new Uint8Array(text.length);
+    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i) & 0xff;
+    return bytes;
   }
 
-  function decode(content) {
+  /**
+   * Grey values from 0 to 65535 of a grey PNG. Not by way of a canvas: it has 8 bits, and private windows of some browsers alter
+   * what is read back from it.
+   */
+  async function greyOf(png, { width, height, bits }) {
+    if (typeof DecompressionStream === "undefined") throw new Error("this browser is too old; use Chromium 80, Firefox 113, Safari 16.4 or later");
+    // The compressed rows: the contents of the IDAT chunks.
+    const view = new DataView(png.buffer), parts = [];
+    for (let at = 8, size; at + 12 <= png.length; at += 12 + size) {
+      size = view.getUint32(at);
+      if (view.getUint32(at + 4) === 0x49444154) parts.push(png.subarray(at + 8, at + 8 + size));
+    }
+    const rows = new Blob(parts).stream().pipeThrough(new DecompressionStream("deflate"));
+    const data = new Uint8Array(await new Response(rows).arrayBuffer());
+    // One row is the number of its filter, then its bytes.
+    const deep = bits > 8 ? 2 : 1, length = width * deep;
+    if (data.length !== height * (length + 1)) throw new Error(`${data.length} bytes where ${height * (length + 1)} were expected`);
+    let above = new Uint8Array(length);
+    const pixels = new Uint16Array(width * height), factor = 65535 / (2 ** bits - 1);
+    for (let row = 0; row < height; row++) {
+      const start = row * (length + 1) + 1;
+      const line = data.subarray(start, start + length);
+      unfilter(line, above, data[start - 1], deep);
+      for (let i = 0; i < width; i++) {
+        const level = deep === 2 ? (line[2 * i] << 8) | line[2 * i + 1] : line[i];
+        pixels[row * width + i] = Math.round(level * factor);
+      }
+      above = line;
+    }
+    return pixels;
+  }
+
+  /** Undo the filter of a row (PNG specification, 9.2): add to each byte what its neighbours predict. */
+  function unfilter(line, above, filter, deep) {
+    for (let i = 0; i < line.length; i++) {
+      const left = i < deep ? 0 : line[i - deep], up = above[i], corner = i < deep ? 0 : above[i - deep];
+      if (filter === 1) line[i] += left;
+      else if (filter === 2) line[i] += up;
+      else if (filter === 3) line[i] += (left + up) >> 1;
+      else if (filter === 4) {
+        const toLeft = Math.abs(up - corner), toUp = Math.abs(left - corner), toCorner = Math.abs(left + up - 2 * corner);
+        line[i] += toLeft <= toUp && toLeft <= toCorner ? left : toUp <= toCorner ? up : corner;
+      }
+    }
+  }
+
+  async function decode(content, png) {
     if (content.kind === "image") {
       const { width, height } = content;
-      return { kind: "image", width, height, pixels: words(content.data, width * height) };
+      return { kind: "image", width, height, pixels: await greyOf(bytesOf(png), content) };
     }
     const bytes = Uint8Array.from(atob(content.data), (letter) => letter.charCodeAt(0));
     return { kind: "text", text: new TextDecoder("utf-8").decode(bytes).trimEnd() };
@@ -65,6 +105,7 @@ var Turing = Turing || {};
         const fail = (what) => {
           if (waiting.delete(id)) reject(new Error(`${this.folder}/${id}.js is ${what}`));
         };
+        script.charset = "x-user-defined"; // every byte is one letter
         script.onload = () => { script.remove(); fail("damaged: it holds no payload"); };
         script.onerror = () => { script.remove(); fail("missing or cannot be read"); };
         script.src = `${this.folder}/${encodeURIComponent(id)}.js`;

@@ -123,7 +123,7 @@ var Turing = Turing || {};
       context.fillStyle = "#000";
       context.fillRect(0, 0, canvas.width, canvas.height);
       context.imageSmoothingEnabled = !exact;
-      context.imageSmoothingQuality = scale < 1 ? "medium" : "low";
+      context.imageSmoothingQuality = scale < 1 ? "medium" : scale < 2 ? "low" : "high";
       context.drawImage(this.film, left, top, image.width * scale, image.height * scale);
     }
   };

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -39,6 +40,14 @@ def test_help_teaches(run: Run, command: tuple[str, ...], capsys: pytest.Capture
     assert "Usage: medcodi" in said
     if command not in ((), ("data",)):
         assert f"medcodi {' '.join(command)}" in said.split("Example", 1)[1]
+
+
+def test_a_launchers_local_rank_is_taken_from_anywhere(run: Run, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    monkeypatch.setattr(os, "environ", dict(os.environ))
+    assert run("--local_rank=1", "--version") == 0 and os.environ["LOCAL_RANK"] == "1"
+    # What the launcher has set in the environment stays.
+    assert run("--version", "--local-rank=3") == 0 and os.environ["LOCAL_RANK"] == "1"
 
 
 NO_TORCH = """

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 
+import pytest
+import typer
 from rich.console import Console
 
-from medcodi.app.terminal import count_progress, counting_bar
+from medcodi.app.terminal import INTERRUPTED, Commands, count_progress, counting_bar
 
 
 def test_items_of_an_earlier_run_do_not_count_for_the_rate() -> None:
@@ -18,3 +20,30 @@ def test_items_of_an_earlier_run_do_not_count_for_the_rate() -> None:
         on_progress(95, 100)
         task = bar.tasks[0]
     assert (task.description, task.completed, task.total, task.start_time) == ("encoding", 95, 100, started)
+
+
+@pytest.mark.parametrize(
+    ("command", "saved", "line"),
+    [
+        ("synthesize", (), "Interrupted. What is finished stays: the same command resumes.\n"),
+        ("train", (), "Interrupted. The same command with --resume latest resumes.\n"),
+        ("train", ("the run is saved",), ""),  # the run has said so
+        ("generate", (), "Interrupted. Nothing was written: start it again.\n"),
+    ],
+)
+def test_ctrl_c_is_one_line_that_says_how_to_resume(
+    command: str, saved: tuple[str, ...], line: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    app, group = typer.Typer(), typer.Typer(cls=Commands)
+    app.add_typer(group, name="jobs")
+
+    @group.command(command)
+    def interrupted() -> None:
+        raise KeyboardInterrupt(*saved)
+
+    @group.command()
+    def another() -> None: ...
+
+    with pytest.raises(SystemExit) as left:
+        typer.main.get_command(app).main(args=["jobs", command])
+    assert left.value.code == INTERRUPTED and capsys.readouterr().err == line

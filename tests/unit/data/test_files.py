@@ -223,3 +223,11 @@ def test_a_stalled_loader_is_named() -> None:
     dead = GlobalBatches(Stalled(lambda: os._exit(1)), batch_size=4, num_workers=1, timeout_s=20)
     with pytest.raises(DataError, match=r"step 0 of stalled did not come .*exited unexpectedly.*fewer num_workers"):
         list(dead.iterate(0, 1))
+
+
+@pytest.mark.parametrize("key", ["name", "fingerprint"])
+def test_a_description_cannot_place_its_copies_outside_of_the_cache(folder: Path, key: str) -> None:
+    info = json.loads((folder / "dataset_info.json").read_text())
+    (folder / "dataset_info.json").write_text(json.dumps({**info, key: "/../../x"}))
+    with pytest.raises(DataError, match="plain file name"):
+        read_info(folder)

@@ -304,3 +304,13 @@ def test_prose_after_a_history_is_the_report_if_nothing_else_is(heading: str) ->
     named = read_mimic_report(text + "\n IMPRESSION: Normal chest.\n")
     assert named.impression == "Normal chest."
     assert read_mimic_report(f"FINAL REPORT\n {heading}: Fever and cough for three days.\n").findings == ""
+
+
+@pytest.mark.parametrize("column", ["subject_id", "study_id", "dicom_id"])
+def test_a_number_out_of_a_table_is_no_path(tmp_path: Path, tree: Tree, column: str) -> None:
+    for rows in (tree.rows, tree.splits, tree.labels):
+        for row in rows[:1]:
+            row |= {column: "../../../../outside"} if column in row else {}
+    with pytest.raises(DataError, match="outside"):
+        run(tmp_path, tree.write())
+    assert not (tmp_path / "out").exists()

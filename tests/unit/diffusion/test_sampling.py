@@ -66,3 +66,28 @@ def test_a_given_start_is_used_and_steps_are_counted():
         on_step=lambda done, total: seen.append((done, total)),
     )
     assert out["x"].eq(0).all() and seen == [(1, 3), (2, 3), (3, 3)]
+
+
+@pytest.mark.parametrize("sampler", ["ddim", "dpm++"])
+def test_a_target_that_follows_waits_as_noise_and_then_hears_the_first_clean(sampler):
+    """At its own t a target takes the same steps as alone; what others hear of it meanwhile is noise, or clean."""
+    seen = []
+
+    def denoise(latents, t):
+        times = {name: (t if isinstance(t, torch.Tensor) else t[name]) for name in latents}
+        seen.append({name: (int(times[name][0]), latents[name].clone()) for name in latents})
+        return {name: torch.tanh(z) * (1 + times[name].view(-1, 1) / 1000) for name, z in latents.items()}
+
+    def run(shapes, delays=None):
+        seen.clear()
+        arguments = {"sampler": sampler, "schedule": SCHEDULE, "num_inference_steps": 4, "delays": delays}
+        return sample_jointly(denoise, shapes, [7, 8], **arguments)
+
+    shapes = {"x": (4,), "y": (3,)}
+    together, staggered = run(shapes), run(shapes, {"y": 3})
+    for name in shapes:
+        torch.testing.assert_close(staggered[name], together[name], atol=0, rtol=0)
+    assert [step["x"][0] for step in seen] == [999, 749, 499, 249, 0, 0, 0]
+    assert [step["y"][0] for step in seen] == [999, 999, 999, 999, 749, 499, 249]
+    torch.testing.assert_close(seen[0]["y"][1], seen[3]["y"][1], atol=0, rtol=0)
+    torch.testing.assert_close(seen[4]["x"][1], staggered["x"], atol=0, rtol=0)

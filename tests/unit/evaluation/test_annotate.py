@@ -13,17 +13,17 @@ from medcodi.errors import DataError
 from medcodi.evaluation.annotate import (
     Annotators,
     annotate_shards,
-    join_pairs,
-    join_shards,
+    pair_similarities,
     real_modalities,
+    write_tables,
 )
 from medcodi.evaluation.annotations import AnnotationTable, real_path, table_path
 from medcodi.evaluation.annotators.image_annotators import ClassifierAnnotator
-from medcodi.evaluation.annotators.report_scorers import REPORT_SCORERS, ReportScorer
+from medcodi.evaluation.annotators.report_annotators import REPORT_SCORERS, ReportScorer
 from medcodi.evaluation.config import ScoringConfig
 from medcodi.evaluation.studies import HeldOutStudies, content_sha256
 from medcodi.evaluation.systems.contents import ContentFolder
-from medcodi.evaluation.systems.systems import Produced
+from medcodi.evaluation.systems.systems import Output
 from medcodi.metrics.similarity import image_similarity, multiscale_ssim
 from medcodi.study import CHEXPERT_LABELS, Direction
 
@@ -61,7 +61,7 @@ def test_likeness_is_to_the_truth_and_to_the_next_other_patient(annotators: Anno
     images = HeldOutStudies(toy_dataset(3)).values("frontal", [0, 1, 2])
     arrays = annotators.annotate("frontal", [0, 1, 2], images, images, ["p", "p", "q"]).arrays
     np.testing.assert_allclose(arrays["ssim"], 1)
-    expected = [image_similarity([images[row]], [images[other]]).ssim for row, other in ((0, 2), (1, 2), (2, 0))]
+    expected = [image_similarity([images[row]], [images[other]])["ssim"][0] for row, other in ((0, 2), (1, 2), (2, 0))]
     np.testing.assert_allclose(arrays["ssim_floor"], expected)
     alone = annotators.annotate("frontal", [0, 1], images[:2], images[:2], ["p", "p"]).arrays
     assert np.isnan(alone["psnr_floor"]).all()  # no other patient
@@ -74,17 +74,17 @@ def test_images_need_an_annotator() -> None:
 
 def test_shards_are_annotated_and_joined(annotators: Annotators, toy_dataset, tmp_path: Path) -> None:
     held_out = HeldOutStudies(toy_dataset(10), shard_size=4)
-    produced = {"truth": {DIRECTION: Produced(shards=held_out.shards([0, 1, 2, 5, 6, 9]))}}
+    outputs = {"truth": {DIRECTION: Output(shards=held_out.shards([0, 1, 2, 5, 6, 9]))}}
     contents = ContentFolder(tmp_path / "generated/truth")
-    for shard in produced["truth"][DIRECTION].shards:
+    for shard in outputs["truth"][DIRECTION].shards:
         contents.write(DIRECTION, shard, "", {"frontal": held_out.values("frontal", shard.rows)})
-    assert real_modalities(annotators, produced) == {"frontal": False, "report": False}
+    assert real_modalities(annotators, outputs) == {"frontal": False, "report": False}
     counts: list[int] = []
     generated, work, folder = tmp_path / "generated", tmp_path / "work", tmp_path / "annotations"
-    annotate_shards(annotators, held_out, produced, generated, work, ALONE, counts.append)
+    annotate_shards(annotators, held_out, outputs, generated, work, ALONE, counts.append)
     config = ScoringConfig(metrics=("findings",))
     scored = {DIRECTION: [0, 2, 9]}
-    hashes = join_shards(annotators, held_out, produced, scored, generated, work, folder, config)
+    hashes = write_tables(annotators, held_out, outputs, scored, generated, work, folder, config)
     assert counts == [3, 2, 1]
     table = AnnotationTable.load(table_path(folder, "truth", DIRECTION, "frontal"))
     assert table.rows == [0, 1, 2, 5, 6, 9] and hashes["truth"][DIRECTION]["frontal"] == table.hashes
@@ -102,12 +102,12 @@ def test_reports_are_scored_against_their_own_reference_and_another_patients(toy
     dataset = toy_dataset(8)
     dataset.studies = [replace(one, contents={"report": f"Report {one.study_id}."}) for one in dataset.studies]
     held_out, direction = HeldOutStudies(dataset), Direction.parse("->report")
-    produced = {"truth": {direction: Produced(shards=held_out.shards(range(8)))}}
-    (shard,) = produced["truth"][direction].shards
+    outputs = {"truth": {direction: Output(shards=held_out.shards(range(8)))}}
+    (shard,) = outputs["truth"][direction].shards
     ContentFolder(tmp_path / "truth").write(direction, shard, "", {"report": held_out.values("report", shard.rows)})
-    annotate_shards(annotators, held_out, produced, tmp_path, tmp_path / "work", ALONE)
+    annotate_shards(annotators, held_out, outputs, tmp_path, tmp_path / "work", ALONE)
     scored = {direction: [0, 2, 3, 5, 6]}
-    join_shards(annotators, held_out, produced, scored, tmp_path, tmp_path / "work", tmp_path / "new", ScoringConfig())
+    write_tables(annotators, held_out, outputs, scored, tmp_path, tmp_path / "work", tmp_path / "new", ScoringConfig())
     arrays = AnnotationTable.load(table_path(tmp_path / "new", "truth", direction, "report")).arrays
     expected = [1, np.nan, 1, 1, np.nan, 1, 1, np.nan]  # NaN where not every system gave the study
     np.testing.assert_array_equal(arrays["report/ratescore"], expected)
@@ -119,7 +119,7 @@ def test_pairs_are_of_different_patients_and_the_same_for_real_images(toy_datase
     rows = [0, 1, 2, 3, 4, 5]
     made, real = ([np.asarray(image) for image in held_out.values(view, rows)] for view in ("lateral", "frontal"))
     known: dict = {}
-    pairs = join_pairs(held_out, "frontal", rows, made, known, ScoringConfig(diversity_pairs=4))
+    pairs = pair_similarities(held_out, "frontal", rows, made, known, ScoringConfig(diversity_pairs=4))
     assert pairs.pairs.shape == (4, 2) and all(first % 3 != second % 3 for first, second in pairs.pairs)
     for images, values in ((made, pairs.generated), (real, pairs.real)):
         first, second = (images[place].astype(np.float64) for place in pairs.pairs[1])

@@ -99,3 +99,9 @@ def test_a_missing_or_damaged_table_is_refused_by_name(tmp_path: Path) -> None:
         AnnotationTable.load(tmp_path / "cut.npz")
     with pytest.raises(DataError, match="annotations.json is missing or damaged"):
         Annotations(tmp_path)
+
+
+def test_the_name_of_a_system_is_no_path(tmp_path: Path) -> None:
+    (tmp_path / METADATA).write_text(json.dumps({"systems": {"../../elsewhere": {}}}))
+    with pytest.raises(DataError, match="names no folder in it"):
+        Annotations(tmp_path)

@@ -53,3 +53,29 @@ def test_invalid_names_are_refused(values: dict, message: str) -> None:
         config(**values)
     with pytest.raises(ConfigError, match="did you mean 'text'"):
         ScoringConfig(metrics=("texts",))
+
+
+def test_orders_are_systems_of_their_own_and_what_makes_no_table_is_refused() -> None:
+    own = config(orders=["joint", "chained"], sequence=["report", "frontal", "lateral"])
+    assert {order: one.sequence for order, one in own.generations.items()} == {
+        "joint": None,
+        "chained": ("report", "frontal", "lateral"),
+    }
+    assert list(config(order="staggered", lag=3).generations) == [""]
+    for values, message in (
+        ({"orders": ["joint", "chaned"]}, "did you mean 'chained'"),
+        ({"orders": ["joint", "joint"]}, "each order once"),
+        ({"orders": ["joint"], "order": "chained"}, "each order once"),
+        ({"orders": ["joint"], "directions": ["report->frontal"]}, "one target each"),
+        ({"orders": ["joint"], "systems": {"theirs": "a"}}, "only other systems' output"),
+        ({"order": "chained", "sequence": ["frontal"]}, "does not name the target lateral"),
+    ):
+        with pytest.raises(MedCoDiError, match=message):
+            config(**values)
+
+
+def test_the_old_name_of_a_key_is_read_with_a_notice() -> None:
+    with pytest.warns(FutureWarning, match="joint_guidance_scale is called environment_guidance_scale"):
+        assert config(joint_guidance_scale=3.0).environment_guidance_scale == 3.0
+    with pytest.raises(ConfigError, match="unknown key 'joint_guidance_scale'"):
+        config(joint_guidance_scale=3.0, environment_guidance_scale=2.0)

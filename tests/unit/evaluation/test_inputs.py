@@ -10,7 +10,7 @@ import pytest
 
 from medcodi.config import from_dict
 from medcodi.distributed import ALONE
-from medcodi.errors import MedCoDiError
+from medcodi.errors import ConfigError, DataError, MedCoDiError
 from medcodi.evaluation.config import EvaluateConfig
 from medcodi.evaluation.inputs import classifier_folder, enough_studies, open_inputs, rank_device
 from medcodi.evaluation.studies import HeldOutStudies
@@ -28,7 +28,7 @@ def test_the_requested_device_wins() -> None:
 def test_a_bundle_is_opened_without_a_model_or_a_cache(tmp_path) -> None:
     config = from_dict(EvaluateConfig, {"data": DATA, "systems": {"theirs": "gone"}, "out": str(tmp_path / "out")})
     direction = Direction.parse("frontal->report")
-    inputs = open_inputs(config, ALONE, given={"theirs": {direction: [0, 2]}})
+    inputs = open_inputs(config, ALONE, bundle_rows={"theirs": {direction: [0, 2]}})
     assert isinstance(inputs.systems[0], BundleSystem) and inputs.systems[0].directions == (direction,)
     assert len(inputs.held_out) == 8 and inputs.annotators.images is None  # no image is a target
     assert inputs.annotators.encoder is None and not (tmp_path / "out").exists()
@@ -75,3 +75,22 @@ def test_the_classifier_is_the_named_one_the_models_or_the_demos(tmp_path: Path)
     assert folder() == folder(model=str(tmp_path)) == demo_checkpoint()
     (tmp_path / "finding_classifier.safetensors").touch()
     assert folder(model=str(tmp_path)) == tmp_path and folder(model=str(tmp_path), classifier="x") == Path("x")
+
+
+@pytest.mark.parametrize(
+    ("names", "message"), [(["A", "a"], "two systems are named 'a' and 'A'"), (["CON"], "plain file name")]
+)
+def test_names_of_systems_are_names_of_folders_everywhere(tmp_path: Path, names: list[str], message: str) -> None:
+    for index in range(8):
+        folder = tmp_path / f"theirs/report_to_frontal/phantom-0-{20_000_000 + index}"
+        folder.mkdir(parents=True)
+        (folder / "frontal.png").touch()
+    values = {"data": DATA, "systems": dict.fromkeys(names, str(tmp_path / "theirs")), "out": str(tmp_path / "out")}
+    with pytest.raises(ConfigError, match=message):
+        open_inputs(from_dict(EvaluateConfig, {**values, "metrics": ["text"]}), ALONE)
+
+
+def test_a_system_of_a_bundle_is_inside_the_bundle(tmp_path: Path) -> None:
+    config = from_dict(EvaluateConfig, {"data": DATA, "systems": {"theirs": "gone"}, "out": str(tmp_path / "out")})
+    with pytest.raises(DataError, match="names no folder in it"):
+        open_inputs(config, ALONE, given={"../theirs": {Direction.parse("frontal->report"): [0, 2]}})

@@ -100,19 +100,19 @@ def test_requests_without_a_prompt_are_guided_by_each_other_and_others_are_not()
         if not parameter.any():
             parameter.data = 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(1))
     args = (model, [{}, {"report": REPORT}], ("frontal", "lateral"), [0, 1])
-    plain, guided = (generate_batch(*args, GenerationConfig(joint_guidance_scale=scale)) for scale in (1.0, 4.0))
-    alone = generate_batch(model, [{}], ("frontal", "lateral"), [0], GenerationConfig(joint_guidance_scale=4.0))
+    plain, guided = (generate_batch(*args, GenerationConfig(environment_guidance_scale=scale)) for scale in (1.0, 4.0))
+    alone = generate_batch(model, [{}], ("frontal", "lateral"), [0], GenerationConfig(environment_guidance_scale=4.0))
     assert np.abs(plain[0]["frontal"] - guided[0]["frontal"]).max() > 1e-3
     np.testing.assert_array_equal(plain[1]["frontal"], guided[1]["frontal"])
     np.testing.assert_allclose(alone[0]["lateral"], guided[0]["lateral"], atol=1e-4)
     off, off_plain = (
-        generate_batch(*args, GenerationConfig(joint=False, joint_guidance_scale=scale)) for scale in (4.0, 1.0)
+        generate_batch(*args, GenerationConfig(joint=False, environment_guidance_scale=scale)) for scale in (4.0, 1.0)
     )
     np.testing.assert_array_equal(
         off[0]["frontal"], off_plain[0]["frontal"]
     )  # nothing is heard, so nothing is followed
-    with pytest.raises(PromptError, match="joint_guidance_scale is -1"):
-        GenerationConfig(joint_guidance_scale=-1.0)
+    with pytest.raises(PromptError, match="environment_guidance_scale is -1"):
+        GenerationConfig(environment_guidance_scale=-1.0)
 
 
 def test_saved_files_and_provenance(model, tmp_path):

@@ -61,7 +61,7 @@ def test_suffixes():
 
 def test_provenance_names_everything_but_the_prompts():
     identity = {"name": "tiny", "sha256": "0" * 64, "trained_stages": []}
-    config = GenerationConfig(sampler="ddim", num_inference_steps=4, guidance_scale=2.0, joint_guidance_scale=1.0)
+    config = GenerationConfig(sampler="ddim", num_inference_steps=4, guidance_scale=2.0, environment_guidance_scale=1.0)
     entry = provenance(
         identity, DIRECTION, {"lateral": IMAGE}, {"lateral": 0.5}, config, [3], {"precision": "bfloat16"}
     )

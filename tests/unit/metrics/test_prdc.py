@@ -19,9 +19,9 @@ def test_agrees_with_prdc(num_real: int, num_fake: int, k: int, capsys: pytest.C
     expected = peer.compute_prdc(real_features=real, fake_features=fake, nearest_k=k)
     ours = prdc(real, fake, k=k)
     assert ours.to_dict() == pytest.approx({name: float(value) for name, value in expected.items()}, rel=1e-6)
-    for name, statistic in ours.statistics().items():
-        num = num_fake if name in ("precision", "density") else num_real
-        assert statistic(np.ones((1, num)))[0] == pytest.approx(getattr(ours, name), rel=1e-12)
+    for name, values in ours.per_sample.items():
+        assert len(values) == (num_fake if name in ("precision", "density") else num_real)
+        assert values.mean() == pytest.approx(getattr(ours, name), rel=1e-12)
 
 
 def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from medcodi.errors import DataError
-from medcodi.metrics.similarity import BETAS, diversity, draw_pairs, image_similarity, num_scales
+from medcodi.metrics.similarity import BETAS, diversity, draw_pairs, image_similarity, num_scales, similarity_floor
 
 image_metrics = pytest.importorskip("torchmetrics.functional.image")
 GENERATOR = np.random.default_rng(0)
@@ -29,24 +29,27 @@ def test_agrees_with_torchmetrics_and_scikit_image() -> None:
     ours = image_similarity(first, second)
     one, other = as_tensor(first), as_tensor(second)
     expected = image_metrics.structural_similarity_index_measure(one, other, data_range=1.0)
-    assert ours.ssim == pytest.approx(float(expected), rel=1e-9)
+    assert ours["ssim"].mean() == pytest.approx(float(expected), rel=1e-9)
     psnr = image_metrics.peak_signal_noise_ratio(
         one, other, data_range=1.0, reduction="elementwise_mean", dim=(1, 2, 3)
     )
-    assert ours.psnr == pytest.approx(float(psnr), rel=1e-6)
+    assert ours["psnr"].mean() == pytest.approx(float(psnr), rel=1e-6)
     peer = pytest.importorskip("skimage.metrics")
     each = [peer.peak_signal_noise_ratio(b, a, data_range=1.0) for a, b in zip(first, second, strict=True)]
-    np.testing.assert_allclose(ours.per_study["psnr"], each, rtol=1e-9)
-    ones = np.ones((1, 5))
-    assert {name: one(ones)[0] for name, one in ours.statistics().items()} == pytest.approx(
-        {"ssim": ours.ssim, "psnr": ours.psnr}
-    )
+    np.testing.assert_allclose(ours["psnr"], each, rtol=1e-9)
 
 
 def test_identical_images_have_ssim_1_and_a_finite_psnr() -> None:
     same = films(2, 32)
     ours = image_similarity(same, same)
-    assert ours.ssim == pytest.approx(1) and ours.psnr == pytest.approx(100)
+    assert ours["ssim"] == pytest.approx([1, 1]) and ours["psnr"] == pytest.approx([100, 100])
+
+
+def test_the_floor_is_the_next_true_image_of_another_patient() -> None:
+    images, truth = films(3, 32), films(3, 32, seed=1)
+    floor = similarity_floor(images, truth, ["p", "p", "q"])
+    assert floor["ssim"].tolist() == image_similarity(images, [truth[2], truth[2], truth[0]])["ssim"].tolist()
+    assert np.isnan(similarity_floor(images, truth, ["p", "p", "p"])["psnr"]).all()
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -55,11 +56,12 @@ def test_what_is_said_wins_over_the_preset_and_the_preset_over_the_model(tiny_mo
         sampler="dpm++",
         num_inference_steps=20,
         guidance_scale=own.guidance_scale,
-        joint_guidance_scale=own.joint_guidance_scale,
+        environment_guidance_scale=own.environment_guidance_scale,
+        order="joint",
     )
     chosen = GenerationConfig(preset="fast", num_inference_steps=3, guidance_scale=0.0).resolved(tiny_model)
     assert (chosen.sampler, chosen.num_inference_steps, chosen.guidance_scale) == ("dpm++", 3, 0.0)
-    assert GenerationConfig(joint_guidance_scale=2.0).resolved(tiny_model).joint_guidance_scale == 2.0
+    assert GenerationConfig(environment_guidance_scale=2.0).resolved(tiny_model).environment_guidance_scale == 2.0
     assert GenerationConfig(sampler="ddim", preset="faster").resolved(tiny_model).num_inference_steps == 10
 
 
@@ -78,7 +80,7 @@ def test_a_preset_generates_what_its_values_do(tiny_model: MedCoDi) -> None:
         ({"sampler": "dimm"}, "did you mean 'ddim'"),
         ({"num_inference_steps": 0}, "num_inference_steps is 0"),
         ({"guidance_scale": float("nan")}, "guidance_scale is nan"),
-        ({"joint_guidance_scale": -1.0}, "joint_guidance_scale is -1"),
+        ({"environment_guidance_scale": -1.0}, "environment_guidance_scale is -1"),
     ],
 )
 def test_invalid_values_are_refused_by_name(values: dict[str, Any], message: str) -> None:
@@ -86,10 +88,16 @@ def test_invalid_values_are_refused_by_name(values: dict[str, Any], message: str
         GenerationConfig(**values)
 
 
-def test_a_models_own_values_are_complete_and_stored_as_before() -> None:
-    stored = {"sampler": "unipc", "num_inference_steps": 10, "guidance_scale": 3.0, "joint_guidance_scale": 1.0}
+def test_a_models_own_values_are_complete_and_stored() -> None:
+    stored = {
+        "sampler": "unipc",
+        "num_inference_steps": 10,
+        "guidance_scale": 3.0,
+        "environment_guidance_scale": 1.0,
+        "order": "joint",
+    }
     model_config = tiny_config(generation=GenerationConfig(preset="faster", guidance_scale=3.0))
-    assert to_dict(model_config)["generation"] == stored  # the keys of every model_index.json so far
+    assert to_dict(model_config)["generation"] == stored
     assert from_dict(ModelConfig, to_dict(model_config)) == model_config
     with pytest.raises(ConfigError, match="a choice of a request"):
         tiny_config(generation=GenerationConfig(joint=False))
@@ -124,3 +132,15 @@ def test_command_line(tiny_model: MedCoDi, tmp_path: Path, capsys: pytest.Captur
     assert (told["sampler"], told["num_inference_steps"]) == ("unipc", 10)
     assert run(*asked, "--preset", "quick", "--out", str(tmp_path / "none")) == REFUSED
     assert "preset" in capsys.readouterr().err and not (tmp_path / "none").exists()
+
+
+def test_the_old_name_of_a_key_is_read_with_a_notice_and_in_a_models_file_without() -> None:
+    old = {"sampler": "ddim", "joint_guidance_scale": 3.0}
+    with pytest.warns(FutureWarning, match="joint_guidance_scale is called environment_guidance_scale"):
+        assert from_dict(GenerationConfig, old) == GenerationConfig(sampler="ddim", environment_guidance_scale=3.0)
+    with pytest.warns(FutureWarning):
+        assert GenerationConfig(**old).environment_guidance_scale == 3.0
+    values = to_dict(tiny_config())
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", FutureWarning)
+        assert from_dict(ModelConfig, values | {"generation": old}).generation.environment_guidance_scale == 3.0

@@ -16,7 +16,7 @@ def model() -> MedCoDi:
     """A tiny model whose zero-initialised layers are not zero, or nothing would be heard through them."""
     built = tiny_model(seed=0)
     generator = torch.Generator().manual_seed(1)
-    for parameter in built.denoisers.parameters():
+    for parameter in (*built.denoisers.parameters(), *built.environment.parameters()):
         if not parameter.any():
             parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
     return built.eval()
@@ -54,6 +54,19 @@ def test_a_denoiser_does_not_hear_itself_through_v(model):
         plain = model.denoise(latents, t, prompts, heard=environments)
         other = model.denoise(latents, t, prompts, heard={**environments, "frontal": -environments["frontal"]})
     assert torch.equal(plain["frontal"], other["frontal"]) and not torch.equal(plain["lateral"], other["lateral"])
+
+
+def test_targets_may_have_timesteps_of_their_own(model):
+    """Equal ones equal a shared t; another one of a fellow changes what is heard of it, and nothing with V off."""
+    latents, t, prompts = noisy(model), torch.tensor([400, 400]), context(model)
+    shared, staggered = dict.fromkeys(latents, t), {**dict.fromkeys(latents, t), "lateral": torch.tensor([90, 400])}
+    with torch.no_grad():
+        together, same, moved = (model.denoise(latents, times, prompts) for times in (t, shared, staggered))
+        apart, apart_moved = (model.denoise(latents, times, prompts, heard={}) for times in (t, staggered))
+    for name in latents:
+        assert torch.equal(same[name], together[name])
+        assert not torch.equal(moved[name][0], together[name][0])
+        assert torch.equal(apart_moved[name], apart[name]) == (name != "lateral")
 
 
 def test_environments_are_scaled_before_they_are_heard(model):

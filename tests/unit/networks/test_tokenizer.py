@@ -93,3 +93,16 @@ def test_words_that_are_one_token_are_found_in_all_their_forms() -> None:
     made = ReportTokenizer.train(["Left lung. the left lung, clear."] * 20, 300)
     ids = made.ids_of_words(["LEFT", "pneumothorax"])
     assert {made.decode([[one]])[0] for one in ids} == {"Left", " left"}
+
+
+def test_what_is_not_read_of_a_long_text_is_known_to_the_character(tokenizer: ReportTokenizer) -> None:
+    text = "Ärzte: no pleural effusion. " * 9
+    for length in (2, 8, 40):
+        truncation = tokenizer.truncation(text, length)
+        assert truncation is not None
+        ids, _ = tokenizer.encode([text], max_length=length)
+        assert truncation.read_tokens == length - 2 < truncation.tokens
+        assert tokenizer.decode(ids)[0].rstrip("\ufffd") == text[: truncation.read_characters].rstrip("\ufffd")
+    whole = tokenizer.encode([text], max_length=10_000)[0].shape[1]
+    assert tokenizer.truncation(text, whole) is None
+    assert tokenizer.truncation(text, whole - 1) is not None

@@ -15,10 +15,8 @@ from medcodi.pages.charts import (
     forest_chart,
     line_chart,
     range_chart,
-    rating_chart,
-    roc_chart,
-    trial_chart,
 )
+from medcodi.pages.reader_charts import rating_chart, roc_chart, trial_chart
 from medcodi.pages.svg import GREEN, GREY, RED, SERIES
 
 

@@ -76,7 +76,7 @@ def test_page_is_self_contained_and_escaped(tmp_path) -> None:
 
 
 def test_a_page_replaces_the_old_one_and_leaves_nothing_beside_it(tmp_path: Path) -> None:
-    for text in ("old", "new"):
+    for text in (render_page(Head(title=title), []) for title in ("old", "new")):
         assert write_page(tmp_path / "page" / "index.html", text).read_text() == text
     assert [path.name for path in (tmp_path / "page").iterdir()] == ["index.html"]
 
@@ -102,3 +102,16 @@ def test_cells_are_shaded_from_red_over_yellow_to_green() -> None:
     colours = [Figure(text="", shade=shade).colour for shade in (-1.0, 0.0, 0.5, 1.0, 2.0)]
     assert colours == ["rgb(244,199,190)"] * 2 + ["rgb(250,243,206)"] + ["rgb(190,226,201)"] * 2
     assert Figure(text="").colour == ""
+
+
+def test_a_page_replaces_a_page_of_ours_and_nothing_else(tmp_path: Path) -> None:
+    page = render_page(Head(title="t"), [])
+    path = write_page(tmp_path / "index.html", page)
+    assert write_page(path, page) == path
+    path.write_text(page.replace('<meta name="generator" content="MedCoDi">', ""))  # as versions before it wrote them
+    write_page(path, page)
+    for theirs in ("<!doctype html><html><title>mine</title>", "", 'x <meta name="generator" content="MedCoDi">'):
+        path.write_text(theirs)
+        with pytest.raises(DataError, match="is not a page that MedCoDi wrote.*choose another name"):
+            write_page(path, page)
+        assert path.read_text() == theirs

@@ -7,9 +7,11 @@ import torch
 
 from medcodi.data.loading import Batch, collate
 from medcodi.data.sources.phantom import PhantomDataset
+from medcodi.distributed import Ranks
 from medcodi.errors import ConfigError
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.stages import build_stage
+from medcodi.training.monitoring.metrics import NamedMeans
 from tests.unit.stages.batches import assert_rows_are_independent, drawn, moved_by_training, phantom_batch
 
 
@@ -66,6 +68,21 @@ def test_rows_without_a_modality_do_not_count(model):
     with torch.no_grad():
         losses = [float(stage(batch, drawn(batch)).loss) for batch in (three, four)]
     assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+
+
+@pytest.mark.parametrize("stage", ["diffuse", "join"])
+def test_the_loss_of_a_modality_that_no_study_holds_is_absent_from_the_log(model, batch, stage):
+    without = replace(batch, present={**batch.present, "lateral": torch.zeros(4, dtype=torch.bool)})
+    step = 0 if stage == "diffuse" else next(i for i in range(24) if "loss/lateral" in _logs(model, stage, batch, i))
+    means = NamedMeans(Ranks())
+    means.update(_logs(model, stage, without, step))
+    logged = means.take()
+    assert "loss/lateral" not in logged and "environment_info_nce" not in logged
+    assert stage == "join" or {"loss/frontal", "loss/report"} <= set(logged)
+
+
+def _logs(model, stage, batch, step):
+    return build_stage(stage, model)(batch, drawn(batch, step)).logs
 
 
 def test_single_prompt_training_prompts_with_one_modality(model, batch):

@@ -16,15 +16,17 @@ from medcodi.storage.job_folder import JobFolder, JobKind, damage, differences, 
 from tests.unit.storage.killed import at_every_change
 from tests.unit.storage.test_atomic import files_of_at_most
 
-FLAT = JobKind(name="a list", record="{shard}.json", own=("*.bin", "*.json"), error=DataError, choose="name another")
-FOLDERS = JobKind(name="a tree", record="{shard}/record.json", own=("s?",), error=DataError)
-STAGED = JobKind(name="a product", staged=".{target}.partial", error=DataError)
+FLAT = JobKind(
+    name="a list", record_file="{shard}.json", own_patterns=("*.bin", "*.json"), error=DataError, fix="name another"
+)
+FOLDERS = JobKind(name="a tree", record_file="{shard}/record.json", own_patterns=("s?",), error=DataError)
+STAGED = JobKind(name="a product", staging_name=".{target}.partial", error=DataError)
 SHARDS = ("s0", "s1", "s2")
 
 
 def write(job: JobFolder, shard: str) -> None:
     """A shard of either form."""
-    if job.kind.record.startswith("{shard}/"):
+    if job.kind.record_file.startswith("{shard}/"):
 
         def fill(folder: Path) -> dict:
             (folder / "x.bin").write_text(shard)
@@ -103,7 +105,7 @@ def test_todo_and_verify_tell_what_is_missing_cut_and_changed(tmp_path: Path) ->
 
 
 def test_old_records_that_hold_the_hash_themselves_still_vouch(tmp_path: Path) -> None:
-    job = JobFolder(tmp_path, replace(FLAT, files="{shard}.bin"), 1)
+    job = JobFolder(tmp_path, replace(FLAT, old_shard_file="{shard}.bin"), 1)
     (tmp_path / "s0.bin").write_text("s0")
     (tmp_path / "s0.json").write_text(json.dumps({"rows": 3, **file_row(tmp_path / "s0.bin")}))
     assert not job.verify(["s0"])
@@ -139,10 +141,10 @@ def test_files_of_somebody_else_are_refused_and_stay(tmp_path: Path, index: str 
     if index is not None:
         (tmp_path / "job.json").write_text(index)
     before = contents(tmp_path)
-    job = JobFolder(tmp_path, replace(FLAT, header={"format": 1}), 1)
+    job = JobFolder(tmp_path, replace(FLAT, index_header={"format": 1}), 1)
     with pytest.raises(DataError, match="is not empty, and does not hold a list"), job.opened(restart=restart):
         pass
-    job.kind.own
+    job.kind.own_patterns
     assert contents(tmp_path) == before
 
 
@@ -196,3 +198,14 @@ def test_damage_and_differences_in_words(tmp_path: Path) -> None:
     assert damage(tmp_path / "a", {**row, "bytes": 1000}) == "2 bytes instead of 1,000"
     assert differences({"a": {"b": 1, "c": 2}}, {"a": {"b": 1}, "d": []}) == ["a.c was 2, is None", "d was None, is []"]
     assert differences({"a": [1]}, {"a": [1]}) == []
+
+
+@pytest.mark.parametrize("name", ["../x.bin", "/etc/passwd", "a/../../x.bin"])
+def test_a_record_that_names_a_file_outside_of_the_folder_vouches_for_nothing(tmp_path: Path, name: str) -> None:
+    run(tmp_path / "job")
+    (tmp_path / "x.bin").write_text("theirs")
+    job = JobFolder(tmp_path / "job", FLAT, 1)
+    (tmp_path / "job/s0.json").write_text(json.dumps({"files": {name: file_row(tmp_path / "x.bin")}}))
+    assert job.record("s0") is None and job.todo(SHARDS) == ["s0"]
+    with pytest.raises(DataError, match="outside of its folder"):
+        job.damage("s0", {"files": {"s0.bin": {"file": name}}})

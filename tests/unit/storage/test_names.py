@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from medcodi.errors import CheckpointError, DataError
-from medcodi.storage.names import MAX_BYTES, is_plain_name, plain_name
+from medcodi.storage.names import MAX_BYTES, collision_key, is_plain_name, plain_name, stays_inside
 
 
 @pytest.mark.parametrize(
@@ -34,6 +34,10 @@ def test_plain_names(name: str) -> None:
         "CON",
         "nul.txt",
         "lpt1",
+        "CON .txt",
+        "nul  ",
+        "CONOUT$",
+        "com¹.tar.gz",
     ]
     + ["a" * (MAX_BYTES + 1), "\ud800", 'a"b', "a*b", "a?b", "a<b", "a|b"],
 )
@@ -46,3 +50,14 @@ def test_names_that_could_leave_the_folder_are_refused(name: str) -> None:
 def test_what_is_no_text_is_no_name_and_the_refusal_has_its_class() -> None:
     with pytest.raises(CheckpointError, match="names the file '3'"):
         plain_name(3, "the index", CheckpointError)
+
+
+def test_names_that_are_one_file_on_some_systems_have_one_key() -> None:
+    assert collision_key("Case.PNG") == collision_key("case.png")
+    assert collision_key("Gr\u00f6\u00dfe") == collision_key("gro\u0308SSE")
+    assert collision_key("a") != collision_key("b")
+
+
+def test_names_of_earlier_versions_stay_inside() -> None:
+    assert all(map(stays_inside, ("RoentGen v2?", "a.", "part-00001.npy")))
+    assert not any(map(stays_inside, ("", ".", "..", ".x", "../x", "a/b", "a\\b", "C:x", "a\0")))

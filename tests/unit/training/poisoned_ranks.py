@@ -14,8 +14,8 @@ from medcodi.config import apply_overrides, from_dict, to_dict
 from medcodi.data.loading import Batch
 from medcodi.distributed import Ranks, join_ranks
 from medcodi.randomness import StepRandomness
-from medcodi.stages.accumulation import Accumulation
 from medcodi.stages.stage import StepOutput
+from medcodi.stages.step import Accumulation
 from medcodi.training.config import TrainConfig
 from medcodi.training.engine import build_engine
 from tests.unit.training.toy import ToyStage, step_samples, toy_batch, toy_config

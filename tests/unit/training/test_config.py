@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
-from medcodi.config import from_dict, to_dict
+from medcodi.config import from_dict, load, to_dict
+from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
 from medcodi.training.config import BatchConfig, TrainConfig
 
@@ -72,3 +75,38 @@ def test_identity_ignores_what_does_not_change_the_result() -> None:
     assert toy_config(steps=9).identity() != config.identity()  # another horizon, so another learning rate
     longer = toy_config(steps=9, optimizer={"lr": 0.01, "warmup_steps": 2, "grad_clip": 0.5, "schedule_horizon": 8})
     assert longer.identity() == config.identity()
+
+
+# ---- data named once -------------------------------------------------------------------------------------------------
+RECIPES = sorted((Path(__file__).parents[3] / "configs/train").glob("[a-z]*.yaml"))
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda recipe: recipe.stem)
+def test_data_are_named_once(recipe: Path) -> None:
+    config = load(TrainConfig, recipe, ["data=data/mine"])
+    assert config.data == DataConfig(path="data/mine")
+    if config.validation is not None:
+        assert config.validation == DataConfig(path="data/mine", split="val") and config.validates_own_split
+
+
+def test_validation_of_a_recipe_is_of_the_same_phantoms() -> None:
+    config = load(TrainConfig, RECIPES[0].parent / "align.yaml", ["data.seed=3"])
+    assert config.validation == DataConfig(source="phantom", split="val", num_studies=512, image_size=128, seed=3)
+
+
+def test_the_older_overrides_never_validate_on_phantoms() -> None:
+    overrides = ["data.source=null", "data.path=data/mine", "data.num_studies=null"]
+    config = load(TrainConfig, RECIPES[0].parent / "align.yaml", overrides)
+    assert config.validation is not None and config.validation.path == "data/mine"
+    with pytest.raises(ConfigError, match="data=data/mine replaces all of it"):
+        load(TrainConfig, RECIPES[0].parent / "align.yaml", ["data.path=data/mine"])
+
+
+def test_validation_may_be_other_data() -> None:
+    align = RECIPES[0].parent / "align.yaml"
+    config = load(TrainConfig, align, ["data=data/mine", "validation=data/other"])
+    assert config.validation == DataConfig(path="data/other", split="val") and not config.validates_own_split
+    part = load(TrainConfig, align, ["data=data/mine", "validation.num_studies=50"])
+    assert part.validation == DataConfig(path="data/mine", split="val", num_studies=50)
+    none = load(TrainConfig, align, ["data=data/mine", "validation=null", "tracking.validate_every=0"])
+    assert none.validation is None

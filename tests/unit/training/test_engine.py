@@ -114,7 +114,9 @@ def test_what_cannot_be_is_refused() -> None:
     with pytest.raises(ConfigError, match="fp16"):
         engine(precision="fp16")
     offload = toy_config(engine={"offload_optimizer": "cpu"})  # auto: whether it can be had, the launcher decides
-    with pytest.raises(ConfigError, match=r"offload_optimizer cpu on the plain engine.*deepspeed launch/train.py"):
+    with pytest.raises(
+        ConfigError, match=r"offload_optimizer cpu on the plain engine.*deepspeed --module medcodi train"
+    ):
         check_engine(offload, Ranks(), "torchrun")
 
 

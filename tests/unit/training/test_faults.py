@@ -86,6 +86,10 @@ def test_of_many_that_stopped_the_one_that_began_it_is_named() -> None:
     verdict = watch._stopped()
     assert "rank 3 stopped while taking step 7: DataError: study 'x'" in str(verdict)
     assert verdict is not None and verdict.exit_code == refused == 2  # to begin again would not fix it
+    watch._others[3].advice = ("its pixels", "copy the dataset again")  # it was refused: its own fix, and no guess
+    assert str(watch._stopped()).endswith("Expected its pixels. Fix: copy the dataset again.")
+    watch._others[3].advice = None
+    assert "out of memory?" not in str(watch._stopped())
 
 
 def test_an_exchange_that_no_one_ends_says_where_each_rank_is() -> None:

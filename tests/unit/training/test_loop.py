@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import multiprocessing
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -53,7 +54,7 @@ class ToyRun(Run):
         self.folder, self.ranks = RunFolder(root), Ranks()
         self.folder.checkpoints.mkdir(parents=True, exist_ok=True)
         self.start_step = self.num_updates = 0
-        self.resumed_state, self.identity, self.validation = None, {"toy": True}, None
+        self.resumed_state, self.identity, self.validation, self.studies = None, {"toy": True}, None, ()
         self._started_by = "python"
         saved = checkpoint.load_latest(self.folder.checkpoints, print) if resume else None
         self.stage = ToyStage(dropout=0.1)
@@ -130,6 +131,29 @@ def test_a_signal_is_a_reason_and_the_handlers_are_put_back() -> None:
         signal.raise_signal(signal.SIGUSR1)  # forwarded by a launcher: the same request
         assert interrupts.reason(Ranks()) == "SIGUSR1 received"
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
+
+
+def test_ctrl_c_ends_a_run_that_has_no_step_yet_and_saves_another() -> None:
+    with pytest.raises(KeyboardInterrupt), Interrupts(None):
+        signal.raise_signal(signal.SIGINT)
+    with Interrupts(None) as interrupts:
+        interrupts.begun = True
+        signal.raise_signal(signal.SIGINT)
+        assert interrupts.reason(Ranks()) == "SIGINT received" and interrupts.by_keyboard
+
+
+def press_twice() -> None:
+    with Interrupts(None, forwarded=False) as interrupts:
+        interrupts.begun = True
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_second_ctrl_c_ends_the_process_at_once() -> None:
+    process = multiprocessing.get_context("fork").Process(target=press_twice)
+    process.start()
+    process.join(60)
+    assert process.exitcode == -signal.SIGINT
 
 
 def test_the_time_limit_is_a_reason() -> None:

@@ -10,8 +10,8 @@ from torch import Tensor, nn
 from medcodi.config import config, from_dict
 from medcodi.data.loading import Batch
 from medcodi.randomness import StepRandomness
-from medcodi.stages.accumulation import Accumulation
 from medcodi.stages.stage import Stage, StepOutput
+from medcodi.stages.step import Accumulation
 from medcodi.training.config import TrainConfig
 
 SIZE = 8

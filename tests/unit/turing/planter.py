@@ -9,14 +9,9 @@ from pathlib import Path
 
 import numpy as np
 
-from medcodi.turing.bundle.files import (
-    image_fields,
-    payload_script,
-    read_payload,
-    seal,
-    zip_folder,
-)
+from medcodi.turing.bundle.files import seal, zip_folder
 from medcodi.turing.bundle.key import AnswerKey, read_key
+from medcodi.turing.bundle.payloads import image_content, of_one_length, payload_script, read_payload
 from medcodi.turing.lint.attack import lint_bundle
 
 
@@ -45,8 +40,17 @@ class Planter:
         return next(trial["payloads"][path.stem] for trial in trials if path.stem in trial["payloads"])
 
     def change_images(self, change: Callable[[np.ndarray], np.ndarray]) -> None:
-        for path in self.payloads():
-            path.write_bytes(payload_script(path.stem, image_fields(change(read_payload(path).image))))
+        self.write_images({path: change(read_payload(path).image) for path in self.payloads()})
+
+    def write_images(self, images: dict[Path, np.ndarray]) -> None:
+        """Write these, and all others again, so that all images have one length as the exporter gives them."""
+        for path in [path for reader in self.readers for path in (reader / "payloads").iterdir()]:
+            payload = read_payload(path)
+            if payload.fields["kind"] == "image":
+                images.setdefault(path, payload.image)
+        contents = of_one_length([image_content(image, 8) for image in images.values()])
+        for path, content in zip(images, contents, strict=True):
+            path.write_bytes(payload_script(path.stem, content))
 
     def seal(self, *, times: bool = True) -> Path:
         for reader in self.readers:

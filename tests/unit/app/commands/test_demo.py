@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from medcodi.app.cli import REFUSED
 from medcodi.app.commands.demo import finding_words
 from medcodi.study import Finding
 
@@ -29,3 +30,14 @@ def test_demo_writes_one_page_of_twelve_directions(
 def test_finding_in_words() -> None:
     assert finding_words(Finding(label="Pleural Effusion", side="left", size="large")) == "large left Pleural Effusion"
     assert finding_words(Finding(label="Lung Lesion", side="right", location="upper")) == "right upper Lung Lesion"
+
+
+def test_a_page_of_the_users_is_refused_before_anything_is_generated(
+    run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "index.html").write_text("<html>mine</html>")
+    assert (
+        run("demo", "--model", str(tmp_path / "none"), "--out", str(tmp_path)) == REFUSED
+    )  # before the model is looked for
+    assert "index.html is there already" in capsys.readouterr().err
+    assert (tmp_path / "index.html").read_text() == "<html>mine</html>"

@@ -9,6 +9,7 @@ import pytest
 from medcodi.data.dicom.reading import read_dicom, read_header
 from medcodi.data.image_files import read_image
 from medcodi.data.refusals import Refused
+from medcodi.errors import MissingExtraError
 
 pydicom = pytest.importorskip("pydicom", reason="needs the extra 'dicom'")
 
@@ -284,3 +285,55 @@ def test_real_files(name: str) -> None:
     spine = image[rows, 47 * width // 100 : 53 * width // 100]
     lungs = image[rows, [*range(25 * width // 100, 35 * width // 100), *range(65 * width // 100, 75 * width // 100)]]
     assert spine.mean() > lungs.mean() + 0.1  # bone is bright, air is not
+
+
+def packaged(name: str, path: Path, **tags: Any) -> Path:
+    """A compressed file that comes with pydicom, as if it were a radiograph of a chest, with other tags."""
+    from pydicom.data import get_testdata_file
+
+    dataset = pydicom.dcmread(str(get_testdata_file(name, download=False)))
+    dataset.Modality, dataset.BodyPartExamined = "CR", "CHEST"
+    for keyword, value in tags.items():
+        setattr(dataset, keyword, value)
+    dataset.save_as(path)
+    return path
+
+
+def test_twelve_bit_jpeg_is_read_with_all_its_bits(tmp_path: Path) -> None:
+    pytest.importorskip("libjpeg")
+    path = packaged("JPGExtended.dcm", tmp_path / "a.dcm", WindowCenter=100, WindowWidth=200)  # process 4
+    found = read_dicom(path).image
+    pixels = pydicom.dcmread(path).pixel_array
+    assert pixels.max() > 255 and found.shape == pixels.shape
+    assert np.allclose(found, np.clip((pixels - 99.5) / 199 + 0.5, 0, 1), atol=1e-6)
+    # Fewer Bits Stored than the picture has cut no bit off.
+    assert np.array_equal(read_dicom(packaged("JPGExtended.dcm", path, WindowCenter=100, WindowWidth=200, BitsStored=8, HighBit=7)).image, found)  # fmt: skip
+    # A stream that no decoder reads says why.
+    assert "misplaced marker" in str(refused(packaged("JPEG-lossy.dcm", tmp_path / "b.dcm")))
+
+
+def test_a_decoder_that_is_not_installed_is_named_with_the_compression(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pydicom.pixels import get_decoder
+
+    decoder = get_decoder("1.2.840.10008.1.2.4.51")
+    monkeypatch.setattr(decoder, "_available", {})
+    monkeypatch.setattr(decoder, "_unavailable", {"pylibjpeg": ("pylibjpeg>=2.0", "pylibjpeg-libjpeg>=2.1")})
+    with pytest.raises(MissingExtraError, match=r"JPEG Extended \(Process 2 and 4\).*pip install 'medcodi\[dicom\]'"):
+        read_dicom(packaged("JPGExtended.dcm", tmp_path / "a.dcm"))
+
+
+SIZES = [(512, 256), (1024, 128), (2048, 256), (1023, 256), (256, 1024), (512, 512)]
+
+
+@pytest.mark.parametrize("name", ["JPEG2000.dcm", "JPGExtended.dcm"])
+def test_a_stream_of_another_size_than_the_tags_is_refused(tmp_path: Path, name: str) -> None:
+    pytest.importorskip("openjpeg")
+    for rows, columns in SIZES:  # larger, smaller, and as many pixels in other rows
+        refusal = refused(packaged(name, tmp_path / "a.dcm", Rows=rows, Columns=columns))
+        assert refusal.reason == "invalid tag" and f"tags say {columns}×{rows}" in str(refusal)
+        assert "256×1024 pixels" in str(refusal)
+    shallow = packaged(name, tmp_path / "a.dcm", BitsAllocated=8, BitsStored=8, HighBit=7)
+    assert refused(shallow).reason == "invalid tag"
+    assert read_dicom(packaged(name, tmp_path / "a.dcm")).image.shape == (1024, 256)

@@ -10,8 +10,8 @@ from PIL import Image
 
 from medcodi.config import from_dict
 from medcodi.data.dataset import open_dataset
-from medcodi.data.preparation.plan import PatientSplits, split_of_patient
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
+from medcodi.data.preparation.shards import PatientSplits, split_of_patient
 from medcodi.errors import ConfigError, DataError
 
 
@@ -210,3 +210,36 @@ def test_a_patient_with_two_splits_is_remembered():
     assert splits.place("a", "val") == splits.place("a", None) == "val"
     with pytest.raises(DataError, match="two splits"):
         splits.place("a", "train")
+
+
+def files_in(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_overwrite_replaces_a_dataset_alone(tmp_path):
+    path, out = table(tmp_path, images_table(tmp_path)), tmp_path / "out"
+    run(tmp_path, path)
+    run(tmp_path, path, overwrite=True)  # a dataset
+    # With a file of the user's in it, or if it is no dataset at all, nothing of it is lost.
+    (out / "train/notes.txt").write_text("mine")
+    before = files_in(out)
+    with pytest.raises(DataError, match="is not a data set alone.*choose another --out"):
+        run(tmp_path, path, overwrite=True)
+    assert files_in(out) == before and not list(tmp_path.glob(".*"))
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.tex").write_text("mine")
+    with pytest.raises(DataError, match="is not a data set alone"):
+        run(tmp_path, path, out=str(precious), overwrite=True)
+    assert files_in(precious) == {"thesis.tex": b"mine"}
+    (precious / "thesis.tex").unlink()
+    run(tmp_path, path, out=str(precious), overwrite=True)  # empty
+
+
+@pytest.mark.parametrize("changes", [{"name": "../x"}, {"name": "CON"}, {"out": "a:b"}])
+def test_a_dataset_that_could_not_be_copied_under_its_name_is_not_prepared(tmp_path, changes):
+    path = table(tmp_path, images_table(tmp_path, 2))
+    changes = {key: str(tmp_path / value) if key == "out" else value for key, value in changes.items()}
+    with pytest.raises(DataError, match="name=") as refusal:
+        run(tmp_path, path, **changes)
+    assert "plain file name" in str(refusal.value) and not (tmp_path / "out").exists()

@@ -14,8 +14,8 @@ from medcodi.evaluation.annotators.annotator import Annotator, eight_bit_pixels,
 from medcodi.evaluation.annotators.features import FeatureExtractor, load_extractor
 from medcodi.evaluation.annotators.geometry import GeometryAnnotator
 from medcodi.evaluation.annotators.image_annotators import load_image_annotator
-from medcodi.evaluation.annotators.report_labelers import load_labeler
-from medcodi.metrics.frechet import Moments
+from medcodi.evaluation.annotators.report_annotators import load_labeler
+from medcodi.metrics.distances import Moments
 from medcodi.model import demo_checkpoint, tiny_model
 
 IMAGES = [np.random.default_rng(index).integers(0, 256, (48, 48), dtype=np.uint8) for index in range(23)]

@@ -9,11 +9,16 @@ import pytest
 import torch
 
 from medcodi.errors import ConfigError, DataError
-from medcodi.evaluation.annotators.image_annotators import XRV_LABELS, ClassifierAnnotator, load_image_annotator
+from medcodi.evaluation.annotators.feature_networks import xrv_input
+from medcodi.evaluation.annotators.image_annotators import (
+    XRV_LABELS,
+    ClassifierAnnotator,
+    findings_from_probabilities,
+    load_image_annotator,
+)
 from medcodi.evaluation.annotators.weights import LoadRequest
-from medcodi.evaluation.annotators.xrv import xrv_input
 from medcodi.storage.atomic import sha256_file
-from medcodi.study import CHEXPERT_LABELS
+from medcodi.study import CHEXPERT_LABELS, Finding
 from tests.unit.evaluation.annotators.extractor_files import xrv_file
 
 GENERATOR = np.random.default_rng(0)
@@ -86,3 +91,30 @@ def test_probabilities_that_are_not_finite_are_refused(tmp_path: Path) -> None:
     annotator = load_image_annotator("xrv", weights=tmp_path / "nan.pt", sha256=sha256_file(tmp_path / "nan.pt"))
     with pytest.raises(DataError, match="gave NaN"):
         annotator.annotate([np.zeros((8, 8), np.uint8)], "frontal")
+
+
+TARGETS = ("Cardiomegaly", "Pleural Effusion", "Pleural Effusion/left", "Pleural Effusion/right", "Edema")
+THRESHOLDS = np.array([0.5, 0.4, 0.5, 0.5, 0.5])
+
+
+def column(label: str) -> int:
+    return CHEXPERT_LABELS.index(label)
+
+
+def test_a_probability_at_the_threshold_is_present_and_what_is_not_judged_is_unknown() -> None:
+    probabilities = np.array([[0.5, 0.39, 0.9, 0.1, 0.9], [0.49, 0.4, 0.9, 0.1, 0.9]])
+    labels, _ = findings_from_probabilities(TARGETS, THRESHOLDS, TARGETS[:4], probabilities)
+    assert labels.dtype == np.float32 and labels.shape == (2, 14)
+    assert labels[:, column("Cardiomegaly")].tolist() == [1, 0]
+    assert labels[:, column("Pleural Effusion")].tolist() == [0, 1]
+    assert np.isnan(labels[:, column("Edema")]).all()  # above its threshold, but not judged
+    assert np.isnan(labels).sum() == 2 * 12
+
+
+def test_a_side_counts_only_with_its_label() -> None:
+    probabilities = np.array([[0, 0.1, 0.9, 0.0, 0], [0, 0.9, 0.9, 0.6, 0], [0, 0.9, 0.0, 0.0, 0]])
+    _, sides = findings_from_probabilities(TARGETS, THRESHOLDS, TARGETS, probabilities)
+    effusion = [Finding(label="Pleural Effusion", side=side) for side in ("left", "right")]
+    assert sides == [(), tuple(effusion), ()]
+    _, sides = findings_from_probabilities(TARGETS, THRESHOLDS, ("Pleural Effusion/left",), probabilities)
+    assert sides == [(), (), ()]

@@ -37,3 +37,10 @@ def test_annotators_that_suit_the_data_raise_no_alarm(fits: dict[str, Any]) -> N
     assert unfit_annotators(fits) == []
     bare = {**fits, "readers": {"images": None, "extractors": {}, "encoder": None}}
     assert unfit_annotators(bare) == []
+
+
+def test_prompts_that_were_not_read_to_their_ends_are_an_alarm() -> None:
+    cut = {"report": {"studies": 60, "truncated": 7}}
+    system = {"coverage": {}, "directions": {}, "truncated_prompts": cut}
+    (line,) = alarms({**results(True), "systems": {"ours": system}})
+    assert line == "ours: 7 of 60 prompts of report are longer than the model reads; their ends had no influence."

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 import pytest
 
-from medcodi.evaluation.annotate import Annotators, join_pairs
+from medcodi.evaluation.annotate import Annotators, pair_similarities
 from medcodi.evaluation.annotations import AnnotationTable, StudyTable, side_codes
 from medcodi.evaluation.annotators.classifier import FindingClassifier
 from medcodi.evaluation.annotators.features import load_extractor
@@ -60,7 +60,7 @@ class Toy:
             generated[target], real[target] = self.annotate(target, made, truth), self.annotate(target, truth)
             if MODALITIES[target].kind == "image" and "diversity" in config.metrics and len(rows) >= 8:
                 images = [np.asarray(image) for image in made]
-                pairs = join_pairs(self.held_out, target, rows, images, {}, config)
+                pairs = pair_similarities(self.held_out, target, rows, images, {}, config)
                 generated[target] = replace(generated[target], pairs=pairs)
         real |= {prompt: self.annotate(prompt, self.held_out.values(prompt, rows)) for prompt in parsed.prompts}
         studies = ScoredStudies(study_table(self.held_out), rows, config, self.held_out.image_size)

@@ -99,3 +99,15 @@ def test_files_that_are_refused(tmp_path, text, keep, message):
         rows_of(tmp_path, text, keep=keep)
     with pytest.raises(DataError, match="no manifest"):
         read_manifest(tmp_path / "none.csv", RowDefaults())
+
+
+@pytest.mark.parametrize("name", ["CON", "nul.1", "a.", "lpt1.x", "../a", "a/b"])
+def test_an_id_that_cannot_name_a_folder_everywhere_is_a_bad_row(tmp_path, name):
+    (row,) = rows_of(tmp_path, f"id,report\n{name},Clear.\n")
+    assert isinstance(row, BadRow) and "cannot name a folder" in row.message
+
+
+def test_ids_that_differ_by_case_only_name_one_folder_on_some_systems(tmp_path):
+    first, second, third = rows_of(tmp_path, "id,report,num_samples\ns1-0,Clear.,1\nS1,Clear.,2\nS2,Clear.,1\n")
+    assert isinstance(first, Row) and isinstance(third, Row)
+    assert isinstance(second, BadRow) and "row 1 has the id 'S1-0' already" in second.message

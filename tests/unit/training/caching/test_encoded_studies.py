@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from medcodi.stages import build_stage
 from medcodi.stages.encoded import encode_batch
 from medcodi.storage.job_folder import JobFolder
 from medcodi.training.caching import EncodedStudies, cache_key
-from medcodi.training.caching.records import CACHE
+from medcodi.training.caching.format import CACHE
 from tests.unit.training.caching.studies import SIZE, Noise, contents, copied, made
 
 HALF_STEP = 2.0**-11  # relative rounding of float16, to the nearest
@@ -105,3 +106,12 @@ def test_nothing_is_loaded_to_train_on_encoded_studies(model: MedCoDi, cache: Pa
     assert lazy.pending == {name for name in lazy.components() if not name.startswith("denoiser")}
     held = {name for name, p in lazy.named_parameters() if not p.is_meta}
     assert {name.split(".")[0] for name in held} == {"denoisers"}
+
+
+def test_a_shard_outside_of_the_cache_is_refused(cache: Path, tmp_path: Path) -> None:
+    folder = copied(cache, tmp_path / "copy")
+    index = json.loads((folder / CACHE.index).read_text())
+    index["parts"][0]["file"] = f"../{folder.name}/part-00000.npy"
+    (folder / CACHE.index).write_text(json.dumps(index))
+    with pytest.raises(DataError, match="plain file name inside its folder"):
+        EncodedStudies(folder)

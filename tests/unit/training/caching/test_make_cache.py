@@ -17,8 +17,8 @@ from medcodi.stages import build_stage
 from medcodi.storage.atomic import partial_path
 from medcodi.storage.job_folder import JobFolder
 from medcodi.training.caching import EncodedStudies, cache_key
+from medcodi.training.caching.format import CACHE, NULLS, plan_shards
 from medcodi.training.caching.make_cache import _Encoder
-from medcodi.training.caching.records import CACHE, NULLS, plan_shards
 from tests.unit.storage.test_atomic import files_of_at_most
 from tests.unit.training.caching.studies import SIZE, STUDIES, Noise, contents, copied, made
 

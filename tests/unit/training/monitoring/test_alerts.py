@@ -48,6 +48,16 @@ def test_healthy_curves_are_left_alone() -> None:
     assert seen(healthy(step) for step in range(200)) == []
 
 
+def test_a_modality_that_rare_studies_hold_is_not_called_dead() -> None:
+    def line(step: int) -> dict[str, float]:
+        values = {**healthy(step), "moved/lateral": 0.0 if step else 1e-3}
+        return values if step else {**values, "loss/lateral": 1.0}
+
+    assert seen(line(step) for step in range(40)) == []
+    dead = [alert.subject for _, alert in seen({**line(step), "loss/lateral": falling(step)} for step in range(40))]
+    assert set(dead) == {"lateral"}  # studies hold it, and its weights do not move
+
+
 def test_a_spike_is_called_out_once_and_again_after_the_cool_down() -> None:
     def line(step: int) -> dict[str, float]:
         return {**healthy(step), "loss/frontal": 2.5 if step in (60, 61, 130) else falling(step)}

@@ -22,6 +22,7 @@ def observers(root: Path, **tracking: Any) -> Observers:
         folder=RunFolder(root),
         engine=PlainEngine(ToyStage(), config, Ranks()),
         validation=None,
+        studies=(),
         start_step=0,
     )
     return Observers(run)

@@ -12,7 +12,15 @@ import torch
 from medcodi.data.loading import collate
 from medcodi.distributed import Ranks
 from medcodi.stages import build_stage
-from medcodi.training.monitoring.samples import CELL, TITLE, contact_sheet, draw_samples, every_direction, write_samples
+from medcodi.training.monitoring.samples import (
+    CELL,
+    TITLE,
+    contact_sheet,
+    draw_samples,
+    every_direction,
+    studies_to_show,
+    write_samples,
+)
 from medcodi.training.monitoring.trackers import RunLog
 
 from .phantoms import DATASET, settings
@@ -52,6 +60,20 @@ def test_samples_explain_themselves_and_touch_no_randomness(
     assert (tmp_path / "samples" / "step-00000004.png").stat().st_size > 1000
     text = (tmp_path / "samples" / "step-00000004.txt").read_text()
     assert all(title in text for title in titles) and "truth:  FINDINGS" in text
+
+
+def test_studies_that_hold_every_modality_are_shown_first() -> None:
+    class Listed:
+        """A dataset that lists what its studies hold: nothing else of it is read."""
+
+        def contents(self) -> list[tuple[str, str, frozenset[str]]]:
+            held = ["report", "frontal report", "frontal lateral report", "frontal", "frontal lateral report"]
+            return [(str(index), "patient", frozenset(names.split())) for index, names in enumerate(held)]
+
+    names = ("frontal", "lateral", "report")
+    assert studies_to_show(Listed(), names, 2) == [2, 4]  # pyright: ignore[reportArgumentType]
+    assert studies_to_show(Listed(), names, 4) == [2, 4, 1, 0]  # pyright: ignore[reportArgumentType]
+    assert studies_to_show(DATASET, names, 3) == [0, 1, 2]
 
 
 def test_a_contact_sheet_has_a_title_and_cells() -> None:

@@ -12,8 +12,9 @@ from medcodi.config import from_dict
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.errors import DataError
 from medcodi.turing.bundle.export import export_bundle
-from medcodi.turing.bundle.files import read_payload, read_study_script
+from medcodi.turing.bundle.files import read_study_script
 from medcodi.turing.bundle.key import read_key
+from medcodi.turing.bundle.payloads import read_payload
 from medcodi.turing.design.config import ReaderStudyConfig, SamplingConfig
 from medcodi.turing.design.generated_arm import GeneratedByModel, open_generated
 from medcodi.turing.design.real_arm import RealArm, open_real

@@ -5,23 +5,19 @@ from __future__ import annotations
 import zipfile
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from medcodi.errors import DataError
 from medcodi.turing.bundle.files import (
-    image_fields,
     new_folder,
     open_bundle,
-    payload_script,
-    read_payload,
     read_study_script,
     seal,
     study_script,
-    text_fields,
     viewer_files,
     zip_folder,
 )
+from medcodi.turing.bundle.payloads import read_payload
 
 
 def test_files_have_one_time_one_size_and_stored_entries_in_order(bundle: Path) -> None:
@@ -39,26 +35,6 @@ def test_files_have_one_time_one_size_and_stored_entries_in_order(bundle: Path) 
             assert len(entries) == len(files)
             study = f"{folder.name}/study.js"
             assert archive.read(study) == (folder / "study.js").read_bytes()
-
-
-def test_payloads_come_back_bit_for_bit(tmp_path: Path) -> None:
-    image = np.random.default_rng(0).integers(0, 65536, (5, 7), dtype=np.uint16)
-    (tmp_path / "a.js").write_bytes(payload_script("a", image_fields(image)))
-    (tmp_path / "b.js").write_bytes(payload_script("b", text_fields("Größe: 5 cm.", 64)))
-    (tmp_path / "c.js").write_bytes(payload_script("c", text_fields("x", 64)))
-    payload = read_payload(tmp_path / "a.js")
-    assert payload.pid == "a" and np.array_equal(payload.image, image)
-    assert read_payload(tmp_path / "b.js").text == "Größe: 5 cm."
-    assert (tmp_path / "b.js").stat().st_size == (tmp_path / "c.js").stat().st_size
-
-
-@pytest.mark.parametrize(
-    "text", ["", "MEDCODI_PAYLOAD(1)", 'MEDCODI_PAYLOAD("a", {"kind":"text"});', 'X=1;MEDCODI_PAYLOAD("a", {});']
-)
-def test_what_is_no_payload_is_refused(text: str, tmp_path: Path) -> None:
-    (tmp_path / "a.js").write_text(text)
-    with pytest.raises(DataError, match=r"a\.js (is not a payload|cannot be read)"):
-        read_payload(tmp_path / "a.js")
 
 
 def test_a_study_script_is_plain_ascii_and_comes_back(tmp_path: Path) -> None:

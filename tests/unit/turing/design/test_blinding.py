@@ -8,7 +8,7 @@ import pytest
 from medcodi.data.refusals import Refused
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.randomness import numpy_generator
-from medcodi.turing.design.blinding import BlindingConfig, blind_text, corner_mask, cut_image, finish_image
+from medcodi.turing.design.blinding import BlindingConfig, blind_text, cut_image, finish_image
 from medcodi.turing.lint.features import image_encoding
 
 SQUARE = BlindingConfig()
@@ -22,7 +22,7 @@ def chest() -> np.ndarray:
 def blinded(
     image: np.ndarray, blinding: BlindingConfig = SQUARE, native: int = 64, size: int = 128, key: str = ""
 ) -> np.ndarray:
-    return finish_image(cut_image(image, blinding, size), blinding, native, size, numpy_generator("t", key))
+    return finish_image(cut_image(image, blinding, size), blinding, native, numpy_generator("t", key))
 
 
 def test_every_image_has_the_same_size_range_and_corners(chest: np.ndarray) -> None:
@@ -34,9 +34,9 @@ def test_every_image_has_the_same_size_range_and_corners(chest: np.ndarray) -> N
         np.pad(chest, 12, constant_values=1.0),
     ):
         found = blinded(image)
-        assert found.shape == (128, 128) and found.dtype == np.uint16
+        assert found.shape == (64, 64) and found.dtype == np.uint16
         assert (found.min(), found.max()) == (0, 65535)
-        assert not found[corner_mask(128, SQUARE.corner_mask)].any()
+        assert image_encoding(found, SQUARE.corner_mask, 8)["burnt-in mark"]["in the corners"] == 0
 
 
 def test_grey_offset_and_gain_of_a_file_vanish(chest: np.ndarray) -> None:
@@ -63,8 +63,17 @@ def test_no_grey_comb_and_a_full_band_whatever_the_file(chest: np.ndarray) -> No
     coarse = np.rint(chest * 255) / 255
     for image in (chest, coarse):
         encoding = image_encoding(blinded(image), SQUARE.corner_mask, SQUARE.depth)
-        assert encoding["grey offset"]["grey step"] == 16.0
-        assert encoding["resolution"]["finest band"] == 0.7
+        assert encoding["grey offset"]["grey step"] == 257.0
+        assert encoding["resolution"]["finest band"] == 0.78
+
+
+def test_an_image_of_the_native_size_keeps_no_comb_of_its_file(chest: np.ndarray) -> None:
+    narrow = np.rint((0.25 + 0.5 * chest) * 255) / 255  # half the grey values of 8 bits, stretched to all of them
+    plain = BlindingConfig(crop="none", margin=0.0, corner_mask=0.0)
+    levels = [np.bincount(blinded(image, plain, native=160).ravel() // 257, minlength=256) for image in (chest, narrow)]
+    # Neighbouring levels are used alike: no more difference than between those of an image without a comb.
+    combs = [np.abs(np.diff(counts[30:225])).sum() / counts[30:225].sum() for counts in levels]
+    assert combs[1] < 1.15 * combs[0] + 0.02
 
 
 def test_the_anatomy_is_kept(chest: np.ndarray) -> None:

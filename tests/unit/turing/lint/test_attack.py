@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import io
 import json
 import os
@@ -17,14 +16,12 @@ from medcodi.app.cli import main
 from medcodi.errors import DataError
 from medcodi.turing.bundle.files import (
     FIXED_TIME,
-    image_fields,
-    payload_script,
-    read_payload,
     read_study_script,
     seal,
     study_script,
 )
 from medcodi.turing.bundle.key import AnswerKey
+from medcodi.turing.bundle.payloads import image_content, payload_script, png_content, read_payload
 from medcodi.turing.lint.attack import lint_bundle
 from tests.unit.turing.planter import Planter
 
@@ -66,9 +63,9 @@ def test_leak_1_names_that_sort_by_arm(planter: Planter) -> None:
                 new[payload] = ("f" if content["origin"] == "generated" else "0") + payload[1:]
                 told["payloads"][new[payload]] = told["payloads"].pop(payload)
                 path = reader / "payloads" / f"{payload}.js"
-                text = path.read_text().replace(payload, new[payload], 1)
+                script = path.read_bytes().replace(payload.encode(), new[payload].encode(), 1)
                 path.unlink()
-                path.with_stem(new[payload]).write_text(text)
+                path.with_stem(new[payload]).write_bytes(script)
         for trial in study["trials"]:
             for panel in trial["panels"]:
                 panel["payload"] = new[panel["payload"]]
@@ -108,7 +105,7 @@ def test_leak_4_exif_beside_or_inside_a_payload(planter: Planter) -> None:
     assert planter.found(key=False) == {"exif", "unexpected file"}
     for path in planter.payloads()[:3]:
         path.with_suffix(".jpg").unlink()
-        path.write_text(path.read_text().replace('"bits":16', '"bits":16,"exif":"Generator"'))
+        path.write_bytes(path.read_bytes().replace(b'"bits":8', b'"bits":8,"exif":"Generator"'))
     assert "exif" in planter.found(key=False)
 
 
@@ -117,11 +114,16 @@ def test_leak_5_png_chunks(planter: Planter) -> None:
     info.add_text("Software", "sampler")
     for path in planter.payloads()[:3]:
         file = io.BytesIO()
-        Image.fromarray(read_payload(path).image).save(file, "PNG", pnginfo=info)
-        data = base64.b64encode(file.getvalue()).decode()
-        path.write_text(
-            f'MEDCODI_PAYLOAD("{path.stem}", {{"kind":"image","width":128,"height":128,"bits":16,"data":"{data}"}});\n'
-        )
+        Image.fromarray((read_payload(path).image // 257).astype(np.uint8)).save(file, "PNG", pnginfo=info)
+        fields = read_payload(path).fields
+        content = png_content(file.getvalue(), fields["width"], fields["height"], fields["bits"])
+        path.write_bytes(payload_script(path.stem, content))
+    assert "png chunk" in planter.found(key=False)
+
+
+def test_leak_5b_bytes_behind_a_png(planter: Planter) -> None:
+    for path in planter.payloads()[:3]:
+        path.write_bytes(path.read_bytes().replace(b"IEND\xaeB`\x82", b"IEND\xaeB`\x82r"))
     assert "png chunk" in planter.found(key=False)
 
 
@@ -152,8 +154,8 @@ def test_leak_8_a_border(planter: Planter) -> None:
 
 def test_leak_9_another_resolution(planter: Planter) -> None:
     def coarser(image: np.ndarray) -> np.ndarray:
-        small = Image.fromarray(image.astype(np.float32)).resize((64, 64), Image.Resampling.BICUBIC)
-        back = np.clip(np.asarray(small.resize((128, 128), Image.Resampling.BICUBIC)), 0, 65535).astype(np.uint16)
+        small = Image.fromarray(image.astype(np.float32)).resize((46, 46), Image.Resampling.BICUBIC)
+        back = np.clip(np.asarray(small.resize(image.shape, Image.Resampling.BICUBIC)), 0, 65535).astype(np.uint16)
         back[image == 0] = 0
         back.flat[int(np.argmax(back))] = 65535
         return back
@@ -163,7 +165,9 @@ def test_leak_9_another_resolution(planter: Planter) -> None:
 
 
 def test_leak_9b_images_of_another_size(planter: Planter) -> None:
-    planter.change_images(lambda image: np.ascontiguousarray(image[:-8, :-8]))
+    for path in planter.payloads():
+        content = image_content(np.ascontiguousarray(read_payload(path).image[:-8, :-8]), 8)
+        path.write_bytes(payload_script(path.stem, content))
     assert {"resolution", "payload size"} <= planter.found(key=False)
 
 
@@ -186,10 +190,12 @@ def test_marks_on_a_few_images_of_one_arm_are_found_too(planter: Planter) -> Non
         image[2:9, 2:9] = 65535
         return image
 
+    images = {}
     for path in planter.payloads():
         content = planter.content(path)
         if int(content["case"].rsplit("-", 1)[1]) % 2:
-            path.write_bytes(payload_script(path.stem, image_fields(marked(read_payload(path).image))))
+            images[path] = marked(read_payload(path).image)
+    planter.write_images(images)
     report = lint_bundle(planter.seal(), planter.path / "custodian")
     assert any("stand out" in leak.detail for leak in report.leaks if leak.probe == "burnt-in mark")
 

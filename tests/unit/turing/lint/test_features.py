@@ -5,8 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from medcodi.turing.bundle.files import Payload
+from medcodi.turing.bundle.payloads import Payload
 from medcodi.turing.design.blinding import BlindingConfig
+from medcodi.turing.design.corners import with_filled_corners
 from medcodi.turing.lint.features import (
     PayloadFeatures,
     file_features,
@@ -26,8 +27,8 @@ def dithered(seed: int = 0, depth: int = 8) -> np.ndarray:
     down, across = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     smooth = 0.5 + 0.2 * np.sin(3 * down) * np.cos(2 * across)
     levels = 2**depth - 1
-    grey = (np.rint(smooth * levels) + rng.random((SIDE, SIDE)) - 0.5) / levels
-    return np.rint(grey * 65535).astype(np.uint16)
+    dither = rng.random((SIDE, SIDE)) - rng.random((SIDE, SIDE))
+    return np.rint(np.rint(smooth * levels + dither) * (65535 / levels)).astype(np.uint16)
 
 
 def encoding(image: np.ndarray, corner: float = 0.0) -> dict[str, dict[str, float]]:
@@ -35,9 +36,10 @@ def encoding(image: np.ndarray, corner: float = 0.0) -> dict[str, dict[str, floa
 
 
 def test_a_comb_of_grey_values_is_seen_and_dither_has_none() -> None:
-    assert encoding(dithered())["grey offset"]["grey step"] == 16.0  # the least that is counted
-    comb = (dithered() // 257 * 257).astype(np.uint16)  # 8 bits
-    assert encoding(comb)["grey offset"]["grey step"] == 257.0
+    assert encoding(dithered())["grey offset"]["grey step"] == 257.0  # 8 bits
+    assert encoding(dithered(depth=12))["grey offset"]["grey step"] == 16.0  # the least that is counted
+    comb = (dithered() // 514 * 514).astype(np.uint16)  # 7 bits
+    assert encoding(comb)["grey offset"]["grey step"] == 514.0
 
 
 def test_smoothing_takes_the_finest_band_away() -> None:
@@ -46,7 +48,7 @@ def test_smoothing_takes_the_finest_band_away() -> None:
     smooth[1:-1, 1:-1] = (
         sum(image[1 + y : SIDE - 1 + y, 1 + x : SIDE - 1 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)) / 9
     )
-    assert encoding(image)["resolution"]["finest band"] == pytest.approx(0.7)
+    assert encoding(image)["resolution"]["finest band"] == pytest.approx(0.78)
     assert encoding(smooth.astype(np.uint16))["resolution"]["finest band"] < 0.3
 
 
@@ -66,9 +68,15 @@ def test_a_letter_near_the_edge_is_a_mark_and_one_in_the_middle_is_not() -> None
 
 
 def test_what_is_in_the_corners_is_counted_where_they_are_masked() -> None:
-    image = dithered()
-    assert encoding(image, corner=0.1)["burnt-in mark"]["in the corners"] == 4 * round(0.1 * SIDE) ** 2
+    smooth = with_filled_corners(dithered() / 65535, 0.1)
+    image = (np.rint(smooth * 255) * 257).astype(np.uint16)
+    assert encoding(image, corner=0.1)["burnt-in mark"]["in the corners"] == 0  # nothing but what is beside them
+    image[2:6, 2:6] += 10 * 257  # a faint spot
+    assert encoding(image, corner=0.1)["burnt-in mark"]["in the corners"] == 16
     assert encoding(image)["burnt-in mark"]["in the corners"] == 0
+    # Bundles of version 0.1 have black corners.
+    black = image_encoding(image, 0.1, 8, old=True)["burnt-in mark"]
+    assert black["in the corners"] == 4 * round(0.1 * SIDE) ** 2
 
 
 def test_the_spectrum_of_white_noise_is_its_variance() -> None:
@@ -103,7 +111,8 @@ def test_names_and_files_are_numbers() -> None:
 def test_a_payload_is_measured_by_its_kind() -> None:
     features = PayloadFeatures(BlindingConfig())
     image = dithered()
-    features.add("reader-01", Payload("a", {"kind": "image", "width": SIDE, "height": SIDE}, image.tobytes()))
+    fields = {"kind": "image", "width": SIDE, "height": SIDE, "bits": 16}
+    features.add("reader-01", Payload("a", fields, image.tobytes()))
     features.add("reader-01", Payload("b", {"kind": "text"}, b"Clear lungs.   "))
     assert features.kinds == {("reader-01", "a"): "image", ("reader-01", "b"): "text"}
     assert features.encoding["reader-01", "a"]["resolution", "side"] == SIDE

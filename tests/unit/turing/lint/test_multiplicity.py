@@ -6,13 +6,11 @@ import json
 
 from medcodi.turing.bundle.files import (
     open_bundle,
-    payload_script,
-    read_payload,
     read_study_script,
     study_script,
-    text_fields,
 )
 from medcodi.turing.bundle.key import read_key
+from medcodi.turing.bundle.payloads import payload_script, read_payload, text_content
 from medcodi.turing.design.blinding import BlindingConfig
 from medcodi.turing.lint.features import PayloadFeatures
 from medcodi.turing.lint.files import check_files
@@ -30,7 +28,7 @@ def leaks(planter: Planter, mismatched: int, others: int, *, twice: str) -> list
         for place in range(num):
             pid = f"{len(trials):016x}"
             words = f"{arm} {place // 2 if arm == twice else place}"
-            (folder / "payloads" / f"{pid}.js").write_bytes(payload_script(pid, text_fields(words, 64)))
+            (folder / "payloads" / f"{pid}.js").write_bytes(payload_script(pid, text_content(words, 64)))
             panel = {"slot": "", "title": "Report", "kind": "text", "payload": pid}
             trial = {"position": len(trials), "trial": pid, "task": "fit", "practice": False, "panels": [panel]}
             entries[pid] = {"task": "fit", "arm": arm, "practice": False, "repeat_of": ""}

@@ -1,0 +1,72 @@
+"""``medcodi fit``: from a folder of studies to a trained and evaluated model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from medcodi.app.arguments import Overrides
+from medcodi.app.terminal import app, out
+
+
+@app.command()
+def fit(
+    data: Annotated[str, typer.Argument(help="A table (CSV, TSV), a folder of studies, or a prepared dataset.")],
+    settings: Overrides = None,
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of everything that the fit makes.")] = Path("runs/fit"),
+    size: Annotated[
+        str | None, typer.Option(help="tiny, demo or medcodi-m.", show_default="by data and machine")
+    ] = None,
+    minutes: Annotated[
+        float | None, typer.Option(help="Time of the whole fit, shared among its stages.", show_default="by size")
+    ] = None,
+) -> None:
+    """Fit a model to your own studies: prepare them, train all four stages, evaluate.
+
+    Kill it at any moment: the same command resumes. The model is in OUT/model, its page is OUT/evaluation/page.html.
+    Settings are those of data prepare, such as options.study_is_patient=true.
+
+    [bold]Examples[/bold]
+
+        medcodi data sample sample
+
+        medcodi fit sample --out runs/mine
+
+        medcodi fit studies.csv --out runs/mine --minutes 600 options.study_is_patient=true
+
+        medcodi fit data/ward --out runs/ward --size demo
+    """
+    from medcodi.app.fitting.inputs import open_data
+    from medcodi.app.fitting.job import FIT, Fit
+    from medcodi.app.fitting.plan import SIZES, check_size, choose_size, gpu_gib
+    from medcodi.errors import TrainingError
+    from medcodi.storage.job_folder import JobFolder
+
+    # Look at everything before anything is written.
+    if size is not None:
+        check_size(size)
+    if minutes is not None and minutes <= 0:
+        raise TrainingError(f"--minutes is {minutes}, must be above 0", fix="--minutes 5, or leave it out")
+    studies = open_data(data, settings or [])
+    begun = (JobFolder(out_dir, FIT).read_index() or {}).get("identity", {}).get("size")
+    if size is not None:
+        why = "as given"
+    elif begun:
+        size, why = str(begun), "as this fit began"
+    else:
+        size, why = choose_size(studies.counts["train"], gpu_gib())
+    plan = Fit(data=studies, size=size, out=out_dir, minutes=minutes or SIZES[size].minutes, say=_say)
+
+    # Say what will be done, and do it.
+    for line in plan.description(why):
+        _say(line)
+    model = plan.run()
+    _say(f"The model: {model}    (medcodi generate --model {model} --help)")
+    if not plan.without_evaluation():
+        _say(f"The page: {out_dir / 'evaluation' / 'page.html'}")
+
+
+def _say(text: str) -> None:
+    out.print(text)

@@ -1,0 +1,145 @@
+"""How a fit trains: the model's size, chosen by data and machine, and the config of each stage within the time that is given."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from medcodi.app.fitting.inputs import FitData
+from medcodi.config import load
+from medcodi.errors import TrainingError, one_of
+from medcodi.recipes import find_recipe
+
+if TYPE_CHECKING:
+    from medcodi.training.config import TrainConfig
+
+UNLIMITED = 1_000_000  # steps of a stage that its time ends
+STAGES = ("autoencode", "align", "diffuse", "join")
+# Share of the time that each stage gets; the rest is for preparation, start-up and evaluation.
+SHARES = {"autoencode": 0.30, "align": 0.10, "diffuse": 0.30, "join": 0.10}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Size:
+    """One size of model, and what it takes."""
+
+    model: str  # recipe of the model
+    stages: dict[str, str]  # stage -> its recipe
+    image_size: int  # that raw studies are prepared at
+    minutes: float | None  # time of the whole fit; None: the recipes' own steps
+    least_studies: int  # training studies from which it is chosen
+    least_gpu_gib: float = 0.0  # memory of a GPU from which it is chosen; 0: a CPU suffices
+
+
+SIZES = {
+    "tiny": Size(
+        model="models/tiny",
+        stages={stage: f"train/tiny/{stage}" for stage in STAGES},
+        image_size=64,
+        minutes=5.0,
+        least_studies=0,
+    ),
+    "demo": Size(
+        model="models/demo",
+        stages={stage: f"train/{stage}" for stage in STAGES},
+        image_size=128,
+        minutes=None,
+        least_studies=500,
+    ),
+    "medcodi-m": Size(
+        model="models/medcodi-m",
+        stages={stage: f"train/medcodi-m/{number}-{stage}" for number, stage in enumerate(STAGES, start=1)},
+        image_size=256,
+        minutes=None,
+        least_studies=20_000,
+        least_gpu_gib=70.0,
+    ),
+}
+
+
+def gpu_gib() -> float:
+    """Memory of the first GPU in GiB; 0 without one."""
+    import torch
+
+    return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0.0
+
+
+def choose_size(num_studies: int, gib: float) -> tuple[str, str]:
+    """The largest size that data and machine suffice for, and why in one sentence.
+
+    Args:
+        num_studies: Training studies.
+        gib: Memory of the GPU; 0: none.
+    """
+    fitting = [name for name, row in SIZES.items() if num_studies >= row.least_studies and gib >= row.least_gpu_gib]
+    chosen = fitting[-1]
+    machine = f"a GPU of {gib:.0f} GiB" if gib else f"{os.cpu_count()} CPU cores and no GPU"
+    why = f"{num_studies:,} training studies, {machine}"
+    larger = list(SIZES)[list(SIZES).index(chosen) + 1 :]
+    if larger:
+        row = SIZES[larger[0]]
+        memory = f" and a GPU of {row.least_gpu_gib:.0f} GiB" if row.least_gpu_gib else ""
+        why += f"; {larger[0]} is chosen from {row.least_studies:,} studies{memory}"
+    return chosen, why
+
+
+def check_size(size: str) -> str:
+    """A name of the table, or a refusal with the nearest one."""
+    return one_of("size", size, SIZES, TrainingError)
+
+
+def stage_config(
+    stage: str, size: str, data: FitData, dataset: str, root: Path, init: Path | None, minutes: float | None
+) -> TrainConfig:
+    """The config of one stage: the size's recipe, on this dataset, in ``root/stages``.
+
+    Args:
+        stage: Its name.
+        size: A row of :data:`SIZES`.
+        data: Counts of the studies.
+        dataset: The prepared dataset.
+        root: The fit's folder.
+        init: Model folder of the stage before; None: a fresh model.
+        minutes: Time of the whole fit; None: the recipe's steps.
+    """
+    from medcodi.training.config import TrainConfig
+
+    row, out = SIZES[size], root / "stages" / stage
+    plain = load(
+        TrainConfig, find_recipe(row.stages[stage]), [f"model={find_recipe(row.model)}"] if init is None else []
+    )
+    words = [f"data={dataset}", f"out={out}", "engine.name=auto", "num_workers=0"]
+    words += [f"model={find_recipe(row.model)}"] if init is None else [f"init={init}", "model=null"]
+    words += [f"cache={root / 'cache'}"] if plain.cache else []
+    # A batch of at most a quarter of the studies.
+    words += [f"batch.global_size={min(plain.batch.global_size, max(4, data.counts['train'] // 4))}"]
+    # Small crops of small images; validation where there is something to validate on.
+    words += _crop(plain, data.image_size or row.image_size)
+    words += ["validation=null", "tracking.validate_every=0"] if not data.counts["val"] else []
+    if minutes is not None:
+        words += [f"steps={UNLIMITED}", "optimizer.schedule=constant", "checkpoint.every=100", "ema.decay=0.99"]
+        words += [f"max_minutes={max(minutes * SHARES[stage] - spent_minutes(out), 0.02)}"]
+        words += ["tracking.log_every=20", "tracking.samples_every=0", "tracking.mfu=false"]
+        words += ["tracking.validate_every=100"] if data.counts["val"] and plain.validation else []
+    return load(TrainConfig, find_recipe(row.stages[stage]), words)
+
+
+def _crop(plain: TrainConfig, image_size: int) -> list[str]:
+    crop = plain.stage.options.get("crop_size")
+    return ["stage.options.crop_size=null"] if crop is not None and crop > image_size else []
+
+
+def spent_minutes(run: Path) -> float:
+    """Minutes of the steps that a run has logged; 0 of a run that has not begun."""
+    log, seconds, before = run / "log.jsonl", 0.0, 0
+    if not log.is_file():
+        return 0.0
+    for text in log.read_text(encoding="utf-8").splitlines():
+        line = json.loads(text) if text.endswith("}") else {}
+        if "seconds_per_step" in line:
+            seconds += line["seconds_per_step"] * (line["step"] - before)
+            before = line["step"]
+    return seconds / 60

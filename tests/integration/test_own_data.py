@@ -1,0 +1,133 @@
+"""A user's own studies: data named once through all four stages, and ``medcodi fit`` killed and resumed."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from medcodi.config import load
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
+from medcodi.data.sample import write_sample
+from medcodi.errors import TrainingError
+from medcodi.model import MedCoDi
+from medcodi.training.config import TrainConfig
+from medcodi.training.loop import train
+
+ROOT = Path(__file__).resolve().parents[2]
+STAGES = ("autoencode", "align", "diffuse", "join")
+
+
+@pytest.fixture(scope="module")
+def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_sample(tmp_path_factory.mktemp("sample") / "sample", 24, image_size=48).parent
+
+
+def dataset(sample: Path, out: Path, **columns: str | None) -> Path:
+    """The sample as a dataset of 48 pixels, some columns of its table unused."""
+    settings = {"columns": {name: None for name in columns}}
+    prepare(PrepareConfig(source="csv", path=str(sample), out=str(out), image_size=48, options=settings))
+    return out
+
+
+def run_stage(stage: str, data: Path, root: Path, *words: str) -> Path:
+    """Two steps of a tiny recipe on data that are named once."""
+    start = [f"init={root / STAGES[STAGES.index(stage) - 1] / 'model'}"] if stage != STAGES[0] else []
+    quiet = ["steps=2", "tracking.samples_every=0", "tracking.validate_every=2", "tracking.tensorboard=false"]
+    words = (f"data={data}", f"out={root / stage}", *start, *quiet, *words)
+    return train(load(TrainConfig, ROOT / f"configs/train/tiny/{stage}.yaml", list(words)))
+
+
+def test_data_named_once_fit_the_model_to_the_studies(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    data = dataset(sample, tmp_path / "two", lateral=None)
+    for stage in STAGES:
+        run_stage(stage, data, tmp_path / "runs")
+    printed = capsys.readouterr().out
+    assert "data: 12 studies of two/train; validation: 4 studies of two/val" in printed and "phantom" not in printed
+    assert "model without lateral: no study of two/train has it" in printed
+    assert "model of 48 pixels a side, as the data are; its recipe has 32" in printed
+    model = MedCoDi.from_pretrained(tmp_path / "runs/join/model")
+    assert model.config.modalities == ("frontal", "report") and model.config.image_size == 48
+    assert model.trained_stages == STAGES
+    assert "validation/loss" in (tmp_path / "runs/align/log.jsonl").read_text()
+
+
+def test_images_alone_train_too(sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    data = dataset(sample, tmp_path / "images", report=None)
+    for stage in STAGES:
+        run_stage(stage, data, tmp_path / "runs")
+    assert MedCoDi.from_pretrained(tmp_path / "runs/join/model").config.modalities == ("frontal", "lateral")
+
+
+def test_without_held_out_studies_a_run_says_so(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    data = dataset(sample, tmp_path / "all", split=None)
+    info = json.loads((data / "dataset_info.json").read_text())
+    if info["counts"]["split"].get("val"):
+        pytest.fail("this division has studies in val: choose another seed")
+    run_stage("autoencode", data, tmp_path / "runs")
+    assert "no validation: " in capsys.readouterr().out
+
+
+def test_one_modality_is_refused_and_leaves_nothing(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(ROOT)
+    data = dataset(sample, tmp_path / "laterals", report=None, frontal=None)
+    with pytest.raises(TrainingError, match="hold lateral only.*at least two of"):
+        run_stage("autoencode", data, tmp_path / "runs")
+    assert not (tmp_path / "runs").exists() or not list((tmp_path / "runs").iterdir())
+
+
+# ---- medcodi fit -----------------------------------------------------------------------------------------------------
+def fit(*words: str) -> subprocess.Popen[str]:
+    """The command, in a process of its own."""
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "medcodi.app.cli", "fit", *words]
+    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
+    return subprocess.Popen(command, env=environment, start_new_session=True, **streams)
+
+
+@pytest.mark.long
+def test_a_fit_is_killed_and_resumes_to_a_model_and_a_page(sample: Path, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    words = (str(sample), "--out", str(out), "--minutes", "0.5")
+
+    # Killed once the second stage has begun.
+    first = fit(*words)
+    deadline = time.monotonic() + 300
+    while not (out / "done" / "autoencode.json").exists():
+        assert first.poll() is None and time.monotonic() < deadline, first.stdout and first.stdout.read()
+        time.sleep(0.2)
+    os.killpg(first.pid, signal.SIGKILL)
+    first.wait()
+    before = (out / "stages/autoencode/model/model_index.json").stat().st_mtime_ns
+
+    # The same command resumes: nothing is done twice.
+    second = fit(*words)
+    printed, _ = second.communicate(timeout=600)
+    assert second.returncode == 0, printed
+    assert "model: tiny (as this fit began)" in printed and "2/8 autoencode: done before" in printed
+    assert (out / "stages/autoencode/model/model_index.json").stat().st_mtime_ns == before
+    assert (out / "evaluation/page.html").is_file() and (out / "model/finding_classifier.safetensors").is_file()
+    results = json.loads((out / "evaluation/results.json").read_text())
+    assert len(results["systems"]["tiny"]["directions"]) == 13
+
+    # Other data are refused in the same folder, and the model generates.
+    other = fit(str(sample / "studies.csv"), "--out", str(out))
+    printed, _ = other.communicate(timeout=120)
+    assert other.returncode == 2 and "holds a fit with other settings: data was" in " ".join(printed.split())
+    model = MedCoDi.from_pretrained(out / "model")
+    assert model.trained_stages == STAGES and model.config.image_size == 64
