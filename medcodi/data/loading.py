@@ -332,14 +332,10 @@ class DataConfig:
 
             # Each split of the phantom has its own range of indices.
             offset = SPLITS.index(self.split) * PHANTOMS_PER_SPLIT
-<<<<<<< HEAD
-            return PhantomDataset(
-                self.num_studies or 0, self.seed, self.image_size, offset, self.version, self.studies_per_patient
-            )
-=======
             size = self.image_size or PHANTOM_SIZE
-            return PhantomDataset(self.num_studies or 0, seed=self.seed, image_size=size, offset=offset)
->>>>>>> main
+            return PhantomDataset(
+                self.num_studies or 0, self.seed, size, offset, self.version, self.studies_per_patient
+            )
         dataset = open_dataset(self.path, self.split)
         if self.image_size is not None and dataset.image_size != self.image_size:
             raise DataError(

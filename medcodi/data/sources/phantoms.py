@@ -14,19 +14,12 @@ from medcodi.data.sources.record import PhantomRecord, Record
 class PhantomConfig:
     """Options of source ``phantom``: how many studies of each split, of which population."""
 
-<<<<<<< HEAD
-    num_studies: int = 1000
-    val: int = 0
-    test: int = 0
-    seed: int = 0
-    version: int = 1  # 2: with a record, several studies a patient, and a body that shows age, sex and habitus
-    studies_per_patient: int = 1
-=======
     num_studies: int = 1000  # studies of the training split
     val: int = 0  # studies of the validation split
     test: int = 0  # studies of the test split
     seed: int = 0  # of the population
->>>>>>> main
+    version: int = 1  # 2: with a record, several studies a patient, and a body that shows age, sex and habitus
+    studies_per_patient: int = 1  # of version 2: 1, 2, 4, 5, 8 or 10
 
     def __post_init__(self) -> None:
         if self.num_studies < 0 or self.val < 0 or self.test < 0 or self.num_studies + self.val + self.test < 1:

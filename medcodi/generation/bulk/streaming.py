@@ -174,13 +174,8 @@ class _Stream:
             request.prompts, request.targets, request.weights, request.num_samples, request.seed
         )
         check_modalities(self.model, direction)
-<<<<<<< HEAD
-        prompts = {name: read_prompt(name, value, self.model.config) for name, value in used.items()}
-=======
         self.config.sequence_of(direction.targets)  # refuses one that lacks a target
-        size = self.model.config.image_size
-        prompts = {name: read_prompt(name, value, size) for name, value in used.items()}
->>>>>>> main
+        prompts = {name: read_prompt(name, value, self.model.config) for name, value in used.items()}
         return _Pending(direction, prompts, weights, [request.seed + index for index in range(request.num_samples)])
 
     def _run_batch(self, targets: tuple[str, ...]) -> None:
