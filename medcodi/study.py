@@ -11,7 +11,7 @@ import numpy as np
 
 from medcodi.errors import DataError, PromptError
 from medcodi.modality import MODALITIES, STANDARD, Kind, in_table_order, modality
-from medcodi.record import Record
+from medcodi.record import Record, record_text
 
 # CheXpert's fourteen names, in CheXpert's order (Irvin et al., 2019, Table 1).
 CHEXPERT_LABELS = (
@@ -46,6 +46,13 @@ class Finding:
 Content = np.ndarray | str | Record
 # What a study holds of each kind of modality.
 CONTENT_TYPES: dict[Kind, type] = {"image": np.ndarray, "text": str, "table": Mapping}
+
+
+def content_text(value: Content | None) -> str | None:
+    """A text or record in words; None for an image or nothing."""
+    return (
+        value if value is None or isinstance(value, str) else record_text(value) if isinstance(value, Mapping) else None
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

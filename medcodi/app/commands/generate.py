@@ -138,10 +138,13 @@ def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> Non
 
 
 def print_generation(generation: Generation, folder: Path) -> None:
-    """Print the texts of a generation, and the names of its files."""
+    """Print the texts and records of a generation, and the names of its files."""
+    from medcodi.study import content_text
+
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
-            if isinstance(value, str):
-                out.print(Panel(Text(value), title=f"{name}, sample {number}", title_align="left", expand=False))
+            text = content_text(value)
+            if text is not None:
+                out.print(Panel(Text(text), title=f"{name}, sample {number}", title_align="left", expand=False))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         out.print(str(path))

@@ -26,6 +26,7 @@ from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.identity import model_identity
+from medcodi.study import content_text
 
 FORMAT_VERSION = 1
 
@@ -314,6 +315,6 @@ class _Worker:
         signature = provenance(
             self.identity, row.direction, prompts, row.weights, self._sampling_of(shard), [shard.seed], arithmetic, cut
         )
-        texts = {name: value for name, value in contents.items() if isinstance(value, str)}
+        texts = {name: text for name, value in contents.items() if (text := content_text(value)) is not None}
         self.folder.write(shard, lambda to: write_contents(contents, to, self._format, signature), signature, texts)
         return True
