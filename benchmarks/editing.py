@@ -19,11 +19,10 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
-from medcodi.evaluation.annotators.findings import findings_from_probabilities
 
 from medcodi.data.loading import DataConfig
 from medcodi.evaluation.annotators.geometry import GeometryAnnotator, geometry_agreement
-from medcodi.evaluation.annotators.image_annotators import load_image_annotator
+from medcodi.evaluation.annotators.image_annotators import findings_from_probabilities, load_image_annotator
 from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.generation.editing import edit_batch
 from medcodi.generation.pipeline import generate_batch, load
@@ -101,7 +100,7 @@ class Bench:
         annotator = self.classifier
         probabilities = annotator.annotate(images, film)
         thresholds, judged = annotator.thresholds(film), annotator.judged(film)
-        return findings_from_probabilities(annotator.targets, thresholds, judged, probabilities).labels.astype(float)
+        return findings_from_probabilities(annotator.targets, thresholds, judged, probabilities)[0].astype(float)
 
     def row(self, film: str, films: Films) -> dict[str, float]:
         """The figures of one kind of film."""

@@ -2,7 +2,7 @@
 
     python benchmarks/turing_viewer.py
 
-A bundle of 100 frontals at 512 x 512, 16 bits, opened from file:// in 1280 x 800, without a GPU. Measured in the page: from the start of
+A bundle of 100 frontals at 512 x 512, opened from file:// in 1280 x 800, without a GPU. Measured in the page: from the start of
 navigation, and from the key that leads on, to the frame after the one that shows the item; frames drawn while the pointer drags
 window and level, every one of which maps all pixels anew (one picture, and two linked ones). Writes benchmarks/results/turing_viewer.json.
 """
@@ -147,7 +147,7 @@ def main() -> None:
         "command": "python benchmarks/turing_viewer.py",
         "machine": machine,
         "bars": BARS,
-        "images": f"{SIDE} x {SIDE}, 16 bits",
+        "images": f"{SIDE} x {SIDE}",
         **found,
     }
     print(json.dumps(results, indent=1))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -112,4 +113,5 @@ def beside(values: dict[str, Any], file: Path) -> dict[str, Any]:
 def purpose(file: Path) -> str:
     """Purpose of a recipe: the first sentence of its head comment; ``""`` without one."""
     lines = takewhile(lambda line: line.startswith("#"), file.read_text(encoding="utf-8").splitlines())
-    return " ".join(line.removeprefix("#").strip() for line in lines).split(". ")[0].removesuffix(".")
+    comment = " ".join(line.removeprefix("#").strip() for line in lines)
+    return re.split(r"(?<=[.?]) ", comment, maxsplit=1)[0].removesuffix(".")

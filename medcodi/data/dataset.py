@@ -139,6 +139,14 @@ class ArrowStudies:
         columns = {name: table.column(name) for name in MODALITIES if name in table.column_names}
         return {name: len(column) - column.null_count for name, column in columns.items()}
 
+    def positive_labels(self, num_studies: int | None = None) -> tuple[str, ...]:
+        """The labels that at least one of the first ``num_studies`` studies (None: all) has; no image is read."""
+        from pyarrow import compute
+
+        labels = compute.list_flatten(self._rows.data.slice(0, num_studies).column("labels")).to_numpy()  # pyright: ignore
+        positive = (labels.reshape(-1, len(CHEXPERT_LABELS)) == 1).any(axis=0)
+        return tuple(name for name, has in zip(CHEXPERT_LABELS, positive, strict=True) if has)
+
     def num_labelled(self) -> int:
         """Number of studies with at least one known label. No image is read."""
         rows = self._rows.data.column("labels").to_pylist()
@@ -192,6 +200,7 @@ class FirstStudies:
         if isinstance(dataset, ArrowStudies):
             self.study_id, self.report = dataset.study_id, dataset.report
             self.modality_counts = partial(dataset.modality_counts, num_studies)
+            self.positive_labels = partial(dataset.positive_labels, num_studies)
             self.contents = lambda: dataset.contents()[:num_studies]
 
     def __len__(self) -> int:

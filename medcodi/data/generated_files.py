@@ -21,6 +21,7 @@ from medcodi.data.image_files import read_image
 from medcodi.data.images import fit_square
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
+from medcodi.data.tables import text_of_cell
 from medcodi.errors import DataError, MedCoDiError, did_you_mean
 from medcodi.modality import MODALITIES, in_table_order, names
 from medcodi.study import Direction, all_directions
@@ -240,7 +241,9 @@ def _from_table(path: Path) -> Listing:
     known = {"study_id", "direction", "prompts", *MODALITIES, *(f"{name}_text" for name in names("text"))}
     for number, row in table_rows(path, (("study_id",), ("direction", "prompts"), tuple(MODALITIES)), known):
         # The table of `medcodi synthesize` names its own study in study_id, and the row of the manifest in id.
-        study_id = (row["id"] if set(row) >= _SYNTHESIS_COLUMNS else "") or row["study_id"]
+        if is_synthesis := set(row) >= _SYNTHESIS_COLUMNS:
+            row = {column: text_of_cell(cell) for column, cell in row.items()}
+        study_id = (row["id"] if is_synthesis else "") or row["study_id"]
         where = f"{path.name}, line {number}"
         if not study_id:
             raise DataError(f"{where}: no study_id", expected="the id of a held-out study")

@@ -5,15 +5,16 @@ from __future__ import annotations
 import csv
 import gzip
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 from medcodi.errors import DataError, did_you_mean
 
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to spreadsheets
 MAX_CELL = 2**24  # characters: a longer cell is an unclosed quote
 # Cells that say "nothing here" in the tables of other programs.
 _ABSENT = {"", "nan", "none", "na", "n/a", "<na>", "#n/a", "null", "nil", "-", "--"}
@@ -166,3 +167,19 @@ class _Reader:
                 expected="a CSV table",
                 fix="correct the line: a quote may not be closed",
             ) from None
+
+
+# ---- tables that we write --------------------------------------------------------------------------------------------
+def spreadsheet_text(text: str) -> str:
+    """A text as a cell that a spreadsheet does not run as a formula: an apostrophe before ``= + - @``, tab and line end."""
+    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
+
+
+def text_of_cell(cell: str) -> str:
+    """The text that :func:`spreadsheet_text` wrote."""
+    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
+
+
+def spreadsheet_row(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row of a table to be written, its texts as :func:`spreadsheet_text`."""
+    return {key: spreadsheet_text(value) if isinstance(value, str) else value for key, value in row.items()}

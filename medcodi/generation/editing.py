@@ -14,8 +14,10 @@ from medcodi.config import to_dict
 from medcodi.data.images import fit_square
 from medcodi.data.reports import normalise_report
 from medcodi.diffusion.editing import check_strength, edit_latents
+from medcodi.diffusion.guidance import Denoise
 from medcodi.errors import PromptError
 from medcodi.generation.contexts import PromptContexts
+from medcodi.generation.domain import warn_outside_domain
 from medcodi.generation.pipeline import as_prompts, decode_contents, generate_batch, guided_denoiser, load
 from medcodi.generation.request import Value, check_modalities, check_request, read_prompt, truncations, value_hash
 from medcodi.generation.result import Generation, Sample, provenance
@@ -26,7 +28,7 @@ from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction, Study
 
-STRENGTH = 0.8  # chosen by measurement: docs/EDITING.md
+STRENGTH = 0.5  # chosen by measurement: docs/EDITING.md
 REPORT = names("text")[0]
 EDITED = (
     "Edited by a model from the examination of a patient, whom it may still show. Not de-identified. Not for diagnosis."
@@ -92,6 +94,8 @@ def edit(
     # Load the model, and fit the study to it.
     loaded = load(model, device)
     check_modalities(loaded, Direction((), in_table_order(contents)))
+    files = {} if isinstance(study, Study) else {name: value for name, value in given.items() if name != REPORT}
+    outside = warn_outside_domain(loaded, direction, {**files, REPORT: new_report})
     config = config.resolved(loaded)
     size = loaded.config.image_size
     contents = {name: fit_square(v, size) if isinstance(v, np.ndarray) else v for name, v in contents.items()}
@@ -117,11 +121,11 @@ def edit(
     if new_cut := truncations(loaded, new).get(REPORT):
         signature["edit"]["truncated"] = asdict(new_cut)
     signature["notice"] = EDITED
-    return Generation(direction, [Sample(seed=seed, contents=results)], signature)
+    return Generation(direction, [Sample(seed=seed, contents=results)], {**signature, **outside})
 
 
 def _direction(study: Mapping[str, Any], targets: Sequence[str] | str | None, seed: int) -> Direction:
-    """What is edited, and beside it what stays; refuses a modality that the study lacks."""
+    """The modalities that are edited, and those that stay; refuses a modality that the study lacks."""
     check_request({}, tuple(MODALITIES), None, 1, seed)
     chosen = in_table_order(study if targets is None else [targets] if isinstance(targets, str) else targets)
     missing = [name for name in chosen if name not in study]
@@ -170,15 +174,14 @@ def edit_batch(
         encoder = PromptContexts(model)
         for place, film in enumerate(films):
             # One denoiser with the new prompts, one with the original's.
-            denoisers = []
-            for batch in (after, before):
-                context, null = encoder.contexts(batch, [{}] * len(batch))
-                unprompted = torch.tensor([not prompts for prompts in batch])  # [B]
-                denoisers.append(guided_denoiser(model, config, (film,), context, null, unprompted))
+            denoise, denoise_original = (
+                _denoiser(model, config, film, encoder, prompts) for prompts in (after, before)
+            )
             images = np.stack([np.asarray(study[film], np.float32) for study in studies])
             z0 = {film: model.latent(film, torch.from_numpy(images)[:, None].to(model.device)).float()}  # [B, ...]
             latents = edit_latents(
-                *denoisers,
+                denoise,
+                denoise_original,
                 z0,
                 list(seeds),
                 sampler=config.sampler,
@@ -195,3 +198,11 @@ def edit_batch(
                 result[film] = after[row][film] = edited[row]
                 before[row][film] = unedited[row]
     return results
+
+
+def _denoiser(
+    model: MedCoDi, config: GenerationConfig, film: str, encoder: PromptContexts, prompts: Sequence[Mapping[str, Value]]
+) -> Denoise:
+    context, null = encoder.contexts(prompts, [{}] * len(prompts))
+    unprompted = torch.tensor([not own for own in prompts])  # [B]
+    return guided_denoiser(model, config, (film,), context, null, unprompted)

@@ -24,6 +24,8 @@ from medcodi.generation.request import (
     read_prompt,
     truncations,
 )
+from medcodi.generation.domain import warn_outside_domain
+from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt, truncations
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
@@ -100,6 +102,7 @@ def generate(
     # Load the model, and fit request and prompts to it.
     loaded = load(model, device)
     check_modalities(loaded, direction)
+    outside = warn_outside_domain(loaded, direction, used)
     config = config.resolved(loaded)
     values = {name: fit_prompt(name, value, loaded.config) for name, value in values.items()}
 
@@ -120,7 +123,7 @@ def generate(
     samples = [Sample(seed=seed, contents=content) for seed, content in zip(seeds, contents, strict=True)]
     cut = truncations(loaded, values)
     signature = provenance(loaded, direction, values, used_weights, config, seeds, execution.arithmetic, cut)
-    return Generation(direction, samples, signature)
+    return Generation(direction, samples, {**signature, **outside})
 
 
 @torch.no_grad()  # not inference_mode: under ZeRO-3 the weights gathered in here are trained on afterwards

@@ -7,7 +7,7 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -16,15 +16,18 @@ from medcodi.data.images import fit_square
 from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError, PromptError
 from medcodi.modality import MODALITIES, STANDARD, modality
-from medcodi.model import MedCoDi, ModelConfig
-from medcodi.networks.tokenizer import Truncation
 from medcodi.record import read_record
 from medcodi.storage.checked_json import parse_json
 from medcodi.study import Content, Direction
 
+if TYPE_CHECKING:
+    from medcodi.model import MedCoDi, ModelConfig
+    from medcodi.networks.tokenizer import Truncation
+
 Value = Content  # a prompt as a model takes it: float32 [H, W] in [0, 1] at its size, a text, or a record
 
 
+FILE_SUFFIXES = (".txt", ".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
 MAX_SAMPLES = 1_000_000  # of one request; more are several requests
 MAX_BATCH = 10_000  # samples that are denoised at once
 MAX_SEED = 2**63 - 1  # as PyTorch's generators take them
@@ -59,6 +62,9 @@ def check_request(
                 expected="a finite number >= 0",
                 fix="0 switches a prompt off; leave it out for 1",
             )
+    for name, value in prompts.items():
+        if modality(name).kind == "text" and isinstance(value, str):
+            _refuse_path(name, value)
     used = {name: value for name, value in prompts.items() if weights.get(name, 1.0) > 0}
     if prompts and not used:
         raise PromptError(
@@ -78,6 +84,17 @@ def check_request(
     _check_integer("seed", seed, 0, MAX_SEED - num_samples, fix="give another seed")
     used_weights = {name: float(weights.get(name, 1.0)) for name in used}
     return Direction(tuple(used), direction.targets), used, used_weights
+
+
+def _refuse_path(name: str, text: str) -> None:
+    """Refuse a text prompt that is the name of a file: the model would read the name, not the content."""
+    is_path = len(text) <= 255 and "\0" not in text and "\n" not in text and Path(text).is_file()
+    if is_path or text.rstrip().lower().endswith(FILE_SUFFIXES):
+        raise PromptError(
+            f"the {name} prompt is {text!r}, {'a file' if is_path else 'which is named like a file'}",
+            expected="the text itself",
+            fix=f"{name}=@{text} on the command line, the column {name}_file in a manifest, or the file's text in Python",
+        )
 
 
 def check_batch(name: str, size: Any) -> None:

@@ -10,6 +10,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -31,15 +32,23 @@ from medcodi.study import Content, Direction
 _LIBRARIES = ("medcodi", "torch", "diffusers", "transformers", "open_clip_torch", "numpy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample:
     """One generated set of targets; its seed reproduces it."""
 
     seed: int
     contents: Mapping[str, Content]  # target -> image float32 [H, W] in [0, 1], text, or record
 
+    def __repr__(self) -> str:
+        parts = (f"{name} {_brief(value)}" for name, value in self.contents.items())
+        return f"Sample(seed={self.seed}, {', '.join(parts)})"
 
-@dataclass(frozen=True)
+
+def _brief(value: np.ndarray | str) -> str:
+    return repr(shorten(value, 60, placeholder=" ...")) if isinstance(value, str) else str([*value.shape])
+
+
+@dataclass(frozen=True, repr=False)
 class Generation:
     """Samples of one request.
 
@@ -50,6 +59,13 @@ class Generation:
     direction: Direction
     samples: list[Sample]  # in the order of their seeds
     provenance: dict[str, Any]  # everything needed to generate the samples again
+
+    def __repr__(self) -> str:
+        """One line: the direction, the model, and the first sample."""
+        model = self.provenance.get("model", {})
+        more = f" and {len(self.samples) - 1} more" if len(self.samples) > 1 else ""
+        by = f"{model.get('name', 'unknown')} {model.get('sha256', '')[:12]}".rstrip()
+        return f"Generation({self.direction} by {by}: {self.samples[0]!r}{more})"
 
     def __getattr__(self, name: str) -> Any:
         if name in MODALITIES and name in self.direction.targets:
@@ -100,8 +116,8 @@ class ImageFormat:
 
 
 IMAGE_FORMATS: dict[str, ImageFormat] = {
-    "png": ImageFormat(suffix=".png", save=lambda image, path, *_: save_png8(image, path)),
-    "png16": ImageFormat(suffix=".png", save=lambda image, path, *_: save_png16(image, path)),
+    "png": ImageFormat(suffix=".png", save=lambda image, path, *_: save_png8(image, path, origin="synthetic")),
+    "png16": ImageFormat(suffix=".png", save=lambda image, path, *_: save_png16(image, path, origin="synthetic")),
     "dicom": ImageFormat(suffix=".dcm", save=write_dicom, needs=("pydicom", "dicom")),
 }
 

@@ -51,7 +51,7 @@ def merged_report(report: str, statements: str) -> str:
 
 
 def _what_stays(sentence: str, named: set[str], affirmed: bool, opacity: bool) -> list[str]:
-    """What of a report's sentence stays: itself, nothing, or its other findings said anew."""
+    """The part of a report's sentence that stays: itself, nothing, or its other findings said anew."""
     denied = {"Lung Opacity"} if opacity else set()
     if not any(
         each.label in named or (each.state == "negative" and each.label in denied) for each in mentions(sentence)
@@ -62,7 +62,7 @@ def _what_stays(sentence: str, named: set[str], affirmed: bool, opacity: bool) -
 
 
 def _said(statements: dict[str, str], name: str, present: set[str]) -> str:
-    """What the statements add to a section; an impression only repeats what is affirmed."""
+    """The part of the statements that a section gets; an impression only repeats what is affirmed."""
     free = statements.get("", "")
     if name == "" or len(present & set(_EDITED)) == 1:
         return " ".join(filter(None, (free, statements.get("findings"), statements.get("impression"))))

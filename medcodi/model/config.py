@@ -95,6 +95,10 @@ class ModelConfig:
             raise ValueError(
                 "the modality record needs the key record (its fields and sizes), and the key that modality"
             )
+        if self.environment.kind == "features" and self.joint_attention == "self":
+            raise ValueError(
+                "joint_attention: self with environment: {kind: features}: a denoiser has its own features already"
+            )
         self._check_latent_size()
 
     def _check_latent_size(self) -> None:

@@ -19,7 +19,8 @@ from medcodi.model.files import load_model, save_model
 from medcodi.model.identity import model_sha256, weights_sha256
 from medcodi.model.threads import LOADING, ModelLock
 from medcodi.networks.attention import Context
-from medcodi.networks.environment import EnvironmentEncoder
+from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
+from medcodi.networks.hearing import Connectors, lockstep
 from medcodi.networks.image_layers import ImageLayers
 from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.networks.record_layers import FieldTokens
@@ -79,10 +80,23 @@ class MedCoDi(nn.Module):
             parts = KIND_PARTS[MODALITIES[name].kind]
             unet = parts.denoiser(config)
             layers = parts.layers(self.latent_shape(name), unet)
+            by_vector = config.environment.kind == "vector"
             self.denoisers[name] = UNet(
-                layers, unet, context_dim=config.prompt_encoders.embed_dim, environment_dim=config.environment.dim
+                layers,
+                unet,
+                context_dim=config.prompt_encoders.embed_dim,
+                environment_dim=config.environment.dim if by_vector else None,
             )
-            self.environment[name] = EnvironmentEncoder(layers, config.environment)
+            if by_vector:
+                self.environment[name] = EnvironmentEncoder(layers, config.environment)
+        if config.environment.kind == "features":
+            self.environment.update(self.fresh_connectors())
+
+    def fresh_connectors(self) -> dict[str, Connectors]:
+        """Modality -> connectors of its denoiser to the others, untrained (``environment: {kind: features}``)."""
+        maps = {name: denoiser.shared_maps for name, denoiser in self.denoisers.items()}
+        sizes = {name: KIND_PARTS[MODALITIES[name].kind].denoiser(self.config) for name in maps}
+        return {name: Connectors(name, maps, num_heads=sizes[name].num_heads) for name in maps}  # pyright: ignore
 
     # ---- components --------------------------------------------------------------------------------------------
     @property
@@ -227,20 +241,23 @@ class MedCoDi(nn.Module):
     def denoise(
         self, latents: Mapping[str, Tensor], t: Times, context: Context, *, heard: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Predict eps (or v) of every target; several targets hear each other's environments, or with ``joint_attention: self`` their own.
+        """Predict eps (or v) of every target; several targets hear each other: environment vectors, or feature maps.
 
         Args:
             latents: Target -> noisy latents ``[B, *latent_shape]``.
             t: Timesteps ``[B]`` of all targets, or target -> its own.
             context: The mixed prompts.
-            heard: Environments ``[B, E]``; empty: the targets do not hear each other; None: computed from ``latents``.
+            heard: Environment vectors ``[B, E]``; empty: the targets do not hear each other; None: computed from ``latents``.
         """
         self.load_components(f"denoiser_{name}" for name in latents)
         times = _times_of(latents, t)
+        if self.config.environment.kind == "features" and heard is None and len(latents) > 1:
+            return self._denoise_in_lockstep(latents, times, context)
+        assert self.config.environment.kind == "vector" or not heard, "feature maps are heard in lockstep only"
         environments = heard if heard is not None else self.environments(latents, times) if len(latents) > 1 else {}
         predictions = {}
         for name, z in latents.items():
-            # The environments that this denoiser hears: [B, K, E].
+            # The environments that this denoiser hears, [B, K, E]: the others', or with joint_attention: self its own.
             own = self.config.joint_attention == "self"
             vectors = [environments[other] for other in in_table_order(environments) if (other == name) == own]
             environment = Context(torch.stack(vectors, dim=1) * self.config.environment_scale) if vectors else None
@@ -251,6 +268,19 @@ class MedCoDi(nn.Module):
                 z.dtype
             )
         return predictions
+
+    def _denoise_in_lockstep(
+        self, latents: Mapping[str, Tensor], times: Mapping[str, Tensor], context: Context
+    ) -> dict[str, Tensor]:
+        """As :meth:`denoise`, block by block: the denoisers hear each other's feature maps."""
+        self.load_components(f"environment_{name}" for name in latents)
+        denoisers: dict[str, Any] = {name: self.denoisers[name] for name in latents}
+        passes = {}
+        for name, z in latents.items():
+            dtype = _dtype_of(denoisers[name])
+            passes[name] = denoisers[name].begin(z.to(dtype), times[name], context.to(dtype))
+        predictions = lockstep(denoisers, passes, {name: self.environment[name] for name in latents})
+        return {name: prediction.to(latents[name].dtype) for name, prediction in predictions.items()}
 
     # ---- identity, saving, loading -------------------------------------------------------------------------------
     def identity(self) -> str:
@@ -277,9 +307,10 @@ class MedCoDi(nn.Module):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         lazy: bool = False,
+        environment: EnvironmentConfig | None = None,
     ) -> MedCoDi:
         """Load a model folder or a hub repository, as :func:`medcodi.model.files.load_model` does."""
-        return load_model(cls, source, device=device, dtype=dtype, lazy=lazy)
+        return load_model(cls, source, device=device, dtype=dtype, lazy=lazy, environment=environment)
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype:

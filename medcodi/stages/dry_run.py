@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,6 +102,17 @@ def denoising(model: Any, name: str, num_environments: int = 0) -> Forward:
         vectors = torch.zeros(studies, num_environments, model.config.environment.dim) if num_environments else None
         environment = None if vectors is None else Context(vectors)
         return [model.denoisers[name](z, t, _context(model, studies, prompts), environment)]
+
+    return forward
+
+
+def denoising_together(model: Any, names: Sequence[str]) -> Forward:
+    """The denoisers of several targets in lockstep, hearing each other's maps; prompted with all modalities but one."""
+
+    def forward(studies: int) -> list[Tensor]:
+        latents = {name: _noisy_latents(model, name, studies)[0] for name in names}
+        t = torch.zeros(studies, dtype=torch.long)
+        return list(model.denoise(latents, t, _context(model, studies, list(names[1:]))).values())
 
     return forward
 

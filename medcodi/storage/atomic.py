@@ -105,7 +105,7 @@ def filling(
 def staging_folder(target: Path, within: Path | None = None) -> Iterator[Path]:
     """A new hidden folder in ``within`` (None: beside ``target``), removed at the end if it is still there.
 
-    It is locked meanwhile: so those beside ``target`` that killed processes left are told from those in use, and are removed.
+    It is locked meanwhile. Those beside ``target`` that killed processes left are not, and are removed first.
     """
     if within is None:
         _sweep_abandoned(target)

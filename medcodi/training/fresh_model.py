@@ -40,7 +40,7 @@ def fresh_model_config(config: TrainConfig, dataset: StudyDataset) -> ModelConfi
 
 
 def changes_for_data(config: TrainConfig, dataset: StudyDataset) -> list[str]:
-    """What a fresh model has otherwise than its recipe, because of the data: a line each."""
+    """Differences of a fresh model from its recipe that the data require, a line each."""
     if config.model is None:
         return []
     recipe, fresh = load_config(ModelConfig, str(config.model)), fresh_model_config(config, dataset)

@@ -12,7 +12,7 @@ from rich.console import Console
 
 from medcodi import __version__
 from medcodi.app.arguments import Device, Model, Steps, read_device
-from medcodi.app.terminal import app, err, out, progress_bar
+from medcodi.app.terminal import app, err, out, progress_bar, say_loading
 from medcodi.errors import PromptError
 from medcodi.modality import MODALITIES
 
@@ -45,6 +45,11 @@ def demo(
     """
     if seed < 0:
         raise PromptError(f"seed is {seed}", expected="an integer >= 0")
+    say_loading("the model")
+    if model is not None:
+        from medcodi.model.index import read_index
+
+        read_index(model)  # refused before the networks' libraries are loaded
     page = write_demo(model, out_dir, seed=seed, num_inference_steps=steps, device=read_device(device), console=err)
     out.print(f"The page: {page}")
 

@@ -24,7 +24,7 @@ from medcodi.app.arguments import (
     text_or_file,
 )
 from medcodi.app.commands.generate import print_generation, print_truncations
-from medcodi.app.terminal import app, err, progress_bar
+from medcodi.app.terminal import app, domain_notes, err, progress_bar, say_loading
 from medcodi.errors import PromptError
 
 
@@ -50,7 +50,7 @@ def edit(
     ),
     strength: Annotated[
         float | None,
-        typer.Option(help="Above 0, at most 1: how much may change.", show_default="0.8, see docs/EDITING.md"),
+        typer.Option(help="Above 0, at most 1: how much may change.", show_default="0.5, see docs/EDITING.md"),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="--report is the whole new report, not statements.")
@@ -91,7 +91,8 @@ def edit(
         )
     statements = text_or_file("report", report)
     refuse_full_folder(out_dir)
-    with progress_bar(err) as bar:
+    say_loading("the study and the model")
+    with domain_notes(), progress_bar(err) as bar:
         task = bar.add_task("loading", total=None)
         from medcodi.generation.editing import STRENGTH
         from medcodi.generation.editing import edit as run

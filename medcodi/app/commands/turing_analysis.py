@@ -8,9 +8,10 @@ from typing import Annotated
 
 import typer
 from rich.table import Table
+from rich.text import Text
 
 from medcodi.app.arguments import refuse_full_folder
-from medcodi.app.terminal import err, out, progress_bar, turing_app
+from medcodi.app.terminal import err, out, progress_bar, show, turing_app
 from medcodi.errors import ConfigError, DataError, did_you_mean
 
 
@@ -112,7 +113,7 @@ def power(
                 on_cell=lambda done, total, job=job: bar.update(job, completed=done, total=total),
             )
         # The table of all sizes, then the smallest ones that reach the required power.
-        out.print(_table(name, declared, true_value, cells))
+        show(_table(name, declared, true_value, cells))
         for words, new in (("these readers", False), ("new readers", True)):
             enough = needed(cells, target, new_readers=new)
             sizes_found = "; ".join(f"{cell.readers} readers and {cell.items} items an arm" for cell in enough)
@@ -186,7 +187,8 @@ def _table(name: str, margin: float, true_value: float, cells: list) -> Table:
     """Power for these readers / new readers, one row per number of readers."""
     sizes = sorted({cell.items for cell in cells})
     by_size = {(cell.readers, cell.items): cell for cell in cells}
-    table = Table(title=f"{name}: power to show ±{margin} if {true_value:g} is true; these readers / new readers")
+    title = f"{name}: power to show ±{margin} if {true_value:g} is true; these readers / new readers"
+    table = Table(title=Text(title, style="table.title"))
     table.add_column("readers", justify="right")
     for size in sizes:
         table.add_column(f"{size} items an arm", justify="right")

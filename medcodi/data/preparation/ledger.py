@@ -15,6 +15,7 @@ from rich.table import Table
 
 from medcodi.data.dataset import SPLITS
 from medcodi.data.sources.record import LeftOut, Loaded, Record
+from medcodi.data.tables import spreadsheet_row
 
 LEFT_OUT = "left out"
 
@@ -76,7 +77,7 @@ class Ledger:
         with (folder / "ledger.csv").open("w", newline="", encoding="utf-8") as file:
             writer = csv.DictWriter(file, fieldnames=list(Entry.__dataclass_fields__))
             writer.writeheader()
-            writer.writerows(asdict(entry) for entry in self.entries)
+            writer.writerows(spreadsheet_row(asdict(entry)) for entry in self.entries)
         (folder / "ledger.json").write_text(json.dumps(self.counts(), indent=2) + "\n", encoding="utf-8")
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, replace
+from itertools import islice
 from pathlib import Path
 
 from medcodi.config import config
@@ -12,7 +13,7 @@ from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.detection import table_at
 from medcodi.data.sources.record import LeftOut, Record, check_patients, second_images
-from medcodi.data.tables import TableRow, is_absent, read_header, read_rows
+from medcodi.data.tables import TableRow, is_absent, read_header, read_rows, text_of_cell
 from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean, one_of
 from medcodi.modality import names
@@ -32,6 +33,7 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "sex": ("sex", "gender", "patient_sex", "patient_gender"),
     "age": ("age", "patient_age"),
 }
+_ROWS_TO_LOOK_AT = 50  # of a table, for a fix
 _SYNTHESIZED = {"study_id", "direction", "seed", "model_sha256"}  # results of `medcodi synthesize`: no patient exists
 
 
@@ -75,6 +77,9 @@ def records(options: CsvConfig) -> Iterator[Record]:
     """
     path = table_at(Path(options.path))
     header = read_header(path)
+    if set(header) >= _SYNTHESIZED:
+        defaults = _columns_of_synthesis(header, options.study_is_patient)
+        options = replace(options, columns={**defaults, **options.columns})
     columns = _columns(options.columns, header, path)
     if "patient_id" not in columns and set(header) >= _SYNTHESIZED:
         options = replace(options, study_is_patient=True)
@@ -83,6 +88,8 @@ def records(options: CsvConfig) -> Iterator[Record]:
     # Rows of one study are joined, in the order of first appearance.
     studies: dict[str, Record] = {}
     for row in read_rows(path):
+        if set(header) >= _SYNTHESIZED:  # our own table, whose texts may be guarded from spreadsheets
+            row = replace(row, cells={column: text_of_cell(cell) for column, cell in row.cells.items()})
         record = _record(row, columns, root, options)
         known = studies.get(record.study_id)
         studies[record.study_id] = record if known is None else _joined(known, record, by_study="image" not in columns)
@@ -91,16 +98,44 @@ def records(options: CsvConfig) -> Iterator[Record]:
     yield from studies.values()
 
 
+def _columns_of_synthesis(header: list[str], study_is_patient: bool) -> dict[str, str | None]:
+    """Columns of the results of a synthesis: "report" holds a file, and samples of one row of its manifest are one patient."""
+    texts: dict[str, str | None] = {name: f"{name}_text" for name in names("text") if f"{name}_text" in header}
+    own = {_key(name) for name in header} & {_key(name) for name in _USUAL["patient_id"]}  # copied by --keep
+    return texts if own or study_is_patient or "id" not in header else {**texts, "patient_id": "id"}
+
+
 def _check_patients(options: CsvConfig, columns: Mapping[str, str], path: Path) -> None:
     """Without patients, studies of one patient would come into several splits: never silently."""
     if "patient_id" in columns or options.patient_pattern or options.study_is_patient:
         return
+    header = read_header(path)
+    column = next((name for name in header if re.search("patient|subject|person|mrn|case", name, re.IGNORECASE)), None)
+    by_path = _column_whose_cells(path, lambda cell: re.search(r"patient\d+", cell) is not None) is not None
+    fixes = [f"options.columns.patient_id={column or 'COLUMN'}"] if column or not by_path else []
+    if by_path or not column:
+        fixes.append(
+            "options.patient_pattern='(patient\\d+)'" + ("" if by_path else " where the image path names the patient")
+        )
     raise DataError(
-        f"{path} has no column of patients among those known ({', '.join(_USUAL['patient_id'])})",
-        expected="the patient of each study, so that no patient comes into two splits",
-        fix="options.columns.patient_id=COLUMN; or options.patient_pattern='(patient\\d+)' where the image path names the "
-        "patient; or options.study_is_patient=true if no patient has two studies",
+        f"{path} has no column of patients: its columns are {', '.join(header)}",
+        expected=f"the patient of each study ({', '.join(_USUAL['patient_id'])}), so that no patient comes into two splits",
+        fix="; or ".join([*fixes, "options.study_is_patient=true if no patient has two studies"]),
     )
+
+
+def _column_whose_cells(path: Path, fits: Callable[[str], bool]) -> str | None:
+    """The first column most of whose filled cells fit, in the first rows of a table: what a user probably meant."""
+    rows = [row.cells for row in islice(read_rows(path), _ROWS_TO_LOOK_AT)]
+    for column in rows[0]:
+        cells = [row[column] for row in rows if not is_absent(row[column])]
+        if cells and sum(map(fits, cells)) > 0.8 * len(cells):
+            return column
+    return None
+
+
+def _is_image(cell: str) -> bool:
+    return cell.lower().endswith((".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"))
 
 
 def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> dict[str, str]:
@@ -127,16 +162,21 @@ def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> 
             columns[meaning] = column
     contents = {"image", "report", "findings", "impression", *names("image")}
     if not contents & set(columns):
+        column = _column_whose_cells(path, _is_image)
         raise DataError(
-            f"{path} has no column of images or reports among {', '.join(header)}",
+            f"{path} has no column of images or reports: its columns are {', '.join(header)}",
             expected="one of " + ", ".join(sorted(contents)),
-            fix="say which, e.g. options.columns.image=file",
+            fix=f"options.columns.image={column}" if column else "say which: options.columns.report=COLUMN, for one",
         )
     if "image" in columns and "view" not in columns:
+        image = columns["image"]
+        column = _column_whose_cells(path, lambda cell: view_of(cell, position=True).modality is not None)
         raise DataError(
-            f"{path} has images in {columns['image']!r}, but no column of views",
+            f"{path} has images in {image!r}, but no column of views: its columns are {', '.join(header)}",
             expected="a view for each image",
-            fix="options.columns.view=...",
+            fix=f"options.columns.view={column}"
+            if column
+            else f"options.columns.view=COLUMN; or, if all are frontal views, options.columns.frontal={image} options.columns.image=null",
         )
     return columns
 
@@ -189,7 +229,7 @@ def _record(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvC
         texts={names("text")[0]: text} if text else {},
         views={name: cell("view") for name in images if cell("image")},
         labels=labels,
-        metadata={**metadata, "source": "csv"},
+        metadata={**metadata, "source": "synthesize" if set(row.cells) >= _SYNTHESIZED else "csv"},
         refused=refused,
         spare=tuple(
             LeftOut(

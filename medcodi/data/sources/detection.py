@@ -1,4 +1,4 @@
-"""What a path holds: a table, a folder with one table, or DICOM files; anything else is refused with what to do."""
+"""Kind of a path: a table, a folder with one table, or DICOM files; anything else is refused with what to do."""
 
 from __future__ import annotations
 

@@ -9,11 +9,15 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from medcodi.data.tables import spreadsheet_row, spreadsheet_text
 from medcodi.errors import DataError
 from medcodi.generation.bulk.manifest import RESULT_COLUMNS, BadRow
 from medcodi.generation.bulk.plan import StudyShard
+from medcodi.metrics.labeler import label_report, labels_from_findings
+from medcodi.modality import names
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind
+from medcodi.study import CHEXPERT_LABELS
 
 RESULTS, FAILED = "results.csv", "failed.csv"
 SYNTHESIS = JobKind(
@@ -65,11 +69,15 @@ class SynthesisFolder:
         write_files: Callable[[Path], Mapping[str, Path]],
         provenance: Mapping[str, Any],
         texts: Mapping[str, str],
+        prompts: Mapping[str, str],
     ) -> None:
         """Write a study, whole or not at all.
 
-        ``write_files`` writes its files into a folder and returns target -> file; ``texts`` go into the table of results too.
+        ``write_files`` writes its files into a folder and returns target -> file; ``texts`` go into the table of results too, and
+        ``prompts``: texts, and paths of images as the manifest gives them, with the labels that their texts name.
         """
+        findings = [finding for name in names("text") if name in prompts for finding in label_report(prompts[name])]
+        labels = labels_from_findings(findings) if set(names("text")) & set(prompts) else {}
 
         def fill(staging: Path) -> dict[str, Any]:
             files = write_files(staging)
@@ -83,6 +91,8 @@ class SynthesisFolder:
                     name: {"file": file.name, "sha256": atomic.sha256_file(file)} for name, file in files.items()
                 },
                 "texts": dict(texts),
+                "prompts": dict(prompts),
+                "labels": labels,
                 "kept": dict(shard.row.kept),
                 "provenance": provenance,
             }
@@ -137,7 +147,10 @@ class SynthesisFolder:
         return len(done), len(failed), pending
 
     def _tables(self, done: Sequence[StudyShard], failed: Sequence[BadRow], kept: Iterable[str]) -> None:
-        self._table(RESULTS, [*RESULT_COLUMNS, *kept], (self._result(shard) for shard in done))
+        labels = [
+            label for label in CHEXPERT_LABELS if label not in (kept := tuple(kept))
+        ]  # a manifest may have its own
+        self._table(RESULTS, [*RESULT_COLUMNS, *labels, *kept], (self._result(shard) for shard in done))
         if failed:
             rows = ({"row": row.number, "id": row.id, "reason": row.message} for row in failed)
             self._table(FAILED, ["row", "id", "reason"], rows)
@@ -155,12 +168,14 @@ class SynthesisFolder:
             "model": provenance["model"]["name"],
             "model_sha256": provenance["model"]["sha256"],
             "settings": json.dumps(provenance["settings"]),
+            **record.get("labels", {}),  # results of earlier versions have neither labels nor prompts
             **record["kept"],
         }
         for name, file in record["files"].items():
             row[name] = (path.parent / file["file"]).relative_to(self.out).as_posix()
             row[f"{name}_sha256"] = file["sha256"]
         row.update({f"{name}_text": text for name, text in record["texts"].items()})
+        row.update({f"{name}_prompt": prompt for name, prompt in record.get("prompts", {}).items()})
         for name, prompt in provenance["prompts"].items():
             row[f"{name}_prompt_sha256"] = prompt["sha256"]
             if cut := prompt.get("truncated"):
@@ -170,6 +185,6 @@ class SynthesisFolder:
     def _table(self, name: str, columns: Sequence[str], rows: Iterable[Mapping[str, Any]]) -> None:
         text = io.StringIO(newline="")
         writer = csv.DictWriter(text, columns, lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        writer.writerow({column: spreadsheet_text(column) for column in columns})
+        writer.writerows(map(spreadsheet_row, rows))
         atomic.write_text(self.out / name, text.getvalue(), error=SYNTHESIS.error, then=SYNTHESIS.resume)

@@ -15,6 +15,7 @@ import numpy as np
 from medcodi.pages.charts import ForestRow, forest_chart
 from medcodi.pages.page import render_template
 from medcodi.pages.reader_charts import rating_chart, roc_chart, trial_chart
+from medcodi.storage.names import plain_name
 from medcodi.turing.analysis.wording import methods, verdicts
 from medcodi.turing.answers.schema import spreadsheet_text
 from medcodi.turing.answers.table import Answers, TaskAnswers
@@ -28,7 +29,7 @@ def write_report(results: dict[str, Any], answers: Answers, out: str | Path) -> 
     """Write everything into a new or empty folder, whole or not at all; returns the page.
 
     Raises:
-        DataError: If the folder is not empty, or cannot be written.
+        DataError: If the folder is not empty, cannot be written, or a task's name is no file name.
     """
     out = Path(out)
     files = {
@@ -42,7 +43,7 @@ def write_report(results: dict[str, Any], answers: Answers, out: str | Path) -> 
         if task in results["tasks"] and kind.answer != "findings" and len(kind.sides) == 1:
             own = answers.of(task)
             if {"real", "generated"} <= set(own.arm):
-                files[f"imrmc/{task}.imrmc"] = imrmc_text(own)
+                files[f"imrmc/{plain_name(f'{task}.imrmc', answers.source)}"] = imrmc_text(own)
     with new_folder(out) as staging:
         for name, text in files.items():
             path = staging / name
@@ -138,7 +139,7 @@ def imrmc_text(answers: TaskAnswers, arm: str = "generated") -> str:
 
 def _field(text: str) -> str:
     """A name without the separators of the format."""
-    return text.replace(",", "_").replace(" ", "_")
+    return re.sub(r"[,\s]", "_", text)
 
 
 # ---- page ------------------------------------------------------------------------------------------------------------

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Literal, TypedDict, get_type_hints
 
+from medcodi.data.tables import spreadsheet_text, text_of_cell
 from medcodi.errors import DataError, did_you_mean
 from medcodi.turing.design.tasks import TASK_KINDS
 
@@ -42,7 +43,6 @@ LARGEST = 2**53  # a whole number that JavaScript holds exactly
 MARKS = {"present": 1.0, "absent": 0.0}  # a finding of a checklist
 # Other spellings of a mark, in tables that other programs write.
 _MARKS = MARKS | {"1": 1.0, "0": 0.0, "true": 1.0, "false": 0.0, "positive": 1.0, "negative": 0.0}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # a cell that begins so is a formula to spreadsheets
 _FLAGS = {"1": True, "true": True, "yes": True, "": False, "0": False, "false": False, "no": False}
 
 
@@ -162,7 +162,6 @@ def read_row(cells: Mapping[str, Any], number: int, source: str) -> AnswerRow:
         )
     where = f"{source}, line {number}"
     row: Any = {name: _parse(cells.get(name), kind, f"{where}: {name}") for name, kind in _TYPES.items()}
-    row["free_text"] = text_of_cell(row["free_text"])
     if empty := next((name for name in REQUIRED if not row[name]), None):
         raise DataError(f"{where}: {empty} is empty", expected="a value", fix="correct the row")
     if row["kind"] not in TASK_KINDS:
@@ -175,7 +174,7 @@ def read_row(cells: Mapping[str, Any], number: int, source: str) -> AnswerRow:
 def _parse(cell: Any, kind: Any, where: str) -> Any:
     """Value of one cell by the type of its column."""
     if kind is str:
-        return str(cell or "")
+        return text_of_cell(str(cell or ""))
     if kind is float:
         try:
             return float("nan") if cell is None or cell == "" else float(cell)
@@ -195,26 +194,20 @@ def _parse(cell: Any, kind: Any, where: str) -> Any:
     return marks
 
 
-def spreadsheet_text(text: str) -> str:
-    """A text as a cell that a spreadsheet does not run as a formula: an apostrophe before ``= + - @``, tab and line end."""
-    return f"'{text}" if text.lstrip("'").startswith(_FORMULA) else text
-
-
-def text_of_cell(cell: str) -> str:
-    """The text that :func:`spreadsheet_text` wrote."""
-    return cell[1:] if cell.startswith("'") and cell.lstrip("'").startswith(_FORMULA) else cell
-
-
 def write_rows(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
     """Write the table; absent and None cells stay empty."""
     with path.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(COLUMNS)
         for row in rows:
-            # What readers wrote must not run when the table is opened in a spreadsheet.
-            safe = {**row, "free_text": spreadsheet_text(row.get("free_text") or "")}
-            cells = [safe.get(name) for name in COLUMNS]
-            writer.writerow(json.dumps(cell, sort_keys=True) if isinstance(cell, Mapping) else cell for cell in cells)
+            writer.writerow(_cell(row.get(name)) for name in COLUMNS)
+
+
+def _cell(value: Any) -> Any:
+    """A cell of the table; no text runs when the table is opened in a spreadsheet."""
+    if isinstance(value, Mapping):
+        return json.dumps(value, sort_keys=True)
+    return spreadsheet_text(value) if isinstance(value, str) else value
 
 
 def mark_value(mark: Any) -> float:

@@ -66,7 +66,8 @@ class AnswerKey:
 
     def save(self, folder: Path) -> None:
         """Write ``key.json`` and ``README.txt`` into a folder, readable by their owner only."""
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        folder.chmod(0o700)  # before the key is in it, and whatever it was
         text = json.dumps(self.values, indent=1, ensure_ascii=False) + "\n"
         for name, content in ((KEY_FILE, text), ("README.txt", README)):
             (folder / name).write_text(content, encoding="utf-8")

@@ -1,7 +1,6 @@
 """Payloads of a bundle, written and read back: one script per image or text, of one length for all images and one for all texts.
 
-An image is a grey PNG inside a script, byte by byte, because a page opened from ``file://`` may read scripts and nothing else. The viewer
-loads it as ``x-user-defined``, where every byte is one letter; base64 would be a third longer.
+An image is a grey PNG in base64 inside a script, because a page opened from ``file://`` may read scripts and nothing else.
 """
 
 from __future__ import annotations
@@ -22,11 +21,7 @@ from medcodi.errors import DataError
 from medcodi.turing.design.blinding import WHITE
 
 _PNG = b"\x89PNG\r\n\x1a\n"
-# The id, the fields, the bytes of an image, and spaces that fill it up.
-_CALL = re.compile(rb'MEDCODI_PAYLOAD\("([^"\\]*)", (\{[^{}]*\})(?:, "((?:[^"\\\n\r]|\\.)*)")? *\);\n?', re.DOTALL)
-# Bytes that a JavaScript string cannot hold as they are, or that editors and unpackers may change.
-_ESCAPES = {b"\\": rb"\\", b'"': rb"\"", b"\n": rb"\n", b"\r": rb"\r", b"\0": rb"\x00"}
-_UNESCAPED = {escape: byte for byte, escape in _ESCAPES.items()}
+_CALL = re.compile(r'MEDCODI_PAYLOAD\("([^"\\]*)", (\{.*\}) *\);\n?', re.DOTALL)  # filled up with spaces
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------
@@ -41,21 +36,19 @@ def image_content(image: np.ndarray, bits: int) -> bytes:
     levels = np.rint(image * ((2**bits - 1) / WHITE)).astype(np.uint8 if bits <= 8 else np.uint16)
     png = io.BytesIO()
     Image.fromarray(levels).save(png, "PNG", optimize=True)
-    return png_content(png.getvalue(), width, height, bits)
-
-
-def png_content(png: bytes, width: int, height: int, bits: int) -> bytes:
-    """Content of an image payload from a grey PNG."""
-    escaped = re.sub(rb'[\\"\n\r\0]', lambda byte: _ESCAPES[byte[0]], png)
-    return b'{"kind":"image","width":%d,"height":%d,"bits":%d}, "%b"' % (width, height, bits, escaped)
+    return _content({"kind": "image", "width": width, "height": height, "bits": bits}, png.getvalue())
 
 
 def text_content(text: str, num_bytes: int) -> bytes:
     """Content of a text payload, padded with spaces to ``num_bytes``, which all texts of a bundle share."""
     data = text.encode("utf-8")
     assert len(data) <= num_bytes
-    encoded = base64.b64encode(data.ljust(num_bytes)).decode("ascii")
-    return json.dumps({"kind": "text", "data": encoded}, separators=(",", ":")).encode("ascii")
+    return _content({"kind": "text"}, data.ljust(num_bytes))
+
+
+def _content(fields: dict[str, Any], data: bytes) -> bytes:
+    fields = {**fields, "data": base64.b64encode(data).decode("ascii")}
+    return json.dumps(fields, separators=(",", ":")).encode("ascii")
 
 
 def of_one_length(contents: list[bytes]) -> list[bytes]:
@@ -110,18 +103,12 @@ def read_payload(path: Path) -> Payload:
     Raises:
         DataError: If it is no payload, or its data is unreadable.
     """
-    match = _CALL.fullmatch(path.read_bytes())
+    match = _CALL.fullmatch(path.read_bytes().decode("utf-8", "replace"))
     if not match:
         raise DataError(f"{path.name} is not a payload", expected='MEDCODI_PAYLOAD("id", {...}); and nothing else')
-    pid, fields, escaped = match.groups()
     try:
-        values = json.loads(fields)
-        if escaped is None:  # texts, and images of version 0.1
-            data = base64.b64decode(values.pop("data"), validate=True)
-        else:
-            data = re.sub(rb"\\(?:x00|.)", lambda escape: _UNESCAPED[escape[0]], escaped, flags=re.DOTALL)
+        fields = json.loads(match.group(2))
+        data = base64.b64decode(fields.pop("data"), validate=True)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
-        raise DataError(
-            f"{path.name} cannot be read: {error}", expected="JSON with base64 data, or with a PNG"
-        ) from None
-    return Payload(pid.decode("latin-1"), values, data)
+        raise DataError(f"{path.name} cannot be read: {error}", expected="JSON with base64 data") from None
+    return Payload(match.group(1), fields, data)

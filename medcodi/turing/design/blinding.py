@@ -20,6 +20,7 @@ from medcodi.errors import ConfigError
 from medcodi.turing.design.corners import corner_mask, with_filled_corners
 
 WHITE = 65535  # the brightest grey value, whatever the depth
+DITHER = (5 / 12) ** 0.5  # spread of the error of dither and rounding, in steps: four uniform draws and the rounding
 MIN_SIDE = 16  # pixels a side that must remain after the crop
 _ASCII = {
     "‘": "'",
@@ -114,8 +115,8 @@ def finish_image(square: np.ndarray, blinding: BlindingConfig, native: int, nois
         square: From :func:`cut_image`, at least ``native`` pixels a side.
         blinding: Config of the pipeline.
         native: Pixels a side that both arms are reduced to, and that the viewer enlarges.
-        noise: For the dither: triangular, two steps of ``blinding.depth`` wide, added before rounding. The error then has one
-            spread whatever the picture, so that both arms fill the same frequency band to the same level.
+        noise: For the dither: four uniform draws of one step of ``blinding.depth``, added before rounding. The error then has one
+            spread (:data:`DITHER`) whatever the picture, so that both arms fill the same frequency band to the same level.
 
     Returns:
         uint16 ``[native, native]``, from 0 to 65535, in 2^depth levels.
@@ -134,7 +135,8 @@ def finish_image(square: np.ndarray, blinding: BlindingConfig, native: int, nois
     image = with_filled_corners(image, blinding.corner_mask)
     # Common depth, dithered.
     levels = 2**blinding.depth - 1
-    dither = noise.random(image.shape, dtype=np.float32) - noise.random(image.shape, dtype=np.float32)
+    first, second, third, fourth = noise.random((4, *image.shape), dtype=np.float32)
+    dither = first + second - third - fourth
     image = np.clip(np.rint(image * levels + dither), 0, levels)
     grey = np.rint(image * (WHITE / levels)).astype(np.uint16)
     # Black and white are always reached.

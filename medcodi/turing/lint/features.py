@@ -14,7 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from medcodi.turing.bundle.payloads import Payload
-from medcodi.turing.design.blinding import WHITE, BlindingConfig
+from medcodi.turing.design.blinding import DITHER, WHITE, BlindingConfig
 from medcodi.turing.design.corners import corner_mask, with_filled_corners
 
 # Burnt-in marks: letters and arrows, not ribs or wires.
@@ -23,10 +23,10 @@ _MARK_CONTRAST = 0.40  # above or below the surroundings, in the grey range; rib
 _MARK_EXTENT = 18  # largest extent in pixels
 _MARK_GROUND = 4.0  # smallest ratio of the contrast to the roughness around it
 _MARK_ZONE = 0.22  # share of a side at each edge that is searched
-_CORNER_STEPS = 4  # grey steps by which dithered pixels of a filled corner may differ from the fill
+_CORNER_STEPS = 5  # grey steps by which dithered pixels of a filled corner may differ from the fill
 # Share of the dither's noise above which more noise is not counted, because it belongs to the picture. The flattest blocks of a
-# dithered image have 0.8 or more; of one that was smoothed and rounded again, at most 0.75.
-_BAND_LIMIT = 0.78
+# dithered image have 0.72 or more; of one that was smoothed and rounded again, less than 0.6.
+_BAND_LIMIT = 0.7
 
 
 class PayloadFeatures:
@@ -84,8 +84,8 @@ def image_encoding(image: np.ndarray, corner: float, depth: int, *, old: bool = 
     """
     grey = image.astype(np.float32) / WHITE
     step = 1 / (2**depth - 1)
-    # Spread of the error of triangular dither and rounding, or of the 16 bits of version 0.1.
-    dither = step / np.sqrt(12) if old else step / 2
+    # Spread of the dither's error; in version 0.1, that of one uniform draw.
+    dither = step * (12**-0.5 if old else DITHER)
     # Corners that hold more than what is beside them, beyond the dither's error.
     own = np.abs(grey - (0 if old else with_filled_corners(grey, corner))) > (0 if old else _CORNER_STEPS * step)
     hidden = corner_mask(len(grey), corner)
@@ -172,7 +172,7 @@ def _border(grey: np.ndarray, corner: float, step: float) -> dict[str, float]:
 
 
 def _finest_band(grey: np.ndarray, step: float, dither: float) -> float:
-    """Noise of the finest frequency band where the image is flattest, relative to the dither's, at most 0.78.
+    """Noise of the finest frequency band where the image is flattest, relative to the dither's, at most 0.7.
 
     In every block of 8 x 8 pixels that touches neither black nor white, the dither alone leaves its noise in the diagonal second
     difference, whatever the picture; only resampling or smoothing removes it.

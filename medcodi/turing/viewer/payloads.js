@@ -5,18 +5,18 @@ var Turing = Turing || {};
 (function () {
   const waiting = new Map(); // payload id -> {resolve, reject}
 
-  /** Called by every payload file with its own id, its content and, for a picture, the bytes of a PNG. */
-  window.MEDCODI_PAYLOAD = function (id, content, png) {
+  /** Called by every payload file with its own id and content. */
+  window.MEDCODI_PAYLOAD = function (id, content) {
     const entry = waiting.get(id);
     if (!entry) return;
     waiting.delete(id);
-    decode(content, png).then(entry.resolve, (error) => entry.reject(new Error(`payloads/${id}.js is damaged: ${error.message}`)));
+    decode(content).then(entry.resolve, (error) => entry.reject(new Error(`payloads/${id}.js is damaged: ${error.message}`)));
   };
 
-  /** Bytes of a string that was read as x-user-defined, where byte b is the letter b or 0xF700 + b. */
-  function bytesOf(text) {
-    const bytes = new Uint8Array(text.length);
-    for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i) & 0xff;
+  /** Bytes of a base64 text. */
+  function bytesOf(base64) {
+    const raw = atob(base64), bytes = new Uint8Array(raw.length);
+    for (let i = 0; i < raw.length; i++) bytes[i] = raw.charCodeAt(i);
     return bytes;
   }
 
@@ -66,13 +66,12 @@ var Turing = Turing || {};
     }
   }
 
-  async function decode(content, png) {
+  async function decode(content) {
     if (content.kind === "image") {
       const { width, height } = content;
-      return { kind: "image", width, height, pixels: await greyOf(bytesOf(png), content) };
+      return { kind: "image", width, height, pixels: await greyOf(bytesOf(content.data), content) };
     }
-    const bytes = Uint8Array.from(atob(content.data), (letter) => letter.charCodeAt(0));
-    return { kind: "text", text: new TextDecoder("utf-8").decode(bytes).trimEnd() };
+    return { kind: "text", text: new TextDecoder("utf-8").decode(bytesOf(content.data)).trimEnd() };
   }
 
   /** Payloads by id, the last few kept; asking for one already under way does not read it twice. */
@@ -105,7 +104,6 @@ var Turing = Turing || {};
         const fail = (what) => {
           if (waiting.delete(id)) reject(new Error(`${this.folder}/${id}.js is ${what}`));
         };
-        script.charset = "x-user-defined"; // every byte is one letter
         script.onload = () => { script.remove(); fail("damaged: it holds no payload"); };
         script.onerror = () => { script.remove(); fail("missing or cannot be read"); };
         script.src = `${this.folder}/${encodeURIComponent(id)}.js`;

@@ -79,9 +79,9 @@ Turing.VERSION = "1";
 
   Turing.settings.load();
   if (typeof MEDCODI_STUDY === "undefined") {
-    Turing.showFailure("The study is missing", "study.js was not found beside index.html, or is damaged.\n\nMend: unpack the whole folder, and open index.html from there (not from inside the zip).");
+    Turing.showFailure("The study is missing", "study.js was not found beside index.html, or is damaged.\n\nFix: unpack the whole folder, and open index.html from there (not from inside the zip).");
   } else if (MEDCODI_STUDY.format !== 1) {
-    Turing.showFailure("Another format", `study.js has format ${MEDCODI_STUDY.format}; this viewer reads format 1.\n\nMend: export the bundle again with one version of MedCoDi.`);
+    Turing.showFailure("Another format", `study.js has format ${MEDCODI_STUDY.format}; this viewer reads format 1.\n\nFix: export the bundle again with one version of MedCoDi.`);
   } else {
     Turing.app = new App(MEDCODI_STUDY);
     Turing.app.start();

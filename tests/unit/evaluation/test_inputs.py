@@ -77,6 +77,23 @@ def test_the_classifier_is_the_named_one_the_models_or_the_demos(tmp_path: Path)
     assert folder(model=str(tmp_path)) == tmp_path and folder(model=str(tmp_path), classifier="x") == Path("x")
 
 
+def test_orders_are_systems_and_one_target_is_generated_in_the_first_alone(tiny_model, tmp_path) -> None:
+    values = {
+        "data": DATA,
+        "model": str(tiny_model.save_pretrained(tmp_path / "model")),
+        "orders": ["joint", "chained"],
+        "directions": ["report->frontal", "report->frontal+lateral"],
+        "metrics": ["findings"],
+        "out": str(tmp_path / "out"),
+    }
+    inputs = open_inputs(from_dict(EvaluateConfig, values), ALONE)
+    joint, chained = inputs.systems
+    assert (joint.name, chained.name) == ("tiny-joint", "tiny-chained")
+    assert [str(direction) for direction in joint.directions] == values["directions"]
+    assert [str(direction) for direction in chained.directions] == values["directions"][1:]
+    assert [system.describe()["settings"]["order"] for system in inputs.systems] == ["joint", "chained"]
+
+
 @pytest.mark.parametrize(
     ("names", "message"), [(["A", "a"], "two systems are named 'a' and 'A'"), (["CON"], "plain file name")]
 )

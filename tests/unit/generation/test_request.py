@@ -1,5 +1,7 @@
 """Requests: what counts, what is refused, and prompts as the model takes them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -104,3 +106,14 @@ def test_files_that_are_not_images_are_refused(tmp_path, file):
 def test_a_text_file_that_is_missing_is_refused(tmp_path):
     with pytest.raises(DataError, match="none.txt"):
         check_prompt_files({"report": tmp_path / "none.txt"})
+
+
+@pytest.mark.parametrize("value", ["report.txt", "chest.PNG", "notes"])
+def test_a_report_that_is_the_name_of_a_file_is_refused(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").write_text("Clear lungs.")
+    with pytest.raises(PromptError, match=rf"report=@{value} on the command line"):
+        check_request({"report": value}, ["frontal"], None, 1, 0)
+    check_request({"report": "Notes of a file: clear lungs."}, ["frontal"], None, 1, 0)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 
 from medcodi.data.preparation.ledger import Entry, Ledger, entries_of
 from medcodi.data.sources.record import LeftOut, Loaded, Record
+from medcodi.data.tables import text_of_cell
 from medcodi.study import Study
 
 
@@ -84,3 +86,14 @@ def test_a_study_that_is_left_out_names_the_file_to_blame_and_the_others() -> No
     kept = Study(study_id="s", patient_id="p", contents={"report": "Clear."})
     rows = [(each.file, each.split, each.reason) for each in entries_of(record, Loaded(study=kept), "val")]
     assert rows == [("again.png", "", "second image of a view"), ("s", "val", "")]
+
+
+def test_no_cell_is_a_formula_to_a_spreadsheet(tmp_path: Path) -> None:
+    entry = Entry(
+        file="=cmd|' /C calc'!A0", study_id="@SUM(1)", patient_id="+1", modality="frontal", view="-2+3", split="", reason="x", detail="y",
+    )  # fmt: skip
+    Ledger(source="csv", entries=[entry], num_studies=1, left_out=1).write(tmp_path)
+    with (tmp_path / "ledger.csv").open(newline="") as file:
+        (row,) = csv.DictReader(file)
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row.values())
+    assert {key: text_of_cell(cell) for key, cell in row.items()} == {**asdict(entry)}

@@ -1,9 +1,12 @@
 """The folder of a synthesis: whole studies, failures, and the tables that are written once everything is accounted for."""
 
 import csv
+from dataclasses import replace
 
 import pytest
 
+from medcodi.data.generated_files import list_generated
+from medcodi.data.sources import SOURCES
 from medcodi.errors import DataError
 from medcodi.generation.bulk.folder import FAILED, RESULTS, SynthesisFolder
 from medcodi.generation.bulk.manifest import BadRow, Row
@@ -35,7 +38,7 @@ def write(folder, shard):
         (staging / "report.txt").write_text("Clear.\n")
         return {"report": staging / "report.txt"}
 
-    folder.write(shard, write_files, PROVENANCE, {"report": "Clear."})
+    folder.write(shard, write_files, PROVENANCE, {"report": "Clear."}, {"frontal": "chest.png"})
 
 
 def table(folder, name):
@@ -58,7 +61,7 @@ def test_a_study_that_fails_half_way_leaves_nothing(folder):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(DataError, match="No space left on device"):
-        folder.write(SHARDS[0], half, PROVENANCE, {})
+        folder.write(SHARDS[0], half, PROVENANCE, {}, {})
     assert not folder.has(SHARDS[0]) and not list(folder.out.rglob("*.txt"))
 
 
@@ -83,3 +86,31 @@ def test_another_identity_is_refused_and_the_same_resumes(folder):
     SynthesisFolder(folder.out, 2, {"format": 1, "seed": 0}).open()
     with pytest.raises(DataError, match="seed was 0, is 1"):
         SynthesisFolder(folder.out, 2, {"format": 1, "seed": 1}).open()
+
+
+FORMULAS = ["=1+1", "@SUM(A1)", "- No effusion.\n- Clear.", "+1", "'=quoted", "''-x", "plain"]
+
+
+def test_results_hold_no_formula_and_are_read_back_equal(tmp_path):
+    kept = [{"=sex": text} for text in FORMULAS]
+    shards = shards_of(replace(SHARDS[0].row, number=n + 1, id=f"s{n}", kept=cells) for n, cells in enumerate(kept))
+    folder = SynthesisFolder(tmp_path / "out", 20, {})
+    folder.open()
+    for shard, text in zip(shards, FORMULAS, strict=True):
+
+        def fill(staging, text=text):
+            (staging / "report.txt").write_text(text)
+            return {"report": staging / "report.txt"}
+
+        folder.write(shard, fill, PROVENANCE, {"report": text})
+    folder.collect(shards, [])
+    with (folder.out / RESULTS).open(newline="") as file:
+        cells = [cell for row in csv.reader(file) for cell in row]
+    assert not any(cell.startswith(("=", "+", "-", "@")) for cell in cells)
+    # An evaluation, and a preparation, read the texts as they were generated.
+    (direction,) = listing = list_generated(folder.out)
+    assert [listing[direction][f"s{n}"]["report"].text for n in range(len(FORMULAS))] == FORMULAS
+    records = list(
+        SOURCES["csv"].announce("csv", {"path": str(folder.out / RESULTS), "columns": {"report": "report_text"}}, map)
+    )
+    assert [record.texts["report"] for record in records] == FORMULAS

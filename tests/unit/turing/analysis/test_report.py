@@ -13,6 +13,7 @@ from medcodi.app.cli import main
 from medcodi.errors import DataError, MedCoDiError
 from medcodi.turing.analysis.analyze import analyze
 from medcodi.turing.analysis.report import imrmc_text, write_report
+from medcodi.turing.answers.schema import write_rows
 from medcodi.turing.answers.table import Answers, answers_from_rows
 from tests.unit.turing.simulated_rows import FACTS, simulated, write_table
 
@@ -35,6 +36,45 @@ def test_the_report_loads_nothing_and_escapes_what_readers_wrote(tmp_path: Path)
     values = json.loads((page.parent / "results.json").read_text(encoding="utf-8"))
     with (page.parent / "tables/estimates.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == len(values["estimates"])
+
+
+HOSTILE = (
+    "[/]<script>alert(1)</script>",
+    "[bold]=1+1",
+    "=HYPERLINK(1)\n-1,x,0,1",
+)  # for terminals, pages, spreadsheets
+
+
+def test_names_from_data_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture) -> None:
+    rows = simulated()
+    names = dict(zip(sorted({row["reader"] for row in rows}), HOSTILE, strict=True))
+    rows = [row | {"reader": names[row["reader"]], "case": f"={row['case']}"} for row in rows]
+    # The second reader's answers end early, so that the terminal names this reader.
+    rows = [row for row in rows if row["reader"] != HOSTILE[1] or row["task"] == "detection"]
+    write_rows(tmp_path / "answers.csv", rows)
+    with pytest.raises(SystemExit) as left:
+        main(["turing", "analyze", str(tmp_path), "--out", str(tmp_path / "[red]out[/]"), "--resamples", "200"])
+    printed = capsys.readouterr()
+    assert left.value.code in (0, None), printed.err
+    assert "not finished: [bold]=1+1" in printed.err and str(tmp_path / "[red]out[/]") in printed.out
+    out = tmp_path / "[red]out[/]"
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "[/]&lt;script&gt;" in page
+    for path in (out / "tables").glob("*.csv"):
+        with path.open(newline="", encoding="utf-8") as file:
+            texts = [cell for row in csv.reader(file) for cell in row if not re.fullmatch(r"-?[\d.e+-]+", cell)]
+        assert not [text for text in texts if text.startswith(("=", "+", "-", "@", "\t", "\r"))], path.name
+    # No name adds a line to the file of iMRMC.
+    data = (out / "imrmc/detection.imrmc").read_text().partition("BEGIN DATA:\n")[2]
+    assert all(len(line.split(",")) == 4 for line in data.splitlines())
+
+
+def test_a_task_whose_name_is_a_path_is_refused(tmp_path: Path) -> None:
+    rows = [row | {"task": "../../x"} for row in simulated() if row["task"] == "detection"]
+    answers = answers_from_rows(rows)
+    with pytest.raises(DataError, match=r"names the file '\.\./\.\./x\.imrmc'"):
+        write_report(analyze(answers, num_resamples=200), answers, tmp_path / "out")
+    assert not list(tmp_path.iterdir())
 
 
 def test_imrmc_holds_truth_and_scores(answers: Answers) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from medcodi.app.cli import main
 from medcodi.errors import DataError
+from medcodi.turing.analysis.analyze import analyze
+from medcodi.turing.analysis.wording import verdicts
 from medcodi.turing.answers.import_results import import_results
 from medcodi.turing.answers.schema import COLUMNS
 from medcodi.turing.answers.table import read_answers
@@ -153,3 +155,19 @@ def test_only_the_parts_of_a_value_that_its_task_has_are_read(
         [keep(changed(answered(bundle, "reader-01"), add, seal=True))], bundle / "custodian", tmp_path / "out"
     )
     assert read_answers(tmp_path / "out").readers == ["reader-01"]
+
+
+def test_doubts_of_an_import_turn_the_verdicts_amber(bundle: Path, keep: Callable[..., Path], tmp_path: Path) -> None:
+    """From the reader's file to the page: an impossible time of one reader, a failed display check of the other."""
+    slow = changed(answered(bundle, "reader-01"), lambda r: r["answers"][-1].update(seconds=1e6), seal=True)
+    dim = changed(answered(bundle, "reader-02"), lambda r: r["display_check"].update(passed=False), seal=True)
+    for name, files, doubted in (
+        ("both", [slow, dim], "reader-01 and reader-02"),
+        ("one", [answered(bundle, "reader-01"), dim], "reader-02"),
+    ):
+        import_results([keep(file) for file in files], bundle / "custodian", tmp_path / name)
+        results = analyze(read_answers(tmp_path / name), num_resamples=200)
+        for verdict in verdicts(results):
+            assert verdict["tone"] == "doubt" and f"the answers of {doubted}: check" in verdict["text"]
+    import_results([keep(answered(bundle, "reader-01"))], bundle / "custodian", tmp_path / "clean")
+    assert not any(v["tone"] == "doubt" for v in verdicts(analyze(read_answers(tmp_path / "clean"), num_resamples=200)))

@@ -157,3 +157,25 @@ def test_a_cell_is_no_formula_and_reads_back(text: str) -> None:
     cell = spreadsheet_text(text)
     assert not cell.startswith(("=", "+", "-", "@", "\t", "\r")) and text_of_cell(cell) == text
     assert cell == text or text.lstrip("'")[0] in "=+-@\t"
+
+
+def test_no_text_of_the_table_is_a_formula_and_all_read_back(tmp_path: Path) -> None:
+    texts = {
+        "reader": "=1+1",
+        "task": "+t",
+        "item": "-i",
+        "case": "@SUM(A1)",
+        "patient": "\tp",
+        "arm": "real",
+        "free_text": "'=x",
+    }
+    write_rows(
+        tmp_path / "t.csv", [{**texts, "kind": "rating", "seconds": -1.5, "findings_reader": {"Edema": "present"}}]
+    )
+    with (tmp_path / "t.csv").open(newline="", encoding="utf-8") as file:
+        (cells,) = csv.DictReader(file)
+    assert not [
+        name for name, cell in cells.items() if name != "seconds" and cell.startswith(("=", "+", "-", "@", "\t"))
+    ]
+    row = read_row(cells, 2, "t.csv")
+    assert {name: row[name] for name in texts} == texts and row["seconds"] == -1.5

@@ -39,7 +39,10 @@ def test_the_key_is_readable_by_its_owner_only(bundle: Path) -> None:
 
 def test_a_key_is_saved_and_read_back(bundle: Path, tmp_path: Path) -> None:
     key = read_key(bundle / "custodian")
+    (tmp_path / "copy").mkdir(mode=0o755)
     AnswerKey(dict(key.values)).save(tmp_path / "copy")
+    modes = [stat.S_IMODE(path.stat().st_mode) for path in (tmp_path / "copy", tmp_path / "copy" / "key.json")]
+    assert modes == [0o700, 0o600]
     assert read_key(tmp_path / "copy" / "key.json") == key and read_key(tmp_path / "copy").sha256 == key.sha256
     assert "--key custodian" in (tmp_path / "copy" / "README.txt").read_text()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ import pytest
 
 from medcodi.errors import DataError
 from medcodi.turing.bundle.payloads import image_content, of_one_length, payload_script, read_payload, text_content
+
+PNG = base64.b64decode(json.loads(image_content(np.zeros((31, 17), np.uint16), 8))["data"])
 
 
 def written(path: Path, content: bytes) -> Path:
@@ -24,8 +27,6 @@ def test_an_image_comes_back_in_its_levels(tmp_path: Path, bits: int) -> None:
     path = written(tmp_path / "a.js", image_content(image, bits))
     payload = read_payload(path)
     assert payload.pid == "a" and np.array_equal(payload.image, image)
-    # One line of JavaScript: no byte ends the string or the line early, and none is a zero.
-    assert path.read_bytes().count(b"\n") == 1 and not {0, 13} & set(path.read_bytes())
 
 
 def test_all_payloads_of_a_kind_have_one_length(tmp_path: Path) -> None:
@@ -33,8 +34,8 @@ def test_all_payloads_of_a_kind_have_one_length(tmp_path: Path) -> None:
     contents = of_one_length([image_content(image, 8) for image in (flat, noisy)])
     paths = [written(tmp_path / f"{name}.js", content) for name, content in zip("ab", contents, strict=True)]
     assert len({path.stat().st_size for path in paths}) == 1 and not read_payload(paths[0]).image.any()
-    # A third of what 16 bits in base64 take, even for noise, which has no shorter form.
-    assert paths[0].stat().st_size < 0.45 * 64 * 64 * 2 * 4 / 3
+    # Half of what 16 bits take, even for noise, which has no shorter form.
+    assert paths[0].stat().st_size < 0.55 * 64 * 64 * 2 * 4 / 3
     texts = {"x": "Clear.", "y": "Größe: 5 cm."}
     first, second = (written(tmp_path / f"{name}.js", text_content(text, 64)) for name, text in texts.items())
     assert first.stat().st_size == second.stat().st_size
@@ -55,7 +56,7 @@ def test_an_image_of_the_version_before_is_read(tmp_path: Path) -> None:
         "MEDCODI_PAYLOAD(1)",
         'MEDCODI_PAYLOAD("a", {"kind":"text"});',
         'X=1;MEDCODI_PAYLOAD("a", {});',
-        'MEDCODI_PAYLOAD("a", {"kind":"image"}, "\\q");',
+        'MEDCODI_PAYLOAD("a", {"kind":"text","data":"?"});',
     ],
 )
 def test_what_is_no_payload_is_refused(text: str, tmp_path: Path) -> None:
@@ -64,10 +65,9 @@ def test_what_is_no_payload_is_refused(text: str, tmp_path: Path) -> None:
         read_payload(tmp_path / "a.js")
 
 
-@pytest.mark.parametrize(
-    ("was", "now"), [(b'"width":17', b'"width":18'), (b'"bits":8', b'"bits":9'), (b"IDAT", b"IDAX")]
-)
-def test_a_damaged_image_is_refused(was: bytes, now: bytes, tmp_path: Path) -> None:
-    content = image_content(np.zeros((31, 17), np.uint16), 8)
+@pytest.mark.parametrize("change", [{"width": 18}, {"bits": 9}, {"height": None}, {"data": base64.b64encode(PNG[:45])}])
+def test_a_damaged_image_is_refused(change: dict, tmp_path: Path) -> None:
+    fields = {"kind": "image", "width": 17, "height": 31, "bits": 8, "data": base64.b64encode(PNG)} | change
+    text = json.dumps({**fields, "data": fields["data"].decode()})
     with pytest.raises(DataError, match="payload a is no grey image of the size it states"):
-        _ = read_payload(written(tmp_path / "a.js", content.replace(was, now))).image
+        _ = read_payload(written(tmp_path / "a.js", text.encode())).image

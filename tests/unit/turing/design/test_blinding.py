@@ -64,7 +64,7 @@ def test_no_grey_comb_and_a_full_band_whatever_the_file(chest: np.ndarray) -> No
     for image in (chest, coarse):
         encoding = image_encoding(blinded(image), SQUARE.corner_mask, SQUARE.depth)
         assert encoding["grey offset"]["grey step"] == 257.0
-        assert encoding["resolution"]["finest band"] == 0.78
+        assert encoding["resolution"]["finest band"] == 0.7
 
 
 def test_an_image_of_the_native_size_keeps_no_comb_of_its_file(chest: np.ndarray) -> None:

@@ -27,7 +27,7 @@ def dithered(seed: int = 0, depth: int = 8) -> np.ndarray:
     down, across = np.mgrid[0:SIDE, 0:SIDE] / SIDE
     smooth = 0.5 + 0.2 * np.sin(3 * down) * np.cos(2 * across)
     levels = 2**depth - 1
-    dither = rng.random((SIDE, SIDE)) - rng.random((SIDE, SIDE))
+    dither = rng.random((4, SIDE, SIDE)).sum(0) - 2
     return np.rint(np.rint(smooth * levels + dither) * (65535 / levels)).astype(np.uint16)
 
 
@@ -48,7 +48,7 @@ def test_smoothing_takes_the_finest_band_away() -> None:
     smooth[1:-1, 1:-1] = (
         sum(image[1 + y : SIDE - 1 + y, 1 + x : SIDE - 1 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)) / 9
     )
-    assert encoding(image)["resolution"]["finest band"] == pytest.approx(0.78)
+    assert encoding(image)["resolution"]["finest band"] == pytest.approx(0.7)
     assert encoding(smooth.astype(np.uint16))["resolution"]["finest band"] < 0.3
 
 

@@ -83,3 +83,12 @@ def test_the_power_command(capsys: pytest.CaptureFixture) -> None:
     with pytest.raises(SystemExit) as left:
         main(["turing", "power"])
     assert left.value.code == 2
+
+
+def test_a_name_with_markup_is_shown_as_it_is(capsys: pytest.CaptureFixture) -> None:
+    options = ["--margin", "0.5", "--items", "10", "--readers", "2", "--studies", "50"]
+    with pytest.raises(SystemExit) as left:
+        main(["turing", "power", "--kind", "rating", "--task", "[/] [bold]x", *options])
+    printed = capsys.readouterr()
+    assert left.value.code in (0, None), printed.err
+    assert "[/] [bold]x: power to show" in " ".join(printed.out.split())
