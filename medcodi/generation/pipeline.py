@@ -15,6 +15,7 @@ from medcodi.diffusion.guidance import Denoise, Latents, Times, guided, guided_b
 from medcodi.diffusion.sampling import sample_jointly
 from medcodi.errors import DataError
 from medcodi.generation.contexts import PromptContexts
+from medcodi.generation.domain import warn_outside_domain
 from medcodi.generation.request import (
     Value,
     check_batch,
@@ -24,8 +25,6 @@ from medcodi.generation.request import (
     read_prompt,
     truncations,
 )
-from medcodi.generation.domain import warn_outside_domain
-from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt, truncations
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi

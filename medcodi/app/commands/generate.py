@@ -147,7 +147,7 @@ def check_inputs(
 
     _, used, _ = check_request(prompts, targets, weights, num_samples, seed)
     for name, value in used.items():
-        read_prompt(name, value, image_size=None)
+        read_prompt(name, value, None)
     if model is not None:
         read_index(model)
 
