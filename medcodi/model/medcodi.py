@@ -274,13 +274,14 @@ class MedCoDi(nn.Module):
     ) -> dict[str, Tensor]:
         """As :meth:`denoise`, block by block: the denoisers hear each other's feature maps."""
         self.load_components(f"environment_{name}" for name in latents)
-        denoisers: dict[str, Any] = {name: self.denoisers[name] for name in latents}
+        names = in_table_order(latents)  # whatever the order of the targets
+        denoisers: dict[str, Any] = {name: self.denoisers[name] for name in names}
         passes = {}
-        for name, z in latents.items():
+        for name in names:
             dtype = _dtype_of(denoisers[name])
-            passes[name] = denoisers[name].begin(z.to(dtype), times[name], context.to(dtype))
-        predictions = lockstep(denoisers, passes, {name: self.environment[name] for name in latents})
-        return {name: prediction.to(latents[name].dtype) for name, prediction in predictions.items()}
+            passes[name] = denoisers[name].begin(latents[name].to(dtype), times[name], context.to(dtype))
+        predictions = lockstep(denoisers, passes, {name: self.environment[name] for name in names})
+        return {name: predictions[name].to(z.dtype) for name, z in latents.items()}
 
     # ---- identity, saving, loading -------------------------------------------------------------------------------
     def identity(self) -> str:

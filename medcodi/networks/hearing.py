@@ -12,7 +12,6 @@ from fractions import Fraction
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -54,13 +53,12 @@ class Fellow(nn.Module):
 
     def __init__(self, shape: MapShape, dim: int, num_heads: int) -> None:
         super().__init__()
-        self.norm = nn.LayerNorm(shape.channels)
         self.to_keys_values = nn.Linear(shape.channels, 2 * dim)
         self.positions = Positions(shape, dim, num_heads, columns=True)
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """``[B, C', H, W]`` -> two of ``[B, H W, C]``."""
-        k, v = self.to_keys_values(self.norm(rearrange(x, "b c h w -> b (h w) c"))).chunk(2, dim=-1)
+    def forward(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
+        """Normalised tokens ``[B, H W, C']`` -> two of ``[B, H W, C]``."""
+        k, v = self.to_keys_values(tokens).chunk(2, dim=-1)
         return k + self.positions().to(k.dtype), v
 
 
@@ -72,7 +70,6 @@ class Connector(nn.Module):
         dim = own.channels
         self.num_heads = num_heads
         self.backend = "sdpa"  # a row of ATTENTION_BACKENDS
-        self.norm = nn.LayerNorm(dim)
         self.to_q = nn.Linear(dim, dim)
         self.positions = Positions(own, dim, num_heads, columns=False)
         self.fellows = nn.ModuleDict({name: Fellow(shape, dim, num_heads) for name, shape in fellows.items()})
@@ -80,18 +77,32 @@ class Connector(nn.Module):
         nn.init.zeros_(self.to_out.weight)
         nn.init.zeros_(self.to_out.bias)
 
-    def forward(self, x: Tensor, heard: Mapping[str, Tensor]) -> Tensor:
-        """``x`` ``[B, C, H, W]`` and fellow -> its map ``[B, C', H', W']`` -> ``x`` and what is heard; a fellow that is absent has no influence."""
-        pairs = [self.fellows[name](h.to(x.dtype)) for name, h in heard.items() if name in self.fellows]
+    def forward(self, x: Tensor, tokens: Tensor, heard: Mapping[str, Tensor]) -> Tensor:
+        """The map and what is heard; a fellow that is absent has no influence.
+
+        Args:
+            x: The map ``[B, C, H, W]``.
+            tokens: The same normalised, as :func:`tokens_of` makes it, ``[B, H W, C]``.
+            heard: Fellow -> normalised tokens of its map.
+        """
+        pairs = [self.fellows[name](other.to(x.dtype)) for name, other in heard.items() if name in self.fellows]
         if not pairs:  # no fellow has shown a map yet
             return x
-        queries = self.to_q(self.norm(rearrange(x, "b c h w -> b (h w) c")))
+        queries = self.to_q(tokens)
         queries = queries + self.positions().to(queries.dtype)
         # The positions of all fellows side by side, under one softmax.
         keys, values = (torch.cat(parts, dim=1) for parts in zip(*pairs, strict=True))  # [B, L, C]
-        q, k, v = (rearrange(part, "b n (h d) -> b h n d", h=self.num_heads) for part in (queries, keys, values))
+        heads = (self.num_heads, -1)
+        q, k, v = (part.unflatten(2, heads).transpose(1, 2) for part in (queries, keys, values))  # [B, heads, N, d]
         out = ATTENTION_BACKENDS[self.backend].attend(q, k, v, None)
-        return x + rearrange(self.to_out(rearrange(out, "b h n d -> b n (h d)")), "b (h w) c -> b c h w", h=x.shape[2])
+        return x + self.to_out(out.transpose(1, 2).flatten(2)).transpose(1, 2).unflatten(2, x.shape[2:])
+
+
+def tokens_of(x: Tensor) -> Tensor:
+    """A map ``[B, C, H, W]`` as tokens ``[B, H W, C]`` of mean 0 and variance 1; once for all who hear it."""
+    return F.layer_norm(
+        x.flatten(2).transpose(1, 2), (x.shape[1],)
+    )  # torch's views: einops takes longer than a small map
 
 
 class Connectors(nn.Module):
@@ -107,9 +118,9 @@ class Connectors(nn.Module):
             fellows = {other: maps[other][index] for other, index in shown.items() if index is not None}
             self.blocks.append(Connector(own, fellows, num_heads=num_heads))
 
-    def forward(self, place: int, x: Tensor, heard: Mapping[str, Tensor]) -> Tensor:
-        """The map ``[B, C, H, W]`` after block ``place``, with what is heard of the fellows' maps."""
-        return self.blocks[place](x, heard)
+    def forward(self, place: int, x: Tensor, tokens: Tensor, heard: Mapping[str, Tensor]) -> Tensor:
+        """The map ``[B, C, H, W]`` after block ``place`` with what is heard; arguments as of :class:`Connector`."""
+        return self.blocks[place](x, tokens, heard)
 
 
 def _depth(place: int, count: int) -> Fraction:
@@ -135,14 +146,16 @@ def lockstep(
     """
     counts = {name: len(denoiser.shared_maps) for name, denoiser in denoisers.items()}
     places = {name: {_depth(place, count): place for place in range(count)} for name, count in counts.items()}
-    maps: dict[str, Tensor] = {}  # as their own blocks made them, the last of each
-    heard: dict[str, Tensor | None] = dict.fromkeys(denoisers)  # with what was heard of the others'
+    tokens: dict[str, Tensor] = {}  # the last map of each, as its own blocks made it
+    changed: dict[str, Tensor | None] = dict.fromkeys(
+        denoisers
+    )  # the map with what was heard, which the next block reads
     for depth in sorted(set().union(*places.values())):
         here = [name for name in denoisers if depth in places[name]]
         # Run up to this depth, and only then hear: all hear the same state of the others.
+        maps = {name: denoisers[name].advance(passes[name], changed[name]) for name in here}
+        tokens |= {name: tokens_of(h) for name, h in maps.items()}
         for name in here:
-            maps[name] = denoisers[name].advance(passes[name], heard[name])
-        for name in here:
-            others = {other: h for other, h in maps.items() if other != name}
-            heard[name] = connectors[name](places[name][depth], maps[name], others)
-    return {name: denoisers[name].advance(passes[name], heard[name]) for name in denoisers}
+            others = {other: heard for other, heard in tokens.items() if other != name}
+            changed[name] = connectors[name](places[name][depth], maps[name], tokens[name], others)
+    return {name: denoisers[name].advance(passes[name], changed[name]) for name in denoisers}

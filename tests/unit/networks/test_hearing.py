@@ -80,7 +80,7 @@ def test_a_fellow_is_heard_at_the_same_relative_depth(denoisers):
             if last is None:
                 assert len(block.fellows) == 0
             else:
-                assert block.fellows[other].norm.normalized_shape == (maps[other][last].channels,)
+                assert block.fellows[other].to_keys_values.in_features == maps[other][last].channels
 
 
 def test_rows_of_equal_height_find_each_other_at_first():
