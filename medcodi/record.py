@@ -26,11 +26,11 @@ class FieldConfig:
     """One field: numeric (``low`` and ``high``), or categorical (``values``)."""
 
     low: Finite | None = None  # plausible range, both ends included; values outside it are refused
-    high: Finite | None = None
-    unit: str = ""
+    high: Finite | None = None  # upper end of the plausible range
+    unit: str = ""  # of numbers, as texts may carry it
     scale: Literal["linear", "log"] = "linear"  # what is close to normally distributed: the value, or its logarithm
     digits: int = 0  # decimals that a generated value is rounded to
-    values: tuple[str, ...] = ()
+    values: tuple[str, ...] = ()  # categories
 
     def __post_init__(self) -> None:
         if (self.low is None) != (self.high is None) or (self.low is None) == (not self.values):
@@ -92,7 +92,7 @@ class FieldConfig:
 class RecordConfig:
     """The schema of a record: the fields that a model knows, in the order of its tokens."""
 
-    fields: dict[str, FieldConfig]
+    fields: dict[str, FieldConfig]  # name -> field
 
     def __post_init__(self) -> None:
         if not self.fields:

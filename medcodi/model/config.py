@@ -47,9 +47,9 @@ def _written_by_any_version(values: Any) -> Any:
 class RecordModelConfig(RecordConfig):
     """The fields of a model's records, and the size of the parts that serve them."""
 
-    tower: RecordTowerConfig = RecordTowerConfig()
-    autoencoder: RecordAutoencoderConfig = RecordAutoencoderConfig()
-    denoiser: UNetConfig
+    tower: RecordTowerConfig = RecordTowerConfig()  # prompt tower
+    autoencoder: RecordAutoencoderConfig = RecordAutoencoderConfig()  # record <-> latent vector
+    denoiser: UNetConfig  # of the latent vector
 
 
 @config

@@ -19,8 +19,8 @@ from medcodi.record import Record, RecordConfig, RecordValue
 class RecordAutoencoderConfig:
     """Size of the record autoencoder."""
 
-    latent_dim: int = 32
-    width: int = 128
+    latent_dim: int = 32  # d of the latent vector
+    width: int = 128  # of a field's token
 
     def build(self, schema: RecordConfig) -> RecordAutoencoder:
         """The autoencoder, untrained."""

@@ -84,10 +84,10 @@ def raw_values(schema: RecordConfig, records: Sequence[Record]) -> tuple[Tensor,
 class RecordTowerConfig:
     """Size of the record tower."""
 
-    width: int = 128
-    layers: int = 2
-    heads: int = 4
-    mlp_ratio: float = 4.0
+    width: int = 128  # of a field's token
+    layers: int = 2  # of the transformer
+    heads: int = 4  # of its attention
+    mlp_ratio: float = 4.0  # width of its MLPs, in widths
 
     def __post_init__(self) -> None:
         if self.heads < 1 or self.width % self.heads or self.layers < 1:
