@@ -122,6 +122,24 @@ class RecordConfig:
         return {name: value for name, value in parsed.items() if value is not None}
 
 
+# The fields that our sources know: those of phantom version 2, and of clinical tables and DICOM tags.
+CLINICAL_RECORD = RecordConfig(
+    fields={  # pyright: ignore[reportArgumentType]
+        "age": {"low": 0, "high": 120, "unit": "years"},
+        "sex": {"values": ("F", "M")},
+        "bmi": {"low": 10, "high": 80, "unit": "kg/m2", "digits": 1},
+        "view": {"values": ("PA", "AP")},
+        "bnp": {"low": 1, "high": 70_000, "unit": "pg/mL", "scale": "log"},
+        "crp": {"low": 0.1, "high": 1_000, "unit": "mg/L", "scale": "log", "digits": 1},
+        "leucocytes": {"low": 0.1, "high": 200, "unit": "10^9/L", "digits": 1},
+        "temperature": {"low": 30, "high": 43, "unit": "C", "digits": 1},
+        "oxygen_saturation": {"low": 40, "high": 100, "unit": "%"},
+        "heart_rate": {"low": 20, "high": 250, "unit": "1/min"},
+        "haemoglobin": {"low": 3, "high": 25, "unit": "g/dL", "digits": 1},
+    }
+)
+
+
 def read_record(value: Any, error: type[MedCoDiError] = DataError) -> dict[str, Any]:
     """A record as a mapping, from a mapping or from ``"age=71, sex=F"``; its values are checked by a :class:`RecordConfig`.
 

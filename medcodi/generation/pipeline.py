@@ -30,6 +30,7 @@ from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
+from medcodi.model.medcodi import Values
 from medcodi.model.threads import LOADING
 from medcodi.networks.attention import Context
 
@@ -253,7 +254,7 @@ def decode_contents(model: MedCoDi, latents: Mapping[str, Tensor]) -> dict[str, 
     return {target: decoded[target] for target in latents}
 
 
-def _values(decoded: Tensor | list[str]) -> list[Any]:
+def _values(decoded: Values) -> list[Any]:
     if isinstance(decoded, Tensor):
         return list(decoded[:, 0].float().cpu().numpy())
     return list(decoded)

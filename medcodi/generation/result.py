@@ -27,7 +27,7 @@ from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.identity import model_identity
 from medcodi.networks.tokenizer import Truncation
 from medcodi.storage import atomic
-from medcodi.study import Content, Direction
+from medcodi.study import Content, Direction, content_text
 
 _LIBRARIES = ("medcodi", "torch", "diffusers", "transformers", "open_clip_torch", "numpy")
 
@@ -44,8 +44,9 @@ class Sample:
         return f"Sample(seed={self.seed}, {', '.join(parts)})"
 
 
-def _brief(value: np.ndarray | str) -> str:
-    return repr(shorten(value, 60, placeholder=" ...")) if isinstance(value, str) else str([*value.shape])
+def _brief(value: Content) -> str:
+    text = content_text(value)
+    return str([*np.shape(value)]) if text is None else repr(shorten(text, 60, placeholder=" ..."))
 
 
 @dataclass(frozen=True, repr=False)

@@ -101,6 +101,12 @@ class ModelConfig:
             )
         self._check_latent_size()
 
+    @property
+    def records(self) -> RecordModelConfig:
+        """:attr:`record` of a model that has the modality."""
+        assert self.record is not None
+        return self.record
+
     def _check_latent_size(self) -> None:
         """Refuse an image latent that the image denoiser cannot halve at each step down (the way up doubles it again)."""
         factor, num_halvings = self.image_autoencoder.factor, len(self.image_denoiser.multipliers) - 1

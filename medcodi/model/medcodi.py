@@ -48,7 +48,7 @@ KIND_PARTS: dict[Kind, KindParts] = {
     "text": KindParts(
         lambda c, t: c.report_autoencoder.build(t.report, t.decoder), VectorLayers, lambda c: c.report_denoiser
     ),
-    "table": KindParts(lambda c, _: c.record.autoencoder.build(c.record), VectorLayers, lambda c: c.record.denoiser),
+    "table": KindParts(lambda c, _: c.records.autoencoder.build(c.records), VectorLayers, lambda c: c.records.denoiser),
 }
 
 

@@ -45,12 +45,11 @@ class RecordAutoencoder(Autoencoder):
         self.config, self.schema = config, schema
         fields, width = schema.fields, config.width
         self.tokens = FieldTokens(schema, width)
+        to_posterior = nn.Linear(2 * width, 2 * config.latent_dim)
+        with torch.no_grad():
+            to_posterior.bias[config.latent_dim :] = -6.0  # a narrow posterior at the start
         self.encoder = nn.Sequential(
-            nn.Flatten(),
-            nn.Linear(len(fields) * width, 2 * width),
-            nn.GELU(),
-            nn.LayerNorm(2 * width),
-            nn.Linear(2 * width, 2 * config.latent_dim),
+            nn.Flatten(), nn.Linear(len(fields) * width, 2 * width), nn.GELU(), nn.LayerNorm(2 * width), to_posterior
         )
         # One output for each number, one for each category.
         self.sizes = [max(1, len(field.values)) for field in fields.values()]
@@ -62,8 +61,6 @@ class RecordAutoencoder(Autoencoder):
             nn.GELU(),
             nn.Linear(2 * width, sum(self.sizes)),
         )
-        with torch.no_grad():
-            self.encoder[-1].bias[config.latent_dim :] = -6.0  # a narrow posterior at the start
 
     def encode(self, values: Sequence[Record]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the posterior of the unscaled latent: two float32 tensors ``[B, d]``."""
@@ -89,7 +86,7 @@ class RecordAutoencoder(Autoencoder):
         """
         values, known = self.tokens.tensors(records)
         mean, logvar = self._posterior(values, known)
-        outputs = self.decoder(draw(mean, logvar, noise).to(self.decoder[0].weight)).float().split(self.sizes, dim=-1)
+        outputs = self.decoder(draw(mean, logvar, noise).to(self.tokens.numbers)).float().split(self.sizes, dim=-1)
 
         # Squared error of numbers, cross-entropy of categories; missing fields cost nothing.
         numbers, categories = torch.zeros_like(known, dtype=torch.float32), torch.zeros_like(known, dtype=torch.float32)
@@ -106,7 +103,7 @@ class RecordAutoencoder(Autoencoder):
     @torch.no_grad()
     def decode(self, latent: Tensor) -> list[dict[str, RecordValue]]:
         """Records with every field from scaled latents ``[B, d]``: numbers within their plausible range, the likeliest categories."""
-        outputs = self.decoder(self.unscaled(latent).to(self.decoder[0].weight)).float().split(self.sizes, dim=-1)
+        outputs = self.decoder(self.unscaled(latent).to(self.tokens.numbers)).float().split(self.sizes, dim=-1)
         columns: list[list[RecordValue]] = []
         for index, (output, field) in enumerate(zip(outputs, self.schema.fields.values(), strict=True)):
             if field.values:

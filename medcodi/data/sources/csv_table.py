@@ -17,6 +17,7 @@ from medcodi.data.tables import TableRow, is_absent, read_header, read_rows, tex
 from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean, one_of
 from medcodi.modality import names
+from medcodi.record import CLINICAL_RECORD, FieldConfig
 from medcodi.study import CHEXPERT_LABELS
 
 # Meaning of a column -> names it usually has, compared without case, spaces and underscores; the first match is taken.
@@ -34,6 +35,7 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "age": ("age", "patient_age"),
 }
 _ROWS_TO_LOOK_AT = 50  # of a table, for a fix
+FIELD = "record."  # start of the meanings that fill a record
 _SYNTHESIZED = {"study_id", "direction", "seed", "model_sha256"}  # results of `medcodi synthesize`: no patient exists
 
 
@@ -46,7 +48,9 @@ class CsvConfig:
         root: Folder that image paths start from; None: the table's.
         columns: Meaning -> column, e.g. ``{image: file, view: view_group}``; null: not used. A meaning not named here is looked up by
             its usual names. Meanings: study_id, patient_id, image and view (one row an image), frontal, lateral (one row a
-            study), report or findings and impression, split, sex, age. Columns with CheXpert's names are labels.
+            study), report or findings and impression, split, sex, age. ``record.FIELD`` fills a field of the record:
+            ``{record.age: PatientAge}``. Columns with CheXpert's names are labels.
+        fields: Further fields of the record: ``{troponin: {low: 0.1, high: 50000, unit: ng/L, scale: log}}``.
         patient_pattern: Regular expression that finds the patient in a row's image path, by its first group:
             ``"(patient\d+)"`` for CheXpert's tables.
         study_is_patient: Each study is a patient of its own: for tables that truly have no patient with two studies.
@@ -55,6 +59,7 @@ class CsvConfig:
     path: str
     root: str | None = None
     columns: dict[str, str | None] = field(default_factory=dict)
+    fields: dict[str, FieldConfig] = field(default_factory=dict)
     patient_pattern: str | None = None
     study_is_patient: bool = False
 
@@ -80,7 +85,7 @@ def records(options: CsvConfig) -> Iterator[Record]:
     if set(header) >= _SYNTHESIZED:
         defaults = _columns_of_synthesis(header, options.study_is_patient)
         options = replace(options, columns={**defaults, **options.columns})
-    columns = _columns(options.columns, header, path)
+    columns = _columns(options, header, path)
     if "patient_id" not in columns and set(header) >= _SYNTHESIZED:
         options = replace(options, study_is_patient=True)
     _check_patients(options, columns, path)
@@ -138,11 +143,13 @@ def _is_image(cell: str) -> bool:
     return cell.lower().endswith((".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"))
 
 
-def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> dict[str, str]:
+def _columns(options: CsvConfig, header: list[str], path: Path) -> dict[str, str]:
     """Meaning -> column that is there."""
+    named = options.columns
+    fields = [f"{FIELD}{name}" for name in (*CLINICAL_RECORD.fields, *options.fields)]
     # Columns that the user names must exist.
     for meaning, column in named.items():
-        one_of("meaning of a column", meaning, _USUAL, DataError)
+        one_of("meaning of a column", meaning, fields if meaning.startswith(FIELD) else _USUAL, DataError)
         if column is not None and column not in header:
             raise DataError(
                 f"{path} has no column {column!r} (for {meaning})",
@@ -151,7 +158,7 @@ def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> 
             )
     # The others are looked up by their usual names; the leftmost match is taken.
     known = {_key(name): name for name in reversed(header)}
-    columns = {}
+    columns = {meaning: column for meaning, column in named.items() if column is not None and meaning in fields}
     for meaning, usual in _USUAL.items():
         column = (
             named[meaning]
@@ -229,6 +236,8 @@ def _record(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvC
         texts={names("text")[0]: text} if text else {},
         views={name: cell("view") for name in images if cell("image")},
         labels=labels,
+        values={meaning.removeprefix(FIELD): cell(meaning) for meaning in columns if meaning.startswith(FIELD)},
+        fields=options.fields,
         metadata={**metadata, "source": "synthesize" if set(row.cells) >= _SYNTHESIZED else "csv"},
         refused=refused,
         spare=tuple(
@@ -289,6 +298,7 @@ def _joined(old: Record, new: Record, *, by_study: bool) -> Record:
         texts={**new.texts, **old.texts},
         views={**new.views, **old.views},
         labels={**new.labels, **old.labels},
+        values={**new.values, **{name: value for name, value in old.values.items() if value}},
         refused=old.refused or new.refused,
         spare=(*old.spare, *second_images(old, new)),
     )

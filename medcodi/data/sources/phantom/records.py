@@ -11,27 +11,13 @@ from collections.abc import Sequence
 import numpy as np
 
 from medcodi.data.sources.phantom.body import Body
-from medcodi.record import RecordConfig, RecordValue
+from medcodi.record import CLINICAL_RECORD, RecordValue
 from medcodi.study import Finding
 
 _GRADE = {None: 2.0, "small": 1.0, "moderate": 2.0, "large": 3.0}
 MISSING = 0.12  # share of the laboratory values and vitals that were not taken
 
-PHANTOM_RECORD = RecordConfig(
-    fields={  # pyright: ignore[reportArgumentType]
-        "age": {"low": 0, "high": 120, "unit": "years"},
-        "sex": {"values": ("F", "M")},
-        "bmi": {"low": 10, "high": 80, "unit": "kg/m2", "digits": 1},
-        "view": {"values": ("PA", "AP")},
-        "bnp": {"low": 1, "high": 70_000, "unit": "pg/mL", "scale": "log"},
-        "crp": {"low": 0.1, "high": 1_000, "unit": "mg/L", "scale": "log", "digits": 1},
-        "leucocytes": {"low": 0.1, "high": 200, "unit": "10^9/L", "digits": 1},
-        "temperature": {"low": 30, "high": 43, "unit": "C", "digits": 1},
-        "oxygen_saturation": {"low": 40, "high": 100, "unit": "%"},
-        "heart_rate": {"low": 20, "high": 250, "unit": "1/min"},
-        "haemoglobin": {"low": 3, "high": 25, "unit": "g/dL", "digits": 1},
-    }
-)
+PHANTOM_RECORD = CLINICAL_RECORD
 
 
 def bmi_of(body: Body) -> float:
