@@ -12,6 +12,7 @@ from medcodi.data.dataset import read_info
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
 from medcodi.networks.environment import EnvironmentConfig
+from medcodi.recipes import find_recipe
 from medcodi.training.monitoring.config import TrackingConfig
 
 VALIDATION_PHANTOMS = 512  # held-out phantoms, where a recipe names no number
@@ -279,6 +280,8 @@ class TrainConfig:
                 read_info(data.path)
         if self.init is not None:
             read_index(self.init)
+        if self.model is not None:
+            find_recipe(self.model, "models")
 
     def identity(self) -> dict[str, Any]:
         """The values that decide what the run computes: a resumed run must have the same.

@@ -13,7 +13,6 @@ from rich import box
 from rich.table import Table
 
 from medcodi.app.terminal import app, out, show
-from medcodi.config import load
 from medcodi.errors import ConfigError
 from medcodi.recipes import recipe_names
 
@@ -198,6 +197,7 @@ def count_parameters(source: str | Path) -> ParameterCount:
 def _on_meta(source: str | Path) -> MedCoDi:
     import torch
 
+    from medcodi.config import load
     from medcodi.model import MedCoDi, ModelConfig
     from medcodi.networks.tokenizer import AbsentTokenizer
 

@@ -93,7 +93,7 @@ def plot(
     from medcodi.errors import TrainingError
     from medcodi.training.monitoring.summary import PAGE, write_summary
 
-    if any(run == Path("demo") and not run.exists() for run in runs):
+    if any(run == Path("demo") and not (run / "log.jsonl").exists() for run in runs):
         raise TrainingError(
             "the shipped model demo carries no log of its training",
             expected="the folder of a run",

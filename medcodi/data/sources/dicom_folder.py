@@ -52,7 +52,11 @@ def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -
     # Every DICOM file of the tree, in the order of paths.
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and is_dicom(file)]
     if not files:
-        raise DataError(f"{folder} holds no DICOM file", expected="at least one, in it or below it", fix="check path=")
+        raise DataError(
+            f"{folder} holds no DICOM file",
+            expected="at least one, in it or below it",
+            fix="check path=; images with a table are --source csv",
+        )
     by_id: dict[str, Record] = {}
     for record in each(partial(_record, options=options), files):
         by_id[record.study_id] = _joined(by_id[record.study_id], record) if record.study_id in by_id else record

@@ -15,16 +15,28 @@ from medcodi.generation.bulk.manifest import RESULT_COLUMNS, BadRow
 from medcodi.generation.bulk.plan import StudyShard
 from medcodi.metrics.labeler import label_report, labels_from_findings
 from medcodi.modality import names
+from medcodi.model.generation_config import RENAMED, with_new_names
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind
 from medcodi.study import CHEXPERT_LABELS
 
 RESULTS, FAILED = "results.csv", "failed.csv"
+
+
+def _upgrade(identity: dict[str, Any]) -> dict[str, Any]:
+    """Version 0.1 called a setting by its old name, and generated all targets jointly."""
+    settings = identity.get("settings", {})
+    if not settings.keys() & RENAMED.keys():
+        return identity
+    return {**identity, "settings": {"order": "joint", **with_new_names(settings)}}
+
+
 SYNTHESIS = JobKind(
     name="a synthesis",
     index_file="run.json",
     identity_key="",
     record_file="{shard}/result.json",
+    upgrade=_upgrade,
     exclusive=False,  # ranks may be jobs of an array, which do not talk to each other
     error=DataError,
     fix="choose another --out",
@@ -147,9 +159,8 @@ class SynthesisFolder:
         return len(done), len(failed), pending
 
     def _tables(self, done: Sequence[StudyShard], failed: Sequence[BadRow], kept: Iterable[str]) -> None:
-        labels = [
-            label for label in CHEXPERT_LABELS if label not in (kept := tuple(kept))
-        ]  # a manifest may have its own
+        kept = tuple(kept)
+        labels = [label for label in CHEXPERT_LABELS if label not in kept]  # a manifest may have its own
         self._table(RESULTS, [*RESULT_COLUMNS, *labels, *kept], (self._result(shard) for shard in done))
         if failed:
             rows = ({"row": row.number, "id": row.id, "reason": row.message} for row in failed)

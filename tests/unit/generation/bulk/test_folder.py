@@ -102,7 +102,7 @@ def test_results_hold_no_formula_and_are_read_back_equal(tmp_path):
             (staging / "report.txt").write_text(text)
             return {"report": staging / "report.txt"}
 
-        folder.write(shard, fill, PROVENANCE, {"report": text})
+        folder.write(shard, fill, PROVENANCE, {"report": text}, {"report": text})
     folder.collect(shards, [])
     with (folder.out / RESULTS).open(newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]
