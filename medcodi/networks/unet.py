@@ -62,24 +62,31 @@ class Layers(Protocol):
 
     def grid(self, level: int) -> tuple[int, int]:
         """Height and width of the map at a level, 0 at the top."""
+        ...
 
     def stem(self, channels: int) -> nn.Module:
         """Latent -> first width."""
+        ...
 
     def residual(self, channels_in: int, channels_out: int, time_dim: int) -> nn.Module:
         """A residual block that is given the time."""
+        ...
 
     def down(self, channels: int) -> nn.Module:
         """A step down."""
+        ...
 
     def up(self, channels: int) -> nn.Module:
         """A step up."""
+        ...
 
     def head(self, channels: int) -> nn.Module:
         """Last width -> latent."""
+        ...
 
     def pool(self, channels: int, out: int) -> nn.Module:
         """-> one vector ``[B, out]``."""
+        ...
 
 
 class TimeEmbedding(nn.Module):
