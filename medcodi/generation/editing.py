@@ -86,7 +86,7 @@ def edit(
     config = GenerationConfig(
         preset=preset, sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
     )
-    contents = {name: read_prompt(name, given[name], image_size=None) for name in in_table_order(given)}
+    contents = {name: read_prompt(name, given[name], None) for name in in_table_order(given)}
     known = str(contents.get(REPORT, report))  # without a report, only check the statements now
     new_report = normalise_report(report) if replace else merged_report(known, report)
     execution.check(device)

@@ -7,18 +7,24 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from medcodi.config import to_dict
-from medcodi.data.images import fit_square
 from medcodi.diffusion.guidance import Denoise, Latents, Times, guided, guided_by_each_other
 from medcodi.diffusion.sampling import sample_jointly
 from medcodi.errors import DataError
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.domain import warn_outside_domain
-from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt, truncations
+from medcodi.generation.request import (
+    Value,
+    check_batch,
+    check_modalities,
+    check_request,
+    fit_prompt,
+    read_prompt,
+    truncations,
+)
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
@@ -89,7 +95,7 @@ def generate(
         sequence=None if sequence is None else tuple(sequence),
     )
     config.sequence_of(direction.targets)  # refuses one that lacks a target
-    values = {name: read_prompt(name, value, image_size=None) for name, value in used.items()}
+    values = {name: read_prompt(name, value, None) for name, value in used.items()}
     execution.check(device)
 
     # Load the model, and fit request and prompts to it.
@@ -97,8 +103,7 @@ def generate(
     check_modalities(loaded, direction)
     outside = warn_outside_domain(loaded, direction, used)
     config = config.resolved(loaded)
-    size = loaded.config.image_size
-    values = {name: fit_square(v, size) if isinstance(v, np.ndarray) else v for name, v in values.items()}
+    values = {name: fit_prompt(name, value, loaded.config) for name, value in values.items()}
 
     # Encode, denoise, decode: all samples in one batch.
     seeds = [seed + index for index in range(num_samples)]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -14,14 +15,16 @@ from medcodi.data.image_files import check_image_file, read_image
 from medcodi.data.images import fit_square
 from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError, PromptError
-from medcodi.modality import MODALITIES, modality
-from medcodi.study import Direction
+from medcodi.modality import MODALITIES, STANDARD, modality
+from medcodi.record import read_record
+from medcodi.storage.checked_json import parse_json
+from medcodi.study import Content, Direction
 
 if TYPE_CHECKING:
-    from medcodi.model import MedCoDi
+    from medcodi.model import MedCoDi, ModelConfig
     from medcodi.networks.tokenizer import Truncation
 
-Value = np.ndarray | str  # a prompt as a model takes it: float32 [H, W] in [0, 1] at its size, or a text
+Value = Content  # a prompt as a model takes it: float32 [H, W] in [0, 1] at its size, a text, or a record
 
 
 FILE_SUFFIXES = (".txt", ".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
@@ -70,10 +73,10 @@ def check_request(
             fix="give no prompts at all to generate unconditionally",
         )
 
-    # Targets: by default every modality that is not a prompt (a prompt of weight 0 is no target either).
+    # Targets: by default every standard modality that is not a prompt (a prompt of weight 0 is no target either).
     names = [targets] if isinstance(targets, str) else targets
     if names is None:
-        names = [name for name in MODALITIES if name not in prompts]
+        names = [name for name in STANDARD if name not in prompts]
     direction = Direction(tuple(prompts), tuple(names))
 
     # Samples.
@@ -115,19 +118,32 @@ def check_modalities(model: MedCoDi, direction: Direction) -> None:
         )
 
 
-def read_prompt(name: str, value: Any, image_size: int | None) -> Value:
-    """A prompt as the model takes it: an image fitted to ``[S, S]`` in [0, 1] (None: of its own size), or a normalised text.
+def read_prompt(name: str, value: Any, config: ModelConfig | None) -> Value:
+    """A prompt as a model of ``config`` takes it: an image ``[S, S]`` in [0, 1], a normalised text, or a checked record.
+
+    Without a config, images keep their size, and the fields of records are not checked yet.
 
     Raises:
-        PromptError: If the value of a text modality is not a str.
+        PromptError: If the value of a text modality is not a str, or a record is none, or empty.
         DataError: If the image or report is invalid.
     """
-    if modality(name).kind == "text":
+    if modality(name).kind == "table":
+        is_json = isinstance(value, str) and value.lstrip().startswith("{")
+        prompt = read_record(parse_json(value.encode(), f"the {name}", PromptError) if is_json else value, PromptError)
+    elif modality(name).kind == "text":
         if not isinstance(value, str):
             raise PromptError(f"the {name} prompt is a {type(value).__name__}", expected="a str")
-        return normalise_report(value)
-    image = read_image(value, modality=name)
-    return image if image_size is None else fit_square(image, image_size)
+        prompt = normalise_report(value)
+    else:
+        prompt = read_image(value, modality=name)
+    return prompt if config is None else fit_prompt(name, prompt, config)
+
+
+def fit_prompt(name: str, prompt: Value, config: ModelConfig) -> Value:
+    """A prompt as read, fitted to a model: an image to its size, a record to its fields (a PromptError names an invalid one)."""
+    if isinstance(prompt, np.ndarray):
+        return fit_square(prompt, config.image_size)
+    return config.record.parse(prompt, PromptError) if isinstance(prompt, Mapping) and config.record else prompt
 
 
 def truncations(model: MedCoDi, prompts: Mapping[str, Value]) -> dict[str, Truncation]:
@@ -138,8 +154,11 @@ def truncations(model: MedCoDi, prompts: Mapping[str, Value]) -> dict[str, Trunc
 
 
 def value_hash(value: Value) -> str:
-    """SHA-256 of a prompt, as hexadecimal: of the text, or of the image's float32 values."""
-    data = value.encode() if isinstance(value, str) else np.ascontiguousarray(value, np.float32).tobytes()
+    """SHA-256 of a prompt, as hexadecimal: of the text, of the record as JSON, or of the image's float32 values."""
+    if isinstance(value, np.ndarray):
+        data = np.ascontiguousarray(value, np.float32).tobytes()
+    else:
+        data = (value if isinstance(value, str) else json.dumps(value, sort_keys=True)).encode()
     return hashlib.sha256(data).hexdigest()
 
 
@@ -147,16 +166,16 @@ def value_hash(value: Value) -> str:
 def check_prompt_files(prompts: Mapping[str, Path | str]) -> None:
     """Refuse invalid prompts without decoding pixels: texts are read, images must exist and have a header."""
     for name, value in prompts.items():
-        if MODALITIES[name].kind == "text":
-            normalise_report(_text(value))
+        if MODALITIES[name].kind != "image":
+            read_prompt(name, _text(value), None)
             continue
         check_image_file(Path(value), modality=name)
 
 
-def read_prompt_files(prompts: Mapping[str, Path | str], image_size: int) -> dict[str, Value]:
+def read_prompt_files(prompts: Mapping[str, Path | str], config: ModelConfig) -> dict[str, Value]:
     """Prompts (paths, or texts) as the model takes them; a DataError names an invalid one."""
     return {
-        name: read_prompt(name, _text(value) if MODALITIES[name].kind == "text" else value, image_size)
+        name: read_prompt(name, value if MODALITIES[name].kind == "image" else _text(value), config)
         for name, value in prompts.items()
     }
 

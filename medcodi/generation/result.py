@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -26,7 +27,7 @@ from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.identity import model_identity
 from medcodi.networks.tokenizer import Truncation
 from medcodi.storage import atomic
-from medcodi.study import Direction
+from medcodi.study import Content, Direction
 
 _LIBRARIES = ("medcodi", "torch", "diffusers", "transformers", "open_clip_torch", "numpy")
 
@@ -36,7 +37,7 @@ class Sample:
     """One generated set of targets; its seed reproduces it."""
 
     seed: int
-    contents: Mapping[str, np.ndarray | str]  # target -> image float32 [H, W] in [0, 1], or text
+    contents: Mapping[str, Content]  # target -> image float32 [H, W] in [0, 1], text, or record
 
     def __repr__(self) -> str:
         parts = (f"{name} {_brief(value)}" for name, value in self.contents.items())
@@ -52,7 +53,7 @@ class Generation:
     """Samples of one request.
 
     Every target is an attribute: ``generation.lateral`` is the first sample's lateral as a PIL image, ``generation.report``
-    its report as a str.
+    its report as a str, its record as a dict.
     """
 
     direction: Direction
@@ -69,7 +70,7 @@ class Generation:
     def __getattr__(self, name: str) -> Any:
         if name in MODALITIES and name in self.direction.targets:
             value = self.samples[0].contents[name]
-            return value if isinstance(value, str) else to_pil(value)
+            return to_pil(value) if isinstance(value, np.ndarray) else value
         targets = f"; its targets are {', '.join(self.direction.targets)}" if name in MODALITIES else ""
         raise AttributeError(f"this generation has no {name!r}{targets}")
 
@@ -130,7 +131,7 @@ def image_format(name: str) -> ImageFormat:
 
 
 def write_contents(
-    contents: Mapping[str, np.ndarray | str], folder: Path, format: ImageFormat, provenance: Mapping[str, Any]
+    contents: Mapping[str, Content], folder: Path, format: ImageFormat, provenance: Mapping[str, Any]
 ) -> dict[str, Path]:
     """Write one sample's targets, and its provenance where the format holds it, into a folder; returns target -> file."""
     files: dict[str, Path] = {}
@@ -138,6 +139,9 @@ def write_contents(
         if isinstance(value, str):
             files[name] = folder / f"{name}.txt"
             files[name].write_text(value + "\n", encoding="utf-8")
+        elif isinstance(value, Mapping):
+            files[name] = folder / f"{name}.json"
+            files[name].write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         else:
             files[name] = folder / f"{name}{format.suffix}"
             format.save(value, files[name], name, provenance)
@@ -152,7 +156,7 @@ def to_pil(image: np.ndarray) -> Image.Image:
 def provenance(
     model: MedCoDi | Mapping[str, Any],
     direction: Direction,
-    prompts: Mapping[str, np.ndarray | str],
+    prompts: Mapping[str, Content],
     weights: Mapping[str, float],
     config: GenerationConfig,
     seeds: Sequence[int],

@@ -23,11 +23,13 @@ from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
 from medcodi.networks.hearing import Connectors, lockstep
 from medcodi.networks.image_layers import ImageLayers
 from medcodi.networks.prompt_encoding import PromptEncoding
+from medcodi.networks.record_layers import FieldTokens
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
 from medcodi.networks.unet import Layers, UNet, UNetConfig
 from medcodi.networks.vector_layers import VectorLayers
+from medcodi.record import Record, RecordValue
 
-Values = Tensor | list[str]  # images [B, 1, H, W] in [0, 1], or B texts
+Values = Tensor | list[str] | list[dict[str, RecordValue]]  # images [B, 1, H, W] in [0, 1], B texts, or B records
 Times = Tensor | Mapping[str, Tensor]  # timesteps [B] that all targets share, or target -> its own [B]
 STAGES = ("autoencode", "align", "diffuse", "join")
 
@@ -46,6 +48,7 @@ KIND_PARTS: dict[Kind, KindParts] = {
     "text": KindParts(
         lambda c, t: c.report_autoencoder.build(t.report, t.decoder), VectorLayers, lambda c: c.report_denoiser
     ),
+    "table": KindParts(lambda c, _: c.record.autoencoder.build(c.record), VectorLayers, lambda c: c.record.denoiser),
 }
 
 
@@ -66,7 +69,8 @@ class MedCoDi(nn.Module):
 
         # Noise schedule; prompt encoders (modality -> shared latent space); an autoencoder for each kind.
         self.schedule = config.schedule.build()
-        self.prompt_encoders: Any = config.prompt_encoders.build(tokenizers.prompts, image_size=config.image_size)
+        record = config.record and (config.record.tower, config.record)
+        self.prompt_encoders: Any = config.prompt_encoders.build(tokenizers.prompts, config.image_size, record)
         kinds: list[Kind] = list(dict.fromkeys(MODALITIES[name].kind for name in config.modalities))
         self.autoencoders = nn.ModuleDict({kind: KIND_PARTS[kind].autoencoder(config, tokenizers) for kind in kinds})
 
@@ -188,7 +192,7 @@ class MedCoDi(nn.Module):
         return (mean - autoencoder.shift) * autoencoder.scale, (0.5 * logvar).exp() * autoencoder.scale
 
     def decode(self, modality: str, z: Tensor) -> Values:
-        """Diffusion latents -> images ``[B, 1, H, W]`` in [0, 1], or texts."""
+        """Diffusion latents -> images ``[B, 1, H, W]`` in [0, 1], texts, or records."""
         return self.autoencoder(modality).decode(z)
 
     # ---- prompts -----------------------------------------------------------------------------------------------
@@ -323,12 +327,19 @@ def _hidden(module: nn.Module) -> nn.Module:
     return module if isinstance(module, Placeholder) else Placeholder(module.requires_grad_(False))
 
 
-def build_model(config: ModelConfig, texts: Sequence[str], *, seed: int = 0) -> MedCoDi:
-    """A fresh model with random weights and a tokenizer trained on ``texts``; the same for the same seed and texts."""
+def build_model(config: ModelConfig, texts: Sequence[str], records: Sequence[Record] = (), *, seed: int = 0) -> MedCoDi:
+    """A fresh model with random weights, a tokenizer trained on ``texts`` and numbers of records normalised as in ``records``.
+
+    The same for the same seed, texts and records, all of the training split.
+    """
     tokenizer = ReportTokenizer.train(texts, vocab_size=config.vocab_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MedCoDi(config, tokenizer)
+        model = MedCoDi(config, tokenizer)
+    for module in model.modules():
+        if isinstance(module, FieldTokens):
+            module.fit(records)
+    return model
 
 
 def tiny_model(seed: int = 0, **changes: Any) -> MedCoDi:

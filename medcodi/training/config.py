@@ -190,7 +190,8 @@ def validation_values(data: Any, validation: dict[str, Any] | str) -> dict[str, 
 
     # The same folder or population, in another split; a phantom has no end, and needs a number.
     shared = {"path": data} if isinstance(data, str) else dict(data) if isinstance(data, dict) else {}
-    shared = {key: shared[key] for key in ("path", "source", "image_size", "seed") if shared.get(key) is not None}
+    of_data = ("path", "source", "image_size", "seed", "version", "studies_per_patient")
+    shared = {key: shared[key] for key in of_data if shared.get(key) is not None}
     number = {"num_studies": VALIDATION_PHANTOMS} if "source" in shared else {}
     return {"split": "val", **shared, **number, **{key: value for key, value in own.items() if value is not None}}
 

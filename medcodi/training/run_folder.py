@@ -32,7 +32,7 @@ from medcodi.training import checkpoint
 from medcodi.training.caching.training_run import hold_only
 from medcodi.training.checkpoint import CHECKPOINTS, Checkpoint
 from medcodi.training.config import TrainConfig
-from medcodi.training.fresh_model import fresh_model_config, reports
+from medcodi.training.fresh_model import fresh_model_config, records_of, reports
 
 CONFIG = "config.yaml"
 RUN = JobKind(
@@ -177,7 +177,8 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
             fix="start from a model with init=…",
         )
     atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.resume)
-    build_model(fresh, texts, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
+    records = records_of(dataset, config.tokenizer_studies) if fresh.record is not None else []
+    build_model(fresh, texts, records, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
 
 
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:

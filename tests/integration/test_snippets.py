@@ -165,6 +165,7 @@ def environment() -> Mapping[str, str]:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 @pytest.mark.parametrize("page", [page for page in PAGES if RUN[page]], ids=lambda page: page.name)
 def test_snippets_run_as_written(page: Path, things: Path, tmp_path: Path) -> None:
     folder = place(page, things, tmp_path / "here")

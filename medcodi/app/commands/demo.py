@@ -143,9 +143,7 @@ def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, cons
             # The time of a row includes reading its prompts.
             start = time.perf_counter()
             study = studies[first + number]
-            prompts = {
-                name: read_prompt(name, study.contents[name], model.config.image_size) for name in direction.prompts
-            }
+            prompts = {name: read_prompt(name, study.contents[name], model.config) for name in direction.prompts}
 
             def advance(done: int, total: int, number: int = number) -> None:
                 bar.update(task, completed=number + done / total)

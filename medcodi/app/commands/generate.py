@@ -147,7 +147,7 @@ def check_inputs(
 
     _, used, _ = check_request(prompts, targets, weights, num_samples, seed)
     for name, value in used.items():
-        read_prompt(name, value, image_size=None)
+        read_prompt(name, value, None)
     if model is not None:
         read_index(model)
 
@@ -166,10 +166,13 @@ def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> Non
 
 
 def print_generation(generation: Generation, folder: Path) -> None:
-    """Print the texts of a generation, and the names of its files."""
+    """Print the texts and records of a generation, and the names of its files."""
+    from medcodi.study import content_text
+
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
-            if isinstance(value, str):
-                show(Panel(Text(value), title=f"{name}, sample {number}", title_align="left", expand=False))
+            text = content_text(value)
+            if text is not None:
+                show(Panel(Text(text), title=f"{name}, sample {number}", title_align="left", expand=False))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         out.print(str(path))

@@ -130,6 +130,20 @@ class PhantomRecord(Record):
 
     seed: int
     index: int
+    version: int = 1
+    studies_per_patient: int = 1
+
+    @classmethod
+    def of(cls, version: int, seed: int, index: int, studies_per_patient: int, split: str) -> PhantomRecord:
+        """The study ``index`` of a population."""
+        study = patient = f"phantom-{seed}-{index:07d}"
+        if version == 2:
+            study = f"phantom2-{seed}-{index:07d}"
+            patient = f"phantom2-{seed}-{studies_per_patient}-{index // studies_per_patient:07d}"
+        return cls(
+            study_id=study, patient_id=patient, split=split, seed=seed, index=index,
+            version=version, studies_per_patient=studies_per_patient,
+        )  # fmt: skip
 
     def files(self) -> dict[str, str]:
         """The study alone: no file exists."""
@@ -137,10 +151,11 @@ class PhantomRecord(Record):
 
     def load(self, image_size: int) -> Loaded:
         """Compute it."""
-        from medcodi.data.sources.phantom import (
-            phantom_study,
-        )  # its compiler and torch are not for those who read files
+        # Imported here: its compiler and torch are not for those who read files.
+        from medcodi.data.sources.phantom import phantom_study, phantom_visit_study
 
+        if self.version == 2:
+            return Loaded(study=phantom_visit_study(self.seed, self.index, image_size, self.studies_per_patient))
         return Loaded(study=phantom_study(self.seed, self.index, image_size))
 
 

@@ -28,6 +28,7 @@ from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.identity import model_identity
+from medcodi.study import content_text
 
 FORMAT_VERSION = 1
 
@@ -265,7 +266,7 @@ class _Worker:
             if row.number in self.failed:
                 continue
             try:
-                prompts[row.number] = read_prompt_files(row.prompts, self.model.config.image_size)
+                prompts[row.number] = read_prompt_files(row.prompts, self.model.config)
             except DataError as error:
                 prompts[row.number] = error
         return prompts
@@ -318,9 +319,9 @@ class _Worker:
         signature = provenance(
             self.identity, row.direction, prompts, row.weights, self._sampling_of(shard), [shard.seed], arithmetic, cut
         )
-        texts = {name: value for name, value in contents.items() if isinstance(value, str)}
+        texts = {name: text for name, value in contents.items() if (text := content_text(value)) is not None}
         # Prompts as they were given: texts as the model read them, images by their paths.
-        given = {name: value if isinstance(value, str) else row.prompts[name] for name, value in prompts.items()}
+        given = {name: content_text(value) or row.prompts[name] for name, value in prompts.items()}
         signature |= warn_outside_domain(self.model, row.direction, given)
         root = self.manifest.parent  # where the manifest's own paths start
         shown = {

@@ -177,8 +177,7 @@ class _Stream:
         )
         check_modalities(self.model, direction)
         self.config.sequence_of(direction.targets)  # refuses one that lacks a target
-        size = self.model.config.image_size
-        prompts = {name: read_prompt(name, value, size) for name, value in used.items()}
+        prompts = {name: read_prompt(name, value, self.model.config) for name, value in used.items()}
         outside = warn_outside_domain(self.model, direction, used)
         seeds = [request.seed + index for index in range(request.num_samples)]
         return _Pending(direction, prompts, weights, seeds, outside)

@@ -18,9 +18,11 @@ from medcodi.generation.request import (
     value_hash,
 )
 from medcodi.model import tiny_model
+from medcodi.model.config import tiny_config
 from medcodi.study import Direction
 
 REPORT = "FINDINGS: Large left pleural effusion."
+TINY = tiny_config()
 PICTURE = np.random.default_rng(0).random((40, 50), dtype=np.float32)
 
 
@@ -72,11 +74,11 @@ def test_a_modality_that_the_model_lacks_is_refused():
 
 
 def test_prompts_are_fitted_and_normalised():
-    assert read_prompt("frontal", PICTURE, 32).shape == (32, 32)
+    assert read_prompt("frontal", PICTURE, TINY).shape == (32, 32)
     assert read_prompt("frontal", PICTURE, None).shape == (40, 50)
-    assert read_prompt("report", "Clear   lungs.", 32) == "Clear lungs."
+    assert read_prompt("report", "Clear   lungs.", TINY) == "Clear lungs."
     with pytest.raises(PromptError, match="report prompt is a int"):
-        read_prompt("report", 5, 32)
+        read_prompt("report", 5, TINY)
 
 
 def test_hashes_tell_prompts_apart():
@@ -89,7 +91,7 @@ def test_prompts_of_files(tmp_path):
     (tmp_path / "r.txt").write_text("Clear   lungs.")
     prompts = {"frontal": tmp_path / "f.png", "report": tmp_path / "r.txt"}
     check_prompt_files(prompts)
-    values = read_prompt_files(prompts, 32)
+    values = read_prompt_files(prompts, TINY)
     assert values["frontal"].shape == (32, 32) and values["report"] == "Clear lungs."
 
 
