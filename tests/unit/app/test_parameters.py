@@ -132,7 +132,7 @@ def test_tokens_recipe_differs_in_context_and_report_tower_only() -> None:
 def test_features_recipe_differs_from_tokens_in_the_environment_only() -> None:
     count = count_parameters(FEATURES)
     connectors = sum(row.parameters for row in count.rows if row.component.startswith("environment_"))
-    assert connectors == 225_814_080 and count.total == 4_406_712_048
+    assert connectors == 225_589_440 and count.total == 4_406_487_408
     tokens, features = (to_dict(load(ModelConfig, path)) for path in (TOKENS, FEATURES))
     assert features.pop("environment")["kind"] == "features" and tokens.pop("environment")["kind"] == "vector"
     assert {**tokens, "name": ""} == {**features, "name": ""}
