@@ -45,8 +45,9 @@ class Sample:
 
 
 def _brief(value: Content) -> str:
-    text = content_text(value)
-    return str([*np.shape(value)]) if text is None else repr(shorten(text, 60, placeholder=" ..."))
+    if isinstance(value, np.ndarray):
+        return str([*value.shape])
+    return repr(shorten(content_text(value) or "", 60, placeholder=" ..."))
 
 
 @dataclass(frozen=True, repr=False)
