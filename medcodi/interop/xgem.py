@@ -132,6 +132,7 @@ def import_xgem(
 
 def _refuse_existing(out: Path) -> None:
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
+        JobFolder.sweep_published(out, IMPORT)
         raise CheckpointError(
             f"{out} exists and is not empty", expected="a new folder", fix="choose another, or remove it first"
         )

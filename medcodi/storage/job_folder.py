@@ -70,6 +70,15 @@ class JobFolder:
         job.target = target
         return job
 
+    @classmethod
+    def sweep_published(cls, target: Path, kind: JobKind) -> None:
+        """Remove what a process that was killed within :meth:`publish` left beside a target that is there."""
+        job = cls.beside(target, kind, {})
+        if target.exists() and job.root.is_dir() and not job.content.exists():
+            # A job that runs, or a folder of somebody else, is refused and stays.
+            with suppress(MedCoDiError), job.opened(restart=True):
+                job.clear()
+
     # ---- opening -----------------------------------------------------------------------------------------------------
     @contextmanager
     def opened(self, *, restart: bool = False) -> Iterator[list[str]]:

@@ -68,7 +68,7 @@ def config(prepared: Path, untrained: Path, tmp_path: Path) -> Callable[..., Tra
 
     def made(*words: str, stage: str = "align") -> TrainConfig:
         words = words if "init=null" in words else ("model=null", *words)
-        data = ("data.source=null", f"data.path={prepared}", "data.num_studies=null", "faults.rank_s=10")
-        return tiny_config(stage, tmp_path / "run", untrained, *data, *QUIET, *words)
+        data = ("data.source=null", f"data.path={prepared}", "data.num_studies=null", "validation.num_studies=null")
+        return tiny_config(stage, tmp_path / "run", untrained, *data, "faults.rank_s=10", *QUIET, *words)
 
     return made

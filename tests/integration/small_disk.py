@@ -26,7 +26,7 @@ _NEW_MOUNTS, _NEW_USERS = 0x00020000, 0x10000000  # <linux/sched.h>
 _READ_ONLY, _REMOUNT = 1, 32  # <sys/mount.h>
 
 
-def _mounted(folder: Path, size: int) -> bool:
+def mounted(folder: Path, size: int) -> bool:
     """Mount memory as a disk, in a namespace of this process's own; False where that is not allowed."""
     libc = ctypes.CDLL(None, use_errno=True)
     user, group = os.getuid(), os.getgid()
@@ -41,13 +41,13 @@ def _mounted(folder: Path, size: int) -> bool:
     return libc.mount(b"none", str(folder).encode(), b"tmpfs", 0, f"size={size}".encode()) == 0
 
 
-def _made_read_only(folder: Path) -> None:
+def made_read_only(folder: Path) -> None:
     gc.collect()  # no file may be mapped any more
     libc = ctypes.CDLL(None, use_errno=True)
     assert libc.mount(b"none", str(folder).encode(), b"tmpfs", _REMOUNT | _READ_ONLY, None) == 0, ctypes.get_errno()
 
 
-def _filled(folder: Path, name: str, leave: int) -> Path:
+def filled(folder: Path, name: str, leave: int) -> Path:
     """Put a file there so that about ``leave`` bytes stay free."""
     ballast = folder / name
     with suppress(OSError), ballast.open("wb", buffering=0) as file:  # full
@@ -78,16 +78,16 @@ def _story(config: TrainConfig) -> dict[str, Any]:
     _refusal(replace(config, steps=1), None)
     size = sum(file.stat().st_size for file in (run / "checkpoints/step-00000001").iterdir())
 
-    ballast = _filled(disk, "ballast", size // 2)
+    ballast = filled(disk, "ballast", size // 2)
     told["too small"] = _refusal(config, "latest")
     ballast.unlink()
 
-    ballast = _filled(disk, "ballast", 3 * size)
+    ballast = filled(disk, "ballast", 3 * size)
 
     def fill() -> None:
         while not any(path.name > "step-00000003" for path in checkpoint.found(run / "checkpoints")):
             time.sleep(0.001)
-        _filled(disk, "rest", 0)
+        filled(disk, "rest", 0)
 
     threading.Thread(target=fill, daemon=True).start()
     told["filled up"] = _refusal(config, "latest")
@@ -100,7 +100,7 @@ def _story(config: TrainConfig) -> dict[str, Any]:
     told["went on from"] = f"step-{last:08d}"
     told["finished"] = not _refusal(replace(config, steps=last + 2), "latest")
 
-    _made_read_only(disk)
+    made_read_only(disk)
     told["read-only"] = [
         _refusal(replace(config, steps=last + 4), "latest"),
         _refusal(replace(config, out=str(disk / "other")), None),
@@ -120,7 +120,7 @@ def story(config: TrainConfig, out: Path, said: Path) -> None:
     for stream in (1, 2):
         os.dup2(descriptor, stream)
     os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    if not _mounted(Path(config.out).parent, 64 * MIB):
+    if not mounted(Path(config.out).parent, 64 * MIB):
         os._exit(NOT_ALLOWED)
     import torch
 

@@ -199,6 +199,12 @@ def named_systems(
     known = {field.name for field in fields(EvaluateConfig)}  # type: ignore[arg-type]
     remaining = [text for text in settings if not systems or text.partition("=")[0].split(".")[0] in known]
     texts = [*systems, *(text for text in settings if text not in remaining)]
+    if system is not None and "=" in system:
+        raise ConfigError(
+            f"--system {system} is no name",
+            expected="the name alone of what --generated names",
+            fix=f"--systems {system}",
+        )
     if generated is not None:
         texts.insert(0, f"{system or generated.stem}={generated}")
     elif system is not None:

@@ -44,6 +44,11 @@ def export(
 
         medcodi turing export --study study.yaml --real data/mine --generated runs/join/model --readers 3 --out bundle/
     """
+    if out_dir.is_dir():  # perhaps by an export that was killed when all was written
+        from medcodi.storage.job_folder import JobFolder
+        from medcodi.turing.bundle.export_folder import EXPORT
+
+        JobFolder.sweep_published(out_dir, EXPORT)
     refuse_full_folder(out_dir)
     from medcodi.generation.pipeline import load
     from medcodi.turing.bundle.export import export_bundle

@@ -115,6 +115,7 @@ def prepare(config: PrepareConfig) -> Ledger:
     out = Path(config.out)
     plain_name(config.dataset_name, "name=" if config.name else "--out", fix="give the data set another one: name=...")
     if out.exists() and not config.overwrite:
+        JobFolder.sweep_published(out, PREPARATION)
         raise DataError(
             f"{out} exists already", expected="a new folder", fix="overwrite=true replaces it, or choose another --out"
         )

@@ -16,6 +16,7 @@ from medcodi.data.images import fit_square
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import read_text
+from medcodi.data.tables import MAX_CELL, read_rows
 from medcodi.errors import DataError
 
 CASES = Path(__file__).parents[2] / "cases"
@@ -153,6 +154,15 @@ def test_torn_rows_and_doubled_columns_are_refused(tmp_path: Path) -> None:
         prepared(tmp_path / "out", "csv", table(tmp_path, "unquoted_comma"))
     with pytest.raises(DataError, match="the column 'report' twice"):
         prepared(tmp_path / "out", "csv", table(tmp_path, "dupcol"))
+
+
+def test_long_cells_are_read_and_one_without_an_end_is_refused_at_its_first_line(tmp_path: Path) -> None:
+    path, text = tmp_path / "a.csv", "word " * 40_000
+    path.write_text(f'study_id,report\ns0,Clear.\ns1,"{text}"\ns2,Clear.\n')
+    assert [(row.line, len(row.cells["report"])) for row in read_rows(path)] == [(2, 6), (3, 199_999), (4, 6)]
+    path.write_text('study_id,report\ns0,Clear.\ns1,"' + "word\n" * (MAX_CELL // 5 + 1) + "s2,Clear.\n")
+    with pytest.raises(DataError, match="a.csv, line 3: field larger than field limit.*a quote may not be closed"):
+        list(read_rows(path))
 
 
 def test_cells_that_say_nothing_are_absent_and_counted(tmp_path: Path) -> None:

@@ -37,6 +37,16 @@ def test_gray_png_of_8_and_of_16_bits(tmp_path: Path) -> None:
     assert len(np.unique(sixteen)) > 1000  # 16 bit are kept
 
 
+@pytest.mark.parametrize("bits", [8, 10, 12])
+def test_few_bits_in_a_16_bit_file_are_not_nearly_black(tmp_path: Path, bits: int) -> None:
+    image = picture()
+    levels = np.round(image * (2**bits - 1)).astype(np.uint16)
+    Image.fromarray(levels).save(tmp_path / "a.png")
+    assert np.abs(read_image(tmp_path / "a.png") - levels / (2**bits - 1)).max() <= 1e-6
+    save_png16(image / 20, tmp_path / "dark.png")  # ours says that all its bits are used
+    assert np.abs(read_image(tmp_path / "dark.png") - image / 20).max() <= 0.5 / 65535 + 1e-6
+
+
 @pytest.mark.parametrize("suffix", ["jpg", "tif", "bmp"])
 def test_other_formats(tmp_path: Path, suffix: str) -> None:
     smooth = np.add.outer(np.linspace(0, 0.5, HEIGHT), np.linspace(0, 0.5, WIDTH)).astype(np.float32)

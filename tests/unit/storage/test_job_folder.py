@@ -91,6 +91,24 @@ def test_a_product_that_is_killed_at_any_moment_is_there_whole_or_not_at_all(tmp
         assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_a_kill_after_publishing_left_is_swept_and_nothing_else(tmp_path: Path) -> None:
+    target, root = tmp_path / "out", tmp_path / ".out.partial"
+    job = JobFolder.beside(target, STAGED, {"a": 1})
+    with job.opened():
+        write(job, "s0")
+        JobFolder.sweep_published(target, STAGED)
+        assert not job.verify(["s0"])  # no target yet
+        job.content.rename(target)  # and killed
+        JobFolder.sweep_published(target, STAGED)
+        assert job.read_index() is not None  # somebody works here
+    JobFolder.sweep_published(target, STAGED)
+    assert not root.exists() and contents(target) == {"s0.bin": "s0"}
+    root.mkdir()
+    (root / "notes.txt").write_text("of a person")
+    JobFolder.sweep_published(target, STAGED)
+    assert list(contents(root)) == ["notes.txt"]
+
+
 def test_todo_and_verify_tell_what_is_missing_cut_and_changed(tmp_path: Path) -> None:
     run(tmp_path)
     job = JobFolder(tmp_path, FLAT, 1)

@@ -77,6 +77,12 @@ def test_systems_that_cannot_be_told(system: str | None, systems: list[str], mes
         named_systems(None, system, systems, [])
 
 
+@pytest.mark.parametrize("generated", [None, Path("theirs")])
+def test_a_name_and_a_path_given_as_a_name_are_refused_with_the_right_option(generated: Path | None) -> None:
+    with pytest.raises(ConfigError, match="--system a=b is no name.*Fix: --systems a=b"):
+        named_systems(generated, "a=b", [], [])
+
+
 def test_the_recipes_are_right(recipes: Path = Path(__file__).resolve().parents[4] / "configs/eval") -> None:
     for name in ("demo.yaml", "mimic-cxr.yaml"):
         values = evaluation_values(
