@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from medcodi.app.commands.evaluate import evaluate_and_print
 from medcodi.config import load, to_yaml
+from medcodi.distributed import printed_by_first
 from medcodi.errors import MedCoDiError
 from medcodi.evaluation.config import EvaluateConfig
 
@@ -31,8 +32,12 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         evaluate_and_print(options)
     except MedCoDiError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if not printed_by_first(error):
+            print(f"error: {error}", file=sys.stderr)
         return 2
+    except KeyboardInterrupt:
+        print("Interrupted. What is finished stays: the same command resumes.", file=sys.stderr)
+        return 130
     return 0
 
 

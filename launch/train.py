@@ -62,12 +62,15 @@ def main(arguments: list[str]) -> int:
         options, overrides = parse(arguments)
         if options.local_rank is not None:
             os.environ.setdefault("LOCAL_RANK", str(options.local_rank))
+        if os.environ.get("RANK", "0") == "0":  # the first sign of life: libraries take seconds to load
+            print(f"Loading the run of {options.config} ...", file=sys.stderr, flush=True)
         from medcodi.training.config import TrainConfig
 
         config = load(TrainConfig, options.config, overrides)
         if options.print_config:
             print(to_yaml(config), end="")
             return 0
+        config.check_inputs()
         from medcodi.training.loop import train
 
         train(config, options.resume)

@@ -6,6 +6,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from medcodi.errors import DomainWarning
     from medcodi.generation import Generation, edit, generate
     from medcodi.generation.bulk.job import SynthesisConfig, synthesize
     from medcodi.generation.bulk.streaming import Request, generate_many
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 
 __version__ = "0.1.0"
 __all__ = [
+    "DomainWarning",
     "Generation",
     "MedCoDi",
     "Request",
@@ -26,6 +28,7 @@ __all__ = [
 
 # Loaded on first use, so that `import medcodi` and `medcodi --help` do not wait for torch.
 _HOMES = {
+    "DomainWarning": "medcodi.errors",
     "edit": "medcodi.generation",
     "generate": "medcodi.generation",
     "Generation": "medcodi.generation",

@@ -21,11 +21,11 @@ class MedCoDiError(ValueError):
     def __init__(self, failed: str, *, expected: str = "", fix: str = "") -> None:
         """Compose the message: what failed with the value seen, what was expected, what the user can do now."""
         self.failed, self.expected, self.fix = failed, expected, fix
-        parts = [failed.rstrip(".") + "."]
+        parts = [sentence(failed)]
         if expected:
-            parts.append(f"Expected {expected.rstrip('.')}.")
+            parts.append(f"Expected {sentence(expected)}")
         if fix:
-            parts.append(f"Fix: {fix.rstrip('.')}.")
+            parts.append(f"Fix: {sentence(fix)}")
         super().__init__(" ".join(parts))
 
     def __reduce__(self) -> tuple[Any, ...]:  # pickle would call the class with the whole message
@@ -59,6 +59,10 @@ class TrainingError(MedCoDiError):
     """A training run that cannot start or continue."""
 
 
+class DomainWarning(UserWarning):
+    """A prompt is not of the domain that a model was trained in: what it generates is not to be believed."""
+
+
 class MissingExtraError(MedCoDiError, ImportError):
     """An optional dependency is not installed."""
 
@@ -68,6 +72,11 @@ class MissingExtraError(MedCoDiError, ImportError):
             expected=f"it for {needed_for}",
             fix=f"pip install 'medcodi[{extra}]'",
         )
+
+
+def sentence(text: str) -> str:
+    """The text with one full stop at its end; three points are meant, as in ``out=...``, and stay."""
+    return text if text.endswith(("...", "…")) else text.rstrip(".") + "."
 
 
 def first_line(error: BaseException) -> str:

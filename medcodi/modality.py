@@ -1,4 +1,4 @@
-"""The one table of modalities. A fourth modality is one more row here."""
+"""The one table of modalities. A further modality is one more row here; docs/MODALITIES.md says what a new kind needs."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Literal
 
 from medcodi.errors import PromptError, one_of
 
-Kind = Literal["image", "text"]
+Kind = Literal["image", "text", "table"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,6 +20,7 @@ class Modality:
     title: str  # for pages and plots
     view_codes: tuple[str, ...] = ()  # words that mean this view, in order of preference: see data/views.py
     short: str  # one letter, for compact tables
+    standard: bool = True  # part of models and directions where nothing else is said
 
 
 _ROWS = (
@@ -39,9 +40,11 @@ _ROWS = (
         view_codes=("LATERAL", "LL", "RL", "LAT", "L", "LATERALE", "PERFIL", "PROFIL", "SEITLICH"),
     ),
     Modality(name="report", kind="text", title="Report", short="R"),
+    Modality(name="record", kind="table", title="Record", short="T", standard=False),
 )
 
 MODALITIES: dict[str, Modality] = {row.name: row for row in _ROWS}
+STANDARD = tuple(row.name for row in _ROWS if row.standard)  # frontal, lateral, report: the paper's three
 
 
 def modality(name: str) -> Modality:

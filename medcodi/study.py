@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 
 from medcodi.errors import DataError, PromptError
-from medcodi.modality import MODALITIES, in_table_order, modality
+from medcodi.modality import MODALITIES, STANDARD, Kind, in_table_order, modality
+from medcodi.record import Record, record_text
 
 # CheXpert's fourteen names, in CheXpert's order (Irvin et al., 2019, Table 1).
 CHEXPERT_LABELS = (
@@ -42,6 +43,18 @@ class Finding:
     state: str = "positive"  # "positive", "negative", "uncertain"
 
 
+Content = np.ndarray | str | Record
+# What a study holds of each kind of modality.
+CONTENT_TYPES: dict[Kind, type] = {"image": np.ndarray, "text": str, "table": Mapping}
+
+
+def content_text(value: Content | None) -> str | None:
+    """A text or record in words; None for an image or nothing."""
+    return (
+        value if value is None or isinstance(value, str) else record_text(value) if isinstance(value, Mapping) else None
+    )
+
+
 @dataclass(frozen=True, kw_only=True)
 class Study:
     """One examination: at most one image per view, a report, labels, metadata.
@@ -49,7 +62,8 @@ class Study:
     Attributes:
         study_id: Unique in its dataset.
         patient_id: Studies of one patient share it; splits keep them together.
-        contents: Modality name -> image (float32 ``[H, W]`` in [0, 1], bone bright) or text. What is absent has no key.
+        contents: Modality name -> image (float32 ``[H, W]`` in [0, 1], bone bright), text, or record (field -> value). What is
+            absent has no key.
         labels: CheXpert name -> 1 present, 0 absent, -1 uncertain. Unknown labels have no key.
         findings: Exact truth where it is known (the phantom), else empty.
         metadata: Further values of the source (sex, age, view position, licence ...).
@@ -57,18 +71,17 @@ class Study:
 
     study_id: str
     patient_id: str
-    contents: Mapping[str, np.ndarray | str] = field(default_factory=dict)
+    contents: Mapping[str, Content] = field(default_factory=dict)
     labels: Mapping[str, float] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for name, value in self.contents.items():
-            is_text = isinstance(value, str)
-            if is_text != (modality(name).kind == "text"):
+            if not isinstance(value, CONTENT_TYPES[modality(name).kind]):
                 raise DataError(
                     f"study {self.study_id!r}: {name} holds a {type(value).__name__}",
-                    expected="an image array for image modalities, a str for text",
+                    expected="an array for images, a str for reports, fields with values for records",
                 )
         unknown = set(self.labels) - set(CHEXPERT_LABELS)
         if unknown:
@@ -79,12 +92,17 @@ class Study:
     @property
     def images(self) -> dict[str, np.ndarray]:
         """The image modalities present, float32 ``[H, W]`` in [0, 1]."""
-        return {name: value for name, value in self.contents.items() if not isinstance(value, str)}
+        return {name: value for name, value in self.contents.items() if isinstance(value, np.ndarray)}
 
     @property
     def report(self) -> str | None:
         """The first text modality present, or None."""
         return next((value for value in self.contents.values() if isinstance(value, str)), None)
+
+    @property
+    def record(self) -> Record | None:
+        """The record, or None."""
+        return next((value for value in self.contents.values() if isinstance(value, Mapping)), None)
 
 
 @dataclass(frozen=True, order=True)
@@ -135,7 +153,7 @@ def subsets(items: Iterable[str], least: int = 1) -> list[tuple[str, ...]]:
     return [subset for size in range(least, len(items) + 1) for subset in combinations(items, size)]
 
 
-def all_directions(modalities: Iterable[str] = tuple(MODALITIES)) -> list[Direction]:
+def all_directions(modalities: Iterable[str] = STANDARD) -> list[Direction]:
     """Every direction with a prompt and a target: 12 of them for 3 modalities, single targets first."""
     modalities = in_table_order(modalities)
     directions = [

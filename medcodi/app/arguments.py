@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -116,9 +117,19 @@ def read_execution(texts: Sequence[str]) -> ExecutionConfig:
     return from_dict(ExecutionConfig, apply_overrides({}, texts), source="--execution")
 
 
+def numbered_folder(name: str) -> Path:
+    """The first of ``name``, ``name-2``, ``name-3`` ... that is new or empty."""
+    folders = (Path(name if number == 1 else f"{name}-{number}") for number in count(1))
+    return next(folder for folder in folders if not _is_full(folder))
+
+
+def _is_full(folder: Path) -> bool:
+    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+
+
 def refuse_full_folder(folder: Path) -> None:
     """Refuse an output folder that is a file or not empty, before any work is done."""
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
+    if _is_full(folder):
         raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another one with --out")
 
 

@@ -11,7 +11,7 @@ import typer
 from rich.text import Text
 
 from medcodi.app.terminal import app, err
-from medcodi.errors import MedCoDiError
+from medcodi.errors import MedCoDiError, sentence
 
 REFUSED = MedCoDiError.exit_code
 # Modules of medcodi.app.commands, in the order of ``--help``. None imports torch before its command runs.
@@ -77,11 +77,11 @@ def _without_local_rank(arguments: list[str]) -> list[str]:
 
 def print_refusal(error: MedCoDiError) -> None:
     """Print what failed, what was expected and the fix, a line each, on stderr."""
-    err.print(Text.assemble(("Error:", "bold red"), f" {error.failed.rstrip('.')}."))
+    err.print(Text.assemble(("Error:", "bold red"), f" {sentence(error.failed)}"))
     # Both are optional parts of an error.
     for label, text in (("Expected", error.expected), ("Fix", error.fix)):
         if text:
-            err.print(Text.assemble((f"{label}:", "bold"), f" {text.rstrip('.')}."))
+            err.print(Text.assemble((f"{label}:", "bold"), f" {sentence(text)}"))
 
 
 if __name__ == "__main__":

@@ -49,7 +49,8 @@ def keys_of(cls: type) -> list[Key]:
         value = field.default if field.default is not MISSING else field.default_factory
         # A group's defaults are those of its own keys; its class says what it is for.
         default = "" if value is MISSING or below else _flow(value() if callable(value) else value)
-        words = "group of keys" if below else type_words(hints[field.name])
+        by_name = get_origin(hints[field.name]) is dict  # groups under names that the user chooses
+        words = "groups by name" if below and by_name else "group of keys" if below else type_words(hints[field.name])
         meaning = texts.get(field.name, "") or (_first_line(below) if below else "")
         result.append(Key(field.name, words, default, meaning, below))
     return result
@@ -135,7 +136,9 @@ def _lines(cls: type, values: Mapping[str, Any], options_of: OptionsOf, *, comme
             value = to_dict(from_dict(below, dict(value)))
         if comments:
             lines += textwrap.wrap(_comment(key, below), WIDTH, initial_indent="# ", subsequent_indent="#   ")
-        if below and value and isinstance(value, Mapping):
+        if below and value and key.type == "groups by name":  # a line each
+            lines += [f"{key.name}:", *(f"  {name}: {_flow(item)}" for name, item in value.items())]
+        elif below and value and isinstance(value, Mapping):
             lines += [f"{key.name}:", *_indented(_lines(below, value, options_of, comments=comments))]
         elif below and value and isinstance(value, list):
             # Of a list of groups, the first explains the keys.

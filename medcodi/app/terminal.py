@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
+from rich.console import Console, RenderableType
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -19,11 +21,13 @@ from rich.progress import (
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Table
 from rich.text import Text
 from typer.core import TyperGroup
 
 from medcodi import __version__
 from medcodi.console import SafeConsole
+from medcodi.errors import DomainWarning, sentence
 
 # Everything printed for a person or a script goes to `out`; progress, notes and errors go to `err`.
 out, err = SafeConsole(), SafeConsole(stderr=True)
@@ -33,7 +37,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
 RESUMES = {
     "train": "The same command with --resume latest resumes.",
     **dict.fromkeys(
-        ("synthesize", "evaluate", "import-xgem", "prepare", "cache", "export"),
+        ("fit", "synthesize", "evaluate", "import-xgem", "prepare", "cache", "export"),
         "What is finished stays: the same command resumes.",
     ),
 }
@@ -48,7 +52,8 @@ class Commands(TyperGroup):
             return super().invoke(ctx)
         except KeyboardInterrupt as error:
             signal.signal(signal.SIGINT, signal.SIG_DFL)  # once more, while it is put away: end at once
-            if not error.args and os.environ.get("RANK", "0") == "0":  # a run that was saved has said so
+            saved = error.args and ctx.invoked_subcommand == "train"  # the run has said so
+            if not saved and os.environ.get("RANK", "0") == "0":
                 advice = RESUMES.get(ctx.invoked_subcommand or "", "Nothing was written: start it again.")
                 err.print(f"Interrupted. {advice}", markup=False)
             raise typer.Exit(INTERRUPTED) from None
@@ -89,6 +94,38 @@ def _everywhere(
     if version:
         out.print(f"medcodi {__version__}")
         raise typer.Exit()
+
+
+def say_loading(what: str) -> None:
+    """The first sign of life of a command whose libraries take seconds to load."""
+    if os.environ.get("RANK", "0") == "0":
+        err.print(Text(f"Loading {what} ...", style="dim"))
+
+
+def show(renderable: RenderableType, console: Console = out) -> None:
+    """Print a table or a panel within the terminal's width: its cells are wrapped, where lines of text are not."""
+    for column in renderable.columns if isinstance(renderable, Table) else ():
+        column.overflow = "fold"  # not "…": a figure that is cut is none
+    console.print(renderable, soft_wrap=False)
+
+
+@contextmanager
+def domain_notes() -> Iterator[None]:
+    """Print each way in which a request leaves a model's training domain as a note, once, instead of Python's warning."""
+    printed: set[str] = set()
+    with warnings.catch_warnings():
+        warnings.simplefilter("always", DomainWarning)
+        others = warnings.showwarning
+
+        def note(message: Any, category: type[Warning], *where: Any, **more: Any) -> None:
+            if not issubclass(category, DomainWarning):
+                others(message, category, *where, **more)
+            elif str(message) not in printed:
+                printed.add(str(message))
+                err.print(Text.assemble(("Warning:", "bold yellow"), f" {sentence(str(message))}"))
+
+        warnings.showwarning = note
+        yield
 
 
 def progress_bar(console: Console) -> Progress:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -13,7 +14,7 @@ import numpy as np
 from medcodi.data.files import FIX, INFO_FILE, arrow_files, fetched, info_from_text, is_url, remote_info
 from medcodi.errors import DataError, did_you_mean
 from medcodi.modality import MODALITIES
-from medcodi.study import CHEXPERT_LABELS, Finding, Study
+from medcodi.study import CHEXPERT_LABELS, Content, Finding, Study
 
 SPLITS = ("train", "val", "test")
 # How sources spell the splits.
@@ -44,7 +45,7 @@ class StudyDataset(Protocol):
 
 
 def row_from_study(study: Study, split: str) -> dict[str, Any]:
-    """One table row: images as little-endian uint16 bytes, texts as they are, absent modalities None.
+    """One table row: images as little-endian uint16 bytes, texts as they are, records as JSON, absent modalities None.
 
     Args:
         study: Its images already square and of the dataset's size.
@@ -53,9 +54,14 @@ def row_from_study(study: Study, split: str) -> dict[str, Any]:
     from medcodi.data.images import to_uint16
 
     row: dict[str, Any] = {"study_id": study.study_id, "patient_id": study.patient_id, "split": split}
-    for name in MODALITIES:
+    for name, modality in MODALITIES.items():
         value = study.contents.get(name)
-        row[name] = value if value is None or isinstance(value, str) else to_uint16(value).astype("<u2").tobytes()
+        if value is None and not modality.standard:
+            continue  # so that rows of the standard modalities keep their hashes
+        if isinstance(value, np.ndarray):
+            row[name] = to_uint16(value).astype("<u2").tobytes()
+        else:
+            row[name] = json.dumps(value) if isinstance(value, Mapping) else value
     # Labels in the order of CHEXPERT_LABELS; NaN: unknown.
     row["labels"] = np.array([study.labels.get(label, np.nan) for label in CHEXPERT_LABELS], dtype=np.float32)
     row["findings"] = json.dumps([asdict(finding) for finding in study.findings])
@@ -67,13 +73,15 @@ def study_from_row(row: Any, image_size: int) -> Study:
     """The study of a one-row Arrow table written by :func:`row_from_study`."""
     from medcodi.data.images import from_uint16
 
-    contents: dict[str, np.ndarray | str] = {}
+    contents: dict[str, Content] = {}
     for name, modality in MODALITIES.items():
         scalar = row.column(name)[0] if name in row.column_names else None
         if scalar is None or not scalar.is_valid:
             continue
         if modality.kind == "text":
             contents[name] = scalar.as_py()
+        elif modality.kind == "table":
+            contents[name] = json.loads(scalar.as_py())
         else:
             # A view of the mapped file: nothing is copied before the conversion to float.
             pixels = np.frombuffer(scalar.as_buffer(), dtype="<u2").reshape(image_size, image_size)
@@ -131,6 +139,14 @@ class ArrowStudies:
         columns = {name: table.column(name) for name in MODALITIES if name in table.column_names}
         return {name: len(column) - column.null_count for name, column in columns.items()}
 
+    def positive_labels(self, num_studies: int | None = None) -> tuple[str, ...]:
+        """The labels that at least one of the first ``num_studies`` studies (None: all) has; no image is read."""
+        from pyarrow import compute
+
+        labels = compute.list_flatten(self._rows.data.slice(0, num_studies).column("labels")).to_numpy()  # pyright: ignore
+        positive = (labels.reshape(-1, len(CHEXPERT_LABELS)) == 1).any(axis=0)
+        return tuple(name for name, has in zip(CHEXPERT_LABELS, positive, strict=True) if has)
+
     def num_labelled(self) -> int:
         """Number of studies with at least one known label. No image is read."""
         rows = self._rows.data.column("labels").to_pylist()
@@ -184,6 +200,7 @@ class FirstStudies:
         if isinstance(dataset, ArrowStudies):
             self.study_id, self.report = dataset.study_id, dataset.report
             self.modality_counts = partial(dataset.modality_counts, num_studies)
+            self.positive_labels = partial(dataset.positive_labels, num_studies)
             self.contents = lambda: dataset.contents()[:num_studies]
 
     def __len__(self) -> int:

@@ -58,7 +58,10 @@ def direction_folder(direction: Direction) -> str:
     return ("+".join(direction.prompts) or "nothing") + "_to_" + "+".join(direction.targets)
 
 
-_KNOWN = {direction_folder(known): known for known in [*all_directions(), *(Direction((), (m,)) for m in MODALITIES)]}
+_KNOWN = {
+    direction_folder(known): known
+    for known in [*all_directions(MODALITIES), *(Direction((), (m,)) for m in MODALITIES)]
+}
 
 
 def list_generated(source: str | Path, directions: Sequence[Direction] | None = None) -> Listing:

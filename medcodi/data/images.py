@@ -15,6 +15,7 @@ MAX_PIXELS = 10_000 * 10_000  # of one image: more than any detector has
 _MAX_16 = 65535
 _MAX_ASPECT = 5.0  # height over width of a pixel, or its inverse: beyond it the tag is wrong, not the pixel
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+ORIGIN = "Origin"  # text chunk of PNGs that no patient was examined for: phantom or synthetic
 BITS_USED = "Bits used"  # text chunk of our own 16-bit PNGs, which may be dark and use all bits
 
 
@@ -158,13 +159,24 @@ def from_uint16(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32) / np.float32(_MAX_16)
 
 
-def save_png16(image: np.ndarray, path: str | Path) -> None:
-    """Write float ``[H, W]`` in [0, 1] as a 16-bit gray PNG that says so: a dark one is not stretched when it is read."""
-    info = PngInfo()
+def save_png16(image: np.ndarray, path: str | Path, *, origin: str | None = None) -> None:
+    """Write float ``[H, W]`` in [0, 1] as a 16-bit gray PNG that says so: a dark one is not stretched when it is read.
+
+    ``origin`` is ``phantom`` or ``synthetic``, where no patient was examined.
+    """
+    info = _png_info(origin)
     info.add_text(BITS_USED, "16")
     Image.fromarray(to_uint16(image)).save(path, format="PNG", pnginfo=info)
 
 
-def save_png8(image: np.ndarray, path: str | Path) -> None:
-    """Write float ``[H, W]`` in [0, 1] as an 8-bit gray PNG."""
-    Image.fromarray(np.rint(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8)).save(path, format="PNG")
+def save_png8(image: np.ndarray, path: str | Path, *, origin: str | None = None) -> None:
+    """Write float ``[H, W]`` in [0, 1] as an 8-bit gray PNG; ``origin`` as for :func:`save_png16`."""
+    pixels = np.rint(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8)
+    Image.fromarray(pixels).save(path, format="PNG", pnginfo=_png_info(origin))
+
+
+def _png_info(origin: str | None) -> PngInfo:
+    info = PngInfo()
+    if origin is not None:
+        info.add_text(ORIGIN, origin)
+    return info

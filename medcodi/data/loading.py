@@ -6,11 +6,11 @@ import signal
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,7 +20,10 @@ from medcodi.data.refusals import workers_failed
 from medcodi.errors import ConfigError, DataError, one_of
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
+from medcodi.record import RecordValue
 from medcodi.study import CHEXPERT_LABELS, Study
+
+BatchContent = Tensor | list[str] | list[dict[str, RecordValue]]
 
 
 @dataclass(frozen=True)
@@ -28,7 +31,8 @@ class Batch:
     """A batch of B studies.
 
     Attributes:
-        contents: Modality -> float32 ``[B, 1, H, W]`` in [0, 1] (zeros where absent), or B strings ("" where absent).
+        contents: Modality -> float32 ``[B, 1, H, W]`` in [0, 1] (zeros where absent), B strings ("" where absent), or B records
+            ({} where absent).
         present: Modality -> bool ``[B]``, True where the study holds it.
         labels: float32 ``[B, 14]`` in ``CHEXPERT_LABELS`` order: 1 present, 0 absent, -1 uncertain, NaN unknown.
         study_ids: B identifiers.
@@ -36,7 +40,7 @@ class Batch:
         samples: Index of each study in its dataset: the key of its randomness.
     """
 
-    contents: dict[str, Tensor | list[str]]
+    contents: dict[str, BatchContent]
     present: dict[str, Tensor]
     labels: Tensor
     study_ids: list[str] = field(default_factory=list)
@@ -76,13 +80,15 @@ def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -
     Raises:
         DataError: If an image is not ``[image_size, image_size]``.
     """
-    contents: dict[str, Tensor | list[str]] = {}
+    contents: dict[str, BatchContent] = {}
     present = {
         name: torch.tensor([name in study.contents for study in studies], dtype=torch.bool) for name in MODALITIES
     }
     for name, row in MODALITIES.items():
         if row.kind == "text":
             contents[name] = [str(study.contents.get(name, "")) for study in studies]
+        elif row.kind == "table":
+            contents[name] = [dict(study.contents.get(name) or {}) for study in studies]
         else:
             contents[name] = _stack_images(studies, name, image_size)
     # [B, 14], NaN where a label is unknown.
@@ -280,6 +286,8 @@ class DataConfig:
         num_studies: Use the first N studies; None: all of a prepared split (the phantom needs a number).
         image_size: Pixels a side; must be the prepared folder's. None: the prepared folder's, 128 for the phantom.
         seed: Of the phantom.
+        version: Of the phantom: 1, or 2 with a record and several studies a patient.
+        studies_per_patient: Of phantom version 2: 1, 2, 4, 5, 8 or 10.
     """
 
     path: str | None = None
@@ -288,6 +296,9 @@ class DataConfig:
     num_studies: int | None = None
     image_size: int | None = None
     seed: int = 0
+    # Left out of a stored config at their defaults, so that runs from before they existed can be resumed.
+    version: Annotated[int, Field(exclude_if=lambda value: value == 1)] = 1
+    studies_per_patient: Annotated[int, Field(exclude_if=lambda value: value == 1)] = 1
 
     @model_validator(mode="before")
     @classmethod
@@ -322,7 +333,9 @@ class DataConfig:
             # Each split of the phantom has its own range of indices.
             offset = SPLITS.index(self.split) * PHANTOMS_PER_SPLIT
             size = self.image_size or PHANTOM_SIZE
-            return PhantomDataset(self.num_studies or 0, seed=self.seed, image_size=size, offset=offset)
+            return PhantomDataset(
+                self.num_studies or 0, self.seed, size, offset, self.version, self.studies_per_patient
+            )
         dataset = open_dataset(self.path, self.split)
         if self.image_size is not None and dataset.image_size != self.image_size:
             raise DataError(

@@ -81,7 +81,7 @@ def _write_study(folder: Path, study_id: str, study: Study) -> dict[str, str]:
         value = study.contents[name]
         if name in names("image"):
             cells[name] = f"images/{study_id}_{name}.png"
-            save_png8(np.asarray(value), folder / cells[name])
+            save_png8(np.asarray(value), folder / cells[name], origin="phantom")
         else:
             cells[name] = str(value)
             (folder / "reports" / f"{study_id}.txt").write_text(f"{value}\n", encoding="utf-8")

@@ -14,13 +14,13 @@ from medcodi.evaluation.annotators.features import EXTRACTORS
 from medcodi.evaluation.annotators.image_annotators import IMAGE_ANNOTATORS
 from medcodi.evaluation.annotators.report_annotators import LABELERS, REPORT_SCORERS
 from medcodi.evaluation.scoring.metrics import METRIC_GROUPS
-from medcodi.modality import MODALITIES
+from medcodi.modality import STANDARD
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig, read_old_names
 from medcodi.storage.names import stays_inside
 from medcodi.study import Direction, all_directions
 
-UNCONDITIONAL = Direction((), tuple(MODALITIES))
+UNCONDITIONAL = Direction((), STANDARD)
 
 
 @config

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
 
 from medcodi.generation.request import Value, value_hash
 from medcodi.modality import MODALITIES, in_table_order
@@ -92,9 +92,9 @@ class PromptContexts:
                 for row, key in enumerate(batch):
                     self._cache[key] = encoded.rows(slice(row, row + 1))
 
-    def _stack(self, name: str, values: Sequence[Value]) -> Tensor | list[str]:
-        if MODALITIES[name].kind == "text":
-            return [str(value) for value in values]
+    def _stack(self, name: str, values: Sequence[Value]) -> Any:
+        if MODALITIES[name].kind != "image":
+            return list(values)
         images = np.stack([np.asarray(value, np.float32) for value in values])
         return torch.from_numpy(images)[:, None].to(self.model.device)  # [B, 1, H, W]
 

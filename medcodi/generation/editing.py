@@ -17,6 +17,7 @@ from medcodi.diffusion.editing import check_strength, edit_latents
 from medcodi.diffusion.guidance import Denoise
 from medcodi.errors import PromptError
 from medcodi.generation.contexts import PromptContexts
+from medcodi.generation.domain import warn_outside_domain
 from medcodi.generation.pipeline import as_prompts, decode_contents, generate_batch, guided_denoiser, load
 from medcodi.generation.request import Value, check_modalities, check_request, read_prompt, truncations, value_hash
 from medcodi.generation.result import Generation, Sample, provenance
@@ -27,7 +28,7 @@ from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction, Study
 
-STRENGTH = 0.8  # chosen by measurement: docs/EDITING.md
+STRENGTH = 0.5  # chosen by measurement: docs/EDITING.md
 REPORT = names("text")[0]
 EDITED = (
     "Edited by a model from the examination of a patient, whom it may still show. Not de-identified. Not for diagnosis."
@@ -85,7 +86,7 @@ def edit(
     config = GenerationConfig(
         preset=preset, sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
     )
-    contents = {name: read_prompt(name, given[name], image_size=None) for name in in_table_order(given)}
+    contents = {name: read_prompt(name, given[name], None) for name in in_table_order(given)}
     known = str(contents.get(REPORT, report))  # without a report, only check the statements now
     new_report = normalise_report(report) if replace else merged_report(known, report)
     execution.check(device)
@@ -93,6 +94,8 @@ def edit(
     # Load the model, and fit the study to it.
     loaded = load(model, device)
     check_modalities(loaded, Direction((), in_table_order(contents)))
+    files = {} if isinstance(study, Study) else {name: value for name, value in given.items() if name != REPORT}
+    outside = warn_outside_domain(loaded, direction, {**files, REPORT: new_report})
     config = config.resolved(loaded)
     size = loaded.config.image_size
     contents = {name: fit_square(v, size) if isinstance(v, np.ndarray) else v for name, v in contents.items()}
@@ -118,7 +121,7 @@ def edit(
     if new_cut := truncations(loaded, new).get(REPORT):
         signature["edit"]["truncated"] = asdict(new_cut)
     signature["notice"] = EDITED
-    return Generation(direction, [Sample(seed=seed, contents=results)], signature)
+    return Generation(direction, [Sample(seed=seed, contents=results)], {**signature, **outside})
 
 
 def _direction(study: Mapping[str, Any], targets: Sequence[str] | str | None, seed: int) -> Direction:

@@ -7,22 +7,30 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from medcodi.config import to_dict
-from medcodi.data.images import fit_square
 from medcodi.diffusion.guidance import Denoise, Latents, Times, guided, guided_by_each_other
 from medcodi.diffusion.sampling import sample_jointly
 from medcodi.errors import DataError
 from medcodi.generation.contexts import PromptContexts
-from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt, truncations
+from medcodi.generation.domain import warn_outside_domain
+from medcodi.generation.request import (
+    Value,
+    check_batch,
+    check_modalities,
+    check_request,
+    fit_prompt,
+    read_prompt,
+    truncations,
+)
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
+from medcodi.model.medcodi import Values
 from medcodi.model.threads import LOADING
 from medcodi.networks.attention import Context
 
@@ -88,15 +96,15 @@ def generate(
         sequence=None if sequence is None else tuple(sequence),
     )
     config.sequence_of(direction.targets)  # refuses one that lacks a target
-    values = {name: read_prompt(name, value, image_size=None) for name, value in used.items()}
+    values = {name: read_prompt(name, value, None) for name, value in used.items()}
     execution.check(device)
 
     # Load the model, and fit request and prompts to it.
     loaded = load(model, device)
     check_modalities(loaded, direction)
+    outside = warn_outside_domain(loaded, direction, used)
     config = config.resolved(loaded)
-    size = loaded.config.image_size
-    values = {name: fit_square(v, size) if isinstance(v, np.ndarray) else v for name, v in values.items()}
+    values = {name: fit_prompt(name, value, loaded.config) for name, value in values.items()}
 
     # Encode, denoise, decode: all samples in one batch.
     seeds = [seed + index for index in range(num_samples)]
@@ -115,7 +123,7 @@ def generate(
     samples = [Sample(seed=seed, contents=content) for seed, content in zip(seeds, contents, strict=True)]
     cut = truncations(loaded, values)
     signature = provenance(loaded, direction, values, used_weights, config, seeds, execution.arithmetic, cut)
-    return Generation(direction, samples, signature)
+    return Generation(direction, samples, {**signature, **outside})
 
 
 @torch.no_grad()  # not inference_mode: under ZeRO-3 the weights gathered in here are trained on afterwards
@@ -246,7 +254,7 @@ def decode_contents(model: MedCoDi, latents: Mapping[str, Tensor]) -> dict[str, 
     return {target: decoded[target] for target in latents}
 
 
-def _values(decoded: Tensor | list[str]) -> list[Any]:
+def _values(decoded: Values) -> list[Any]:
     if isinstance(decoded, Tensor):
         return list(decoded[:, 0].float().cpu().numpy())
     return list(decoded)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,14 +15,19 @@ from medcodi.data.image_files import check_image_file, read_image
 from medcodi.data.images import fit_square
 from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError, PromptError
-from medcodi.modality import MODALITIES, modality
-from medcodi.model import MedCoDi
-from medcodi.networks.tokenizer import Truncation
-from medcodi.study import Direction
+from medcodi.modality import MODALITIES, STANDARD, modality
+from medcodi.record import read_record
+from medcodi.storage.checked_json import parse_json
+from medcodi.study import Content, Direction
 
-Value = np.ndarray | str  # a prompt as a model takes it: float32 [H, W] in [0, 1] at its size, or a text
+if TYPE_CHECKING:
+    from medcodi.model import MedCoDi, ModelConfig
+    from medcodi.networks.tokenizer import Truncation
+
+Value = Content  # a prompt as a model takes it: float32 [H, W] in [0, 1] at its size, a text, or a record
 
 
+FILE_SUFFIXES = (".txt", ".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
 MAX_SAMPLES = 1_000_000  # of one request; more are several requests
 MAX_BATCH = 10_000  # samples that are denoised at once
 MAX_SEED = 2**63 - 1  # as PyTorch's generators take them
@@ -56,6 +62,9 @@ def check_request(
                 expected="a finite number >= 0",
                 fix="0 switches a prompt off; leave it out for 1",
             )
+    for name, value in prompts.items():
+        if modality(name).kind == "text" and isinstance(value, str):
+            _refuse_path(name, value)
     used = {name: value for name, value in prompts.items() if weights.get(name, 1.0) > 0}
     if prompts and not used:
         raise PromptError(
@@ -64,10 +73,10 @@ def check_request(
             fix="give no prompts at all to generate unconditionally",
         )
 
-    # Targets: by default every modality that is not a prompt (a prompt of weight 0 is no target either).
+    # Targets: by default every standard modality that is not a prompt (a prompt of weight 0 is no target either).
     names = [targets] if isinstance(targets, str) else targets
     if names is None:
-        names = [name for name in MODALITIES if name not in prompts]
+        names = [name for name in STANDARD if name not in prompts]
     direction = Direction(tuple(prompts), tuple(names))
 
     # Samples.
@@ -75,6 +84,17 @@ def check_request(
     _check_integer("seed", seed, 0, MAX_SEED - num_samples, fix="give another seed")
     used_weights = {name: float(weights.get(name, 1.0)) for name in used}
     return Direction(tuple(used), direction.targets), used, used_weights
+
+
+def _refuse_path(name: str, text: str) -> None:
+    """Refuse a text prompt that is the name of a file: the model would read the name, not the content."""
+    is_path = len(text) <= 255 and "\0" not in text and "\n" not in text and Path(text).is_file()
+    if is_path or text.rstrip().lower().endswith(FILE_SUFFIXES):
+        raise PromptError(
+            f"the {name} prompt is {text!r}, {'a file' if is_path else 'which is named like a file'}",
+            expected="the text itself",
+            fix=f"{name}=@{text} on the command line, the column {name}_file in a manifest, or the file's text in Python",
+        )
 
 
 def check_batch(name: str, size: Any) -> None:
@@ -98,19 +118,32 @@ def check_modalities(model: MedCoDi, direction: Direction) -> None:
         )
 
 
-def read_prompt(name: str, value: Any, image_size: int | None) -> Value:
-    """A prompt as the model takes it: an image fitted to ``[S, S]`` in [0, 1] (None: of its own size), or a normalised text.
+def read_prompt(name: str, value: Any, config: ModelConfig | None) -> Value:
+    """A prompt as a model of ``config`` takes it: an image ``[S, S]`` in [0, 1], a normalised text, or a checked record.
+
+    Without a config, images keep their size, and the fields of records are not checked yet.
 
     Raises:
-        PromptError: If the value of a text modality is not a str.
+        PromptError: If the value of a text modality is not a str, or a record is none, or empty.
         DataError: If the image or report is invalid.
     """
-    if modality(name).kind == "text":
+    if modality(name).kind == "table":
+        is_json = isinstance(value, str) and value.lstrip().startswith("{")
+        prompt = read_record(parse_json(value.encode(), f"the {name}", PromptError) if is_json else value, PromptError)
+    elif modality(name).kind == "text":
         if not isinstance(value, str):
             raise PromptError(f"the {name} prompt is a {type(value).__name__}", expected="a str")
-        return normalise_report(value)
-    image = read_image(value, modality=name)
-    return image if image_size is None else fit_square(image, image_size)
+        prompt = normalise_report(value)
+    else:
+        prompt = read_image(value, modality=name)
+    return prompt if config is None else fit_prompt(name, prompt, config)
+
+
+def fit_prompt(name: str, prompt: Value, config: ModelConfig) -> Value:
+    """A prompt as read, fitted to a model: an image to its size, a record to its fields (a PromptError names an invalid one)."""
+    if isinstance(prompt, np.ndarray):
+        return fit_square(prompt, config.image_size)
+    return config.record.parse(prompt, PromptError) if isinstance(prompt, Mapping) and config.record else prompt
 
 
 def truncations(model: MedCoDi, prompts: Mapping[str, Value]) -> dict[str, Truncation]:
@@ -121,8 +154,11 @@ def truncations(model: MedCoDi, prompts: Mapping[str, Value]) -> dict[str, Trunc
 
 
 def value_hash(value: Value) -> str:
-    """SHA-256 of a prompt, as hexadecimal: of the text, or of the image's float32 values."""
-    data = value.encode() if isinstance(value, str) else np.ascontiguousarray(value, np.float32).tobytes()
+    """SHA-256 of a prompt, as hexadecimal: of the text, of the record as JSON, or of the image's float32 values."""
+    if isinstance(value, np.ndarray):
+        data = np.ascontiguousarray(value, np.float32).tobytes()
+    else:
+        data = (value if isinstance(value, str) else json.dumps(value, sort_keys=True)).encode()
     return hashlib.sha256(data).hexdigest()
 
 
@@ -130,16 +166,16 @@ def value_hash(value: Value) -> str:
 def check_prompt_files(prompts: Mapping[str, Path | str]) -> None:
     """Refuse invalid prompts without decoding pixels: texts are read, images must exist and have a header."""
     for name, value in prompts.items():
-        if MODALITIES[name].kind == "text":
-            normalise_report(_text(value))
+        if MODALITIES[name].kind != "image":
+            read_prompt(name, _text(value), None)
             continue
         check_image_file(Path(value), modality=name)
 
 
-def read_prompt_files(prompts: Mapping[str, Path | str], image_size: int) -> dict[str, Value]:
+def read_prompt_files(prompts: Mapping[str, Path | str], config: ModelConfig) -> dict[str, Value]:
     """Prompts (paths, or texts) as the model takes them; a DataError names an invalid one."""
     return {
-        name: read_prompt(name, _text(value) if MODALITIES[name].kind == "text" else value, image_size)
+        name: read_prompt(name, value if MODALITIES[name].kind == "image" else _text(value), config)
         for name, value in prompts.items()
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import platform
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -9,6 +10,7 @@ from functools import lru_cache
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import numpy as np
@@ -25,35 +27,52 @@ from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.identity import model_identity
 from medcodi.networks.tokenizer import Truncation
 from medcodi.storage import atomic
-from medcodi.study import Direction
+from medcodi.study import Content, Direction, content_text
 
 _LIBRARIES = ("medcodi", "torch", "diffusers", "transformers", "open_clip_torch", "numpy")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Sample:
     """One generated set of targets; its seed reproduces it."""
 
     seed: int
-    contents: Mapping[str, np.ndarray | str]  # target -> image float32 [H, W] in [0, 1], or text
+    contents: Mapping[str, Content]  # target -> image float32 [H, W] in [0, 1], text, or record
+
+    def __repr__(self) -> str:
+        parts = (f"{name} {_brief(value)}" for name, value in self.contents.items())
+        return f"Sample(seed={self.seed}, {', '.join(parts)})"
 
 
-@dataclass(frozen=True)
+def _brief(value: Content) -> str:
+    if isinstance(value, np.ndarray):
+        return str([*value.shape])
+    return repr(shorten(content_text(value) or "", 60, placeholder=" ..."))
+
+
+@dataclass(frozen=True, repr=False)
 class Generation:
     """Samples of one request.
 
     Every target is an attribute: ``generation.lateral`` is the first sample's lateral as a PIL image, ``generation.report``
-    its report as a str.
+    its report as a str, its record as a dict.
     """
 
     direction: Direction
     samples: list[Sample]  # in the order of their seeds
     provenance: dict[str, Any]  # everything needed to generate the samples again
 
+    def __repr__(self) -> str:
+        """One line: the direction, the model, and the first sample."""
+        model = self.provenance.get("model", {})
+        more = f" and {len(self.samples) - 1} more" if len(self.samples) > 1 else ""
+        by = f"{model.get('name', 'unknown')} {model.get('sha256', '')[:12]}".rstrip()
+        return f"Generation({self.direction} by {by}: {self.samples[0]!r}{more})"
+
     def __getattr__(self, name: str) -> Any:
         if name in MODALITIES and name in self.direction.targets:
             value = self.samples[0].contents[name]
-            return value if isinstance(value, str) else to_pil(value)
+            return to_pil(value) if isinstance(value, np.ndarray) else value
         targets = f"; its targets are {', '.join(self.direction.targets)}" if name in MODALITIES else ""
         raise AttributeError(f"this generation has no {name!r}{targets}")
 
@@ -99,8 +118,8 @@ class ImageFormat:
 
 
 IMAGE_FORMATS: dict[str, ImageFormat] = {
-    "png": ImageFormat(suffix=".png", save=lambda image, path, *_: save_png8(image, path)),
-    "png16": ImageFormat(suffix=".png", save=lambda image, path, *_: save_png16(image, path)),
+    "png": ImageFormat(suffix=".png", save=lambda image, path, *_: save_png8(image, path, origin="synthetic")),
+    "png16": ImageFormat(suffix=".png", save=lambda image, path, *_: save_png16(image, path, origin="synthetic")),
     "dicom": ImageFormat(suffix=".dcm", save=write_dicom, needs=("pydicom", "dicom")),
 }
 
@@ -114,7 +133,7 @@ def image_format(name: str) -> ImageFormat:
 
 
 def write_contents(
-    contents: Mapping[str, np.ndarray | str], folder: Path, format: ImageFormat, provenance: Mapping[str, Any]
+    contents: Mapping[str, Content], folder: Path, format: ImageFormat, provenance: Mapping[str, Any]
 ) -> dict[str, Path]:
     """Write one sample's targets, and its provenance where the format holds it, into a folder; returns target -> file."""
     files: dict[str, Path] = {}
@@ -122,6 +141,9 @@ def write_contents(
         if isinstance(value, str):
             files[name] = folder / f"{name}.txt"
             files[name].write_text(value + "\n", encoding="utf-8")
+        elif isinstance(value, Mapping):
+            files[name] = folder / f"{name}.json"
+            files[name].write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         else:
             files[name] = folder / f"{name}{format.suffix}"
             format.save(value, files[name], name, provenance)
@@ -136,7 +158,7 @@ def to_pil(image: np.ndarray) -> Image.Image:
 def provenance(
     model: MedCoDi | Mapping[str, Any],
     direction: Direction,
-    prompts: Mapping[str, np.ndarray | str],
+    prompts: Mapping[str, Content],
     weights: Mapping[str, float],
     config: GenerationConfig,
     seeds: Sequence[int],

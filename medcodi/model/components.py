@@ -21,6 +21,7 @@ from medcodi.storage.tensors import SAFETENSORS_TYPES, StoredTensor, tensors_in_
 
 Specs = Mapping[str, tuple[tuple[int, ...], torch.dtype]]  # key -> shape and precision
 
+_VECTOR_CONNECTOR = ".connector."  # in the names of a denoiser's connectors to environment vectors
 _NAMES = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
 
 
@@ -146,6 +147,9 @@ class ComponentFiles:
         path = self.folder / entry["file"]
         parameters, expected = dict(module.named_parameters()), module.state_dict()
         weights = open_weights(path, entry["sha256"])
+        # The file of a denoiser may hold connectors to environment vectors, which one that hears features does without.
+        if not any(_VECTOR_CONNECTOR in key for key in expected):
+            weights = {key: value for key, value in weights.items() if _VECTOR_CONNECTOR not in key}
         check_fit(path, weights, expected)
         # Weights are cast; buffers and single numbers, such as scales, are float32.
         state = {}

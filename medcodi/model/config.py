@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BeforeValidator, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from medcodi.config import Finite, config
 from medcodi.diffusion.objective import NoiseScheduleConfig
-from medcodi.modality import MODALITIES, in_table_order
+from medcodi.modality import MODALITIES, STANDARD, in_table_order
 from medcodi.model.generation_config import SAMPLING_FIELDS, GenerationConfig, with_new_names
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
 from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig, TextTowerConfig
+from medcodi.networks.record_autoencoder import RecordAutoencoderConfig
+from medcodi.networks.record_layers import RecordTowerConfig
 from medcodi.networks.report_autoencoder import ReportAutoencoderConfig
 from medcodi.networks.unet import UNetConfig
+from medcodi.record import RecordConfig
 
 PAPER = GenerationConfig(
     sampler="ddim", num_inference_steps=50, guidance_scale=7.5, environment_guidance_scale=1.0, order="joint"
@@ -41,6 +44,15 @@ def _written_by_any_version(values: Any) -> Any:
 
 
 @config
+class RecordModelConfig(RecordConfig):
+    """The fields of a model's records, and the size of the parts that serve them."""
+
+    tower: RecordTowerConfig = RecordTowerConfig()  # prompt tower
+    autoencoder: RecordAutoencoderConfig = RecordAutoencoderConfig()  # record <-> latent vector
+    denoiser: UNetConfig  # of the latent vector
+
+
+@config
 class ModelConfig:
     """Everything that fixes the shape of a model."""
 
@@ -49,7 +61,7 @@ class ModelConfig:
     name: str  # of the model, in tables and provenance
     image_size: int  # pixels a side of its images
     vocab_size: int = 2048  # words of a fresh model's tokenizer
-    modalities: tuple[str, ...] = tuple(MODALITIES)  # in the order of the table of modalities
+    modalities: tuple[str, ...] = STANDARD  # in the order of the table of modalities
     # what denoisers attend to: one pooled vector of each prompt, or all its tokens
     context: Literal["pooled", "tokens"] = "tokens"
     context_scale: Finite = 1.0  # the unit-norm encodings are multiplied by it; 1 is the paper
@@ -60,6 +72,8 @@ class ModelConfig:
     image_denoiser: UNetConfig
     report_denoiser: UNetConfig
     environment: EnvironmentConfig
+    # Of a model with records; left out of the stored config otherwise, so that models without keep their identity.
+    record: Annotated[RecordModelConfig | None, Field(exclude_if=lambda value: value is None)] = None
     joint_attention: Literal["others", "self"] = (
         "others"  # self: each denoiser hears its own V alone, as the released weights do
     )
@@ -77,7 +91,21 @@ class ModelConfig:
             raise ValueError(
                 f"modalities {self.modalities} are not in table order, or one occurs twice: expected {in_table_order(self.modalities)}"
             )
+        if (self.record is None) == any(MODALITIES[name].kind == "table" for name in self.modalities):
+            raise ValueError(
+                "the modality record needs the key record (its fields and sizes), and the key that modality"
+            )
+        if self.environment.kind == "features" and self.joint_attention == "self":
+            raise ValueError(
+                "joint_attention: self with environment: {kind: features}: a denoiser has its own features already"
+            )
         self._check_latent_size()
+
+    @property
+    def records(self) -> RecordModelConfig:
+        """:attr:`record` of a model that has the modality."""
+        assert self.record is not None
+        return self.record
 
     def _check_latent_size(self) -> None:
         """Refuse an image latent that the image denoiser cannot halve at each step down (the way up doubles it again)."""

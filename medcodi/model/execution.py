@@ -18,6 +18,7 @@ from medcodi.errors import ConfigError, one_of
 from medcodi.model.offload import DiskStore, MemoryStore, Placement, Store, check_folder
 from medcodi.networks.attention import Attention
 from medcodi.networks.attention_backends import attention_backend
+from medcodi.networks.hearing import Connector
 from medcodi.networks.unet import UNet
 
 if TYPE_CHECKING:
@@ -188,7 +189,7 @@ class ExecutionConfig:
                 _later(stack, _set_layout, module, torch.contiguous_format)
             _set_layout(module, torch.channels_last)
         for part in module.modules():
-            if isinstance(part, Attention):
+            if isinstance(part, (Attention, Connector)):
                 _later(stack, setattr, part, "backend", part.backend)
                 part.backend = self.attention
             if isinstance(part, UNet) and self.compile:

@@ -12,11 +12,11 @@ from accelerate import init_empty_weights
 
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import CheckpointError, MedCoDiError, first_line
-from medcodi.model import named_model
 from medcodi.model.components import ComponentFiles, component_specs, move_buffers, write_weights
 from medcodi.model.config import ModelConfig
-from medcodi.model.index import FORMAT_VERSION, INDEX, parse_index, replaceable_files
+from medcodi.model.index import FORMAT_VERSION, INDEX, parse_index, read_index, replaceable_files
 from medcodi.model.threads import LOADING
+from medcodi.networks.environment import EnvironmentConfig
 from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
 from medcodi.storage import atomic
 
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from medcodi.model.medcodi import MedCoDi
 
 TOKENIZER = "tokenizer.json"
-_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
@@ -50,13 +49,14 @@ def save_model(model: MedCoDi, folder: str | Path, *, dtype: torch.dtype | None 
         # Components, tokenizers, and last the index.
         components: dict[str, Any] = {}
         for name, module in model.components().items():
+            num_parameters = sum(parameter.numel() for parameter in module.parameters())
             if name in copied and model.files:
-                components[name] = model.files.copy(name, staging)
+                components[name] = {**model.files.copy(name, staging), "num_parameters": num_parameters}
                 continue
             path, state = staging / f"{name}.safetensors", module.state_dict()
             components[name] = {
                 **write_weights(path, component_specs(module, dtype), state.__getitem__),
-                "num_parameters": sum(parameter.numel() for parameter in module.parameters()),
+                "num_parameters": num_parameters,
             }
         write_index(
             staging,
@@ -154,51 +154,6 @@ def _replace(staging: Path, folder: Path) -> None:
         atomic.sync(folder)
 
 
-def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
-    """Locate a model folder (``"demo"``: the shipped one; on disk, else on the hub) and read its index.
-
-    Raises:
-        CheckpointError: If there is none, it is a pickle, or its index is invalid.
-    """
-    source = named_model(source)
-    folder = Path(source)
-    if folder.suffix in _PICKLES:
-        raise CheckpointError(
-            f"{folder} is a pickle by its name, and a pickle can run code",
-            expected="a model folder of safetensors",
-            fix="for a checkpoint in the published layout: medcodi import-xgem; else the folder that save_pretrained wrote",
-        )
-    if not folder.exists():
-        folder = _from_hub(str(source))
-    if not (folder / INDEX).is_file():
-        raise CheckpointError(
-            f"{folder} holds no {INDEX}",
-            expected="a folder written by save_pretrained",
-            fix="give the model folder itself",
-        )
-    return folder, parse_index(folder / INDEX)
-
-
-def _from_hub(repository: str) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
-        raise CheckpointError(
-            f"no model at {repository}",
-            expected="a model folder, or a hub repository owner/name",
-            fix="check the path; the shipped model is named demo",
-        )
-    try:
-        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise CheckpointError(
-            f"no model at {repository}, and the hub did not provide one ({type(error).__name__})",
-            expected="a model folder, or a hub repository that can be reached",
-            fix="check the path; the shipped model is named demo",
-        ) from None
-
-
 def load_model(
     cls: type[MedCoDi],
     source: str | Path,
@@ -206,6 +161,7 @@ def load_model(
     device: str | torch.device = "cpu",
     dtype: torch.dtype = torch.float32,
     lazy: bool = False,
+    environment: EnvironmentConfig | None = None,
 ) -> MedCoDi:
     """Load a model folder or a hub repository.
 
@@ -215,12 +171,26 @@ def load_model(
         device: Device of the weights.
         dtype: Precision of the weights; buffers and single numbers stay float32.
         lazy: Read each component only when it is first needed.
+        environment: Of ``kind: features``: replaces the stored one by fresh connectors, drawn from torch's generator.
 
     Raises:
         CheckpointError: If a file is missing, truncated, changed since it was saved, a pickle, or does not fit the config.
     """
     folder, index = read_index(source)
+    fresh: set[str] = set()
+    if environment is not None and environment.kind != "features":
+        raise CheckpointError(
+            f"environment {environment.kind!r} in place of the one of {folder}",
+            expected="{kind: features}, whose connectors can be fresh",
+            fix="leave environment out to load the model as it is",
+        )
+    if environment is not None:
+        index = {**index, "config": {**index["config"], "environment": to_dict(environment)}}
     model = _build(cls, folder, index)
+    if environment is not None:  # fresh weights, which are in no file
+        model.environment.update(model.fresh_connectors())
+        model.environment.to(device)
+        fresh = {f"environment_{name}" for name in model.environment}
     missing = [name for name in model.components() if name not in index["components"]]
     if missing:
         raise CheckpointError(f"{folder} has no component {missing[0]!r}", expected=", ".join(model.components()))
@@ -228,7 +198,7 @@ def load_model(
     # Weights come from the files: now, or when they are first needed.
     move_buffers(model, device)
     model.files = ComponentFiles(folder, index, dtype, torch.device(device))
-    model.pending = set(model.components())
+    model.pending = set(model.components()) - fresh
     model.home = torch.device(device) if lazy else None
     if not lazy:
         model.load_components()

@@ -9,10 +9,12 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from medcodi.errors import CheckpointError
+from medcodi.model import named_model
 from medcodi.storage.checked_json import parse_json, shown
 from medcodi.storage.names import plain_name
 
 FORMAT_VERSION = 1
+_PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 INDEX = "model_index.json"
 MAX_BYTES = 16 * 2**20  # of the index; ours have a few KiB
 
@@ -60,6 +62,51 @@ class _Index(_Entry):
     tokenizer_sha256: Sha256 | None = None  # one tokenizer for all roles
     tokenizers: _Tokenizers | None = None  # or one for each
     provenance: dict[str, Any] = {}
+
+
+def read_index(source: str | Path) -> tuple[Path, dict[str, Any]]:
+    """Locate a model folder (``"demo"``: the shipped one; on disk, else on the hub) and read its index.
+
+    Raises:
+        CheckpointError: If there is none, it is a pickle, or its index is invalid.
+    """
+    source = named_model(source)
+    folder = Path(source)
+    if folder.suffix in _PICKLES:
+        raise CheckpointError(
+            f"{folder} is a pickle by its name, and a pickle can run code",
+            expected="a model folder of safetensors",
+            fix="for a checkpoint in the published layout: medcodi import-xgem; else the folder that save_pretrained wrote",
+        )
+    if not folder.exists():
+        folder = _from_hub(str(source))
+    if not (folder / INDEX).is_file():
+        raise CheckpointError(
+            f"{folder} holds no {INDEX}",
+            expected="a folder written by save_pretrained",
+            fix="give the model folder itself",
+        )
+    return folder, parse_index(folder / INDEX)
+
+
+def _from_hub(repository: str) -> Path:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    if repository.count("/") != 1 or repository.startswith((".", "/", "~")):
+        raise CheckpointError(
+            f"no model at {repository}",
+            expected="a model folder, or a hub repository owner/name",
+            fix="check the path; the shipped model is named demo",
+        )
+    try:
+        return Path(snapshot_download(repository, allow_patterns=["*.json", "*.safetensors"]))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise CheckpointError(
+            f"no model at {repository}, and the hub did not provide one ({type(error).__name__})",
+            expected="a model folder, or a hub repository that can be reached",
+            fix="check the path; the shipped model is named demo",
+        ) from None
 
 
 def parse_index(path: Path) -> dict[str, Any]:

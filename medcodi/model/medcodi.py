@@ -19,14 +19,17 @@ from medcodi.model.files import load_model, save_model
 from medcodi.model.identity import model_sha256, weights_sha256
 from medcodi.model.threads import LOADING, ModelLock
 from medcodi.networks.attention import Context
-from medcodi.networks.environment import EnvironmentEncoder
+from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
+from medcodi.networks.hearing import Connectors, lockstep
 from medcodi.networks.image_layers import ImageLayers
 from medcodi.networks.prompt_encoding import PromptEncoding
+from medcodi.networks.record_layers import FieldTokens
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
 from medcodi.networks.unet import Layers, UNet, UNetConfig
 from medcodi.networks.vector_layers import VectorLayers
+from medcodi.record import Record, RecordValue
 
-Values = Tensor | list[str]  # images [B, 1, H, W] in [0, 1], or B texts
+Values = Tensor | list[str] | list[dict[str, RecordValue]]  # images [B, 1, H, W] in [0, 1], B texts, or B records
 Times = Tensor | Mapping[str, Tensor]  # timesteps [B] that all targets share, or target -> its own [B]
 STAGES = ("autoencode", "align", "diffuse", "join")
 
@@ -45,6 +48,7 @@ KIND_PARTS: dict[Kind, KindParts] = {
     "text": KindParts(
         lambda c, t: c.report_autoencoder.build(t.report, t.decoder), VectorLayers, lambda c: c.report_denoiser
     ),
+    "table": KindParts(lambda c, _: c.records.autoencoder.build(c.records), VectorLayers, lambda c: c.records.denoiser),
 }
 
 
@@ -65,7 +69,8 @@ class MedCoDi(nn.Module):
 
         # Noise schedule; prompt encoders (modality -> shared latent space); an autoencoder for each kind.
         self.schedule = config.schedule.build()
-        self.prompt_encoders: Any = config.prompt_encoders.build(tokenizers.prompts, image_size=config.image_size)
+        record = config.record and (config.record.tower, config.record)
+        self.prompt_encoders: Any = config.prompt_encoders.build(tokenizers.prompts, config.image_size, record)
         kinds: list[Kind] = list(dict.fromkeys(MODALITIES[name].kind for name in config.modalities))
         self.autoencoders = nn.ModuleDict({kind: KIND_PARTS[kind].autoencoder(config, tokenizers) for kind in kinds})
 
@@ -75,10 +80,23 @@ class MedCoDi(nn.Module):
             parts = KIND_PARTS[MODALITIES[name].kind]
             unet = parts.denoiser(config)
             layers = parts.layers(self.latent_shape(name), unet)
+            by_vector = config.environment.kind == "vector"
             self.denoisers[name] = UNet(
-                layers, unet, context_dim=config.prompt_encoders.embed_dim, environment_dim=config.environment.dim
+                layers,
+                unet,
+                context_dim=config.prompt_encoders.embed_dim,
+                environment_dim=config.environment.dim if by_vector else None,
             )
-            self.environment[name] = EnvironmentEncoder(layers, config.environment)
+            if by_vector:
+                self.environment[name] = EnvironmentEncoder(layers, config.environment)
+        if config.environment.kind == "features":
+            self.environment.update(self.fresh_connectors())
+
+    def fresh_connectors(self) -> dict[str, Connectors]:
+        """Modality -> connectors of its denoiser to the others, untrained (``environment: {kind: features}``)."""
+        maps = {name: denoiser.shared_maps for name, denoiser in self.denoisers.items()}
+        sizes = {name: KIND_PARTS[MODALITIES[name].kind].denoiser(self.config) for name in maps}
+        return {name: Connectors(name, maps, num_heads=sizes[name].num_heads) for name in maps}  # pyright: ignore
 
     # ---- components --------------------------------------------------------------------------------------------
     @property
@@ -174,7 +192,7 @@ class MedCoDi(nn.Module):
         return (mean - autoencoder.shift) * autoencoder.scale, (0.5 * logvar).exp() * autoencoder.scale
 
     def decode(self, modality: str, z: Tensor) -> Values:
-        """Diffusion latents -> images ``[B, 1, H, W]`` in [0, 1], or texts."""
+        """Diffusion latents -> images ``[B, 1, H, W]`` in [0, 1], texts, or records."""
         return self.autoencoder(modality).decode(z)
 
     # ---- prompts -----------------------------------------------------------------------------------------------
@@ -223,20 +241,23 @@ class MedCoDi(nn.Module):
     def denoise(
         self, latents: Mapping[str, Tensor], t: Times, context: Context, *, heard: Mapping[str, Tensor] | None = None
     ) -> dict[str, Tensor]:
-        """Predict eps (or v) of every target; several targets hear each other's environments, or with ``joint_attention: self`` their own.
+        """Predict eps (or v) of every target; several targets hear each other: environment vectors, or feature maps.
 
         Args:
             latents: Target -> noisy latents ``[B, *latent_shape]``.
             t: Timesteps ``[B]`` of all targets, or target -> its own.
             context: The mixed prompts.
-            heard: Environments ``[B, E]``; empty: the targets do not hear each other; None: computed from ``latents``.
+            heard: Environment vectors ``[B, E]``; empty: the targets do not hear each other; None: computed from ``latents``.
         """
         self.load_components(f"denoiser_{name}" for name in latents)
         times = _times_of(latents, t)
+        if self.config.environment.kind == "features" and heard is None and len(latents) > 1:
+            return self._denoise_in_lockstep(latents, times, context)
+        assert self.config.environment.kind == "vector" or not heard, "feature maps are heard in lockstep only"
         environments = heard if heard is not None else self.environments(latents, times) if len(latents) > 1 else {}
         predictions = {}
         for name, z in latents.items():
-            # The environments that this denoiser hears: [B, K, E].
+            # The environments that this denoiser hears, [B, K, E]: the others', or with joint_attention: self its own.
             own = self.config.joint_attention == "self"
             vectors = [environments[other] for other in in_table_order(environments) if (other == name) == own]
             environment = Context(torch.stack(vectors, dim=1) * self.config.environment_scale) if vectors else None
@@ -247,6 +268,20 @@ class MedCoDi(nn.Module):
                 z.dtype
             )
         return predictions
+
+    def _denoise_in_lockstep(
+        self, latents: Mapping[str, Tensor], times: Mapping[str, Tensor], context: Context
+    ) -> dict[str, Tensor]:
+        """As :meth:`denoise`, block by block: the denoisers hear each other's feature maps."""
+        self.load_components(f"environment_{name}" for name in latents)
+        names = in_table_order(latents)  # whatever the order of the targets
+        denoisers: dict[str, Any] = {name: self.denoisers[name] for name in names}
+        passes = {}
+        for name in names:
+            dtype = _dtype_of(denoisers[name])
+            passes[name] = denoisers[name].begin(latents[name].to(dtype), times[name], context.to(dtype))
+        predictions = lockstep(denoisers, passes, {name: self.environment[name] for name in names})
+        return {name: predictions[name].to(z.dtype) for name, z in latents.items()}
 
     # ---- identity, saving, loading -------------------------------------------------------------------------------
     def identity(self) -> str:
@@ -273,9 +308,10 @@ class MedCoDi(nn.Module):
         device: str | torch.device = "cpu",
         dtype: torch.dtype = torch.float32,
         lazy: bool = False,
+        environment: EnvironmentConfig | None = None,
     ) -> MedCoDi:
         """Load a model folder or a hub repository, as :func:`medcodi.model.files.load_model` does."""
-        return load_model(cls, source, device=device, dtype=dtype, lazy=lazy)
+        return load_model(cls, source, device=device, dtype=dtype, lazy=lazy, environment=environment)
 
 
 def _dtype_of(module: nn.Module) -> torch.dtype:
@@ -291,12 +327,19 @@ def _hidden(module: nn.Module) -> nn.Module:
     return module if isinstance(module, Placeholder) else Placeholder(module.requires_grad_(False))
 
 
-def build_model(config: ModelConfig, texts: Sequence[str], *, seed: int = 0) -> MedCoDi:
-    """A fresh model with random weights and a tokenizer trained on ``texts``; the same for the same seed and texts."""
+def build_model(config: ModelConfig, texts: Sequence[str], records: Sequence[Record] = (), *, seed: int = 0) -> MedCoDi:
+    """A fresh model with random weights, a tokenizer trained on ``texts`` and numbers of records normalised as in ``records``.
+
+    The same for the same seed, texts and records, all of the training split.
+    """
     tokenizer = ReportTokenizer.train(texts, vocab_size=config.vocab_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return MedCoDi(config, tokenizer)
+        model = MedCoDi(config, tokenizer)
+    for module in model.modules():
+        if isinstance(module, FieldTokens):
+            module.fit(records)
+    return model
 
 
 def tiny_model(seed: int = 0, **changes: Any) -> MedCoDi:

@@ -16,7 +16,7 @@ from medcodi.errors import ConfigError
 from medcodi.model.components import move_buffers
 
 # The methods through which a component's weights are used.
-ENTRIES = ("encode", "decode", "latent", "null", "encode_ids", "generate_ids", "logits")
+ENTRIES = ("encode", "decode", "latent", "null", "encode_ids", "generate_ids", "logits", "begin", "advance")
 
 
 class Store(Protocol):

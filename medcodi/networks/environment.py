@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from torch import Tensor, nn
 from torch.nn import functional as F
 
@@ -11,8 +13,11 @@ from medcodi.networks.unet import Layers, TimeEmbedding
 
 @config
 class EnvironmentConfig:
-    """Size of the environment encoders; the defaults are MedCoDi-M's."""
+    """Environment of a denoiser: how it hears the others, and the size of the environment encoders; the defaults are MedCoDi-M's."""
 
+    # vector: a unit vector of an encoder V_k, the paper's. features: the fellow denoisers' maps (networks.hearing), which need
+    # no encoder: the other fields are not used.
+    kind: Literal["vector", "features"] = "vector"
     dim: int = 1280  # length of the environment vector
     base_channels: int = 160  # channels of the stem
     multipliers: tuple[int, ...] = (2, 4, 8)  # channels of each level, in base_channels

@@ -101,8 +101,12 @@ class ImageLayers:
     """:class:`medcodi.networks.unet.Layers` of latent maps ``[B, C, H, W]``."""
 
     def __init__(self, latent_shape: tuple[int, ...], config: UNetConfig) -> None:
-        self.latent_channels = latent_shape[0]
+        self.latent_channels, self.height, self.width = latent_shape
         self.num_groups = config.num_groups
+
+    def grid(self, level: int) -> tuple[int, int]:
+        """Height and width of the map at a level."""
+        return self.height >> level, self.width >> level
 
     def stem(self, channels: int) -> nn.Module:
         """Latent -> first width."""

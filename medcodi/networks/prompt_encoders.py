@@ -1,4 +1,4 @@
-"""Prompts -> the shared latent space: one image tower for every view and one text tower (``open_clip``)."""
+"""Prompts -> the shared latent space: one image tower for every view, one text tower (``open_clip``), a small record tower."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ from medcodi.config import config
 from medcodi.errors import ConfigError, PromptError
 from medcodi.modality import Kind
 from medcodi.networks.prompt_encoding import PromptEncoding
+from medcodi.networks.record_layers import RecordTower, RecordTowerConfig
 from medcodi.networks.tokenizer import ReportTokenizer, Truncation, embedding_size
+from medcodi.record import Record, RecordConfig
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP (Radford et al., 2021, section 2.5)
 _ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
@@ -91,8 +93,10 @@ class PromptEncodersConfig:
     image: ImageTowerConfig = ImageTowerConfig()
     text: TextTowerConfig = TextTowerConfig()
 
-    def build(self, tokenizer: ReportTokenizer, image_size: int) -> PromptEncoders:
-        """Both towers, untrained; the image tower's own ``image_size``, if set, overrides that of the model's images.
+    def build(
+        self, tokenizer: ReportTokenizer, image_size: int, record: tuple[RecordTowerConfig, RecordConfig] | None = None
+    ) -> PromptEncoders:
+        """The towers, untrained; the image tower's own ``image_size``, if set, overrides that of the model's images.
 
         Raises:
             ConfigError: If the size is not a multiple of the patch size.
@@ -104,7 +108,7 @@ class PromptEncodersConfig:
                 expected=f"a multiple of {self.image.patch_size}",
                 fix="change image_size, or prompt_encoders.image.patch_size",
             )
-        return PromptEncoders(self, tokenizer, size)
+        return PromptEncoders(self, tokenizer, size, record)
 
 
 def _conv_stem(width: int, patch_size: int) -> nn.Sequential:
@@ -135,12 +139,18 @@ class _Clamped(torch.autograd.Function):
 
 
 class PromptEncoders(nn.Module):
-    """The image tower, the text tower, and the temperature of their comparison."""
+    """The image tower, the text tower, the record tower where a model has records, and the temperature of their comparison."""
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, config: PromptEncodersConfig, tokenizer: ReportTokenizer, image_size: int) -> None:
+    def __init__(
+        self,
+        config: PromptEncodersConfig,
+        tokenizer: ReportTokenizer,
+        image_size: int,
+        record: tuple[RecordTowerConfig, RecordConfig] | None = None,
+    ) -> None:
         super().__init__()
         self.config, self.tokenizer, self.embed_dim = config, tokenizer, config.embed_dim
         self.image_size = image_size  # of the image tower
@@ -169,15 +179,17 @@ class PromptEncoders(nn.Module):
             no_causal_mask=not text.causal,
             act_layer=_ACTIVATIONS[text.activation],
         )
+        self.record_tower = None if record is None else RecordTower(*record, config.embed_dim)
         self.register_buffer("mean", torch.tensor(image.mean).view(1, 3, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(image.std).view(1, 3, 1, 1), persistent=False)
         # The logarithm of the inverse temperature; losses use clamped_logit_scale().
         self.logit_scale = nn.Parameter(torch.tensor(math.log(1 / 0.07)))
 
-    def encode(self, kind: Kind, values: Tensor | Sequence[str]) -> PromptEncoding:
-        """Encode images float32 ``[B, 1, H, W]`` in [0, 1], or B texts.
+    def encode(self, kind: Kind, values: Tensor | Sequence[str] | Sequence[Record]) -> PromptEncoding:
+        """Encode images float32 ``[B, 1, H, W]`` in [0, 1], B texts, or B records.
 
-        Image tokens are the class token, then the patches row by row; text tokens run from beginning to end.
+        Image tokens are the class token, then the patches row by row; text tokens run from beginning to end; record tokens are
+        the class token, then the fields.
 
         Raises:
             PromptError: If the values are not of that kind.
@@ -185,24 +197,30 @@ class PromptEncoders(nn.Module):
         if kind == "image" and isinstance(values, Tensor) and values.ndim == 4 and values.shape[1] == 1:
             return self._encode_images(values)
         if kind == "text" and not isinstance(values, (str, Tensor)):
-            return self._encode_texts(list(values))
+            return self._encode_texts([str(value) for value in values])
+        if kind == "table" and self.record_tower is not None and not isinstance(values, (str, Tensor)):
+            return _encoding(*self.record_tower([value for value in values if not isinstance(value, str)]))
         seen = f"a tensor {list(values.shape)}" if isinstance(values, Tensor) else f"a {type(values).__name__}"
-        raise PromptError(f"{seen} as {kind} prompts", expected="a tensor [B, 1, H, W] of images or a list of texts")
+        raise PromptError(
+            f"{seen} as {kind} prompts", expected="a tensor [B, 1, H, W] of images, a list of texts or of records"
+        )
 
     def max_tokens(self, kind: Kind) -> int:
         """The most tokens a prompt of that kind can have."""
         grid = self.image_size // self.config.image.patch_size
-        return {"image": grid * grid + 1, "text": self.config.text.context_length}[kind]
+        num_fields = 0 if self.record_tower is None else len(self.record_tower.tokens.schema.fields)
+        return {"image": grid * grid + 1, "text": self.config.text.context_length, "table": num_fields + 1}[kind]
 
     def truncation(self, text: str) -> Truncation | None:
         """How much of a text prompt the text tower reads; None: all of it."""
         return self.tokenizer.truncation(text, self.config.text.context_length)
 
     def null(self, kind: Kind, batch: int) -> PromptEncoding:
-        """The null prompt, ``batch`` times: the all-zero image, the empty report."""
+        """The null prompt, ``batch`` times: the all-zero image, the empty report, the empty record."""
         size = self.image_size
-        empty = torch.zeros(1, 1, size, size, device=self.logit_scale.device) if kind == "image" else [""]
-        return self.encode(kind, empty).expand(batch)
+        image = torch.zeros(1, 1, size, size, device=self.logit_scale.device)
+        empty: dict[Kind, Any] = {"image": image, "text": [""], "table": [{}]}
+        return self.encode(kind, empty[kind]).expand(batch)
 
     def clamped_logit_scale(self) -> Tensor:
         """The logarithm of the inverse temperature, a scalar in [0, ln 100].

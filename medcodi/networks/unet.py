@@ -8,7 +8,8 @@ are built from the same layers.
 from __future__ import annotations
 
 import math
-from typing import Literal, Protocol
+from collections.abc import Callable, Iterator
+from typing import Literal, NamedTuple, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -48,8 +49,20 @@ class UNetConfig:
             )
 
 
+class MapShape(NamedTuple):
+    """Shape of a feature map, without the batch; a vector is folded into ``S x 1`` positions."""
+
+    channels: int
+    height: int
+    width: int
+
+
 class Layers(Protocol):
     """The layers that differ between kinds of latents."""
+
+    def grid(self, level: int) -> tuple[int, int]:
+        """Height and width of the map at a level, 0 at the top."""
+        ...
 
     def stem(self, channels: int) -> nn.Module:
         """Latent -> first width."""
@@ -121,18 +134,36 @@ class Block(nn.Module):
         return x
 
 
-class UNet(nn.Module):
-    """Denoiser of one modality; its *connectors* are the paper's joint attention to the other targets' environment vectors."""
+class Pass:
+    """A forward pass of one denoiser that pauses at each of ``UNet.shared_maps``, where ``h`` may be replaced."""
 
-    def __init__(self, layers: Layers, config: UNetConfig, *, context_dim: int, environment_dim: int) -> None:
+    h: Tensor  # [B, C, H, W], what the next block reads; at the end the prediction
+
+    def __init__(self, steps: Callable[[Pass], Iterator[None]]) -> None:
+        self.steps = steps(self)
+
+
+class UNet(nn.Module):
+    """Denoiser of one modality; its *connectors* are the paper's joint attention to the other targets' environment vectors.
+
+    Without ``environment_dim`` there are none: fellows then hear its maps (``medcodi.networks.hearing``).
+    """
+
+    def __init__(self, layers: Layers, config: UNetConfig, *, context_dim: int, environment_dim: int | None) -> None:
         super().__init__()
         widths = [config.base_channels * multiplier for multiplier in config.multipliers]
         time_dim = 4 * config.base_channels
         self.deepest_skip = config.deepest_skip
         self.time = TimeEmbedding(config.base_channels)
 
-        def attention(level: int, dim: int, to: int, zero_init: bool = False) -> AttentionBlock | None:
-            if level not in config.attention_levels:
+        # The maps at which a pass pauses, in order: after each block that attends to the prompts.
+        self.shared_maps: list[MapShape] = []
+
+        def share(level: int, grid_level: int) -> None:
+            self.shared_maps.append(MapShape(widths[level], *layers.grid(grid_level)))
+
+        def attention(level: int, dim: int, to: int | None, zero_init: bool = False) -> AttentionBlock | None:
+            if level not in config.attention_levels or to is None:
                 return None
             return AttentionBlock(
                 dim, context_dim=to, num_heads=config.num_heads, num_groups=config.num_groups, zero_init=zero_init
@@ -152,6 +183,8 @@ class UNet(nn.Module):
                     )
                 )
                 skips.append(width)
+                if level in config.attention_levels:
+                    share(level, level)
             if level < len(widths) - 1:
                 self.down.append(Block(None, resize=layers.down(width)))
                 skips.append(width)
@@ -163,6 +196,7 @@ class UNet(nn.Module):
             deepest, context_dim=context_dim, num_heads=config.num_heads, num_groups=config.num_groups
         )
         self.middle_out = layers.residual(deepest, deepest, time_dim)
+        share(len(widths) - 1, len(widths) - 1)
 
         # The way up: one block more per level, each given the output of its mirror image on the way down.
         self.up = nn.ModuleList()
@@ -178,6 +212,8 @@ class UNet(nn.Module):
                     )
                 )
                 current = widths[level]
+                if level in config.attention_levels:
+                    share(level, level - (level > 0 and index == config.num_res_blocks))  # a step up follows the last
         self.head = layers.head(widths[0])
 
     def forward(self, z: Tensor, t: Tensor, context: Context, environment: Context | None = None) -> Tensor:
@@ -190,33 +226,60 @@ class UNet(nn.Module):
             environment: Environment vectors of the other targets ``[B, K, E]``; None: single-target, connectors are skipped.
         """
         dtype = self.time.in_proj.weight.dtype
-        contexts = context.for_layers(self, [block.cross_attention for block in self.context_blocks()], dtype)
         if environment is not None:
             environment = Context(environment.tokens.to(dtype), environment.log_weight)
-        return self.predict(z.to(dtype), t, contexts, environment).to(z.dtype)
+        return self.predict(z.to(dtype), t, self._contexts(context), environment).to(z.dtype)
 
     def predict(self, z: Tensor, t: Tensor, contexts: list[Context], environment: Context | None) -> Tensor:
         """As :meth:`forward`, in the weights' precision, with a context for each of :meth:`context_blocks`."""
-        remaining = iter(contexts)
+        alone = Pass(lambda run: self._steps(run, z, t, contexts, environment))
+        for _ in alone.steps:
+            pass
+        return alone.h
 
-        def run(block: nn.Module, h: Tensor) -> Tensor:
-            return block(h, time, None if block.attention is None else next(remaining), environment)
+    def begin(self, z: Tensor, t: Tensor, context: Context) -> Pass:
+        """A pass that :meth:`advance` runs, with the arguments of :meth:`forward`."""
+        z, contexts = z.to(self.time.in_proj.weight.dtype), self._contexts(context)
+        return Pass(lambda run: self._steps(run, z, t, contexts, None))
+
+    def advance(self, run: Pass, h: Tensor | None = None) -> Tensor:
+        """Run a pass to the next of ``shared_maps``, which is returned, or to the prediction; ``h`` replaces the map it paused at."""
+        if h is not None:
+            run.h = h
+        next(run.steps, None)
+        return run.h
+
+    def _contexts(self, context: Context) -> list[Context]:
+        layers = [block.cross_attention for block in self.context_blocks()]
+        return context.for_layers(self, layers, self.time.in_proj.weight.dtype)
+
+    def _steps(
+        self, run: Pass, z: Tensor, t: Tensor, contexts: list[Context], environment: Context | None
+    ) -> Iterator[None]:
+        """The blocks in order, with a pause after each that attends to the prompts."""
+        remaining = iter(contexts)
 
         # Down.
         time = self.time(t)
-        h = self.stem(z)
-        skips = [h]
+        run.h = self.stem(z)
+        skips = [run.h]
         for block in self.down:
-            h = run(block, h)
-            skips.append(h)
+            run.h = block(run.h, time, None if block.attention is None else next(remaining), environment)
+            if block.attention is not None:
+                yield
+            skips.append(run.h)
         # Middle.
-        h = self.middle_out(self.middle_attention(self.middle_in(h, time), next(remaining)), time)
+        run.h = self.middle_out(self.middle_attention(self.middle_in(run.h, time), next(remaining)), time)
+        yield
         if self.deepest_skip == "published":
-            skips[-1] = h
+            skips[-1] = run.h
         # Up, each block beside its skip.
         for block in self.up:
-            h = run(block, torch.cat([h, skips.pop()], dim=1))
-        return self.head(h)
+            run.h = torch.cat([run.h, skips.pop()], dim=1)
+            run.h = block(run.h, time, None if block.attention is None else next(remaining), environment)
+            if block.attention is not None:
+                yield
+        run.h = self.head(run.h)
 
     def context_blocks(self) -> list[AttentionBlock]:
         """The blocks that attend to the prompts, in the order in which they are called."""

@@ -60,6 +60,10 @@ class VectorLayers:
         (self.latent_dim,) = latent_shape
         self.num_positions, self.num_groups = config.num_positions, config.num_groups
 
+    def grid(self, level: int) -> tuple[int, int]:
+        """The positions of the folded vector, at every level."""
+        return self.num_positions, 1
+
     def _linear(self, width_in: int, width_out: int, *, fold: bool = True) -> nn.Module:
         return _Folded(nn.Linear(width_in, width_out), self.num_positions if fold else None)
 

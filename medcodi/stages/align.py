@@ -130,13 +130,13 @@ class AlignStage(Stage):
 
     def _pooled(self, batch: Batch, draws: StepRandomness) -> dict[str, Tensor]:
         """Modality -> pooled encodings ``[B, D]`` of all rows, absent ones too; each tower runs once."""
-        names = in_table_order(batch.contents)
+        names = [name for name in self.model.config.modalities if name in batch.contents]
         pooled: dict[str, Tensor] = {}
         kinds: dict[Kind, None] = dict.fromkeys(MODALITIES[name].kind for name in names)
         for kind in kinds:
             views = [name for name in names if MODALITIES[name].kind == kind]
             values: list[Any] = [self._augmented(name, batch, draws) for name in views]
-            joined: Any = torch.cat(values) if kind == "image" else [text for part in values for text in part]
+            joined: Any = torch.cat(values) if kind == "image" else [value for part in values for value in part]
             encodings = self.model.prompt_encoders.encode(kind, joined).pooled
             pooled |= zip(views, rearrange(encodings, "(v b) d -> v b d", v=len(views)), strict=True)
         return {name: pooled[name] for name in names}

@@ -1,4 +1,4 @@
-"""Stage ``autoencode``: images and reports learn their latents, whose scale is measured at the end."""
+"""Stage ``autoencode``: images, reports and records learn their latents, whose scale is measured at the end."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from medcodi.config import config
 from medcodi.errors import TrainingError
 from medcodi.modality import MODALITIES, Kind
-from medcodi.stages.dry_run import DryRun, image_reconstruction, report_reconstruction
+from medcodi.stages.dry_run import DryRun, image_reconstruction, record_reconstruction, report_reconstruction
 from medcodi.stages.stage import Stage
 from medcodi.stages.statements import STATEMENTS, statement_loss, statement_truth
 from medcodi.stages.step import Step, Where, num_ranks
@@ -30,7 +30,11 @@ SIDE_WORDS = ("left", "right", "bilateral", "bilaterally", "both")
 class AutoencodeConfig:
     """Config of stage ``autoencode``."""
 
-    kinds: tuple[Kind, ...] = ("image", "text")  # of modalities whose autoencoders are trained
+    kinds: tuple[Kind, ...] = (
+        "image",
+        "text",
+        "table",
+    )  # of modalities whose autoencoders are trained, where the model has them
     decoder_only: bool = False  # the encoder and its latents stay as they are, so denoisers trained on them still fit
     # Train on random crops of this many pixels a side; None: whole images. End with whole images: norms see other statistics in crops.
     crop_size: int | None = None
@@ -46,15 +50,17 @@ class AutoencodeConfig:
     free_bits: float = 0.05  # nats per report latent dimension that cost nothing
     word_dropout: float = 0.0  # share of input tokens the report decoder does not see
     side_weight: float = 1.0  # of words that name a side, in a report's cross-entropy; other words have 1
+    record_weight: float = 1.0  # of the records' loss beside the others
+    record_beta: float = 1e-3  # weight of the record latents' KL
     statement_weight: float = 0.0  # of predicting from a report's latent which findings it states, and on which side
 
     @model_validator(mode="after")
     def _check(self) -> AutoencodeConfig:
         if not self.kinds:
-            raise ValueError("kinds must name at least one of image, text")
+            raise ValueError("kinds must name at least one of image, text, table")
         images = (self.kl_weight, self.edge_weight, self.hard_weight)
         reports = (self.text_weight, self.beta, self.free_bits, self.side_weight, self.statement_weight)
-        if min(*images, *reports) < 0:
+        if min(*images, *reports, self.record_weight, self.record_beta) < 0:
             raise ValueError("weights, beta and free_bits must not be negative")
         if self.cycle_steps < 1 or not 0 < self.cycle_ramp <= 1 or self.edge_scales < 1:
             raise ValueError("cycle_steps and edge_scales must be at least 1, cycle_ramp in (0, 1]")
@@ -112,12 +118,13 @@ class AutoencodeStage(Stage):
         passes = {
             "image": image_reconstruction(self.model, self.config.crop_size),
             "text": report_reconstruction(self.model),
+            "table": record_reconstruction(self.model),
         }
         return DryRun(tuple(passes[kind] for kind in self.kinds))
 
     def loss(self, batch: Batch, step: Step) -> Tensor:
         """The sum of the losses of the chosen kinds."""
-        losses = {"image": self._image_loss, "text": self._report_loss}
+        losses = {"image": self._image_loss, "text": self._report_loss, "table": self._record_loss}
         return torch.stack([losses[kind](batch, step) for kind in self.kinds]).sum()
 
     # ---- images ------------------------------------------------------------------------------------------------
@@ -213,7 +220,25 @@ class AutoencodeStage(Stage):
         weights[tokenizer.ids_of_words(SIDE_WORDS)] = self.config.side_weight
         return weights
 
-    # ---- both --------------------------------------------------------------------------------------------------
+    # ---- records -----------------------------------------------------------------------------------------------
+    def _record_loss(self, batch: Batch, step: Step) -> Tensor:
+        """Squared error of numbers + cross-entropy of categories + the weighted KL (:meth:`RecordAutoencoder.reconstruction_loss`)."""
+        autoencoder = self._autoencoder("table")
+        (name,) = self._modalities("table", batch)
+        values: Any = batch.contents[name]
+        rows, weight = _present_rows(batch.present[name])
+        noise = step.draws.normal(f"autoencode/noise/{name}", autoencoder.latent_shape, weight.device)
+        result = autoencoder.reconstruction_loss(
+            [values[row] for row in rows.tolist()], noise[rows], beta=self.config.record_beta
+        )
+
+        # Average over the present records of the global batch.
+        where = self._where("table", batch)
+        for term, value in {"numbers": result.numbers, "categories": result.categories, "kl": result.kl}.items():
+            step.logs[f"table/{term}"] = step.mean(value.detach(), where, weight)
+        return self.config.record_weight * step.mean(result.loss, where, weight)
+
+    # ---- all ---------------------------------------------------------------------------------------------------
     def _autoencoder(self, kind: Kind) -> Any:
         return self.model.autoencoders[kind]
 

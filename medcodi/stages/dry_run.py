@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -47,8 +47,18 @@ def report_reconstruction(model: Any) -> Forward:
     return forward
 
 
+def record_reconstruction(model: Any) -> Forward:
+    """Encode and decode records."""
+
+    def forward(studies: int) -> list[Tensor]:
+        loss = model.autoencoders["table"].reconstruction_loss([{}] * studies)
+        return [loss.loss, loss.kl]
+
+    return forward
+
+
 def prompt_encoding(model: Any) -> tuple[Forward, ...]:
-    """The image tower on every view, and the text tower on reports of the greatest length."""
+    """The image tower on every view, the text tower on reports of the greatest length, the record tower where there is one."""
     encoders = model.prompt_encoders
 
     def image_tower(studies: int) -> list[Tensor]:
@@ -59,7 +69,11 @@ def prompt_encoding(model: Any) -> tuple[Forward, ...]:
         x = tower.token_embedding(torch.zeros(studies, length, dtype=torch.long)) + tower.positional_embedding[:length]
         return [tower.ln_final(tower.transformer(x)) @ tower.text_projection]
 
-    return image_tower, text_tower
+    def record_tower(studies: int) -> list[Tensor]:
+        return [encoders.encode("table", [{}] * studies).tokens]
+
+    towers = (image_tower, text_tower)
+    return towers if encoders.record_tower is None else (*towers, record_tower)
 
 
 def frozen_encoding(model: Any) -> tuple[Forward, ...]:
@@ -72,7 +86,11 @@ def frozen_encoding(model: Any) -> tuple[Forward, ...]:
     def report(studies: int) -> list[Tensor]:
         return list(autoencoders["text"].encode_ids(*_tokens(autoencoders["text"], studies)))
 
-    return image, report, *prompt_encoding(model)
+    def record(studies: int) -> list[Tensor]:
+        return list(autoencoders["table"].encode([{}] * studies))
+
+    passes = {"image": image, "text": report, "table": record}
+    return *(passes[kind] for kind in autoencoders), *prompt_encoding(model)
 
 
 def denoising(model: Any, name: str, num_environments: int = 0) -> Forward:
@@ -84,6 +102,17 @@ def denoising(model: Any, name: str, num_environments: int = 0) -> Forward:
         vectors = torch.zeros(studies, num_environments, model.config.environment.dim) if num_environments else None
         environment = None if vectors is None else Context(vectors)
         return [model.denoisers[name](z, t, _context(model, studies, prompts), environment)]
+
+    return forward
+
+
+def denoising_together(model: Any, names: Sequence[str]) -> Forward:
+    """The denoisers of several targets in lockstep, hearing each other's maps; prompted with all modalities but one."""
+
+    def forward(studies: int) -> list[Tensor]:
+        latents = {name: _noisy_latents(model, name, studies)[0] for name in names}
+        t = torch.zeros(studies, dtype=torch.long)
+        return list(model.denoise(latents, t, _context(model, studies, list(names[1:]))).values())
 
     return forward
 

@@ -8,8 +8,11 @@ from typing import Any, ClassVar, Literal
 from pydantic import model_validator
 
 from medcodi.config import config, to_dict
+from medcodi.data.dataset import read_info
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
+from medcodi.networks.environment import EnvironmentConfig
+from medcodi.recipes import find_recipe
 from medcodi.training.monitoring.config import TrackingConfig
 
 VALIDATION_PHANTOMS = 512  # held-out phantoms, where a recipe names no number
@@ -187,7 +190,8 @@ def validation_values(data: Any, validation: dict[str, Any] | str) -> dict[str, 
 
     # The same folder or population, in another split; a phantom has no end, and needs a number.
     shared = {"path": data} if isinstance(data, str) else dict(data) if isinstance(data, dict) else {}
-    shared = {key: shared[key] for key in ("path", "source", "image_size", "seed") if shared.get(key) is not None}
+    of_data = ("path", "source", "image_size", "seed", "version", "studies_per_patient")
+    shared = {key: shared[key] for key in of_data if shared.get(key) is not None}
     number = {"num_studies": VALIDATION_PHANTOMS} if "source" in shared else {}
     return {"split": "val", **shared, **number, **{key: value for key, value in own.items() if value is not None}}
 
@@ -205,6 +209,8 @@ class TrainConfig:
     init: str | None = None  # model folder to start from (the previous stage's out/model), or demo
     # model recipe (file or name) of a fresh model; its tokenizer is trained on the data's reports
     model: str | None = None
+    # join: a fresh environment in place of that of init, {kind: features}: the denoisers will hear each other's maps
+    environment: EnvironmentConfig | None = None
     tokenizer_studies: int = 1024  # number of reports that train a fresh model's tokenizer
     # held-out studies for validation, every tracking.validate_every steps; None: none. Without path and source they are
     # the val split of `data`
@@ -238,6 +244,13 @@ class TrainConfig:
             raise ValueError(
                 f"init={self.init!r} and model={self.model!r}: give one, a model folder to start from or a recipe"
             )
+        if self.environment is not None and (
+            self.stage.name != "join" or self.init is None or self.environment.kind != "features"
+        ):
+            raise ValueError(
+                f"environment={self.environment.kind!r} in stage {self.stage.name!r}: it replaces that of a model, expected "
+                "{kind: features} in stage 'join' with init; a fresh model has it in its recipe"
+            )
         if self.cache is not None and self.stage.name not in ("diffuse", "join"):
             raise ValueError(
                 f"cache={self.cache!r}: stage {self.stage.name!r} trains what a cache would freeze; remove it"
@@ -258,6 +271,18 @@ class TrainConfig:
     def horizon(self) -> int:
         """Step at which the learning-rate schedule ends."""
         return self.optimizer.schedule_horizon or self.steps
+
+    def check_inputs(self) -> None:
+        """Refuse data or a model that are not there, by their descriptions, before the networks' libraries are loaded."""
+        from medcodi.model.index import read_index
+
+        for data in filter(None, (self.data, self.validation)):
+            if data.path is not None:
+                read_info(data.path)
+        if self.init is not None:
+            read_index(self.init)
+        if self.model is not None:
+            find_recipe(self.model, "models")
 
     def identity(self) -> dict[str, Any]:
         """The values that decide what the run computes: a resumed run must have the same.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -78,7 +78,8 @@ def _model_config(run: TrainConfig) -> ModelConfig:
     if run.model is not None:
         return load(ModelConfig, run.model)
     folder, index = read_index(str(run.init))
-    return from_dict(ModelConfig, index["config"], source=str(folder))
+    config = from_dict(ModelConfig, index["config"], source=str(folder))
+    return config if run.environment is None else replace(config, environment=run.environment)
 
 
 def empty_vocabularies(config: ModelConfig) -> Tokenizers:

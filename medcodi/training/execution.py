@@ -17,6 +17,7 @@ from torch.utils.checkpoint import checkpoint
 
 from medcodi.model.execution import ExecutionConfig
 from medcodi.networks.attention import Attention, AttentionBlock
+from medcodi.networks.hearing import Connector
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 RECOMPILE_LIMIT = 128  # shapes per class of block: more than a network has; torch gives up after 8
@@ -44,7 +45,7 @@ def choose_attention(module: nn.Module, precision: str, device: torch.device) ->
     if not _is_slow(precision, device):
         return
     for part in module.modules():
-        if isinstance(part, Attention):
+        if isinstance(part, (Attention, Connector)):
             part.backend = "sdpa-float32"
         elif isinstance(part, PreTrainedModel):
             part.set_attn_implementation("eager")
@@ -70,7 +71,7 @@ def block_classes() -> tuple[type[nn.Module], ...]:
     from medcodi.networks.unet import Block
     from medcodi.networks.vector_layers import VectorResidualBlock
 
-    own = (Block, AttentionBlock, ResidualBlock, VectorResidualBlock)
+    own = (Block, Connector, AttentionBlock, ResidualBlock, VectorResidualBlock)
     return (*own, ResidualAttentionBlock, BertLayer, ResnetBlock2D, DiffusersAttention)
 
 

@@ -1,4 +1,4 @@
-"""The model that a run without ``init`` starts from: its recipe, fitted to the studies; and the reports of its tokenizer."""
+"""The model that a run without ``init`` starts from: its recipe, fitted to the studies; the reports of its tokenizer, its records."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from dataclasses import replace
 from medcodi.config import load as load_config
 from medcodi.data.dataset import StudyDataset
 from medcodi.errors import TrainingError
+from medcodi.modality import MODALITIES
 from medcodi.model import ModelConfig
+from medcodi.record import Record
 from medcodi.training.config import TrainConfig
 
 
@@ -31,7 +33,10 @@ def fresh_model_config(config: TrainConfig, dataset: StudyDataset) -> ModelConfi
             expected=f"at least two of {', '.join(recipe.modalities)}: one that prompts, one that is generated",
             fix="prepare studies that hold a second modality, such as the reports of the images",
         )
-    return replace(recipe, image_size=dataset.image_size, modalities=present)
+    has_record = any(MODALITIES[name].kind == "table" for name in present)
+    return replace(
+        recipe, image_size=dataset.image_size, modalities=present, record=recipe.record if has_record else None
+    )
 
 
 def changes_for_data(config: TrainConfig, dataset: StudyDataset) -> list[str]:
@@ -51,3 +56,10 @@ def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
     indices = range(min(num_studies, len(dataset)))
     read_report = getattr(dataset, "report", None) or (lambda index: dataset[index].report)
     return [read_report(index) or "" for index in indices]
+
+
+def records_of(dataset: StudyDataset, num_studies: int) -> list[Record]:
+    """Records of the first studies; without their images where the dataset can."""
+    read_record = getattr(dataset, "record", None) or (lambda index: dataset[index].record)
+    records = (read_record(index) for index in range(min(num_studies, len(dataset))))
+    return [record for record in records if record]

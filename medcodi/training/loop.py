@@ -135,7 +135,7 @@ class Loop:
         if stop is not None:
             run.announce(f"{stop}: saved at step {step}; resume with --resume latest")
         if stop is None or stop == Interrupts.TIME_IS_UP:  # a scheduler that sends a signal does not wait for the model
-            run_folder.write_model(config, run.folder, run.dataset, run.ranks)
+            run_folder.write_model(config, run.folder, run.dataset, run.domain, run.ranks)
             run.announce(f"model in {run.folder.model}")
         return run.folder.root
 

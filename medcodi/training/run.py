@@ -11,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from medcodi.data.dataset import StudyDataset, read_info
+from medcodi.data.domain import domain_of_data
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks, launcher
 from medcodi.errors import TrainingError
@@ -55,6 +56,7 @@ class Run:
 
         # Studies; samples are shown of held-out ones where there are any, and never of encoded ones.
         self.dataset: StudyDataset = config.data.build()
+        self.domain = domain_of_data(config.data, self.dataset)
         self.studies = self.dataset  # as prepared, also where a cache takes their place
         held_out = self._held_out()
         self.sample_dataset = self.dataset if held_out is None else held_out

@@ -16,6 +16,7 @@ from torch import nn
 
 from medcodi.config import to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
+from medcodi.data.domain import Domain
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, DataError, TrainingError
@@ -31,7 +32,7 @@ from medcodi.training import checkpoint
 from medcodi.training.caching.training_run import hold_only
 from medcodi.training.checkpoint import CHECKPOINTS, Checkpoint
 from medcodi.training.config import TrainConfig
-from medcodi.training.fresh_model import fresh_model_config, reports
+from medcodi.training.fresh_model import fresh_model_config, records_of, reports
 
 CONFIG = "config.yaml"
 RUN = JobKind(
@@ -151,7 +152,14 @@ def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, r
     """
     if config.init is not None:
         lazy = config.cache is not None
-        return MedCoDi.from_pretrained(config.init, lazy=lazy, device=ranks.device if lazy else "cpu")
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_from_keys("environment", config.seed))  # of a fresh environment
+            return MedCoDi.from_pretrained(
+                config.init,
+                lazy=lazy,
+                device=ranks.device if lazy else "cpu",
+                environment=config.environment,
+            )
     ranks.by_first(lambda: _make_start(config, folder, dataset))
     return MedCoDi.from_pretrained(folder.start)
 
@@ -169,7 +177,8 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
             fix="start from a model with init=…",
         )
     atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.resume)
-    build_model(fresh, texts, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
+    records = records_of(dataset, config.tokenizer_studies) if fresh.record is not None else []
+    build_model(fresh, texts, records, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
 
 
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:
@@ -180,6 +189,8 @@ def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> d
         {name: part["sha256"] for name, part in index["components"].items()},
     ]
     model = index["config"] if config.model is None else to_dict(fresh_model_config(config, dataset))
+    if config.environment is not None:
+        model = {**model, "environment": to_dict(config.environment)}
     values = config.identity()
     values["data"]["image_size"] = dataset.image_size
     return {
@@ -255,7 +266,7 @@ def load_tensors(stage: nn.Module, tensors: Any) -> None:
 
 
 # ---- the end ---------------------------------------------------------------------------------------------------------
-def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, ranks: Ranks) -> None:
+def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, domain: Domain, ranks: Ranks) -> None:
     """Write ``model/`` with averaged weights, from the last checkpoint alone. Every rank calls this: a stage may finish on all data."""
     # Load the averaged weights into the model that the run started from.
     saved = checkpoint.load(checkpoint.found(folder.checkpoints)[-1])
@@ -276,7 +287,7 @@ def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, r
         )
         record = {"steps": saved.step, "seed": config.seed, "studies": len(dataset), "data": dataset.fingerprint}
         model.provenance = {
-            **model.provenance,
+            **domain.after(model.provenance),
             "training": {**model.provenance.get("training", {}), config.stage.name: record},
         }
         model.save_pretrained(folder.model)

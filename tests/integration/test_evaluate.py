@@ -108,6 +108,7 @@ def test_a_bundle_holds_everything(bundle: Path) -> None:
     assert list(directions) == DIRECTIONS and directions["->report"]["primary"]["beats_shuffled"] is None
     joint = directions["frontal->lateral+report"]
     assert set(joint["targets"]) == {"lateral", "report"} and set(joint["coherence"]) == {"lateral+report"}
+    assert results["systems"]["tiny"]["orders"] == {"frontal->lateral+report": "joint"}
     metrics = joint["targets"]["report"]["metrics"]
     assert {"bleu_1", "rouge_l", "cider", "finding_macro_f1"} <= set(metrics)
     assert metrics["finding_macro_f1"]["ceiling"] == 1.0  # the labeler reads every phantom report right
@@ -133,6 +134,21 @@ def test_a_bundle_holds_everything(bundle: Path) -> None:
     page = (bundle / "page.html").read_text()
     assert page.count("data:image/png") >= 8 and "https://" not in page and "report → frontal" in page
     assert "Two prompts beside one" in page and "<svg" in page
+
+
+def test_one_run_makes_a_table_of_orders(model_folder: Path, tmp_path: Path) -> None:
+    direction, orders = "frontal->lateral+report", ["joint", "staggered", "chained"]
+    changes = {"orders": orders, "directions": [direction], "metrics": ["findings", "coherence"], "pictures": 0}
+    results = evaluate(options(model_folder, tmp_path / "out", **changes), quiet=True)
+    of_order = {system["orders"][direction]: system for system in results["systems"].values()}
+    assert list(of_order) == orders and list(results["systems"]) == [f"tiny-{order}" for order in orders]
+    assert {order: system["settings"]["order"] for order, system in of_order.items()} == {
+        order: order for order in orders
+    }
+    pairs = {tuple(test["systems"]) for test in results["comparisons"]["systems"] + results["comparisons"]["left_out"]}
+    assert ("tiny-joint", "tiny-chained") in pairs
+    assert "chained" in (tmp_path / "out/page.html").read_text()
+    assert verify_bundle(tmp_path / "out").holds
 
 
 def test_it_resumes_to_the_same_figures(bundle: Path, copied: Path, model_folder: Path) -> None:

@@ -32,6 +32,7 @@ ENGINES = {
 }
 FAULTS = pytest.mark.faults
 STEPS, KILL_AT = 5, 2
+FEATURES = "join of features"  # stage join, whose denoisers hear each other's maps
 
 # Every stage, one and two ranks, plain and ZeRO-2; some of them at every `make test`.
 ALWAYS = {("align", 1, "plain"), ("align", 2, "zero-2")}
@@ -42,6 +43,8 @@ KILLS = [
         *(
             ("align", 2, "zero-3-all"),
             ("join", 2, "zero-3"),
+            (FEATURES, 1, "plain"),
+            (FEATURES, 2, "zero-3"),
             ("align", 2, "zero-2-offload"),
             ("align", 2, "zero-3-offload"),
             ("align", 2, "zero-0"),
@@ -55,6 +58,8 @@ KILLS = [
 
 
 def config(stage: str, runs: dict[str, Path], out: Path, engine: str = "plain", *words: str) -> TrainConfig:
+    if stage == FEATURES:
+        stage, words = "join", (*words, "environment.kind=features")
     before = STAGES.index(stage) - 1
     init = None if before < 0 else runs[STAGES[before]] / "model"
     schedule = (f"steps={STEPS}", "optimizer.schedule_horizon=6", "checkpoint.every=0")
@@ -93,7 +98,7 @@ def test_killed_and_resumed_is_bit_for_bit_the_same(
 @pytest.mark.parametrize(
     ("stage", "engine"),
     [
-        *(pytest.param(stage, "plain", marks=() if stage == "align" else FAULTS) for stage in STAGES),
+        *(pytest.param(stage, "plain", marks=() if stage == "align" else FAULTS) for stage in (*STAGES, FEATURES)),
         *(pytest.param(stage, "zero-2", marks=FAULTS) for stage in STAGES),
         *(pytest.param(stage, "zero-3", marks=FAULTS) for stage in STAGES if stage != "align"),
         *(pytest.param("align", engine, marks=FAULTS) for engine in ("zero-0", "zero-1", "zero-2-offload")),
@@ -145,6 +150,7 @@ def test_resumed_on_another_number_of_ranks_the_curve_goes_on(
         pytest.param("align", "plain"),
         *(pytest.param(*case, marks=FAULTS) for case in itertools.product(("align", "join"), ("zero-2", "zero-3"))),
         pytest.param("join", "plain", marks=FAULTS),
+        pytest.param(FEATURES, "plain", marks=FAULTS),
     ],
 )
 def test_accumulation_on_two_ranks_has_the_curve_of_one_large_batch(

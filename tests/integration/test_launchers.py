@@ -68,7 +68,8 @@ def test_ctrl_c_saves_and_the_same_command_resumes(tmp_path: Path) -> None:
         [*command, "steps=100000", "tracking.log_every=1", *QUIET],
         cwd=ROOT, env=environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
-    while process.poll() is None and not (run / "log.jsonl").exists():
+    log = run / "log.jsonl"
+    while process.poll() is None and not (log.exists() and log.stat().st_size):
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
     printed = process.communicate(timeout=300)[0]

@@ -5,16 +5,19 @@ from __future__ import annotations
 import csv
 import json
 import shutil
+import zlib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from medcodi.config import from_dict
 from medcodi.data.images import save_png8
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.turing.bundle.export import export_bundle
+from medcodi.turing.bundle.payloads import image_content, payload_script, read_payload
 from medcodi.turing.design.config import ReaderStudyConfig
 from medcodi.turing.design.generated_arm import open_generated
 from medcodi.turing.design.real_arm import open_real
@@ -184,6 +187,41 @@ class Reader:
         """Start tasks and close them, until an item or the end is there."""
         while (page := self.where()) in ("intro", "block-end"):
             self.page.click("#start" if page == "intro" else "#next-task")
+
+
+@pytest.mark.parametrize("bits", [8, 12])
+def test_the_browser_reads_the_pixels_that_were_written(browser: Any, bundle: Path, tmp_path: Path, bits: int) -> None:
+    """Every row filter of PNG, one and two bytes a pixel; and a payload of the bundle itself."""
+    folder = Path(shutil.copytree(bundle / "readers/reader-01", tmp_path / "reader-01"))
+    noise, down, across = np.random.default_rng(0).random((40, 33)), *np.mgrid[0:40, 0:33]
+    for number, values in enumerate(
+        (noise, down / 40, across / 33, (down + across) / 80 + 0.02 * noise, down * across / 1400)
+    ):
+        image = (np.rint(np.clip(values, 0, 1) * (2**bits - 1)) * (65535 / (2**bits - 1))).round().astype(np.uint16)
+        (folder / f"payloads/{number:016x}.js").write_bytes(
+            payload_script(f"{number:016x}", image_content(image, bits))
+        )
+    reader = Reader(browser, folder / "index.html")
+    filters = set()
+    for path in sorted((folder / "payloads").iterdir())[:8]:
+        payload = read_payload(path)
+        if payload.fields["kind"] == "image":
+            rows = zlib.decompress(b"".join(idat_chunks(payload.data)))
+            filters |= set(rows[:: len(rows) // payload.image.shape[0]])
+            pixels = reader.page.evaluate(
+                f"Turing.app.payloads.get('{path.stem}').then(({{pixels}}) => Array.from(pixels))"
+            )
+            assert pixels == payload.image.ravel().tolist(), path.name
+    assert len(filters) >= 4 and not reader.failures
+
+
+def idat_chunks(png: bytes) -> Iterator[bytes]:
+    at = 8
+    while at < len(png):
+        size = int.from_bytes(png[at : at + 4], "big")
+        if png[at + 4 : at + 8] == b"IDAT":
+            yield png[at + 8 : at + 8 + size]
+        at += size + 12
 
 
 def test_a_whole_session(browser: Any, bundle: Path, tmp_path: Path) -> None:

@@ -17,6 +17,11 @@ def test_message_without_expectation_and_mend_is_one_sentence() -> None:
     assert str(MedCoDiError("it broke.")) == "it broke."
 
 
+def test_three_points_are_meant() -> None:
+    error = MedCoDiError("it broke", fix="give another out=...")
+    assert str(error).endswith("Fix: give another out=...") and str(MedCoDiError("choose out=…")) == "choose out=…"
+
+
 def test_missing_extra_is_also_an_import_error_and_names_the_extra() -> None:
     error = MissingExtraError("pydicom", extra="dicom", needed_for="DICOM files")
     assert isinstance(error, ImportError) and isinstance(error, MedCoDiError)

@@ -5,11 +5,12 @@ import dataclasses
 import pytest
 
 from medcodi.errors import PromptError
-from medcodi.modality import MODALITIES, in_table_order, modality, names
+from medcodi.modality import MODALITIES, STANDARD, in_table_order, modality, names
 
 
 def test_table_order_and_kinds() -> None:
-    assert names() == ("frontal", "lateral", "report")
+    assert names() == ("frontal", "lateral", "report", "record")
+    assert STANDARD == ("frontal", "lateral", "report") and names("table") == ("record",)
     assert names("image") == ("frontal", "lateral")
     assert names("text") == ("report",)
 

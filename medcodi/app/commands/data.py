@@ -9,7 +9,7 @@ import typer
 from rich.table import Table
 
 from medcodi.app.arguments import Overrides
-from medcodi.app.terminal import count_progress, counting_bar, data_app, err, out
+from medcodi.app.terminal import count_progress, counting_bar, data_app, err, out, show
 
 if TYPE_CHECKING:
     from medcodi.distributed import Ranks
@@ -158,7 +158,7 @@ def _print_summary(encoded: EncodedStudies) -> None:
     table.columns[1].justify = "right"
     for name, count in encoded.present.items():
         table.add_row(name, f"{count:,}")
-    out.print(table)
+    show(table)
     out.print(
         f"{len(encoded):,} studies, {encoded.num_bytes / 2**20:,.1f} MiB: train with cache={encoded.folder.parent}"
     )

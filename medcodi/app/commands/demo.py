@@ -12,7 +12,7 @@ from rich.console import Console
 
 from medcodi import __version__
 from medcodi.app.arguments import Device, Model, Steps, read_device
-from medcodi.app.terminal import app, err, out, progress_bar
+from medcodi.app.terminal import app, err, out, progress_bar, say_loading
 from medcodi.errors import PromptError
 from medcodi.modality import MODALITIES
 
@@ -45,6 +45,11 @@ def demo(
     """
     if seed < 0:
         raise PromptError(f"seed is {seed}", expected="an integer >= 0")
+    say_loading("the model")
+    if model is not None:
+        from medcodi.model.index import read_index
+
+        read_index(model)  # refused before the networks' libraries are loaded
     page = write_demo(model, out_dir, seed=seed, num_inference_steps=steps, device=read_device(device), console=err)
     out.print(f"The page: {page}")
 
@@ -138,9 +143,7 @@ def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, cons
             # The time of a row includes reading its prompts.
             start = time.perf_counter()
             study = studies[first + number]
-            prompts = {
-                name: read_prompt(name, study.contents[name], model.config.image_size) for name in direction.prompts
-            }
+            prompts = {name: read_prompt(name, study.contents[name], model.config) for name in direction.prompts}
 
             def advance(done: int, total: int, number: int = number) -> None:
                 bar.update(task, completed=number + done / total)

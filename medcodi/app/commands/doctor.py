@@ -19,7 +19,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from medcodi.app.terminal import app, err, out
+from medcodi.app.terminal import app, err, out, show
 from medcodi.console import shown
 from medcodi.errors import MedCoDiError, first_line
 
@@ -239,7 +239,7 @@ def print_checks(checks: list[Check], console: Console) -> None:
     for check in checks:
         fix = (f"\nfix: {shown(check.fix)}", "dim") if check.fix else ""
         table.add_row(Text(shown(check.name)), signs[check.state], Text.assemble(shown(check.seen), fix))
-    console.print(table)
+    show(table, console)
     missing = [check.name for check in checks if check.state == "missing"]
     console.print(Text(f"\nNot ready: {', '.join(missing)}." if missing else "\nReady."))
 

@@ -16,6 +16,7 @@ from medcodi.app.arguments import (
     Preset,
     Sampler,
     Steps,
+    numbered_folder,
     read_device,
     read_execution,
     read_prompts,
@@ -24,7 +25,7 @@ from medcodi.app.arguments import (
     text_or_file,
 )
 from medcodi.app.commands.generate import print_generation, print_truncations
-from medcodi.app.terminal import app, err, progress_bar
+from medcodi.app.terminal import app, domain_notes, err, progress_bar, say_loading
 from medcodi.errors import PromptError
 
 
@@ -45,12 +46,17 @@ def edit(
         list[str] | None,
         typer.Option(metavar="MODALITY", help="What to edit; repeat for several.", show_default="the whole study"),
     ] = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for images, texts and provenance.json.")] = Path(
-        "edited"
-    ),
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="A new folder for images, texts and provenance.json.",
+            show_default="edited, then edited-2 ...",
+        ),
+    ] = None,
     strength: Annotated[
         float | None,
-        typer.Option(help="Above 0, at most 1: how much may change.", show_default="0.8, see docs/EDITING.md"),
+        typer.Option(help="Above 0, at most 1: how much may change.", show_default="0.5, see docs/EDITING.md"),
     ] = None,
     replace: Annotated[
         bool, typer.Option("--replace", help="--report is the whole new report, not statements.")
@@ -90,8 +96,10 @@ def edit(
             fix='--report "Large left pleural effusion."',
         )
     statements = text_or_file("report", report)
-    refuse_full_folder(out_dir)
-    with progress_bar(err) as bar:
+    folder = numbered_folder("edited") if out_dir is None else out_dir
+    refuse_full_folder(folder)
+    say_loading("the study and the model")
+    with domain_notes(), progress_bar(err) as bar:
         task = bar.add_task("loading", total=None)
         from medcodi.generation.editing import STRENGTH
         from medcodi.generation.editing import edit as run
@@ -114,8 +122,8 @@ def edit(
             execution=read_execution(execution or []),
             on_step=lambda done, total: bar.update(task, description="editing", completed=done, total=total),
         )
-    generation.save(out_dir, image_format)
+    generation.save(folder, image_format)
     print_truncations(generation, contents)
     if cut := generation.provenance["edit"].get("truncated"):
         err.print(f"[yellow]Note:[/yellow] {cut['read_tokens']} of {cut['tokens']} tokens of the new report were read.")
-    print_generation(generation, out_dir)
+    print_generation(generation, folder)

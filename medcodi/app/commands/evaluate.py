@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.table import Table
 from rich.text import Text
 
 from medcodi.app.arguments import Model, Overrides, Preset
-from medcodi.app.terminal import app, err, out
+from medcodi.app.terminal import app, err, out, say_loading, show
 from medcodi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ def evaluate(
 
         medcodi evaluate --rescore results/ bootstrap_samples=5000 min_positives=10
     """
+    say_loading("the evaluation")
     from medcodi.config import apply_overrides, from_dict
     from medcodi.evaluation.config import EvaluateConfig
 
@@ -103,10 +105,11 @@ def _print_results(results: dict[str, Any], folder: Path) -> None:
     from medcodi.evaluation.report.summary import terminal_table, verdict
 
     columns, rows = terminal_table(results)
-    table = Table(*columns, show_lines=True)
+    table = Table(*columns, show_lines=True, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.columns[0].min_width = len("direction")
     for row in rows:
         table.add_row(*row)
-    out.print(table)
+    show(table)
     for line in verdict(results):
         out.print(line)
     for line in alarms(results):

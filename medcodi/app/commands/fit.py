@@ -16,11 +16,10 @@ def fit(
     data: Annotated[str, typer.Argument(help="A table (CSV, TSV), a folder of studies, or a prepared dataset.")],
     settings: Overrides = None,
     out_dir: Annotated[Path, typer.Option("--out", help="Folder of everything that the fit makes.")] = Path("runs/fit"),
-    size: Annotated[
-        str | None, typer.Option(help="tiny, demo or medcodi-m.", show_default="by data and machine")
-    ] = None,
+    size: Annotated[str | None, typer.Option(help="tiny or demo.", show_default="by the number of studies")] = None,
     minutes: Annotated[
-        float | None, typer.Option(help="Time of the whole fit, shared among its stages.", show_default="by size")
+        float | None,
+        typer.Option(help="Time of the whole fit, shared among its stages.", show_default="by size and machine"),
     ] = None,
 ) -> None:
     """Fit a model to your own studies: prepare them, train all four stages, evaluate.
@@ -40,7 +39,7 @@ def fit(
     """
     from medcodi.app.fitting.inputs import open_data
     from medcodi.app.fitting.job import FIT, Fit
-    from medcodi.app.fitting.plan import SIZES, check_size, choose_size, gpu_gib
+    from medcodi.app.fitting.plan import check_size, choose_size, default_minutes, gpu_gib
     from medcodi.errors import TrainingError
     from medcodi.storage.job_folder import JobFolder
 
@@ -56,11 +55,14 @@ def fit(
     elif begun:
         size, why = str(begun), "as this fit began"
     else:
-        size, why = choose_size(studies.counts["train"], gpu_gib())
-    plan = Fit(data=studies, size=size, out=out_dir, minutes=minutes or SIZES[size].minutes, say=_say)
+        size, why = choose_size(studies.counts["train"])
+    machine = "as given"
+    if minutes is None:
+        minutes, machine = default_minutes(size, gpu_gib())
+    plan = Fit(data=studies, size=size, out=out_dir, minutes=minutes, say=_say)
 
     # Say what will be done, and do it.
-    for line in plan.description(why):
+    for line in plan.description(why, machine):
         _say(line)
     model = plan.run()
     _say(f"The model: {model}    (medcodi generate --model {model} --help)")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -21,6 +21,7 @@ from medcodi.app.arguments import (
     Sampler,
     SequenceOfTargets,
     Steps,
+    numbered_folder,
     read_device,
     read_execution,
     read_prompts,
@@ -29,7 +30,7 @@ from medcodi.app.arguments import (
     read_weights,
     refuse_full_folder,
 )
-from medcodi.app.terminal import app, err, out, progress_bar
+from medcodi.app.terminal import app, domain_notes, err, out, progress_bar, say_loading, show
 
 if TYPE_CHECKING:
     from medcodi.generation.pipeline import Generation
@@ -52,9 +53,14 @@ def generate(
             metavar="MODALITY", help="What to generate; repeat for several.", show_default="all but the prompts"
         ),
     ] = None,
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder for images, texts and provenance.json.")] = Path(
-        "generated"
-    ),
+    out_dir: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            help="A new folder for images, texts and provenance.json.",
+            show_default="generated, then generated-2 ...",
+        ),
+    ] = None,
     model: Model = None,
     num_samples: Annotated[int, typer.Option(help="Number of samples, each with its own seed.")] = 1,
     weight: Annotated[
@@ -95,8 +101,11 @@ def generate(
     # Check the options before torch is loaded, which takes seconds.
     prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
     in_sequence = read_sequence(sequence)
-    refuse_full_folder(out_dir)
-    with progress_bar(err) as bar:
+    folder = numbered_folder("generated") if out_dir is None else out_dir
+    refuse_full_folder(folder)
+    say_loading("the prompts and the model")
+    check_inputs(prompts, targets, weights, num_samples, seed, model)
+    with domain_notes(), progress_bar(err) as bar:
         task = bar.add_task("loading", total=None)
         from medcodi.generation.pipeline import generate as run
         from medcodi.generation.result import image_format as check_format
@@ -119,9 +128,28 @@ def generate(
             execution=read_execution(execution or []),
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
-    generation.save(out_dir, image_format)
+    generation.save(folder, image_format)
     print_truncations(generation, prompts)
-    print_generation(generation, out_dir)
+    print_generation(generation, folder)
+
+
+def check_inputs(
+    prompts: dict[str, str],
+    targets: Sequence[str] | None,
+    weights: dict[str, float] | None,
+    num_samples: int,
+    seed: int,
+    model: str | None,
+) -> None:
+    """Refuse what is wrong in a request, its files or its model's folder, before the networks' libraries are loaded."""
+    from medcodi.generation.request import check_request, read_prompt
+    from medcodi.model.index import read_index
+
+    _, used, _ = check_request(prompts, targets, weights, num_samples, seed)
+    for name, value in used.items():
+        read_prompt(name, value, None)
+    if model is not None:
+        read_index(model)
 
 
 def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
@@ -138,10 +166,13 @@ def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> Non
 
 
 def print_generation(generation: Generation, folder: Path) -> None:
-    """Print the texts of a generation, and the names of its files."""
+    """Print the texts and records of a generation, and the names of its files."""
+    from medcodi.study import content_text
+
     for number, sample in enumerate(generation.samples):
         for name, value in sample.contents.items():
-            if isinstance(value, str):
-                out.print(Panel(Text(value), title=f"{name}, sample {number}", title_align="left", expand=False))
+            text = content_text(value)
+            if text is not None:
+                show(Panel(Text(text), title=f"{name}, sample {number}", title_align="left", expand=False))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         out.print(str(path))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from rich.table import Table
 
-from medcodi.app.terminal import app, counting_bar, err, out
+from medcodi.app.terminal import app, counting_bar, err, out, show
 from medcodi.errors import CheckpointError, one_of
 
 if TYPE_CHECKING:
@@ -132,7 +132,7 @@ def _print_import(imported: Imported, *, has_tokenizers: bool) -> None:
         why = "; ".join(sorted(reason for reason in reasons.get(status, ()) if reason))
         table.add_row(status, f"{imported.counts[status]:,}", f"{count:,}", why)
     table.add_row("unknown", "0", "0", "")
-    out.print(table)
+    show(table)
     out.print(f"Each key: {imported.folder / 'import_report.json'}")
     if not has_tokenizers:
         out.print("No vocabularies were given: the model generates images from images. Fix: --tokenizers.")

@@ -12,8 +12,7 @@ import typer
 from rich import box
 from rich.table import Table
 
-from medcodi.app.terminal import app, out
-from medcodi.config import load
+from medcodi.app.terminal import app, out, show
 from medcodi.errors import ConfigError
 from medcodi.recipes import recipe_names
 
@@ -60,7 +59,7 @@ def parameters(
     for table in (parameter_table(count), *([reckoning_table(count)] if count.is_comparable else [])):
         # A narrow terminal wraps the lines: no number is cut short.
         table.width = out.measure(table, options=out.options.update(max_width=MAX_WIDTH)).maximum
-        out.print(table)
+        show(table)
 
 
 def parameter_table(count: ParameterCount) -> Table:
@@ -198,6 +197,7 @@ def count_parameters(source: str | Path) -> ParameterCount:
 def _on_meta(source: str | Path) -> MedCoDi:
     import torch
 
+    from medcodi.config import load
     from medcodi.model import MedCoDi, ModelConfig
     from medcodi.networks.tokenizer import AbsentTokenizer
 

@@ -25,7 +25,7 @@ from medcodi.app.arguments import (
     read_sequence,
     read_targets,
 )
-from medcodi.app.terminal import app, count_progress, counting_bar, err, out
+from medcodi.app.terminal import app, count_progress, counting_bar, domain_notes, err, out, say_loading
 from medcodi.errors import PromptError
 
 if TYPE_CHECKING:
@@ -100,9 +100,16 @@ def synthesize(
     # Check the options before torch is loaded, which takes seconds.
     rank, world = _rank_and_world(rank, world, os.environ)
     targets = read_targets(target or [])
+    say_loading("the manifest and the model")
+    from medcodi.generation.bulk.manifest import RowDefaults, read_manifest
+    from medcodi.model.index import read_index
+
+    defaults = RowDefaults(targets=targets, seed=seed, num_samples=num_samples)
+    read_manifest(manifest, defaults, tuple(keep or ()))  # refused before the networks' libraries are loaded
+    if model is not None:
+        read_index(model)
     from medcodi.generation.bulk.job import SynthesisConfig
     from medcodi.generation.bulk.job import synthesize as run
-    from medcodi.generation.bulk.manifest import RowDefaults
     from medcodi.model.generation_config import GenerationConfig
 
     config = SynthesisConfig(
@@ -114,7 +121,7 @@ def synthesize(
             order=order,
             sequence=read_sequence(sequence),
         ),
-        defaults=RowDefaults(targets=targets, seed=seed, num_samples=num_samples),
+        defaults=defaults,
         keep=tuple(keep or ()),
         batch_size=batch_size,
         shard_size=shard_size,
@@ -124,7 +131,7 @@ def synthesize(
     )
     # Generate; each rank takes its shards, only the first one shows a bar.
     chosen = read_device(device) or _device_of_rank(os.environ)
-    with counting_bar(err) as bar:
+    with domain_notes(), counting_bar(err) as bar:
         bar.disable = rank > 0  # one bar is enough
         outcome = run(
             manifest,

@@ -7,11 +7,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.console import Group
+from rich import box
 from rich.table import Table
 
 from medcodi.app.arguments import Overrides
-from medcodi.app.terminal import app, out
+from medcodi.app.terminal import app, out, say_loading, show
 
 if TYPE_CHECKING:
     from medcodi.training.config import TrainConfig
@@ -47,6 +47,7 @@ def train(
 
         medcodi train --estimate --config medcodi-m/3-diffuse init=null model=medcodi-m --gpus 32
     """
+    say_loading(f"the run of {config}")
     from medcodi.config import from_dict, load, to_yaml
     from medcodi.training.config import TrainConfig
 
@@ -60,8 +61,10 @@ def train(
 
         values = {"gpus": gpus, "gpu_memory": gpu_memory, "peak_tflops": peak_tflops, "mfu": mfu, "reserved": reserved}
         hardware = from_dict(Hardware, values, source="--estimate")
-        out.print(plan_tables(run, estimate(run, hardware)))
+        for part in plan_tables(run, estimate(run, hardware)):
+            show(part) if isinstance(part, Table) else out.print(part)
         return
+    run.check_inputs()
     from medcodi.training.loop import train as run_stage
 
     folder = run_stage(run, resume)
@@ -90,7 +93,7 @@ def plot(
     from medcodi.errors import TrainingError
     from medcodi.training.monitoring.summary import PAGE, write_summary
 
-    if any(run == Path("demo") and not run.exists() for run in runs):
+    if any(run == Path("demo") and not (run / "log.jsonl").exists() for run in runs):
         raise TrainingError(
             "the shipped model demo carries no log of its training",
             expected="the folder of a run",
@@ -103,9 +106,9 @@ def plot(
     out.print(f"The page: {write_summary(runs, page or runs[0] / PAGE)}")
 
 
-def plan_tables(run: TrainConfig, plan: Estimate) -> Group:
+def plan_tables(run: TrainConfig, plan: Estimate) -> list[Table | str]:
     """Memory for each ZeRO stage, the recommendation, the time, and the assumptions."""
-    return Group(_memory_table(run, plan), *_advice(run, plan), "", *_assumptions(run, plan))
+    return [_memory_table(run, plan), *_advice(run, plan), "", *_assumptions(run, plan)]
 
 
 def _memory_table(run: TrainConfig, plan: Estimate) -> Table:
@@ -113,9 +116,9 @@ def _memory_table(run: TrainConfig, plan: Estimate) -> Table:
 
     hardware = plan.hardware
     table = Table(
-        "GiB on each GPU", "weights", "gradients", "AdamW", "average", "buffers", "a study", "micro-batch", "peak",
+        "GiB a GPU", "weights", "gradients", "AdamW", "average", "buffers", "study", "batch", "peak",
         title=f"Stage {run.stage.name} of {run.model or run.init} on {hardware.gpus} GPUs of {hardware.gpu_memory:g} GiB",
-        title_justify="left",
+        title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
     for column in table.columns[1:]:
         column.justify = "right"
@@ -124,7 +127,7 @@ def _memory_table(run: TrainConfig, plan: Estimate) -> Table:
         parts = (row.weights, row.gradients, row.optimizer, row.average, row.buffers + row.fixed_activations)
         fits = row.micro_size > 0
         table.add_row(
-            f"ZeRO {row.zero_stage}" + (" (recommended)" if row is plan.best else ""),
+            f"ZeRO {row.zero_stage}" + (" (best)" if row is plan.best else ""),
             *(f"{part / GIB:.1f}" for part in parts),
             f"{row.study_activations / GIB:.2f}",
             str(row.micro_size) if fits else "does not fit",

@@ -11,7 +11,7 @@ from rich.table import Table
 from rich.text import Text
 
 from medcodi.app.arguments import refuse_full_folder
-from medcodi.app.terminal import err, out, progress_bar, turing_app
+from medcodi.app.terminal import err, out, progress_bar, show, turing_app
 from medcodi.errors import ConfigError, DataError, did_you_mean
 
 
@@ -113,7 +113,7 @@ def power(
                 on_cell=lambda done, total, job=job: bar.update(job, completed=done, total=total),
             )
         # The table of all sizes, then the smallest ones that reach the required power.
-        out.print(_table(name, declared, true_value, cells))
+        show(_table(name, declared, true_value, cells))
         for words, new in (("these readers", False), ("new readers", True)):
             enough = needed(cells, target, new_readers=new)
             sizes_found = "; ".join(f"{cell.readers} readers and {cell.items} items an arm" for cell in enough)

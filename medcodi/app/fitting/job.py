@@ -94,7 +94,7 @@ class Fit:
             **(evaluation if not self.without_evaluation() else {}),
         }
 
-    def description(self, why: str) -> list[str]:
+    def description(self, why: str, machine: str) -> list[str]:
         """The plan in lines: studies, model and why, time, and what is left out."""
         counts, held = self.data.counts, self.data.modalities
         present = ", ".join(f"{name} in {held[name]:,}" for name in MODALITIES if held.get(name))
@@ -105,7 +105,7 @@ class Fit:
             f"studies: {counts['train']:,} to train, {counts['val']:,} to validate, {counts['test']:,} to evaluate; {present}",
             *(f"left out: {name}, which no study has" for name in absent),
             f"model: {self.size} ({why}); --size chooses another",
-            f"time: {time}; --minutes changes it",
+            f"time: {time} ({machine}); --minutes changes it",
             *(f"left out: {name}, because {reason}" for name, reason in left_out.items() if reason),
         ]
 

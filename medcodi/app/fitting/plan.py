@@ -24,14 +24,14 @@ SHARES = {"autoencode": 0.30, "align": 0.10, "diffuse": 0.30, "join": 0.10}
 
 @dataclass(frozen=True, kw_only=True)
 class Size:
-    """One size of model, and what it takes."""
+    """One size of model that one device trains, and what it takes."""
 
     model: str  # recipe of the model
     stages: dict[str, str]  # stage -> its recipe
     image_size: int  # that raw studies are prepared at
-    minutes: float | None  # time of the whole fit; None: the recipes' own steps
     least_studies: int  # training studies from which it is chosen
-    least_gpu_gib: float = 0.0  # memory of a GPU from which it is chosen; 0: a CPU suffices
+    minutes: float | None  # time of the whole fit on a CPU, and on a GPU; None: the recipes' own steps
+    minutes_gpu: float | None
 
 
 SIZES = {
@@ -39,23 +39,17 @@ SIZES = {
         model="models/tiny",
         stages={stage: f"train/tiny/{stage}" for stage in STAGES},
         image_size=64,
-        minutes=5.0,
         least_studies=0,
+        minutes=5.0,
+        minutes_gpu=5.0,
     ),
     "demo": Size(
         model="models/demo",
         stages={stage: f"train/{stage}" for stage in STAGES},
         image_size=128,
-        minutes=None,
         least_studies=500,
-    ),
-    "medcodi-m": Size(
-        model="models/medcodi-m",
-        stages={stage: f"train/medcodi-m/{number}-{stage}" for number, stage in enumerate(STAGES, start=1)},
-        image_size=256,
-        minutes=None,
-        least_studies=20_000,
-        least_gpu_gib=70.0,
+        minutes=480.0,
+        minutes_gpu=None,
     ),
 }
 
@@ -67,27 +61,34 @@ def gpu_gib() -> float:
     return torch.cuda.get_device_properties(0).total_memory / 2**30 if torch.cuda.is_available() else 0.0
 
 
-def choose_size(num_studies: int, gib: float) -> tuple[str, str]:
-    """The largest size that data and machine suffice for, and why in one sentence.
+def choose_size(num_studies: int) -> tuple[str, str]:
+    """The largest size that the data suffice for, and why in words."""
+    chosen = [name for name, row in SIZES.items() if num_studies >= row.least_studies][-1]
+    larger = list(SIZES)[list(SIZES).index(chosen) + 1 :]
+    above = f"; {larger[0]} is chosen from {SIZES[larger[0]].least_studies:,}" if larger else ""
+    return chosen, f"for {num_studies:,} training studies{above}"
+
+
+def default_minutes(size: str, gib: float) -> tuple[float | None, str]:
+    """Time of a fit on this machine, and why in words.
 
     Args:
-        num_studies: Training studies.
-        gib: Memory of the GPU; 0: none.
+        size: A row of :data:`SIZES`.
+        gib: Memory of the GPU in GiB; 0: there is none.
     """
-    fitting = [name for name, row in SIZES.items() if num_studies >= row.least_studies and gib >= row.least_gpu_gib]
-    chosen = fitting[-1]
-    machine = f"a GPU of {gib:.0f} GiB" if gib else f"{os.cpu_count()} CPU cores and no GPU"
-    why = f"{num_studies:,} training studies, {machine}"
-    larger = list(SIZES)[list(SIZES).index(chosen) + 1 :]
-    if larger:
-        row = SIZES[larger[0]]
-        memory = f" and a GPU of {row.least_gpu_gib:.0f} GiB" if row.least_gpu_gib else ""
-        why += f"; {larger[0]} is chosen from {row.least_studies:,} studies{memory}"
-    return chosen, why
+    if gib:
+        return SIZES[size].minutes_gpu, f"on a GPU of {gib:.0f} GiB"
+    return SIZES[size].minutes, f"on {os.cpu_count()} CPU cores, without a GPU"
 
 
 def check_size(size: str) -> str:
-    """A name of the table, or a refusal with the nearest one."""
+    """A name of the table, or a refusal with the nearest one; the full size takes several devices."""
+    if size == "medcodi-m":
+        raise TrainingError(
+            f"size {size} does not fit on one device, and a fit uses one",
+            expected=f"{' or '.join(SIZES)}",
+            fix="prepare the studies, and train configs/train/medcodi-m with data=… on several GPUs (docs/TRAINING.md)",
+        )
     return one_of("size", size, SIZES, TrainingError)
 
 

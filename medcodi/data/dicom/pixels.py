@@ -156,7 +156,9 @@ def _uncompressed(tags: Tags, syntax: str) -> np.ndarray | None:
             fix="correct the tags, or export it again",
         )
     # Bits above the highest are not the image's (old overlays), or not yet its sign; bits below the lowest are unused.
-    if allocated > stored:
+    if kind == "u" and high == stored - 1 < allocated - 1:
+        pixels = pixels & np.array(2**stored - 1, pixels.dtype)
+    elif allocated > stored:
         pixels = (pixels << (allocated - 1 - high)) >> (allocated - stored)
     return pixels.reshape(height, width)
 
@@ -187,9 +189,11 @@ def display_from_stored(tags: Tags, pixels: np.ndarray) -> np.ndarray:
     if pixels.dtype.kind not in "iu" or pixels.dtype.itemsize > 2:
         return _transfer(tags, pixels, pixels).astype(np.float32)
     unsigned = np.dtype(f"u{pixels.dtype.itemsize}")
-    every_value = np.arange(2 ** (8 * pixels.dtype.itemsize), dtype=unsigned).view(pixels.dtype)
+    bits = np.ascontiguousarray(pixels).view(unsigned)
+    # Every value up to the greatest that occurs: a short table stays in the cache.
+    every_value = np.arange(int(bits.max(initial=0)) + 1, dtype=unsigned).view(pixels.dtype)
     table = _transfer(tags, every_value, pixels).astype(np.float32)
-    return np.take(table, np.ascontiguousarray(pixels).view(unsigned))
+    return np.take(table, bits, mode="clip")  # no index is beyond the table
 
 
 def _transfer(tags: Tags, values: np.ndarray, pixels: np.ndarray) -> np.ndarray:
@@ -203,7 +207,8 @@ def _transfer(tags: Tags, values: np.ndarray, pixels: np.ndarray) -> np.ndarray:
         shown = _apply_window(modality_values, *window, tags.text("VOILUTFunction").upper())
     else:
         # No window: the range of what is not padding, after rescaling.
-        inside = pixels[~_is_padding(tags, pixels)]
+        padded = tags.number("PixelPaddingValue") is not None
+        inside = pixels[~_is_padding(tags, pixels)] if padded else pixels
         if inside.size == 0:
             raise Refused(f"{tags.where} is all padding", reason="constant", expected="a picture", fix="leave it out")
         ends = _modality_values(tags, np.array([inside.min(), inside.max()]).astype(pixels.dtype))

@@ -35,7 +35,7 @@ _CHEST = re.compile(r"CHEST|THORA|TORAX|LUNG|PULM|HEART|CARDIA|MEDIASTIN|POITRIN
 _NOT_CHEST = re.compile(r"SPINE|VERTEBRA|COLUMNA|COLUNA|WIRBEL")
 _UNNAMED_PART = re.compile(r"(?:UNKNOWN|UNSPECIFIED|OTHER|NONE|NA|N/A|UNDEFINED|PORTABLE|BODY)?")
 _HEADER_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "Modality",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "PatientSize", "PatientWeight", "Modality",
     "ViewPosition", "ViewCodeSequence", "PatientOrientation", "Manufacturer", "NumberOfFrames", "SamplesPerPixel",
     "PhotometricInterpretation", "Rows", "Columns", "BodyPartExamined", "AnatomicRegionSequence", *_DESCRIPTIONS,
 ]  # fmt: skip
@@ -53,6 +53,8 @@ class DicomHeader:
         view_named: The tags name a view, known or not: a default view does not apply.
         metadata: Sex, age, view position, manufacturer: no name, no date.
         position: View Position as it stands, or "".
+        size: Patient's Size (metres) as it stands, or "".
+        weight: Patient's Weight (kilograms) as it stands, or "".
     """
 
     study_id: str
@@ -62,6 +64,8 @@ class DicomHeader:
     view_named: bool = False
     metadata: Mapping[str, Any] = field(default_factory=dict)
     position: str = ""
+    size: str = ""
+    weight: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -284,6 +288,8 @@ def _header(tags: Tags, path: Path) -> DicomHeader:
         view_named=view.named,
         metadata={key: value for key, value in metadata.items() if value},
         position=tags.text("ViewPosition"),
+        size=tags.text("PatientSize"),
+        weight=tags.text("PatientWeight"),
     )
 
 

@@ -167,7 +167,7 @@ def _digest(row: dict[str, Any]) -> str:
 def _schema() -> Any:
     import pyarrow as pa
 
-    columns = {name: pa.string() if row.kind == "text" else pa.binary() for name, row in MODALITIES.items()}
+    columns = {name: pa.binary() if row.kind == "image" else pa.string() for name, row in MODALITIES.items()}
     return pa.schema(
         {
             "study_id": pa.string(),

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import field, replace
+from itertools import islice
 from pathlib import Path
 
 from medcodi.config import config
@@ -16,6 +17,7 @@ from medcodi.data.tables import TableRow, is_absent, read_header, read_rows, tex
 from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean, one_of
 from medcodi.modality import names
+from medcodi.record import CLINICAL_RECORD, FieldConfig
 from medcodi.study import CHEXPERT_LABELS
 
 # Meaning of a column -> names it usually has, compared without case, spaces and underscores; the first match is taken.
@@ -32,6 +34,8 @@ _USUAL: dict[str, tuple[str, ...]] = {
     "sex": ("sex", "gender", "patient_sex", "patient_gender"),
     "age": ("age", "patient_age"),
 }
+_ROWS_TO_LOOK_AT = 50  # of a table, for a fix
+FIELD = "record."  # start of the meanings that fill a record
 _SYNTHESIZED = {"study_id", "direction", "seed", "model_sha256"}  # results of `medcodi synthesize`: no patient exists
 
 
@@ -44,7 +48,9 @@ class CsvConfig:
         root: Folder that image paths start from; None: the table's.
         columns: Meaning -> column, e.g. ``{image: file, view: view_group}``; null: not used. A meaning not named here is looked up by
             its usual names. Meanings: study_id, patient_id, image and view (one row an image), frontal, lateral (one row a
-            study), report or findings and impression, split, sex, age. Columns with CheXpert's names are labels.
+            study), report or findings and impression, split, sex, age. ``record.FIELD`` fills a field of the record:
+            ``{record.age: PatientAge}``. Columns with CheXpert's names are labels.
+        fields: Further fields of the record: ``{troponin: {low: 0.1, high: 50000, unit: ng/L, scale: log}}``.
         patient_pattern: Regular expression that finds the patient in a row's image path, by its first group:
             ``"(patient\d+)"`` for CheXpert's tables.
         study_is_patient: Each study is a patient of its own: for tables that truly have no patient with two studies.
@@ -53,6 +59,7 @@ class CsvConfig:
     path: str
     root: str | None = None
     columns: dict[str, str | None] = field(default_factory=dict)
+    fields: dict[str, FieldConfig] = field(default_factory=dict)
     patient_pattern: str | None = None
     study_is_patient: bool = False
 
@@ -75,7 +82,10 @@ def records(options: CsvConfig) -> Iterator[Record]:
     """
     path = table_at(Path(options.path))
     header = read_header(path)
-    columns = _columns(options.columns, header, path)
+    if set(header) >= _SYNTHESIZED:
+        defaults = _columns_of_synthesis(header, options.study_is_patient)
+        options = replace(options, columns={**defaults, **options.columns})
+    columns = _columns(options, header, path)
     if "patient_id" not in columns and set(header) >= _SYNTHESIZED:
         options = replace(options, study_is_patient=True)
     _check_patients(options, columns, path)
@@ -93,23 +103,53 @@ def records(options: CsvConfig) -> Iterator[Record]:
     yield from studies.values()
 
 
+def _columns_of_synthesis(header: list[str], study_is_patient: bool) -> dict[str, str | None]:
+    """Columns of the results of a synthesis: "report" holds a file, and samples of one row of its manifest are one patient."""
+    texts: dict[str, str | None] = {name: f"{name}_text" for name in names("text") if f"{name}_text" in header}
+    own = {_key(name) for name in header} & {_key(name) for name in _USUAL["patient_id"]}  # copied by --keep
+    return texts if own or study_is_patient or "id" not in header else {**texts, "patient_id": "id"}
+
+
 def _check_patients(options: CsvConfig, columns: Mapping[str, str], path: Path) -> None:
     """Without patients, studies of one patient would come into several splits: never silently."""
     if "patient_id" in columns or options.patient_pattern or options.study_is_patient:
         return
+    header = read_header(path)
+    column = next((name for name in header if re.search("patient|subject|person|mrn|case", name, re.IGNORECASE)), None)
+    by_path = _column_whose_cells(path, lambda cell: re.search(r"patient\d+", cell) is not None) is not None
+    fixes = [f"options.columns.patient_id={column or 'COLUMN'}"] if column or not by_path else []
+    if by_path or not column:
+        fixes.append(
+            "options.patient_pattern='(patient\\d+)'" + ("" if by_path else " where the image path names the patient")
+        )
     raise DataError(
-        f"{path} has no column of patients among those known ({', '.join(_USUAL['patient_id'])})",
-        expected="the patient of each study, so that no patient comes into two splits",
-        fix="options.columns.patient_id=COLUMN; or options.patient_pattern='(patient\\d+)' where the image path names the "
-        "patient; or options.study_is_patient=true if no patient has two studies",
+        f"{path} has no column of patients: its columns are {', '.join(header)}",
+        expected=f"the patient of each study ({', '.join(_USUAL['patient_id'])}), so that no patient comes into two splits",
+        fix="; or ".join([*fixes, "options.study_is_patient=true if no patient has two studies"]),
     )
 
 
-def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> dict[str, str]:
+def _column_whose_cells(path: Path, fits: Callable[[str], bool]) -> str | None:
+    """The first column most of whose filled cells fit, in the first rows of a table: what a user probably meant."""
+    rows = [row.cells for row in islice(read_rows(path), _ROWS_TO_LOOK_AT)]
+    for column in rows[0]:
+        cells = [row[column] for row in rows if not is_absent(row[column])]
+        if cells and sum(map(fits, cells)) > 0.8 * len(cells):
+            return column
+    return None
+
+
+def _is_image(cell: str) -> bool:
+    return cell.lower().endswith((".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"))
+
+
+def _columns(options: CsvConfig, header: list[str], path: Path) -> dict[str, str]:
     """Meaning -> column that is there."""
+    named = options.columns
+    fields = [f"{FIELD}{name}" for name in (*CLINICAL_RECORD.fields, *options.fields)]
     # Columns that the user names must exist.
     for meaning, column in named.items():
-        one_of("meaning of a column", meaning, _USUAL, DataError)
+        one_of("meaning of a column", meaning, fields if meaning.startswith(FIELD) else _USUAL, DataError)
         if column is not None and column not in header:
             raise DataError(
                 f"{path} has no column {column!r} (for {meaning})",
@@ -118,7 +158,7 @@ def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> 
             )
     # The others are looked up by their usual names; the leftmost match is taken.
     known = {_key(name): name for name in reversed(header)}
-    columns = {}
+    columns = {meaning: column for meaning, column in named.items() if column is not None and meaning in fields}
     for meaning, usual in _USUAL.items():
         column = (
             named[meaning]
@@ -129,16 +169,21 @@ def _columns(named: Mapping[str, str | None], header: list[str], path: Path) -> 
             columns[meaning] = column
     contents = {"image", "report", "findings", "impression", *names("image")}
     if not contents & set(columns):
+        column = _column_whose_cells(path, _is_image)
         raise DataError(
-            f"{path} has no column of images or reports among {', '.join(header)}",
+            f"{path} has no column of images or reports: its columns are {', '.join(header)}",
             expected="one of " + ", ".join(sorted(contents)),
-            fix="say which, e.g. options.columns.image=file",
+            fix=f"options.columns.image={column}" if column else "say which: options.columns.report=COLUMN, for one",
         )
     if "image" in columns and "view" not in columns:
+        image = columns["image"]
+        column = _column_whose_cells(path, lambda cell: view_of(cell, position=True).modality is not None)
         raise DataError(
-            f"{path} has images in {columns['image']!r}, but no column of views",
+            f"{path} has images in {image!r}, but no column of views: its columns are {', '.join(header)}",
             expected="a view for each image",
-            fix="options.columns.view=...",
+            fix=f"options.columns.view={column}"
+            if column
+            else f"options.columns.view=COLUMN; or, if all are frontal views, options.columns.frontal={image} options.columns.image=null",
         )
     return columns
 
@@ -191,7 +236,9 @@ def _record(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvC
         texts={names("text")[0]: text} if text else {},
         views={name: cell("view") for name in images if cell("image")},
         labels=labels,
-        metadata={**metadata, "source": "csv"},
+        values={meaning.removeprefix(FIELD): cell(meaning) for meaning in columns if meaning.startswith(FIELD)},
+        fields=options.fields,
+        metadata={**metadata, "source": "synthesize" if set(row.cells) >= _SYNTHESIZED else "csv"},
         refused=refused,
         spare=tuple(
             LeftOut(
@@ -251,6 +298,7 @@ def _joined(old: Record, new: Record, *, by_study: bool) -> Record:
         texts={**new.texts, **old.texts},
         views={**new.views, **old.views},
         labels={**new.labels, **old.labels},
+        values={**new.values, **{name: value for name, value in old.values.items() if value}},
         refused=old.refused or new.refused,
         spare=(*old.spare, *second_images(old, new)),
     )

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
 from medcodi.config import config
-from medcodi.data.dicom.reading import read_header
+from medcodi.data.dicom.reading import DicomHeader, read_header
 from medcodi.data.image_files import is_dicom
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import read_text
@@ -28,12 +29,14 @@ class DicomConfig:
         reports: Folder of reports, ``<study id>.txt`` or ``<file stem>.txt``; None: beside the images.
         study_is_patient: Each study is a patient of its own: for folders whose Patient IDs were removed or replaced, and
             that truly hold no patient with two studies.
+        record: Fill records from the tags: age, sex, view position (PA, AP), body-mass index where size and weight are there.
     """
 
     path: str
     default_view: str | None = None
     reports: str | None = None
     study_is_patient: bool = False
+    record: bool = False
 
     def __post_init__(self) -> None:
         if self.default_view is not None and modality(self.default_view).kind != "image":
@@ -52,7 +55,11 @@ def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -
     # Every DICOM file of the tree, in the order of paths.
     files = [file for file in sorted(folder.rglob("*")) if file.is_file() and is_dicom(file)]
     if not files:
-        raise DataError(f"{folder} holds no DICOM file", expected="at least one, in it or below it", fix="check path=")
+        raise DataError(
+            f"{folder} holds no DICOM file",
+            expected="at least one, in it or below it",
+            fix="check path=; images with a table are --source csv",
+        )
     by_id: dict[str, Record] = {}
     for record in each(partial(_record, options=options), files):
         by_id[record.study_id] = _joined(by_id[record.study_id], record) if record.study_id in by_id else record
@@ -89,10 +96,28 @@ def _record(file: Path, options: DicomConfig) -> Record:
         images={view: file} if view else {},
         texts=texts,
         views={view: header.view} if view else {},
+        values=_values(header) if options.record else {},
         metadata={**header.metadata, "source": "dicom"},
         refused=refused,
         spare=unreadable,
     )
+
+
+def _values(header: DicomHeader) -> dict[str, str]:
+    """Fields of the record as the tags hold them; a sex other than F or M (``O``), and other positions, say nothing."""
+    position = header.position.upper()
+    bmi = ""
+    with suppress(
+        ValueError, ZeroDivisionError, OverflowError
+    ):  # sizes are typed by hand; one that is no number says nothing
+        bmi = str(round(float(header.weight) / float(header.size) ** 2, 1))
+    sex = str(header.metadata.get("sex", "")).upper()
+    return {
+        "age": str(header.metadata.get("age", "")),
+        "sex": sex if sex in ("F", "M") else "",
+        "view": position if position in ("PA", "AP") else "",
+        "bmi": bmi,
+    }
 
 
 def _report(file: Path, study_id: str, options: DicomConfig) -> tuple[dict[str, str], tuple[LeftOut, ...]]:
@@ -124,5 +149,6 @@ def _joined(old: Record, new: Record) -> Record:
         images={**new.images, **old.images},
         texts={**new.texts, **old.texts},
         views={**new.views, **old.views},
+        values={**new.values, **{name: value for name, value in old.values.items() if value}},
         spare=tuple(spare),
     )

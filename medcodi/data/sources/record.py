@@ -9,14 +9,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medcodi.data.image_files import read_image
 from medcodi.data.images import fit_square
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
 from medcodi.errors import DataError
-from medcodi.study import Study
+from medcodi.modality import names
+from medcodi.record import CLINICAL_RECORD, FieldConfig, RecordValue
+from medcodi.study import Content, Study
+
+OLDEST = 90.0  # years
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,6 +65,8 @@ class Record:
         texts: Text modality -> text as the source holds it.
         views: Image modality -> view position as the source gives it (``"PA"``), where it does.
         labels: CheXpert name -> 1, 0 or -1.
+        values: Field of the record -> value as the source holds it.
+        fields: Further fields than :data:`medcodi.record.CLINICAL_RECORD` has.
         metadata: Further values of the source.
         refused: Why the study cannot be used, if the source already knows.
         spare: Files of the study that are not used, though nothing is wrong with it.
@@ -75,6 +79,8 @@ class Record:
     texts: Mapping[str, str] = field(default_factory=dict)
     views: Mapping[str, str] = field(default_factory=dict)
     labels: Mapping[str, float] = field(default_factory=dict)
+    values: Mapping[str, Any] = field(default_factory=dict)
+    fields: Mapping[str, FieldConfig] = field(default_factory=dict)
     metadata: Mapping[str, Any] = field(default_factory=dict)
     refused: LeftOut | None = None
     spare: tuple[LeftOut, ...] = ()
@@ -90,11 +96,29 @@ class Record:
         """The texts, and those that are not there to be used though the study can do without."""
         return self.texts, ()
 
+    def read_values(self) -> tuple[dict[str, RecordValue], tuple[LeftOut, ...]]:
+        """The record, and the values that are invalid: a field is left out alone.
+
+        Ages above 89 become 90, as de-identified data have it (HIPAA safe harbor, 45 CFR 164.514(b)(2)(i)(C)).
+        """
+        record: dict[str, RecordValue] = {}
+        invalid: list[LeftOut] = []
+        for name, value in self.values.items():
+            try:
+                parsed = {**CLINICAL_RECORD.fields, **self.fields}[name].parse(name, value)
+            except DataError as error:
+                file = f"{self.study_id}:record.{name}"
+                invalid.append(LeftOut(file=file, reason="record: invalid value", detail=str(error)))
+                continue
+            if parsed is not None:
+                record[name] = min(parsed, OLDEST) if name == "age" and isinstance(parsed, float) else parsed
+        return record, tuple(invalid)
+
     def load(self, image_size: int) -> Loaded:
         """Read everything: the study, its images fitted to ``image_size``, or what of it cannot be used."""
         if self.refused is not None:
             return Loaded(refused=self.refused)
-        contents: dict[str, np.ndarray | str] = {}
+        contents: dict[str, Content] = {}
         file = self.study_id
         view = ""
         try:
@@ -114,6 +138,11 @@ class Record:
         if not contents:
             detail = f"study {self.study_id!r} has neither image nor report"
             return Loaded(refused=LeftOut(file=self.study_id, reason="nothing in it", detail=detail), spare=spare)
+        # The record, beside what shows something.
+        record, invalid = self.read_values()
+        if record:
+            contents |= dict.fromkeys(names("table"), record)
+        spare = (*spare, *invalid)
         study = Study(
             study_id=self.study_id,
             patient_id=self.patient_id,
@@ -130,6 +159,20 @@ class PhantomRecord(Record):
 
     seed: int
     index: int
+    version: int = 1
+    studies_per_patient: int = 1
+
+    @classmethod
+    def of(cls, version: int, seed: int, index: int, studies_per_patient: int, split: str) -> PhantomRecord:
+        """The study ``index`` of a population."""
+        study = patient = f"phantom-{seed}-{index:07d}"
+        if version == 2:
+            study = f"phantom2-{seed}-{index:07d}"
+            patient = f"phantom2-{seed}-{studies_per_patient}-{index // studies_per_patient:07d}"
+        return cls(
+            study_id=study, patient_id=patient, split=split, seed=seed, index=index,
+            version=version, studies_per_patient=studies_per_patient,
+        )  # fmt: skip
 
     def files(self) -> dict[str, str]:
         """The study alone: no file exists."""
@@ -137,10 +180,11 @@ class PhantomRecord(Record):
 
     def load(self, image_size: int) -> Loaded:
         """Compute it."""
-        from medcodi.data.sources.phantom import (
-            phantom_study,
-        )  # its compiler and torch are not for those who read files
+        # Imported here: its compiler and torch are not for those who read files.
+        from medcodi.data.sources.phantom import phantom_study, phantom_visit_study
 
+        if self.version == 2:
+            return Loaded(study=phantom_visit_study(self.seed, self.index, image_size, self.studies_per_patient))
         return Loaded(study=phantom_study(self.seed, self.index, image_size))
 
 

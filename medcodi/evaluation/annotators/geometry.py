@@ -1,6 +1,6 @@
 """Geometry of a body, annotated from each image alone: two views of one patient must show the same body.
 
-The phantom knows its bodies (``medcodi.data.sources.phantom.phantom_body``), so an annotator can be fitted and its error measured: ridge
+The phantom knows its bodies (``medcodi.data.sources.phantom.body_of``), so an annotator can be fitted and its error measured: ridge
 regression from the image at 24×24 pixels to what both views share of a body. It is linear: fitted in seconds, as good on blurred images as
 on sharp ones, and unrelated to any network that is evaluated. An attribute counts where it is annotated well enough in *both* views of
 real held-out studies. Real data have no such truth; there, similarity in the shared latent space stands instead.
@@ -22,7 +22,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from medcodi.data.loading import StudyDataset
-from medcodi.data.sources.phantom import phantom_body
+from medcodi.data.sources.phantom import body_of
 from medcodi.data.sources.phantom.body import Body
 from medcodi.errors import CheckpointError, DataError
 from medcodi.metrics.bootstrap import Statistic
@@ -49,7 +49,7 @@ def geometry_truth(study: Study) -> np.ndarray | None:
     metadata = study.metadata
     if metadata.get("source") != "phantom" or "seed" not in metadata or "index" not in metadata:
         return None
-    body = phantom_body(int(metadata["seed"]), int(metadata["index"]))
+    body = body_of(metadata)
     return np.array([attribute(body) for attribute in ATTRIBUTES.values()], dtype=np.float64)
 
 

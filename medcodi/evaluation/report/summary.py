@@ -16,6 +16,7 @@ from medcodi.evaluation.report.wording import (
     interval,
     micro_f1,
     number,
+    order_of,
     percent,
     pretty,
     several,
@@ -45,7 +46,7 @@ def summary_table(results: Results) -> Table:
             *_primary(scores),
             _sides(scores),
             _against_one(pairs.get((system, name))),
-            _agreement(scores),
+            _agreement(scores, order_of(results, system, name)),
             *_shuffled(scores["primary"]),
         )
         for system, name, scores in directions(results)
@@ -111,12 +112,12 @@ def _against_one(test: dict[str, Any] | None) -> Figure:
     return Figure(text=signed(difference["value"]), value=difference["value"], below=interval(difference), shade=shade)
 
 
-def _agreement(scores: dict[str, Any]) -> Figure:
+def _agreement(scores: dict[str, Any], order: str) -> Figure:
     """How far the findings of targets of one generation agree, as a share of what real pairs give; below it their order."""
     figures = [pair["metrics"].get(AGREEMENT) for pair in scores["coherence"].values()]
     shares = [figure["share_of_ceiling"] for figure in figures if figure and figure.get("share_of_ceiling") is not None]
     text = " · ".join(map(percent, shares)) or "–"
-    return Figure(text=text, value=min(shares, default=None), below=scores.get("order", ""))
+    return Figure(text=text, value=min(shares, default=None), below=order)
 
 
 def _shuffled(primary: dict[str, Any]) -> tuple[Figure, ...]:

@@ -11,6 +11,7 @@ from medcodi.evaluation.report.wording import (
     directions,
     interval,
     number,
+    order_of,
     percent,
     pretty,
     several,
@@ -76,7 +77,7 @@ def _matrix_cell(metric: str, figure: dict[str, Any] | None) -> Figure:
 def coherence_table(results: Results) -> Table | None:
     """Direction and pair of targets -> how far they show one patient."""
     scored = [
-        (system, name, pair, scores.get("order", ""), own["metrics"])
+        (system, name, pair, order_of(results, system, name), own["metrics"])
         for system, name, scores in directions(results)
         for pair, own in scores["coherence"].items()
     ]

@@ -25,6 +25,11 @@ def directions(results: Results) -> Iterator[tuple[str, str, dict[str, Any]]]:
                 yield system, name, stored["directions"][name]
 
 
+def order_of(results: Results, system: str, direction: str) -> str:
+    """The order in which a model generated several targets; empty if there is none, or none is known."""
+    return results["systems"][system].get("orders", {}).get(direction, "")
+
+
 def several(results: Results) -> bool:
     """Whether there are several systems, so that each row names its own."""
     return len(results["systems"]) > 1

@@ -83,19 +83,8 @@ def _system(annotations: Annotations, name: str, scores: dict[Direction, Directi
             for direction, rows in directions.items()
         },
         "image_sizes": stored["image_sizes"],
-        "directions": {
-            str(direction): {**_order(stored["description"], direction), **direction_scores.to_dict()}
-            for direction, direction_scores in scores.items()
-        },
+        "directions": {str(direction): one.to_dict() for direction, one in scores.items()},
     }
-
-
-def _order(description: Mapping[str, Any], direction: Direction) -> dict[str, Any]:
-    """The order in which a model generated several targets, and its sequence; nothing of files, and of older bundles."""
-    settings = description.get("settings", {})
-    if len(direction.targets) < 2 or "order" not in settings:
-        return {}
-    return {"order": settings["order"], **({"sequence": settings["sequence"]} if settings.get("sequence") else {})}
 
 
 # ---- the studies that the page shows ---------------------------------------------------------------------------------

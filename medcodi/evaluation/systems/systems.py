@@ -111,13 +111,16 @@ class ModelSystem:
         return Output(shards=shards)
 
     def describe(self) -> dict[str, Any]:
-        """Name, weights, settings, and text prompts that are longer than the model reads."""
+        """Name, weights, settings, the order of several targets, and text prompts that are longer than the model reads."""
         cut = self.truncated_prompts()
         return {
             "kind": "model",
             "model": self.model.config.name,
             "sha256": self.fingerprint,
             "settings": to_dict(self.generation),
+            "orders": {
+                str(direction): self.generation.order for direction in self.directions if len(direction.targets) > 1
+            },
             "execution": self.execution.arithmetic,
             "seed": self.seed,
             **({"truncated_prompts": cut} if cut else {}),

@@ -13,15 +13,30 @@ from medcodi.data.tables import spreadsheet_row, spreadsheet_text
 from medcodi.errors import DataError
 from medcodi.generation.bulk.manifest import RESULT_COLUMNS, BadRow
 from medcodi.generation.bulk.plan import StudyShard
+from medcodi.metrics.labeler import label_report, labels_from_findings
+from medcodi.modality import names
+from medcodi.model.generation_config import RENAMED, with_new_names
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind
+from medcodi.study import CHEXPERT_LABELS
 
 RESULTS, FAILED = "results.csv", "failed.csv"
+
+
+def _upgrade(identity: dict[str, Any]) -> dict[str, Any]:
+    """Version 0.1 called a setting by its old name, and generated all targets jointly."""
+    settings = identity.get("settings", {})
+    if not settings.keys() & RENAMED.keys():
+        return identity
+    return {**identity, "settings": {"order": "joint", **with_new_names(settings)}}
+
+
 SYNTHESIS = JobKind(
     name="a synthesis",
     index_file="run.json",
     identity_key="",
     record_file="{shard}/result.json",
+    upgrade=_upgrade,
     exclusive=False,  # ranks may be jobs of an array, which do not talk to each other
     error=DataError,
     fix="choose another --out",
@@ -66,11 +81,15 @@ class SynthesisFolder:
         write_files: Callable[[Path], Mapping[str, Path]],
         provenance: Mapping[str, Any],
         texts: Mapping[str, str],
+        prompts: Mapping[str, str],
     ) -> None:
         """Write a study, whole or not at all.
 
-        ``write_files`` writes its files into a folder and returns target -> file; ``texts`` go into the table of results too.
+        ``write_files`` writes its files into a folder and returns target -> file; ``texts`` go into the table of results too, and
+        ``prompts``: texts, and paths of images as the manifest gives them, with the labels that their texts name.
         """
+        findings = [finding for name in names("text") if name in prompts for finding in label_report(prompts[name])]
+        labels = labels_from_findings(findings) if set(names("text")) & set(prompts) else {}
 
         def fill(staging: Path) -> dict[str, Any]:
             files = write_files(staging)
@@ -84,6 +103,8 @@ class SynthesisFolder:
                     name: {"file": file.name, "sha256": atomic.sha256_file(file)} for name, file in files.items()
                 },
                 "texts": dict(texts),
+                "prompts": dict(prompts),
+                "labels": labels,
                 "kept": dict(shard.row.kept),
                 "provenance": provenance,
             }
@@ -138,7 +159,9 @@ class SynthesisFolder:
         return len(done), len(failed), pending
 
     def _tables(self, done: Sequence[StudyShard], failed: Sequence[BadRow], kept: Iterable[str]) -> None:
-        self._table(RESULTS, [*RESULT_COLUMNS, *kept], (self._result(shard) for shard in done))
+        kept = tuple(kept)
+        labels = [label for label in CHEXPERT_LABELS if label not in kept]  # a manifest may have its own
+        self._table(RESULTS, [*RESULT_COLUMNS, *labels, *kept], (self._result(shard) for shard in done))
         if failed:
             rows = ({"row": row.number, "id": row.id, "reason": row.message} for row in failed)
             self._table(FAILED, ["row", "id", "reason"], rows)
@@ -156,12 +179,14 @@ class SynthesisFolder:
             "model": provenance["model"]["name"],
             "model_sha256": provenance["model"]["sha256"],
             "settings": json.dumps(provenance["settings"]),
+            **record.get("labels", {}),  # results of earlier versions have neither labels nor prompts
             **record["kept"],
         }
         for name, file in record["files"].items():
             row[name] = (path.parent / file["file"]).relative_to(self.out).as_posix()
             row[f"{name}_sha256"] = file["sha256"]
         row.update({f"{name}_text": text for name, text in record["texts"].items()})
+        row.update({f"{name}_prompt": prompt for name, prompt in record.get("prompts", {}).items()})
         for name, prompt in provenance["prompts"].items():
             row[f"{name}_prompt_sha256"] = prompt["sha256"]
             if cut := prompt.get("truncated"):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from medcodi.generation.bulk.folder import SynthesisFolder
 from medcodi.generation.bulk.manifest import BadRow, Row, RowDefaults, read_manifest
 from medcodi.generation.bulk.plan import StudyShard, batches, shards_of
 from medcodi.generation.contexts import PromptContexts
+from medcodi.generation.domain import warn_outside_domain
 from medcodi.generation.pipeline import generate_batch, load
 from medcodi.generation.request import Value, check_modalities, check_prompt_files, read_prompt_files, truncations
 from medcodi.generation.result import image_format, provenance, write_contents
@@ -26,6 +28,7 @@ from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.identity import model_identity
+from medcodi.study import content_text
 
 FORMAT_VERSION = 1
 
@@ -120,7 +123,7 @@ def synthesize(
     failed: dict[int, BadRow] = {}
     if not collect_only:
         share = Ranks(rank, world).share(batches(shards, config.batch_size))
-        worker = _Worker(loaded, identity, config, folder, on_progress, on_failure)
+        worker = _Worker(loaded, identity, config, folder, Path(manifest), on_progress, on_failure)
         for row in bad if rank == 0 else ():
             worker.fail(row)
         directions = {shard.row.direction for batch in share for shard in batch}
@@ -201,10 +204,12 @@ class _Worker:
         identity: Mapping[str, Any],
         config: SynthesisConfig,
         folder: SynthesisFolder,
+        manifest: Path,
         on_progress: Callable[[int, int], None] | None,
         on_failure: Callable[[BadRow], None] | None,
     ) -> None:
         self.model, self.identity, self.config, self.folder = model, identity, config, folder
+        self.manifest = manifest
         self._report = on_progress or (lambda done, total: None)
         self._report_failure = on_failure or (lambda bad: None)
         self.failed: dict[int, BadRow] = {}  # by row number
@@ -261,7 +266,7 @@ class _Worker:
             if row.number in self.failed:
                 continue
             try:
-                prompts[row.number] = read_prompt_files(row.prompts, self.model.config.image_size)
+                prompts[row.number] = read_prompt_files(row.prompts, self.model.config)
             except DataError as error:
                 prompts[row.number] = error
         return prompts
@@ -314,6 +319,15 @@ class _Worker:
         signature = provenance(
             self.identity, row.direction, prompts, row.weights, self._sampling_of(shard), [shard.seed], arithmetic, cut
         )
-        texts = {name: value for name, value in contents.items() if isinstance(value, str)}
-        self.folder.write(shard, lambda to: write_contents(contents, to, self._format, signature), signature, texts)
+        texts = {name: text for name, value in contents.items() if (text := content_text(value)) is not None}
+        # Prompts as they were given: texts as the model read them, images by their paths.
+        given = {name: content_text(value) or row.prompts[name] for name, value in prompts.items()}
+        signature |= warn_outside_domain(self.model, row.direction, given)
+        root = self.manifest.parent  # where the manifest's own paths start
+        shown = {
+            name: os.path.relpath(value, root) if isinstance(value, Path) else value for name, value in given.items()
+        }
+        self.folder.write(
+            shard, lambda to: write_contents(contents, to, self._format, signature), signature, texts, shown
+        )
         return True

@@ -25,7 +25,8 @@ COLUMNS = ("id", "targets", "seed", "num_samples", "weights", "order", *MODALITI
 RESULT_COLUMNS = (
     "study_id", *MODALITIES, "seed", "id", "row", "sample", "direction",
     *(f"{name}_text" for name in names("text")), *(f"{name}_sha256" for name in MODALITIES),
-    *(f"{name}_prompt_sha256" for name in MODALITIES), *(f"{name}_prompt_truncated" for name in names("text")), "model", "model_sha256", "settings",
+    *(f"{name}_prompt" for name in MODALITIES), *(f"{name}_prompt_sha256" for name in MODALITIES),
+    *(f"{name}_prompt_truncated" for name in names("text")), "model", "model_sha256", "settings",
 )  # fmt: skip
 _ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,119}")  # it is the name of a folder too
 

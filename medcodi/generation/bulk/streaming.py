@@ -10,6 +10,7 @@ from typing import Any
 
 from medcodi.errors import DataError, PromptError
 from medcodi.generation.contexts import PromptContexts
+from medcodi.generation.domain import warn_outside_domain
 from medcodi.generation.pipeline import generate_batch, load
 from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt, truncations
 from medcodi.generation.result import Generation, Sample, provenance
@@ -104,6 +105,7 @@ class _Pending:
     prompts: dict[str, Value]
     weights: dict[str, float]
     seeds: list[int]
+    outside: dict[str, list[str]]  # how it leaves the training domain, for its provenance
     samples: dict[int, Sample] = field(default_factory=dict)  # by position among the request's samples
 
 
@@ -167,7 +169,7 @@ class _Stream:
                 truncations(self.model, done.prompts),
             )
             samples = [done.samples[position] for position in range(len(done.seeds))]
-            yield Generation(done.direction, samples, signature)
+            yield Generation(done.direction, samples, {**signature, **done.outside})
 
     def _read(self, request: Request) -> _Pending:
         direction, used, weights = check_request(
@@ -175,9 +177,10 @@ class _Stream:
         )
         check_modalities(self.model, direction)
         self.config.sequence_of(direction.targets)  # refuses one that lacks a target
-        size = self.model.config.image_size
-        prompts = {name: read_prompt(name, value, size) for name, value in used.items()}
-        return _Pending(direction, prompts, weights, [request.seed + index for index in range(request.num_samples)])
+        prompts = {name: read_prompt(name, value, self.model.config) for name, value in used.items()}
+        outside = warn_outside_domain(self.model, direction, used)
+        seeds = [request.seed + index for index in range(request.num_samples)]
+        return _Pending(direction, prompts, weights, seeds, outside)
 
     def _run_batch(self, targets: tuple[str, ...]) -> None:
         queue = self._queues[targets]

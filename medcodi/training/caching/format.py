@@ -81,9 +81,8 @@ def encoder_hash(model: MedCoDi) -> str:
         index = model.files.index
         weights = [{name: index["components"][name]["sha256"] for name in names}, tokenizer_hashes(index)]
     settings = to_dict(model.config)
-    parts = {
-        name: settings[name] for name in ("image_size", "prompt_encoders", "image_autoencoder", "report_autoencoder")
-    }
+    names = ("image_size", "prompt_encoders", "image_autoencoder", "report_autoencoder", "record")
+    parts = {name: settings[name] for name in names if name in settings}
     return hashlib.sha256(json.dumps([weights, parts], sort_keys=True).encode()).hexdigest()
 
 

@@ -17,13 +17,13 @@ from medcodi.data.loading import Batch, collate
 from medcodi.modality import in_table_order
 from medcodi.model import MedCoDi
 from medcodi.randomness import seed_from_keys
-from medcodi.study import all_directions, subsets
+from medcodi.study import Content, all_directions, content_text, subsets
 from medcodi.training.caching.training_run import borrowed
 from medcodi.training.ema import evaluating
 from medcodi.training.monitoring.observer import Observer, StepReport
 from medcodi.training.monitoring.trackers import RunLog
 
-Value = np.ndarray | str  # an image float32 [H, W] in [0, 1], or a text
+Value = Content
 MAX_INFERENCE_STEPS = 20  # of the sampler: enough to see, cheap enough to be seen often
 
 CELL = 128  # least pixels per side of a cell
@@ -199,7 +199,8 @@ def as_text(samples: Samples) -> str:
     parts = ["rows: " + "; ".join(titles)]
     for row in samples.rows:
         truth = samples.truth.get(row.target, [None] * len(row.values))
-        pairs = [(true, value) for true, value in zip(truth, row.values, strict=True) if isinstance(value, str)]
+        texts = zip(map(content_text, truth), map(content_text, row.values), strict=True)
+        pairs = [(true, value) for true, value in texts if value is not None]
         if pairs:
             lines = [f"truth:  {true if true is not None else '(none)'}\nresult: {value}\n" for true, value in pairs]
             parts.append(f"== {row.title}\n" + "\n".join(lines))
@@ -228,7 +229,7 @@ def contact_sheet(rows: Sequence[tuple[str, Sequence[Value | None]]]) -> np.ndar
                 pen.rectangle((left, top, left + side - 1, top + side - 1), fill=ABSENT)
                 _write(pen, "absent", (left + 4, top + 4), side - 8, side - 8, TEXT_SIZE)
             else:
-                _write(pen, cell, (left + 2, top + 2), side - 4, side - 4, TEXT_SIZE)
+                _write(pen, content_text(cell) or "", (left + 2, top + 2), side - 4, side - 4, TEXT_SIZE)
     return np.asarray(sheet, dtype=np.float32) / 255.0
 
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcodi import __version__
 from medcodi.config import to_dict
+from medcodi.data.domain import Domain, attested
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
 from medcodi.turing.bundle.canonical import sha256_of
@@ -77,7 +78,7 @@ def export_bundle(
             covers the readers.
     """
     on_step = on_step or (lambda *_: None)
-    attestation = attest(real, attested_by)
+    attestation = attest(real, generated, attested_by)
     model = autoencoder or getattr(generated, "model", None)
     if model is None and any(task.autoencoded for task in study.tasks):
         raise DataError(
@@ -117,23 +118,23 @@ def export_bundle(
     return ExportSummary(Path(out), key.bundle_id, len(items), images, native, left_out)
 
 
-def attest(real: RealArm, attested_by: str | None) -> dict[str, str] | None:
-    """The attestation for data with a use agreement; None where none is needed or given.
+def attest(real: RealArm, generated: GeneratedArm, attested_by: str | None) -> dict[str, str] | None:
+    """The attestation for real studies, or for a model trained on studies, with a use agreement; None where none is needed or given.
 
     Raises:
         DataError: If one is needed and nobody attests.
     """
-    attested_by = (attested_by or "").strip()
-    if real.agreement and not attested_by:
-        raise DataError(
-            f"the real studies ({real.name}) look like {real.agreement.upper()}, which is shared under a use agreement",
-            expected="somebody who attests that every reader is covered by it",
-            fix="--attest 'Name, institution' once that is so; it is recorded in the bundle",
-        )
-    if not attested_by:
-        return None
     statement = "Every reader of this bundle may see the real examinations under the use agreement of their source."
-    return {"source": real.agreement or real.name, "attested_by": attested_by, "statement": statement}
+    attestation = attested(
+        real.agreement, attested_by, failed=f"the real studies ({real.name}) look like", statement=statement
+    )
+    # What a model generates may show its training studies.
+    domain = Domain.of(getattr(getattr(generated, "model", None), "provenance", {}))
+    if not real.agreement and domain is not None and domain.agreement:
+        statement = "Every reader of this bundle may see what a model trained on its source generates, under the source's use agreement."
+        failed = f"the model {generated.name!r} was trained on"
+        return attested(domain.agreement, attested_by, failed=failed, statement=statement)
+    return attestation and {**attestation, "source": real.agreement or real.name}
 
 
 # ---- files -----------------------------------------------------------------------------------------------------------

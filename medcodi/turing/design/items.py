@@ -51,15 +51,7 @@ class ReaderItem:
     def key_entry(self) -> dict[str, Any]:
         """Entry of the answer key."""
         sides = [
-            [
-                {
-                    "origin": content.origin,
-                    "case": content.case,
-                    "modality": content.modality,
-                    "direction": None if content.direction is None else str(content.direction),
-                }
-                for content in side
-            ]
+            [vars(shown) | {"direction": None if shown.direction is None else str(shown.direction)} for shown in side]
             for side in self.sides
         ]
         return {"task": self.task, "arm": self.arm, "case": self.case, "patients": list(self.patients), "sides": sides}

@@ -7,9 +7,9 @@ from collections.abc import Callable, Collection
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from medcodi.data.dataset import INFO_FILE, PHANTOMS_PER_SPLIT, SPLITS, open_dataset, read_info
+from medcodi.data.domain import agreement_of
 from medcodi.data.image_files import read_image
 from medcodi.data.reports import normalise_report
 from medcodi.data.sources import SOURCES
@@ -18,9 +18,6 @@ from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
 from medcodi.study import Study
-
-# Sources whose use agreement restricts who may see the data: it must cover the readers.
-AGREEMENTS = ("mimic", "physionet", "vindr", "brax", "chexpert", "padchest")
 
 
 @dataclass(frozen=True)
@@ -174,15 +171,6 @@ def open_real(
     for record in records:
         _add_record(arm, record)
     return arm
-
-
-def agreement_of(path: Path, *metadata: Any) -> str:
-    """Name of the source whose use agreement covers the data, from its metadata or from words in its path; "" without one."""
-    marked = next((entry for entry in metadata if isinstance(entry, dict) and entry.get("credentialed")), None)
-    if marked is not None:
-        return str(marked.get("source", "its source"))
-    text = " ".join([*path.absolute().parts[-3:], *(str(entry) for entry in metadata)]).lower()
-    return next((name for name in AGREEMENTS if name in text), "")
 
 
 def _add_record(arm: RealArm, record: Record) -> None:

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from medcodi.app.arguments import read_prompts, read_targets, read_weights, refuse_full_folder
+from medcodi.app.arguments import numbered_folder, read_prompts, read_targets, read_weights, refuse_full_folder
 from medcodi.errors import DataError, PromptError
 
 
@@ -14,6 +14,17 @@ def test_prompts_are_paths_and_texts() -> None:
         "report": "Clear lungs. Heart=normal.",
     }
     assert read_prompts([]) == {}
+
+
+def test_a_default_folder_is_numbered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert numbered_folder("generated") == Path("generated")
+    for folder in ("generated", "generated-2", "generated-3"):
+        Path(folder).mkdir()
+    (tmp_path / "generated" / "report.txt").write_text("Clear.")
+    assert numbered_folder("generated") == Path("generated-2")  # it is empty
+    (tmp_path / "generated-2" / "report.txt").write_text("Clear.")
+    assert numbered_folder("generated") == Path("generated-3")
 
 
 def test_a_text_prompt_may_come_from_a_file(tmp_path: Path) -> None:

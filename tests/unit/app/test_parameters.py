@@ -23,6 +23,7 @@ from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, ModelConfig, tiny_config
 
 ROOT = Path(__file__).parents[3]
+FEATURES = ROOT / "configs/models/medcodi-m-features.yaml"
 FULL, TOKENS = ROOT / "configs/models/medcodi-m.yaml", ROOT / "configs/models/medcodi-m-tokens.yaml"
 TOTAL, RUNS, STORED = 5_119_049_136, 5_112_897_455, 6_675_152_326
 UNET = "model.diffusion_model.unet_{}."
@@ -126,6 +127,15 @@ def test_tokens_recipe_differs_in_context_and_report_tower_only() -> None:
     for recipe in (pooled, tokens):
         recipe.pop("name"), recipe.pop("context")
     assert tokens == pooled
+
+
+def test_features_recipe_differs_from_tokens_in_the_environment_only() -> None:
+    count = count_parameters(FEATURES)
+    connectors = sum(row.parameters for row in count.rows if row.component.startswith("environment_"))
+    assert connectors == 225_589_440 and count.total == 4_406_487_408
+    tokens, features = (to_dict(load(ModelConfig, path)) for path in (TOKENS, FEATURES))
+    assert features.pop("environment")["kind"] == "features" and tokens.pop("environment")["kind"] == "vector"
+    assert {**tokens, "name": ""} == {**features, "name": ""}
 
 
 def test_stages_come_from_the_stages(full: ParameterCount) -> None:

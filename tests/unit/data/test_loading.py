@@ -253,7 +253,7 @@ def test_the_phantom_by_configuration() -> None:
     assert isinstance(dataset, StudyDataset)
     assert len(dataset) == 2
     batch = GlobalBatches(dataset, batch_size=2).batches(0).micro[0]
-    assert all(mask.all() for mask in batch.present.values())
+    assert all(mask.all() == MODALITIES[name].standard for name, mask in batch.present.items())
     assert not batch.labels.isnan().any()
     with pytest.raises(DataError, match="16 pixels"):
         DataConfig(source="phantom", num_studies=2, image_size=16).build()

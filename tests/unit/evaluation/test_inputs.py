@@ -110,4 +110,4 @@ def test_names_of_systems_are_names_of_folders_everywhere(tmp_path: Path, names:
 def test_a_system_of_a_bundle_is_inside_the_bundle(tmp_path: Path) -> None:
     config = from_dict(EvaluateConfig, {"data": DATA, "systems": {"theirs": "gone"}, "out": str(tmp_path / "out")})
     with pytest.raises(DataError, match="names no folder in it"):
-        open_inputs(config, ALONE, given={"../theirs": {Direction.parse("frontal->report"): [0, 2]}})
+        open_inputs(config, ALONE, bundle_rows={"../theirs": {Direction.parse("frontal->report"): [0, 2]}})

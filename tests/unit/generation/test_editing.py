@@ -60,7 +60,7 @@ def test_films_and_report_change_together_and_what_is_not_named_stays(model: Med
         set(out.provenance["prompts"]) == {"frontal", "lateral", "report"}
         and "Not de-identified" in out.provenance["notice"]
     )
-    assert out.provenance["edit"]["strength"] == 0.8 and "pneumothorax" not in json.dumps(out.provenance)
+    assert out.provenance["edit"]["strength"] == 0.5 and "pneumothorax" not in json.dumps(out.provenance)
 
 
 @pytest.mark.parametrize("strength", [0.3, 1.0])

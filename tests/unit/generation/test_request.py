@@ -1,5 +1,7 @@
 """Requests: what counts, what is refused, and prompts as the model takes them."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -16,9 +18,11 @@ from medcodi.generation.request import (
     value_hash,
 )
 from medcodi.model import tiny_model
+from medcodi.model.config import tiny_config
 from medcodi.study import Direction
 
 REPORT = "FINDINGS: Large left pleural effusion."
+TINY = tiny_config()
 PICTURE = np.random.default_rng(0).random((40, 50), dtype=np.float32)
 
 
@@ -70,11 +74,11 @@ def test_a_modality_that_the_model_lacks_is_refused():
 
 
 def test_prompts_are_fitted_and_normalised():
-    assert read_prompt("frontal", PICTURE, 32).shape == (32, 32)
+    assert read_prompt("frontal", PICTURE, TINY).shape == (32, 32)
     assert read_prompt("frontal", PICTURE, None).shape == (40, 50)
-    assert read_prompt("report", "Clear   lungs.", 32) == "Clear lungs."
+    assert read_prompt("report", "Clear   lungs.", TINY) == "Clear lungs."
     with pytest.raises(PromptError, match="report prompt is a int"):
-        read_prompt("report", 5, 32)
+        read_prompt("report", 5, TINY)
 
 
 def test_hashes_tell_prompts_apart():
@@ -87,7 +91,7 @@ def test_prompts_of_files(tmp_path):
     (tmp_path / "r.txt").write_text("Clear   lungs.")
     prompts = {"frontal": tmp_path / "f.png", "report": tmp_path / "r.txt"}
     check_prompt_files(prompts)
-    values = read_prompt_files(prompts, 32)
+    values = read_prompt_files(prompts, TINY)
     assert values["frontal"].shape == (32, 32) and values["report"] == "Clear lungs."
 
 
@@ -102,3 +106,14 @@ def test_files_that_are_not_images_are_refused(tmp_path, file):
 def test_a_text_file_that_is_missing_is_refused(tmp_path):
     with pytest.raises(DataError, match="none.txt"):
         check_prompt_files({"report": tmp_path / "none.txt"})
+
+
+@pytest.mark.parametrize("value", ["report.txt", "chest.PNG", "notes"])
+def test_a_report_that_is_the_name_of_a_file_is_refused(
+    value: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "notes").write_text("Clear lungs.")
+    with pytest.raises(PromptError, match=rf"report=@{value} on the command line"):
+        check_request({"report": value}, ["frontal"], None, 1, 0)
+    check_request({"report": "Notes of a file: clear lungs."}, ["frontal"], None, 1, 0)

@@ -33,6 +33,14 @@ def test_targets_are_attributes_of_the_first_sample():
         result.reprot
 
 
+def test_a_generation_prints_in_one_line():
+    assert repr(generation(3)) == (
+        "Generation(lateral->frontal+report by unknown: Sample(seed=0, frontal [4, 4], report 'Report 0.') and 2 more)"
+    )
+    long = Sample(seed=1, contents={"report": "word " * 500})
+    assert len(repr(long)) < 100
+
+
 def test_images_are_rounded_to_eight_bits():
     pixels = np.asarray(to_pil(np.array([[0.0, 1.0, 0.5, -1.0, 2.0]], np.float32)))
     assert pixels.tolist() == [[0, 255, 128, 0, 255]]

@@ -2,12 +2,14 @@
 
 import json
 import pickle
+from dataclasses import replace
 
 import pytest
 import torch
 
 from medcodi.errors import CheckpointError
 from medcodi.model import MedCoDi, tiny_model
+from medcodi.networks.environment import EnvironmentConfig
 
 
 @pytest.fixture(scope="module")
@@ -34,6 +36,30 @@ def test_half_precision_file_loads_as_float32_and_is_stable(model, tmp_path):
     assert all(parameter.dtype == torch.float32 for parameter in half.parameters())
     twice = MedCoDi.from_pretrained(half.save_pretrained(tmp_path / "twice", dtype=torch.float16))
     assert half.fingerprint() == twice.fingerprint()
+
+
+def test_a_model_of_vectors_becomes_one_of_features_with_the_same_denoisers(model, folder, tmp_path):
+    """Connectors are in the files of the environment; the denoisers' files may stay, with connectors that nobody uses."""
+    features = EnvironmentConfig(kind="features")
+    made = MedCoDi.from_pretrained(folder, environment=features, lazy=True)
+    with pytest.raises(CheckpointError, match="environment"):
+        MedCoDi.from_pretrained(folder, environment=EnvironmentConfig())
+    copied = made.save_pretrained(tmp_path / "features")
+    assert (copied / "denoiser_frontal.safetensors").read_bytes() == (
+        folder / "denoiser_frontal.safetensors"
+    ).read_bytes()
+    loaded = MedCoDi.from_pretrained(copied)
+    assert loaded.config == replace(model.config, environment=features)
+    own, theirs = loaded.state_dict(), model.state_dict()
+    assert all(torch.equal(own[key], theirs[key]) for key in own if not key.startswith("environment."))
+    assert {key for key in theirs.keys() - own.keys() if ".connector." not in key} == {
+        key for key in theirs if key.startswith("environment.")
+    }
+    again = MedCoDi.from_pretrained(loaded.save_pretrained(tmp_path / "again"))
+    assert again.fingerprint() == loaded.fingerprint()
+    assert (tmp_path / "again/denoiser_frontal.safetensors").stat().st_size < (
+        folder / "denoiser_frontal.safetensors"
+    ).stat().st_size
 
 
 @pytest.mark.parametrize("damage", ["truncate", "flip", "remove", "shape", "nan", "no index", "bad index"])

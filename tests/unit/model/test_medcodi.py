@@ -1,25 +1,35 @@
 """The assembled model: prompts, and what joint denoisers hear."""
 
 from dataclasses import replace
+from typing import Literal
 
 import pytest
 import torch
 
-from medcodi.model import MedCoDi, tiny_model
+from medcodi.model import MedCoDi, tiny_config, tiny_model
 from medcodi.study import all_directions
 
 TEXTS = ["FINDINGS: Large left pleural effusion. IMPRESSION: Large left effusion."]
 
 
-@pytest.fixture(scope="module")
-def model() -> MedCoDi:
+def hearing(kind: Literal["vector", "features"]) -> MedCoDi:
     """A tiny model whose zero-initialised layers are not zero, or nothing would be heard through them."""
-    built = tiny_model(seed=0)
+    built = tiny_model(seed=0, environment=replace(tiny_config().environment, kind=kind))
     generator = torch.Generator().manual_seed(1)
     for parameter in (*built.denoisers.parameters(), *built.environment.parameters()):
         if not parameter.any():
             parameter.data = 0.2 * torch.randn(parameter.shape, generator=generator)
     return built.eval()
+
+
+@pytest.fixture(scope="module")
+def model() -> MedCoDi:
+    return hearing("vector")
+
+
+@pytest.fixture(scope="module", params=["vector", "features"])
+def either(request, model) -> MedCoDi:
+    return model if request.param == "vector" else hearing("features")
 
 
 def noisy(model, batch=2):
@@ -32,7 +42,8 @@ def context(model, batch=2):
 
 # ---- law 5 -------------------------------------------------------------------------------------------------------
 @pytest.mark.parametrize("targets", [("frontal", "lateral"), ("frontal", "report"), ("frontal", "lateral", "report")])
-def test_joint_denoisers_hear_each_other_and_only_with_v(model, targets):
+def test_joint_denoisers_hear_each_other_and_only_with_v(either, targets):
+    model = either
     latents = {name: z for name, z in noisy(model).items() if name in targets}
     t, prompts = torch.tensor([400, 400]), context(model)
     with torch.no_grad():
@@ -46,6 +57,24 @@ def test_joint_denoisers_hear_each_other_and_only_with_v(model, targets):
                     assert torch.equal(unheard[name], apart[name]), f"{name} hears {moved} with V off"
 
 
+def test_features_of_fresh_connectors_say_nothing_and_rows_are_heard_apart(model):
+    """Training starts from denoisers that hear nothing; a row's features reach the fellows of its own study only."""
+    features = tiny_config().environment
+    fresh, trained = tiny_model(environment=replace(features, kind="features")).eval(), hearing("features")
+    latents, t, prompts = noisy(model), torch.tensor([400, 400]), context(model)
+    with torch.no_grad():
+        for name, prediction in fresh.denoise(latents, t, prompts).items():
+            assert torch.equal(prediction, fresh.denoise(latents, t, prompts, heard={})[name])
+        before = trained.denoise(latents, t, prompts)
+        changed = {**latents, "report": latents["report"] + torch.tensor([[0.0], [1.0]])}
+        after = trained.denoise(changed, t, prompts)
+        pair = trained.denoise({name: latents[name] for name in ("frontal", "lateral")}, t, prompts)
+    assert torch.equal(after["frontal"][0], before["frontal"][0]) and not torch.equal(
+        after["frontal"][1], before["frontal"][1]
+    )
+    assert not torch.equal(pair["frontal"], before["frontal"])  # without the report
+
+
 def test_a_denoiser_does_not_hear_itself_through_v(model):
     """With its own V replaced by something else, nothing changes for it."""
     latents, t, prompts = noisy(model), torch.tensor([400, 400]), context(model)
@@ -56,8 +85,9 @@ def test_a_denoiser_does_not_hear_itself_through_v(model):
     assert torch.equal(plain["frontal"], other["frontal"]) and not torch.equal(plain["lateral"], other["lateral"])
 
 
-def test_targets_may_have_timesteps_of_their_own(model):
+def test_targets_may_have_timesteps_of_their_own(either):
     """Equal ones equal a shared t; another one of a fellow changes what is heard of it, and nothing with V off."""
+    model = either
     latents, t, prompts = noisy(model), torch.tensor([400, 400]), context(model)
     shared, staggered = dict.fromkeys(latents, t), {**dict.fromkeys(latents, t), "lateral": torch.tensor([90, 400])}
     with torch.no_grad():

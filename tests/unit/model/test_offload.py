@@ -12,6 +12,7 @@ from medcodi.model import MedCoDi, tiny_model
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.offload import num_bytes
+from medcodi.networks.environment import EnvironmentConfig
 
 SETTINGS = GenerationConfig(num_inference_steps=2, guidance_scale=2.0)
 NAMES = ("frontal", "report")
@@ -36,9 +37,29 @@ def model():
     return tiny_model(seed=0).eval()
 
 
-@pytest.mark.parametrize("precision", [None, "bfloat16"])
-@pytest.mark.parametrize("offload", ["cpu", "disk"])
-def test_offloading_changes_no_bit(model, tmp_path, offload, precision):
+@pytest.fixture(scope="module")
+def hearing():
+    """A model whose denoisers hear each other's features, through connectors that are not zero."""
+    built = tiny_model(seed=0, environment=EnvironmentConfig(kind="features"))
+    generator = torch.Generator().manual_seed(1)
+    for parameter in built.environment.parameters():
+        parameter.data += 0.1 * torch.randn(parameter.shape, generator=generator)
+    return built.eval()
+
+
+@pytest.mark.parametrize(
+    ("environment", "offload", "precision"),
+    [
+        ("model", "cpu", None),
+        ("model", "cpu", "bfloat16"),
+        ("model", "disk", None),
+        ("model", "disk", "bfloat16"),
+        ("hearing", "cpu", None),
+        ("hearing", "disk", "bfloat16"),
+    ],
+)
+def test_offloading_changes_no_bit(environment, tmp_path, offload, precision, request):
+    model = request.getfixturevalue(environment)
     with ExecutionConfig(precision=precision, channels_last=True).running(model):
         plain = results(model)
     before = {key: value.clone() for key, value in model.state_dict().items()}

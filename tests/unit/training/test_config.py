@@ -9,7 +9,8 @@ import pytest
 from medcodi.config import from_dict, load, to_dict
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
-from medcodi.training.config import BatchConfig, TrainConfig
+from medcodi.networks.environment import EnvironmentConfig
+from medcodi.training.config import BatchConfig, StageConfig, TrainConfig
 
 from .toy import toy_config
 
@@ -39,6 +40,15 @@ from .toy import toy_config
 def test_impossible_values_are_refused_by_name(changes: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         toy_config(**changes)
+
+
+@pytest.mark.parametrize("changes", [{"stage": StageConfig(name="diffuse")}, {"environment": EnvironmentConfig()}])
+def test_a_fresh_environment_is_of_features_in_stage_join(changes: dict) -> None:
+    values = {"environment": EnvironmentConfig(kind="features"), "stage": StageConfig(name="join"), "init": "model"}
+    rest = {"data": DataConfig(source="phantom", num_studies=4), "out": "run", "steps": 1}
+    assert TrainConfig(**values, **rest).environment is not None
+    with pytest.raises(ValueError, match=r"expected \{kind: features\} in stage 'join' with init"):
+        TrainConfig(**{**values, **changes}, **rest)
 
 
 def test_a_config_survives_yaml() -> None:

@@ -7,10 +7,11 @@ import torch
 
 from medcodi.config import load
 from medcodi.data.loading import DataConfig, collate
-from medcodi.model import ModelConfig, tiny_model
+from medcodi.model import ModelConfig, tiny_config, tiny_model
+from medcodi.networks.environment import EnvironmentConfig
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
-from medcodi.training.cost import Operations, study_flops
+from medcodi.training.cost import Operations, stage_cost, study_flops
 
 from .costs import STAGES, cost_of, run
 
@@ -72,6 +73,15 @@ def test_operations_are_those_of_an_average_step() -> None:
         for forward in passes.trained:
             torch.stack([end.float().sum() for end in forward(1) if end.requires_grad]).sum().backward()
     assert cost.study_flops == 0.75 * operations.total > 0
+
+
+def test_denoisers_in_lockstep_are_counted_with_their_connectors() -> None:
+    hearing = tiny_config(environment=EnvironmentConfig(kind="features"))
+    cost, deaf = stage_cost(run("join", cache="somewhere"), hearing), cost_of("diffuse", cache="somewhere")
+    connectors = tiny_model(environment=hearing.environment).environment
+    assert cost.trained == sum(parameter.numel() for parameter in connectors.parameters())
+    # Three denoisers in `diffuse`, 9 in 4 steps here; backwards without gradients of their weights, forwards with connectors.
+    assert 0.4 * deaf.study_flops < cost.study_flops < 0.9 * deaf.study_flops
 
 
 def test_activations_are_halved_where_autocast_halves_them() -> None:

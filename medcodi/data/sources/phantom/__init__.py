@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -12,9 +13,11 @@ from scipy import ndimage
 from medcodi.data.sources.phantom import grammar, lines
 from medcodi.data.sources.phantom.body import Body, draw_body, draw_findings, labels_of
 from medcodi.data.sources.phantom.film import draw_exposure, expose
+from medcodi.data.sources.phantom.patients import check_population, draw_visit
 from medcodi.data.sources.phantom.volume import HALF_DEPTH, build
 from medcodi.errors import DataError
 from medcodi.randomness import numpy_generator
+from medcodi.record import Record
 from medcodi.study import Finding, Study
 
 VERSION = "1"
@@ -100,8 +103,26 @@ def line_integrals(
         The patient, and view -> float ``[size, size]``, in units of tissue half-films.
     """
     body = _body_with(findings, rng)
-    thorax = build(body, findings, rng)
-    tubes = [*lines.ribs(body), *lines.spine(body), *lines.vessels(body, thorax), *lines.devices(body, findings, rng)]
+    return body, project(body, findings, lambda _: rng, size)
+
+
+def project(
+    body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding], np.random.Generator], size: int
+) -> dict[str, np.ndarray]:
+    """Integrate a patient's attenuation along the rays of every view.
+
+    Args:
+        body: The patient.
+        findings: What the patient has.
+        rng_of: Generator that places a finding and draws its texture.
+        size: Pixels a side.
+
+    Returns:
+        View -> float ``[size, size]``, in units of tissue half-films.
+    """
+    thorax = build(body, findings, rng_of)
+    devices = lines.devices(body, findings, rng_of)
+    tubes = [*lines.ribs(body), *lines.spine(body), *lines.vessels(body, thorax), *devices]
     shift = np.array(body.shift)
     paths = {}
     for name, view in VIEWS.items():
@@ -110,7 +131,45 @@ def line_integrals(
         path = _resample(coarse, view.axes[0], size, shift)
         path += lines.project([*tubes, *lines.arms(body, name)], view.axes, size, shift)
         paths[name] = np.clip(path, 0, None)
-    return body, paths
+    return paths
+
+
+def phantom_visit_study(seed: int, index: int, size: int = 128, studies_per_patient: int = 1) -> Study:
+    """One examination of phantom version 2: as :func:`phantom_study`, of patients with several studies and with a record.
+
+    Raises:
+        DataError: If the size or the number of studies per patient is invalid.
+    """
+    _check_size(size)
+    visit = draw_visit(seed, index, studies_per_patient)
+    films = {}
+    for view, path in project(visit.body, visit.findings, visit.rng_of, size).items():
+        keys = (seed, index, studies_per_patient, view)
+        exposure = draw_exposure(numpy_generator("phantom2 exposure", *keys), VIEWS[view].marker)
+        films[view] = expose(path, exposure, numpy_generator("phantom2 grain", *keys))
+    metadata = {"sex": visit.body.sex, "age": visit.body.age, "view": visit.view, "source": "phantom", "seed": seed}
+    return Study(
+        study_id=f"phantom2-{seed}-{index:07d}",
+        patient_id=f"phantom2-{seed}-{studies_per_patient}-{visit.patient:07d}",
+        contents={**films, "report": visit.report, "record": visit.record},
+        labels=labels_of(visit.findings),
+        findings=visit.findings,
+        metadata={
+            **metadata,
+            "index": index,
+            "version": "2",
+            "studies_per_patient": studies_per_patient,
+            "visit": visit.number,
+        },
+    )
+
+
+def body_of(metadata: Mapping[str, Any]) -> Body:
+    """The exact body of a phantom study of either version, from its metadata."""
+    seed, index = int(metadata["seed"]), int(metadata["index"])
+    if metadata.get("version") == "2":
+        return draw_visit(seed, index, int(metadata["studies_per_patient"])).body
+    return phantom_body(seed, index)
 
 
 def _body_with(findings: Sequence[Finding], rng: np.random.Generator) -> Body:
@@ -141,11 +200,24 @@ def _resample(coarse: np.ndarray, across: int, size: int, shift: np.ndarray) -> 
 class PhantomDataset:
     """Phantom studies computed as they are asked for; satisfies ``StudyDataset``."""
 
-    def __init__(self, num_studies: int, seed: int = 0, image_size: int = 128, offset: int = 0) -> None:
+    def __init__(
+        self,
+        num_studies: int,
+        seed: int = 0,
+        image_size: int = 128,
+        offset: int = 0,
+        version: int = 1,
+        studies_per_patient: int = 1,
+    ) -> None:
         _check_size(image_size)
+        check_population(version, studies_per_patient)
         self.num_studies, self.seed, self.image_size, self.offset = num_studies, seed, image_size, offset
-        self.name = f"phantom-{seed}"
-        decides = (VERSION, num_studies, seed, image_size, offset)  # whatever changes a study
+        self.version, self.studies_per_patient = version, studies_per_patient
+        self.name = f"phantom-{seed}" if version == 1 else f"phantom{version}-{seed}"
+        # Whatever changes a study.
+        decides: tuple[Any, ...] = (VERSION, num_studies, seed, image_size, offset)
+        if version > 1:
+            decides = (str(version), *decides[1:], studies_per_patient)
         self.fingerprint = hashlib.sha256(repr(decides).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -154,11 +226,21 @@ class PhantomDataset:
     def __getitem__(self, index: int) -> Study:
         if not 0 <= index < self.num_studies:
             raise IndexError(index)
+        if self.version == 2:
+            return phantom_visit_study(self.seed, self.offset + index, self.image_size, self.studies_per_patient)
         return phantom_study(self.seed, self.offset + index, self.image_size)
 
     def report(self, index: int) -> str:
         """The report of a study, without computing its films."""
+        if self.version == 2:
+            return draw_visit(self.seed, self.offset + index, self.studies_per_patient).report
         return phantom_report(self.seed, self.offset + index)
 
+    def record(self, index: int) -> Record | None:
+        """The record of a study, without computing its films; version 1 has none."""
+        return (
+            draw_visit(self.seed, self.offset + index, self.studies_per_patient).record if self.version == 2 else None
+        )
 
-__all__ = ["PhantomDataset", "phantom_findings", "phantom_report", "phantom_study"]
+
+__all__ = ["PhantomDataset", "body_of", "draw_visit", "phantom_findings", "phantom_report", "phantom_study"]

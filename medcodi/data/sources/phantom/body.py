@@ -25,6 +25,7 @@ PREVALENCE = {
     "Atelectasis": 0.16,
     "Support Devices": 0.24,
 }
+LASTING = {"Cardiomegaly", "Lung Lesion", "Support Devices"}  # findings that do not resolve, and grow only
 _OPACITIES = {"Consolidation", "Edema", "Lung Lesion", "Atelectasis"}
 
 
@@ -98,6 +99,7 @@ class Body:
     breast: float
     shoulder_drop: float
     rib_slope: float
+    unfolding: float = 0.0  # of the aorta, 0 young .. 1 old
 
 
 def draw_body(rng: np.random.Generator, *, cardiomegaly: float = 0.0, raised: dict[str, float] | None = None) -> Body:

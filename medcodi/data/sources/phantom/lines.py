@@ -6,7 +6,7 @@ by the tube's radius is its exact projection, so the picture is the same body at
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -145,13 +145,13 @@ def _at(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
     return volume[k, j, i]
 
 
-def devices(body: Body, findings: Sequence[Finding], rng: np.random.Generator) -> list[Tubes]:
+def devices(body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding], np.random.Generator]) -> list[Tubes]:
     """A pacemaker under the skin of the upper chest, its two leads through the veins into the heart."""
     found = []
     for finding in findings:
         if finding.label != "Support Devices" or finding.side not in SIGN:
             continue
-        s = SIGN[finding.side]
+        s, rng = SIGN[finding.side], rng_of(finding)
         x, z, y = s * float(rng.normal(0.50, 0.02)), -0.44 + float(rng.normal(0, 0.02)), -body.half_depth - 0.03
         # The generator: a stack of bars with rounded ends, slightly rotated.
         turn = float(rng.normal(0, 0.3))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -79,13 +79,13 @@ def _torso(body: Body) -> tuple[np.ndarray, np.ndarray]:
     return torso, inner
 
 
-def build(body: Body, findings: Sequence[Finding], rng: np.random.Generator) -> Thorax:
+def build(body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding], np.random.Generator]) -> Thorax:
     """Paint a thorax with its findings.
 
     Args:
         body: The patient.
         findings: What acts inside the lungs and pleura.
-        rng: Places and textures of the findings.
+        rng_of: Generator of a finding's place and texture.
     """
     mu = np.zeros((NZ, NY, NX), np.float32)
     torso, inner = _torso(body)
@@ -102,7 +102,7 @@ def build(body: Body, findings: Sequence[Finding], rng: np.random.Generator) -> 
     solid = _mediastinum(mu, body)
     air *= 1 - solid
     for finding in findings:
-        act = _ACTS.get(finding.label)
+        act, rng = _ACTS.get(finding.label), rng_of(finding)
         for side in ("left", "right") if finding.side == "bilateral" else (finding.side,):
             if act is not None and side is not None:
                 act(mu, air, lungs[side] * (1 - solid), body, side, finding, rng)
@@ -129,8 +129,14 @@ def _mediastinum(mu: np.ndarray, body: Body) -> np.ndarray:
     reach = np.sqrt((along / (1.22 * r)) ** 2 + (across / (0.90 * r)) ** 2 + ((Y - cy) / (0.82 * r)) ** 2)
     heart = _soft((reach - 1) * r)
     right_atrium = _ellipsoid((cx - 0.55 * r - 0.02, -0.08, cz), (0.52 * r, 0.16, 0.72 * r))
-    knob = _ellipsoid((0.11, 0.06, -0.42), (body.aorta + 0.03, 0.12, body.aorta + 0.02))
-    descending = _soft(np.sqrt((X - 0.09) ** 2 + (Y - 0.22) ** 2) - body.aorta) * _soft(-0.45 - Z)
+    # With age the aorta unfolds: the arch rises, and arch and descending part move to the left.
+    knob = _ellipsoid(
+        (0.11 + 0.04 * body.unfolding, 0.06, -0.42 - 0.04 * body.unfolding),
+        (body.aorta + 0.03, 0.12, body.aorta + 0.02),
+    )
+    descending = _soft(np.sqrt((X - 0.09 - 0.06 * body.unfolding) ** 2 + (Y - 0.22) ** 2) - body.aorta) * _soft(
+        -0.45 - Z
+    )
     pulmonary = _ellipsoid((0.15, -0.04, -0.24), (0.075, 0.09, 0.09))
     for part in (heart, right_atrium, knob, descending, pulmonary):
         solid = np.maximum(solid, part)

@@ -10,7 +10,16 @@ import pytest
 
 from medcodi.app.fitting.inputs import FitData
 from medcodi.app.fitting.job import Fit
-from medcodi.app.fitting.plan import SHARES, SIZES, STAGES, check_size, choose_size, spent_minutes, stage_config
+from medcodi.app.fitting.plan import (
+    SHARES,
+    SIZES,
+    STAGES,
+    check_size,
+    choose_size,
+    default_minutes,
+    spent_minutes,
+    stage_config,
+)
 from medcodi.errors import TrainingError
 from medcodi.training.config import TrainConfig
 
@@ -25,29 +34,21 @@ DATA = FitData(
 )
 
 
-@pytest.mark.parametrize(
-    ("num_studies", "gib", "size"),
-    [
-        (20, 0, "tiny"),
-        (20, 80, "tiny"),
-        (499, 0, "tiny"),
-        (500, 0, "demo"),
-        (300_000, 16, "demo"),
-        (20_000, 80, "medcodi-m"),
-    ],
-)
-def test_the_size_is_chosen_by_data_and_machine(num_studies: int, gib: float, size: str) -> None:
-    chosen, why = choose_size(num_studies, gib)
-    assert (
-        chosen == size
-        and f"{num_studies:,} training studies" in why
-        and ("GPU of" in why) == (gib > 0 or size == "demo")
-    )
+@pytest.mark.parametrize(("num_studies", "size"), [(20, "tiny"), (499, "tiny"), (500, "demo"), (300_000, "demo")])
+def test_the_size_is_chosen_by_the_data_and_the_time_by_the_machine(num_studies: int, size: str) -> None:
+    chosen, why = choose_size(num_studies)
+    assert chosen == size and f"{num_studies:,} training studies" in why
+    minutes, words = default_minutes(size, 0.0)
+    assert minutes == {"tiny": 5, "demo": 480}[size] and "without a GPU" in words
+    minutes, words = default_minutes(size, 80.0)
+    assert minutes == {"tiny": 5, "demo": None}[size] and "GPU of 80 GiB" in words
 
 
 def test_an_unknown_size_names_the_nearest() -> None:
     with pytest.raises(TrainingError, match="did you mean 'tiny'"):
         check_size("tyni")
+    with pytest.raises(TrainingError, match="medcodi-m does not fit on one device.*configs/train/medcodi-m"):
+        check_size("medcodi-m")
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -87,7 +88,7 @@ def test_time_is_shared_and_what_was_spent_counts(tmp_path: Path) -> None:
 def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     fit = Fit(data=DATA, size="tiny", out=tmp_path, minutes=3)
     assert list(fit.parts()) == ["data", *STAGES, "model", "classifier", "evaluation"]
-    assert "left out: lateral, which no study has" in fit.description("as given")
+    assert "left out: lateral, which no study has" in fit.description("as given", "")
     assert fit.evaluation_values()["directions"] == [
         "report->frontal", "frontal->report", "->frontal+report"
     ]  # fmt: skip
@@ -96,6 +97,8 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     plain = replace(fit, data=replace(DATA, num_labelled=3))
     values = plain.evaluation_values()
     assert "findings" not in values["metrics"] and "3 training studies have labels" in values["notes"]["findings"]
-    assert "classifier" not in plain.parts() and any("finding metrics" in line for line in plain.description(""))
+    assert "classifier" not in plain.parts() and any("finding metrics" in line for line in plain.description("", ""))
     few = replace(fit, data=replace(DATA, counts={"train": 40, "val": 5, "test": 2}))
-    assert "evaluation" not in few.parts() and any("the evaluation, because 2" in line for line in few.description(""))
+    assert "evaluation" not in few.parts() and any(
+        "the evaluation, because 2" in line for line in few.description("", "")
+    )

@@ -155,8 +155,12 @@ def test_duplicates_are_in_the_ledger(tmp_path):
 @pytest.mark.parametrize(
     ("rows", "settings", "message"),
     [
-        ([{"id": "1", "fil": "x"}], {}, "no column of images or reports"),
-        ([{"id": "1", "file": "x"}], {}, "no column of views"),
+        ([{"id": "1", "fil": "x"}], {}, "no column of images or reports: its columns are id, fil"),
+        ([{"id": "1", "xray": "a.png"}], {}, "options.columns.image=xray[.]$"),
+        ([{"id": "1", "file": "x"}], {}, "no column of views: its columns are id, file.*all are frontal.*frontal=file"),
+        ([{"id": "1", "file": "x.png", "kind": "PA"}], {}, "options.columns.view=kind[.]$"),
+        ([{"id": "1", "case_no": "7", "text": "x"}], {}, "options.columns.patient_id=case_no; or options.study"),
+        ([{"id": "1", "frontal": "patient7/1.png"}], {}, r"Fix: options.patient_pattern='\(patient\\d\+\)'; or"),
         ([{"id": "1", "text": "x"}], {"options": {"columns": {"report": "txt"}}}, "did you mean 'text'"),
         ([{"id": "1", "text": "x"}], {"options": {"columns": {"reprot": "text"}}}, "did you mean 'report'"),
         ([{"id": "1", "patient": "p", "text": "x", "split": "holdout"}], {}, "holdout"),

@@ -38,7 +38,7 @@ def write(folder, shard):
         (staging / "report.txt").write_text("Clear.\n")
         return {"report": staging / "report.txt"}
 
-    folder.write(shard, write_files, PROVENANCE, {"report": "Clear."})
+    folder.write(shard, write_files, PROVENANCE, {"report": "Clear."}, {"frontal": "chest.png"})
 
 
 def table(folder, name):
@@ -61,7 +61,7 @@ def test_a_study_that_fails_half_way_leaves_nothing(folder):
         raise OSError(28, "No space left on device")
 
     with pytest.raises(DataError, match="No space left on device"):
-        folder.write(SHARDS[0], half, PROVENANCE, {})
+        folder.write(SHARDS[0], half, PROVENANCE, {}, {})
     assert not folder.has(SHARDS[0]) and not list(folder.out.rglob("*.txt"))
 
 
@@ -102,7 +102,7 @@ def test_results_hold_no_formula_and_are_read_back_equal(tmp_path):
             (staging / "report.txt").write_text(text)
             return {"report": staging / "report.txt"}
 
-        folder.write(shard, fill, PROVENANCE, {"report": text})
+        folder.write(shard, fill, PROVENANCE, {"report": text}, {"report": text})
     folder.collect(shards, [])
     with (folder.out / RESULTS).open(newline="") as file:
         cells = [cell for row in csv.reader(file) for cell in row]

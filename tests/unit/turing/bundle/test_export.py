@@ -9,9 +9,11 @@ import pytest
 
 from medcodi.app.cli import main
 from medcodi.config import from_dict
+from medcodi.data.domain import Domain
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.errors import DataError
-from medcodi.turing.bundle.export import export_bundle
+from medcodi.model import tiny_model
+from medcodi.turing.bundle.export import attest, export_bundle
 from medcodi.turing.bundle.files import read_study_script
 from medcodi.turing.bundle.key import read_key
 from medcodi.turing.bundle.payloads import read_payload
@@ -142,6 +144,17 @@ def test_data_under_a_use_agreement_asks_for_an_attestation(
     attestation = json.loads((tmp_path / "out" / "bundle.json").read_text())["attestation"]
     assert attestation["attested_by"] == "A. Reader, Clinic" and attestation["source"] in ("mimic", "physionet")
     assert read_key(tmp_path / "out" / "custodian").values["provenance"]["attestation"] == attestation
+
+
+def test_a_model_trained_under_a_use_agreement_asks_for_an_attestation() -> None:
+    model = tiny_model(seed=0)
+    model.provenance = Domain(origin="real", agreement="mimic-cxr").after({})
+    made = GeneratedByModel("ours", model, tiny_study().sampling, 0)
+    real = open_real("phantom", num_phantoms=2)
+    with pytest.raises(DataError, match="the model 'ours' was trained on MIMIC-CXR, .*use agreement.*--attest"):
+        attest(real, made, None)
+    attestation = attest(real, made, "A. Reader, Clinic")
+    assert attestation is not None and attestation["source"] == "mimic-cxr"
 
 
 def test_autoencoded_items_need_a_model(tmp_path: Path, generated_folder: Path) -> None:

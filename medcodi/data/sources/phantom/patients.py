@@ -1,0 +1,159 @@
+"""Phantom version 2: patients with several studies, a body that shows age, sex and habitus, and a record.
+
+The body stays from study to study; findings appear, grow and resolve; posture and exposure differ. A study is a pure function
+of (seed, index, studies_per_patient).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from medcodi.data.sources.phantom import grammar
+from medcodi.data.sources.phantom.body import LASTING, SIZES, Body, draw_body, draw_findings
+from medcodi.data.sources.phantom.records import draw_record
+from medcodi.errors import DataError
+from medcodi.randomness import numpy_generator
+from medcodi.record import RecordValue
+from medcodi.study import Finding
+
+VERSIONS = (1, 2)
+MAX_FINDINGS = 4
+_DIVIDES = (1, 2, 4, 5, 8, 10)  # of the numbers that each split starts from, so that no patient comes into two splits
+# From one study of a patient to the next: how often a finding resolves, grows or shrinks by a size, and new ones appear.
+RESOLVES, CHANGES, APPEARS = 0.3, 0.4, 0.5
+AP_SHARE = 0.3  # of the frontals; the heart is further from the film in AP, and appears larger
+AP_HEART = 1.08
+
+
+@dataclass(frozen=True, kw_only=True)
+class Visit:
+    """One study of one patient, without its films."""
+
+    patient: int
+    number: int  # 0 is the first study of the patient
+    body: Body
+    findings: tuple[Finding, ...]
+    view: str  # "PA" or "AP"
+    record: dict[str, RecordValue]
+    report: str
+    rng_of: Callable[[Finding], np.random.Generator]  # places a finding, the same at every visit
+
+
+def check_population(version: int, studies_per_patient: int) -> None:
+    """Refuse an unknown version, or a number of studies with which a patient could come into two splits, by a DataError."""
+    if version not in VERSIONS:
+        raise DataError(
+            f"phantom version {version}", expected="1 or 2", fix="version 1 is that of the shipped demo model"
+        )
+    if version == 1 and studies_per_patient != 1:
+        raise DataError(
+            f"studies_per_patient is {studies_per_patient} in phantom version 1",
+            expected="1: each of its studies is another patient",
+            fix="version: 2",
+        )
+    if studies_per_patient not in _DIVIDES:
+        raise DataError(
+            f"studies_per_patient is {studies_per_patient}",
+            expected=f"one of {', '.join(map(str, _DIVIDES))}",
+            fix="choose one of these, so that the splits keep patients apart",
+        )
+
+
+def draw_visit(seed: int, index: int, studies_per_patient: int = 1) -> Visit:
+    """A study of phantom version 2, a pure function of its arguments.
+
+    Raises:
+        DataError: If the number of studies per patient does not divide the splits.
+    """
+    check_population(2, studies_per_patient)
+    patient, number = divmod(index, studies_per_patient)
+    keys = (seed, patient, studies_per_patient)
+    findings = _findings(keys, number)
+    body, view = _body(keys, number, findings)
+    rng = numpy_generator("phantom2 record", *keys, number)
+    return Visit(
+        patient=patient,
+        number=number,
+        body=body,
+        findings=findings,
+        view=view,
+        record=draw_record(rng, body, findings, view),
+        report=_report(numpy_generator("phantom2 report", *keys, number), body, findings),
+        rng_of=lambda finding: numpy_generator("phantom2 place", *keys, finding.label),
+    )
+
+
+def _findings(keys: tuple[int, ...], number: int) -> tuple[Finding, ...]:
+    """The findings at a visit: those of the visit before, changed, and new ones."""
+    findings = draw_findings(numpy_generator("phantom2 findings", *keys, 0))
+    for visit in range(1, number + 1):
+        rng = numpy_generator("phantom2 findings", *keys, visit)
+        kept = [_changed(rng, finding) for finding in findings]
+        known = {finding.label for finding in findings}  # what just resolved does not come back at once
+        new = [finding for finding in draw_findings(rng) if finding.label not in known and rng.random() < APPEARS]
+        findings = tuple([finding for finding in kept if finding is not None] + new)[:MAX_FINDINGS]
+    return findings
+
+
+def _changed(rng: np.random.Generator, finding: Finding) -> Finding | None:
+    """A finding at the next visit; None where it has resolved."""
+    resolves, changes, grows = rng.random(3)
+    if finding.label not in LASTING and resolves < RESOLVES:
+        return None
+    if finding.size is None or finding.label == "Support Devices" or changes >= CHANGES:
+        return finding
+    step = 1 if grows < 0.5 or finding.label in LASTING else -1
+    return replace(finding, size=SIZES[min(max(SIZES.index(finding.size) + step, 0), len(SIZES) - 1)])
+
+
+def _body(keys: tuple[int, ...], number: int, findings: Sequence[Finding]) -> tuple[Body, str]:
+    """The patient's body with these findings, and the projection of the frontal."""
+    # What stays: bones, organs, habitus. Draw it as version 1 does, and make age, sex and habitus visible.
+    patient = numpy_generator("phantom2 body", *keys)
+    body = draw_body(patient)
+    years = float(patient.uniform(0.0, 2.5)) * number
+    age = min(int(body.age + years), 95)
+    old = float(np.clip((age - 35) / 50, 0, 1))
+    female = body.sex == "F"
+    body = replace(
+        body,
+        age=age,
+        # Mineral density falls with age, in women faster after 50.
+        bone=float(patient.normal(1.12, 0.04))
+        - 0.22 * old
+        - (0.14 * float(np.clip((age - 50) / 30, 0, 1)) if female else 0),
+        breast=float(patient.uniform(1.3, 1.9)) + 0.6 * body.habitus if female else float(patient.uniform(0.0, 0.12)),
+        kyphosis=0.03 + 0.16 * old**1.5 + float(patient.normal(0, 0.012)),
+        aorta=0.056 + 0.040 * old + float(patient.normal(0, 0.004)),
+        unfolding=float(np.clip(old**1.3 + patient.normal(0, 0.08), 0, 1)),
+        heart_radius=body.heart_radius * (1 + 0.14 * (body.habitus - 0.45)),
+    )
+
+    # What differs between visits: posture, inspiration, projection, and what findings do to the body.
+    rng = numpy_generator("phantom2 posture", *keys, number)
+    view = "AP" if rng.random() < AP_SHARE else "PA"
+    size_of = {finding.label: finding.size for finding in findings}
+    growth = {None: 0.0, "small": 0.16, "moderate": 0.30, "large": 0.46}[size_of.get("Cardiomegaly")]
+    raised = {finding.side: 0.10 for finding in findings if finding.label == "Atelectasis"}
+    inspiration = float(rng.normal(0.0, 0.03))
+    heart = body.heart_radius * (1 + growth) * (AP_HEART if view == "AP" else 1.0)
+    body = replace(
+        body,
+        heart_radius=heart,
+        dome_left=body.dome_left + inspiration - raised.get("left", 0.0),
+        dome_right=body.dome_right + inspiration - raised.get("right", 0.0),
+        rotation=float(rng.normal(0, 0.03)),
+        shift=(float(rng.normal(0, 0.03)), float(rng.normal(0, 0.04)), float(rng.normal(0.02, 0.03))),
+        shoulder_drop=body.shoulder_drop + float(rng.normal(0, 0.015)),
+    )
+    return body, view
+
+
+def _report(rng: np.random.Generator, body: Body, findings: Sequence[Finding]) -> str:
+    """The report; two in five name age and sex in their indication."""
+    named = rng.random() < 0.4
+    text = grammar.report(rng, findings)
+    return f"INDICATION: {grammar.indication(rng, body.age, body.sex)}\n{text}" if named else text
