@@ -11,11 +11,12 @@ import numpy as np
 from medcodi.data.dataset import PHANTOMS_PER_SPLIT, SPLITS
 from medcodi.data.images import save_png8
 from medcodi.errors import DataError
-from medcodi.modality import MODALITIES, names
+from medcodi.modality import names
 from medcodi.storage import atomic
 from medcodi.study import CHEXPERT_LABELS, Study
 
 TABLE = "studies.csv"
+WRITTEN = (*names("image"), *names("text"))  # the phantoms of a sample have no record
 NUM_HELD_OUT = {"val": 4, "test": 8}  # an evaluation needs eight studies
 LEAST_SAMPLE = sum(NUM_HELD_OUT.values()) * 2
 
@@ -53,7 +54,7 @@ def write_sample(out: Path, num_studies: int = 32, *, image_size: int = 128, see
 
     # Each split from its own range of phantoms, as everywhere.
     counts = {"train": num_studies - sum(NUM_HELD_OUT.values()), **NUM_HELD_OUT}
-    header = ["study_id", "patient_id", "split", *MODALITIES, *CHEXPERT_LABELS]
+    header = ["study_id", "patient_id", "split", *WRITTEN, *CHEXPERT_LABELS]
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     table.writerow(header)
@@ -69,7 +70,7 @@ def write_sample(out: Path, num_studies: int = 32, *, image_size: int = 128, see
                 cells = _write_study(folder, f"study{number:03d}", study)
                 labels = [f"{study.labels[label]:g}" if label in study.labels else "" for label in CHEXPERT_LABELS]
                 patient = f"patient{number:03d}"
-                table.writerow([f"study{number:03d}", patient, split, *(cells[name] for name in MODALITIES), *labels])
+                table.writerow([f"study{number:03d}", patient, split, *(cells[name] for name in WRITTEN), *labels])
         (folder / TABLE).write_text(text.getvalue(), encoding="utf-8")
     return out / TABLE
 
@@ -77,7 +78,7 @@ def write_sample(out: Path, num_studies: int = 32, *, image_size: int = 128, see
 def _write_study(folder: Path, study_id: str, study: Study) -> dict[str, str]:
     """Write the files of one study; modality -> its cell: the path of an image, the text of a report."""
     cells = {}
-    for name in MODALITIES:
+    for name in WRITTEN:
         value = study.contents[name]
         if name in names("image"):
             cells[name] = f"images/{study_id}_{name}.png"
