@@ -73,7 +73,12 @@ def domain_of_data(config: DataConfig, dataset: StudyDataset) -> Domain:
 
         shown = {*PREVALENCE, "Lung Opacity", "No Finding"}
         findings = tuple(label for label in CHEXPERT_LABELS if label in shown)
-        return Domain(origin=PHANTOM, sources=(dataset.name,), modalities=tuple(MODALITIES), findings=findings)
+        return Domain(
+            origin=PHANTOM,
+            sources=(dataset.name,),
+            modalities=tuple(read_study(dataset, 0).contents),
+            findings=findings,
+        )
     # One study tells what the description of its source does not: a table may hold phantoms, or what a model has generated.
     info, study = read_info(config.path), read_study(dataset, 0)
     source = str(study.metadata.get("source", ""))

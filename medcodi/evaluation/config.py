@@ -14,7 +14,7 @@ from medcodi.evaluation.annotators.features import EXTRACTORS
 from medcodi.evaluation.annotators.image_annotators import IMAGE_ANNOTATORS
 from medcodi.evaluation.annotators.report_annotators import LABELERS, REPORT_SCORERS
 from medcodi.evaluation.scoring.metrics import METRIC_GROUPS
-from medcodi.modality import STANDARD
+from medcodi.modality import MODALITIES, STANDARD
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig, read_old_names
 from medcodi.storage.names import stays_inside
@@ -110,8 +110,10 @@ class EvaluateConfig(ScoringConfig):
     _old_names = model_validator(mode="before")(read_old_names)
 
     def __post_init__(self) -> None:
-        for direction in self.directions or ():
-            Direction.parse(direction)
+        for text in self.directions or ():
+            tables = [name for name in Direction.parse(text).targets if MODALITIES[name].kind == "table"]
+            if tables:
+                raise ValueError(f"direction {text}: no metric judges a generated {tables[0]} yet; it can be a prompt")
         # The base class's check; pydantic's dataclasses rebuild the class, so that super() without arguments fails.
         ScoringConfig.__post_init__(self)
         # Every name that stands for a row of a table.

@@ -221,7 +221,7 @@ class HeldOutStudies:
     def values(self, modality: str, rows: Sequence[int]) -> list[Value]:
         """Real contents as they are annotated: images rounded to 8 bits."""
         if MODALITIES[modality].kind == "text":
-            return [self.studies.without_images[row].contents[modality] for row in rows]
+            return [str(self.studies.without_images[row].contents[modality]) for row in rows]
         return [eight_bit(np.asarray(self.studies[row].contents[modality])) for row in rows]
 
 

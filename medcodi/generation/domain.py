@@ -49,7 +49,7 @@ def outside_domain(model: MedCoDi, direction: Direction, prompts: Mapping[str, A
     for name, value in prompts.items():
         if MODALITIES[name].kind == "text":
             yield from _of_text(model, domain, name, value)
-        else:
+        elif MODALITIES[name].kind == "image":
             yield from _of_image(domain, name, origin_of_image(value))
 
 

@@ -47,7 +47,7 @@ class JobKind:
     # ``".{target}.partial"``; "": the job works in the folder that it was given
     staging_name: str = ""
     exclusive: bool = True  # one process (or group of ranks) at a time; otherwise only the opening is locked
-    upgrade: Callable[[Any], Any] = lambda identity: identity  # identity as an older version wrote it -> as of today
+    upgrade: Callable[[Any], Any] | None = None  # identity as an older version wrote it -> as of today
     error: type[MedCoDiError] = MedCoDiError  # class of the refusals
     fix: str = "choose another folder"  # what the user does about a folder that cannot be used
     resume: str = "run it again: it resumes"  # what the user does once a full disk has room
@@ -167,7 +167,8 @@ class JobFolder:
         return index
 
     def _identity_in(self, index: Mapping[str, Any]) -> Any:
-        return self.kind.upgrade(index.get(self.kind.identity_key) if self.kind.identity_key else index)
+        identity = index.get(self.kind.identity_key) if self.kind.identity_key else index
+        return identity if self.kind.upgrade is None else self.kind.upgrade(identity)
 
     def write_index(self, **more: Any) -> None:
         """Write the identity, and further values, into the index."""

@@ -186,6 +186,8 @@ def validation_values(data: Any, validation: dict[str, Any] | str) -> dict[str, 
     """Values of ``validation``, in split ``val`` unless named: of the training data where it names no data of its own."""
     own = {"path": validation} if isinstance(validation, str) else validation
     if own.get("path") is not None or own.get("source") is not None:
+        size = data.get("image_size") if isinstance(data, dict) and own.get("source") is not None else None
+        own = own if size is None or own.get("image_size") is not None else {**own, "image_size": size}
         return {"split": "val", **own} if isinstance(validation, str) else own
 
     # The same folder or population, in another split; a phantom has no end, and needs a number.

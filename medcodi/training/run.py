@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -101,12 +102,16 @@ class Run:
         config = self.config
         if config.validation is None:
             return None
-        if config.validates_own_split and not read_info(str(config.data.path))["counts"]["split"].get(
-            config.validation.split
-        ):
-            self.announce(f"no validation: {config.data.path} has no studies in split {config.validation.split!r}")
-            return None
-        return config.validation.build()
+        validation = config.validation
+        if config.validates_own_split:
+            count = int(read_info(str(config.data.path))["counts"]["split"].get(validation.split, 0))
+            if not count:
+                self.announce(f"no validation: {config.data.path} has no studies in split {validation.split!r}")
+                return None
+            # A recipe's number is meant for its own data: a smaller split is used whole.
+            if validation.num_studies is not None and validation.num_studies > count:
+                validation = replace(validation, num_studies=None)
+        return validation.build()
 
     def _checked(self, held_out: StudyDataset) -> StudyDataset | None:
         """The held-out studies if the stage can be validated on them; a small split of the training data may lack a modality."""

@@ -16,7 +16,7 @@ def test_a_direction_is_disjoint_and_has_a_target_or_is_refused(prompts: list[st
     if targets and not set(prompts) & set(targets):
         direction = Direction(tuple(prompts), tuple(targets))
         assert Direction.parse(str(direction)) == direction
-        assert (direction in all_directions()) == bool(prompts)
+        assert (direction in all_directions(MODALITIES)) == bool(prompts)
     else:
         with pytest.raises(PromptError):
             Direction(tuple(prompts), tuple(targets))

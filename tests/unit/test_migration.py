@@ -97,7 +97,11 @@ def without_new_keys(value: Any, old: Any) -> Any:
     return value
 
 
-@pytest.mark.parametrize("recipe", RECIPES)
+# Recipes of the demo model that is trained anew: its denoisers hear features.
+CHANGED = ("configs/models/demo.yaml", "configs/train/demo/7-join.yaml")
+
+
+@pytest.mark.parametrize("recipe", [recipe for recipe in RECIPES if recipe not in CHANGED])
 def test_a_recipe_still_means_the_same(recipe: str) -> None:
     old = with_new_names(OLD["configs"][recipe])
     assert without_new_keys(plain(resolved(recipe)), old) == old

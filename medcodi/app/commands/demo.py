@@ -46,6 +46,9 @@ def demo(
     if seed < 0:
         raise PromptError(f"seed is {seed}", expected="an integer >= 0")
     say_loading("the model")
+    from medcodi.pages.page import check_page
+
+    check_page(out_dir / "index.html")
     if model is not None:
         from medcodi.model.index import read_index
 

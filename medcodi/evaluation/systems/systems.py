@@ -9,6 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
+import numpy as np
+
 from medcodi.config import to_dict
 from medcodi.data.generated_files import GeneratedFile, Listing, read_generated
 from medcodi.data.refusals import Refused
@@ -153,7 +155,9 @@ def generate_studies(
     seeds = [seed_from_keys("evaluate", seed, held_out.ids[row]) for row in rows]
     samples = generate_batch(model, prompts, direction.targets, seeds, generation)
     return {
-        target: [value if isinstance(value := sample[target], str) else eight_bit(value) for sample in samples]
+        target: [
+            eight_bit(value) if isinstance(value := sample[target], np.ndarray) else str(value) for sample in samples
+        ]
         for target in direction.targets
     }
 

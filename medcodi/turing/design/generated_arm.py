@@ -33,7 +33,7 @@ from medcodi.errors import DataError, PromptError
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.randomness import seed_from_keys
-from medcodi.study import Direction, Study
+from medcodi.study import Content, Direction, Study
 from medcodi.turing.design.config import SamplingConfig, TaskConfig
 from medcodi.turing.design.real_arm import RealArm
 
@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from medcodi.model import MedCoDi
 
 GenerationRequest = tuple[str, Direction]  # study id, prompts and targets
-GeneratedContents = dict[GenerationRequest, dict[str, np.ndarray | str]]  # target -> image [H, W] in [0, 1], or text
+GeneratedContents = dict[GenerationRequest, dict[str, Content]]  # target -> image [H, W] in [0, 1], or text
 # Gives the contents stored under a name; where there are none, makes and stores them.
 Stored = Callable[[str, Callable[[], GeneratedContents]], GeneratedContents]
 
@@ -203,7 +203,7 @@ class GeneratedByModel:
         return samples
 
     def _generate(
-        self, cases: Sequence[str], direction: Direction, prompts: Sequence[dict[str, np.ndarray | str]]
+        self, cases: Sequence[str], direction: Direction, prompts: Sequence[dict[str, Content]]
     ) -> GeneratedContents:
         from medcodi.generation.pipeline import generate_batch
 
@@ -212,11 +212,13 @@ class GeneratedByModel:
         generated = generate_batch(self.model, prompts, direction.targets, seeds, config)
         return {(case, direction): contents for case, contents in zip(cases, generated, strict=True)}
 
-    def _prompts(self, study: Study, modalities: Collection[str]) -> dict[str, np.ndarray | str]:
+    def _prompts(self, study: Study, modalities: Collection[str]) -> dict[str, Content]:
         """The prompts, images at the model's size."""
         values = {name: study.contents[name] for name in modalities}
         size = self.model.config.image_size
-        return {name: value if isinstance(value, str) else fit_square(value, size) for name, value in values.items()}
+        return {
+            name: fit_square(value, size) if isinstance(value, np.ndarray) else value for name, value in values.items()
+        }
 
     def provenance(self) -> dict[str, Any]:
         """Identity of the model, sampling and seed."""
@@ -227,7 +229,7 @@ class GeneratedByModel:
         }
 
 
-def _digest(cases: Sequence[str], direction: Direction, prompts: Sequence[dict[str, np.ndarray | str]]) -> str:
+def _digest(cases: Sequence[str], direction: Direction, prompts: Sequence[dict[str, Content]]) -> str:
     """16 digits that a batch's cases, direction and prompts decide."""
     from medcodi.generation.request import value_hash
 

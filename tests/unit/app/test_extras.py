@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -55,7 +56,7 @@ def test_a_missing_package_names_its_extra(
     extra: str,
     arguments: list[str],
 ) -> None:
-    for module in [name for name in sys.modules if name.partition(".")[0] == package]:
+    for module in [name for name in sys.modules if re.match(rf"(torch\.utils\.)?{package}(\.|$)", name)]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, package, None)  # importing it fails, as if it were not installed
     code = run(*(text.replace("{model}", model_folder) for text in arguments))

@@ -19,7 +19,7 @@ from medcodi.app.commands.parameters import (
     reckoning,
 )
 from medcodi.config import load, to_dict, to_yaml
-from medcodi.modality import MODALITIES
+from medcodi.modality import STANDARD
 from medcodi.model import MedCoDi, ModelConfig, tiny_config
 
 ROOT = Path(__file__).parents[3]
@@ -97,7 +97,7 @@ def test_full_size_model_is_the_published_one_to_the_last_parameter(
     }
     assert {part: number for part, number in differing.items() if number} == {
         "prompt_encoders.logit_scale": 1,
-        **{f"environment_{name}.time": time for name in MODALITIES},
+        **{f"environment_{name}.time": time for name in STANDARD},
     }
     assert RUNS + 3 * time + 1 == TOTAL
 
@@ -145,7 +145,7 @@ def test_stages_come_from_the_stages(full: ParameterCount) -> None:
         ("autoencoder_image", ("autoencode",)),
         ("autoencoder_text", ("autoencode",)),
     }
-    for name in MODALITIES:
+    for name in STANDARD:
         expected |= {
             (f"denoiser_{name}", ("diffuse",)),
             (f"denoiser_{name}", ("join",)),
@@ -153,7 +153,7 @@ def test_stages_come_from_the_stages(full: ParameterCount) -> None:
         }
     assert stages == expected
     joined = {row.component: row.parameters for row in full.rows if row.trained_in == ("join",)}
-    assert all(joined[f"denoiser_{name}"] == 243_947_200 for name in MODALITIES)
+    assert all(joined[f"denoiser_{name}"] == 243_947_200 for name in STANDARD)
     assert sum(row.share for row in full.rows) == pytest.approx(1)
     assert sum(row.parameters for row in full.rows) == full.total
     assert all(row.bytes == {"fp32": 4 * row.parameters, "bf16": 2 * row.parameters} for row in full.rows)

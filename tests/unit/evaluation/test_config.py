@@ -79,3 +79,10 @@ def test_the_old_name_of_a_key_is_read_with_a_notice() -> None:
         assert config(joint_guidance_scale=3.0).environment_guidance_scale == 3.0
     with pytest.raises(ConfigError, match="unknown key 'joint_guidance_scale'"):
         config(joint_guidance_scale=3.0, environment_guidance_scale=2.0)
+
+
+def test_a_record_prompts_and_is_no_target() -> None:
+    data = {"source": "phantom", "num_studies": 8, "image_size": 32, "version": 2}
+    assert from_dict(EvaluateConfig, {"data": data, "out": "x", "directions": ["record->frontal"]}).directions
+    with pytest.raises(ConfigError, match="no metric judges a generated record yet"):
+        from_dict(EvaluateConfig, {"data": data, "out": "x", "directions": ["frontal->record"]})

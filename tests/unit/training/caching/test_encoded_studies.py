@@ -110,8 +110,8 @@ def test_nothing_is_loaded_to_train_on_encoded_studies(model: MedCoDi, cache: Pa
 
 def test_a_shard_outside_of_the_cache_is_refused(cache: Path, tmp_path: Path) -> None:
     folder = copied(cache, tmp_path / "copy")
-    index = json.loads((folder / CACHE.index).read_text())
+    index = json.loads((folder / CACHE.index_file).read_text())
     index["parts"][0]["file"] = f"../{folder.name}/part-00000.npy"
-    (folder / CACHE.index).write_text(json.dumps(index))
+    (folder / CACHE.index_file).write_text(json.dumps(index))
     with pytest.raises(DataError, match="plain file name inside its folder"):
         EncodedStudies(folder)
