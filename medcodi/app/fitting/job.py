@@ -14,7 +14,7 @@ from medcodi.app.fitting.inputs import LEAST_TESTED, FitData
 from medcodi.app.fitting.plan import SIZES, STAGES, stage_config
 from medcodi.data.files import INFO_FILE
 from medcodi.errors import TrainingError
-from medcodi.modality import MODALITIES, names
+from medcodi.modality import MODALITIES, STANDARD, names
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind, file_row
 from medcodi.study import CHEXPERT_LABELS, Direction, all_directions
@@ -98,7 +98,7 @@ class Fit:
         """The plan in lines: studies, model and why, time, and what is left out."""
         counts, held = self.data.counts, self.data.modalities
         present = ", ".join(f"{name} in {held[name]:,}" for name in MODALITIES if held.get(name))
-        absent = [name for name in MODALITIES if not held.get(name)]
+        absent = [name for name in STANDARD if not held.get(name)]
         time = "the recipes' own steps" if self.minutes is None else f"about {self.minutes:g} minutes"
         left_out = {"finding metrics": self.without_classifier(), "the evaluation": self.without_evaluation()}
         return [
