@@ -26,7 +26,7 @@ STAGES = ("autoencode", "align", "diffuse", "join")
 
 @pytest.fixture(scope="module")
 def sample(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_sample(tmp_path_factory.mktemp("sample") / "sample", 24, image_size=48).parent
+    return write_sample(tmp_path_factory.mktemp("sample") / "sample", 32, image_size=48).parent
 
 
 def dataset(sample: Path, out: Path, *unused: str, val: float = 0.1) -> Path:
@@ -52,7 +52,7 @@ def test_data_named_once_fit_the_model_to_the_studies(
     for stage in STAGES:
         run_stage(stage, data, tmp_path / "runs")
     printed = capsys.readouterr().out
-    assert "data: 12 studies of two/train; validation: 4 studies of two/val" in printed and "phantom" not in printed
+    assert "data: 20 studies of two/train; validation: 4 studies of two/val" in printed and "phantom" not in printed
     assert "model without lateral: no study of two/train has it" in printed
     assert "model of 48 pixels a side, as the data are; its recipe has 32" in printed
     model = MedCoDi.from_pretrained(tmp_path / "runs/join/model")
