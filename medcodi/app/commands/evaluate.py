@@ -83,6 +83,10 @@ def evaluate(
 
         _print_results(rescore_bundle(rescore, apply_overrides({}, settings or []), data=data), rescore)
         return
+    if data is not None:
+        from medcodi.data.dataset import read_info
+
+        read_info(data)  # refused before the networks' libraries are loaded
     named, overrides = named_systems(generated, system, systems or [], settings or [])
     values = evaluation_values(
         config, model=model, data=data, out_dir=out_dir, systems=named, preset=preset, exclude=exclude_unreadable
