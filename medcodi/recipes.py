@@ -70,6 +70,16 @@ def find_recipe(name: str | Path, group: str = "") -> Path:
     raise _no_recipe(name, short, group)
 
 
+def recipes_in(name: str | Path, group: str) -> list[Path]:
+    """Files of a folder of recipes, in the order of their names: a path, or shipped (``medcodi-m``); empty if a recipe has that name."""
+    short = _short_name(name)
+    if Path(name).is_file() or short in recipe_names() or f"{group}/{short}" in recipe_names():
+        return []
+    folders = (Path(name), recipes_folder() / group / short, recipes_folder() / short)
+    found = [sorted(path for path in folder.glob("*") if path.suffix in _SUFFIXES) for folder in folders]
+    return next(filter(None, found), [])
+
+
 def recipe_name(file: Path) -> str | None:
     """The name of a shipped recipe's file; None for any other file."""
     root, file = recipes_folder().resolve(), file.resolve()

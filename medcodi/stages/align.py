@@ -21,6 +21,7 @@ from medcodi.stages.dry_run import DryRun, prompt_encoding
 from medcodi.stages.stage import Stage
 from medcodi.stages.statements import STATEMENT_TEXTS, agreement, statement_truth
 from medcodi.stages.step import Features, Rows, Step, StepOutput
+from medcodi.transfer import to_device
 
 if TYPE_CHECKING:
     from medcodi.data.loading import Batch
@@ -112,7 +113,7 @@ class AlignStage(Stage):
         text = _texts(batch.contents)[0]
         reports: Any = batch.contents[text]
         scale, pooled = features["logit_scale"].exp(), _without_scale(features)
-        truth = statement_truth(reports).to(scale.device)  # [B, K]
+        truth = to_device(statement_truth(reports), scale.device)  # [B, K]
         statements = self.model.prompt_encoders.encode("text", STATEMENT_TEXTS).pooled  # [2 K, D]
 
         loss = scale * 0.0
@@ -145,7 +146,9 @@ class AlignStage(Stage):
         values: Any = batch.contents[name]
         if not self.training or MODALITIES[name].kind != "image" or not (self.config.shift or self.config.intensity):
             return values
-        u = draws.uniform(f"align/{name}", 4).to(values) * 2.0 - 1.0  # [B, 4] in [-1, 1)
+        u = (
+            to_device(draws.uniform(f"align/{name}", 4).to(values.dtype), values.device) * 2.0 - 1.0
+        )  # [B, 4] in [-1, 1)
         return jitter(values, shift=u[:, :2] * self.config.shift, gain=u[:, 2:] * self.config.intensity)
 
 
@@ -164,7 +167,7 @@ def jitter(images: Tensor, shift: Tensor, gain: Tensor) -> Tensor:
     contrast about mid-grey, and twice the change of brightness.
     """
     # Sample each pixel where it came from: x_in = x_out - 2 shift, in coordinates of [-1, 1].
-    theta = torch.eye(2, 3).to(images).repeat(len(images), 1, 1)
+    theta = torch.eye(2, 3, dtype=images.dtype, device=images.device).repeat(len(images), 1, 1)
     theta[:, :, 2] = -2.0 * shift
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -19,6 +19,7 @@ from medcodi.stages.dry_run import DryRun, image_reconstruction, record_reconstr
 from medcodi.stages.stage import Stage
 from medcodi.stages.statements import STATEMENTS, statement_loss, statement_truth
 from medcodi.stages.step import Step, Where, num_ranks
+from medcodi.transfer import to_device
 
 if TYPE_CHECKING:
     from medcodi.data.loading import Batch
@@ -203,7 +204,7 @@ class AutoencodeStage(Stage):
         # Predict the statements of each report from its latent. A side is one word of a report, and words cost alike: without
         # this, latents lose it long before a turn of phrase.
         if self.statements is not None:
-            truth = statement_truth(texts).to(result.z.device)
+            truth = to_device(statement_truth(texts), result.z.device)
             with torch.autocast(result.z.device.type, enabled=False):
                 nats = statement_loss(self.statements(result.z.float()), truth)  # [N]
             step.mean(nats.detach(), where, weight, log="text/statements")
