@@ -18,6 +18,7 @@ ENOUGH := $(if $(wildcard $(STAMP)),$(STAMP),$(CORE))
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt --editable
 DEMO_OUT ?= demo
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 # For two cores: one thread per worker. Nothing is fetched at run time.
 export HF_HUB_OFFLINE := 1
@@ -25,7 +26,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test test-long test-faults check format bench golden demo-train clean doctor
+.PHONY: help setup demo test test-long test-faults check format bench bench-gpu golden demo-train clean doctor
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -75,7 +76,10 @@ format: $(STAMP) ## format the code
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## speed and memory figures, one JSON line each
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
+
+bench-gpu: $(ENOUGH) ## everything worth knowing of one card, in at most 8 minutes
+	$(BIN)/python benchmarks/gpu.py $(BENCH_ARGS)
 
 golden: $(STAMP) ## rewrite the pinned numbers of tests/golden (review the diff before you commit it)
 	MEDCODI_WRITE_GOLDEN=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/golden -n 0 -q

@@ -12,7 +12,7 @@ import torch
 from accelerate import init_empty_weights
 from diffusers import AutoencoderKL, DDIMScheduler, StableDiffusionPipeline, UNet2DConditionModel
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
+from torch._subclasses.fake_tensor import FakeTensorMode
 from transformers import CLIPTextConfig, CLIPTextModel
 
 from measuring import fill
@@ -25,6 +25,7 @@ from medcodi.networks.attention import Context
 from medcodi.networks.image_layers import ImageLayers
 from medcodi.networks.tokenizer import ReportTokenizer
 from medcodi.networks.unet import UNet
+from medcodi.stages.counting import Operations
 
 MODELS = Path(__file__).parents[2] / "configs/models"
 SIZES: dict[str, tuple[Path, list[str]]] = {
@@ -68,11 +69,11 @@ def our_model(config: ModelConfig, components: Iterable[str], device: str, dtype
     return model.eval()
 
 
-def our_denoiser(config: ModelConfig) -> nn.Module:
-    """Of images, on the meta device, without the layers through which targets hear each other."""
+def our_denoiser(config: ModelConfig, device: str = "meta") -> nn.Module:
+    """Of images, by default on the meta device, without the layers through which targets hear each other."""
     side = config.image_size // config.image_autoencoder.factor
     shape, unet = (config.image_autoencoder.latent_channels, side, side), config.image_denoiser
-    with torch.device("meta"):
+    with torch.device(device):
         return UNet(ImageLayers(shape, unet), unet, context_dim=config.prompt_encoders.embed_dim, environment_dim=None)
 
 
@@ -94,15 +95,17 @@ def context(tokens: Tensor) -> Context:
 @lru_cache(maxsize=32)
 def operations(config: ModelConfig, batch: int, tokens: int, *, backward: bool = False) -> float:
     """Floating-point operations of our image denoiser, one pass, or both; nothing is computed."""
-    with torch.inference_mode(False), torch.set_grad_enabled(backward):
-        network = our_denoiser(config)
-        z, t, prompts = denoiser_inputs(config, batch, tokens, "meta")
-        heard = Context(prompts, torch.zeros(prompts.shape[:2], device="meta") if tokens > 1 else None)
-        with FlopCounterMode(display=False) as counter:
-            out = network(z, t, heard)
+    with torch.inference_mode(False), torch.set_grad_enabled(backward), FakeTensorMode():
+        network = our_denoiser(config, "cpu")
+        side = config.image_size // config.image_autoencoder.factor
+        z = torch.zeros(batch, config.image_autoencoder.latent_channels, side, side)
+        prompts = torch.zeros(batch, tokens, config.prompt_encoders.embed_dim)
+        heard = Context(prompts, torch.zeros(prompts.shape[:2]) if tokens > 1 else None)
+        with Operations() as counted:
+            out = network(z, torch.zeros(batch, dtype=torch.long), heard)
             if backward:
                 out.sum().backward()
-    return float(counter.get_total_flops())
+    return float(counted.total)
 
 
 def our_films(model: MedCoDi, batch: int, sampler: str, steps: int) -> np.ndarray:

@@ -7,7 +7,7 @@ operations are counted; no memory is allocated.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,10 +15,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.nn import functional as F
-from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from medcodi.config import config, from_dict, load
 from medcodi.data.dataset import read_info
@@ -27,6 +23,7 @@ from medcodi.model import STAGES, MedCoDi, ModelConfig
 from medcodi.model.files import read_index
 from medcodi.networks.tokenizer import AbsentTokenizer, Tokenizers
 from medcodi.stages import build_stage
+from medcodi.stages.counting import LargestResult, Norms, Operations
 from medcodi.stages.dry_run import DryRun, Forward
 from medcodi.stages.stage import Stage
 from medcodi.training.config import TrainConfig
@@ -69,7 +66,7 @@ def stage_cost(run: TrainConfig, model: ModelConfig | None = None, *, device: st
     The device decides what autocast keeps in float32; none is needed.
     """
     model = model or _model_config(run)
-    with FakeTensorMode(allow_non_fake_inputs=True), _Norms(wide=device != "cpu" and run.precision != "fp32"):
+    with FakeTensorMode(allow_non_fake_inputs=True), Norms(wide=device != "cpu" and run.precision != "fp32"):
         stage, passes = _build(run, model)
         # Parameters: all components are in memory, for samples and for the end, unless studies come from the cache.
         trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
@@ -116,19 +113,6 @@ def _autocast(run: TrainConfig) -> Any:
     return torch.autocast("cpu", torch.bfloat16, enabled=run.precision != "fp32")
 
 
-class _Norms(TorchFunctionMode):
-    """``wide``: computes norms in float32, as autocast does on a GPU, but not on the CPU, where operations are counted."""
-
-    def __init__(self, *, wide: bool) -> None:
-        super().__init__()
-        self.wide = wide
-
-    def __torch_function__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if self.wide and func in (F.group_norm, F.layer_norm):
-            args = (args[0].float(), *args[1:])
-        return func(*args, **(kwargs or {}))
-
-
 def _saved_bytes(passes: Iterable[Forward], stage: nn.Module, run: TrainConfig, studies: int) -> float:
     """Bytes that autograd saves for the backward pass: each storage once, without parameters."""
     own = {parameter.untyped_storage()._cdata for parameter in stage.parameters()}
@@ -147,44 +131,11 @@ def _saved_bytes(passes: Iterable[Forward], stage: nn.Module, run: TrainConfig, 
     return total
 
 
-class _Largest(TorchDispatchMode):
-    """Finds the largest result of all operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, Tensor):
-                size = tensor.numel() * tensor.element_size()
-                self.bytes = max(
-                    self.bytes, min(size, tensor.untyped_storage().nbytes())
-                )  # an expanded view is no larger than its storage
-        return result
-
-
 def _largest_result(forward: Forward, stage: nn.Module, run: TrainConfig) -> float:
     """Bytes of three times the largest result for one study: an operation's input, its output, and one beside them."""
-    with _Largest() as largest, _autocast(run):
+    with LargestResult() as largest, _autocast(run):
         forward(1)
     return 3.0 * largest.bytes
-
-
-class Operations(TorchDispatchMode):
-    """Adds up the floating-point operations of matrix products, convolutions and attention, in both passes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)  # pyright: ignore[reportFunctionMemberAccess]
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=result)
-        return result
 
 
 def study_flops(run: TrainConfig, model: ModelConfig) -> float:

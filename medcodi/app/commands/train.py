@@ -179,14 +179,13 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) ->
         column.justify = "right"
     for run, plan in zip(runs, plans, strict=True):
         best = plan.best
+        peak = best.peak(best.micro_size) if best else min(row.peak(1) for row in plan.plans)
         table.add_row(
             run.stage.name + (", cached" if run.cache else ""),
             f"{plan.cost.trained / 1e6:,.0f}",
             f"ZeRO {best.zero_stage}" if best else "none fits",
             f"{best.micro_size} x {plan.global_size // hardware.gpus // best.micro_size}" if best else "",
-            f"{best.peak(best.micro_size) / GIB:.0f}"
-            if best
-            else f"{min(row.peak(1) for row in plan.plans) / GIB:.0f}",
+            f"{peak / GIB:.0f}",
             f"{plan.steps:,}",
             f"{plan.epochs:,.1f}",
             *_time_and_costs(plan.gpu_hours, plan),
