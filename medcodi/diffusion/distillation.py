@@ -54,7 +54,7 @@ def teacher_prediction(
     num_steps: int,
     num_substeps: int,
 ) -> Tensor:
-    """What the student is to predict: the prediction that goes in one step where the teacher goes in ``num_substeps``.
+    """The student's goal: the prediction that goes in one step where the teacher goes in ``num_substeps``.
 
     Args:
         schedule: The forward process.

@@ -54,7 +54,7 @@ class RecordModelConfig(RecordConfig):
 
 @config
 class StudentConfig:
-    """What stage ``distil`` adds to a model: changes of its denoisers' weights for few steps without guidance."""
+    """Students of a model, which stage ``distil`` adds: changes of its denoisers' weights for few steps without guidance."""
 
     steps: Count  # of DDIM, on trailing timesteps; a student can take no other number
     rank: Count  # of the change of each weight

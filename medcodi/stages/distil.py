@@ -60,7 +60,8 @@ class DistilStage(Stage):
             )
         model.add_students(StudentConfig(steps=config.steps, rank=config.rank, guidance_scale=scale))
         model.load_components(f"student_{name}" for name in model.students)  # of a model that has some already
-        model.students.to(model.device)
+        if model.device.type != "cpu":  # fresh ones are on the CPU; fake tensors, of an estimate, cannot be moved
+            model.students.to(model.device)
         super().__init__(model, config)
 
     @property
@@ -81,9 +82,10 @@ class DistilStage(Stage):
         return tuple(f"{part}_{name}" for part in ("denoiser", "student") for name in self.targets)
 
     def dry_run(self, *, cached: bool = False) -> DryRun:
-        """Every target's denoiser; the teacher's passes have no gradient, and memory for one at a time."""
-        trained = tuple(denoising(self.model, name) for name in self.targets)
-        return DryRun(trained, (*trained, *(() if cached else frozen_encoding(self.model))))
+        """Every target's student, and the passes of its teacher, two for each guided step."""
+        trained = tuple(denoising(self.model, name, student=True) for name in self.targets)
+        teacher = tuple(denoising(self.model, name) for name in self.targets) * (2 * self.config.substeps)
+        return DryRun(trained, (*teacher, *(() if cached else frozen_encoding(self.model))))
 
     def loss(self, batch: Batch | EncodedBatch, step: Step) -> Tensor:
         """Sum over targets of the mean squared error against the teacher's steps; logs it by target, prompts and timestep."""
@@ -121,7 +123,7 @@ class DistilStage(Stage):
 
     @torch.no_grad()
     def _teacher(self, target: str, x_t: Tensor, place: Tensor, context: Context, null: Context) -> Tensor:
-        """What the student is to predict, ``[B, *latent_shape]``: the denoiser's guided steps in one."""
+        """The student's goal, ``[B, *latent_shape]``: the denoiser's guided steps in one."""
         student, both = self.model.config.student, Context.cat([null, context]).remembering()
         assert student is not None
         denoise = guided(lambda latents, t: self.model.denoise(latents, t, both), student.guidance_scale)
