@@ -102,11 +102,11 @@ def products(setup: Setup) -> Iterator[Row]:
         row = {"what": "product", "precision": precision, "size": size}
         yield attempt(row, lambda p=precision, n=size: _teraflops(product_rate(setup.device, p, n, setup.budget)))
     if setup.on_gpu:
-        torch.backends.cuda.matmul.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
         product_rate.cache_clear()
         row = {"what": "product", "precision": "fp32 by TF32", "size": sizes[-1]}
         yield attempt(row, lambda: _teraflops(product_rate(setup.device, "fp32", sizes[-1], setup.budget)))
-        torch.backends.cuda.matmul.allow_tf32 = False
+        torch.set_float32_matmul_precision("highest")
         product_rate.cache_clear()
 
 

@@ -42,12 +42,7 @@ def test_every_row_of_a_part_is_measured(gpu: Any, part: str) -> None:
     json.dumps(rows, allow_nan=False)
     timed = [row["seconds"] for row in rows if "seconds" in row]
     assert timed and all(0 < seconds["min"] <= seconds["median"] <= seconds["max"] for seconds in timed)
-
-
-@pytest.mark.long
-def test_training_rows_say_speed_utilisation_and_the_estimate(gpu: Any) -> None:
-    best = next(row for row in rows_of(gpu, "align") if "seconds" in row)
-    assert best["studies_per_second"] > 0 and best["mfu"] > 0 and best["estimated_gib"] > 0
+    assert all(row["mfu"] > 0 and row["estimated_gib"] > 0 for row in rows if "mfu" in row)
 
 
 def run(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
@@ -56,11 +51,18 @@ def run(out: Path, *words: str) -> subprocess.CompletedProcess[str]:
 
 
 @pytest.mark.long
-def test_a_part_writes_its_rows_and_one_without_time_says_so(tmp_path: Path) -> None:
-    done = run(tmp_path, "--parts", "machine,tests", "--minutes", "0.5")
+def test_a_part_writes_its_rows(tmp_path: Path) -> None:
+    done = run(tmp_path, "--parts", "machine")
     machine = json.loads((tmp_path / "machine.json").read_text(encoding="utf-8"))
     assert done.returncode == 0 and machine["status"] == "complete", done.stdout + done.stderr
     assert {row["what"] for row in machine["rows"]} == {"environment", "product", "copy", "attention"}
+
+
+def test_parts_that_no_time_is_left_for_say_so(tmp_path: Path) -> None:
+    done = run(tmp_path, "--minutes", "0.01")
+    results = [json.loads(file.read_text(encoding="utf-8")) for file in tmp_path.glob("*.json")]
+    assert done.returncode == 0 and len(results) == 8
+    assert {result["status"] for result in results} == {"no time left"}
 
 
 def test_an_unknown_part_is_refused(tmp_path: Path) -> None:

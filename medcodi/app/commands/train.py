@@ -147,22 +147,22 @@ def _hardware(**values: float | None) -> Hardware:
 
 
 def planned_runs(config: str, settings: list[str]) -> list[TrainConfig]:
-    """The run of a recipe, or of each recipe of a folder, in order.
+    """The run of a recipe, or those of a folder of recipes, in the order of the stages.
 
-    In a folder, a run that starts from a model that is not there yet is planned with the model of the first.
+    In a folder, a run that starts from a model that is not there yet is planned with the fresh model of the first.
     """
     from medcodi.config import load
     from medcodi.recipes import recipes_in
+    from medcodi.stages.stage import STAGES
     from medcodi.training.config import TrainConfig
 
-    runs: list[TrainConfig] = []
-    for file in recipes_in(config, "train"):
-        run = load(TrainConfig, file, settings)
-        model = next((earlier.model for earlier in runs if earlier.model), None)
-        if model and run.init not in (None, "demo") and not Path(str(run.init)).exists():
-            run = load(TrainConfig, file, [*settings, "init=null", f"model={model}"])
-        runs.append(run)
-    return runs or [load(TrainConfig, config, settings)]
+    files = recipes_in(config, "train") or [config]
+    runs = {file: load(TrainConfig, file, settings) for file in files}
+    fresh = next((run.model for run in runs.values() if run.model), None)
+    for file, run in runs.items():
+        if len(runs) > 1 and fresh and run.init not in (None, "demo") and not Path(str(run.init)).exists():
+            runs[file] = load(TrainConfig, file, [*settings, "init=null", f"model={fresh}"])
+    return sorted(runs.values(), key=lambda run: list(STAGES).index(run.stage.name))
 
 
 def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) -> list[Table | str]:
@@ -171,7 +171,7 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) ->
 
     hardware, priced = plans[0].hardware, plans[0].price is not None
     table = Table(
-        "stage", "M trained", "engine", "micro", "GiB a GPU", "steps", "passes", "GPU-hours", "hours", *["costs"] * priced,
+        "stage", "trained", "engine", "micro", "GiB", "steps", "passes", "GPU-hours", "hours", *["costs"] * priced,
         title=f"{config} on {hardware.gpus} GPUs of {hardware.gpu_memory:g} GiB and {hardware.peak_tflops:g} TFLOP/s",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
@@ -181,8 +181,8 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) ->
         best = plan.best
         peak = best.peak(best.micro_size) if best else min(row.peak(1) for row in plan.plans)
         table.add_row(
-            run.stage.name + (", cached" if run.cache else ""),
-            f"{plan.cost.trained / 1e6:,.0f}",
+            run.stage.name,
+            f"{plan.cost.trained / 1e6:,.0f} M",
             f"ZeRO {best.zero_stage}" if best else "none fits",
             f"{best.micro_size} x {plan.global_size // hardware.gpus // best.micro_size}" if best else "",
             f"{peak / GIB:.0f}",
@@ -194,7 +194,8 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) ->
     table.add_row("all", *[""] * 6, *_time_and_costs(sum(plan.gpu_hours for plan in plans), plans[0]))
     return [
         table,
-        f"Passes are over {_studies(plans[0])}. `micro`: studies at a time on a GPU x times accumulated.",
+        f"`trained`: parameters; `micro`: studies at a time x times accumulated, `GiB` on each GPU; `passes` over {_studies(plans[0])}.",
+        "Stages with a cache read encoded studies: the frozen encoders are neither in memory nor run.",
         "",
         "Assumed:",
         *_shared_assumptions(plans[0]),
