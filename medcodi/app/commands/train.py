@@ -171,7 +171,7 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) ->
 
     hardware, priced = plans[0].hardware, plans[0].price is not None
     table = Table(
-        "stage", "trained", "engine", "micro", "GiB", "steps", "passes", "GPU-hours", "hours", *["costs"] * priced,
+        "stage", "ZeRO", "micro", "GiB", "steps", "passes", "GPU-hours", "hours", *["costs"] * priced,
         title=f"{config} on {hardware.gpus} GPUs of {hardware.gpu_memory:g} GiB and {hardware.peak_tflops:g} TFLOP/s",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
@@ -182,19 +182,18 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) ->
         peak = best.peak(best.micro_size) if best else min(row.peak(1) for row in plan.plans)
         table.add_row(
             run.stage.name,
-            f"{plan.cost.trained / 1e6:,.0f} M",
-            f"ZeRO {best.zero_stage}" if best else "none fits",
+            str(best.zero_stage) if best else "none",
             f"{best.micro_size} x {plan.global_size // hardware.gpus // best.micro_size}" if best else "",
-            f"{peak / GIB:.0f}",
+            f"{peak / GIB:.1f}",
             f"{plan.steps:,}",
             f"{plan.epochs:,.1f}",
             *_time_and_costs(plan.gpu_hours, plan),
         )
     table.add_section()
-    table.add_row("all", *[""] * 6, *_time_and_costs(sum(plan.gpu_hours for plan in plans), plans[0]))
+    table.add_row("all", *[""] * 5, *_time_and_costs(sum(plan.gpu_hours for plan in plans), plans[0]))
     return [
         table,
-        f"`trained`: parameters; `micro`: studies at a time x times accumulated, `GiB` on each GPU; `passes` over {_studies(plans[0])}.",
+        f"`micro`: studies at a time x times accumulated, `GiB` on each GPU (of one study where none fits); `passes` over {_studies(plans[0])}.",
         "Stages with a cache read encoded studies: the frozen encoders are neither in memory nor run.",
         "",
         "Assumed:",
