@@ -88,7 +88,7 @@ def test_all_stages_of_a_folder_are_planned_in_one_table(capsys: pytest.CaptureF
     assert stop.value.code in (0, None) and "tiny on 4 GPUs of 45 GiB and 362 TFLOP/s" in printed
     rows = [line.split() for line in printed.splitlines() if " x " in line and line.startswith(" ")]
     assert [row[0] for row in rows] == ["autoencode", "align", "diffuse", "join"]
-    assert all(row[1] == "0" and row[5:8] == ["0.0", "500", "2.0"] for row in rows)  # nothing to partition; 2 x 1,000 / 4
+    assert all(row[1] == "0" and row[6:8] == ["500", "2.0"] for row in rows)  # 500 steps: 2 x 1,000 / 4
     assert "costs" in printed and "1,000 studies" in printed and "GPU-hours" in printed
 
 
