@@ -8,6 +8,7 @@ from typing import Any
 
 from medcodi.evaluation.provenance import machine
 from medcodi.evaluation.report.alarms import alarms
+from medcodi.evaluation.report.field_tables import field_table, subgroup_section
 from medcodi.evaluation.report.summary import summary_table, verdict
 from medcodi.evaluation.report.tables import (
     coherence_table,
@@ -25,7 +26,7 @@ from medcodi.evaluation.studies import Value
 from medcodi.modality import modality
 from medcodi.pages.charts import ForestRow, Range, forest_chart, range_chart
 from medcodi.pages.page import Cell, Head, PictureRow, Plot, Section, render_page, write_page
-from medcodi.study import Direction
+from medcodi.study import Direction, content_text
 
 PLOTTED = ("side_accuracy", "finding_auroc", "bleu_4", "cider")
 Picture = dict[str, Any]  # one study of results["pictures"]
@@ -76,6 +77,7 @@ def sections(results: Results, real: RealContent, generated: GeneratedContents) 
             "generation's. Ranks are among all scored studies: chance gives half of them."
         )
         parts.append(Section(title="Coherence of what is generated jointly", text=text, tables=[table]))
+    parts += _field_sections(results)
     parts.append(Section(title="Findings one by one", tables=finding_tables(results)))
     if results.get("pictures"):
         parts.append(_pictures(results, real, generated))
@@ -185,6 +187,27 @@ def _range_section(results: Results) -> Section:
     return Section(title="Between floor and ceiling", text=text, plots=plots)
 
 
+def _field_sections(results: Results) -> list[Section]:
+    """Generated records, obedience of films, and findings by subgroup, as far as there are any."""
+    bounds = (
+        "value [95 % interval]; f: floor, other patients' truth; c: ceiling, what the annotator reads from real films"
+    )
+    records = field_table(
+        results, "records",
+        f"Fields of generated records, the mean of all draws against the truth. {bounds} that prompt. Mean errors are in the field's unit, of values on "
+        "a logarithmic scale in natural logarithms.",
+    )  # fmt: skip
+    shown = field_table(
+        results, "obedience", f"What is read from generated films of the record that prompted them. {bounds}."
+    )
+    parts = []
+    if records is not None:
+        parts.append(Section(title="Records", tables=[records]))
+    if shown is not None:
+        parts.append(Section(title="Do films obey the record?", tables=[shown]))
+    return parts + [section for section in [subgroup_section(results)] if section is not None]
+
+
 def _label(direction: str) -> str:
     """A direction in a plot, where there is little room."""
     return "unconditional" if direction.startswith("->") else pretty(direction)
@@ -265,7 +288,8 @@ def _picture_row(direction: Direction, picture: Picture, real: RealContent, gene
     """One study: prompts, then each target as the systems generated it and as it truly is."""
 
     def cell(name: str, role: str, value: Value, note: str, label: str = "") -> Cell:
-        return Cell(caption=modality(name).title, role=role, value=value, note=note, label=label)
+        shown = content_text(value[0]) or "" if isinstance(value, tuple) else value  # of a record, its first draw
+        return Cell(caption=modality(name).title, role=role, value=shown, note=note, label=label)
 
     systems = picture["generated"]
     contents = {system: generated(system, direction, picture) for system in systems}
