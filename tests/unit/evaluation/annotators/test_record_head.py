@@ -75,12 +75,14 @@ def test_it_reads_what_images_show_and_nothing_else(classifier: FindingClassifie
     assert classifier.judged_fields("frontal") == ("age", "sex") and classifier.judged_fields("lateral") == ()
 
 
-def test_numbers_are_on_their_own_scale_and_categories_probabilities(classifier: FindingClassifier, toy_dataset) -> None:
+def test_numbers_are_on_their_own_scale_and_categories_probabilities(
+    classifier: FindingClassifier, toy_dataset
+) -> None:
     studies = with_records(toy_dataset(20, seed=4)).studies
     rows, _ = classifier.predict([study.contents["frontal"] for study in studies], "frontal")
     values = rows[:, len(classifier.config.targets) :]
     assert rows.shape == (20, classifier.num_rows) and values.shape == (20, 4)
-    assert 15 < values[:, 0].min() and values[:, 0].max() < 100
+    assert values[:, 0].min() > 15 and values[:, 0].max() < 100
     np.testing.assert_allclose(values[:, 1:3].sum(1), 1, rtol=1e-5)
     assert np.all((rows[:, : len(classifier.config.targets)] >= 0) & (rows[:, : len(classifier.config.targets)] <= 1))
 
@@ -94,7 +96,9 @@ def test_it_is_saved_and_annotates(classifier: FindingClassifier, toy_dataset, t
     ages, sexes = (table.values_of(name, loaded.config.record_fields[name]) for name in ("age", "sex"))
     assert ages is not None and ages.shape == (6, 1) and sexes is not None and sexes.shape == (6, 2)
     assert table.arrays["probabilities"].shape == (6, len(loaded.config.targets))
-    assert table.values_of("age", replace(loaded.config.record_fields["age"], low=1, scale="log")) is None  # another scale
+    assert (
+        table.values_of("age", replace(loaded.config.record_fields["age"], low=1, scale="log")) is None
+    )  # another scale
 
 
 def test_a_classifier_without_one_is_as_before(toy_classifier: FindingClassifier) -> None:
