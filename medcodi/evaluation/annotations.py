@@ -162,7 +162,7 @@ def stored_fields(fields: Fields) -> dict[str, Any]:
 
 
 def read_fields(stored: dict[str, Any] | None, source: str) -> Fields:
-    """What :func:`stored_fields` gave; none of tables from before there were any."""
+    """Read what :func:`stored_fields` gave; none of tables from before there were any."""
     return from_dict(RecordConfig, {"fields": stored}, source=source).fields if stored else {}
 
 

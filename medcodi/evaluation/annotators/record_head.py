@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from medcodi.metrics.fields import NUMBERS, Fields, columns_of
 from medcodi.metrics.findings import auroc
 
-# Least correlation of a number, and least AUROC of a category, on real held-out images of at least so many studies.
+# Least correlation of a number, and least AUROC of a category, on real held-out images of at least MIN_STUDIES studies.
 MIN_CORRELATION, MIN_AUROC, MIN_STUDIES = 0.5, 0.8, 20
 
 
@@ -79,7 +79,7 @@ class RecordHead(nn.Module):
 
 
 def measure_reading(fields: Fields, truth: np.ndarray, values: np.ndarray) -> dict[str, dict[str, Any]]:
-    """What was recognised: field -> studies, and r and r2 of a number, or auroc and accuracy of categories (None where undefined).
+    """Figures of what was recognised: field -> studies, and r and r2 of a number, or auroc and accuracy of categories (None where undefined).
 
     Args:
         fields: Of the record.

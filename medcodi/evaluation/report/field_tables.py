@@ -7,6 +7,7 @@ from typing import Any
 
 from medcodi.evaluation.report.tables import matrix_cell, system_cells
 from medcodi.evaluation.report.wording import Results, directions, interval, number, pretty, title
+from medcodi.evaluation.scoring.groups import group_order
 from medcodi.evaluation.scoring.metrics import METRICS, PRIMARY
 from medcodi.modality import modality
 from medcodi.pages.page import Figure, Section, Table
@@ -75,7 +76,7 @@ def _subgroup_table(results: Results, metric: str) -> Table:
         for system, name, target, own in _targets(results)
         if metric in own.get("subgroups", ())
     ]
-    groups = sorted({group for *_, own in scored for group in own["groups"]})
+    groups = sorted({group for *_, own in scored for group in own["groups"]}, key=group_order)
     rows = []
     for system, name, target, own in scored:
         gap = own["gap"] or {}
@@ -109,7 +110,7 @@ def _group_cell(figure: dict[str, Any] | None, group: str, own: dict[str, Any]) 
 
 # ---- sentences -------------------------------------------------------------------------------------------------------
 def verdict_of_fields(name: str, system: dict[str, Any]) -> list[str]:
-    """What a system's records and films hold of the fields, the ceiling beside it, and its widest gap between groups."""
+    """Sentences on what a system's records and films hold of the fields, the ceiling beside it, and its widest gap between groups."""
     lines = []
     targets = [
         (direction, own) for direction, scores in system["directions"].items() for own in scores["targets"].values()

@@ -70,7 +70,9 @@ def write_results_page(path: Path, results: Results, real: RealContent, generate
 
 def sections(results: Results, real: RealContent, generated: GeneratedContents) -> list[Section]:
     """The parts of the page, in order; arguments as of :func:`write_results_page`."""
-    parts = [_prompt_section(results), _range_section(results), _matrix_section(results), *_comparisons(results)]
+    matrix = _matrix_section(results)
+    parts = [_prompt_section(results), _range_section(results), *([matrix] if matrix.tables else [])]
+    parts += _comparisons(results)
     if (table := coherence_table(results)) is not None:
         text = (
             "Do the targets of one generation show one patient? Ceiling: real pairs. Floor: a target beside another "
@@ -78,7 +80,8 @@ def sections(results: Results, real: RealContent, generated: GeneratedContents) 
         )
         parts.append(Section(title="Coherence of what is generated jointly", text=text, tables=[table]))
     parts += _field_sections(results)
-    parts.append(Section(title="Findings one by one", tables=finding_tables(results)))
+    if tables := finding_tables(results):
+        parts.append(Section(title="Findings one by one", tables=tables))
     if results.get("pictures"):
         parts.append(_pictures(results, real, generated))
     # Lists, folded if they are long.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -63,3 +64,8 @@ def groups_of(table: StudyTable, by: Sequence[str]) -> tuple[list[str], str]:
 
         parts.append([band(float(value)) for value in values])
     return [", ".join(group) if all(group) else "" for group in zip(*parts, strict=True)], ""
+
+
+def group_order(name: str) -> list[str | int]:
+    """Key that sorts groups with their bands as numbers: 20–40 before 100–120."""
+    return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", name)]

@@ -72,7 +72,7 @@ def flag_records(case: Case) -> None:
 
 # ---- obedience -------------------------------------------------------------------------------------------------------
 def score_obedience(case: Case) -> None:
-    """What a generated film shows of the record that prompted it, as far as the annotator recognises it in real films."""
+    """Compare what a generated film shows with the record that prompted it, as far as the annotator recognises it in real films."""
     prompts = [name for name in case.prompted_by if MODALITIES[name].kind == "table"]
     judged, fields = case.real.judged_fields, case.studies.table.fields
     for prompt in prompts:

@@ -13,6 +13,7 @@ import numpy as np
 
 from medcodi.evaluation.scoring.case import Case
 from medcodi.evaluation.scoring.figures import plain, value_of
+from medcodi.evaluation.scoring.groups import group_order
 from medcodi.evaluation.scoring.metrics import metric_row
 from medcodi.evaluation.scoring.statistics import OF_FINDINGS, StudyStatistic
 from medcodi.metrics.bootstrap import Statistic, bootstrap_interval, paired_difference
@@ -24,12 +25,13 @@ Rows = Mapping[str, np.ndarray]  # group -> indices of its studies
 
 def score_subgroups(case: Case) -> None:
     """Add the metrics of findings by group; groups that are too small are listed as left out."""
-    if not case.studies.table.records:
+    metrics = [metric for metric in case.scores.statistics if metric_row(metric).table == "findings"]
+    if not case.studies.table.records or not metrics:
         return  # studies without records have no groups
     group_of, reason = case.studies.groups
     # Groups that are large enough.
     least, rows = case.config.subgroup_studies, {}
-    for name in sorted(set(group_of) - {""}):
+    for name in sorted(set(group_of) - {""}, key=group_order):
         own = np.flatnonzero(np.array(group_of) == name)
         if case.scores.enough(f"subgroups: {name}", least, len(own), "a group"):
             rows[name] = own
@@ -41,9 +43,8 @@ def score_subgroups(case: Case) -> None:
         return
     # Every metric of findings, over the findings that count in each of the groups.
     common = _counted_everywhere(case, rows)
-    for metric, statistic in case.scores.statistics.items():
-        if metric_row(metric).table != "findings":
-            continue
+    for metric in metrics:
+        statistic = case.scores.statistics[metric]
         bounds: list[StudyStatistic | None] = [statistic, case.scores.ceilings.get(metric)]
         if isinstance(statistic, OF_FINDINGS) and metric != POOLED:
             if not common:

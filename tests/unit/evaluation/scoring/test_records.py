@@ -129,7 +129,6 @@ def test_films_obey_the_record_that_prompts_them() -> None:
     assert "reads no field of a record" in entry["reason"]
 
 
-
 def test_groups_are_crossed_and_bands_begin_at_multiples() -> None:
     table = studies().table
     groups, reason = groups_of(table, ("sex", "age:20"))
