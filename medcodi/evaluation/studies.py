@@ -38,9 +38,9 @@ def eight_bit(image: np.ndarray) -> np.ndarray:
 
 def as_annotated(content: Content) -> Value:
     """A study's content as it is annotated: images rounded to 8 bits, a record as its only draw."""
-    if isinstance(content, np.ndarray):
-        return eight_bit(content)
-    return content if isinstance(content, str) else (content,)
+    return (
+        content if isinstance(content, str) else eight_bit(content) if isinstance(content, np.ndarray) else (content,)
+    )
 
 
 def content_sha256(value: Value) -> str:

@@ -22,8 +22,30 @@ def _targets(results: Results) -> Iterator[Scored]:
             yield system, name, target, own
 
 
+# ---- sections -------------------------------------------------------------------------------------------------------
+def field_sections(results: Results) -> list[Section]:
+    """Generated records, obedience of films, and findings by subgroup, as far as there are any."""
+    bounds = (
+        "value [95 % interval]; f: floor, other patients' truth; c: ceiling, what the annotator reads from real films"
+    )
+    records = _field_table(
+        results, "records",
+        f"Fields of generated records, the mean of all draws against the truth. {bounds} that prompt. Mean errors are in the field's unit, of values on "
+        "a logarithmic scale in natural logarithms.",
+    )  # fmt: skip
+    shown = _field_table(
+        results, "obedience", f"What is read from generated films of the record that prompted them. {bounds}."
+    )
+    parts = []
+    if records is not None:
+        parts.append(Section(title="Records", tables=[records]))
+    if shown is not None:
+        parts.append(Section(title="Do films obey the record?", tables=[shown]))
+    return parts + [section for section in [_subgroup_section(results)] if section is not None]
+
+
 # ---- fields of records -----------------------------------------------------------------------------------------------
-def field_table(results: Results, table: str, caption: str) -> Table | None:
+def _field_table(results: Results, table: str, caption: str) -> Table | None:
     """Direction, target and field -> the metrics of one table, ``records`` or ``obedience``; None without any."""
     metrics = [name for name, row in METRICS.items() if row.table == table]
     rows, used = [], set()
@@ -53,7 +75,7 @@ def _field_cell(metric: str, figure: dict[str, Any] | None) -> Figure:
 
 
 # ---- subgroups -------------------------------------------------------------------------------------------------------
-def subgroup_section(results: Results) -> Section | None:
+def _subgroup_section(results: Results) -> Section | None:
     """A table for each metric of findings, the primary one first; None where no studies have groups."""
     present = {metric for *_, own in _targets(results) for metric in own.get("subgroups", ())}
     metrics = [metric for metric in METRICS if metric in present]
@@ -122,8 +144,16 @@ def verdict_of_fields(name: str, system: dict[str, Any]) -> list[str]:
                 measure, _, field = metric.partition("/")
                 if measure in (f"{group}_r", f"{group}_auroc") and figure["value"] is not None:
                     figures.setdefault(f"{field} {'r' if measure.endswith('_r') else 'AUROC'}", []).append(figure)
-        if figures:
-            parts = [f"{field} {_span(own, 'value')}{_of_real(own)}" for field, own in figures.items()]
+        # By name those that an annotator reads from real films; the others together.
+        by_name = {field: own for field, own in figures.items() if any(figure["ceiling"] is not None for figure in own)}
+        others = [figure for field, own in figures.items() if field not in by_name for figure in own]
+        parts = [
+            f"{field} {_span(own, 'value')} (real films: {_span(own, 'ceiling')})" for field, own in by_name.items()
+        ]
+        if others:
+            num = len(figures) - len(by_name)
+            parts.append(f"{num} {'other ' if by_name else ''}fields {_span(others, 'value')} (r or AUROC)")
+        if parts:
             lines.append(f"{name}: {said}: {'; '.join(parts)}.")
     gaps = [
         (own["subgroups"][PRIMARY]["gap"], own["subgroups"][PRIMARY]["worst"], direction)
@@ -143,12 +173,3 @@ def _span(figures: list[dict[str, Any]], key: str) -> str:
     """``0.81``, or ``0.70 to 0.81``."""
     values = [figure[key] for figure in figures if figure[key] is not None]
     return " to ".join(dict.fromkeys(f"{value:.2f}" for value in (min(values), max(values))))
-
-
-def _of_real(figures: list[dict[str, Any]]) -> str:
-    """The ceiling in brackets, where there is one."""
-    return (
-        f" (real films: {_span(figures, 'ceiling')})"
-        if any(figure["ceiling"] is not None for figure in figures)
-        else ""
-    )

@@ -8,7 +8,7 @@ from typing import Any
 
 from medcodi.evaluation.provenance import machine
 from medcodi.evaluation.report.alarms import alarms
-from medcodi.evaluation.report.field_tables import field_table, subgroup_section
+from medcodi.evaluation.report.field_tables import field_sections
 from medcodi.evaluation.report.summary import summary_table, verdict
 from medcodi.evaluation.report.tables import (
     coherence_table,
@@ -79,7 +79,7 @@ def sections(results: Results, real: RealContent, generated: GeneratedContents) 
             "generation's. Ranks are among all scored studies: chance gives half of them."
         )
         parts.append(Section(title="Coherence of what is generated jointly", text=text, tables=[table]))
-    parts += _field_sections(results)
+    parts += field_sections(results)
     if tables := finding_tables(results):
         parts.append(Section(title="Findings one by one", tables=tables))
     if results.get("pictures"):
@@ -188,27 +188,6 @@ def _range_section(results: Results) -> Section:
         "Diamond: what annotators see in the prompts."
     )
     return Section(title="Between floor and ceiling", text=text, plots=plots)
-
-
-def _field_sections(results: Results) -> list[Section]:
-    """Generated records, obedience of films, and findings by subgroup, as far as there are any."""
-    bounds = (
-        "value [95 % interval]; f: floor, other patients' truth; c: ceiling, what the annotator reads from real films"
-    )
-    records = field_table(
-        results, "records",
-        f"Fields of generated records, the mean of all draws against the truth. {bounds} that prompt. Mean errors are in the field's unit, of values on "
-        "a logarithmic scale in natural logarithms.",
-    )  # fmt: skip
-    shown = field_table(
-        results, "obedience", f"What is read from generated films of the record that prompted them. {bounds}."
-    )
-    parts = []
-    if records is not None:
-        parts.append(Section(title="Records", tables=[records]))
-    if shown is not None:
-        parts.append(Section(title="Do films obey the record?", tables=[shown]))
-    return parts + [section for section in [subgroup_section(results)] if section is not None]
 
 
 def _label(direction: str) -> str:
