@@ -23,6 +23,7 @@ from medcodi.training.config import TrainConfig
 from medcodi.training.loop import train
 
 pytest.importorskip("sklearn")
+pytestmark = pytest.mark.long  # four stages and an evaluation
 FIELDS = {
     "age": {"low": 0, "high": 120},
     "sex": {"values": ["F", "M"]},

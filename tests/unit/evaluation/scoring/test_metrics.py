@@ -10,7 +10,7 @@ def test_every_metric_is_complete() -> None:
     for metric in METRICS.values():
         assert metric.title and metric.table in ("findings", "images", "reports", "coherence", "records", "obedience")
         assert metric.better in ("up", "down", "")
-    assert {kind for group in METRIC_GROUPS.values() for kind in group} == {"image", "text"}
+    assert {kind for group in METRIC_GROUPS.values() for kind in group} == {"image", "text", "table"}
 
 
 def test_an_extractor_does_not_change_the_row() -> None:
