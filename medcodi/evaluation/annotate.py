@@ -110,7 +110,7 @@ class Annotators:
                 table.arrays.update({f"{name}{FLOOR}": values for name, values in floors.items()})
         # Texts and images: position in the shared latent space.
         if paired and self.encoder is not None and self.encoder.reads(modality):
-            table.arrays["latent"] = self.encoder.annotate(values, modality)  # [N, D]
+            table.arrays["latent"] = self.encoder.annotate(values, modality)  # type: ignore[arg-type]  # [N, D]
         return table
 
     def _annotate_images(self, modality: str, images: list[np.ndarray]) -> AnnotationTable:

@@ -86,7 +86,7 @@ def _subgroup_section(results: Results) -> Section | None:
     text = (
         f"Groups by {' × '.join(config['subgroup_by'])}, of at least {config['subgroup_studies']} studies; smaller ones are listed below as left out. "
         "Gap: the best group minus the worst, both chosen on all studies, with its interval over patients. The largest of several differences is above 0 "
-        "even if nothing differs: by chance is the same gap with groups moved between patients; in real targets, that of the annotators themselves."
+        "even if nothing differs: by chance is the same gap with groups moved between patients; in real targets, that of the annotators themselves. Worst and best are coloured where the interval is above what chance gives."
     )
     further = [Section(title="Other metrics", tables=tables[1:], folded=True)] if len(tables) > 1 else []
     return Section(title="Subgroups", text=text, tables=tables[:1], parts=further)
@@ -125,7 +125,10 @@ def _group_cell(figure: dict[str, Any] | None, group: str, own: dict[str, Any]) 
     if figure is None:
         return Figure(text="–")
     best = "" if figure["ceiling"] is None else f" · c {number(figure['ceiling'])}"
-    shade = {own["worst"]: 0.0, own["best"]: 1.0}.get(group)
+    # Coloured only where the gap is clearly wider than by chance.
+    gap = own["gap"] or {}
+    is_clear = gap.get("low") is not None and gap["low"] > (gap["floor"] or 0.0)
+    shade = {own["worst"]: 0.0, own["best"]: 1.0}.get(group) if is_clear else None
     below = "\n".join(filter(None, (interval(figure), f"n {figure['studies']}{best}")))
     return Figure(text=number(figure["value"]), value=figure["value"], below=below, shade=shade)
 

@@ -147,7 +147,7 @@ class ModelSystem:
         counts: dict[str, dict[str, int]] = {}
         prompts = {name for direction in self.directions for name in direction.prompts}
         for name in sorted(prompts & set(names("text"))):
-            texts = self.held_out.values(name, self.held_out.having([name]))
+            texts = [str(text) for text in self.held_out.values(name, self.held_out.having([name]))]
             if cut := sum(bool(truncations(self.model, {name: text})) for text in texts):
                 counts[name] = {"studies": len(texts), "truncated": cut}
         return counts
