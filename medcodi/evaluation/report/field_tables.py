@@ -86,7 +86,8 @@ def _subgroup_section(results: Results) -> Section | None:
     text = (
         f"Groups by {' × '.join(config['subgroup_by'])}, of at least {config['subgroup_studies']} studies; smaller ones are listed below as left out. "
         "Gap: the best group minus the worst, both chosen on all studies, with its interval over patients. The largest of several differences is above 0 "
-        "even if nothing differs: by chance is the same gap with groups moved between patients; in real targets, that of the annotators themselves. Worst and best are coloured where the interval is above what chance gives."
+        "even if nothing differs: by chance is the same gap with groups moved between patients; in real "
+        "targets, that of the annotators themselves. Worst and best are coloured where the interval is above what chance gives."
     )
     further = [Section(title="Other metrics", tables=tables[1:], folded=True)] if len(tables) > 1 else []
     return Section(title="Subgroups", text=text, tables=tables[:1], parts=further)
