@@ -58,8 +58,8 @@ class RecordHead(nn.Module):
             outputs: ``[B, C]``.
             values: ``[B, F]`` on each field's own scale, categories by index, NaN where unknown.
         """
-        known = ~values.isnan()
-        losses = []
+        known = ~values.isnan()  # [B, F]
+        losses = []  # F of [B]
         for index, (name, field) in enumerate(self.fields.items()):
             own, columns = outputs[:, self.columns[name]].float(), self.columns[name]
             truth = values[:, index].nan_to_num(0.0)
@@ -92,6 +92,7 @@ def measure_reading(fields: Fields, truth: np.ndarray, values: np.ndarray) -> di
         known = ~np.isnan(truth[:, index])
         true, read = truth[known, index], values[known, columns[name]]
         figures: dict[str, float] = {}
+        # Numbers: R² and correlation. Categories: the mean area of each against the others, and accuracy.
         if field.is_numeric and len(true) > 1:
             ones = np.ones((1, len(true)))
             figures = {

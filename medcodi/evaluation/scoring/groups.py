@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 
 from medcodi.errors import ConfigError
 from medcodi.evaluation.annotations import StudyTable
+from medcodi.record import FieldConfig
 
 
 def parse_bands(text: str) -> tuple[str, float | None]:
@@ -42,28 +42,29 @@ def groups_of(table: StudyTable, by: Sequence[str]) -> tuple[list[str], str]:
     """
     parts: list[list[str]] = []
     for name, width in map(parse_bands, by):
+        # Numbers need bands, categories have none.
         field = table.fields.get(name)
-        if field is None or field.is_numeric != (width is not None):
-            return (
-                [],
-                f"no record has {name}"
-                if field is None
-                else f"{name} needs {'a' if field.is_numeric else 'no'} width of bands",
-            )
+        if field is None:
+            return [], f"no record has {name}"
+        if field.is_numeric != (width is not None):
+            return [], f"{name} needs {'a' if field.is_numeric else 'no'} width of bands"
+        # The values of every study, on the plain scale.
         column = list(table.fields).index(name)
         values = next(own for own in (one[:, column] for one in table.records.values()) if not np.isnan(own).all())
-        values = np.exp(values) if field.scale == "log" else values
-
-        def band(value: float, name: str = name, width: float | None = width, field: Any = field) -> str:
-            if np.isnan(value):
-                return ""
-            if width is None:
-                return f"{name} {field.values[int(value)]}"
-            low = math.floor(value / width) * width
-            return f"{name} {low:g}–{low + width:g}"
-
-        parts.append([band(float(value)) for value in values])
+        values = np.exp(values).round(6) if field.scale == "log" else values
+        parts.append([_group(name, field, float(value), width) for value in values])
+    # Cross the fields; a study that lacks one of them is in no group.
     return [", ".join(group) if all(group) else "" for group in zip(*parts, strict=True)], ""
+
+
+def _group(name: str, field: FieldConfig, value: float, width: float | None) -> str:
+    """The category or band of one value; "" if it is missing."""
+    if np.isnan(value):
+        return ""
+    if width is None:
+        return f"{name} {field.values[int(value)]}"
+    low = math.floor(value / width) * width
+    return f"{name} {low:g}–{low + width:g}"
 
 
 def group_order(name: str) -> list[str | int]:
