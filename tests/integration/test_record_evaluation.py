@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from medcodi.app.commands.evaluate import evaluation_values
 from medcodi.config import from_dict, load
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError, DataError
@@ -162,12 +164,18 @@ def test_records_of_other_systems_are_read_as_files_and_cells(bundle: Path, mode
         evaluate(config(None, tmp_path / "again", **changes), quiet=True)
 
 
+def test_without_data_it_is_judged_on_phantoms_that_have_records(model_folder: Path) -> None:
+    values = evaluation_values(None, model=str(model_folder), data=None, out_dir=None)
+    assert (
+        values["data"]["version"] == 2
+        and "version" not in evaluation_values(None, model=None, data=None, out_dir=None)["data"]
+    )
+
+
 def test_records_that_the_model_does_not_know_are_refused(model_folder: Path, tmp_path: Path) -> None:
     index = json.loads((model_folder / "model_index.json").read_text())
     recipe = from_dict(ModelConfig, index["config"])
     fields = {name: field for name, field in recipe.records.fields.items() if name != "bnp"}
-    from dataclasses import replace
-
     studies = from_dict(DataConfig, phantoms("train", 4)).build()
     smaller = replace(recipe, record=replace(recipe.records, fields=fields))
     build_model(smaller, [str(studies[0].report)]).save_pretrained(tmp_path / "model")
