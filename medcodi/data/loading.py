@@ -90,7 +90,7 @@ def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -
         if row.kind == "text":
             contents[name] = [str(study.contents.get(name, "")) for study in studies]
         elif row.kind == "table":
-            contents[name] = [dict(study.record or {}) for study in studies]
+            contents[name] = [dict(study.contents.get(name) or {}) for study in studies]  # type: ignore[call-overload]
         else:
             contents[name] = _stack_images(studies, name, image_size)
     # [B, 14], NaN where a label is unknown.

@@ -225,13 +225,16 @@ class AutoencodeStage(Stage):
     def _record_loss(self, batch: Batch, step: Step) -> Tensor:
         """Squared error of numbers + cross-entropy of categories + the weighted KL (:meth:`RecordAutoencoder.reconstruction_loss`)."""
         autoencoder = self._autoencoder("table")
-        (name,) = self._modalities("table", batch)
-        values: Any = batch.contents[name]
-        rows, weight = _present_rows(batch.present[name])
-        noise = step.draws.normal(f"autoencode/noise/{name}", autoencoder.latent_shape, weight.device)
-        result = autoencoder.reconstruction_loss(
-            [values[row] for row in rows.tolist()], noise[rows], beta=self.config.record_beta
-        )
+        records, noises, weights = [], [], []
+        for name in self._modalities("table", batch):
+            values: Any = batch.contents[name]
+            rows, weight = _present_rows(batch.present[name])
+            noise = step.draws.normal(f"autoencode/noise/{name}", autoencoder.latent_shape, weight.device)
+            records += [values[row] for row in rows.tolist()]
+            noises.append(noise[rows])
+            weights.append(weight)
+        weight = torch.cat(weights)
+        result = autoencoder.reconstruction_loss(records, torch.cat(noises), beta=self.config.record_beta)
 
         # Average over the present records of the global batch.
         where = self._where("table", batch)

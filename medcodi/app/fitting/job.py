@@ -17,7 +17,7 @@ from medcodi.errors import TrainingError
 from medcodi.modality import MODALITIES, STANDARD, names
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind, file_row
-from medcodi.study import CHEXPERT_LABELS, Direction, all_directions
+from medcodi.study import CHEXPERT_LABELS
 
 FIT = JobKind(
     name="a fit",
@@ -175,7 +175,7 @@ class Fit:
 
     def evaluation_values(self) -> dict[str, Any]:
         """Values of the evaluation's config: every direction, and the metrics that data and installation allow."""
-        from medcodi.evaluation.config import ScoringConfig
+        from medcodi.evaluation.config import ScoringConfig, default_directions
 
         # What is left out, and why.
         notes = {}
@@ -192,7 +192,7 @@ class Fit:
             "model": str(self.out / "model"),
             "data": {"path": self.dataset, "split": "test"},
             "num_studies": min(EVALUATED, self.data.counts["test"]),
-            "directions": [str(direction) for direction in (*all_directions(present), Direction((), present))],
+            "directions": [str(direction) for direction in default_directions(present)],
             "metrics": [group for group in ScoringConfig().metrics if group not in notes],
             "bootstrap_samples": 200,
             "notes": notes,
