@@ -8,10 +8,10 @@ import pytest
 import medcodi
 from medcodi.config import from_dict
 from medcodi.data.sources.phantom import PhantomDataset
-from medcodi.data.sources.phantom.records import PHANTOM_RECORD
 from medcodi.errors import PromptError
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.model.config import ModelConfig
+from medcodi.record import CLINICAL_RECORD
 from medcodi.training.config import TrainConfig
 from medcodi.training.loop import train
 
@@ -66,7 +66,7 @@ def test_it_prompts_and_is_generated(trained):
     out = medcodi.generate(
         prompts={"report": "Large left pleural effusion."}, targets="record", model=trained, num_samples=2
     )
-    assert set(out.record) == set(PHANTOM_RECORD.fields) and PHANTOM_RECORD.parse(out.record) == out.record
+    assert set(out.record) == set(CLINICAL_RECORD.fields) and CLINICAL_RECORD.parse(out.record) == out.record
 
 
 def test_a_record_as_text_and_its_files(trained, tmp_path):

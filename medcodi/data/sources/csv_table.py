@@ -11,8 +11,8 @@ from pathlib import Path
 from medcodi.config import config
 from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.reports import compose_report
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, check_patients, second_images
 from medcodi.data.sources.detection import table_at
-from medcodi.data.sources.record import LeftOut, Record, check_patients, second_images
 from medcodi.data.tables import TableRow, is_absent, read_header, read_rows, text_of_cell
 from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean, one_of
@@ -73,7 +73,7 @@ class CsvConfig:
                 raise ValueError(f"patient_pattern is {self.patient_pattern!r}, expected one group: '(patient\\d+)'")
 
 
-def records(options: CsvConfig) -> Iterator[Record]:
+def studies(options: CsvConfig) -> Iterator[AnnouncedStudy]:
     """Studies in the order of their first rows.
 
     Raises:
@@ -91,13 +91,13 @@ def records(options: CsvConfig) -> Iterator[Record]:
     _check_patients(options, columns, path)
     root = Path(options.root) if options.root else path.parent
     # Rows of one study are joined, in the order of first appearance.
-    studies: dict[str, Record] = {}
+    studies: dict[str, AnnouncedStudy] = {}
     for row in read_rows(path):
         if set(header) >= _SYNTHESIZED:  # our own table, whose texts may be guarded from spreadsheets
             row = replace(row, cells={column: text_of_cell(cell) for column, cell in row.cells.items()})
-        record = _record(row, columns, root, options)
-        known = studies.get(record.study_id)
-        studies[record.study_id] = record if known is None else _joined(known, record, by_study="image" not in columns)
+        study = _study(row, columns, root, options)
+        known = studies.get(study.study_id)
+        studies[study.study_id] = study if known is None else _joined(known, study, by_study="image" not in columns)
     if "patient_id" in columns and not options.study_is_patient:
         check_patients(list(studies.values()), str(path), columns["patient_id"], "options.study_is_patient=true")
     yield from studies.values()
@@ -193,7 +193,7 @@ def _key(name: str) -> str:
     return re.sub(r"[\s_.-]+", "", name).lower()
 
 
-def _record(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvConfig) -> Record:
+def _study(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvConfig) -> AnnouncedStudy:
     number = row.line
 
     def written(meaning: str) -> str:
@@ -228,7 +228,7 @@ def _record(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvC
         )
     labels = {label: value for label in CHEXPERT_LABELS if (value := _label(row.cells.get(label))) is not None}
     metadata = {name: cell(name) for name in ("sex", "age", "view") if cell(name)}
-    return Record(
+    return AnnouncedStudy(
         study_id=study_id,
         patient_id=cell("patient_id") or _patient(row, study_id, columns, options),
         split=SPLIT_NAMES[split] if split else None,
@@ -278,7 +278,7 @@ def _label(cell: str | None) -> float | None:
     return value if value in (-1.0, 0.0, 1.0) else None
 
 
-def _joined(old: Record, new: Record, *, by_study: bool) -> Record:
+def _joined(old: AnnouncedStudy, new: AnnouncedStudy, *, by_study: bool) -> AnnouncedStudy:
     """Two rows of one study as one record."""
     # One study of two patients is a fault of the table: left out.
     if new.patient_id != old.patient_id:

@@ -14,6 +14,7 @@ from typing import Any
 from medcodi.data.dicom.reading import read_header
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import compose_report, read_text
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut
 from medcodi.data.sources.mimic_reports import read_mimic_report
 from medcodi.data.sources.mimic_tables import (
     IDS,
@@ -25,7 +26,6 @@ from medcodi.data.sources.mimic_tables import (
     study_labels,
     tables_folder,
 )
-from medcodi.data.sources.record import LeftOut, Record
 from medcodi.data.tables import find_table, read_table
 from medcodi.data.views import view_of
 from medcodi.errors import DataError
@@ -36,7 +36,7 @@ _VIEW, _VIEW_IN_WORDS = "ViewPosition", "ViewCodeSequence_CodeMeaning"
 
 
 @dataclass(frozen=True, kw_only=True)
-class MimicRecord(Record):
+class AnnouncedMimic(AnnouncedStudy):
     """A study whose report is read when the images are, so that a quarter of a million of them need not be in memory."""
 
     report: Path | None = None
@@ -77,7 +77,7 @@ class _Study:
     refused: LeftOut | None = None
 
 
-def records_jpg(options: MimicConfig) -> Iterator[Record]:
+def studies_jpg(options: MimicConfig) -> Iterator[AnnouncedStudy]:
     """Studies of MIMIC-CXR-JPG in the order of its metadata table.
 
     Raises:
@@ -86,10 +86,10 @@ def records_jpg(options: MimicConfig) -> Iterator[Record]:
     metadata = mimic_table(options, "mimic-cxr-*-metadata", "the views")
     rows = read_table(metadata, ("dicom_id", *IDS))
     files = (({**row, "path": ""}, row) for row in rows)
-    yield from _records(options, files, suffix=".jpg", source="mimic-cxr-jpg")
+    yield from _studies(options, files, suffix=".jpg", source="mimic-cxr-jpg")
 
 
-def records_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map) -> Iterator[Record]:
+def studies_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map) -> Iterator[AnnouncedStudy]:
     """Studies of MIMIC-CXR in the order of its record list; views from the metadata table, or else from the tags.
 
     Raises:
@@ -110,17 +110,17 @@ def records_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map
         else {}
     )
     files = ((row, views.get(row["dicom_id"])) for row in read_table(listed, ("dicom_id", *IDS)))
-    yield from _records(options, files, suffix=".dcm", source="mimic-cxr", each=map if known else each)
+    yield from _studies(options, files, suffix=".dcm", source="mimic-cxr", each=map if known else each)
 
 
-def _records(
+def _studies(
     options: MimicConfig,
     rows: Iterator[tuple[dict[str, str], dict[str, str] | None]],
     *,
     suffix: str,
     source: str,
     each: Callable[..., Iterator[Any]] = map,
-) -> Iterator[Record]:
+) -> Iterator[AnnouncedStudy]:
     root = Path(options.path)
     # Tables first: a missing one is refused before files are touched.
     if not (root / "files").is_dir():
@@ -165,7 +165,7 @@ def _records(
     # Refuse half a download before hours of reading.
     check_groups(root, (study.patient for study in studies.values()))
     for study_id, study in studies.items():
-        yield _record(study_id, study, labels_of.get(study_id, {}), report_of(study.patient, study_id), source)
+        yield _study(study_id, study, labels_of.get(study_id, {}), report_of(study.patient, study_id), source)
 
 
 def _viewed(
@@ -226,7 +226,9 @@ def _view(row: Mapping[str, str] | None, file: Path) -> tuple[str, str | None]:
     return words or "none", view_of(words).modality
 
 
-def _record(study_id: str, study: _Study, labels: Mapping[str, float], report: Path | None, source: str) -> MimicRecord:
+def _study(
+    study_id: str, study: _Study, labels: Mapping[str, float], report: Path | None, source: str
+) -> AnnouncedMimic:
     images: dict[str, Path] = {}
     views: dict[str, str] = {}
     spare, refused = list(study.spare), study.refused
@@ -249,7 +251,7 @@ def _record(study_id: str, study: _Study, labels: Mapping[str, float], report: P
         detail = f"study {study_id!r} is not in the official split; options.official_split=false would take it"
         refused = LeftOut(file=study_id, reason="not in the split", detail=detail)
     facts: dict[str, Any] = {"source": source, "views": views}
-    return MimicRecord(
+    return AnnouncedMimic(
         study_id=study_id,
         patient_id=study.patient,
         split=split or None,

@@ -54,7 +54,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class AnnouncedStudy:
     """A study to be read.
 
     Attributes:
@@ -154,7 +154,7 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhantomRecord(Record):
+class AnnouncedPhantom(AnnouncedStudy):
     """A study that is computed, not read."""
 
     seed: int
@@ -163,7 +163,7 @@ class PhantomRecord(Record):
     studies_per_patient: int = 1
 
     @classmethod
-    def of(cls, version: int, seed: int, index: int, studies_per_patient: int, split: str) -> PhantomRecord:
+    def of(cls, version: int, seed: int, index: int, studies_per_patient: int, split: str) -> AnnouncedPhantom:
         """The study ``index`` of a population."""
         study = patient = f"phantom-{seed}-{index:07d}"
         if version == 2:
@@ -195,7 +195,7 @@ _NO_PATIENT = re.compile(
 MIN_STUDIES_OF_ONE_PATIENT = 10  # from here on, one patient for all studies is taken for a replaced identifier
 
 
-def check_patients(records: Sequence[Record], source: str, column: str, fix: str) -> None:
+def check_patients(records: Sequence[AnnouncedStudy], source: str, column: str, fix: str) -> None:
     """Refuse studies whose patients are not known: those of one patient could come into several splits.
 
     Raises:
@@ -219,7 +219,7 @@ def check_patients(records: Sequence[Record], source: str, column: str, fix: str
     )
 
 
-def second_images(old: Record, new: Record) -> list[LeftOut]:
+def second_images(old: AnnouncedStudy, new: AnnouncedStudy) -> list[LeftOut]:
     """The images of ``new`` whose view ``old`` has already: one image a view, the first counts."""
     return [
         LeftOut(
