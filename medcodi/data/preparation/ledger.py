@@ -16,6 +16,7 @@ from rich.table import Table
 from medcodi.data.dataset import SPLITS
 from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, Loaded
 from medcodi.data.tables import spreadsheet_row
+from medcodi.modality import MODALITIES
 
 LEFT_OUT = "left out"
 
@@ -118,7 +119,8 @@ def entries_of(study: AnnouncedStudy, loaded: Loaded, split: str) -> Iterator[En
     if loaded.study is not None:
         for name in loaded.study.contents:
             file = files.get(name, study.study_id)
-            yield Entry(file=file, **ids, modality=name, view=study.views.get(name, ""), split=split)
+            note = study.values_from if MODALITIES[name].kind == "table" else ""
+            yield Entry(file=file, **ids, modality=name, view=study.views.get(name, ""), split=split, detail=note)
         return
 
     # A study that is left out: the file that is to blame, then the others.

@@ -67,6 +67,7 @@ class AnnouncedStudy:
         labels: CheXpert name -> 1, 0 or -1.
         values: Field of the record -> value as the source holds it.
         fields: Further fields than :data:`medcodi.record.CLINICAL_RECORD` has.
+        values_from: Where its values come from, for the ledger, where that is a choice (the hours before the study).
         metadata: Further values of the source.
         refused: Why the study cannot be used, if the source already knows.
         spare: Files of the study that are not used, though nothing is wrong with it.
@@ -81,6 +82,7 @@ class AnnouncedStudy:
     labels: Mapping[str, float] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, FieldConfig] = field(default_factory=dict)
+    values_from: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     refused: LeftOut | None = None
     spare: tuple[LeftOut, ...] = ()
@@ -103,9 +105,10 @@ class AnnouncedStudy:
         """
         record: dict[str, RecordValue] = {}
         invalid: list[LeftOut] = []
-        for name, value in self.values.items():
+        fields = {**CLINICAL_RECORD.fields, **self.fields}
+        for name in (name for name in fields if name in self.values):
             try:
-                parsed = {**CLINICAL_RECORD.fields, **self.fields}[name].parse(name, value)
+                parsed = fields[name].parse(name, self.values[name])
             except DataError as error:
                 file = f"{self.study_id}:record.{name}"
                 invalid.append(LeftOut(file=file, reason="record: invalid value", detail=str(error)))
@@ -186,6 +189,12 @@ class AnnouncedPhantom(AnnouncedStudy):
         if self.version == 2:
             return Loaded(study=phantom_visit_study(self.seed, self.index, image_size, self.studies_per_patient))
         return Loaded(study=phantom_study(self.seed, self.index, image_size))
+
+
+def projection(view: str) -> str:
+    """PA or AP, as a record's field ``view`` knows them, from a view position such as ``AP SUPINE``; "" of any other."""
+    word = view.strip().upper().partition(" ")[0].partition("_")[0]
+    return word if word in CLINICAL_RECORD.fields["view"].values else ""
 
 
 # Values that anonymisation leaves in place of a patient's identifier.

@@ -13,7 +13,7 @@ from medcodi.data.dicom.reading import DicomHeader, read_header
 from medcodi.data.image_files import is_dicom
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import read_text
-from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, check_patients, second_images
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, check_patients, projection, second_images
 from medcodi.errors import DataError
 from medcodi.modality import modality, names
 from medcodi.storage.names import is_plain_name
@@ -105,7 +105,6 @@ def _study(file: Path, options: DicomConfig) -> AnnouncedStudy:
 
 def _values(header: DicomHeader) -> dict[str, str]:
     """Fields of the record as the tags hold them; a sex other than F or M (``O``), and other positions, say nothing."""
-    position = header.position.upper()
     bmi = ""
     with suppress(
         ValueError, ZeroDivisionError, OverflowError
@@ -115,7 +114,7 @@ def _values(header: DicomHeader) -> dict[str, str]:
     return {
         "age": str(header.metadata.get("age", "")),
         "sex": sex if sex in ("F", "M") else "",
-        "view": position if position in ("PA", "AP") else "",
+        "view": projection(header.position),
         "bmi": bmi,
     }
 

@@ -7,14 +7,15 @@ among equals the first image by name; the others are in the ledger.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medcodi.data.dicom.reading import read_header
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import compose_report, read_text
-from medcodi.data.sources.announced import AnnouncedStudy, LeftOut
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, projection
+from medcodi.data.sources.mimic_iv import Joined, joined_records, study_time
 from medcodi.data.sources.mimic_reports import read_mimic_report
 from medcodi.data.sources.mimic_tables import (
     IDS,
@@ -33,6 +34,7 @@ from medcodi.modality import MODALITIES, names
 from medcodi.storage.names import stays_inside
 
 _VIEW, _VIEW_IN_WORDS = "ViewPosition", "ViewCodeSequence_CodeMeaning"
+_READ = (_VIEW, _VIEW_IN_WORDS, "StudyDate", "StudyTime")  # of the metadata table
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -71,6 +73,7 @@ class _Study:
     """A study while its rows are gathered."""
 
     patient: str
+    time: int | None = None  # in seconds, where the metadata table has it
     images: list[tuple[int, str, str, str, Path]] = field(default_factory=list)  # rank, dicom_id, modality, view, file
     splits: set[str] = field(default_factory=set)
     spare: list[LeftOut] = field(default_factory=list)
@@ -100,12 +103,11 @@ def studies_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map
         options, "mimic-cxr-*-metadata", "the images"
     )
     known = find_table(tables_folder(options), "mimic-cxr-*-metadata")
+    if options.mimic_iv is not None:
+        known = mimic_table(options, "mimic-cxr-*-metadata", "the times of the studies")
     # Views come from the metadata table where it is there: no file has to be opened.
     views = (
-        {
-            row["dicom_id"]: {key: row.get(key, "") for key in (_VIEW, _VIEW_IN_WORDS)}
-            for row in read_table(known, ("dicom_id",))
-        }
+        {row["dicom_id"]: {key: row.get(key, "") for key in _READ} for row in read_table(known, ("dicom_id",))}
         if known
         else {}
     )
@@ -154,6 +156,8 @@ def _studies(
         study_id = f"s{row['study_id']}"
         study = studies.setdefault(study_id, _Study(f"p{row['subject_id']}"))
         _add(study, study_id, row, view, file, seen)
+        times = (study.time, study_time(row))
+        study.time = min((time for time in times if time is not None), default=None)  # of the first image
         if split_of is not None:
             study.splits.add(split_of.get(row["dicom_id"], ""))
     if not studies:
@@ -164,8 +168,27 @@ def _studies(
         )
     # Refuse half a download before hours of reading.
     check_groups(root, (study.patient for study in studies.values()))
+    records: Mapping[str, Joined] = {}
+    if options.mimic_iv is not None:
+        records = joined_records(
+            options, {name: (int(study.patient[1:]), study.time) for name, study in studies.items()}
+        )
     for study_id, study in studies.items():
-        yield _study(study_id, study, labels_of.get(study_id, {}), report_of(study.patient, study_id), source)
+        announced = _study(study_id, study, labels_of.get(study_id, {}), report_of(study.patient, study_id), source)
+        yield _with_record(announced, records[study_id], options) if study_id in records else announced
+
+
+def _with_record(study: AnnouncedMimic, joined: Joined, options: MimicConfig) -> AnnouncedMimic:
+    """The study with the values of MIMIC-IV, and with the projection of its frontal."""
+    view = next(filter(None, map(projection, study.views.values())), "")
+    return replace(
+        study,
+        values={**joined.values, "view": view},
+        fields=options.fields,
+        values_from=f"first values within {options.record_hours:g} h before the study",
+        metadata={**study.metadata, **joined.metadata},
+        spare=(*study.spare, *joined.spare),
+    )
 
 
 def _viewed(
@@ -173,6 +196,7 @@ def _viewed(
 ) -> tuple[dict[str, str], tuple[str, str | None] | LeftOut, Path]:
     """A row with the view of its image: code and modality, or why it has none."""
     row, view, file = located
+    row = {**row, **{key: view[key] for key in ("StudyDate", "StudyTime") if view and view.get(key)}}
     try:
         return row, _view(view, file), file
     except Refused as error:
