@@ -166,6 +166,12 @@ def read_record(value: Any, error: type[MedCoDiError] = DataError) -> dict[str, 
     return dict(parsed)
 
 
+def fields_in_columns(cells: Mapping[str, Any], modality: str) -> dict[str, Any]:
+    """Fields of a record in the columns ``record.age``, ``record.sex`` ... of a table's row; empty cells are left out."""
+    fields = {column.partition(".")[2]: cell for column, cell in cells.items() if column.startswith(f"{modality}.")}
+    return {name: cell for name, cell in fields.items() if cell not in (None, "")}
+
+
 def record_text(record: Record) -> str:
     """A record in one line: ``age=71, sex=F``."""
     return ", ".join(

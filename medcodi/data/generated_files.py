@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from medcodi.data.reports import normalise_report
 from medcodi.data.tables import text_of_cell
 from medcodi.errors import DataError, MedCoDiError, did_you_mean
 from medcodi.modality import MODALITIES, in_table_order, names
+from medcodi.record import fields_in_columns
 from medcodi.study import Direction, all_directions
 
 SYNTHESIS_TABLE = "results.csv"  # of `medcodi synthesize`
@@ -243,6 +245,9 @@ def _from_table(path: Path) -> Listing:
         # The table of `medcodi synthesize` names its own study in study_id, and the row of the manifest in id.
         if is_synthesis := set(row) >= _SYNTHESIS_COLUMNS:
             row = {column: text_of_cell(cell) for column, cell in row.items()}
+        # A record may have a column for each field.
+        fields = {name: values for name in names("table") if (values := fields_in_columns(row, name))}
+        row = {**row, **{f"{name}_text": json.dumps(values) for name, values in fields.items() if not row.get(name)}}
         study_id = (row["id"] if is_synthesis else "") or row["study_id"]
         where = f"{path.name}, line {number}"
         if not study_id:
@@ -294,6 +299,7 @@ def cell_file(folder: Path, cell: str, modality: str, where: str, text: str = ""
         where: For messages.
         text: A text given in a column of its own; it wins.
     """
-    if MODALITIES[modality].kind == "text" and (text or "\n" in cell or not cell.lower().endswith(TEXT_SUFFIXES)):
+    kind = MODALITIES[modality].kind
+    if kind != "image" and (text or "\n" in cell or not cell.lower().endswith(TEXT_SUFFIXES)):
         return GeneratedFile(where, text=text or cell)
     return GeneratedFile(where, path=folder / cell if cell else folder / "(no path)")

@@ -123,7 +123,9 @@ def columns_of(options: CsvConfig, header: list[str], path: Path) -> dict[str, s
     # Fields of the record by their own names, or the usual ones.
     for meaning in fields if options.record else ():
         name = meaning.removeprefix(FIELD)
-        spellings = [known[_key(spelling)] for spelling in (name, *USUAL.get(name, ())) if _key(spelling) in known]
+        spellings = [
+            known[_key(spelling)] for spelling in (meaning, name, *USUAL.get(name, ())) if _key(spelling) in known
+        ]
         if spellings and meaning not in named:
             columns[meaning] = spellings[0]
     contents = {"image", "report", "findings", "impression", *names("image")}
