@@ -36,7 +36,7 @@ _VITAL_SIGNS = {
 _ED_UNITS = {"temperature": "F"}
 _FAHRENHEIT = ("f", "°f", "?f")
 _TOP_CODED = 91  # anchor_age of all patients who were older than 89 in their anchor year
-_BLOCK = 2**24  # bytes of a table of events that are parsed at once
+_BLOCK = 2**22  # bytes of a table of events that are parsed at once
 _TIME = "%Y-%m-%d %H:%M:%S"
 
 
@@ -241,18 +241,18 @@ def _events(
 
     types = {"subject_id": pa.int64(), "charttime": pa.timestamp("s"), **dict.fromkeys(columns, pa.float64())}
     types |= {name: kind for name, kind in (("itemid", pa.int64()), ("valueuom", pa.string())) if name in columns}
+    patients = pa.array(subjects, pa.int64())
     try:
         with csv.open_csv(
             path,
-            read_options=csv.ReadOptions(block_size=_BLOCK),
+            read_options=csv.ReadOptions(use_threads=False, block_size=_BLOCK),
             parse_options=csv.ParseOptions(newlines_in_values=True),
             convert_options=csv.ConvertOptions(column_types=types, include_columns=list(types)),
         ) as reader:
             for batch in reader:
-                mask = compute.is_in(batch["subject_id"], value_set=pa.array(sorted(subjects), pa.int64()))
+                mask = compute.is_in(batch["subject_id"], value_set=patients)
                 if items is not None:
-                    chosen = compute.is_in(batch["itemid"], value_set=pa.array(sorted(items), pa.int64()))
-                    mask = compute.and_(mask, chosen)
+                    mask = compute.and_(mask, compute.is_in(batch["itemid"], value_set=pa.array(items, pa.int64())))
                 rows = batch.filter(mask)
                 parts = [rows[name].cast(pa.int64()) if name == "charttime" else rows[name] for name in types]
                 yield from zip(*(part.to_pylist() for part in parts), strict=True)
