@@ -116,12 +116,8 @@ CHEXPERT_ROWS = [
 def prepared_by(recipe: str, folder: Path, **options) -> tuple[list, list]:
     """Studies and left-out files of a shipped recipe whose files are in ``folder``."""
     config = load(PrepareConfig, f"data/{recipe}")
-    options = {
-        **config.options,
-        "path": str(folder / str(config.path)),
-        "root": str(folder / config.options["root"]),
-        **options,
-    }
+    files = {key: str(folder / config.options[key]) for key in ("path", "root")}
+    options = {**config.options, **files, **options}
     loaded = [study.load(32) for study in SOURCES[config.source].announce(config.source, options)]
     return [one.study for one in loaded], [left for one in loaded for left in one.spare]
 
