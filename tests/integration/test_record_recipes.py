@@ -36,9 +36,13 @@ def short(recipe: str, root: Path, steps: int = 2, **changes: str) -> TrainConfi
     return load(TrainConfig, recipe, [f"{key}={value}" for key, value in small.items()])
 
 
-def weights(folder: Path, component: str) -> dict[str, np.ndarray]:
-    stored = tensors_in_safetensors(folder / "model" / f"{component}.safetensors")
+def weights(model: Path, component: str) -> dict[str, np.ndarray]:
+    stored = tensors_in_safetensors(model / f"{component}.safetensors")
     return {name: tensor.read().float().numpy() for name, tensor in stored.items()}
+
+
+def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> None:
+    assert one.keys() == other.keys() and all(np.array_equal(other[name], value) for name, value in one.items())
 
 
 @pytest.mark.long
@@ -52,12 +56,10 @@ def test_every_recipe_runs_on_the_shipped_demo_and_the_first_resumes(tmp_path):
     # The run that extends the demo, killed after a step and resumed, ends in the same bytes.
     train(short(RECIPES[0], tmp_path, 1, out=str(tmp_path / "again")))
     train(short(RECIPES[0], tmp_path, 2, out=str(tmp_path / "again")), resume="latest")
-    whole, resumed = (weights(tmp_path / name, "autoencoder_table") for name in ("1-autoencode", "again"))
-    assert whole.keys() == resumed.keys() and all(np.array_equal(resumed[name], value) for name, value in whole.items())
-    # What a stage freezes is the demo's, to the byte.
+    assert_same(*(weights(tmp_path / name / "model", "autoencoder_table") for name in ("1-autoencode", "again")))
+    # What every stage freezes is the demo's, bit for bit.
     for component in ("autoencoder_image", "autoencoder_text"):
-        shipped = Path("checkpoints/demo") / f"{component}.safetensors"
-        assert (tmp_path / "6-join/model" / shipped.name).read_bytes() == shipped.read_bytes()
+        assert_same(weights(Path("checkpoints/demo"), component), weights(tmp_path / "6-join/model", component))
 
     request = {"targets": ["frontal"], "num_inference_steps": 2, "model": model}
     young, old = (medcodi.generate(prompts={"record": {"age": age, "sex": "F"}}, **request) for age in (20, 80))
