@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent
 _FOLDERS = (PACKAGE / "shipped" / "configs", PACKAGE.parent / "configs")
 _CLONE, _SUFFIXES = "configs/", (".yaml", ".yml")
 # Keys of a recipe that name a model folder or another recipe: looked for beside the recipe first.
-_BESIDE = ("init", "model")
+_BESIDE = ("init", "model", "extend")
 
 
 def recipes_folder() -> Path:

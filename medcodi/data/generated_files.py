@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
@@ -22,7 +23,7 @@ from medcodi.data.reports import normalise_report
 from medcodi.data.tables import text_of_cell
 from medcodi.errors import DataError, MedCoDiError, did_you_mean
 from medcodi.modality import MODALITIES, Kind, in_table_order, names
-from medcodi.record import read_record
+from medcodi.record import fields_in_columns, read_record
 from medcodi.storage.checked_json import parse_json
 from medcodi.study import Content, Direction, all_directions
 
@@ -247,6 +248,9 @@ def _from_table(path: Path) -> Listing:
         # The table of `medcodi synthesize` names its own study in study_id, and the row of the manifest in id.
         if is_synthesis := set(row) >= _SYNTHESIS_COLUMNS:
             row = {column: text_of_cell(cell) for column, cell in row.items()}
+        # A record may have a column for each field.
+        fields = {name: values for name in names("table") if (values := fields_in_columns(row, name))}
+        row = {**row, **{f"{name}_text": json.dumps(values) for name, values in fields.items() if not row.get(name)}}
         study_id = (row["id"] if is_synthesis else "") or row["study_id"]
         where = f"{path.name}, line {number}"
         if not study_id:

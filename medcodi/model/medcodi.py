@@ -369,10 +369,15 @@ def build_model(config: ModelConfig, texts: Sequence[str], records: Sequence[Rec
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MedCoDi(config, tokenizer)
+    fit_records(model, records)
+    return model
+
+
+def fit_records(model: MedCoDi, records: Sequence[Record]) -> None:
+    """Normalise the numbers of records as in ``records``, in the tower as in the autoencoder."""
     for module in model.modules():
         if isinstance(module, FieldTokens):
             module.fit(records)
-    return model
 
 
 def tiny_model(seed: int = 0, **changes: Any) -> MedCoDi:

@@ -206,6 +206,12 @@ class PromptEncoders(nn.Module):
             f"{seen} as {kind} prompts", expected="a tensor [B, 1, H, W] of images, a list of texts or of records"
         )
 
+    @property
+    def towers(self) -> dict[Kind, nn.Module]:
+        """Kind -> its tower."""
+        towers: dict[Kind, Any] = {"image": self.image_tower, "text": self.text_tower, "table": self.record_tower}
+        return {kind: tower for kind, tower in towers.items() if tower is not None}
+
     def max_tokens(self, kind: Kind) -> int:
         """The most tokens a prompt of that kind can have."""
         grid = self.image_size // self.config.image.patch_size

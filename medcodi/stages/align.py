@@ -13,7 +13,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from medcodi.config import config
-from medcodi.errors import ConfigError
+from medcodi.errors import ConfigError, TrainingError
 from medcodi.modality import MODALITIES, Kind, in_table_order
 from medcodi.randomness import StepRandomness
 from medcodi.stages.contrastive import contrast, group_ids
@@ -32,6 +32,9 @@ if TYPE_CHECKING:
 class AlignConfig:
     """Config of stage ``align``."""
 
+    # Kinds of modalities whose towers are trained; empty: all of them, and the temperature. The others stay as they are, for a
+    # model that was trained before a modality was added.
+    kinds: tuple[Kind, ...] = ()
     same_patient_negatives: bool = True  # False: studies of one patient are not negatives of each other either
     shift: float = 0.0  # images move by at most this share of their side, each way
     intensity: float = 0.0  # contrast changes by at most this share, brightness by half of it
@@ -55,6 +58,13 @@ class AlignStage(Stage):
     config: AlignConfig
 
     def __init__(self, model: MedCoDi, config: AlignConfig | None = None) -> None:
+        chosen, there = (config or self.Config()).kinds, {MODALITIES[name].kind for name in model.config.modalities}
+        if absent := [kind for kind in chosen if kind not in there]:
+            raise TrainingError(
+                f"kinds name {absent[0]}, the model has none of it",
+                expected=f"some of {', '.join(sorted(there))}",
+                fix="correct stage.options.kinds",
+            )
         super().__init__(model, config)
         if self.config.statement_weight and not _texts(model.config.modalities):
             raise ConfigError(
@@ -64,8 +74,14 @@ class AlignStage(Stage):
             )
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """The prompt encoders."""
-        return {self.name: [self.model.prompt_encoders]}
+        """The prompt encoders, or the towers of the chosen kinds."""
+        encoders = self.model.prompt_encoders
+        if not self.config.kinds:
+            return {self.name: [encoders]}
+        return {kind: [encoders.towers[kind]] for kind in self.config.kinds}
+
+    def _is_trained(self, name: str) -> bool:
+        return not self.config.kinds or MODALITIES[name].kind in self.config.kinds
 
     def dry_run(self, *, cached: bool = False) -> DryRun:
         """Both towers."""
@@ -93,6 +109,8 @@ class AlignStage(Stage):
         groups = group_ids(ids, logit_scale.device)
         loss, logs = logit_scale * 0.0, {}
         for first, second in combinations(pooled, 2):
+            if not (self._is_trained(first) or self._is_trained(second)):
+                continue  # a constant
             both = rows.present[first] & rows.present[second]
             result = contrast(pooled[first], pooled[second], logit_scale.exp(), groups, both)
             loss = loss + result.loss
@@ -117,13 +135,14 @@ class AlignStage(Stage):
         statements = self.model.prompt_encoders.encode("text", STATEMENT_TEXTS).pooled  # [2 K, D]
 
         loss = scale * 0.0
-        for name, encodings in pooled.items():
+        trained = {name: encodings for name, encodings in pooled.items() if self._is_trained(name)}
+        for name, encodings in trained.items():
 
             def where(rows: Rows, name: str = name) -> Tensor:
                 return rows.present[name] & rows.present[text]
 
             result = agreement(encodings, statements, truth, scale)
-            loss = loss + step.mean(result.loss, where) / len(pooled)
+            loss = loss + step.mean(result.loss, where) / len(trained)
             step.mean(result.loss.detach(), where, log=f"{name}/statements")
             one_cell = torch.zeros(len(result.hits), dtype=torch.int64)
             step.log_cells(result.hits, where(step.rows) * (result.claims > 0), one_cell, [f"{name}/claims_right"])

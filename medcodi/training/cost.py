@@ -91,8 +91,8 @@ def _build(run: TrainConfig, config: ModelConfig) -> tuple[Stage, DryRun]:
 
 
 def _model_config(run: TrainConfig) -> ModelConfig:
-    if run.model is not None:
-        return load(ModelConfig, run.model)
+    if recipe := run.extend or run.model:
+        return load(ModelConfig, recipe)
     folder, index = read_index(str(run.init))
     config = from_dict(ModelConfig, index["config"], source=str(folder))
     return config if run.environment is None else replace(config, environment=run.environment)

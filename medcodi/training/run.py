@@ -15,7 +15,7 @@ from medcodi.data.dataset import StudyDataset, read_info
 from medcodi.data.domain import domain_of_data
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks, launcher
-from medcodi.errors import TrainingError
+from medcodi.errors import DataError, TrainingError
 from medcodi.stages import build_stage
 from medcodi.stages.stage import Stage
 from medcodi.training import checkpoint, run_folder
@@ -214,6 +214,7 @@ def check_data(stage: Stage, dataset: StudyDataset, role: str = "data") -> None:
             fix=f"prepare the studies with image_size={size} and set {role}.image_size={size}, or take another model",
         )
     counted = getattr(dataset, "modality_counts", None)
+    check_records(stage, dataset, role, len(dataset) if counted is not None else 1)
     if counted is None:
         return
     counts: dict[str, int] = counted()
@@ -225,6 +226,23 @@ def check_data(stage: Stage, dataset: StudyDataset, role: str = "data") -> None:
             expected=f"{', '.join(stage.needs())}: what stage {stage.name!r} trains here",
             fix=f"prepare them with {missing[0]}, or train a model, or stage.options, without it",
         )
+
+
+def check_records(stage: Stage, dataset: StudyDataset, role: str, num_studies: int) -> None:
+    """Refuse studies whose records do not fit the model's fields; of those, a record may hold fewer. No image is read."""
+    schema, read_record = stage.model.config.record, getattr(dataset, "record", None)
+    if schema is None or read_record is None:
+        return
+    for index in range(num_studies):
+        try:
+            schema.parse(read_record(index) or {})
+        except DataError as error:
+            study_id = getattr(dataset, "study_id", str)(index)
+            raise TrainingError(
+                f"{role}: study {study_id!r} of {dataset.name}: {error.failed}",
+                expected=f"records of the model's fields: {', '.join(schema.fields)}",
+                fix="add the field to record.fields of a fresh model's recipe, or prepare the data without it",
+            ) from None
 
 
 def check_room(folder: Path, config: TrainConfig, trained: Iterable[nn.Parameter], start_step: int) -> None:

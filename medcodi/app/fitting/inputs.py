@@ -13,8 +13,8 @@ from medcodi.data.dataset import SPLITS, open_dataset, read_info
 from medcodi.data.files import INFO_FILE, is_url
 from medcodi.data.preparation.prepare import PrepareConfig
 from medcodi.data.preparation.shards import split_of_patient
+from medcodi.data.sources.announced import AnnouncedStudy
 from medcodi.data.sources.detection import source_of
-from medcodi.data.sources.record import Record
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES, names
 
@@ -114,32 +114,30 @@ def _num_labelled(path: str) -> int:
 def _raw(path: str, settings: Sequence[str]) -> FitData:
     source, table = source_of(Path(path))
     config = _prepare_config(source, str(table), settings, {"out": path})
-    records = [record for record in config.records() if record.refused is None]
-    seed = split_seed(records)
-    split = [
-        record.split or split_of_patient(record.patient_id, seed=seed, **_shares(len(records))) for record in records
-    ]
-    modalities = Counter(name for record in records for name in (*record.images, *record.texts))
-    _check_files(path, records)
+    studies = [study for study in config.studies() if study.refused is None]
+    seed = split_seed(studies)
+    split = [study.split or split_of_patient(study.patient_id, seed=seed, **_shares(len(studies))) for study in studies]
+    modalities = Counter(name for study in studies for name in (*study.images, *study.texts))
+    _check_files(path, studies)
     return FitData(
         path=path,
         source=source,
         table=str(table),
         counts={name: split.count(name) for name in SPLITS},
         modalities=dict(modalities),
-        num_labelled=sum(bool(record.labels) for record, name in zip(records, split, strict=True) if name == "train"),
+        num_labelled=sum(bool(study.labels) for study, name in zip(studies, split, strict=True) if name == "train"),
         image_size=None,
         options=tuple(settings),
         split_seed=seed,
     )
 
 
-def split_seed(records: Sequence[Record]) -> int:
+def split_seed(studies: Sequence[AnnouncedStudy]) -> int:
     """The first division into splits with enough held-out studies to evaluate; 0 where the source divides, or none has."""
-    if any(record.split for record in records):
+    if any(study.split for study in studies):
         return 0
-    patients = [record.patient_id for record in records]
-    shares = _shares(len(records))
+    patients = [study.patient_id for study in studies]
+    shares = _shares(len(studies))
     for seed in range(NUM_SPLIT_SEEDS):
         counts = Counter(split_of_patient(patient, seed=seed, **shares) for patient in patients)
         if counts["test"] >= LEAST_TESTED and counts["val"] >= 2 and counts["train"] >= LEAST_STUDIES:
@@ -160,9 +158,9 @@ def _prepare_config(
     return from_dict(PrepareConfig, apply_overrides(given, settings), source="fit")
 
 
-def _check_files(path: str, records: Sequence[Record]) -> None:
+def _check_files(path: str, studies: Sequence[AnnouncedStudy]) -> None:
     """Refuse a table most of whose image files are missing, before anything is written."""
-    files = [file for record in records for name, file in record.images.items() if name in names("image")]
+    files = [file for study in studies for name, file in study.images.items() if name in names("image")]
     missing = [file for file in files if not file.exists()]
     if missing and len(missing) > len(files) / 10:
         raise DataError(
