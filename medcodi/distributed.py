@@ -44,7 +44,10 @@ def printed_elsewhere(error: MedCoDiError, environment: Mapping[str, str] = os.e
         return error.printed_by_first or _left_to_torchrun(error, environment)
     if not error.printed_by_first or _ERROR_FILE in environment:  # torchrun reports the process that ended first
         time.sleep(PATIENCE_S)
-    return error.printed_by_first
+    own = Path(
+        environment.get(_ERROR_FILE) or "none"
+    )  # in a folder beside the first rank's, where that is on this machine
+    return error.printed_by_first or (own.parent.parent / "0" / own.name).is_file()
 
 
 def _left_to_torchrun(error: MedCoDiError, environment: Mapping[str, str]) -> bool:

@@ -44,7 +44,7 @@ def test_a_refusal_is_printed_by_the_first_rank_and_by_another_only_where_that_o
     assert printed_elsewhere(error, {"RANK": "1"})
 
 
-def test_torchrun_prints_the_refusal_in_its_report(tmp_path: Path) -> None:
+def test_torchrun_prints_the_refusal_in_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 
     file = tmp_path / "error.json"
@@ -53,6 +53,11 @@ def test_torchrun_prints_the_refusal_in_its_report(tmp_path: Path) -> None:
     # A process that torchrun starts once more is in no report.
     assert not printed_elsewhere(error, {**environment, "TORCHELASTIC_MAX_RESTARTS": "1"}) and not file.exists()
     assert printed_elsewhere(error, {**environment, "TORCHELASTIC_MAX_RESTARTS": "0"})
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/error.json").write_text(file.read_text())
+    second = {"RANK": "1", "TORCHELASTIC_ERROR_FILE": str(tmp_path / "1/error.json")}
+    monkeypatch.setattr(distributed, "PATIENCE_S", 0.01)
+    assert printed_elsewhere(error, second) and not printed_elsewhere(error, {"RANK": "1"})
     report = str(ChildFailedError("train.py", {0: ProcessFailure(0, 1, 2, str(file))}))
     assert "DataError: no folder at x.\n  Expected a folder.\n  Fix: check the path.\n====" in report
 
