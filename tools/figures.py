@@ -121,17 +121,13 @@ TABLES = {
         "real pairs": lambda r: number(r["ceiling"]),
         "share": lambda r: number(r["share_of_ceiling"]),
     }),
-    "edits": (lambda results: results["rows"], {
-        **{name: lambda r, key=name.split()[0]: number(r.get(key)) for name in ("asked", "F1", "others κ", "geometry r")},
-        "PSNR to the original": lambda r: f"{r['psnr']:.1f} dB",
-    }),
 }  # fmt: skip
 
 
 def table(source: Any, columns: Row, results: Row) -> str:
     """A Markdown table between empty lines; it begins with what each row is called."""
     rows = list(source(results))
-    first = [name for name in ("two prompts", "direction", "system", "what", "film") if rows[0].get(name)]
+    first = [name for name in ("two prompts", "direction", "system") if rows[0].get(name)]
     if "two prompts" in first and len(results["systems"]) == 1:
         first.remove("system")
     cells = [[*(row[name] for name in first), *(cell(row) for cell in columns.values())] for row in rows]
