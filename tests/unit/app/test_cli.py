@@ -77,8 +77,6 @@ except SystemExit as stop:
     [
         (["train", "--config", "tiny/autoencode", "data=no/such/data"], "Loading the run of tiny/autoencode ..."),
         (["evaluate", "--data", "no/such/data"], "Loading"),
-        (["fit", "no/such/data"], ""),
-        (["data", "prepare", "--source", "csv", "--out", "data/new", "path=no/such.csv"], ""),
     ],
 )
 def test_a_path_that_is_not_there_is_refused_before_libraries_are_loaded(
