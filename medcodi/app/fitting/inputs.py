@@ -33,7 +33,7 @@ class FitData:
     table: str | None  # path that the source reads
     counts: dict[str, int]  # split -> studies
     modalities: dict[str, int]  # modality -> studies that hold it
-    num_joined: int  # studies that hold two modalities or more
+    joined: dict[str, int]  # split -> studies that hold two modalities or more
     num_labelled: int  # training studies with labels
     image_size: int | None  # of a prepared dataset
     options: tuple[str, ...] = ()  # key=value settings of the preparation
@@ -87,9 +87,10 @@ def check_data(data: FitData) -> None:
             expected=f"at least {LEAST_STUDIES} for training, and hundreds for a model that is of use",
             fix="add studies; 'medcodi data sample sample' writes some to try the command with",
         )
-    if data.num_joined < LEAST_STUDIES:
+    num_joined = sum(data.joined.values())
+    if num_joined < LEAST_STUDIES:
         raise DataError(
-            f"{data.num_joined:,} of the {sum(data.counts.values()):,} studies of {data.path} hold two modalities or more"
+            f"{num_joined:,} of the {sum(data.counts.values()):,} studies of {data.path} hold two modalities or more"
             + (f"; the table's columns are {', '.join(data.columns)}" if data.columns else ""),
             expected=f"at least {LEAST_STUDIES}: a model learns one modality from another of the same study",
             fix="rows with the same study are joined: name that column by options.columns.study_id=COLUMN"
@@ -113,7 +114,7 @@ def _prepared(path: str, settings: Sequence[str]) -> FitData:
         table=None,
         counts={name: int(counts["split"].get(name, 0)) for name in SPLITS},
         modalities={name: int(counts["modality"].get(name, 0)) for name in MODALITIES},
-        num_joined=sum(_num_joined(path, split) for split in SPLITS if counts["split"].get(split)),
+        joined={split: _num_joined(path, split) for split in SPLITS if counts["split"].get(split)},
         num_labelled=_num_labelled(path) if counts["split"].get("train") else 0,
         image_size=int(info["image_size"]),
     )
@@ -122,6 +123,10 @@ def _prepared(path: str, settings: Sequence[str]) -> FitData:
 def _num_labelled(path: str) -> int:
     """Training studies of a prepared dataset with at least one label; no image is read."""
     return open_dataset(path, "train").num_labelled()
+
+
+def _holds_two(record: Record) -> bool:
+    return len(record.images) + len(record.texts) > 1
 
 
 def _num_joined(path: str, split: str) -> int:
@@ -145,7 +150,7 @@ def _raw(path: str, settings: Sequence[str]) -> FitData:
         table=str(table),
         counts={name: split.count(name) for name in SPLITS},
         modalities=dict(modalities),
-        num_joined=sum(len(record.images) + len(record.texts) > 1 for record in records),
+        joined=dict(Counter(name for name, record in zip(split, records, strict=True) if _holds_two(record))),
         num_labelled=sum(bool(record.labels) for record, name in zip(records, split, strict=True) if name == "train"),
         image_size=None,
         options=tuple(settings),

@@ -154,8 +154,12 @@ class Fit:
 
     def without_evaluation(self) -> str:
         """Why the model is not evaluated; "": it is."""
-        num = self.data.counts["test"]
-        return "" if num >= LEAST_TESTED else f"{num} studies are in split test, {LEAST_TESTED} are needed"
+        num = min(self.data.counts["test"], self.data.joined.get("test", 0))
+        return (
+            ""
+            if num >= LEAST_TESTED
+            else f"{num} studies of two modalities are in split test, {LEAST_TESTED} are needed"
+        )
 
     def _train_classifier(self) -> None:
         from medcodi.data.loading import DataConfig

@@ -58,7 +58,12 @@ def test_counts_are_those_of_the_prepared_dataset(table: Callable[..., Path], tm
     data = open_data(str(table("study_id", "patient_id", "frontal", "report")))
     prepare(data.preparation(tmp_path / "data", 32))
     prepared = open_data(str(tmp_path / "data"))
-    assert prepared.counts == data.counts and prepared.image_size == 32 and prepared.source is None
+    assert (
+        prepared.joined == data.joined
+        and prepared.counts == data.counts
+        and prepared.image_size == 32
+        and prepared.source is None
+    )
     with pytest.raises(DataError, match="prepared already"):
         open_data(str(tmp_path / "data"), ["val=0.2"])
 
@@ -117,7 +122,7 @@ def test_rows_of_images_that_no_column_joins(sample: Path, tmp_path: Path) -> No
     with pytest.raises(DataError, match=refusal):
         open_data(str(table), [root])
     data = open_data(str(table), [root, "options.columns.study_id=Visit"])
-    assert data.num_joined == 24 and data.columns == ("Visit", "patient", "file", "view")
+    assert sum(data.joined.values()) == 24 and data.columns == ("Visit", "patient", "file", "view")
 
 
 def test_a_table_without_its_images(sample: Path, tmp_path: Path) -> None:
