@@ -63,11 +63,12 @@ test-long: $(STAMP) ## what takes minutes: snippets of the docs, the wheel, serv
 test-faults: $(STAMP) ## the long tests of training: kills at many moments, every stage on one and two ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m faults $(PYTEST_ARGS)
 
-check: $(STAMP) ## lint, format, types, import directions, words, changelog
+check: $(STAMP) ## lint, format, types, import directions, words, figures, changelog
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python tools/words.py
+	$(BIN)/python tools/figures.py
 	$(BIN)/pyright --pythonpath $(BIN)/python medcodi
 	@grep -q '^## \[Unreleased\]' CHANGELOG.md || { echo "CHANGELOG.md has no '## [Unreleased]' section. Fix: add one and say what changed" >&2; exit 1; }
 

@@ -333,6 +333,12 @@ class MedCoDi(nn.Module):
         with self.lock:  # not while another thread runs it in another precision
             return save_model(self, folder, dtype=dtype)
 
+    def push_to_hub(self, repository: str, *, private: bool = True, attested_by: str | None = None) -> str:
+        """Upload it with its card, as :func:`medcodi.model.hub.push_to_hub` does."""
+        from medcodi.model.hub import push_to_hub
+
+        return push_to_hub(self, repository, private=private, attested_by=attested_by)
+
     @classmethod
     def from_pretrained(
         cls,

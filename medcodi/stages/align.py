@@ -55,6 +55,7 @@ class AlignStage(Stage):
 
     name = "align"
     Config = AlignConfig
+    least_modalities = 2  # a pair
     config: AlignConfig
 
     def __init__(self, model: MedCoDi, config: AlignConfig | None = None) -> None:

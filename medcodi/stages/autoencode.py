@@ -239,7 +239,7 @@ class AutoencodeStage(Stage):
         # Average over the present records of the global batch.
         where = self._where("table", batch)
         for term, value in {"numbers": result.numbers, "categories": result.categories, "kl": result.kl}.items():
-            step.logs[f"table/{term}"] = step.mean(value.detach(), where, weight)
+            step.mean(value.detach(), where, weight, log=f"table/{term}")
         return self.config.record_weight * step.mean(result.loss, where, weight)
 
     # ---- all ---------------------------------------------------------------------------------------------------

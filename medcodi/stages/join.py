@@ -52,6 +52,7 @@ class JoinStage(Stage):
     name = "join"
     requires = ("autoencode", "align", "diffuse")
     Config = JoinConfig
+    least_modalities = 2  # targets that hear each other
     timed = True
     config: JoinConfig
 

@@ -14,7 +14,8 @@ from medcodi.data.files import INFO_FILE, is_url
 from medcodi.data.preparation.prepare import PrepareConfig
 from medcodi.data.preparation.shards import split_of_patient
 from medcodi.data.sources.announced import AnnouncedStudy
-from medcodi.data.sources.detection import source_of
+from medcodi.data.sources.detection import source_of, table_at
+from medcodi.data.tables import read_header
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES, names
 
@@ -32,10 +33,12 @@ class FitData:
     table: str | None  # path that the source reads
     counts: dict[str, int]  # split -> studies
     modalities: dict[str, int]  # modality -> studies that hold it
+    joined: dict[str, int]  # split -> studies that hold two modalities or more
     num_labelled: int  # training studies with labels
     image_size: int | None  # of a prepared dataset
     options: tuple[str, ...] = ()  # key=value settings of the preparation
     split_seed: int = 0  # of the division into splits
+    columns: tuple[str, ...] = ()  # of a table
 
     def preparation(self, out: Path, image_size: int) -> PrepareConfig:
         """The config that prepares the studies into ``out``."""
@@ -84,6 +87,16 @@ def check_data(data: FitData) -> None:
             expected=f"at least {LEAST_STUDIES} for training, and hundreds for a model that is of use",
             fix="add studies; 'medcodi data sample sample' writes some to try the command with",
         )
+    num_joined = sum(data.joined.values())
+    if num_joined < LEAST_STUDIES:
+        raise DataError(
+            f"{num_joined:,} of the {sum(data.counts.values()):,} studies of {data.path} hold two modalities or more"
+            + (f"; the table's columns are {', '.join(data.columns)}" if data.columns else ""),
+            expected=f"at least {LEAST_STUDIES}: a model learns one modality from another of the same study",
+            fix="rows with the same study are joined: name that column by options.columns.study_id=COLUMN"
+            if data.columns
+            else "prepare the images and reports of one examination as one study",
+        )
 
 
 def _prepared(path: str, settings: Sequence[str]) -> FitData:
@@ -101,6 +114,7 @@ def _prepared(path: str, settings: Sequence[str]) -> FitData:
         table=None,
         counts={name: int(counts["split"].get(name, 0)) for name in SPLITS},
         modalities={name: int(counts["modality"].get(name, 0)) for name in MODALITIES},
+        joined={split: _num_joined(path, split) for split in SPLITS if counts["split"].get(split)},
         num_labelled=_num_labelled(path) if counts["split"].get("train") else 0,
         image_size=int(info["image_size"]),
     )
@@ -109,6 +123,15 @@ def _prepared(path: str, settings: Sequence[str]) -> FitData:
 def _num_labelled(path: str) -> int:
     """Training studies of a prepared dataset with at least one label; no image is read."""
     return open_dataset(path, "train").num_labelled()
+
+
+def _holds_two(study: AnnouncedStudy) -> bool:
+    return len(study.images) + len(study.texts) > 1
+
+
+def _num_joined(path: str, split: str) -> int:
+    """Studies of a split that hold two modalities or more; no image is read."""
+    return sum(len(present) > 1 for _, _, present in open_dataset(path, split).contents())
 
 
 def _raw(path: str, settings: Sequence[str]) -> FitData:
@@ -125,10 +148,12 @@ def _raw(path: str, settings: Sequence[str]) -> FitData:
         table=str(table),
         counts={name: split.count(name) for name in SPLITS},
         modalities=dict(modalities),
+        joined=dict(Counter(name for name, study in zip(split, studies, strict=True) if _holds_two(study))),
         num_labelled=sum(bool(study.labels) for study, name in zip(studies, split, strict=True) if name == "train"),
         image_size=None,
         options=tuple(settings),
         split_seed=seed,
+        columns=tuple(read_header(table_at(Path(table)))) if source == "csv" else (),
     )
 
 

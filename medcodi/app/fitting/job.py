@@ -99,15 +99,20 @@ class Fit:
         counts, held = self.data.counts, self.data.modalities
         present = ", ".join(f"{name} in {held[name]:,}" for name in MODALITIES if held.get(name))
         absent = [name for name in STANDARD if not held.get(name)]
-        time = "the recipes' own steps" if self.minutes is None else f"about {self.minutes:g} minutes"
+        time = "the recipes' own steps" if self.minutes is None else f"about {self.minutes:g} min"
         left_out = {"finding metrics": self.without_classifier(), "the evaluation": self.without_evaluation()}
         return [
             f"studies: {counts['train']:,} to train, {counts['val']:,} to validate, {counts['test']:,} to evaluate; {present}",
-            *(f"left out: {name}, which no study has" for name in absent),
+            *(f"left out: {name}, which no study has{self._of_columns(name)}" for name in absent),
             f"model: {self.size} ({why}); --size chooses another",
             f"time: {time} ({machine}); --minutes changes it",
             *(f"left out: {name}, because {reason}" for name, reason in left_out.items() if reason),
         ]
+
+    def _of_columns(self, name: str) -> str:
+        """How a table would name a modality that was not recognised in it."""
+        columns = self.data.columns
+        return f" (columns: {', '.join(columns)}; options.columns.{name}=COLUMN names one)" if columns else ""
 
     @property
     def dataset(self) -> str:
@@ -149,8 +154,12 @@ class Fit:
 
     def without_evaluation(self) -> str:
         """Why the model is not evaluated; "": it is."""
-        num = self.data.counts["test"]
-        return "" if num >= LEAST_TESTED else f"{num} studies are in split test, {LEAST_TESTED} are needed"
+        num = min(self.data.counts["test"], self.data.joined.get("test", 0))
+        return (
+            ""
+            if num >= LEAST_TESTED
+            else f"{num} studies of two modalities are in split test, {LEAST_TESTED} are needed"
+        )
 
     def _train_classifier(self) -> None:
         from medcodi.data.loading import DataConfig

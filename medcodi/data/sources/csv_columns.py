@@ -18,12 +18,12 @@ from medcodi.study import CHEXPERT_LABELS
 
 # Meaning of a column -> names it usually has, compared without case, spaces and underscores; the first match is taken.
 USUAL: dict[str, tuple[str, ...]] = {
-    "study_id": ("study_id", "study", "StudyInstanceUID", "uid", "id"),
+    "study_id": ("study_id", "study", "StudyInstanceUID", "accession_number", "exam_id", "exam", "uid", "id"),
     "patient_id": ("patient_id", "subject_id", "patient", "subject", "person_id", "MRN", "case_id"),
     "image": ("image", "image_path", "path", "file", "filename", "dicom_path", "image_id", "image_index"),
     "view": ("view", "view_position", "view_group", "projection"),
     **{name: (name, f"{name}_path") for name in names("image")},
-    "report": ("report", "text"),
+    "report": ("report", "report_text", "text"),
     "findings": ("findings",),
     "impression": ("impression",),
     "split": ("split",),
