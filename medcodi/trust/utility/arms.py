@@ -68,16 +68,12 @@ def select(
         DataError: If the real set is smaller than the arm needs, there are too few studies to add, or no case is left.
     """
     train = pools["train"]
-    # The real studies: those of the first patients of a permutation, without the cases that are cut.
-    real = _of_patients(name, arm, sampling, train)
-    kept, removed = real, np.zeros(0, np.int64)
-    if arm.cut:
-        kept, removed = _cut(name, arm, sampling, train, real, findings.index(arm.cut))
+    real, kept, removed = _real_rows(name, arm, sampling, train, findings)
     own = {train.patients[row] for row in real}
     # The studies that are added.
     source, rows = train, np.zeros(0, np.int64)
     if arm.add != "nothing":
-        number = _rounded(arm.times * (len(removed) if arm.cut else len(real) or len(train)))
+        number = _number(arm, real, removed, train)
         source = (
             pools[added_from]
             if arm.add == "synthetic"
@@ -88,6 +84,12 @@ def select(
         candidates = _candidates(arm, source, train, kept, own, findings)
         rows = _draw(name, arm, sampling, candidates, number, added_from or arm.add)
     added = _labelled(arm, source.take(rows), sampling)
+    if arm.labels == "annotator" and added.truth.isnan().all():
+        raise DataError(
+            f"arm {name!r} takes the annotator's labels, and it reads none of {', '.join(findings)} in {added_from}",
+            expected="an annotator of these views and findings",
+            fix="annotator: the folder of a finding classifier that was trained on such studies",
+        )
     prompting = {train.patients[row] for row in added.sources.tolist() if row >= 0}
     return Selection(
         pool=Pool.joined(train.take(kept), added),
@@ -98,8 +100,25 @@ def select(
     )
 
 
-def _rounded(number: float) -> int:
+def number_added(name: str, arm: ArmConfig, sampling: int, train: Pool, findings: Sequence[str]) -> int:
+    """How many studies an arm adds; arguments and refusals as of :func:`select`."""
+    real, _, removed = _real_rows(name, arm, sampling, train, findings)
+    return _number(arm, real, removed, train)
+
+
+def _number(arm: ArmConfig, real: np.ndarray, removed: np.ndarray, train: Pool) -> int:
+    number = arm.times * (len(removed) if arm.cut else len(real) or len(train))
     return max(1, int(np.floor(number + 0.5)))
+
+
+def _real_rows(
+    name: str, arm: ArmConfig, sampling: int, train: Pool, findings: Sequence[str]
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Rows of the real studies, those of them that stay, and the cases that are cut."""
+    real = _of_patients(name, arm, sampling, train)
+    if not arm.cut:
+        return real, real, np.zeros(0, np.int64)
+    return real, *_cut(name, arm, sampling, train, real, findings.index(arm.cut))
 
 
 def _of_patients(name: str, arm: ArmConfig, sampling: int, train: Pool) -> np.ndarray:

@@ -12,7 +12,7 @@ from medcodi.trust.utility.arms import Selection, num_samplings
 from medcodi.trust.utility.config import ArmConfig, UtilityConfig
 from medcodi.trust.utility.pools import Pool
 from medcodi.trust.utility.tasks import task_of
-from medcodi.trust.utility.training import train
+from medcodi.trust.utility.training import threads, train
 
 _STEPS = 8  # of the measurement
 _FINDINGS = ("Cardiomegaly", "Pleural Effusion")
@@ -43,23 +43,18 @@ def estimate(config: UtilityConfig, image_size: int) -> dict[str, Any]:
         ``trainings``, ``steps_per_second`` of one rank, ``minutes`` of all trainings on one rank, and ``synthetic``, the number of
         studies that models have to generate.
     """
-    before = torch.get_num_threads()
-    torch.set_num_threads(config.threads)
-    try:
-        findings = config.findings or _FINDINGS
-        pool = random_pool(2 * config.training.batch_size, len(config.views), image_size, len(findings))
-        selection = Selection(
-            pool=pool, num_real=len(pool), num_cut=0, prompt_patients=0, patients=frozenset(pool.patients)
-        )
-        few = replace(config, training=replace(config.training, num_steps=_STEPS, num_checks=1))
-        task = task_of(config, image_size, tuple(findings))
-        seconds = []
+    findings = config.findings or _FINDINGS
+    pool = random_pool(2 * config.training.batch_size, len(config.views), image_size, len(findings))
+    selection = Selection(
+        pool=pool, num_real=len(pool), num_cut=0, prompt_patients=0, patients=frozenset(pool.patients)
+    )
+    few = replace(config, training=replace(config.training, num_steps=_STEPS, num_checks=1))
+    task, seconds = task_of(config, image_size, tuple(findings)), []
+    with threads(config.threads):
         for _ in range(2):  # the first warms up
             start = time.perf_counter()
             train(task, ArmConfig(), selection, pool.take(range(8)), few, 0)
             seconds.append(time.perf_counter() - start)
-    finally:
-        torch.set_num_threads(before)
     trainings = sum(config.seeds * num_samplings(config, arm) for arm in config.arms.values())
     rate = _STEPS / seconds[-1]
     generated = sum(g.num_studies * config.sampling_seeds for g in config.generators.values() if g.model is not None)

@@ -13,15 +13,13 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from safetensors.torch import load_file, save_file
 
 from medcodi.data.dataset import StudyDataset
@@ -32,7 +30,7 @@ from medcodi.metrics.findings import import_auroc
 from medcodi.pages.page import check_page
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind
-from medcodi.trust.utility.arms import Selection, num_samplings, select
+from medcodi.trust.utility.arms import Selection, num_samplings, number_added, select
 from medcodi.trust.utility.card import write_cards
 from medcodi.trust.utility.config import UtilityConfig
 from medcodi.trust.utility.guards import TestOnce, check_equal
@@ -43,7 +41,7 @@ from medcodi.trust.utility.results import METHODS, PAGE, RESULTS, compute_result
 from medcodi.trust.utility.synthetic.prompts import generate, prompts_of, write_manifest
 from medcodi.trust.utility.synthetic.reading import facts_of, labels_of_files, labels_of_prompts, read_synthetic
 from medcodi.trust.utility.tasks import Task, task_of
-from medcodi.trust.utility.training import predict, train
+from medcodi.trust.utility.training import predict, threads, train
 
 KIND = JobKind(
     name="a utility study",
@@ -95,34 +93,25 @@ class Study:
 
     def run(self) -> dict[str, Any]:
         """Every phase in order."""
-        with self.job.opened(), _threads(self.config.threads):
-            # Real studies, then synthetic ones, whose prompts are real.
-            self._phase(
-                "reading studies",
-                {
-                    f"pools/{name}": partial(self._real_pool, name)
-                    for name in ("train", "validation", "oracle")
-                    if name in self.inputs.datasets
-                },
-            )
+        with self.job.opened(), threads(self.config.threads):
+            # Real studies; every arm is checked as far as they decide it.
+            real = [name for name in ("train", "validation", "oracle") if name in self.inputs.datasets]
+            self._phase("reading studies", {f"pools/{name}": partial(self._real_pool, name) for name in real})
             self.findings = findings_of(self.config, Pool.read(self.job.root / "pools/train"))
-            for name in ("train", "validation", "oracle"):
-                if name in self.inputs.datasets:
-                    self.pools[name] = self._pool(name)
-            names = self._synthetic()
-            for name, sampling in names.values():
+            self.pools = {name: self._pool(name) for name in real}
+            self.ranks.by_first(self._check_arms)
+            # Synthetic studies, whose prompts are real.
+            made = self._synthetic()
+            for name, sampling in made.values():
                 self._generate(name, sampling)
             self._phase(
-                "reading synthetic studies",
-                {f"pools/{pool}": partial(self._synthetic_pool, *names[pool]) for pool in names},
+                "reading synthetic studies", {f"pools/{p}": partial(self._synthetic_pool, *made[p]) for p in made}
             )
-            self.pools |= {pool: self._pool(pool) for pool in names}
+            self.pools |= {pool: self._pool(pool) for pool in made}
             # Every arm's studies are chosen once, so that none is refused after hours of training.
             self.ranks.by_first(self._check_arms)
-            self._phase(
-                "training",
-                {shard: partial(self._classifier, shard, *keys) for shard, keys in self.classifiers().items()},
-            )
+            shards = self.classifiers()
+            self._phase("training", {shard: partial(self._classifier, shard, *shards[shard]) for shard in shards})
             self._test()
             results = self.ranks.by_first(self._finish)
             self.ranks.barrier()
@@ -145,16 +134,23 @@ class Study:
         labelled = self.config.task != "retrieval"
         return PoolBuilder(self.config.modalities, self.config.views, TARGETS, size, labelled=labelled)
 
-    def _real_pool(self, name: str, folder: Path) -> dict[str, Any]:
+    def _built(self, name: str) -> tuple[Pool, int]:
+        """A real set as a pool with all columns, and the number of studies that the task cannot read."""
         dataset = self.inputs.datasets[name]
         builder = self._builder(dataset.image_size)
         for study in read_studies(dataset):
             builder.add(study)
-        return {**builder.build(f"the {name} set").write(folder), "num_left_out": builder.num_left_out}
+        return builder.build(f"the {name} set"), builder.num_left_out
+
+    def _real_pool(self, name: str, folder: Path) -> dict[str, Any]:
+        pool, num_left_out = self._built(name)
+        return {**pool.write(folder), "num_left_out": num_left_out}
 
     def _pool(self, name: str) -> Pool:
+        return self._with_findings(Pool.read(self.job.root / "pools" / name))
+
+    def _with_findings(self, pool: Pool) -> Pool:
         """A pool with the columns of the study's findings."""
-        pool = Pool.read(self.job.root / "pools" / name)
         columns = [TARGETS.index(finding) for finding in self.findings]
         return replace(pool, truth=pool.truth[:, columns], reread=pool.reread[:, columns])
 
@@ -210,9 +206,20 @@ class Study:
         return select(name, arm, sampling, self.pools, self.findings, pool)
 
     def _check_arms(self) -> None:
+        """Choose the studies of every arm; where its synthetic ones are to be generated yet, compare their number."""
         for name, arm in self.config.arms.items():
             for sampling in range(num_samplings(self.config, arm)):
-                self._select(name, sampling)
+                if arm.add != "synthetic" or f"{self.config.generator_of(arm)}-0" in self.pools:
+                    self._select(name, sampling)
+                    continue
+                generator = self.config.generators[self.config.generator_of(arm)]
+                number = number_added(name, arm, sampling, self.pools["train"], self.findings)
+                if generator.model is not None and number > generator.num_studies and not arm.filter:
+                    raise DataError(
+                        f"arm {name!r} adds {number:,} studies, and {generator.num_studies:,} are generated",
+                        expected="at least as many as are added",
+                        fix=f"generators.{self.config.generator_of(arm)}.num_studies={number}, or smaller times",
+                    )
 
     def _classifier(self, shard: str, name: str, seed: int, sampling: int, folder: Path) -> dict[str, Any]:
         selection, arm = self._select(name, sampling), self.config.arms[name]
@@ -254,12 +261,8 @@ class Study:
             self.job.write(f"tests/{name}", partial(self._write_predictions, name, pool, left_out), replace=True)
 
     def _read_test(self, name: str) -> tuple[Pool, int]:
-        builder = self._builder(self.inputs.datasets[name].image_size)
-        for study in read_studies(self.inputs.datasets[name]):
-            builder.add(study)
-        columns = [TARGETS.index(finding) for finding in self.findings]
-        pool = builder.build(f"the {name} set")
-        return replace(pool, truth=pool.truth[:, columns], reread=pool.reread[:, columns]), builder.num_left_out
+        pool, num_left_out = self._built(name)
+        return self._with_findings(pool), num_left_out
 
     def _write_predictions(self, name: str, pool: Pool, num_left_out: int, folder: Path) -> dict[str, Any]:
         arrays: dict[str, Any] = {"truth": pool.truth.numpy()}
@@ -290,14 +293,3 @@ class Study:
         write_utility_page(self.job.root / PAGE, results)
         write_cards(self.job, results)
         return results
-
-
-@contextmanager
-def _threads(number: int) -> Iterator[None]:
-    """Compute on this number of CPU threads, on which rounding depends."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(number)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

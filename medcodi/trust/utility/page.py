@@ -121,11 +121,8 @@ def _curves(results: Results) -> list[Plot]:
     )
 
     def curve(label: str, names: list[str], key: str, colour: int) -> Curve:
-        rows = sorted(
-            (arms[name][key], test[name]["macro"][measure])
-            for name in names
-            if test[name]["macro"][measure]["value"] is not None
-        )
+        known = [name for name in names if test[name]["macro"][measure]["value"] is not None]
+        rows = [(arms[name][key], test[name]["macro"][measure]) for name in sorted(known, key=lambda n: arms[n][key])]
         bars = [(row["low"], row["high"]) for _, row in rows if row["low"] is not None]
         return Curve(
             label, [(x, row["value"]) for x, row in rows], colour=colour, bars=bars if len(bars) == len(rows) else ()
@@ -145,13 +142,20 @@ def _curves(results: Results) -> list[Plot]:
         kinds: dict[str, list[str]] = {}
         for name in names:
             if config[name]["add"] != "nothing":
-                kinds.setdefault(f"{config[name]['add']} {arms[name]['generator'] or ''}".strip(), []).append(name)
+                label = f"{config[name]['add']} {arms[name]['generator'] or ''}".strip()
+                kinds.setdefault(label if _is_usual(config[name]) else name, []).append(name)
         if not kinds:
             continue
         curves = [curve(kind, [*start, *own], "num_added", colour) for colour, (kind, own) in enumerate(kinds.items())]
         title = f"{real:.3g} of the real patients" + (f", {cut} cut to {cut_to:.3g}" if cut else "")
         plots.append(Plot(svg=line_chart(title, curves, "studies added")))
     return plots
+
+
+def _is_usual(arm: Mapping[str, Any]) -> bool:
+    """Whether an arm belongs on a common curve: as others of its kind, but for the number added."""
+    odd = ("filter", "shuffle_labels", "pretrain", "loss_weights")
+    return arm["augmentation"] == "standard" and arm["labels"] == "prompt" and not any(arm[name] for name in odd)
 
 
 def _rates(test: Results) -> list[Plot]:

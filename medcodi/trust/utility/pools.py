@@ -44,7 +44,9 @@ class Pool:
         return len(self.ids)
 
     def take(self, rows: Sequence[int] | np.ndarray) -> Pool:
-        """Some of the studies, in this order; a row may occur more than once."""
+        """Some of the studies, in this order; a row may occur more than once. All of them are this pool itself, not a copy."""
+        if np.array_equal(rows, np.arange(len(self))):
+            return self
         index = torch.as_tensor(np.asarray(rows, dtype=np.int64))
         values: dict[str, Any] = {name: tuple(getattr(self, name)[row] for row in index.tolist()) for name in _LISTS}
         values |= {name: getattr(self, name)[index] for name in _TENSORS}
@@ -53,6 +55,8 @@ class Pool:
     @staticmethod
     def joined(first: Pool, second: Pool) -> Pool:
         """The studies of two pools, one after the other."""
+        if not len(first) or not len(second):
+            return first if len(first) else second
         values: dict[str, Any] = {name: getattr(first, name) + getattr(second, name) for name in _LISTS}
         values |= {name: torch.cat([getattr(first, name), getattr(second, name)]) for name in _TENSORS}
         return Pool(**values)
@@ -200,6 +204,14 @@ def findings_of(config: UtilityConfig, train: Pool) -> tuple[str, ...]:
     findings = config.findings or tuple(
         finding for finding, is_enough in zip(TARGETS, enough, strict=True) if is_enough
     )
+    # What arms cut, and what alone prompts, must be among them.
+    named = [arm.cut for arm in config.arms.values()] + [generator.finding for generator in config.generators.values()]
+    if lacking := [finding for finding in named if finding and finding not in findings]:
+        raise DataError(
+            f"{lacking[0]} is cut or prompted for, and has {cases[TARGETS.index(lacking[0])]} cases in training",
+            expected=f"one of the study's findings: {', '.join(findings)}",
+            fix="name it in findings, use more training studies, or another finding",
+        )
     if not findings and config.task != "retrieval":
         raise DataError(
             f"no finding has {config.min_positives} cases among {len(train)} training studies",

@@ -16,7 +16,7 @@ from medcodi.evaluation.recompute import Verification
 from medcodi.storage.job_folder import JobFolder, JobKind
 from medcodi.trust.utility.config import ArmConfig, UtilityConfig
 from medcodi.trust.utility.guards import check_equal
-from medcodi.trust.utility.scoring import Scorer, Predicted, main_measure
+from medcodi.trust.utility.scoring import Predicted, Scorer, main_measure
 from medcodi.trust.utility.training import protocol
 
 RESULTS, PAGE, METHODS = "results.json", "page.html", "methods.md"

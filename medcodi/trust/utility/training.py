@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -154,3 +156,14 @@ def protocol(config: UtilityConfig) -> dict[str, Any]:
         "precision": options.precision,
         "network": to_dict(config.network),
     }
+
+
+@contextmanager
+def threads(number: int) -> Iterator[None]:
+    """Compute on this number of CPU threads, on which rounding depends."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(number)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

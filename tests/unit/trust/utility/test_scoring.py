@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from sklearn.metrics import average_precision_score, brier_score_loss, f1_score, roc_auc_score
 
-from medcodi.trust.utility.scoring import Scorer, Predicted, interval, p_value
+from medcodi.trust.utility.scoring import Predicted, Scorer, interval, p_value
 
 FINDINGS = ("Cardiomegaly", "Pleural Effusion")
 ARMS = {"a": {}, "b": {"add": "oracle", "against": "a"}}
@@ -71,5 +71,11 @@ def test_seeds_are_resampled(study, scorer: Scorer) -> None:
     # One seed is always right, the other always wrong: the interval spans everything between.
     truth = scorer.tested.truth
     right = np.stack([truth, 1 - truth])[:, None]  # [S, T, N, K]
-    tested = Predicted(scorer.tested.patients, scorer.tested.groups, truth, {"a": right}, {"a": np.full((2, 1, 2), 0.5)})
-    assert interval(Scorer(scorer.config, FINDINGS, tested).values("a", "auroc")[-1]) == {"value": 0.5, "low": 0, "high": 1}
+    tested = Predicted(
+        scorer.tested.patients, scorer.tested.groups, truth, {"a": right}, {"a": np.full((2, 1, 2), 0.5)}
+    )
+    assert interval(Scorer(scorer.config, FINDINGS, tested).values("a", "auroc")[-1]) == {
+        "value": 0.5,
+        "low": 0,
+        "high": 1,
+    }
