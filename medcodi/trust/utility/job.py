@@ -26,7 +26,6 @@ from medcodi.data.dataset import StudyDataset
 from medcodi.distributed import ALONE, Ranks
 from medcodi.errors import DataError
 from medcodi.evaluation.annotators.classifier import TARGETS
-from medcodi.metrics.findings import import_auroc
 from medcodi.pages.page import check_page
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind
@@ -76,7 +75,6 @@ def run(
         DataError: If the inputs cannot be used, sets or generators share patients, an arm needs more studies than there are, or
             the folder holds something else.
     """
-    import_auroc()  # before the hours of training that it would judge
     check_page(Path(config.out) / PAGE)
     inputs = open_inputs(config, datasets)
     return Study(inputs, JobFolder(Path(config.out), KIND, inputs.identity(), ranks), on_progress).run()

@@ -62,7 +62,7 @@ def sections(results: Results) -> list[Section]:
             text=f"Macro {NAMES[measure]} on real test studies. Bars: 95 % intervals over patients and seeds.",
         ),
         Section(title="Exchange rate", text=_RATE_TEXT, plots=_rates(test), tables=[_rate_table(results)]),
-        Section(title="Arms", tables=[_arm_table(results, "test")]),
+        Section(title="Arms", tables=[_arm_table(results, "test"), *_subgroup_tables(results)]),
     ]
     if "external_test" in results["tests"]:
         parts.append(Section(title="Arms on the external test set", tables=[_arm_table(results, "external_test")]))
@@ -189,28 +189,22 @@ def _arm_table(results: Results, name: str) -> Table:
     for arm, figures in test["arms"].items():
         facts = results["arms"][arm]
         seen = facts["generator_patients"]
-        worst = figures["worst_subgroup"]
-        rows.append(
-            [
-                arm,
-                f"{facts['num_real']:,}",
-                f"{facts['num_added']:,}",
-                "–" if facts["generator"] is None else "not known" if seen is None else f"{seen:,}",
-                *(_figure(figures["macro"][measure]) for measure in measures),
-                "–"
-                if worst is None
-                else Figure(text=f"{worst['value']:.3f}", value=worst["value"], below=worst["group"]),
-            ]
-        )
-    columns = [
-        "arm",
-        "real",
-        "added",
-        "generator's patients",
-        *(NAMES[measure] for measure in measures),
-        "worst subgroup",
-    ]
+        generator = "–" if facts["generator"] is None else "not known" if seen is None else f"{seen:,}"
+        macro = [_figure(figures["macro"][measure]) for measure in measures]
+        rows.append([arm, f"{facts['num_real']:,}", f"{facts['num_added']:,}", generator, *macro])
+    columns = ["arm", "real", "added", "generator's patients", *(NAMES[measure] for measure in measures)]
     return Table(columns=columns, rows=rows, caption=f"Macro figures on {test['num_studies']:,} studies")
+
+
+def _subgroup_tables(results: Results) -> list[Table]:
+    """The worst subgroup of every arm, where subgroups are known."""
+    arms = results["tests"]["test"]["arms"]
+    known = {arm: figures["worst_subgroup"] for arm, figures in arms.items() if figures["worst_subgroup"] is not None}
+    rows = [[arm, worst["group"], _figure(worst)] for arm, worst in known.items()]
+    columns = ("arm", "worst subgroup", NAMES[results["measure"]])
+    return (
+        [Table(columns=columns, rows=rows, left=2, caption="The worst of the subgroups by sex and age")] if rows else []
+    )
 
 
 def _rate_table(results: Results) -> Table:

@@ -145,7 +145,7 @@ def test_invalid_inputs_are_refused_before_anything_is_trained(
         assert not (tmp_path / "study/classifiers").exists()
 
     refused("adds 24 studies, and g-0 has 8")
-    refused("train and test share 24 of 24 patients", datasets={**small(), "test": ToyStudies(48, 0)})
+    refused("train and test share 12 of 24 patients", datasets={**small(), "test": ToyStudies(48, 0)})
     refused(r"Cardiomegaly has \d+ cases among 24 training studies", min_positives=20, out=str(tmp_path / "other"))
     refused("did you mean 'a'", error=ConfigError, arms={"a": {}, "b": {"real": 0.5, "against": "aa"}})
     # Files whose prompts were of the test, and studies without labels.

@@ -77,9 +77,9 @@ def toy_datasets(num: int = 320, held_out: int = 160) -> dict[str, ToyStudies]:
 
 
 def write_generated(folder: Path, num: int, *, kind: str) -> Path:
-    """Reports that a generator made for the training studies: ``new`` ones, ``copies`` of the real ones, or ``noise``."""
+    """Reports that a generator made for the training studies: ``new`` ones, ``copies`` of the real ones, or ``deaf`` to them."""
     for index in range(num):
-        truth = toy_truth(index, 0) if kind != "noise" else [0, 0, 0]
+        truth = toy_truth(index, 98 if kind == "deaf" else 0)
         keys = (0, index) if kind == "copies" else (99, index)
         path = folder / "frontal_to_report" / f"toy-0-{index}" / "report.txt"
         path.parent.mkdir(parents=True)
