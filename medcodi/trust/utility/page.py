@@ -30,6 +30,9 @@ _RATE_TEXT = (
 )
 
 
+_SEEN = "generator's patients (beyond the arm's)"
+
+
 def write_utility_page(path: Path, results: Results) -> Path:
     """Write the page; returns its path."""
     return write_page(path, render_page(_head(results), list(sections(results))))
@@ -183,16 +186,22 @@ def _calibration(test: Results) -> list[Plot]:
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
+def _seen(facts: Mapping[str, Any]) -> str:
+    """Patients that the arm's generator saw, and how many of them the arm itself does not have."""
+    if facts["generator"] is None:
+        return "–"
+    seen, beyond = facts["generator_patients"], facts["generator_patients_beyond"]
+    return "not known" if seen is None else f"{seen:,} (+{beyond:,})"
+
+
 def _arm_table(results: Results, name: str) -> Table:
     test, rows = results["tests"][name], []
     measures = list(next(iter(test["arms"].values()))["macro"])
     for arm, figures in test["arms"].items():
         facts = results["arms"][arm]
-        seen = facts["generator_patients"]
-        generator = "–" if facts["generator"] is None else "not known" if seen is None else f"{seen:,}"
         macro = [_figure(figures["macro"][measure]) for measure in measures]
-        rows.append([arm, f"{facts['num_real']:,}", f"{facts['num_added']:,}", generator, *macro])
-    columns = ["arm", "real", "added", "generator's patients", *(NAMES[measure] for measure in measures)]
+        rows.append([arm, f"{facts['num_real']:,}", f"{facts['num_added']:,}", _seen(facts), *macro])
+    columns = ["arm", "real", "added", _SEEN, *(NAMES[measure] for measure in measures)]
     return Table(columns=columns, rows=rows, caption=f"Macro figures on {test['num_studies']:,} studies")
 
 
@@ -211,36 +220,28 @@ def _rate_table(results: Results) -> Table:
     rows = []
     for arm, rate in results["tests"]["test"]["exchange"].items():
         facts = results["arms"][arm]
-        rate_figure = _figure(rate, 2)
-        rows.append(
-            [
-                arm,
-                f"{facts['num_real']:,}",
-                f"{rate['num_added']:,}",
-                rate_figure,
-                "yes" if rate["beyond"] else "no",
-                f"{rate['resolved']:.0%}",
-            ]
-        )
-    return Table(
-        columns=("arm", "real", "added", "exchange rate", "beyond the curve", "resamples with a rate"), rows=rows
-    )
+        counts = [f"{facts['num_real']:,}", f"{rate['num_added']:,}", _seen(facts)]
+        rows.append([arm, *counts, _figure(rate, 2), "yes" if rate["beyond"] else "no", f"{rate['resolved']:.0%}"])
+    columns = ("arm", "real", "added", _SEEN, "exchange rate", "beyond the curve", "resamples with a rate")
+    return Table(columns=columns, rows=rows)
 
 
 def _comparison_table(results: Results) -> Table:
+    def p_cell(value: float | None) -> Figure:
+        return Figure(text="–" if value is None else f"{value:.4f}", value=value)
+
     rows = [
         [
             row["arm"],
             row["against"],
+            _seen(results["arms"][row["arm"]]),
             _figure(row),
-            "–" if row["p_value"] is None else f"{row['p_value']:.4f}",
-            "–" if row["p_holm"] is None else f"{row['p_holm']:.4f}",
+            *map(p_cell, (row["p_value"], row["p_holm"])),
         ]
         for row in results["tests"]["test"]["comparisons"]
     ]
-    return Table(
-        columns=("arm", "against", f"difference of {NAMES[results['measure']]}", "p", "p (Holm)"), rows=rows, left=2
-    )
+    columns = ("arm", "against", _SEEN, f"difference of {NAMES[results['measure']]}", "p", "p (Holm)")
+    return Table(columns=columns, rows=rows, left=2)
 
 
 def _finding_table(results: Results) -> Table:

@@ -74,7 +74,8 @@ class Pool:
         """Read what :meth:`write` wrote."""
         lists = json.loads((folder / LISTS).read_text(encoding="utf-8"))
         values: dict[str, Any] = {name: tuple(lists[name]) for name in _LISTS}
-        return cls(**values, **load_file(folder / TENSORS))
+        values |= load_file(folder / TENSORS)
+        return cls(**values)
 
 
 _LISTS = ("ids", "patients", "groups", "reports")

@@ -41,15 +41,17 @@ class Prompt:
 # ---- policies -----------------------------------------------------------------------------------------------
 def prompts_of(generator: GeneratorConfig, train: Pool, findings: Sequence[str], *keys: int | str) -> list[Prompt]:
     """The prompts of ``num_studies`` synthetic studies, by the generator's policy; a function of the training pool and the keys."""
-    rows = list(range(len(train)))
+    # Training studies that can prompt: those with a report, where one prompts, and with the finding.
+    by_report = any(MODALITIES[name].kind == "text" for name in Direction.parse(generator.direction).prompts)
+    rows = [row for row in range(len(train)) if train.reports[row] or not by_report]
     if generator.finding:
         column = findings.index(generator.finding)
         rows = [row for row in rows if train.truth[row, column] == 1]
     if not rows:
         raise DataError(
-            f"no training study has {generator.finding}",
-            expected="cases whose reports can prompt",
-            fix="another finding",
+            f"no training study has {generator.finding or 'a report'}",
+            expected="contents that can prompt",
+            fix="another finding or direction",
         )
     rng = numpy_generator("utility prompts", *keys)
     order = _balanced(rows, train, rng) if generator.prompts == "rebalance" else cycle(rng.permutation(rows).tolist())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,8 @@ def test_policies_choose_the_prompts(train: Pool) -> None:
     assert {prompt.row for prompt in prompts_of(of(finding="Cardiomegaly"), train, FINDINGS, "g", 0)} == {0}
     with pytest.raises(DataError, match="no training study has Edema"):
         prompts_of(of(finding="Edema"), train, FINDINGS, "g", 0)
+    silent = replace(train, reports=("", *REPORTS[1:]))
+    assert {prompt.row for prompt in prompts_of(of(), silent, FINDINGS, "g", 0)} == {1, 2, 3}
     mixed = [prompt for prompt in prompts_of(of(prompts="mix"), train, FINDINGS, "g", 0) if prompt.is_mixed]
     both = next(
         prompt for prompt in mixed if prompt.row == 0 and "effusion" in prompt.report.lower().partition("no ")[0]
