@@ -36,7 +36,7 @@ def recipe_names(group: str = "") -> list[str]:
     """Names of the shipped recipes: paths within ``configs/`` without suffix, such as ``train/align``; sorted.
 
     Args:
-        group: Only those of this folder (``data``, ``eval``, ``models``, ``train``, ``turing``), ``""``: all.
+        group: Only those of this folder (``data``, ``eval``, ``models``, ``train``, ``turing``, ``utility``), ``""``: all.
     """
     root = recipes_folder()
     names = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))

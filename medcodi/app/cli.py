@@ -24,6 +24,7 @@ COMMANDS = (
     "fit",
     "train",
     "evaluate",
+    "utility",
     "parameters",
     "config",
     "import_xgem",

@@ -136,3 +136,11 @@ def test_the_dataset_knows_its_version_and_records():
         != PhantomDataset(2, image_size=32, version=2, studies_per_patient=2).fingerprint
     )
     assert one.record(0) is None and two.record(1) == two[1].record and two.report(1) == two[1].report
+
+
+@pytest.mark.parametrize(("version", "per_patient"), [(1, 1), (2, 4)])
+def test_identifiers_are_known_without_the_films(version: int, per_patient: int) -> None:
+    phantoms = PhantomDataset(6, 3, 32, 40, version, per_patient)
+    for index in (0, 5):
+        study = phantoms[index]
+        assert phantoms.identifiers(index) == (study.study_id, study.patient_id)
