@@ -121,15 +121,15 @@ def project(
         View -> float ``[size, size]``, in units of tissue half-films.
     """
     thorax = build(body, findings, rng_of)
-    devices = lines.devices(body, findings, rng_of)
-    tubes = [*lines.ribs(body), *lines.spine(body), *lines.vessels(body, thorax), *devices]
+    devices = lines.sampled(lines.devices(body, findings, rng_of))
+    tubes = [*lines.sampled(lines.ribs(body) + lines.spine(body)), *lines.vessels(body, thorax), *devices]
     shift = np.array(body.shift)
     paths = {}
     for name, view in VIEWS.items():
         depth = 2 * view.half / thorax.mu.shape[view.along]
         coarse = thorax.mu.sum(axis=view.along) * depth  # [NZ, NX] or [NZ, NY]
         path = _resample(coarse, view.axes[0], size, shift)
-        path += lines.project([*tubes, *lines.arms(body, name)], view.axes, size, shift)
+        path += lines.project([*tubes, *lines.sampled(lines.arms(body, name))], view.axes, size, shift)
         paths[name] = np.clip(path, 0, None)
     return paths
 

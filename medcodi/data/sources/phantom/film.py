@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -57,14 +58,20 @@ def expose(path: np.ndarray, exposure: Exposure, rng: np.random.Generator) -> np
     return _collimate(_mark(film.astype(np.float32), exposure), exposure)
 
 
-def _mark(film: np.ndarray, exposure: Exposure) -> np.ndarray:
-    size = film.shape[0]
+@lru_cache(maxsize=8)
+def _letter(marker: str, size: int) -> np.ndarray:
+    """The marker letter for films of a size, drawn at four times its own: float32 ``[size / 8, size / 8]`` in [0, 1]."""
     scale = 4
     font = ImageFont.load_default(size=max(6.0, 0.055 * size * scale))
     picture = Image.new("L", (size * scale // 8, size * scale // 8))
     middle = (picture.width // 2, picture.height // 2)
-    ImageDraw.Draw(picture).text(middle, exposure.marker, fill=255, font=font, anchor="mm")
-    small = np.asarray(picture.resize((size // 8, size // 8), Image.Resampling.BOX), np.float32) / 255
+    ImageDraw.Draw(picture).text(middle, marker, fill=255, font=font, anchor="mm")
+    return np.asarray(picture.resize((size // 8, size // 8), Image.Resampling.BOX), np.float32) / 255
+
+
+def _mark(film: np.ndarray, exposure: Exposure) -> np.ndarray:
+    size = film.shape[0]
+    small = _letter(exposure.marker, size)
     y = int(np.clip(exposure.marker_at[1] * size - small.shape[0] / 2, 0, size - small.shape[0]))
     x = int(np.clip(exposure.marker_at[0] * size - small.shape[1] / 2, 0, size - small.shape[1]))
     corner = film[y : y + small.shape[0], x : x + small.shape[1]]
