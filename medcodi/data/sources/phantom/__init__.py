@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medcodi.data.sources.phantom import grammar, lines
+from medcodi.data.sources.phantom import grammar, lines, rendering
 from medcodi.data.sources.phantom.body import Body, draw_body, draw_findings, labels_of
 from medcodi.data.sources.phantom.film import draw_exposure, expose
 from medcodi.data.sources.phantom.patients import check_population, draw_visit
@@ -143,10 +143,10 @@ def phantom_visit_study(seed: int, index: int, size: int = 128, studies_per_pati
     _check_size(size)
     visit = draw_visit(seed, index, studies_per_patient)
     films = {}
-    for view, path in project(visit.body, visit.findings, visit.rng_of, size).items():
+    for view, path in rendering.project(visit.body, visit.findings, visit.rng_of, size, VIEWS).items():
         keys = (seed, index, studies_per_patient, view)
         exposure = draw_exposure(numpy_generator("phantom2 exposure", *keys), VIEWS[view].marker)
-        films[view] = expose(path, exposure, numpy_generator("phantom2 grain", *keys))
+        films[view] = rendering.expose(path, exposure, numpy_generator("phantom2 grain", *keys))
     metadata = {"sex": visit.body.sex, "age": visit.body.age, "view": visit.view, "source": "phantom", "seed": seed}
     return Study(
         study_id=f"phantom2-{seed}-{index:07d}",

@@ -42,14 +42,25 @@ def draw_exposure(rng: np.random.Generator, marker: str) -> Exposure:
 def expose(path: np.ndarray, exposure: Exposure, rng: np.random.Generator) -> np.ndarray:
     """Line integrals ``[S, S]``, in units of tissue half-films -> film, float32 ``[S, S]`` in [0, 1], bone bright."""
     size = path.shape[0]
-    body = path[path > 0.2]
-    reference = float(np.percentile(body, REFERENCE_PERCENTILE)) if body.size else 1.0
-    primary = np.exp(-OPTICAL_THICKNESS * path / max(reference, 0.3))
+    primary = transmitted(path, path[path > 0.2])
     scatter = ndimage.gaussian_filter(primary, 0.06 * size, mode="nearest", truncate=2.5)
-    light = primary + exposure.scatter * scatter + 0.004
     grain = rng.standard_normal((size, size)).astype(np.float32)
+    return develop(primary, scatter, grain, exposure, exposure.noise * np.sqrt(size / 128))
+
+
+def transmitted(path: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """Share of the light that is transmitted along each path, at the exposure that the body's paths ask for."""
+    reference = float(np.percentile(body, REFERENCE_PERCENTILE)) if body.size else 1.0
+    return np.exp(-OPTICAL_THICKNESS * path / max(reference, 0.3))
+
+
+def develop(
+    primary: np.ndarray, scatter: np.ndarray, grain: np.ndarray, exposure: Exposure, noise: float
+) -> np.ndarray:
+    """The film of transmitted and scattered light with its grain, all ``[S, S]``; ``noise`` as float is single precision."""
+    light = primary + exposure.scatter * scatter + 0.004
     mottle = (0.35 / np.sqrt(light + 0.02)).clip(0.3, 1.6)
-    light = light * (1 + exposure.noise * np.sqrt(size / 128) * mottle * grain)
+    light = light * (1 + noise * mottle * grain)
     density = -np.log(np.clip(light, 1e-4, None))
     grey = (density - 0.25) / 3.9 + exposure.gain
     grey = 0.5 + (grey - 0.5) * exposure.contrast

@@ -32,8 +32,12 @@ class Grid:
     x: np.ndarray  # [1, 1, NX]
     y: np.ndarray  # [1, NY, 1]
     z: np.ndarray  # [NZ, 1, 1]
-    mask_dtype: DTypeLike  # of some organs' masks; version 1 has them in double precision, and keeps it
-    by_lung: bool  # findings are painted in a box around their lung; version 1 paints them everywhere
+    version: int  # of the phantom; the films of version 1 stay bit for bit, whatever their arithmetic costs
+
+    @property
+    def mask_dtype(self) -> DTypeLike:
+        """Of some organs' masks."""
+        return np.float64 if self.version == 1 else np.float32
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -42,7 +46,12 @@ class Grid:
     def cut(self, box: Box) -> Grid:
         """The voxels of a box."""
         x, y, z = self.x[:, :, box[2]], self.y[:, box[1]], self.z[box[0]]
-        return Grid(x=x, y=y, z=z, mask_dtype=self.mask_dtype, by_lung=self.by_lung)
+        return Grid(x=x, y=y, z=z, version=self.version)
+
+    def slabs(self) -> list[Box]:
+        """The volume in slabs whose arrays fit into a processor's cache; one in version 1."""
+        thick = self.shape[0] if self.version == 1 else 8
+        return [(slice(top, top + thick), slice(None), slice(None)) for top in range(0, self.shape[0], thick)]
 
     def box(self, centre: Sequence[float], reach: Sequence[float]) -> Box:
         """The voxels within a reach of a centre, both (x, y, z)."""
@@ -52,14 +61,14 @@ class Grid:
         return down, deep, across
 
 
-def grid(nx: int, ny: int, nz: int, *, mask_dtype: DTypeLike, by_lung: bool) -> Grid:
+def grid(nx: int, ny: int, nz: int, version: int) -> Grid:
     """The whole volume in this many voxels: x and z in [-1, 1], y in ±``HALF_DEPTH``."""
     x, y, z = ((((np.arange(num) + 0.5) / num) * 2 - 1) for num in (nx, ny, nz))
     x, y, z = (axis.astype(np.float32) for axis in (x, y * HALF_DEPTH, z))
-    return Grid(x=x[None, None, :], y=y[None, :, None], z=z[:, None, None], mask_dtype=mask_dtype, by_lung=by_lung)
+    return Grid(x=x[None, None, :], y=y[None, :, None], z=z[:, None, None], version=version)
 
 
-GRID = grid(76, 40, 76, mask_dtype=np.float64, by_lung=False)  # of version 1
+GRID = grid(76, 40, 76, version=1)
 
 
 @dataclass(frozen=True)
@@ -71,10 +80,18 @@ class Thorax:
 
 
 def _soft(distance: np.ndarray, edge: float = EDGE) -> np.ndarray:
-    """1 inside, 0 outside, linear over the edge; ``distance`` is negative inside."""
-    inside = np.asarray(distance / -edge)
-    inside += 0.5
-    return np.clip(inside, 0.0, 1.0, out=inside)
+    """1 inside, 0 outside, linear over the edge; ``distance`` is negative inside, and its array becomes the result."""
+    distance /= -edge
+    distance += 0.5
+    return np.clip(distance, 0.0, 1.0, out=distance)
+
+
+def _root(squares: np.ndarray, radius: float) -> np.ndarray:
+    """How far beyond the unit sphere, times a radius; the array of squares becomes the result."""
+    np.sqrt(squares, out=squares)
+    squares -= 1
+    squares *= radius
+    return squares
 
 
 def _ellipsoid(
@@ -85,8 +102,8 @@ def _ellipsoid(
     reach = 1 + 0.5 * edge / min(radii) + 1e-5  # beyond it nothing is inside
     box = g.box(centre, [radius * reach for radius in radii])
     part = g.cut(box)
-    r = np.sqrt(((part.x - cx) / rx) ** 2 + ((part.y - cy) / ry) ** 2 + ((part.z - cz) / rz) ** 2)
-    return box, _soft((r - 1) * min(radii), edge)
+    squares = ((part.x - cx) / rx) ** 2 + ((part.y - cy) / ry) ** 2 + ((part.z - cz) / rz) ** 2
+    return box, _soft(_root(squares, min(radii)), edge)
 
 
 def dome(g: Grid, body: Body, side: str) -> np.ndarray:
@@ -94,7 +111,7 @@ def dome(g: Grid, body: Body, side: str) -> np.ndarray:
     top = body.dome_left if side == "left" else body.dome_right
     u = (g.x - SIGN[side] * 0.36 * body.half_width / 0.68) / 0.40
     v = (g.y + 0.06) / 0.42
-    fall = 0.16 * u**2 + 0.10 * np.maximum(u * SIGN[side], 0) ** 4 + np.where(v > 0, 0.26, 0.10) * v**2
+    fall = 0.16 * u**2 + 0.10 * np.maximum(u * SIGN[side], 0) ** 4 + np.where(v > 0, 0.26, 0.10).astype(g.mask_dtype) * v**2
     return top + fall  # [1, NY, NX]
 
 
@@ -105,9 +122,9 @@ def _lung(g: Grid, body: Body, side: str) -> np.ndarray:
     profile = np.sin(np.pi * np.clip(0.003 + 0.66 * t, 0, 1)) ** 0.5  # narrow apex, wide base
     cx, rx = s * 0.50 * w, 0.50 * w * profile
     cy, ry = 0.02 + body.kyphosis * (g.z**2), (body.half_depth - 0.075 - 0.5 * body.fat) * (0.45 + 0.55 * profile)
-    r = np.sqrt(((g.x - cx) / rx) ** 2 + ((g.y - cy) / ry) ** 2)
-    shell = _soft((r - 1) * 0.25)
-    return shell * _soft(top - g.z + 0.02) * _soft(g.z - dome(g, body, side))
+    shell = _soft(_root(((g.x - cx) / rx) ** 2 + ((g.y - cy) / ry) ** 2, 0.25))
+    shell *= _soft(top - g.z + 0.02)
+    return shell * _soft(g.z - dome(g, body, side))
 
 
 def _torso(g: Grid, body: Body) -> tuple[np.ndarray, np.ndarray]:
@@ -119,11 +136,12 @@ def _torso(g: Grid, body: Body) -> tuple[np.ndarray, np.ndarray]:
     half_depth = (body.half_depth + 0.05 + body.fat) * (1 - 0.55 * rise) * (1 - 0.16 * np.clip(-g.z - 0.35, 0, 1))
     cy = body.kyphosis * g.z**2 + 0.10 * rise
     r = np.abs(g.x / half_width) ** 2.6 + np.abs((g.y - cy) / half_depth) ** 2.6
+    skin = 1 - 0.9 * body.fat  # where the fat ends
+    if g.version > 1:  # a tangent in place of the root at each of the two edges
+        return _soft((r - 1) * (0.4 / 2.6)), _soft((r - skin**2.6) * (0.4 / (2.6 * skin**1.6)))
     near = (r > 0.45) & (r < 1.3)  # elsewhere both edges are far, whatever the root is
     r[near] **= 1 / 2.6
-    torso = _soft((r - 1) * 0.4)
-    inner = _soft((r - 1 + 0.9 * body.fat) * 0.4)
-    return torso, inner
+    return _soft((r - 1) * 0.4), _soft((r - 1 + 0.9 * body.fat) * 0.4)
 
 
 def build(
@@ -138,9 +156,11 @@ def build(
         g: The voxels.
     """
     mu = np.zeros(g.shape, np.float32)
-    torso, inner = _torso(g, body)
-    _paint(mu, torso, FAT)
-    _paint(mu, inner, TISSUE)
+    torso = np.empty_like(mu)
+    for slab in g.slabs():
+        torso[slab], inner = _torso(g.cut(slab), body)
+        _paint(mu[slab], torso[slab], FAT)
+        _paint(mu[slab], inner, TISSUE)
     for s in (-1, 1):
         box, breast = _ellipsoid(g, (s * 0.36, -body.half_depth - 0.02, 0.22), (0.25, 0.05 + 0.11 * body.breast, 0.22))
         mu[box] += breast * (1 - torso[box]) * 0.85 * min(body.breast, 1.0)
@@ -165,14 +185,15 @@ def build(
 
 
 def _lung_box(g: Grid, body: Body, side: str) -> Box:
-    """The voxels around a lung, or all of them."""
-    if not g.by_lung:
+    """The voxels around a lung; all of them in version 1, whose findings reach a little further."""
+    if g.version == 1:
         return (slice(None),) * 3
     return g.box((SIGN[side] * 0.5, 0, 0.5 * (body.apex + 1)), (0.56, 1, 0.5 * (1 - body.apex) + 0.01))
 
 
 def _paint(mu: np.ndarray, mask: np.ndarray, value: float | np.ndarray) -> None:
-    mu += mask * (value - mu)
+    change = value - mu
+    mu += np.multiply(mask, change, out=change if change.dtype == mask.dtype else None)
 
 
 def _mediastinum(g: Grid, mu: np.ndarray, body: Body) -> np.ndarray:
@@ -186,17 +207,18 @@ def _mediastinum(g: Grid, mu: np.ndarray, body: Body) -> np.ndarray:
     box = g.box((0.01, 0.02, 0), (body.mediastinum * 1.3 * 1.23, 0.30 * 1.23, 1))
     near = g.cut(box)
     half = body.mediastinum * (1 + 0.3 * np.clip(near.z + 0.2, 0, 1))
-    add(box, _soft((np.sqrt(((near.x - 0.01) / half) ** 2 + ((near.y - 0.02) / 0.30) ** 2) - 1) * 0.1))
+    add(box, _soft(_root(((near.x - 0.01) / half) ** 2 + ((near.y - 0.02) / 0.30) ** 2, 0.1)))
     # heart: an ellipsoid whose long axis points down, left and forward
     r, tilt = body.heart_radius, body.heart_tilt
     cx, cy, cz = body.heart_x, -0.12, min(body.dome_left, body.dome_right) - 0.10 - 0.35 * (r - 0.275)
     reach = 1.22 * r + 0.04
     box = g.box((cx, cy, cz), (reach, reach, reach))
     near = g.cut(box)
-    along = (near.x - cx) * np.cos(tilt) + (near.z - cz) * np.sin(tilt)
-    across = -(near.x - cx) * np.sin(tilt) + (near.z - cz) * np.cos(tilt)
-    distance = np.sqrt((along / (1.22 * r)) ** 2 + (across / (0.90 * r)) ** 2 + ((near.y - cy) / (0.82 * r)) ** 2)
-    add(box, _soft((distance - 1) * r))
+    cos, sin = np.array([np.cos(tilt), np.sin(tilt)], g.mask_dtype)
+    along = (near.x - cx) * cos + (near.z - cz) * sin
+    across = -(near.x - cx) * sin + (near.z - cz) * cos
+    squares = (along / (1.22 * r)) ** 2 + (across / (0.90 * r)) ** 2 + ((near.y - cy) / (0.82 * r)) ** 2
+    add(box, _soft(_root(squares, r)))
     add(*_ellipsoid(g, (cx - 0.55 * r - 0.02, -0.08, cz), (0.52 * r, 0.16, 0.72 * r)))  # right atrium
     # With age the aorta unfolds: the arch rises, and arch and descending part move to the left.
     arch = (0.11 + 0.04 * body.unfolding, 0.06, -0.42 - 0.04 * body.unfolding)
