@@ -21,6 +21,7 @@ from medcodi.record import Record
 from medcodi.study import Finding, Study
 
 VERSION = "1"
+VERSION_2 = "2.2"  # the second draft of version 2: what was cached of the first is another's
 MIN_SIZE, MAX_SIZE = 32, 1024
 
 
@@ -217,7 +218,7 @@ class PhantomDataset:
         # Whatever changes a study.
         decides: tuple[Any, ...] = (VERSION, num_studies, seed, image_size, offset)
         if version > 1:
-            decides = (str(version), *decides[1:], studies_per_patient)
+            decides = (VERSION_2, *decides[1:], studies_per_patient)
         self.fingerprint = hashlib.sha256(repr(decides).encode()).hexdigest()
 
     def __len__(self) -> int:
