@@ -53,7 +53,7 @@ def check_agreement(num: int) -> None:
     assert not wrong
     assert abs(vague - LOOSE) < 4 * np.sqrt(LOOSE / present["Consolidation"])
     assert set(present) == set(PREVALENCE)
-    assert all(uncertain[label] < 0.15 * present[label] + 2 for label in uncertain)
+    assert all(uncertain[label] < 0.15 * present[label] + 2 for label in PREVALENCE)
 
 
 def test_the_labeler_reads_the_truth():
