@@ -12,7 +12,6 @@ from medcodi.data.sources.phantom import PhantomDataset, body_of, draw_visit, ph
 from medcodi.data.sources.phantom.body import LASTING
 from medcodi.data.sources.phantom.records import NOISE, expected_values
 from medcodi.errors import DataError
-from medcodi.metrics.labeler import label_report
 from medcodi.record import CLINICAL_RECORD
 
 
@@ -53,16 +52,15 @@ def test_findings_change_between_visits():
     assert all(len(visit.findings) <= 4 for pair in pairs for visit in pair)
 
 
-def test_the_report_tells_the_findings_and_may_name_age_and_sex():
+def test_the_report_may_name_age_and_sex():
     named = 0
-    for visit in visits(300):
-        read = {finding.label for finding in label_report(visit.report) if finding.state == "positive"}
-        assert read - {"No Finding", "Lung Opacity"} == {finding.label for finding in visit.findings}
+    for visit in visits()[:300]:
         if visit.report.startswith("INDICATION"):
             named += 1
-            assert str(visit.body.age) in visit.report.splitlines()[0]
+            indication = visit.report.splitlines()[0].lower()
+            assert str(visit.body.age) in indication
             words = ("woman", "female", "lady") if visit.body.sex == "F" else (" man", " male", "gentleman")
-            assert any(word in visit.report.splitlines()[0] for word in words)
+            assert any(word in indication for word in words)
     assert 80 < named < 160
 
 
