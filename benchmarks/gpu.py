@@ -2,7 +2,7 @@
 
     python benchmarks/gpu.py                                  or make bench-gpu
     python benchmarks/gpu.py --parts denoiser,diffuse --out results
-    python benchmarks/gpu.py --device cpu --tiny              a dry run: every line of it, at tiny size
+    python benchmarks/gpu.py --device cpu --tiny              a dry run of all parts at tiny size, but for what only a card has
     python benchmarks/gpu.py --device cpu --size mid --parts machine,denoiser     the limits of a CPU, and the share reached
 
 A part writes its JSON after every row, so a part that is ended at its limit leaves what it has measured; the next begins. A part
