@@ -14,6 +14,7 @@ import numpy as np
 from medcodi.data.files import FIX, INFO_FILE, arrow_files, fetched, info_from_text, is_url, remote_info
 from medcodi.errors import DataError, did_you_mean
 from medcodi.modality import MODALITIES
+from medcodi.storage.checked_json import foreign, parse_json
 from medcodi.study import CHEXPERT_LABELS, Content, Finding, Study
 
 SPLITS = ("train", "val", "test")
@@ -70,7 +71,18 @@ def row_from_study(study: Study, split: str) -> dict[str, Any]:
 
 
 def study_from_row(row: Any, image_size: int) -> Study:
-    """The study of a one-row Arrow table written by :func:`row_from_study`."""
+    """The study of a one-row Arrow table written by :func:`row_from_study`.
+
+    Raises:
+        DataError: If a value is not as it is written there.
+    """
+    with foreign(
+        "the dataset's row", expected="a study as 'data prepare' wrote it", fix="prepare or fetch the dataset again"
+    ):
+        return _study_from_row(row, image_size)
+
+
+def _study_from_row(row: Any, image_size: int) -> Study:
     from medcodi.data.images import from_uint16
 
     contents: dict[str, Content] = {}
@@ -255,7 +267,7 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
         return ArrowStudies(folder, split, info)
     except DataError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder / split} cannot be read: {error}",
             expected="the files as written",
@@ -266,8 +278,9 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
 def _check_counts(folder: Path, split: str, info: dict[str, Any], num_rows: int) -> None:
     """Refuse unless the ledger, the description and the files give the same number of studies."""
     try:
-        in_ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))["split"].get(split, 0)
-    except (OSError, ValueError, KeyError) as error:
+        in_ledger = parse_json((folder / "ledger.json").read_bytes(), "ledger.json")["split"].get(split, 0)
+        in_ledger = int(in_ledger)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder / 'ledger.json'} cannot be read ({type(error).__name__})",
             expected="the ledger that 'data prepare' wrote",

@@ -12,7 +12,7 @@ from medcodi.config import config
 from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.detection import table_at
-from medcodi.data.sources.record import LeftOut, Record, check_patients, second_images
+from medcodi.data.sources.record import TWO_PATIENTS, LeftOut, Record, check_patients, second_images, two_patients
 from medcodi.data.tables import TableRow, is_absent, read_header, read_rows, text_of_cell
 from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean, one_of
@@ -227,6 +227,7 @@ def _record(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvC
             fix="correct it, or options.columns.split=null for splits of our own",
         )
     labels = {label: value for label in CHEXPERT_LABELS if (value := _label(row.cells.get(label))) is not None}
+    invalid = [label for label in CHEXPERT_LABELS if label not in labels and not is_absent(row.cells.get(label) or "")]
     metadata = {name: cell(name) for name in ("sex", "age", "view") if cell(name)}
     return Record(
         study_id=study_id,
@@ -246,6 +247,14 @@ def _record(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvC
             )
             for name in ("report", "findings", "impression")
             if written(name) and not cell(name)
+        )
+        + tuple(
+            LeftOut(
+                file=f"{study_id}:{label}",
+                reason="label: invalid value",
+                detail=f"line {number}: {label} is {row.cells[label][:40]!r}, expected 1, 0, -1 or nothing",
+            )
+            for label in invalid
         ),
     )
 
@@ -282,8 +291,7 @@ def _joined(old: Record, new: Record, *, by_study: bool) -> Record:
     """Two rows of one study as one record."""
     # One study of two patients is a fault of the table: left out.
     if new.patient_id != old.patient_id:
-        detail = f"study {old.study_id!r} is of patients {old.patient_id!r} and {new.patient_id!r}"
-        return replace(old, refused=LeftOut(file=old.study_id, reason="two patients", detail=detail))
+        return replace(old, refused=two_patients(old, new))
     # One row a study: a second row is a duplicate.
     if by_study:
         spare = LeftOut(
@@ -292,6 +300,10 @@ def _joined(old: Record, new: Record, *, by_study: bool) -> Record:
             detail=f"study {old.study_id!r} appears in several rows; the first is used",
         )
         return replace(old, spare=(*old.spare, spare))
+    # An image that cannot be used is left out alone where another can be used.
+    if old.refused is not None and new.refused is None and old.refused.reason != TWO_PATIENTS:
+        old, new = new, old
+    unusable = () if new.refused is None else (new.refused,)
     return replace(
         old,
         images={**new.images, **old.images},
@@ -299,6 +311,31 @@ def _joined(old: Record, new: Record, *, by_study: bool) -> Record:
         views={**new.views, **old.views},
         labels={**new.labels, **old.labels},
         values={**new.values, **{name: value for name, value in old.values.items() if value}},
-        refused=old.refused or new.refused,
-        spare=(*old.spare, *second_images(old, new)),
+        split=old.split or new.split,
+        spare=(*old.spare, *new.spare, *unusable, *second_images(old, new), *_differing(old, new)),
     )
+
+
+def _differing(old: Record, new: Record) -> list[LeftOut]:
+    """What two rows of one study say differently: the first row counts.
+
+    Raises:
+        DataError: If they name two splits.
+    """
+    if old.split and new.split and old.split != new.split:
+        raise DataError(
+            f"study {old.study_id!r} is in two splits, {old.split!r} and {new.split!r}",
+            expected="all rows of a study in one split",
+            fix="correct the split, or options.columns.split=null for splits of our own",
+        )
+    pairs = [("report", old.texts, new.texts), ("label", old.labels, new.labels), ("record", old.values, new.values)]
+    return [
+        LeftOut(
+            file=f"{old.study_id}:{name}",
+            reason=f"second {what}",
+            detail=f"study {old.study_id!r} has another {name} already: {str(before[name])[:60]!r}, then {str(after[name])[:60]!r}",
+        )
+        for what, before, after in pairs
+        for name in before.keys() & after.keys()
+        if before[name] != after[name] and "" not in (before[name], after[name])
+    ]

@@ -22,6 +22,7 @@ from medcodi.config import config, from_dict, to_dict
 from medcodi.errors import CheckpointError, DataError, one_of
 from medcodi.modality import names
 from medcodi.storage import atomic
+from medcodi.storage.checked_json import parse_json
 from medcodi.study import CHEXPERT_LABELS, Study
 
 SIDED_LABELS = ("Pleural Effusion", "Pneumothorax", "Consolidation", "Lung Lesion", "Support Devices")
@@ -193,10 +194,10 @@ class FindingClassifier(nn.Module):
                 fix="train one: python eval/train_classifier.py; or, for phantoms, classifier=demo",
             )
         try:
-            card = json.loads(card_path.read_text(encoding="utf-8"))
+            card = parse_json(card_path.read_bytes(), str(card_path), CheckpointError)
             model = from_dict(ClassifierConfig, card.pop("config"), source=str(card_path)).build()
             model.load_state_dict(load_file(weights))
-        except (json.JSONDecodeError, KeyError, SafetensorError, RuntimeError) as error:
+        except (LookupError, TypeError, AttributeError, ValueError, OSError, SafetensorError, RuntimeError) as error:
             raise CheckpointError(
                 f"the finding classifier in {directory} cannot be read: {str(error).splitlines()[0]}",
                 fix="train or copy it again",

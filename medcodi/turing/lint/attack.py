@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from medcodi.config import from_dict
 from medcodi.errors import DataError
+from medcodi.storage.checked_json import foreign
 from medcodi.turing.bundle.files import READER_STUDY, ReaderBundle, open_bundle
 from medcodi.turing.bundle.key import AnswerKey, read_key
 from medcodi.turing.design.blinding import BlindingConfig
@@ -80,7 +82,13 @@ def lint_bundle(
     Raises:
         DataError: If there is no bundle, or the key is of another bundle.
     """
-    bundle = open_bundle(place)
+    with foreign(str(place), expected="a bundle as medcodi turing export writes it", fix="export it again"):
+        return _attacked(open_bundle(place), key, on_step)
+
+
+def _attacked(
+    bundle: ReaderBundle, key: str | Path | AnswerKey | None, on_step: Callable[[int, int], None] | None
+) -> LintReport:
     key = key if isinstance(key, AnswerKey) or key is None else read_key(key)
     if key is not None:
         _check_key(bundle, key)
@@ -122,7 +130,7 @@ def _check_key(bundle: ReaderBundle, key: AnswerKey) -> None:
 def _blinding(bundle: ReaderBundle, key: AnswerKey | None) -> BlindingConfig:
     if key is not None:
         return key.study.blinding
-    return BlindingConfig(**bundle.facts["blinding"]) if "blinding" in bundle.facts else BlindingConfig()
+    return from_dict(BlindingConfig, bundle.facts.get("blinding") or {}, source="bundle.json")
 
 
 # ---- names and encodings, as a reader sees them ----------------------------------------------------------------------
