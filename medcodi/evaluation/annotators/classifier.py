@@ -40,6 +40,15 @@ class ClassifierConfig:
     targets: tuple[str, ...] = TARGETS  # findings, some with a side, in the order of the outputs
     modalities: tuple[str, ...] = field(default_factory=lambda: names("image"))  # image modalities that it reads
 
+    def __post_init__(self) -> None:
+        # A card may be anybody's: its sizes are bounded before a network of them is built.
+        sizes = {"image_size": (self.image_size,), "channels": self.channels, "blocks": self.blocks}
+        for (name, values), (low, high) in zip(sizes.items(), ((16, 4096), (1, 4096), (0, 64)), strict=True):
+            if not 1 <= len(values) <= 8 or not all(low <= value <= high for value in values):
+                raise ValueError(f"{name} is {values}, expected 1 to 8 numbers from {low} to {high}")
+        if len(self.targets) > 1000:
+            raise ValueError(f"{len(self.targets):,} targets, expected at most 1,000")
+
     def build(self) -> FindingClassifier:
         """A classifier with fresh weights."""
         return FindingClassifier(self)
@@ -197,6 +206,8 @@ class FindingClassifier(nn.Module):
             card = parse_json(card_path.read_bytes(), str(card_path), CheckpointError)
             model = from_dict(ClassifierConfig, card.pop("config"), source=str(card_path)).build()
             model.load_state_dict(load_file(weights))
+            for figures in (row for view in card.get("ceiling", {}).values() for row in view.values()):
+                float(figures["auroc"] or 0), float(figures["positives"] or 0)
         except (LookupError, TypeError, AttributeError, ValueError, OSError, SafetensorError, RuntimeError) as error:
             raise CheckpointError(
                 f"the finding classifier in {directory} cannot be read: {str(error).splitlines()[0]}",

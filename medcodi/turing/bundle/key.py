@@ -112,6 +112,6 @@ def read_key(place: str | Path) -> AnswerKey:
         tasks = {task.id for task in key.study.tasks}
         if not all(isinstance(item["patients"], list) and isinstance(item["case"], str) for item in items):
             raise TypeError("an item without a case and patients")
-        if not all(entry["item"] in key.items and entry["task"] in tasks for entry in entries):
+        if not all(entry.get("item") in (None, *key.items) and entry["task"] in tasks for entry in entries):
             raise KeyError("a trial of an item or task that is not in it")
     return key

@@ -26,7 +26,7 @@ from medcodi.turing.design.items import GENERATED, REAL
 from medcodi.turing.lint.features import PayloadFeatures, file_features, name_features
 from medcodi.turing.lint.files import Leak, check_files
 from medcodi.turing.lint.multiplicity import multiplicity_leaks
-from medcodi.turing.lint.separation import ALPHA, Auc, auc_of, chance_of_turns, classifier_scores, outlier_test
+from medcodi.turing.lint.separation import ALPHA, SHARE, Auc, auc_of, chance_of_turns, classifier_scores, outlier_test
 
 FIXES = {
     "grey offset": "both arms through the exporter's grey range; blinding.depth no finer than the coarser arm",
@@ -228,7 +228,7 @@ def _test_columns(report: LintReport, tables: Sequence[_Table]) -> None:
     columns = [(table, *name, scores) for table in tables for name, scores in table.columns.items()]
     # Bonferroni over both tests of every feature that varies; one that is constant raises no alarm.
     varying = sum(len(np.unique(scores)) > 1 for *_, scores in columns)
-    alpha = ALPHA / max(1, 2 * varying)
+    alpha = SHARE / max(1, 2 * varying)
     for table, probe, name, scores in columns:
         feature = f"{table.what}, {name}"
         auc = auc_of(scores, table.generated, 1 - alpha)
@@ -252,7 +252,7 @@ def _test_classifiers(
         jobs += [(table, False, f"{modality}, what is seen")] if table else []
     for table, fails, what in jobs:
         scores = classifier_scores(np.stack(list(table.columns.values()), axis=1), table.generated, table.cases)
-        auc = auc_of(scores, table.generated, 1 - ALPHA / len(jobs) if fails else 0.95)
+        auc = auc_of(scores, table.generated, 1 - SHARE / len(tables) if fails else 0.95)
         leaks = fails and auc.low > 0.5
         (report.tested if fails else report.reported).append(Separation(f"classifier: {what}", auc, leaks))
         if leaks:
@@ -279,7 +279,9 @@ def _order_leaks(bundle: ReaderBundle, key: AnswerKey) -> list[Leak]:
         counted = [entry for entry in known if not entry["practice"] and entry["arm"] in (REAL, GENERATED)]
         for task in dict.fromkeys(entry["task"] for entry in known):
             orders[task].append([entry["arm"] == GENERATED for entry in counted if entry["task"] == task])
-    alpha = ALPHA / max(1, 2 * len(orders))
+    alpha = SHARE / max(
+        1, 2 * len(orders) + bool(sides)
+    )  # early or late, and a pattern, of each task; and the sides of pairs
     for task, arms in orders.items():
         # Early or late: area under the curve of the position.
         positions = np.array([place / max(1, len(row) - 1) for row in arms for place in range(len(row))])
@@ -291,6 +293,6 @@ def _order_leaks(bundle: ReaderBundle, key: AnswerKey) -> list[Leak]:
         chance = chance_of_turns(arms)
         if chance < alpha:
             leaks.append(Leak("order", f"task {task!r}: the arms follow a pattern (runs test, p = {chance:.1g})"))
-    if sides and binomtest(sum(sides), len(sides)).pvalue < ALPHA:
+    if sides and binomtest(sum(sides), len(sides)).pvalue < alpha:
         leaks.append(Leak("order", f"the real item of a pair is on the left {sum(sides)} times of {len(sides)}"))
     return leaks

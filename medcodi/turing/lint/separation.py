@@ -14,6 +14,8 @@ from scipy.stats import fisher_exact, norm, rankdata
 from medcodi.randomness import numpy_generator
 
 ALPHA = 0.01  # probability of a false alarm for a whole clean bundle, shared by all tests
+# Share of each family of tests: features, classifiers, order, multiplicity; each divides its own among its tests (Bonferroni).
+SHARE = ALPHA / 4
 
 
 @dataclass(frozen=True)
