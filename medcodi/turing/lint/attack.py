@@ -26,7 +26,16 @@ from medcodi.turing.design.items import GENERATED, REAL
 from medcodi.turing.lint.features import PayloadFeatures, file_features, name_features
 from medcodi.turing.lint.files import Leak, check_files
 from medcodi.turing.lint.multiplicity import multiplicity_leaks
-from medcodi.turing.lint.separation import ALPHA, SHARE, Auc, auc_of, chance_of_turns, classifier_scores, outlier_test
+from medcodi.turing.lint.separation import (
+    ALPHA,
+    SHARE,
+    Auc,
+    auc_of,
+    chance_of_classifier,
+    chance_of_turns,
+    classifier_scores,
+    outlier_test,
+)
 
 FIXES = {
     "grey offset": "both arms through the exporter's grey range; blinding.depth no finer than the coarser arm",
@@ -251,9 +260,11 @@ def _test_classifiers(
         table = _averaged(modality, places, features.appearance.get)
         jobs += [(table, False, f"{modality}, what is seen")] if table else []
     for table, fails, what in jobs:
-        scores = classifier_scores(np.stack(list(table.columns.values()), axis=1), table.generated, table.cases)
+        columns = np.stack(list(table.columns.values()), axis=1)  # [N, D]
+        scores = classifier_scores(columns, table.generated, table.cases)
         auc = auc_of(scores, table.generated, 1 - SHARE / len(tables) if fails else 0.95)
-        leaks = fails and auc.low > 0.5
+        alpha = SHARE / len(tables)
+        leaks = fails and auc.value > 0.5 and chance_of_classifier(columns, table.generated, table.cases, alpha) < alpha
         (report.tested if fails else report.reported).append(Separation(f"classifier: {what}", auc, leaks))
         if leaks:
             detail = f"a small classifier over {what} tells the arms apart, {auc.words()}"
