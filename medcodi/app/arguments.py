@@ -37,7 +37,9 @@ Execution = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(help="Sampler and steps under one name: fast, faster, reference. Explicit options override it."),
+    typer.Option(
+        help="Sampler and steps under one name: fast, faster, reference, and interactive of a model with students. Explicit options override it."
+    ),
 ]
 Guidance = Annotated[
     float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.", show_default="the model's")
@@ -157,8 +159,8 @@ def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
 
 
 def text_or_file(name: str, value: str) -> str:
-    """A value as it is; of a text modality the text of the file, if the value is ``@path``."""
-    if modality(name).kind != "text" or not value.startswith("@"):
+    """A value as it is; of a text or record the content of the file, if the value is ``@path``."""
+    if modality(name).kind == "image" or not value.startswith("@"):
         return value
     # @path: the text of a file.
     path = Path(value[1:])

@@ -13,7 +13,8 @@ import numpy as np
 
 from medcodi.data.files import FIX, INFO_FILE, arrow_files, fetched, info_from_text, is_url, remote_info
 from medcodi.errors import DataError, did_you_mean
-from medcodi.modality import MODALITIES
+from medcodi.modality import MODALITIES, names
+from medcodi.record import Record
 from medcodi.storage.checked_json import foreign, parse_json
 from medcodi.study import CHEXPERT_LABELS, Content, Finding, Study
 
@@ -70,19 +71,9 @@ def row_from_study(study: Study, split: str) -> dict[str, Any]:
     return row
 
 
+@foreign("the dataset's row", expected="a study as 'data prepare' wrote it", fix="prepare or fetch the dataset again")
 def study_from_row(row: Any, image_size: int) -> Study:
-    """The study of a one-row Arrow table written by :func:`row_from_study`.
-
-    Raises:
-        DataError: If a value is not as it is written there.
-    """
-    with foreign(
-        "the dataset's row", expected="a study as 'data prepare' wrote it", fix="prepare or fetch the dataset again"
-    ):
-        return _study_from_row(row, image_size)
-
-
-def _study_from_row(row: Any, image_size: int) -> Study:
+    """The study of a one-row Arrow table written by :func:`row_from_study`; a value of another kind is a DataError."""
     from medcodi.data.images import from_uint16
 
     contents: dict[str, Content] = {}
@@ -144,6 +135,12 @@ class ArrowStudies:
     def report(self, index: int) -> str | None:
         """The report of one study; nothing else of it is read."""
         return self._rows.data.column("report")[index].as_py()
+
+    def record(self, index: int) -> Record | None:
+        """The record of one study, or None; nothing else of it is read."""
+        columns = [name for name in names("table") if name in self._rows.column_names]
+        text = self._rows.data.column(columns[0])[index].as_py() if columns else None
+        return None if text is None else json.loads(text)
 
     def modality_counts(self, num_studies: int | None = None) -> dict[str, int]:
         """Modality -> number of the first ``num_studies`` studies (None: all) that hold it. No image is read."""
@@ -210,7 +207,7 @@ class FirstStudies:
         self.fingerprint = f"{dataset.fingerprint}[:{num_studies}]"
         self._dataset, self._num_studies = dataset, num_studies
         if isinstance(dataset, ArrowStudies):
-            self.study_id, self.report = dataset.study_id, dataset.report
+            self.study_id, self.report, self.record = dataset.study_id, dataset.report, dataset.record
             self.modality_counts = partial(dataset.modality_counts, num_studies)
             self.positive_labels = partial(dataset.positive_labels, num_studies)
             self.contents = lambda: dataset.contents()[:num_studies]

@@ -78,6 +78,7 @@ class LintReport:
         return {"clean": self.clean, **asdict(self)}
 
 
+@foreign("the bundle", expected="a bundle as medcodi turing export writes it", fix="export it again")
 def lint_bundle(
     place: str | Path, key: str | Path | AnswerKey | None = None, on_step: Callable[[int, int], None] | None = None
 ) -> LintReport:
@@ -91,13 +92,7 @@ def lint_bundle(
     Raises:
         DataError: If there is no bundle, or the key is of another bundle.
     """
-    with foreign(str(place), expected="a bundle as medcodi turing export writes it", fix="export it again"):
-        return _attacked(open_bundle(place), key, on_step)
-
-
-def _attacked(
-    bundle: ReaderBundle, key: str | Path | AnswerKey | None, on_step: Callable[[int, int], None] | None
-) -> LintReport:
+    bundle = open_bundle(place)
     key = key if isinstance(key, AnswerKey) or key is None else read_key(key)
     if key is not None:
         _check_key(bundle, key)

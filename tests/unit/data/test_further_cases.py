@@ -15,7 +15,7 @@ from medcodi.data.image_files import read_image
 from medcodi.data.preparation.shards import PatientSplits, patient_key
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report, read_text
-from medcodi.data.sources.record import Record, check_patients
+from medcodi.data.sources.announced import AnnouncedStudy, check_patients
 from medcodi.errors import DataError
 from medcodi.study import Direction
 from tests.unit.data.dicom.test_reading import ramp, write
@@ -73,14 +73,14 @@ def test_spellings_of_one_patient_are_never_divided(first: str, second: str, sam
     ["ANONYMOUS", "Anonymous^Patient", "anon", "N/A", "nan", "no id", "NOT AVAILABLE", "REDACTED", "000000", "Test^Patient", "***"],
 )  # fmt: skip
 def test_placeholders_are_no_patients(patient: str) -> None:
-    records = [Record(study_id=str(number), patient_id=patient) for number in range(3)]
+    records = [AnnouncedStudy(study_id=str(number), patient_id=patient) for number in range(3)]
     with pytest.raises(DataError, match="3 of 3 studies of x have no Patient ID, or a placeholder"):
         check_patients(records, "x", "Patient ID", "fix")
 
 
 def test_pseudonyms_are_patients() -> None:
     names = ("ANON0001", "anon-17", "Patient 3", "test12", "X100")
-    check_patients([Record(study_id=name, patient_id=name) for name in names], "x", "Patient ID", "fix")
+    check_patients([AnnouncedStudy(study_id=name, patient_id=name) for name in names], "x", "Patient ID", "fix")
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------
