@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medcodi.data.reports import read_text
 from medcodi.errors import DataError, PromptError, first_line
 from medcodi.modality import in_table_order, modality
 
@@ -164,10 +165,11 @@ def text_or_file(name: str, value: str) -> str:
     # @path: the text of a file.
     path = Path(value[1:])
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path)
+    except (OSError, ValueError, DataError) as error:  # a ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or ("it is not UTF-8 text" if isinstance(error, DataError) else error)
         raise PromptError(
-            f"the {name} {path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}",
+            f"the {name} {path} cannot be read: {reason}",
             expected="a text file after @",
             fix=f"check the path, or write the text itself: {name}='...'",
         ) from None

@@ -15,6 +15,7 @@ from medcodi.data.files import FIX, INFO_FILE, arrow_files, fetched, info_from_t
 from medcodi.errors import DataError, did_you_mean
 from medcodi.modality import MODALITIES, names
 from medcodi.record import Record
+from medcodi.storage.checked_json import foreign, parse_json
 from medcodi.study import CHEXPERT_LABELS, Content, Finding, Study
 
 SPLITS = ("train", "val", "test")
@@ -70,8 +71,9 @@ def row_from_study(study: Study, split: str) -> dict[str, Any]:
     return row
 
 
+@foreign("the dataset's row", expected="a study as 'data prepare' wrote it", fix="prepare or fetch the dataset again")
 def study_from_row(row: Any, image_size: int) -> Study:
-    """The study of a one-row Arrow table written by :func:`row_from_study`."""
+    """The study of a one-row Arrow table written by :func:`row_from_study`; a value of another kind is a DataError."""
     from medcodi.data.images import from_uint16
 
     contents: dict[str, Content] = {}
@@ -262,7 +264,7 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
         return ArrowStudies(folder, split, info)
     except DataError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder / split} cannot be read: {error}",
             expected="the files as written",
@@ -273,8 +275,9 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
 def _check_counts(folder: Path, split: str, info: dict[str, Any], num_rows: int) -> None:
     """Refuse unless the ledger, the description and the files give the same number of studies."""
     try:
-        in_ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))["split"].get(split, 0)
-    except (OSError, ValueError, KeyError) as error:
+        in_ledger = parse_json((folder / "ledger.json").read_bytes(), "ledger.json")["split"].get(split, 0)
+        in_ledger = int(in_ledger)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder / 'ledger.json'} cannot be read ({type(error).__name__})",
             expected="the ledger that 'data prepare' wrote",

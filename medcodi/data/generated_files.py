@@ -7,7 +7,6 @@ the table's folder) or a text. Nothing is replaced: a missing or unreadable file
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
 import re
@@ -20,7 +19,7 @@ from medcodi.data.image_files import read_image
 from medcodi.data.images import fit_square
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
-from medcodi.data.tables import text_of_cell
+from medcodi.data.tables import is_absent, read_header, read_rows, text_of_cell
 from medcodi.errors import DataError, MedCoDiError, did_you_mean
 from medcodi.modality import MODALITIES, Kind, in_table_order, names
 from medcodi.record import fields_in_columns, read_record
@@ -114,7 +113,7 @@ def read_generated(
     digest = hashlib.sha256(data).hexdigest()
     if MODALITIES[modality].kind == "text":
         try:
-            return GeneratedContent(normalise_report(data.decode("utf-8")), digest)
+            return GeneratedContent(normalise_report(data.decode("utf-8-sig")), digest)
         except UnicodeDecodeError as error:
             raise Refused(f"{file.where} is not UTF-8: {error}", reason="not text", fix="save it as UTF-8") from None
         except Refused as error:
@@ -214,7 +213,7 @@ def _studies_in(folder: Path, direction: Direction) -> dict[str, dict[str, Gener
 def table_rows(
     path: Path, required: Sequence[Collection[str]], known: Collection[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and stripped cells of each row of a CSV file.
+    """Line number and stripped cells of each row of a CSV file; a cell that stands for nothing (``nan``, ``None``) is empty.
 
     Args:
         path: The table.
@@ -222,22 +221,17 @@ def table_rows(
         known: Columns that are read; the nearest of them is proposed for an unknown one.
 
     Raises:
-        DataError: If a column is missing, or the file is no CSV in UTF-8.
+        DataError: If a column is missing or doubled, a row is torn, or the file is no CSV in UTF-8 (:func:`read_rows`).
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
-            if not all(columns & set(needed) for needed in required):
-                raise DataError(
-                    f"{path} has {', '.join(sorted(columns)) or 'no columns'}",
-                    expected="columns " + "; ".join(" or ".join(needed) for needed in required),
-                    fix="; ".join(did_you_mean(name, known) for name in sorted(columns - set(known))[:2]) or "add them",
-                )
-            for number, row in enumerate(reader, 2):
-                yield number, {key: (value or "").strip() for key, value in row.items() if key}
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a readable table: {error}", expected="CSV in UTF-8") from None
+    columns = set(read_header(path))
+    if not all(columns & set(needed) for needed in required):
+        raise DataError(
+            f"{path} has {', '.join(sorted(columns)) or 'no columns'}",
+            expected="columns " + "; ".join(" or ".join(needed) for needed in required),
+            fix="; ".join(did_you_mean(name, known) for name in sorted(columns - set(known))[:2]) or "add them",
+        )
+    for row in read_rows(path):
+        yield row.line, {column: "" if is_absent(cell) else cell for column, cell in row.cells.items() if column}
 
 
 def _from_table(path: Path) -> Listing:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -27,6 +28,7 @@ from medcodi.metrics.fields import Fields, columns_of
 from medcodi.metrics.findings import sides_of
 from medcodi.record import FieldConfig, RecordConfig
 from medcodi.storage import atomic
+from medcodi.storage.checked_json import parse_json
 from medcodi.storage.names import stays_inside
 from medcodi.study import CHEXPERT_LABELS, Direction, Finding
 
@@ -139,21 +141,23 @@ class AnnotationTable:
         with _reading(path) as file:
             header = json.loads(str(file["header"]))
             arrays = {name: file[name] for name in file.files}
-        parts = {
-            name: arrays.pop(f"pairs/{name}") for name in ("pairs", "generated", "real") if f"pairs/{name}" in arrays
-        }
-        return cls(
-            header["modality"],
-            arrays["rows"].tolist(),
-            arrays["hashes"].tolist(),
-            header["texts"],
-            {name.removeprefix("array/"): array for name, array in arrays.items() if name.startswith("array/")},
-            tuple(header["targets"]),
-            tuple(header["judged"]),
-            PairSimilarities(**parts, num_scales=header["num_scales"]) if parts else None,
-            read_fields(header.get("fields"), str(path)),
-            tuple(header.get("judged_fields", ())),
-        )
+            parts = {
+                name: arrays.pop(f"pairs/{name}")
+                for name in ("pairs", "generated", "real")
+                if f"pairs/{name}" in arrays
+            }
+            return cls(
+                header["modality"],
+                arrays["rows"].tolist(),
+                arrays["hashes"].tolist(),
+                header["texts"],
+                {name.removeprefix("array/"): array for name, array in arrays.items() if name.startswith("array/")},
+                tuple(header["targets"]),
+                tuple(header["judged"]),
+                PairSimilarities(**parts, num_scales=header["num_scales"]) if parts else None,
+                read_fields(header.get("fields"), str(path)),
+                tuple(header.get("judged_fields", ())),
+            )
 
 
 def stored_fields(fields: Fields) -> dict[str, Any]:
@@ -229,10 +233,11 @@ class Annotations:
         """
         self.folder = folder
         try:
-            self.metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            self.metadata: dict[str, Any] = parse_json((folder / METADATA).read_bytes(), str(folder / METADATA))
+            systems = dict(self.metadata["systems"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise _unreadable(folder / METADATA, error) from None
-        for name in self.metadata["systems"]:
+        for name in systems:
             if not stays_inside(name):
                 raise _unreadable(folder / METADATA, ValueError(f"{name!r} names no folder in it"))
         self.studies = StudyTable.load(folder / STUDIES)
@@ -268,7 +273,17 @@ def _reading(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             yield file
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        EOFError,
+        BadZipFile,
+        zlib.error,
+    ) as error:
         raise _unreadable(path, error) from None
 
 

@@ -10,13 +10,13 @@ from types import ModuleType
 
 import pytest
 import yaml
+from medcodi.data.sources.record import Loaded, PhantomRecord
 
 import medcodi
 from medcodi import modality
 from medcodi.config import from_dict, read_yaml
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.sources import SOURCES, Source, phantoms
-from medcodi.data.sources.record import Loaded, PhantomRecord
 from medcodi.evaluation import EvaluateConfig, evaluate
 from medcodi.model import MedCoDi
 from medcodi.training.config import TrainConfig

@@ -113,7 +113,7 @@ def _prepared(path: str, settings: Sequence[str]) -> FitData:
         source=None,
         table=None,
         counts={name: int(counts["split"].get(name, 0)) for name in SPLITS},
-        modalities={name: int(counts["modality"].get(name, 0)) for name in MODALITIES},
+        modalities={name: int(counts.get("modality", {}).get(name, 0)) for name in MODALITIES},
         joined={split: _num_joined(path, split) for split in SPLITS if counts["split"].get(split)},
         num_labelled=_num_labelled(path) if counts["split"].get("train") else 0,
         image_size=int(info["image_size"]),

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -32,12 +34,18 @@ def split_of_patient(patient_id: str, *, seed: int, val: float, test: float) -> 
     return "test" if u < test else "val" if u < test + val else "train"
 
 
+def patient_key(patient_id: str) -> str:
+    """One key for the spellings of an identifier that programs make of each other: ``P7`` and ``p7 ``, ``007``, ``7`` and ``7.0``."""
+    plain = "".join(unicodedata.normalize("NFKC", patient_id).casefold().split())
+    return re.sub(r"^0+(?=\d+$)", "", re.sub(r"^(\d+)\.0+$", r"\1", plain))
+
+
 class PatientSplits:
-    """Remembers every patient's split and refuses a second one."""
+    """Remembers every patient's split and refuses a second one. Spellings of one key are one patient: no split divides them."""
 
     def __init__(self, *, seed: int, val: float, test: float) -> None:
         self._seed, self._val, self._test = seed, val, test
-        self._known: dict[str, str] = {}
+        self._known: dict[str, tuple[str, str]] = {}  # key -> split, and the first spelling
 
     def place(self, patient_id: str, official: str | None) -> str:
         """The split of a study: the official one where there is one, else the patient's own.
@@ -45,15 +53,17 @@ class PatientSplits:
         Raises:
             DataError: If the patient's studies are in two splits.
         """
-        split = (
-            official
-            or self._known.get(patient_id)
-            or split_of_patient(patient_id, seed=self._seed, val=self._val, test=self._test)
+        key = patient_key(patient_id)
+        split = official or (
+            self._known[key][0]
+            if key in self._known
+            else split_of_patient(patient_id, seed=self._seed, val=self._val, test=self._test)
         )
-        known = self._known.setdefault(patient_id, split)
+        known, spelling = self._known.setdefault(key, (split, patient_id))
         if known != split:
+            other = f", also written {spelling!r}," if spelling != patient_id else ""
             raise DataError(
-                f"patient {patient_id!r} is in two splits, {known!r} and {split!r}",
+                f"patient {patient_id!r}{other} is in two splits, {known!r} and {split!r}",
                 expected="all studies of a patient in one split",
                 fix="correct the split, or leave it out for splits of our own "
                 "(csv: options.columns.split=null; mimic-cxr: options.official_split=false)",

@@ -197,9 +197,11 @@ def projection(view: str) -> str:
     return word if word in CLINICAL_RECORD.fields["view"].values else ""
 
 
-# Values that anonymisation leaves in place of a patient's identifier.
+# Values that anonymisation leaves in place of a patient's identifier; one with a number in it is a pseudonym.
 _NO_PATIENT = re.compile(
-    r"(?:study:.*|anon\w*|unknown|none|removed|deidentified|de-identified|patient|test|[0x.\-_ ]*)", re.IGNORECASE
+    r"study:.*|anon[^1-9]*|unknown|none|null|nan|n/?a|nil|not?[ _-]?(?:id|name|available|applicable)|removed|redacted|blank"
+    r"|de-?identified|(?:patient|test)[\^ _-]*(?:patient|test|name|id)?|[0x.*?#\-_^ ]*",
+    re.IGNORECASE,
 )
 MIN_STUDIES_OF_ONE_PATIENT = 10  # from here on, one patient for all studies is taken for a replaced identifier
 
@@ -226,6 +228,15 @@ def check_patients(records: Sequence[AnnouncedStudy], source: str, column: str, 
         expected="the patient of each study, so that no patient comes into two splits",
         fix=f"export it with pseudonyms; or {fix} if no patient has two studies",
     )
+
+
+TWO_PATIENTS = "two patients"
+
+
+def two_patients(old: AnnouncedStudy, new: AnnouncedStudy) -> LeftOut:
+    """The refusal of a study whose files or rows name two patients."""
+    detail = f"study {old.study_id!r} is of patients {old.patient_id!r} and {new.patient_id!r}"
+    return LeftOut(file=old.study_id, reason=TWO_PATIENTS, detail=detail)
 
 
 def second_images(old: AnnouncedStudy, new: AnnouncedStudy) -> list[LeftOut]:

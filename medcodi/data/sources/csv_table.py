@@ -9,7 +9,15 @@ from pathlib import Path
 
 from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.reports import compose_report
-from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, check_patients, projection, second_images
+from medcodi.data.sources.announced import (
+    TWO_PATIENTS,
+    AnnouncedStudy,
+    LeftOut,
+    check_patients,
+    projection,
+    second_images,
+    two_patients,
+)
 from medcodi.data.sources.csv_columns import (
     FIELD,
     SYNTHESIZED,
@@ -110,6 +118,7 @@ def _study(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvCo
             fix="correct it, or options.columns.split=null for splits of our own",
         )
     labels = {label: value for label in CHEXPERT_LABELS if (value := _label(row.cells.get(label))) is not None}
+    invalid = [label for label in CHEXPERT_LABELS if label not in labels and not is_absent(row.cells.get(label) or "")]
     if "labels" in columns:
         labels |= _named_labels(cell("labels"), f"{options.path}, line {number}", options.label_names)
     values = {meaning.removeprefix(FIELD): cell(meaning) for meaning in columns if meaning.startswith(FIELD)}
@@ -134,6 +143,14 @@ def _study(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvCo
             )
             for name in ("report", "findings", "impression")
             if written(name) and not cell(name)
+        )
+        + tuple(
+            LeftOut(
+                file=f"{study_id}:{label}",
+                reason="label: invalid value",
+                detail=f"line {number}: {label} is {row.cells[label][:40]!r}, expected 1, 0, -1 or nothing",
+            )
+            for label in invalid
         ),
     )
 
@@ -204,8 +221,7 @@ def _joined(old: AnnouncedStudy, new: AnnouncedStudy, *, by_study: bool) -> Anno
     """Two rows of one study as one record."""
     # One study of two patients is a fault of the table: left out.
     if new.patient_id != old.patient_id:
-        detail = f"study {old.study_id!r} is of patients {old.patient_id!r} and {new.patient_id!r}"
-        return replace(old, refused=LeftOut(file=old.study_id, reason="two patients", detail=detail))
+        return replace(old, refused=two_patients(old, new))
     # One row a study: a second row is a duplicate.
     if by_study:
         spare = LeftOut(
@@ -214,6 +230,10 @@ def _joined(old: AnnouncedStudy, new: AnnouncedStudy, *, by_study: bool) -> Anno
             detail=f"study {old.study_id!r} appears in several rows; the first is used",
         )
         return replace(old, spare=(*old.spare, spare))
+    # An image that cannot be used is left out alone where another can be used.
+    if old.refused is not None and new.refused is None and old.refused.reason != TWO_PATIENTS:
+        old, new = new, old
+    unusable = () if new.refused is None else (new.refused,)
     return replace(
         old,
         images={**new.images, **old.images},
@@ -221,6 +241,31 @@ def _joined(old: AnnouncedStudy, new: AnnouncedStudy, *, by_study: bool) -> Anno
         views={**new.views, **old.views},
         labels={**new.labels, **old.labels},
         values={**new.values, **{name: value for name, value in old.values.items() if value}},
-        refused=old.refused or new.refused,
-        spare=(*old.spare, *second_images(old, new)),
+        split=old.split or new.split,
+        spare=(*old.spare, *new.spare, *unusable, *second_images(old, new), *_differing(old, new)),
     )
+
+
+def _differing(old: AnnouncedStudy, new: AnnouncedStudy) -> list[LeftOut]:
+    """Contents that two rows of one study give differently: the first row counts.
+
+    Raises:
+        DataError: If they name two splits.
+    """
+    if old.split and new.split and old.split != new.split:
+        raise DataError(
+            f"study {old.study_id!r} is in two splits, {old.split!r} and {new.split!r}",
+            expected="all rows of a study in one split",
+            fix="correct the split, or options.columns.split=null for splits of our own",
+        )
+    pairs = [("report", old.texts, new.texts), ("label", old.labels, new.labels), ("record", old.values, new.values)]
+    return [
+        LeftOut(
+            file=f"{old.study_id}:{name}",
+            reason=f"second {what}",
+            detail=f"study {old.study_id!r} has another {name} already: {str(before[name])[:60]!r}, then {str(after[name])[:60]!r}",
+        )
+        for what, before, after in pairs
+        for name in before
+        if name in after and before[name] != after[name] and "" not in (before[name], after[name])
+    ]

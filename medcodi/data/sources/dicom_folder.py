@@ -13,7 +13,15 @@ from medcodi.data.dicom.reading import DicomHeader, read_header
 from medcodi.data.image_files import is_dicom
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import read_text
-from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, check_patients, projection, second_images
+from medcodi.data.sources.announced import (
+    TWO_PATIENTS,
+    AnnouncedStudy,
+    LeftOut,
+    check_patients,
+    projection,
+    second_images,
+    two_patients,
+)
 from medcodi.errors import DataError
 from medcodi.modality import modality, names
 from medcodi.storage.names import is_plain_name
@@ -137,8 +145,11 @@ def _report(file: Path, study_id: str, options: DicomConfig) -> tuple[dict[str, 
 
 def _joined(old: AnnouncedStudy, new: AnnouncedStudy) -> AnnouncedStudy:
     """Two files of one study as one record; beside a usable file, one that cannot be used is left out alone."""
+    # One study of two patients is a fault of the export: left out.
+    if new.patient_id != old.patient_id:
+        return replace(old, refused=two_patients(old, new))
     # A file that can be used replaces one that cannot.
-    if old.refused is not None and new.refused is None:
+    if old.refused is not None and new.refused is None and old.refused.reason != TWO_PATIENTS:
         old, new = new, old
     spare = [*old.spare, *new.spare, *second_images(old, new)]
     if new.refused is not None:

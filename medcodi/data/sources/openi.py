@@ -127,7 +127,11 @@ def _study(report: Path, images: Mapping[str, Path], projections: Mapping[str, s
     study_id = (_attribute(tree.find("uId"), "id") or report.stem).strip()
     spare: list[LeftOut] = []
     chosen, views = _images(tree, images, projections, study_id, spare)
-    parts = {(node.get("Label") or "").upper(): "".join(node.itertext()).strip() for node in tree.iter("AbstractText")}
+    # Two parts of one label are one section.
+    parts: dict[str, str] = {}
+    for node in tree.iter("AbstractText"):
+        label, part = (node.get("Label") or "").strip().upper(), "".join(node.itertext()).strip()
+        parts[label] = f"{parts.get(label, '')} {part}".strip()
     text = compose_report(parts.get("FINDINGS", ""), parts.get("IMPRESSION", ""))
     refused = None
     if not text:

@@ -25,6 +25,7 @@ from medcodi.evaluation.annotators.record_head import RecordHead, recognised
 from medcodi.modality import names
 from medcodi.record import FieldConfig
 from medcodi.storage import atomic
+from medcodi.storage.checked_json import parse_json
 from medcodi.study import CHEXPERT_LABELS, Study
 
 SIDED_LABELS = ("Pleural Effusion", "Pneumothorax", "Consolidation", "Lung Lesion", "Support Devices")
@@ -45,6 +46,15 @@ class ClassifierConfig:
     record_fields: Annotated[dict[str, FieldConfig], Field(exclude_if=lambda value: not value)] = field(
         default_factory=dict
     )
+
+    def __post_init__(self) -> None:
+        # A card may be anybody's: its sizes are bounded before a network of them is built.
+        sizes = {"image_size": (self.image_size,), "channels": self.channels, "blocks": self.blocks}
+        for (name, values), (low, high) in zip(sizes.items(), ((16, 4096), (1, 4096), (0, 64)), strict=True):
+            if not 1 <= len(values) <= 8 or not all(low <= value <= high for value in values):
+                raise ValueError(f"{name} is {values}, expected 1 to 8 numbers from {low} to {high}")
+        if len(self.targets) > 1000:
+            raise ValueError(f"{len(self.targets):,} targets, expected at most 1,000")
 
     def build(self) -> FindingClassifier:
         """A classifier with fresh weights."""
@@ -218,10 +228,12 @@ class FindingClassifier(nn.Module):
                 fix="train one: python eval/train_classifier.py; or, for phantoms, classifier=demo",
             )
         try:
-            card = json.loads(card_path.read_text(encoding="utf-8"))
+            card = parse_json(card_path.read_bytes(), str(card_path), CheckpointError)
             model = from_dict(ClassifierConfig, card.pop("config"), source=str(card_path)).build()
             model.load_state_dict(load_file(weights))
-        except (json.JSONDecodeError, KeyError, SafetensorError, RuntimeError) as error:
+            for figures in (row for view in card.get("ceiling", {}).values() for row in view.values()):
+                float(figures["auroc"] or 0), float(figures["positives"] or 0)
+        except (LookupError, TypeError, AttributeError, ValueError, OSError, SafetensorError, RuntimeError) as error:
             raise CheckpointError(
                 f"the finding classifier in {directory} cannot be read: {str(error).splitlines()[0]}",
                 fix="train or copy it again",

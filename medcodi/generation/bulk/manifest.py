@@ -12,12 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.config import config
+from medcodi.data.tables import MAX_CELL, is_absent
 from medcodi.errors import DataError, PromptError, did_you_mean, one_of
 from medcodi.generation.request import check_request
 from medcodi.modality import MODALITIES, in_table_order, names
 from medcodi.model.generation_config import ORDERS
 from medcodi.randomness import seed_from_keys
 from medcodi.record import fields_in_columns
+from medcodi.storage.checked_json import parse_json
 from medcodi.storage.names import collision_key, is_plain_name
 from medcodi.study import Direction
 
@@ -141,6 +143,7 @@ def _csv(data: bytes, path: Path) -> Iterator[Mapping[str, Any] | DataError]:
     # Bytes that are not UTF-8 become surrogates, so that only their own cell is refused (in _text).
     text = data.decode("utf-8-sig", errors="surrogateescape")
     first = text.partition("\n")[0]
+    csv.field_size_limit(MAX_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
     header: list[str] | None = None
     while True:
@@ -163,14 +166,15 @@ def _csv(data: bytes, path: Path) -> Iterator[Mapping[str, Any] | DataError]:
             if len(set(header)) != len(header):
                 raise DataError(f"{path} has a column twice: {', '.join(header)}", expected="every column once")
         elif any(cell.strip() for cell in cells):
-            if len(cells) > len(header):
+            # A row with more or fewer cells was torn: its report may be a part of one.
+            if len(cells) != len(header):
                 yield DataError(
                     f"line {start} has {len(cells)} cells",
-                    expected=f"at most {len(header)}, as the header has",
-                    fix="quote cells that hold the separator",
+                    expected=f"{len(header)}, as the header has",
+                    fix="quote cells that hold the separator or a line break",
                 )
             else:
-                yield dict(zip(header, cells, strict=False))
+                yield dict(zip(header, cells, strict=True))
 
 
 def _jsonl(data: bytes) -> Iterator[Mapping[str, Any] | DataError]:
@@ -178,11 +182,9 @@ def _jsonl(data: bytes) -> Iterator[Mapping[str, Any] | DataError]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            yield DataError(f"line {number} is not UTF-8 text", fix="save it as UTF-8")
-        except json.JSONDecodeError as error:
-            yield DataError(f"line {number} is not JSON: {error}", expected="one object a line")
+            values = parse_json(line, f"line {number}")
+        except DataError as error:
+            yield error
         else:
             refusal = DataError(f"line {number} holds a {type(values).__name__}", expected="an object such as {}")
             yield values if isinstance(values, dict) else refusal
@@ -248,11 +250,12 @@ def _checked(
         seed=seed,
         num_samples=num_samples,
         order=order,
-        kept={column: _text(cells, column) for column in keep},
+        kept={column: _text(cells, column, as_written=True) for column in keep},
     )
 
 
-def _text(cells: Mapping[str, Any], column: str) -> str:
+def _text(cells: Mapping[str, Any], column: str, *, as_written: bool = False) -> str:
+    """A cell as text, "" where it stands for nothing (``nan``, ``None``); ``as_written``: also where it does."""
     value = cells.get(column)
     if value is None:
         return ""
@@ -260,7 +263,7 @@ def _text(cells: Mapping[str, Any], column: str) -> str:
         return json.dumps(value)
     if isinstance(value, bool | list | dict):
         raise DataError(f"{column} holds {json.dumps(value)[:60]}", expected="a text or a number")
-    text = str(value).strip()
+    text = "" if is_absent(str(value)) and not as_written else str(value).strip()
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise DataError(f"{column} is not UTF-8 text", fix="save the manifest as UTF-8")
     return text

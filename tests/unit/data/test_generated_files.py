@@ -75,7 +75,7 @@ def test_a_table(tmp_path: Path) -> None:
         ("study,direction,frontal\ns1,report->frontal,a\n", "expected columns study_id"),
         ("study_id,direction,frontal\n,report->frontal,a\n", "line 2: no study_id"),
         ("study_id,direction,frontal\ns1,report->frontals,a\n", "frontals"),
-        ("study_id,direction,frontal\n", "holds nothing"),
+        ("study_id,direction,frontal\n", "holds no rows"),
         (
             "study_id,direction,report\ns1,frontal->report,Clear.\ns2,frontal->report,\n",
             "line 3, report: the cell is empty",

@@ -81,6 +81,8 @@ def test_empty_cells_get_the_defaults_and_a_seed_of_their_id(tmp_path):
         ("../a,x,,,,,", "cannot name a folder"),
         ("good,x,,,,,", "row 1 has the id"),
         ("a,x,,,,,,,", "9 cells"),
+        ("a,Heart is", "2 cells"),
+        ("a,nan,,,,,report=1", "not a prompt"),
         ('a,"x"y,,,,,', "not CSV"),
         (b"a,\xff,,,,,", "not UTF-8"),
     ],
@@ -92,7 +94,9 @@ def test_a_bad_row_is_told_and_the_rest_goes_on(tmp_path, cells, message):
     assert message in rows[1].message and rows[2].id == "last"
 
 
-@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"id": "\xff"}', b'{"seed": [1]}', b'{"num_samples": true}'])
+@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"id": "\xff"}', b'{"seed": [1]}', b'{"num_samples": true}',
+                                  b'{"report": "x", "report": "y"}', b"[" * 5000, b'{"seed": 1' + b"0" * 5000 + b"}",
+                                  b'{"weights": NaN}'])  # fmt: skip
 def test_bad_json_lines(tmp_path, line):
     rows = rows_of(tmp_path, b'{"report": "x"}\n' + line + b'\n{"report": "y"}\n', "m.jsonl")
     assert [type(row) for row in rows] == [Row, BadRow, Row]
