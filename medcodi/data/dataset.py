@@ -138,9 +138,13 @@ class ArrowStudies:
 
     def record(self, index: int) -> Record | None:
         """The record of one study, or None; nothing else of it is read."""
+        return next(iter(self.tables(index).values()), None)
+
+    def tables(self, index: int) -> dict[str, Record]:
+        """Modality of kind table -> its values, of one study; nothing else of it is read."""
         columns = [name for name in names("table") if name in self._rows.column_names]
-        text = self._rows.data.column(columns[0])[index].as_py() if columns else None
-        return None if text is None else json.loads(text)
+        texts = {name: self._rows.data.column(name)[index].as_py() for name in columns}
+        return {name: json.loads(text) for name, text in texts.items() if text is not None}
 
     def modality_counts(self, num_studies: int | None = None) -> dict[str, int]:
         """Modality -> number of the first ``num_studies`` studies (None: all) that hold it. No image is read."""
@@ -208,6 +212,7 @@ class FirstStudies:
         self._dataset, self._num_studies = dataset, num_studies
         if isinstance(dataset, ArrowStudies):
             self.study_id, self.report, self.record = dataset.study_id, dataset.report, dataset.record
+            self.tables = dataset.tables
             self.modality_counts = partial(dataset.modality_counts, num_studies)
             self.positive_labels = partial(dataset.positive_labels, num_studies)
             self.contents = lambda: dataset.contents()[:num_studies]

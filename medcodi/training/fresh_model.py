@@ -62,7 +62,9 @@ def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
 def records_of(dataset: StudyDataset, num_studies: int) -> list[Record]:
     """Records of the first studies; without their images where the dataset can."""
     indices = range(min(num_studies, len(dataset)))
-    read_record = getattr(dataset, "record", None)
+    read_tables, read_record = getattr(dataset, "tables", None), getattr(dataset, "record", None)
+    if read_tables is not None:
+        return [record for index in indices for record in read_tables(index).values()]
     if read_record is not None:
         return [record for record in map(read_record, indices) if record]
     return [value for index in indices for value in dataset[index].contents.values() if isinstance(value, Mapping)]

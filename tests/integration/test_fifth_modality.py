@@ -10,13 +10,14 @@ from types import ModuleType
 
 import pytest
 import yaml
-from medcodi.data.sources.record import Loaded, PhantomRecord
+from medcodi.data.sources.record import Loaded
 
 import medcodi
 from medcodi import modality
 from medcodi.config import from_dict, read_yaml
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.sources import SOURCES, Source, phantoms
+from medcodi.data.sources.announced import AnnouncedPhantom, Loaded
 from medcodi.evaluation import EvaluateConfig, evaluate
 from medcodi.model import MedCoDi
 from medcodi.training.config import TrainConfig
@@ -36,7 +37,7 @@ FIELDS = {
 ROW = modality.Modality(name="vitals", kind="table", title="Vital signs", short="V", standard=False)
 
 
-class VitalsRecord(PhantomRecord):
+class AnnouncedVitals(AnnouncedPhantom):
     """A phantom with its age and sex as the record, pulse and fever as vital signs."""
 
     def load(self, image_size: int) -> Loaded:
@@ -48,16 +49,16 @@ class VitalsRecord(PhantomRecord):
         return Loaded(study=replace(study, contents={**study.contents, "record": record, "vitals": vitals}))
 
 
-def records(options: phantoms.PhantomConfig) -> Iterator[VitalsRecord]:
-    for announced in phantoms.records(options):
-        yield VitalsRecord(**vars(announced))
+def studies(options: phantoms.PhantomConfig) -> Iterator[AnnouncedVitals]:
+    for announced in phantoms.studies(options):
+        yield AnnouncedVitals(**vars(announced))
 
 
 @pytest.fixture(scope="module")
 def fifth() -> Iterator[None]:
     """The rows, for this file's tests only."""
     patch, module = pytest.MonkeyPatch(), ModuleType("medcodi.data.sources.vitals")
-    module.__dict__.update(records=records, PhantomConfig=phantoms.PhantomConfig)
+    module.__dict__.update(studies=studies, PhantomConfig=phantoms.PhantomConfig)
     patch.setitem(sys.modules, module.__name__, module)
     patch.setitem(SOURCES, "vitals", Source("phantoms with vital signs", "vitals", "PhantomConfig"))
     patch.setattr(modality, "_ROWS", (*modality._ROWS, ROW))

@@ -144,7 +144,7 @@ class AnnouncedStudy:
         # The record, beside what shows something.
         record, invalid = self.read_values()
         if record:
-            contents |= dict.fromkeys(names("table"), record)
+            contents[names("table")[0]] = record
         spare = (*spare, *invalid)
         study = Study(
             study_id=self.study_id,
