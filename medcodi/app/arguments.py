@@ -158,8 +158,8 @@ def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
 
 
 def text_or_file(name: str, value: str) -> str:
-    """A value as it is; of a text modality the text of the file, if the value is ``@path``."""
-    if modality(name).kind != "text" or not value.startswith("@"):
+    """A value as it is; of a text or record the content of the file, if the value is ``@path``."""
+    if modality(name).kind == "image" or not value.startswith("@"):
         return value
     # @path: the text of a file.
     path = Path(value[1:])

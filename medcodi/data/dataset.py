@@ -13,7 +13,8 @@ import numpy as np
 
 from medcodi.data.files import FIX, INFO_FILE, arrow_files, fetched, info_from_text, is_url, remote_info
 from medcodi.errors import DataError, did_you_mean
-from medcodi.modality import MODALITIES
+from medcodi.modality import MODALITIES, names
+from medcodi.record import Record
 from medcodi.study import CHEXPERT_LABELS, Content, Finding, Study
 
 SPLITS = ("train", "val", "test")
@@ -133,6 +134,12 @@ class ArrowStudies:
         """The report of one study; nothing else of it is read."""
         return self._rows.data.column("report")[index].as_py()
 
+    def record(self, index: int) -> Record | None:
+        """The record of one study, or None; nothing else of it is read."""
+        columns = [name for name in names("table") if name in self._rows.column_names]
+        text = self._rows.data.column(columns[0])[index].as_py() if columns else None
+        return None if text is None else json.loads(text)
+
     def modality_counts(self, num_studies: int | None = None) -> dict[str, int]:
         """Modality -> number of the first ``num_studies`` studies (None: all) that hold it. No image is read."""
         table = self._rows.data.slice(0, num_studies)
@@ -198,7 +205,7 @@ class FirstStudies:
         self.fingerprint = f"{dataset.fingerprint}[:{num_studies}]"
         self._dataset, self._num_studies = dataset, num_studies
         if isinstance(dataset, ArrowStudies):
-            self.study_id, self.report = dataset.study_id, dataset.report
+            self.study_id, self.report, self.record = dataset.study_id, dataset.report, dataset.record
             self.modality_counts = partial(dataset.modality_counts, num_studies)
             self.positive_labels = partial(dataset.positive_labels, num_studies)
             self.contents = lambda: dataset.contents()[:num_studies]

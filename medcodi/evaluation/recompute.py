@@ -10,8 +10,6 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from medcodi.config import from_dict, to_dict
 from medcodi.console import progress_of
 from medcodi.data.dataset import read_study
@@ -24,7 +22,7 @@ from medcodi.evaluation.inputs import open_inputs
 from medcodi.evaluation.pipeline import annotate, produce, render
 from medcodi.evaluation.provenance import NOT_THE_PROTOCOL, SCHEMA_VERSION, scoring_protocol
 from medcodi.evaluation.scoring.score import score
-from medcodi.evaluation.studies import HeldOutStudies, Value, eight_bit
+from medcodi.evaluation.studies import HeldOutStudies, Value, as_annotated
 from medcodi.storage import atomic
 from medcodi.study import Direction
 
@@ -32,7 +30,7 @@ TOLERANCE = 1e-6  # relative: other machines round otherwise
 # Settings that change figures and pictures, but no annotation.
 RESCORABLE = (
     "bootstrap_samples", "frechet_samples", "permutations", "min_positives", "kernel_subset", "kernel_subsets", "neighbours",
-    "meteor", "pictures", "notes",
+    "meteor", "pictures", "notes", "subgroup_by", "subgroup_studies",
 )  # fmt: skip
 
 
@@ -128,8 +126,7 @@ def _real_contents(config: EvaluateConfig, path: str | None) -> Any:
                 expected=f"{picture['study_id']!r}, as in the bundle",
                 fix="give the data that were evaluated (--data), or show no pictures: pictures=0",
             )
-        value = study.contents[modality]
-        return value if isinstance(value, str) else eight_bit(np.asarray(value))
+        return as_annotated(study.contents[modality])
 
     return real
 

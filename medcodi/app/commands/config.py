@@ -24,7 +24,8 @@ GROUPS = {
     "utility": ("medcodi utility --config NAME", "medcodi.trust.utility.config:UtilityConfig"),
     "turing": ("medcodi turing export --study NAME", "medcodi.turing.design.config:ReaderStudyConfig"),
 }
-_OTHER_CLASS = {"eval/classifier": "medcodi.evaluation.annotators.classifier_training:ClassifierTrainConfig"}
+_CLASSIFIER = "medcodi.evaluation.annotators.classifier_training:ClassifierTrainConfig"
+_OTHER_CLASS = {"eval/classifier": _CLASSIFIER, "eval/classifier-record": _CLASSIFIER}
 
 Name = Annotated[str, typer.Argument(help="A recipe: train/align; align, if no other group has that name.")]
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from medcodi.data.dataset import row_from_study
 from medcodi.data.preparation.ledger import Entry, entries_of
-from medcodi.data.sources.record import Record
+from medcodi.data.sources.announced import AnnouncedStudy
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
 from medcodi.storage import atomic
@@ -69,7 +69,7 @@ class Shard:
     split: str  # of all its studies
     index: int  # within its split
     places: tuple[int, ...]  # of its studies in the source
-    records: tuple[Record, ...]  # the studies to be read
+    studies: tuple[AnnouncedStudy, ...]  # the studies to be read
 
     @property
     def name(self) -> str:
@@ -77,16 +77,16 @@ class Shard:
         return f"{self.split}-{self.index:05d}"
 
 
-def plan_shards(records: Sequence[Record], splits: Sequence[str]) -> list[Shard]:
+def plan_shards(studies: Sequence[AnnouncedStudy], splits: Sequence[str]) -> list[Shard]:
     """Cut a source into shards: by split, in the source's order, of a size that depends on the number of studies only."""
-    size = max(MIN_STUDIES, -(-len(records) // MAX_SHARDS))
+    size = max(MIN_STUDIES, -(-len(studies) // MAX_SHARDS))
     shards = []
     for split in dict.fromkeys(splits):
         places = [place for place, name in enumerate(splits) if name == split]
         for start in range(0, len(places), size):
             chosen = tuple(places[start : start + size])
-            of_shard = tuple(records[place] for place in chosen)
-            shards.append(Shard(split=split, index=start // size, places=chosen, records=of_shard))
+            of_shard = tuple(studies[place] for place in chosen)
+            shards.append(Shard(split=split, index=start // size, places=chosen, studies=of_shard))
     return shards
 
 
@@ -134,9 +134,9 @@ def write_shard(shard: Shard, folder: Path, image_size: int, file_format: str) -
 
     # Rows are read while they are written; what becomes of each file is entered in the ledger.
     def rows() -> Iterator[dict[str, Any]]:
-        for place, record in zip(shard.places, shard.records, strict=True):
-            loaded = record.load(image_size)
-            entries.extend((place, entry) for entry in entries_of(record, loaded, shard.split))
+        for place, study in zip(shard.places, shard.studies, strict=True):
+            loaded = study.load(image_size)
+            entries.extend((place, entry) for entry in entries_of(study, loaded, shard.split))
             if loaded.study is not None:
                 row = row_from_study(loaded.study, shard.split)
                 digests[place] = _digest(row)
@@ -151,7 +151,7 @@ def write_shard(shard: Shard, folder: Path, image_size: int, file_format: str) -
         rows=len(digests),
         digests=digests,
         entries=entries,
-        left_out=len(shard.records) - len(digests),
+        left_out=len(shard.studies) - len(digests),
     )
 
 

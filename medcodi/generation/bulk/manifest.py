@@ -17,6 +17,7 @@ from medcodi.generation.request import check_request
 from medcodi.modality import MODALITIES, in_table_order, names
 from medcodi.model.generation_config import ORDERS
 from medcodi.randomness import seed_from_keys
+from medcodi.record import fields_in_columns
 from medcodi.storage.names import collision_key, is_plain_name
 from medcodi.study import Direction
 
@@ -24,7 +25,7 @@ _FILES = {f"{name}_file": name for name in names("text")}  # columns with the pa
 COLUMNS = ("id", "targets", "seed", "num_samples", "weights", "order", *MODALITIES, *_FILES)
 RESULT_COLUMNS = (
     "study_id", *MODALITIES, "seed", "id", "row", "sample", "direction",
-    *(f"{name}_text" for name in names("text")), *(f"{name}_sha256" for name in MODALITIES),
+    *(f"{name}_text" for name in (*names("text"), *names("table"))), *(f"{name}_sha256" for name in MODALITIES),
     *(f"{name}_prompt" for name in MODALITIES), *(f"{name}_prompt_sha256" for name in MODALITIES),
     *(f"{name}_prompt_truncated" for name in names("text")), "model", "model_sha256", "settings",
 )  # fmt: skip
@@ -113,7 +114,8 @@ def read_manifest(path: Path, defaults: RowDefaults, keep: Sequence[str] = ()) -
 
 
 def _check_columns(columns: set[str], keep: Sequence[str], path: Path) -> None:
-    for name in sorted(columns - set(COLUMNS) - set(keep)):
+    fields = {column for column in columns if column.partition(".")[0] in names("table")}  # checked by the model
+    for name in sorted(columns - set(COLUMNS) - fields - set(keep)):
         raise DataError(
             f"{path} has an unknown column {name!r}",
             expected="the columns of a manifest",
@@ -128,6 +130,11 @@ def _check_columns(columns: set[str], keep: Sequence[str], path: Path) -> None:
                 expected="a further column of the manifest",
                 fix=did_you_mean(name, further) if further else "leave --keep out, or rename the column",
             )
+
+
+def is_row_id(name: str) -> bool:
+    """Whether a name can be the id of a row, and so the name of a folder."""
+    return _ID.fullmatch(name) is not None and is_plain_name(name)
 
 
 def _csv(data: bytes, path: Path) -> Iterator[Mapping[str, Any] | DataError]:
@@ -189,7 +196,7 @@ def _row(
     name = ""
     try:
         name = _text(cells, "id") or f"row-{number}"
-        if not _ID.fullmatch(name) or not is_plain_name(name):
+        if not is_row_id(name):
             raise DataError(
                 f"the id {name!r} cannot name a folder",
                 expected="at most 120 letters, digits, '.', '_' and '-', the first a letter or digit, the last no '.'; no device such as CON",
@@ -210,7 +217,16 @@ def _checked(
         if text and modality in prompts:
             raise DataError(f"both {modality} and {column} are given", expected="one of them", fix="empty one cell")
         if text:
-            prompts[modality] = text if column in names("text") else root / text
+            is_inline = column in names("text") or (column in names("table") and not text.lower().endswith(".json"))
+            prompts[modality] = text if is_inline else root / text
+    # A record may have a column for each field.
+    for table in names("table"):
+        texts = {field: _text(cells, f"{table}.{field}") for field in fields_in_columns(cells, table)}
+        fields = {field: text for field, text in texts.items() if text}
+        if fields and table in prompts:
+            raise DataError(f"both {table} and {table}.{next(iter(fields))} are given", expected="one of them")
+        if fields:
+            prompts[table] = json.dumps(fields)
     # Seed, number of samples and targets, with the defaults.
     seed, num_samples = _integer(cells, "seed"), _integer(cells, "num_samples")
     if seed is None:
@@ -240,6 +256,8 @@ def _text(cells: Mapping[str, Any], column: str) -> str:
     value = cells.get(column)
     if value is None:
         return ""
+    if isinstance(value, dict) and column in names("table"):
+        return json.dumps(value)
     if isinstance(value, bool | list | dict):
         raise DataError(f"{column} holds {json.dumps(value)[:60]}", expected="a text or a number")
     text = str(value).strip()

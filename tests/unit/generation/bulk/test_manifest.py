@@ -41,6 +41,21 @@ def test_json_lines_say_the_same(tmp_path):
     assert one == other
 
 
+def test_a_record_in_columns_in_one_cell_in_a_file_and_in_json(tmp_path):
+    text = 'record.age,record.sex,record\n071Y,F,\n"71,5",,\n,,"age=71, sex=F"\n,,r.json\n'
+    rows = rows_of(tmp_path, text, targets=("frontal",))
+    prompts = [row.prompts.get("record") for row in rows]
+    assert [json.loads(prompt) for prompt in prompts[:2]] == [{"age": "071Y", "sex": "F"}, {"age": "71,5"}]
+    assert prompts[2:] == ["age=71, sex=F", tmp_path / "r.json"]
+    lines = [{"record": {"age": 71, "sex": "F"}}, {"record.age": 71}]
+    rows = rows_of(tmp_path, "\n".join(map(json.dumps, lines)), "m.jsonl")
+    assert [json.loads(row.prompts["record"]) for row in rows] == [{"age": 71, "sex": "F"}, {"age": "71"}]
+    (bad,) = rows_of(tmp_path, "record.age,record\n71,sex=F\n")
+    assert isinstance(bad, BadRow) and "both record and record.age are given" in bad.message
+    (row,) = rows_of(tmp_path, "record.age\n71\n", keep=("record.age",))
+    assert row.kept == {"record.age": "71"}
+
+
 def test_empty_cells_get_the_defaults_and_a_seed_of_their_id(tmp_path):
     rows = rows_of(tmp_path, "id,report\na,x\nb,x\n", targets=("frontal",), num_samples=3)
     again = rows_of(tmp_path, "id,report\nc,x\nb,x\n", targets=("frontal",), num_samples=3)
