@@ -10,7 +10,6 @@ from types import ModuleType
 
 import pytest
 import yaml
-from medcodi.data.sources.record import Loaded
 
 import medcodi
 from medcodi import modality
