@@ -23,7 +23,9 @@ def disagreements(visit) -> Counter:
     truth = {finding.label: finding for finding in visit.findings}
     affirmed = [finding for finding in label_report(visit.report) if finding.state != "negative"]
     read = {finding.label for finding in affirmed} - {"No Finding", "Lung Opacity"}
-    wrong = Counter([("missing", label) for label in truth.keys() - read] + [("extra", label) for label in read - truth.keys()])
+    wrong = Counter(
+        [("missing", label) for label in truth.keys() - read] + [("extra", label) for label in read - truth.keys()]
+    )
     for finding in affirmed:
         expected = truth.get(finding.label)
         if expected is None:
@@ -80,8 +82,19 @@ def test_reports_differ_in_style_and_stay_in_normal_form():
     texts = [draw_visit(6, index).report for index in range(600)]
     assert len(set(texts)) > 590
     layouts = Counter("+".join(name for name in ("findings", "impression") if name in sections(text)) for text in texts)
-    assert layouts["findings+impression"] > 400 and layouts["impression"] > 30 and layouts["findings"] > 5 and layouts[""] > 10
-    assert 5 < sum(text.splitlines()[-1].partition(":")[2] == text.splitlines()[-1].partition(":")[2].lower() for text in texts) < 90
+    assert (
+        layouts["findings+impression"] > 400
+        and layouts["impression"] > 30
+        and layouts["findings"] > 5
+        and layouts[""] > 10
+    )
+    assert (
+        5
+        < sum(
+            text.splitlines()[-1].partition(":")[2] == text.splitlines()[-1].partition(":")[2].lower() for text in texts
+        )
+        < 90
+    )
     for text in texts:
         assert normalise_report(text) == text and not re.search(r"[\[\]{}|]", text) and len(text.split()) < 150
 

@@ -156,4 +156,3 @@ def _body(keys: tuple[int, ...], number: int, findings: Sequence[Finding]) -> tu
         shoulder_drop=body.shoulder_drop + float(rng.normal(0, 0.015)),
     )
     return body, view
-

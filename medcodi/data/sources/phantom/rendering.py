@@ -17,7 +17,7 @@ from scipy import ndimage
 from medcodi.data.sources.phantom import film, lines
 from medcodi.data.sources.phantom.body import Body
 from medcodi.data.sources.phantom.lines import Bundle
-from medcodi.data.sources.phantom.volume import HALF_DEPTH, SIGN, build, grid
+from medcodi.data.sources.phantom.volume import HALF_DEPTH, build, grid
 from medcodi.study import Finding
 
 GRID = grid(80, 38, 80, version=2)

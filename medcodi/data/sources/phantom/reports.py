@@ -37,7 +37,11 @@ def phrases() -> dict[str, Any]:
 
 
 def report(
-    rng: np.random.Generator, body: Body, view: str, findings: Sequence[Finding], before: Sequence[Finding] | None = None
+    rng: np.random.Generator,
+    body: Body,
+    view: str,
+    findings: Sequence[Finding],
+    before: Sequence[Finding] | None = None,
 ) -> str:
     """The report of a study.
 
@@ -126,7 +130,9 @@ class _Writer:
         order = self.rng.permutation(len(self.findings))
         positive = [self.finding_sentence(self.findings[index], strict=alone) for index in order] + self.resolutions()
         negative = self.denials()
-        negative += [self.say(words[part]) for part, share in (("mediastinum", 0.3), ("other", 0.12)) if self.chance(share)]
+        negative += [
+            self.say(words[part]) for part, share in (("mediastinum", 0.3), ("other", 0.12)) if self.chance(share)
+        ]
         incidental = self.incidentals()
         if not incidental and self.chance(0.4):
             negative.append(self.say(words["bones"]))
@@ -181,7 +187,9 @@ class _Writer:
         if change and self.chance(0.6):
             return self.say(words[change], filling)
         own = row.get("both" if finding.side == "bilateral" and "both" in row else style, ())
-        is_own = not (self.is_loose and finding.label == "Consolidation") and not (summary and finding.side == "bilateral")
+        is_own = not (self.is_loose and finding.label == "Consolidation") and not (
+            summary and finding.side == "bilateral"
+        )
         if own and is_own and nouns is not row.get("loose") and self.chance(0.4):
             return self.say(own, filling)
         return self.say(words["present"][style], filling)
@@ -224,7 +232,13 @@ class _Writer:
         """What is absent: most of it in one list, the heart and vessels in sentences of their own."""
         words = phrases()
         absent = [label for label in words["absent"] if label not in self.labels]
-        weights = {"Consolidation": 0.85, "Pleural Effusion": 0.9, "Pneumothorax": 0.9, "Edema": 0.3, "Lung Lesion": 0.25}
+        weights = {
+            "Consolidation": 0.85,
+            "Pleural Effusion": 0.9,
+            "Pneumothorax": 0.9,
+            "Edema": 0.3,
+            "Lung Lesion": 0.25,
+        }
         listed = [label for label in absent if self.chance(weights.get(label, 0.05))]
         listed = [listed[index] for index in self.rng.permutation(len(listed))]
         terms = [self.choose(words["absent"][label]) for label in listed]
@@ -289,7 +303,11 @@ def _finished(rng: np.random.Generator, text: str) -> str:
             word = words[int(rng.integers(len(words)))]
             at = int(rng.integers(1, len(word) - 2))
             # Two letters change places, or one is missing.
-            wrong = word[:at] + word[at + 1] + word[at] + word[at + 2 :] if rng.random() < 0.5 else word[:at] + word[at + 1 :]
+            wrong = (
+                word[:at] + word[at + 1] + word[at] + word[at + 2 :]
+                if rng.random() < 0.5
+                else word[:at] + word[at + 1 :]
+            )
             text = text.replace(word, wrong, 1)
     return text.lower() if rng.random() < LOWER_CASE else text
 

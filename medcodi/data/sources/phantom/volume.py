@@ -94,9 +94,7 @@ def _root(squares: np.ndarray, radius: float) -> np.ndarray:
     return squares
 
 
-def _ellipsoid(
-    g: Grid, centre: Sequence[float], radii: Sequence[float], edge: float = EDGE
-) -> tuple[Box, np.ndarray]:
+def _ellipsoid(g: Grid, centre: Sequence[float], radii: Sequence[float], edge: float = EDGE) -> tuple[Box, np.ndarray]:
     """The box that holds an ellipsoid, and how far each of its voxels is inside."""
     (cx, cy, cz), (rx, ry, rz) = centre, radii
     reach = 1 + 0.5 * edge / min(radii) + 1e-5  # beyond it nothing is inside
@@ -111,7 +109,11 @@ def dome(g: Grid, body: Body, side: str) -> np.ndarray:
     top = body.dome_left if side == "left" else body.dome_right
     u = (g.x - SIGN[side] * 0.36 * body.half_width / 0.68) / 0.40
     v = (g.y + 0.06) / 0.42
-    fall = 0.16 * u**2 + 0.10 * np.maximum(u * SIGN[side], 0) ** 4 + np.where(v > 0, 0.26, 0.10).astype(g.mask_dtype) * v**2
+    fall = (
+        0.16 * u**2
+        + 0.10 * np.maximum(u * SIGN[side], 0) ** 4
+        + np.where(v > 0, 0.26, 0.10).astype(g.mask_dtype) * v**2
+    )
     return top + fall  # [1, NY, NX]
 
 
