@@ -79,7 +79,7 @@ def phantom_study(seed: int, index: int, size: int = 128) -> Study:
     for view, path in paths.items():
         exposure = draw_exposure(rng, VIEWS[view].marker)
         films[view] = expose(path, exposure, numpy_generator("phantom grain", seed, index, view))
-    name = f"phantom-{seed}-{index:07d}"
+    name = _name(1, seed, index)
     return Study(
         study_id=name,
         patient_id=name,
@@ -150,8 +150,8 @@ def phantom_visit_study(seed: int, index: int, size: int = 128, studies_per_pati
         films[view] = rendering.expose(path, exposure, numpy_generator("phantom2 grain", *keys))
     metadata = {"sex": visit.body.sex, "age": visit.body.age, "view": visit.view, "source": "phantom", "seed": seed}
     return Study(
-        study_id=f"phantom2-{seed}-{index:07d}",
-        patient_id=f"phantom2-{seed}-{studies_per_patient}-{visit.patient:07d}",
+        study_id=_name(2, seed, index),
+        patient_id=_patient_id(seed, index, studies_per_patient),
         contents={**films, "report": visit.report, "record": visit.record},
         labels=labels_of(visit.findings),
         findings=visit.findings,
@@ -163,6 +163,14 @@ def phantom_visit_study(seed: int, index: int, size: int = 128, studies_per_pati
             "visit": visit.number,
         },
     )
+
+
+def _name(version: int, seed: int, index: int) -> str:
+    return f"phantom{'' if version == 1 else version}-{seed}-{index:07d}"
+
+
+def _patient_id(seed: int, index: int, studies_per_patient: int) -> str:
+    return f"phantom2-{seed}-{studies_per_patient}-{index // studies_per_patient:07d}"
 
 
 def body_of(metadata: Mapping[str, Any]) -> Body:
@@ -230,6 +238,12 @@ class PhantomDataset:
         if self.version == 2:
             return phantom_visit_study(self.seed, self.offset + index, self.image_size, self.studies_per_patient)
         return phantom_study(self.seed, self.offset + index, self.image_size)
+
+    def identifiers(self, index: int) -> tuple[str, str]:
+        """The ids of a study and of its patient, without computing anything else of it."""
+        study = _name(self.version, self.seed, self.offset + index)
+        patient = _patient_id(self.seed, self.offset + index, self.studies_per_patient)
+        return study, patient if self.version == 2 else study
 
     def report(self, index: int) -> str:
         """The report of a study, without computing its films."""
