@@ -21,6 +21,7 @@ GROUPS = {
     "models": ("medcodi parameters, and model=NAME of a training run", "medcodi.model.config:ModelConfig"),
     "train": ("medcodi train --config NAME", "medcodi.training.config:TrainConfig"),
     "eval": ("medcodi evaluate --config NAME", "medcodi.evaluation.config:EvaluateConfig"),
+    "audit": ("medcodi audit --config NAME", "medcodi.trust.privacy.config:AuditConfig"),
     "turing": ("medcodi turing export --study NAME", "medcodi.turing.design.config:ReaderStudyConfig"),
 }
 _OTHER_CLASS = {"eval/classifier": "medcodi.evaluation.annotators.classifier_training:ClassifierTrainConfig"}
@@ -31,7 +32,7 @@ Name = Annotated[str, typer.Argument(help="A recipe: train/align; align, if no o
 @config_app.command("list")
 def list_recipes(
     group: Annotated[
-        str | None, typer.Argument(help="data, models, train, eval or turing.", show_default="all")
+        str | None, typer.Argument(help="data, models, train, eval, audit or turing.", show_default="all")
     ] = None,
 ) -> None:
     """List the shipped recipes, each with its purpose. Commands take them by name, from any folder.

@@ -1,0 +1,1 @@
+"""Whether synthetic studies are useful, private and marked."""
