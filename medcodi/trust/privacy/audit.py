@@ -32,7 +32,7 @@ from medcodi.evaluation.provenance import machine, versions
 from medcodi.generation.pipeline import load
 from medcodi.model import MedCoDi
 from medcodi.model.identity import model_identity
-from medcodi.storage.atomic import sha256_file
+from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder
 from medcodi.trust.privacy.attacks.reidentification import PatientFilms, measure_ruler, train_network
 from medcodi.trust.privacy.config import AuditConfig
@@ -70,10 +70,12 @@ def audit(config: AuditConfig, *, quiet: bool = False) -> dict[str, Any]:
     ranks.by_first(JobFolder(Path(config.out), AUDIT).read_index)  # refuses a folder of something else at once
     model, reference, parts = open_inputs(config)
     job = JobFolder(Path(config.out), AUDIT, identity_of(config, model, reference, parts), ranks)
+    ranks.by_first(job.check)
+    subject = read_subject(
+        config, model, reference, parts, ranks
+    )  # refuses what cannot be audited before anything is written
     with job.opened(), progress_of(disable=quiet or not ranks.is_first) as progress:
-        report = _reporter(progress)
-        subject = read_subject(config, model, reference, parts, ranks)
-        measure(subject, job, report)
+        measure(subject, job, _reporter(progress))
         if config.controls.run:
             ranks.by_first(
                 lambda: run_positive(config.controls, job.content / CONTROL, _reporter(progress, "control: "))
@@ -199,14 +201,15 @@ def read_subject(
 # ---- the end ---------------------------------------------------------------------------------------------------------
 def _finish(subject: Subject, job: JobFolder, seconds: float) -> dict[str, Any]:
     """Compute the results, render them, and seal the bundle."""
-    from medcodi.trust.privacy.page import card_text, methods_text, write_audit_page
+    from medcodi.trust.privacy.card import card_text, methods_text
+    from medcodi.trust.privacy.page import write_audit_page
 
     (job.content / BUNDLE).unlink(missing_ok=True)  # incomplete until it is written again
     results = compute_results(job)
     job.write_json(job.content / RESULTS, results, indent=1)
     write_audit_page(job.content / PAGE, results, subject, job)
     for name, text in ((METHODS, methods_text(results)), (CARD, card_text(results))):
-        (job.content / name).write_text(text, encoding="utf-8")
+        atomic.write_text(job.content / name, text, error=AUDIT.error, then=AUDIT.resume)
     run = {
         "finished": datetime.now(UTC).isoformat(timespec="seconds"),
         "ranks": job.ranks.world_size,
@@ -222,4 +225,4 @@ def _finish(subject: Subject, job: JobFolder, seconds: float) -> dict[str, Any]:
 def hashes_of(folder: Path) -> dict[str, str]:
     """File -> SHA-256 of everything in a bundle, but for its index."""
     files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix(): sha256_file(path) for path in files if path.name != BUNDLE}
+    return {path.relative_to(folder).as_posix(): atomic.sha256_file(path) for path in files if path.name != BUNDLE}

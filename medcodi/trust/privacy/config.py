@@ -49,8 +49,8 @@ class ControlsConfig:
     run: bool = True  # False: the first line of the verdict says that they were not run
     repeats: Annotated[int, at_least(1)] = 40  # of the negative control: members drawn anew among the non-members
     passes: Count = 36  # repeats that must pass, and whose interval of the membership AUROC must hold 0.5
-    num_studies: Annotated[int, at_least(24)] = 32  # members, and non-members, of the positive control's tiny model
-    num_steps: Count = 700  # training steps that overfit it
+    num_studies: Annotated[int, at_least(24)] = 32  # members of the positive control; its non-members are twice as many
+    num_steps: Count = 300  # training steps that overfit each of its denoisers
     seed: int = 0  # of the tiny model, its studies and the redraws
 
     def __post_init__(self) -> None:

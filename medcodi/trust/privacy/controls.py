@@ -17,7 +17,8 @@ import torch
 from medcodi.config import to_dict
 from medcodi.data.dataset import read_study
 from medcodi.data.loading import DataConfig, StudyDataset, collate
-from medcodi.model import MedCoDi, build_model, tiny_config
+from medcodi.diffusion.objective import NoiseScheduleConfig
+from medcodi.model import MedCoDi, ModelConfig, build_model, tiny_config
 from medcodi.randomness import StepRandomness, numpy_generator
 from medcodi.stages.encoded import encode_batch
 from medcodi.stages.stage import build_stage
@@ -35,7 +36,8 @@ ALPHA = 0.001  # the positive control is flagged by a family whose p is below it
 SIZE = 32  # pixels a side
 MODALITIES = ("frontal", "report")  # of the tiny model
 REFERENCE_SHARE = 8  # the reference is the checkpoint after this part of the steps
-AUTOENCODER_STEPS = 150
+AUTOENCODER_STEPS = 40
+LEARNING_RATE = 3e-3
 REDRAW_RESAMPLES = 100
 
 
@@ -61,18 +63,16 @@ def _cut(study: Study) -> Study:
 def control_config(controls: ControlsConfig) -> AuditConfig:
     """The audit of the positive control, a function of the controls' config."""
 
-    def data(split: str) -> DataConfig:
-        return DataConfig(
-            source="phantom", split=split, num_studies=controls.num_studies, image_size=SIZE, seed=controls.seed
-        )
+    def data(split: str, num: int) -> DataConfig:
+        return DataConfig(source="phantom", split=split, num_studies=num, image_size=SIZE, seed=controls.seed)
 
     return AuditConfig(
-        members=data("train"),
-        non_members=data("test"),
+        members=data("train", controls.num_studies),
+        non_members=data("test", 2 * controls.num_studies),  # they are not trained on, and cost little
         model="the tiny model of the positive control",
         matching="none",
         directions=("report->frontal",),
-        timesteps=(0.1, 0.2, 0.3, 0.45),
+        timesteps=(0.2, 0.4, 0.6, 0.8),
         canaries=CanariesConfig(seed=controls.seed, repetitions=(0, 1, 3), of_each=2),
         controls=controls,
         num_inference_steps=12,
@@ -86,30 +86,49 @@ def overfitted_model(config: AuditConfig, members: StudyDataset) -> tuple[MedCoD
     """A tiny model trained far beyond need on the members with canaries, and its early checkpoint, the reference."""
     controls, canaries = config.controls, config.canaries
     assert canaries is not None
-    planted = StudiesInMemory(PlantedStudies(members, canaries))
-    texts = [str(study.report) for study in planted.studies if study.report]
-    model = build_model(tiny_config(modalities=MODALITIES, name="positive-control"), texts, seed=controls.seed)
-    samples = tuple(range(len(planted)))
-    batch = collate(planted.studies, samples, SIZE)
-    # Autoencoders: the images' from every film; the reports' stay as they are, because latents are enough to remember.
+    planted = StudiesInMemory(PlantedStudies(members, canaries)).studies
+    model = build_model(control_model(), [study.report for study in planted if study.report], seed=controls.seed)
+    rows = {name: [study for study in planted if name in study.contents] for name in MODALITIES}
+    # Autoencoders: the films' a little; the reports' stays as it is, because latents are enough to remember.
     model.trained_stages = ("autoencode", "align")
-    _train(model, "autoencode", {"kinds": ["image"]}, [batch], AUTOENCODER_STEPS, 3e-3, controls.seed)
-    # Denoisers: all rows in every step, encoded once.
-    with torch.no_grad():
-        encoded = encode_batch(model, batch)
+    parts = [rows["frontal"][start : start + 16] for start in range(0, len(rows["frontal"]), 16)]
+    films = [collate(part, range(len(part)), SIZE) for part in parts]
+    _train(model, "autoencode", {"kinds": ["image"]}, films, AUTOENCODER_STEPS, controls.seed)
+    reports = [collate(rows["report"], range(len(rows["report"])), SIZE)]
+    _train(model, "autoencode", {"kinds": ["text"]}, reports, 0, controls.seed)  # its scale alone
+    # Denoisers, one after the other: every row in every step, encoded once.
     early = max(1, controls.num_steps // REFERENCE_SHARE)
-    _train(model, "diffuse", {}, [encoded], early, 2e-3, controls.seed)
     reference = copy.deepcopy(model)
-    _train(model, "diffuse", {}, [encoded], controls.num_steps - early, 2e-3, controls.seed + 1)
+    for name, studies in rows.items():
+        with torch.no_grad():
+            batch = encode_batch(model, collate(studies, range(len(studies)), SIZE))
+        # Means of the posteriors alone: the autoencoders are too young for their spread to mean anything.
+        encoded = [replace(batch, stds={kind: torch.zeros_like(std) for kind, std in batch.stds.items()})]
+        _train(model, "diffuse", {"targets": [name]}, encoded, early, controls.seed)
+        reference.denoisers[name].load_state_dict(model.denoisers[name].state_dict())
+        _train(model, "diffuse", {"targets": [name]}, encoded, controls.num_steps - early, controls.seed + 1)
     return model.eval(), reference.eval()
 
 
+def control_model() -> ModelConfig:
+    """Sizes of the tiny model: one token of context, and the prediction of v, whose losses at much noise are of the content."""
+    return tiny_config(
+        name="positive-control",
+        modalities=MODALITIES,
+        context="pooled",
+        context_scale=8.0,
+        schedule=NoiseScheduleConfig(prediction_type="v_prediction"),
+    )
+
+
 def _train(
-    model: MedCoDi, name: str, options: dict[str, Any], batches: Sequence[Any], num_steps: int, rate: float, seed: int
+    model: MedCoDi, name: str, options: dict[str, Any], batches: Sequence[Any], num_steps: int, seed: int
 ) -> None:
     """Train one stage in place with AdamW on batches that are in memory."""
     stage = build_stage(name, model, options)
-    optimizer = torch.optim.AdamW([p for p in stage.parameters() if p.requires_grad], lr=rate, weight_decay=0.0)
+    optimizer = torch.optim.AdamW(
+        [p for p in stage.parameters() if p.requires_grad], lr=LEARNING_RATE, weight_decay=0.0
+    )
     for step in range(num_steps):
         batch = batches[step % len(batches)]
         loss = stage(batch, StepRandomness(seed=seed, step=step, samples=batch.samples)).loss

@@ -80,7 +80,10 @@ def exclude_near_copies(out: Path, training: StudyDataset, model: MedCoDi) -> tu
     spaces = [space for space in spaces_of(model) if "image" in space.kinds]
     for view in views:
         made = [row for row in rows if row.get(view)]
-        images = [fit_square(read_image(out / row[view], modality=view, allow_constant=True), training.image_size) for row in made]
+        images = [
+            fit_square(read_image(out / row[view], modality=view, allow_constant=True), training.image_size)
+            for row in made
+        ]
         ids, patients, real = _training_images(training, view, spaces)
         for space in spaces:
             threshold = copy_distance(space, real[space.name], patients)

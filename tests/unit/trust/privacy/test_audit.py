@@ -14,7 +14,7 @@ from medcodi.errors import ConfigError, DataError
 from medcodi.model import MedCoDi
 from medcodi.trust.privacy.audit import BUNDLE, RESULTS, audit
 from medcodi.trust.privacy.config import AuditConfig, CanariesConfig, ControlsConfig
-from medcodi.trust.privacy.measure import Subject
+from medcodi.trust.privacy.measure import Subject, directions_left_out
 from medcodi.trust.privacy.verify import verify_audit
 
 CONTROLS = ControlsConfig(run=False)
@@ -30,6 +30,8 @@ def config_of(subject: Subject, model: Path, out: Path, **changes: Any) -> Audit
     own = subject.config
     values: dict[str, Any] = {
         "model": str(model),
+        "members": replace(own.members, num_studies=20),
+        "non_members": replace(own.non_members, num_studies=20),
         "directions": ("report->frontal",),
         "timesteps": (0.2,),
         "num_inference_steps": 2,
@@ -116,8 +118,10 @@ def test_what_cannot_be_audited_is_refused_before_anything_is_written(
         audit(
             config_of(subject, model_folder, out, members=large, non_members=replace(large, split="test")), quiet=True
         )
-    with pytest.raises(DataError, match="no direction can be audited"):
-        audit(config_of(subject, model_folder, out, directions=("report->lateral",)), quiet=True)
+    lacking = replace(subject.config, directions=("report->lateral", "frontal->report"))
+    assert directions_left_out(lacking, subject.model, subject.studies) == [
+        {"figure": "report->lateral", "reason": "the model has no lateral"}
+    ]
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("mine")

@@ -19,7 +19,7 @@ from medcodi.trust.privacy.attacks.reidentification import (
 from medcodi.trust.privacy.config import ReidentificationConfig
 
 DATA: Any = {"source": "phantom", "num_studies": 8, "version": 2, "studies_per_patient": 2}
-CONFIG = ReidentificationConfig(train=DATA, validation=DATA, num_steps=25, batch_size=16)
+CONFIG = ReidentificationConfig(train=DATA, validation=DATA, num_steps=12, batch_size=12)
 
 
 class Visits:
