@@ -35,6 +35,7 @@ from medcodi.trust.privacy.statistics import LEFT_OUT, MEMBER, NON_MEMBER
 ALPHA = 0.001  # the positive control is flagged by a family whose p is below it
 SIZE = 32  # pixels a side
 MODALITIES = ("frontal", "report")  # of the tiny model
+STEPS = {"frontal": 1, "report": 2}  # times num_steps: a report's are a third as long, and learn more slowly
 REFERENCE_SHARE = 8  # the reference is the checkpoint after this part of the steps
 AUTOENCODER_STEPS = 40
 LEARNING_RATE = 3e-3
@@ -73,7 +74,7 @@ def control_config(controls: ControlsConfig) -> AuditConfig:
         matching="none",
         directions=("report->frontal",),
         timesteps=(0.2, 0.4, 0.6, 0.8),
-        canaries=CanariesConfig(seed=controls.seed, repetitions=(0, 1, 3), of_each=2),
+        canaries=CanariesConfig(seed=controls.seed, repetitions=(0, 1, 4), of_each=2),
         controls=controls,
         num_inference_steps=12,
         guidance_scale=1.0,
@@ -97,16 +98,17 @@ def overfitted_model(config: AuditConfig, members: StudyDataset) -> tuple[MedCoD
     reports = [collate(rows["report"], range(len(rows["report"])), SIZE)]
     _train(model, "autoencode", {"kinds": ["text"]}, reports, 0, controls.seed)  # its scale alone
     # Denoisers, one after the other: every row in every step, encoded once.
-    early = max(1, controls.num_steps // REFERENCE_SHARE)
     reference = copy.deepcopy(model)
     for name, studies in rows.items():
         with torch.no_grad():
             batch = encode_batch(model, collate(studies, range(len(studies)), SIZE))
         # Means of the posteriors alone: the autoencoders are too young for their spread to mean anything.
         encoded = [replace(batch, stds={kind: torch.zeros_like(std) for kind, std in batch.stds.items()})]
+        num_steps = controls.num_steps * STEPS[name]
+        early = max(1, num_steps // REFERENCE_SHARE)
         _train(model, "diffuse", {"targets": [name]}, encoded, early, controls.seed)
         reference.denoisers[name].load_state_dict(model.denoisers[name].state_dict())
-        _train(model, "diffuse", {"targets": [name]}, encoded, controls.num_steps - early, controls.seed + 1)
+        _train(model, "diffuse", {"targets": [name]}, encoded, num_steps - early, controls.seed + 1)
     return model.eval(), reference.eval()
 
 

