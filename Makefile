@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS ?= deepspeed,eval,dicom,tracking,turing,dev
+EXTRAS ?= deepspeed,eval,dicom,tracking,turing,dev,docs
 # The first interpreter on this machine that is new enough; override with `make PYTHON=/path/to/python setup`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -25,7 +25,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test test-long test-faults check format bench golden demo-train clean doctor
+.PHONY: help setup demo test test-long test-faults check format bench golden docs demo-train clean doctor
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -76,6 +76,9 @@ format: $(STAMP) ## format the code
 
 bench: $(STAMP) ## speed and memory figures, one JSON line each
 	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+
+docs: $(STAMP) ## the documentation as a site: build/site/index.html
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
 
 golden: $(STAMP) ## rewrite the pinned numbers of tests/golden (review the diff before you commit it)
 	MEDCODI_WRITE_GOLDEN=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/golden -n 0 -q

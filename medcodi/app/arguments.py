@@ -36,7 +36,9 @@ Execution = Annotated[
 ]
 Preset = Annotated[
     str | None,
-    typer.Option(help="Sampler and steps under one name: fast, faster, reference. Explicit options override it."),
+    typer.Option(
+        help="Sampler and steps under one name: fast, faster, reference, and interactive of a model with students. Explicit options override it."
+    ),
 ]
 Guidance = Annotated[
     float | None, typer.Option(help="Classifier-free guidance scale; 1 is none.", show_default="the model's")

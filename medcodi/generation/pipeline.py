@@ -62,7 +62,8 @@ def generate(
         model: A model, its folder, or a hub repository; None: the shipped demo.
         num_samples: Number of samples; sample i has seed ``seed + i``.
         weights: Modality -> weight of its prompt, >= 0, relative to the others; 0 equals absence.
-        preset: ``"fast"``, ``"faster"`` or ``"reference"``: sampler and steps under one name; arguments beside it override it.
+        preset: ``"fast"``, ``"faster"``, ``"reference"``, or of a model with students ``"interactive"``: sampler and steps under one
+            name; arguments beside it override it.
         guidance_scale: 0 ignores the prompts, 1 is no guidance, more follows them more strictly. None: the model's own.
         num_inference_steps: Denoising steps. None: the model's own.
         sampler: One of ``medcodi.diffusion.sampling.SAMPLERS``. None: the model's own.
@@ -108,7 +109,7 @@ def generate(
 
     # Encode, denoise, decode: all samples in one batch.
     seeds = [seed + index for index in range(num_samples)]
-    with execution.running(loaded, loaded.components_for(direction.prompts, direction.targets)):
+    with execution.running(loaded, loaded.components_for(direction.prompts, direction.targets, student=config.student)):
         contents = generate_batch(
             loaded,
             [values] * num_samples,
@@ -220,6 +221,11 @@ def guided_denoiser(
     heard: dict[str, Tensor] | None = (
         None if config.joint else {}
     )  # None: environments are computed; {}: nothing is heard
+
+    # Students have their own weights, and guidance built in.
+    if config.student:
+        weights, alone = model.student_weights(targets), context.remembering()
+        return lambda latents, t: model.denoise(latents, t, alone, weights=weights)
 
     # Guidance over the context: both halves in one batch.
     both = (Context.cat([null, context]) if scale != 1.0 else context).remembering()

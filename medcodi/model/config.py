@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
-from medcodi.config import Finite, config
+from medcodi.config import Count, Finite, config
 from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.modality import MODALITIES, STANDARD, in_table_order
 from medcodi.model.generation_config import SAMPLING_FIELDS, GenerationConfig, with_new_names
@@ -53,6 +53,15 @@ class RecordModelConfig(RecordConfig):
 
 
 @config
+class StudentConfig:
+    """Students of a model, which stage ``distil`` adds: changes of its denoisers' weights for few steps without guidance."""
+
+    steps: Count  # of DDIM, on trailing timesteps; a student can take no other number
+    rank: Count  # of the change of each weight
+    guidance_scale: Finite  # of the denoisers it was trained towards
+
+
+@config
 class ModelConfig:
     """Everything that fixes the shape of a model."""
 
@@ -74,6 +83,8 @@ class ModelConfig:
     environment: EnvironmentConfig
     # Of a model with records; left out of the stored config otherwise, so that models without keep their identity.
     record: Annotated[RecordModelConfig | None, Field(exclude_if=lambda value: value is None)] = None
+    # Of a model with students; left out otherwise, for the same reason.
+    student: Annotated[StudentConfig | None, Field(exclude_if=lambda value: value is None)] = None
     joint_attention: Literal["others", "self"] = (
         "others"  # self: each denoiser hears its own V alone, as the released weights do
     )

@@ -6,9 +6,9 @@ import math
 import warnings
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from pydantic_core import ArgsKwargs
 
 from medcodi.config import config
@@ -16,6 +16,7 @@ from medcodi.errors import PromptError, one_of
 from medcodi.modality import in_table_order, modality
 
 if TYPE_CHECKING:
+    from medcodi.model.config import StudentConfig
     from medcodi.model.medcodi import MedCoDi
 
 # The orders in which several targets are generated.
@@ -34,6 +35,7 @@ PRESETS: dict[str, dict[str, Any]] = {
     "reference": {"sampler": "ddim", "num_inference_steps": 50},  # the paper's
     "fast": {"sampler": "dpm++", "num_inference_steps": 20},
     "faster": {"sampler": "unipc", "num_inference_steps": 10},
+    "interactive": {"student": True},  # as the model's students were trained: see GenerationConfig.as_student
 }
 
 
@@ -67,6 +69,7 @@ class GenerationConfig:
         sequence: The targets of ``staggered`` and ``chained``, first to last; further modalities are passed over. None: table order.
         lag: Of ``staggered``, the steps by which a target follows the one before it. None: half of all steps.
         joint: False: the targets do not hear each other (an ablation).
+        student: Few steps without guidance, by the students of stage ``distil``; of several targets one after the other.
     """
 
     preset: str | None = None
@@ -78,6 +81,9 @@ class GenerationConfig:
     sequence: tuple[str, ...] | None = None
     lag: int | None = None
     joint: bool = True
+    student: Annotated[bool, Field(exclude_if=lambda value: not value)] = (
+        False  # left out of files where it is not used
+    )
 
     _old_names = model_validator(mode="before")(read_old_names)
 
@@ -143,21 +149,44 @@ class GenerationConfig:
         # The default sequence and lag belong to the default order.
         if filled["order"] != defaults.order:
             filled |= {name: own[name] for name in ("sequence", "lag")}
-        return GenerationConfig(**filled, joint=self.joint)
+        student = self.student or preset.get("student", False)
+        return GenerationConfig(**filled, joint=self.joint, student=student)
 
     def resolved(self, model: MedCoDi) -> GenerationConfig:
         """The values that ``model`` samples with: no preset, and no None but a ``sequence`` or ``lag`` of the order's own.
 
         Raises:
-            PromptError: If the model's noise schedule has fewer steps, or its order does not have the sequence or lag that is given.
+            PromptError: If the model's noise schedule has fewer steps, its order does not have the sequence or lag that is given, or
+                it has no students, or students of other steps.
         """
         resolved = self.filled_by(model.config.generation)
+        if resolved.student:
+            return self._as_student(model.config.student)
         limit, num_steps = model.config.schedule.num_train_timesteps, resolved.num_inference_steps or 1
         if num_steps > limit:
             raise PromptError(
                 f"num_inference_steps is {num_steps}", expected=f"at most {limit}", fix="20 to 50 steps serve most uses"
             )
         return resolved
+
+    def _as_student(self, student: StudentConfig | None) -> GenerationConfig:
+        """How a student samples, which nothing but the sequence of the targets can change."""
+        if student is None:
+            raise PromptError(
+                "this model has no students, which the preset interactive needs",
+                expected="a model that was trained by stage distil",
+                fix="the preset faster, or medcodi train --config distil",
+            )
+        fixed = {"sampler": "ddim", "num_inference_steps": student.steps, "guidance_scale": 1.0, "order": "chained"}
+        for name, value in fixed.items():
+            if getattr(self, name) not in (None, value):
+                built_in = f", and guidance {student.guidance_scale:g} built in" if name == "guidance_scale" else ""
+                raise PromptError(
+                    f"{name} is {getattr(self, name)} for students, which were trained for {value} alone{built_in}",
+                    expected=f"{name} {value}",
+                    fix=f"leave {name} out, or choose another preset",
+                )
+        return GenerationConfig(**fixed, environment_guidance_scale=1.0, sequence=self.sequence, student=True)
 
     def ordered(self, order: str | None) -> GenerationConfig:
         """The same in another order (None: as it is), without a sequence or lag that this order does not have."""

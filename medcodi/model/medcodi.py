@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from medcodi.diffusion.prompts import mix_pooled, mix_tokens
 from medcodi.errors import CheckpointError
 from medcodi.modality import MODALITIES, Kind, in_table_order
 from medcodi.model.components import ComponentFiles, Placeholder, empty_parameters, unwrapped
-from medcodi.model.config import ModelConfig, tiny_config
+from medcodi.model.config import ModelConfig, StudentConfig, tiny_config
 from medcodi.model.files import load_model, save_model
 from medcodi.model.identity import model_sha256, weights_sha256
 from medcodi.model.threads import LOADING, ModelLock
@@ -22,6 +22,7 @@ from medcodi.networks.attention import Context
 from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
 from medcodi.networks.hearing import Connectors, lockstep
 from medcodi.networks.image_layers import ImageLayers
+from medcodi.networks.low_rank import LowRank, Weights, call_with
 from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.networks.record_layers import FieldTokens
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
@@ -92,6 +93,21 @@ class MedCoDi(nn.Module):
         if config.environment.kind == "features":
             self.environment.update(self.fresh_connectors())
 
+        # For each denoiser the changes of its weights by which it generates in few steps.
+        self.students = nn.ModuleDict()
+        if config.student is not None:
+            self.add_students(config.student)
+
+    def add_students(self, config: StudentConfig) -> None:
+        """Give every denoiser a fresh student, which changes nothing yet; students of the same config that are there stay."""
+        if self.students and self.config.student == config:
+            return
+        self.config = replace(self.config, student=config)
+        self.pending -= {f"student_{name}" for name in self.denoisers}
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)  # the same on all ranks
+            self.students.update({name: LowRank(denoiser, config.rank) for name, denoiser in self.denoisers.items()})
+
     def fresh_connectors(self) -> dict[str, Connectors]:
         """Modality -> connectors of its denoiser to the others, untrained (``environment: {kind: features}``)."""
         maps = {name: denoiser.shared_maps for name, denoiser in self.denoisers.items()}
@@ -121,18 +137,22 @@ class MedCoDi(nn.Module):
             **{f"autoencoder_{kind}": module for kind, module in self.autoencoders.items()},
             **{f"denoiser_{name}": module for name, module in self.denoisers.items()},
             **{f"environment_{name}": module for name, module in self.environment.items()},
+            **{f"student_{name}": module for name, module in self.students.items()},
         }
         return {name: unwrapped(module) for name, module in parts.items()}
 
-    def components_for(self, prompts: Iterable[str], targets: Iterable[str]) -> tuple[str, ...]:
-        """Names of the components that a direction needs; environment encoders only if targets hear each other."""
+    def components_for(
+        self, prompts: Iterable[str], targets: Iterable[str], *, student: bool = False
+    ) -> tuple[str, ...]:
+        """Names of the components that a direction needs; environment encoders only if targets hear each other, as no student does."""
         targets = in_table_order(targets)
         kinds = dict.fromkeys(MODALITIES[name].kind for name in targets)
         return (
             "prompt_encoders",
             *(f"autoencoder_{kind}" for kind in kinds),
             *(f"denoiser_{name}" for name in targets),
-            *(f"environment_{name}" for name in targets if len(targets) > 1),
+            *(f"environment_{name}" for name in targets if len(targets) > 1 and not student),
+            *(f"student_{name}" for name in targets if student),
         )
 
     def load_components(self, names: Iterable[str] | None = None) -> None:
@@ -175,6 +195,7 @@ class MedCoDi(nn.Module):
         if "prompt_encoders" in names:
             self.prompt_encoders = _hidden(self.prompt_encoders)
         groups = {"autoencoder": self.autoencoders, "denoiser": self.denoisers, "environment": self.environment}
+        groups |= {"student": self.students}
         for prefix, parts in groups.items():
             for key in list(parts):
                 if f"{prefix}_{key}" in names:
@@ -239,7 +260,13 @@ class MedCoDi(nn.Module):
         }
 
     def denoise(
-        self, latents: Mapping[str, Tensor], t: Times, context: Context, *, heard: Mapping[str, Tensor] | None = None
+        self,
+        latents: Mapping[str, Tensor],
+        t: Times,
+        context: Context,
+        *,
+        heard: Mapping[str, Tensor] | None = None,
+        weights: Mapping[str, Weights] | None = None,
     ) -> dict[str, Tensor]:
         """Predict eps (or v) of every target; several targets hear each other: environment vectors, or feature maps.
 
@@ -248,6 +275,7 @@ class MedCoDi(nn.Module):
             t: Timesteps ``[B]`` of all targets, or target -> its own.
             context: The mixed prompts.
             heard: Environment vectors ``[B, E]``; empty: the targets do not hear each other; None: computed from ``latents``.
+            weights: Target -> weights in place of its denoiser's, from :meth:`student_weights`; only where nothing is heard.
         """
         self.load_components(f"denoiser_{name}" for name in latents)
         times = _times_of(latents, t)
@@ -264,10 +292,15 @@ class MedCoDi(nn.Module):
             # In the precision of its weights.
             dtype = _dtype_of(self.denoisers[name])
             environment = environment.to(dtype) if environment is not None else None
-            predictions[name] = self.denoisers[name](z.to(dtype), times[name], context.to(dtype), environment).to(
-                z.dtype
-            )
+            inputs = z.to(dtype), times[name], context.to(dtype), environment
+            predictions[name] = call_with(self.denoisers[name], (weights or {}).get(name), *inputs).to(z.dtype)
         return predictions
+
+    def student_weights(self, names: Iterable[str]) -> dict[str, Weights]:
+        """Target -> the weights with which its denoiser generates in few steps, without guidance."""
+        names = list(names)
+        self.load_components(f"{part}_{name}" for part in ("denoiser", "student") for name in names)
+        return {name: self.students[name].weights(self.denoisers[name]) for name in names}  # pyright: ignore
 
     def _denoise_in_lockstep(
         self, latents: Mapping[str, Tensor], times: Mapping[str, Tensor], context: Context

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from medcodi.modality import MODALITIES, Kind
 from medcodi.networks.attention import Context
+from medcodi.networks.low_rank import call_with
 
 Forward = Callable[[int], list[Tensor]]  # number of studies -> the tensors that the loss is made of
 
@@ -93,15 +94,16 @@ def frozen_encoding(model: Any) -> tuple[Forward, ...]:
     return *(passes[kind] for kind in autoencoders), *prompt_encoding(model)
 
 
-def denoising(model: Any, name: str, num_environments: int = 0) -> Forward:
-    """The denoiser of one modality, prompted with all others; it hears the environments of its fellow targets."""
+def denoising(model: Any, name: str, num_environments: int = 0, *, student: bool = False) -> Forward:
+    """The denoiser of one modality, or its student, prompted with all others; it hears the environments of its fellow targets."""
     prompts = [other for other in model.config.modalities if other != name]
 
     def forward(studies: int) -> list[Tensor]:
         z, t = _noisy_latents(model, name, studies)
         vectors = torch.zeros(studies, num_environments, model.config.environment.dim) if num_environments else None
         environment = None if vectors is None else Context(vectors)
-        return [model.denoisers[name](z, t, _context(model, studies, prompts), environment)]
+        weights = model.student_weights([name])[name] if student else None
+        return [call_with(model.denoisers[name], weights, z, t, _context(model, studies, prompts), environment)]
 
     return forward
 

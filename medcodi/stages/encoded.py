@@ -116,6 +116,10 @@ class DrawnPrompts:
         encodings = {name: batch.prompts[name].where(~self.dropped, nulls[name]) for name in self.names}
         return model.context(encodings, {name: self.chosen[:, index].float() for index, name in enumerate(self.names)})
 
+    def null_context(self, model: MedCoDi, batch: EncodedBatch) -> Context:
+        """The context of these rows' null prompts, which guidance contrasts theirs with."""
+        return replace(self, dropped=torch.ones_like(self.dropped)).context(model, batch)
+
 
 @torch.no_grad()
 def draw_training_prompts(

@@ -24,6 +24,7 @@ STAGES: dict[str, str] = {
     "align": "medcodi.stages.align:AlignStage",  # trains the prompt encoders
     "diffuse": "medcodi.stages.diffuse:DiffuseStage",  # trains the denoisers, each alone
     "join": "medcodi.stages.join:JoinStage",  # trains the environment encoders and the connectors
+    "distil": "medcodi.stages.distil:DistilStage",  # adds students that generate in few steps
 }
 
 
@@ -150,15 +151,17 @@ def build_stage(name: str, model: MedCoDi, config: Any = None) -> Stage:
 
 
 def trained_in(model: MedCoDi) -> dict[str, tuple[str, ...]]:
-    """Parameter name -> the stages that train it at their default configs, in order.
+    """Parameter name -> the stages that train it at their default configs, in order; those of every model.
 
     The model may be on the meta device. Afterwards only the last stage's parameters have ``requires_grad``.
     """
+    from medcodi.model import STAGES as OF_EVERY_MODEL
+
     stages: dict[str, list[str]] = {name: [] for name, _ in model.named_parameters()}
     been_through, model.trained_stages = model.trained_stages, tuple(STAGES)
     try:
         # Each stage takes the model over in turn, and leaves its own parameters trainable.
-        for stage in STAGES:
+        for stage in OF_EVERY_MODEL:
             build_stage(stage, model).eval()
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:

@@ -253,7 +253,7 @@ class TrainConfig:
                 f"environment={self.environment.kind!r} in stage {self.stage.name!r}: it replaces that of a model, expected "
                 "{kind: features} in stage 'join' with init; a fresh model has it in its recipe"
             )
-        if self.cache is not None and self.stage.name not in ("diffuse", "join"):
+        if self.cache is not None and self.stage.name not in ("diffuse", "join", "distil"):
             raise ValueError(
                 f"cache={self.cache!r}: stage {self.stage.name!r} trains what a cache would freeze; remove it"
             )

@@ -96,7 +96,8 @@ class ModelSystem:
     ) -> Output:
         """Generate the shards that are missing; a shard is one batch, whatever the number of ranks."""
         shards = self.held_out.shards(self.held_out.usable(direction))
-        needed = sorted(self.model.components_for(direction.prompts, direction.targets))
+        student = self.generation.resolved(self.model).student
+        needed = sorted(self.model.components_for(direction.prompts, direction.targets, student=student))
 
         def generate() -> None:
             with self.execution.running(self.model, needed):

@@ -127,7 +127,11 @@ def synthesize(
         for row in bad if rank == 0 else ():
             worker.fail(row)
         directions = {shard.row.direction for batch in share for shard in batch}
-        needed = {name for each in directions for name in loaded.components_for(each.prompts, each.targets)}
+        needed = {
+            name
+            for each in directions
+            for name in loaded.components_for(each.prompts, each.targets, student=sampling.student)
+        }
         with _same_arithmetic(loaded.device, config.threads), config.execution.running(loaded, sorted(needed)):
             made, found = worker.run(share, lambda: folder.write_failures(rank, world, worker.failed.values()))
         failed, num_truncated = worker.failed, len(worker.truncated)

@@ -187,7 +187,9 @@ class _Stream:
         batch = [queue.popleft() for _ in range(min(self.batch_size, len(queue)))]
         seeds = [pending.seeds[position] for pending, position in batch]
         prompted = {name for pending, _ in batch for name in pending.direction.prompts}
-        with self.execution.running(self.model, self.model.components_for(prompted, targets)):
+        with self.execution.running(
+            self.model, self.model.components_for(prompted, targets, student=self.config.student)
+        ):
             results = generate_batch(
                 self.model,
                 [pending.prompts for pending, _ in batch],

@@ -35,7 +35,7 @@ def run(*arguments: str) -> int:
 
 
 @pytest.mark.parametrize("prediction_type", ["epsilon", "v_prediction"])
-@pytest.mark.parametrize("name", PRESETS)
+@pytest.mark.parametrize("name", [name for name, values in PRESETS.items() if "sampler" in values])
 def test_a_preset_is_a_sampler_that_can_be_built(name: str, prediction_type: str) -> None:
     sampler, num_steps = PRESETS[name]["sampler"], PRESETS[name]["num_inference_steps"]
     assert (
@@ -46,7 +46,7 @@ def test_a_preset_is_a_sampler_that_can_be_built(name: str, prediction_type: str
 
 def test_the_reference_is_the_papers() -> None:
     assert PRESETS["reference"] == {"sampler": "ddim", "num_inference_steps": 50}
-    assert all(preset["num_inference_steps"] <= 20 for name, preset in PRESETS.items() if name != "reference")
+    assert all(preset["num_inference_steps"] <= 20 for name, preset in PRESETS.items() if name in ("fast", "faster"))
 
 
 def test_what_is_said_wins_over_the_preset_and_the_preset_over_the_model(tiny_model: MedCoDi) -> None:

@@ -39,7 +39,7 @@ def kept_by_autograd(stage_name: str, studies: int) -> tuple[float, int]:
     return size, sum(parameter.numel() for parameter in stage.parameters() if parameter.requires_grad)
 
 
-@pytest.mark.parametrize("stage", ["autoencode", "align", "diffuse"])
+@pytest.mark.parametrize("stage", ["autoencode", "align", "diffuse", "distil"])
 def test_counted_activations_are_those_of_a_real_step(stage: str) -> None:
     cost = cost_of(stage)
     eight, trained = kept_by_autograd(stage, 8)
