@@ -106,7 +106,8 @@ def measure(subject: Subject, job: JobFolder, report: OnStudies = ignore) -> Non
     contents = ContentFolder(job.content / GENERATED)
     outputs: dict[Direction, Output] = {}
     for direction in subject.directions:
-        total, done = len(ranks.share(studies.shards(studies.usable(direction)))) * config.batch_size, [0]
+        shares = ranks.share(studies.shards(studies.usable(direction)))
+        total, done = sum(len(shard.rows) for shard in shares), [0]
 
         def advance(num: int, name: str = str(direction), total: int = total, done: list[int] = done) -> None:
             done[0] += num

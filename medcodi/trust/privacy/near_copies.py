@@ -146,9 +146,12 @@ def copy_distance(space: Space, real: np.ndarray, patients: Sequence[str]) -> fl
 
 def nearest_of(space: Space, made: np.ndarray, real: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Distance to the nearest real study, and its place: ``[G]`` each."""
-    tables = [space.distances(made[start : start + _BLOCK], real) for start in range(0, len(made), _BLOCK)]
-    table = np.concatenate(tables)
-    return table.min(1), table.argmin(1)
+    distances, places = [], []
+    for start in range(0, len(made), _BLOCK):
+        table = space.distances(made[start : start + _BLOCK], real)
+        distances.append(table.min(1))
+        places.append(table.argmin(1))
+    return np.concatenate(distances), np.concatenate(places)
 
 
 def _write_table(path: Path, columns: Sequence[str], rows: Sequence[dict[str, Any]]) -> None:

@@ -14,6 +14,7 @@ from medcodi.errors import ConfigError, DataError
 from medcodi.model import MedCoDi
 from medcodi.trust.privacy.audit import BUNDLE, RESULTS, audit
 from medcodi.trust.privacy.config import AuditConfig, CanariesConfig, ControlsConfig
+from medcodi.trust.privacy.controls import control_config
 from medcodi.trust.privacy.measure import Subject, directions_left_out
 from medcodi.trust.privacy.verify import verify_audit
 
@@ -25,9 +26,12 @@ def model_folder(subject: Subject, tmp_path_factory: pytest.TempPathFactory) -> 
     return subject.model.save_pretrained(tmp_path_factory.mktemp("model") / "overfitted")
 
 
-def config_of(subject: Subject, model: Path, out: Path, **changes: Any) -> AuditConfig:
+OWN = control_config(ControlsConfig(num_studies=24))
+
+
+def config_of(model: Path, out: Path, **changes: Any) -> AuditConfig:
     """An audit of the overfitted model, without controls, to be quick."""
-    own = subject.config
+    own = OWN
     values: dict[str, Any] = {
         "model": str(model),
         "members": replace(own.members, num_studies=20),
@@ -45,9 +49,9 @@ def config_of(subject: Subject, model: Path, out: Path, **changes: Any) -> Audit
 
 
 @pytest.fixture(scope="module")
-def bundle(subject: Subject, model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def bundle(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("audit") / "bundle"
-    audit(config_of(subject, model_folder, out), quiet=True)
+    audit(config_of(model_folder, out), quiet=True)
     return out
 
 
@@ -87,7 +91,7 @@ def test_an_audit_verifies_and_what_was_changed_does_not(bundle: Path, tmp_path:
 
 
 def test_a_killed_audit_resumes_to_the_same_results(
-    subject: Subject, model_folder: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    model_folder: Path, bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "resumed"
     shutil.copytree(bundle, out)
@@ -98,54 +102,53 @@ def test_a_killed_audit_resumes_to_the_same_results(
     calls: list[int] = []
     original = MedCoDi.decode
     monkeypatch.setattr(MedCoDi, "decode", lambda self, *values: calls.append(1) or original(self, *values))
-    audit(config_of(subject, model_folder, out), quiet=True)
+    audit(config_of(model_folder, out), quiet=True)
     assert (out / RESULTS).read_bytes() == before and len(calls) == 1  # one shard was generated again
     # Other limits are another audit.
-    moved = replace(subject.config.limits, membership_auroc=0.99)
+    moved = replace(OWN.limits, membership_auroc=0.99)
     with pytest.raises(ConfigError, match="limits.membership_auroc was 0.55, is 0.99"):
-        audit(config_of(subject, model_folder, out, limits=moved), quiet=True)
+        audit(config_of(model_folder, out, limits=moved), quiet=True)
 
 
-def test_what_cannot_be_audited_is_refused_before_anything_is_written(
-    subject: Subject, model_folder: Path, tmp_path: Path
-) -> None:
-    out = tmp_path / "out"
-    same = config_of(subject, model_folder, out, non_members=subject.config.members)
-    with pytest.raises(DataError, match="members and non-members are the same studies"):
-        audit(same, quiet=True)
-    large = replace(subject.config.members, image_size=64)
-    with pytest.raises(ConfigError, match="64 pixels a side, the model makes 32"):
-        audit(
-            config_of(subject, model_folder, out, members=large, non_members=replace(large, split="test")), quiet=True
-        )
+def test_directions_that_the_model_lacks_are_left_out_by_name(subject: Subject) -> None:
     lacking = replace(subject.config, directions=("report->lateral", "frontal->report"))
     assert directions_left_out(lacking, subject.model, subject.studies) == [
         {"figure": "report->lateral", "reason": "the model has no lateral"}
     ]
+
+
+def test_what_cannot_be_audited_is_refused_before_anything_is_written(tiny_model: MedCoDi, tmp_path: Path) -> None:
+    out, model_folder = tmp_path / "out", tiny_model.save_pretrained(tmp_path / "model")
+    inside = replace(OWN.members, num_studies=20)
+    with pytest.raises(DataError, match="members and non-members are the same studies"):
+        audit(config_of(model_folder, out, non_members=inside), quiet=True)
+    large = replace(OWN.members, image_size=64)
+    with pytest.raises(ConfigError, match="64 pixels a side, the model makes 32"):
+        audit(config_of(model_folder, out, members=large, non_members=replace(large, split="test")), quiet=True)
     full = tmp_path / "full"
     full.mkdir()
     (full / "thesis.txt").write_text("mine")
     with pytest.raises(ConfigError, match="does not hold an audit"):
-        audit(config_of(subject, model_folder, full), quiet=True)
+        audit(config_of(model_folder, full), quiet=True)
     assert not out.exists() and [path.name for path in full.iterdir()] == ["thesis.txt"]
     # A model whose index says that it was trained on the non-members.
     model = MedCoDi.from_pretrained(model_folder)
-    held_out = subject.config.non_members.build()
+    held_out = replace(OWN.non_members, num_studies=20).build()
     model.provenance = {"training": {"diffuse": {"data": held_out.fingerprint}}}
     trained = model.save_pretrained(tmp_path / "trained")
     with pytest.raises(DataError, match="the model was trained on the non-members"):
-        audit(config_of(subject, trained, out), quiet=True)
+        audit(config_of(trained, out), quiet=True)
 
 
 def test_the_command_exits_with_4_and_verifies(
-    subject: Subject, model_folder: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    model_folder: Path, bundle: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from medcodi.config import to_yaml
 
     out = tmp_path / "again"
     shutil.copytree(bundle, out)
     file = tmp_path / "audit.yaml"
-    file.write_text(to_yaml(config_of(subject, model_folder, out)))
+    file.write_text(to_yaml(config_of(model_folder, out)))
     with pytest.raises(SystemExit) as exit_:
         main(["audit", "--config", str(file)])
     assert exit_.value.code == 4
