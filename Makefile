@@ -18,6 +18,7 @@ ENOUGH := $(if $(wildcard $(STAMP)),$(STAMP),$(CORE))
 INSTALL = $(BIN)/python -m pip install --disable-pip-version-check --quiet --no-compile --constraint constraints.txt --editable
 DEMO_OUT ?= demo
 PYTEST_ARGS ?=
+BENCH_ARGS ?=
 
 # For two cores: one thread per worker. Nothing is fetched at run time.
 export HF_HUB_OFFLINE := 1
@@ -25,7 +26,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test test-long test-faults check format bench golden docs demo-train clean doctor
+.PHONY: help setup demo test test-long test-faults check format bench bench-gpu golden docs demo-train clean doctor
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -62,11 +63,12 @@ test-long: $(STAMP) ## what takes minutes: snippets of the docs, the wheel, serv
 test-faults: $(STAMP) ## the long tests of training: kills at many moments, every stage on one and two ranks
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m faults $(PYTEST_ARGS)
 
-check: $(STAMP) ## lint, format, types, import directions, words, changelog
+check: $(STAMP) ## lint, format, types, import directions, words, figures, changelog
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports
 	$(BIN)/python tools/words.py
+	$(BIN)/python tools/figures.py
 	$(BIN)/pyright --pythonpath $(BIN)/python medcodi
 	@grep -q '^## \[Unreleased\]' CHANGELOG.md || { echo "CHANGELOG.md has no '## [Unreleased]' section. Fix: add one and say what changed" >&2; exit 1; }
 
@@ -75,7 +77,10 @@ format: $(STAMP) ## format the code
 	$(BIN)/ruff format .
 
 bench: $(STAMP) ## speed and memory figures, one JSON line each
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python "$$script"; done
+	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
+
+bench-gpu: $(ENOUGH) ## everything worth knowing of one card, in at most 8 minutes
+	$(BIN)/python benchmarks/gpu.py $(BENCH_ARGS)
 
 docs: $(STAMP) ## the documentation as a site: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q

@@ -1,10 +1,9 @@
 """Reports per second: 16 of 100 tokens in one batch with a key/value cache, beside one at a time without.
 
     python benchmarks/decoding.py [--threads 2] [--repeats 3] [--peer-reports 16]
-    python benchmarks/decoding.py --device cuda        batches 1, 16 and 64, bfloat16
 
-The decoder is the full-size one (GPT-2, 12 layers of 768, 50,260 tokens) with random weights; both decode greedily from the
-same latents. The peer is the loop below: the whole prefix through the network for each new token, as a decoder
+On a CPU (a GPU: benchmarks/gpu.py). The decoder is the full-size one (GPT-2, 12 layers of 768, 50,260 tokens) with random
+weights; both decode greedily from the same latents. The peer is the loop below: the whole prefix through the network for each new token, as a decoder
 without a cache does, with logits for the last position only. Both must give the same tokens; the share that agrees is stated.
 About 10 minutes on two cores. Writes benchmarks/results/decoding.json.
 """
@@ -16,7 +15,7 @@ import time
 from typing import Any
 
 import torch
-from measuring import fill, interleaved, machine, report, spread
+from measuring import fill, machine, report, spread
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -26,15 +25,17 @@ from medcodi.networks.tokenizer import AbsentTokenizer
 REPORTS, TOKENS, GOAL = 16, 100, 15.0
 
 
-def autoencoder(device: str, dtype: torch.dtype) -> ReportAutoencoder:
-    """Optimus at full size, with an encoder of one layer: it is not used here."""
+def autoencoder(
+    device: str, dtype: torch.dtype, *, width: int = 768, layers: int = 12, tokens: int = TOKENS
+) -> ReportAutoencoder:
+    """Optimus, by default at full size, with an encoder of one layer: it is not used here."""
     config = ReportAutoencoderConfig(
-        latent_dim=768,
-        width=768,
+        latent_dim=width,
+        width=width,
         encoder_layers=1,
-        decoder_layers=12,
-        heads=12,
-        max_length=TOKENS + 1,
+        decoder_layers=layers,
+        heads=width // 64 or 1,
+        max_length=tokens + 1,
         decoder_positions=1024,
         posterior_bias=False,
     )
@@ -83,42 +84,19 @@ def on_cpu(repeats: int, peer_reports: int) -> dict[str, Any]:
     }
 
 
-def on_gpu(device: str, repeats: int) -> dict[str, Any]:
-    """Ours at three batch sizes in bfloat16, and one report at a time without cache."""
-    network = autoencoder(device, torch.bfloat16)
-    rows = []
-    for batch in (1, 16, 64):
-        z = torch.randn(batch, 768, generator=torch.Generator().manual_seed(0)).to(device)
-        calls = {
-            "ours": lambda z=z: network.generate_ids(z),
-            "peer": lambda z=z: without_cache(network, z[:1].to(torch.bfloat16)),
-        }
-        times = interleaved(calls, repeats, device)
-        rate = batch / times["ours"]["seconds"]["median"]
-        peer = 1 / times["peer"]["seconds"]["median"]
-        rows.append({"batch": batch, "times": times, "reports_per_second": rate, "times_faster": rate / peer})
-    return {"tokens": TOKENS, "precision": "bfloat16", "rows": rows}
-
-
 @torch.inference_mode()
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--peer-reports", type=int, default=REPORTS)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     command = (
-        f"python benchmarks/decoding.py --device {arguments.device} --threads {arguments.threads}"
-        f" --repeats {arguments.repeats} --peer-reports {arguments.peer_reports}"
+        f"python benchmarks/decoding.py --threads {arguments.threads} --repeats {arguments.repeats}"
+        f" --peer-reports {arguments.peer_reports}"
     )
-    found: dict[str, Any] = {"command": command, "machine": machine(arguments.device)}
-    if arguments.device.startswith("cuda"):
-        found |= on_gpu(arguments.device, arguments.repeats)
-        rows = [[r["batch"], f"{r['reports_per_second']:.1f}", f"{r['times_faster']:.1f}"] for r in found["rows"]]
-        report("decoding_gpu", found, ["batch", "reports/s", "times faster than one at a time without cache"], rows)
-        return
+    found: dict[str, Any] = {"command": command, "machine": machine()}
     found |= on_cpu(arguments.repeats, arguments.peer_reports)
     rates = found["reports_per_second"]
     rows = [

@@ -94,7 +94,7 @@ def main() -> None:
     rows = []
     for size, stage, precision, (small, large) in CASES:
         run, described = config(size, stage, precision, large)
-        cost = stage_cost(run, described)
+        cost = stage_cost(run, described, device="cpu")
         peaks = {batch: measured(size, stage, precision, batch) for batch in (small, large)}
         slope = (peaks[large]["peak"] - peaks[small]["peak"]) / (large - small)
         # weights, gradients, moments and average of what is trained; weights alone of what is not

@@ -86,6 +86,12 @@ def measure(size: int, num_studies: int, repeats: int) -> dict[str, Any]:
     }
 
 
+def render(worker: int, number: int, side: int) -> None:
+    """Render studies of a worker's own."""
+    for index in range(number):
+        phantom_study(0, 1_000_000 * (worker + 1) + index, side)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--image-size", type=int, default=128)

@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 from medcodi.app.commands.evaluate import evaluate_and_print
 from medcodi.config import load, to_yaml
-from medcodi.distributed import printed_by_first
+from medcodi.distributed import printed_elsewhere
 from medcodi.errors import MedCoDiError
 from medcodi.evaluation.config import EvaluateConfig
 
@@ -32,7 +32,7 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         evaluate_and_print(options)
     except MedCoDiError as error:
-        if not printed_by_first(error):
+        if not printed_elsewhere(error):
             print(f"error: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

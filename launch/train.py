@@ -75,9 +75,9 @@ def main(arguments: list[str]) -> int:
 
         train(config, options.resume)
     except MedCoDiError as error:
-        from medcodi.distributed import printed_by_first
+        from medcodi.distributed import printed_elsewhere
 
-        if not printed_by_first(error):
+        if not printed_elsewhere(error):
             print(f"{type(error).__name__}: {error}", file=sys.stderr, flush=True)
         return error.exit_code
     except KeyboardInterrupt as error:

@@ -130,6 +130,40 @@ def to_dict(value: Any) -> dict[str, Any]:
     return TypeAdapter(type(value)).dump_python(value, mode="json")
 
 
+MAX_YAML_VALUES = 100_000  # of one file
+
+
+class _Loader(yaml.SafeLoader):
+    """Plain values; a key that occurs twice is an error, where YAML would take the last one silently."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        keys = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode) and key.value != "<<"]
+        if doubled := next((key for key in keys if keys.count(key) > 1), None):
+            raise ValueError(f"the key {doubled!r} occurs twice{node.start_mark}".replace("\n", " "))
+        return super().construct_mapping(node, deep)
+
+
+def parse_yaml(text: str) -> Any:
+    """The value of a YAML text: no key twice, and no more values by its aliases than a person would write.
+
+    Raises:
+        ValueError: If it is none.
+    """
+    try:
+        value = yaml.load(text, _Loader)
+    except (yaml.YAMLError, RecursionError, OverflowError, TypeError) as error:  # TypeError: a list as a key
+        raise ValueError(first_line(error) if str(error) else "it is nested too deeply") from None
+    # Aliases make values that hold themselves, or millions of values out of a few lines.
+    waiting, num = [value], 0
+    while waiting:
+        item = waiting.pop()
+        num += 1
+        if num > MAX_YAML_VALUES:
+            raise ValueError(f"it holds more than {MAX_YAML_VALUES:,} values")
+        waiting += item.values() if isinstance(item, dict) else item if isinstance(item, list | set) else ()
+    return value
+
+
 def read_yaml(path: str | Path) -> dict[str, Any]:
     """A YAML file as a dictionary.
 
@@ -144,8 +178,10 @@ def read_yaml(path: str | Path) -> dict[str, Any]:
             fix="check the path, or see medcodi config list",
         )
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        values = parse_yaml(path.read_text(encoding="utf-8-sig")) or {}
+    except OSError as error:
+        raise ConfigError(f"{path} cannot be read: {error.strerror}", expected="a YAML file") from None
+    except ValueError as error:
         raise ConfigError(f"{path} is not YAML: {first_line(error)}", fix="correct the file") from None
     if not isinstance(values, dict):
         raise ConfigError(f"{path} holds a {type(values).__name__}", expected="keys and values")
@@ -184,8 +220,8 @@ def apply_overrides(values: dict[str, Any], overrides: Sequence[str]) -> dict[st
                     expected="a group of keys there",
                 )
         try:
-            node[last] = yaml.safe_load(text)
-        except yaml.YAMLError:
+            node[last] = parse_yaml(text)
+        except ValueError:
             raise ConfigError(
                 f"override {override!r}: {text!r} is not YAML", expected="a value such as 3, 1e-4, true, word or [1, 2]"
             ) from None

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import chain, zip_longest
+from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
@@ -20,6 +22,7 @@ PATIENCE_S = 10.0  # for which another rank lets the first one print a refusal
 
 T = TypeVar("T")
 _ABSENT = object()
+_ERROR_FILE = "TORCHELASTIC_ERROR_FILE"  # torchrun names it to every process, and reads it when one fails
 
 
 def launcher(environment: Mapping[str, str]) -> str:
@@ -31,16 +34,38 @@ def launcher(environment: Mapping[str, str]) -> str:
     return "torchrun" if {"RANK", "WORLD_SIZE"} <= set(environment) else "python"
 
 
-def printed_by_first(error: MedCoDiError, environment: Mapping[str, str] = os.environ) -> bool:
-    """True if the first rank prints this refusal, so that it is printed once.
+def printed_elsewhere(error: MedCoDiError, environment: Mapping[str, str] = os.environ) -> bool:
+    """True if the first rank, or torchrun at its end, prints this refusal, so that it is printed once.
 
     Before ranks have joined, none knows of the others. They are refused alike then, and a launcher ends all of them once the
-    first has printed; another rank waits for that, and prints what the first one does not have.
+    first has ended; another rank waits for that, and prints what the first one does not have.
     """
-    if environment.get("RANK", "0") == "0" or error.printed_by_first:
-        return error.printed_by_first
-    time.sleep(PATIENCE_S)
-    return False
+    if environment.get("RANK", "0") == "0":
+        return error.printed_by_first or _left_to_torchrun(error, environment)
+    if not error.printed_by_first or _ERROR_FILE in environment:  # torchrun reports the process that ended first
+        time.sleep(PATIENCE_S)
+    own = Path(
+        environment.get(_ERROR_FILE) or "none"
+    )  # in a folder beside the first rank's, where that is on this machine
+    return error.printed_by_first or (own.parent.parent / "0" / own.name).is_file()
+
+
+def _left_to_torchrun(error: MedCoDiError, environment: Mapping[str, str]) -> bool:
+    """Leave the refusal in the file from which torchrun's report takes it: the last lines that a user sees.
+
+    torchrun ends with a trace of its own whatever a process does; without such a file it says nothing of the reason.
+    """
+    path = environment.get(_ERROR_FILE)
+    restarts, most = (int(environment.get(f"TORCHELASTIC_{key}", "0")) for key in ("RESTART_COUNT", "MAX_RESTARTS"))
+    if not path or restarts < most:  # processes that it starts once more are in no report
+        return False
+    text = f"{type(error).__name__}: {error}".replace(" Expected ", "\nExpected ").replace(" Fix: ", "\nFix: ")
+    report = {"message": text, "extraInfo": {"timestamp": str(int(time.time()))}}
+    try:
+        Path(path).write_text(json.dumps({"message": report}), encoding="utf-8")
+    except OSError:
+        return False
+    return True
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from medcodi.transfer import to_device
+
 Key = int | str
 
 
@@ -45,7 +47,7 @@ def keyed_normal(
         float32 ``[B, *shape]``.
     """
     rows = [torch.randn(tuple(shape), generator=torch_generator(*keys)) for keys in samples]
-    return torch.stack(rows).to(device) if rows else torch.empty((0, *shape), device=device)
+    return to_device(torch.stack(rows), device) if rows else torch.empty((0, *shape), device=device)
 
 
 def keyed_uniform(samples: Sequence[tuple[Key, ...]], num: int = 1) -> Tensor:

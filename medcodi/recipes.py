@@ -15,7 +15,7 @@ PACKAGE = Path(__file__).resolve().parent
 _FOLDERS = (PACKAGE / "shipped" / "configs", PACKAGE.parent / "configs")
 _CLONE, _SUFFIXES = "configs/", (".yaml", ".yml")
 # Keys of a recipe that name a model folder or another recipe: looked for beside the recipe first.
-_BESIDE = ("init", "model")
+_BESIDE = ("init", "model", "extend")
 
 
 def recipes_folder() -> Path:
@@ -36,7 +36,7 @@ def recipe_names(group: str = "") -> list[str]:
     """Names of the shipped recipes: paths within ``configs/`` without suffix, such as ``train/align``; sorted.
 
     Args:
-        group: Only those of this folder (``data``, ``eval``, ``models``, ``train``, ``turing``), ``""``: all.
+        group: Only those of this folder (``data``, ``eval``, ``models``, ``train``, ``turing``, ``utility``), ``""``: all.
     """
     root = recipes_folder()
     names = sorted(path.relative_to(root).with_suffix("").as_posix() for path in root.rglob("*.yaml"))
@@ -68,6 +68,16 @@ def find_recipe(name: str | Path, group: str = "") -> Path:
     if matches:
         return recipes_folder() / f"{matches[0]}.yaml"
     raise _no_recipe(name, short, group)
+
+
+def recipes_in(name: str | Path, group: str) -> list[Path]:
+    """Files of a folder of recipes, in the order of their names: a path, or shipped (``medcodi-m``); empty if a recipe has that name."""
+    short = _short_name(name)
+    if Path(name).is_file() or short in recipe_names() or f"{group}/{short}" in recipe_names():
+        return []
+    folders = (Path(name), recipes_folder() / group / short, recipes_folder() / short)
+    found = [sorted(path for path in folder.glob("*") if path.suffix in _SUFFIXES) for folder in folders]
+    return next(filter(None, found), [])
 
 
 def recipe_name(file: Path) -> str | None:

@@ -19,6 +19,9 @@ _DICOM_AGE = re.compile(r"(\d{3})([DWMY])")  # PS3.5, value representation AS
 _DAYS = {"D": 1.0, "W": 7.0, "M": 365.25 / 12, "Y": 365.25}
 _YEARS = ("years", "year", "y", "yr", "yrs")
 _ABSENT = {"", "nan", "none", "null", "na", "n/a", "unknown"}
+# Other spellings of units and categories, in small letters.
+_SAME = {"°c": "c", "k/ul": "10^9/l", "10^3/ul": "10^9/l", "bpm": "1/min", "/min": "1/min", "kg/m²": "kg/m2"}
+_SAME_CATEGORY = {"female": "f", "male": "m"}
 
 
 @config
@@ -74,11 +77,13 @@ class FieldConfig:
         if match is None:
             return None
         known = {"", self.unit.lower(), *(_YEARS if self.unit in _YEARS else ())}
-        return float(match[1].replace(",", ".")) if match[2].lower() in known else None
+        unit = match[2].lower()
+        return float(match[1].replace(",", ".")) if _SAME.get(unit, unit) in known else None
 
     def _category(self, name: str, value: Any, error: type[MedCoDiError]) -> str:
         by_lower = {known.lower(): known for known in self.values}
         text = str(value).strip().lower()
+        text = text if text in by_lower else _SAME_CATEGORY.get(text, text)
         if not isinstance(value, str) or text not in by_lower:
             raise error(
                 f"record: {name} is {value!r}"[:200],
@@ -159,6 +164,12 @@ def read_record(value: Any, error: type[MedCoDiError] = DataError) -> dict[str, 
     if not parsed:
         raise error("the record is empty", expected="at least one field with its value", fix="leave the record out")
     return dict(parsed)
+
+
+def fields_in_columns(cells: Mapping[str, Any], modality: str) -> dict[str, Any]:
+    """Fields of a record in the columns ``record.age``, ``record.sex`` ... of a table's row; empty cells are left out."""
+    fields = {column.partition(".")[2]: cell for column, cell in cells.items() if column.startswith(f"{modality}.")}
+    return {name: cell for name, cell in fields.items() if cell not in (None, "")}
 
 
 def record_text(record: Record) -> str:

@@ -17,16 +17,6 @@ import torch
 from torch import nn
 
 RESULTS = Path(__file__).parents[1] / "results"
-# Dense bfloat16 peak of the tensor cores in operations per second, from the makers' data sheets.
-PEAK_BF16 = {
-    "H200": 989e12,
-    "H100": 989e12,
-    "A100": 312e12,
-    "L40S": 362e12,
-    "A10G": 70e12,
-    "4090": 165e12,
-    "3090": 71e12,
-}
 
 
 def machine(device: str = "cpu") -> dict[str, Any]:
@@ -49,7 +39,11 @@ def machine(device: str = "cpu") -> dict[str, Any]:
 
 def spread(values: Sequence[float]) -> dict[str, float]:
     """Median, least and greatest."""
-    return {"median": round(statistics.median(values), 4), "min": round(min(values), 4), "max": round(max(values), 4)}
+    return {name: round(value, 4) for name, value in _spread(values).items()}
+
+
+def _spread(values: Sequence[float]) -> dict[str, float]:
+    return {"median": statistics.median(values), "min": min(values), "max": max(values)}
 
 
 def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int, device: str = "cpu") -> dict[str, dict[str, Any]]:
@@ -78,6 +72,38 @@ def interleaved(calls: Mapping[str, Callable[[], Any]], repeats: int, device: st
         }
         for name in calls
     }
+
+
+def seconds_per_call(call: Callable[[], Any], device: str, *, budget: float = 1.0, rounds: int = 5) -> dict[str, float]:
+    """Seconds of a call, a spread over ``rounds``; each takes as many calls in a row as fit into its share of ``budget`` seconds.
+
+    On a GPU by events on its stream, so that what the host does beside it counts only where the GPU waits for it.
+    """
+    on_gpu = device.startswith("cuda")
+    # Warm up: lazy libraries, choice of kernels, the allocator.
+    began, warm_ups = time.perf_counter(), 0
+    while warm_ups < 1 or (warm_ups < 3 and time.perf_counter() - began < budget):
+        began = time.perf_counter()
+        call()
+        wait(device)
+        warm_ups += 1
+    num_calls = max(1, min(1000, int(budget / rounds / max(time.perf_counter() - began, 1e-9))))
+
+    seconds = []
+    for _ in range(rounds):
+        if on_gpu:
+            start, end = (torch.cuda.Event(enable_timing=True) for _ in range(2))
+            start.record()
+        began = time.perf_counter()
+        for _ in range(num_calls):
+            call()
+        if on_gpu:
+            end.record()
+            end.synchronize()
+            seconds.append(start.elapsed_time(end) / 1000 / num_calls)
+        else:
+            seconds.append((time.perf_counter() - began) / num_calls)
+    return {name: float(f"{value:.4g}") for name, value in _spread(seconds).items()}
 
 
 def ratio(times: Mapping[str, Mapping[str, Any]], ours: str, peer: str) -> float:
@@ -112,13 +138,6 @@ def _values(part: nn.Module, name: str, parameter: torch.Tensor, block: torch.Te
     count = parameter.numel()
     values = block.repeat(-(-count // block.numel()))[:count].view(parameter.shape)
     return values * (0.7 / parameter[0].numel() ** 0.5)
-
-
-def mfu(flops: float, seconds: float) -> float | None:
-    """Share of the GPU's bfloat16 peak that was used; None where the peak is not known."""
-    name = torch.cuda.get_device_name()
-    peak = next((value for key, value in PEAK_BF16.items() if key in name), None)
-    return None if peak is None else round(flops / seconds / peak, 4)
 
 
 def peak_mib() -> float:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medcodi.data.reports import read_text
 from medcodi.errors import DataError, PromptError, first_line
 from medcodi.modality import in_table_order, modality
 
@@ -158,16 +159,17 @@ def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:
 
 
 def text_or_file(name: str, value: str) -> str:
-    """A value as it is; of a text modality the text of the file, if the value is ``@path``."""
-    if modality(name).kind != "text" or not value.startswith("@"):
+    """A value as it is; of a text or record the content of the file, if the value is ``@path``."""
+    if modality(name).kind == "image" or not value.startswith("@"):
         return value
     # @path: the text of a file.
     path = Path(value[1:])
     try:
-        return path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        return read_text(path)
+    except (OSError, ValueError, DataError) as error:  # a ValueError: a null byte in the name
+        reason = getattr(error, "strerror", None) or ("it is not UTF-8 text" if isinstance(error, DataError) else error)
         raise PromptError(
-            f"the {name} {path} cannot be read: {getattr(error, 'strerror', None) or 'it is not UTF-8 text'}",
+            f"the {name} {path} cannot be read: {reason}",
             expected="a text file after @",
             fix=f"check the path, or write the text itself: {name}='...'",
         ) from None

@@ -24,6 +24,7 @@ COMMANDS = (
     "fit",
     "train",
     "evaluate",
+    "utility",
     "audit",
     "parameters",
     "config",
@@ -52,17 +53,17 @@ def main(argv: Sequence[str] | None = None) -> None:
     except MedCoDiError as error:
         if debug:
             raise
-        if not _printed_by_first(error):
+        if not _printed_elsewhere(error):
             print_refusal(error)
         sys.exit(error.exit_code)
 
 
-def _printed_by_first(error: MedCoDiError) -> bool:
+def _printed_elsewhere(error: MedCoDiError) -> bool:
     if "RANK" not in os.environ:  # no launcher: torch is not loaded for this
         return False
-    from medcodi.distributed import printed_by_first
+    from medcodi.distributed import printed_elsewhere
 
-    return printed_by_first(error)
+    return printed_elsewhere(error)
 
 
 def _without_local_rank(arguments: list[str]) -> list[str]:

@@ -49,8 +49,10 @@ def keys_of(cls: type) -> list[Key]:
         value = field.default if field.default is not MISSING else field.default_factory
         # A group's defaults are those of its own keys; its class says what it is for.
         default = "" if value is MISSING or below else _flow(value() if callable(value) else value)
-        by_name = get_origin(hints[field.name]) is dict  # groups under names that the user chooses
-        words = "groups by name" if below and by_name else "group of keys" if below else type_words(hints[field.name])
+        hint = hints[field.name]
+        plain = get_args(hint)[0] if get_origin(hint) is Annotated else hint
+        by_name = get_origin(plain) is dict  # groups under names that the user chooses
+        words = "groups by name" if below and by_name else "group of keys" if below else type_words(hint)
         meaning = texts.get(field.name, "") or (_first_line(below) if below else "")
         result.append(Key(field.name, words, default, meaning, below))
     return result

@@ -13,7 +13,9 @@ import numpy as np
 
 from medcodi.data.files import FIX, INFO_FILE, arrow_files, fetched, info_from_text, is_url, remote_info
 from medcodi.errors import DataError, did_you_mean
-from medcodi.modality import MODALITIES
+from medcodi.modality import MODALITIES, names
+from medcodi.record import Record
+from medcodi.storage.checked_json import foreign, parse_json
 from medcodi.study import CHEXPERT_LABELS, Content, Finding, Study
 
 SPLITS = ("train", "val", "test")
@@ -69,8 +71,9 @@ def row_from_study(study: Study, split: str) -> dict[str, Any]:
     return row
 
 
+@foreign("the dataset's row", expected="a study as 'data prepare' wrote it", fix="prepare or fetch the dataset again")
 def study_from_row(row: Any, image_size: int) -> Study:
-    """The study of a one-row Arrow table written by :func:`row_from_study`."""
+    """The study of a one-row Arrow table written by :func:`row_from_study`; a value of another kind is a DataError."""
     from medcodi.data.images import from_uint16
 
     contents: dict[str, Content] = {}
@@ -132,6 +135,16 @@ class ArrowStudies:
     def report(self, index: int) -> str | None:
         """The report of one study; nothing else of it is read."""
         return self._rows.data.column("report")[index].as_py()
+
+    def record(self, index: int) -> Record | None:
+        """The record of one study, or None; nothing else of it is read."""
+        return next(iter(self.tables(index).values()), None)
+
+    def tables(self, index: int) -> dict[str, Record]:
+        """Modality of kind table -> its values, of one study; nothing else of it is read."""
+        columns = [name for name in names("table") if name in self._rows.column_names]
+        texts = {name: self._rows.data.column(name)[index].as_py() for name in columns}
+        return {name: json.loads(text) for name, text in texts.items() if text is not None}
 
     def modality_counts(self, num_studies: int | None = None) -> dict[str, int]:
         """Modality -> number of the first ``num_studies`` studies (None: all) that hold it. No image is read."""
@@ -198,7 +211,8 @@ class FirstStudies:
         self.fingerprint = f"{dataset.fingerprint}[:{num_studies}]"
         self._dataset, self._num_studies = dataset, num_studies
         if isinstance(dataset, ArrowStudies):
-            self.study_id, self.report = dataset.study_id, dataset.report
+            self.study_id, self.report, self.record = dataset.study_id, dataset.report, dataset.record
+            self.tables = dataset.tables
             self.modality_counts = partial(dataset.modality_counts, num_studies)
             self.positive_labels = partial(dataset.positive_labels, num_studies)
             self.contents = lambda: dataset.contents()[:num_studies]
@@ -255,7 +269,7 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
         return ArrowStudies(folder, split, info)
     except DataError:
         raise
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder / split} cannot be read: {error}",
             expected="the files as written",
@@ -266,8 +280,9 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
 def _check_counts(folder: Path, split: str, info: dict[str, Any], num_rows: int) -> None:
     """Refuse unless the ledger, the description and the files give the same number of studies."""
     try:
-        in_ledger = json.loads((folder / "ledger.json").read_text(encoding="utf-8"))["split"].get(split, 0)
-    except (OSError, ValueError, KeyError) as error:
+        in_ledger = parse_json((folder / "ledger.json").read_bytes(), "ledger.json")["split"].get(split, 0)
+        in_ledger = int(in_ledger)
+    except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder / 'ledger.json'} cannot be read ({type(error).__name__})",
             expected="the ledger that 'data prepare' wrote",

@@ -102,18 +102,20 @@ def agreement_of(path: Path, *metadata: Any) -> str:
     return next((name for name in AGREEMENTS if name in text), "")
 
 
-def attested(agreement: str, attested_by: str | None, *, failed: str, statement: str) -> dict[str, str] | None:
+def attested(
+    agreement: str, attested_by: str | None, *, failed: str, statement: str, option: str = "--attest "
+) -> dict[str, str] | None:
     """The attestation that what is under a use agreement may be passed on; None where none is needed.
 
     Raises:
-        DataError: If nobody attests; ``failed`` says what is under the agreement.
+        DataError: If nobody attests; ``failed`` says what is under the agreement, ``option`` how a name is given.
     """
     attested_by = (attested_by or "").strip()
     if agreement and not attested_by:
         raise DataError(
             f"{failed} {agreement.upper()}, which is shared under a use agreement",
             expected="somebody who attests that everyone who will see it is covered by it",
-            fix="--attest 'Name, institution' once that is so; it is recorded",
+            fix=f"{option}'Name, institution' once that is so; it is recorded",
         )
     return {"source": agreement, "attested_by": attested_by, "statement": statement} if attested_by else None
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
 from medcodi.console import SafeConsole
 from medcodi.errors import DataError
+from medcodi.storage.checked_json import foreign, parse_json, shown
 from medcodi.storage.locks import locked
 from medcodi.storage.names import plain_name
 
@@ -38,20 +38,32 @@ def info_from_text(text: str, where: str) -> dict[str, Any]:
     Raises:
         DataError: If it is none.
     """
+    source = f"{where}/{INFO_FILE}"
     try:
-        info = json.loads(text)
-    except ValueError:
+        info = parse_json(text.encode("utf-8", "surrogatepass"), source)
+    except DataError:
         info = {}
     if not isinstance(info, dict) or info.get("format") != FORMAT:
         raise DataError(f"{where} is not a prepared dataset", expected=f"{INFO_FILE} of format {FORMAT} in it", fix=FIX)
     # A description must not name a file outside the folder; name and fingerprint name the folder of a copy.
-    source = f"{where}/{INFO_FILE}"
     plain_name(str(info.get("name", "dataset")), source)
     plain_name(str(info.get("fingerprint", "none")), source)
-    for row in (row for rows in (info.get("shards") or {}).values() for row in rows):
-        for part in str(row["file"]).split("/"):
-            plain_name(part, source)
+    with foreign(source, expected="the description as 'data prepare' wrote it", fix=FIX):
+        for row in (row for rows in (info.get("shards") or {}).values() for row in rows):
+            for part in str(row["file"]).split("/"):
+                plain_name(part, source)
+            _check_sizes({key: row.get(key, 0) for key in ("rows", "bytes")})
+        for group in ("split", "modality"):
+            _check_sizes(info["counts"].get(group, {}))
+        info["counts"]["split"]  # needed by everybody
+        _check_sizes({"image_size": info["image_size"]})
     return info
+
+
+def _check_sizes(sizes: Mapping[str, Any]) -> None:
+    for name, size in sizes.items():
+        if type(size) is not int or not 0 <= size < 2**48:
+            raise ValueError(f"{name} is {shown(size)}, no number of studies, bytes or pixels")
 
 
 def is_dataset(folder: Path) -> bool:

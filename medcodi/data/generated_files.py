@@ -1,34 +1,34 @@
-"""Folders and tables of generated images and texts: found, matched to directions and studies, and read.
+"""Folders and tables of generated images, texts and records: found, matched to directions and studies, and read.
 
-Folder: ``DIR/<direction>/<study_id>/<modality>.png`` with directions such as ``report_to_frontal``, or ``DIR/<study_id>/<modality>.png``
+Folder: ``DIR/<direction>/<study_id>/<modality>.png`` (``.txt``, ``.json``) with directions such as ``report_to_frontal``, or ``DIR/<study_id>/<modality>.png``
 where one direction is given. Table: ``study_id``, ``direction`` (or ``prompts``), and one column per modality with a path (relative to
 the table's folder) or a text. Nothing is replaced: a missing or unreadable file is refused, and the caller stops or lists it.
 """
 
 from __future__ import annotations
 
-import csv
 import hashlib
+import json
 import re
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
-import numpy as np
-
 from medcodi.data.image_files import read_image
 from medcodi.data.images import fit_square
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
-from medcodi.data.tables import text_of_cell
+from medcodi.data.tables import is_absent, read_header, read_rows, text_of_cell
 from medcodi.errors import DataError, MedCoDiError, did_you_mean
-from medcodi.modality import MODALITIES, in_table_order, names
-from medcodi.study import Direction, all_directions
+from medcodi.modality import MODALITIES, Kind, in_table_order, names
+from medcodi.record import fields_in_columns, read_record
+from medcodi.storage.checked_json import parse_json
+from medcodi.study import Content, Direction, all_directions
 
 SYNTHESIS_TABLE = "results.csv"  # of `medcodi synthesize`
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
-TEXT_SUFFIXES = (".txt",)
+SUFFIXES: dict[Kind, tuple[str, ...]] = {"image": IMAGE_SUFFIXES, "text": (".txt",), "table": (".json",)}
 # Only the table of `medcodi synthesize` has all of these columns.
 _SYNTHESIS_COLUMNS = {"id", "study_id", "row", "sample", "seed", "direction"}
 
@@ -39,13 +39,13 @@ class GeneratedFile:
 
     where: str  # for messages: the file, or table, line and column
     path: Path | None = None  # the file; None: `text` is the content
-    text: str = ""  # a report of the table
+    text: str = ""  # a report or record of the table
 
 
 class GeneratedContent(NamedTuple):
     """Result of :func:`read_generated`."""
 
-    value: np.ndarray | str  # image float32 `[H, W]` in [0, 1], or text
+    value: Content  # image float32 `[H, W]` in [0, 1], text, or record, whose values are not checked yet
     sha256: str  # hash of the file, or of the text's UTF-8
     size: str = ""  # `width×height` of an image as stored; "" for a text
 
@@ -113,13 +113,17 @@ def read_generated(
     digest = hashlib.sha256(data).hexdigest()
     if MODALITIES[modality].kind == "text":
         try:
-            return GeneratedContent(normalise_report(data.decode("utf-8")), digest)
+            return GeneratedContent(normalise_report(data.decode("utf-8-sig")), digest)
         except UnicodeDecodeError as error:
             raise Refused(f"{file.where} is not UTF-8: {error}", reason="not text", fix="save it as UTF-8") from None
         except Refused as error:
             if error.reason != "report: empty":
                 raise
             return GeneratedContent("", digest)
+    if MODALITIES[modality].kind == "table":
+        is_json = data.lstrip().startswith(b"{")
+        record = parse_json(data, file.where, Refused) if is_json else data.decode("utf-8", "replace")
+        return GeneratedContent(read_record(record, Refused), digest)
     assert file.path is not None
     image = read_image(file.path, allow_constant=allow_constant)  # [H, W]
     size = f"{image.shape[1]}×{image.shape[0]}"
@@ -143,8 +147,9 @@ def files_of_study(folder: Path, modalities: Collection[str]) -> dict[str, Gener
     """
     found = {}
     for modality in modalities:
-        suffixes = TEXT_SUFFIXES if MODALITIES[modality].kind == "text" else IMAGE_SUFFIXES
-        files = [path for suffix in suffixes if (path := folder / f"{modality}{suffix}").is_file()]
+        files = [
+            path for suffix in SUFFIXES[MODALITIES[modality].kind] if (path := folder / f"{modality}{suffix}").is_file()
+        ]
         if len(files) > 1:
             raise DataError(
                 f"{folder} holds {modality} twice: {', '.join(file.name for file in files)}",
@@ -198,8 +203,7 @@ def _studies_in(folder: Path, direction: Direction) -> dict[str, dict[str, Gener
         files = files_of_study(study, direction.targets)
         # A missing file is listed too: reading it is refused, and names it.
         for target in direction.targets:
-            suffix = (TEXT_SUFFIXES if MODALITIES[target].kind == "text" else IMAGE_SUFFIXES)[0]
-            missing = study / f"{target}{suffix}"
+            missing = study / f"{target}{SUFFIXES[MODALITIES[target].kind][0]}"
             files.setdefault(target, GeneratedFile(str(missing), path=missing))
         found[study.name] = {target: files[target] for target in direction.targets}
     return found
@@ -209,7 +213,7 @@ def _studies_in(folder: Path, direction: Direction) -> dict[str, dict[str, Gener
 def table_rows(
     path: Path, required: Sequence[Collection[str]], known: Collection[str]
 ) -> Iterator[tuple[int, dict[str, str]]]:
-    """Line number and stripped cells of each row of a CSV file.
+    """Line number and stripped cells of each row of a CSV file; a cell that stands for nothing (``nan``, ``None``) is empty.
 
     Args:
         path: The table.
@@ -217,22 +221,17 @@ def table_rows(
         known: Columns that are read; the nearest of them is proposed for an unknown one.
 
     Raises:
-        DataError: If a column is missing, or the file is no CSV in UTF-8.
+        DataError: If a column is missing or doubled, a row is torn, or the file is no CSV in UTF-8 (:func:`read_rows`).
     """
-    try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file)
-            columns = set(reader.fieldnames or ())
-            if not all(columns & set(needed) for needed in required):
-                raise DataError(
-                    f"{path} has {', '.join(sorted(columns)) or 'no columns'}",
-                    expected="columns " + "; ".join(" or ".join(needed) for needed in required),
-                    fix="; ".join(did_you_mean(name, known) for name in sorted(columns - set(known))[:2]) or "add them",
-                )
-            for number, row in enumerate(reader, 2):
-                yield number, {key: (value or "").strip() for key, value in row.items() if key}
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise DataError(f"{path} is not a readable table: {error}", expected="CSV in UTF-8") from None
+    columns = set(read_header(path))
+    if not all(columns & set(needed) for needed in required):
+        raise DataError(
+            f"{path} has {', '.join(sorted(columns)) or 'no columns'}",
+            expected="columns " + "; ".join(" or ".join(needed) for needed in required),
+            fix="; ".join(did_you_mean(name, known) for name in sorted(columns - set(known))[:2]) or "add them",
+        )
+    for row in read_rows(path):
+        yield row.line, {column: "" if is_absent(cell) else cell for column, cell in row.cells.items() if column}
 
 
 def _from_table(path: Path) -> Listing:
@@ -243,6 +242,9 @@ def _from_table(path: Path) -> Listing:
         # The table of `medcodi synthesize` names its own study in study_id, and the row of the manifest in id.
         if is_synthesis := set(row) >= _SYNTHESIS_COLUMNS:
             row = {column: text_of_cell(cell) for column, cell in row.items()}
+        # A record may have a column for each field.
+        fields = {name: values for name in names("table") if (values := fields_in_columns(row, name))}
+        row = {**row, **{f"{name}_text": json.dumps(values) for name, values in fields.items() if not row.get(name)}}
         study_id = (row["id"] if is_synthesis else "") or row["study_id"]
         where = f"{path.name}, line {number}"
         if not study_id:
@@ -273,11 +275,11 @@ def _row_files(folder: Path, row: dict[str, str], where: str) -> tuple[Direction
         direction = Direction(prompts, tuple(name for name in filled if name not in prompts))
     files = {}
     for target in direction.targets:
-        cell, text, is_text = row.get(target, ""), row.get(f"{target}_text", ""), MODALITIES[target].kind == "text"
-        if is_text and not text and not cell:
+        cell, text, is_image = row.get(target, ""), row.get(f"{target}_text", ""), MODALITIES[target].kind == "image"
+        if not is_image and not text and not cell:
             raise DataError(
                 f"{where}, {target}: the cell is empty, and {direction} has a {target}",
-                expected=f"a text, or the path of one, in column {target}",
+                expected=f"a {target}, or the path of one, in column {target}",
                 fix="leave the line out; if an empty text was generated, name an empty .txt file",
             )
         files[target] = cell_file(folder, cell, target, f"{where}, {target}", text)
@@ -289,11 +291,12 @@ def cell_file(folder: Path, cell: str, modality: str, where: str, text: str = ""
 
     Args:
         folder: Of the table.
-        cell: Path; of a text modality a ``.txt`` path, or the text.
+        cell: Path; of a text a ``.txt`` path, or the text; of a record a ``.json`` path, JSON, or ``age=71, sex=F``.
         modality: Column.
         where: For messages.
-        text: A text given in a column of its own; it wins.
+        text: A text or record given in a column of its own; it wins.
     """
-    if MODALITIES[modality].kind == "text" and (text or "\n" in cell or not cell.lower().endswith(TEXT_SUFFIXES)):
+    kind = MODALITIES[modality].kind
+    if kind != "image" and (text or "\n" in cell or not cell.lower().endswith(SUFFIXES[kind])):
         return GeneratedFile(where, text=text or cell)
     return GeneratedFile(where, path=folder / cell if cell else folder / "(no path)")

@@ -34,8 +34,8 @@ def read_image(
         modality: The image modality that it is given as; a DICOM file whose view position names another is refused.
 
     Returns:
-        float32 ``[H, W]`` in [0, 1], with square pixels; 16 bit are kept. 16-bit files that use 8, 10 or 12 bits are
-        stretched to them.
+        float32 ``[H, W]`` in [0, 1], with square pixels; 16 bit are kept. 16-bit files that use 8, 10, 12 or 14 bits
+        are stretched to them.
 
     Raises:
         Refused: If there is no image there, it is smaller than 32 pixels on a side, or all of one value.
@@ -166,7 +166,7 @@ def _converted(picture: Image.Image) -> Image.Image:
 
 
 def _bits(highest: int, stored: int, full: bool) -> int:
-    """Bits that the values of a 16-bit picture use: those of the file where it says 12, else 8, 10 or 12 if they suffice.
+    """Bits that the values of a 16-bit picture use: those of the file where it says 12, else 8, 10, 12 or 14 if they suffice.
 
     A picture of 12 bits in a 16-bit file would be nearly black; no radiograph of 16 bits is.
     """
@@ -174,7 +174,7 @@ def _bits(highest: int, stored: int, full: bool) -> int:
         return 16
     if stored < 16 and highest < 2**stored:
         return stored
-    return next((bits for bits in (8, 10, 12) if highest < 2**bits), 16)
+    return next((bits for bits in (8, 10, 12, 14) if highest < 2**bits), 16)
 
 
 def _pixel_aspect(picture: Image.Image) -> float:

@@ -22,6 +22,7 @@ from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
 from medcodi.record import RecordValue
 from medcodi.study import CHEXPERT_LABELS, Study
+from medcodi.transfer import to_device
 
 BatchContent = Tensor | list[str] | list[dict[str, RecordValue]]
 
@@ -55,10 +56,11 @@ class Batch:
         return replace(
             self,
             contents={
-                name: value.to(device) if isinstance(value, Tensor) else value for name, value in self.contents.items()
+                name: to_device(value, device) if isinstance(value, Tensor) else value
+                for name, value in self.contents.items()
             },
-            present={name: mask.to(device) for name, mask in self.present.items()},
-            labels=self.labels.to(device),
+            present={name: to_device(mask, device) for name, mask in self.present.items()},
+            labels=to_device(self.labels, device),
         )
 
     def rows(self, start: int, stop: int) -> Batch:
@@ -88,7 +90,7 @@ def collate(studies: Sequence[Study], samples: Sequence[int], image_size: int) -
         if row.kind == "text":
             contents[name] = [str(study.contents.get(name, "")) for study in studies]
         elif row.kind == "table":
-            contents[name] = [dict(study.record or {}) for study in studies]
+            contents[name] = [dict(study.contents.get(name) or {}) for study in studies]  # type: ignore[call-overload]
         else:
             contents[name] = _stack_images(studies, name, image_size)
     # [B, 14], NaN where a label is unknown.

@@ -9,10 +9,13 @@ from pathlib import Path
 from medcodi.data.refusals import Refused
 
 MAX_REPORT_WORDS = 1000
+MAX_REPORT_BYTES = 2**20  # of a text file: a thousand times a report, so that no device or archive is read to its end
 
 # What de-identification leaves behind: MIMIC's ___ and [** ... **], Open-i's XXXX. A hyphen that hung on it goes too.
 _MARK = re.compile(r"-?(?:\[\*\*.*?\*\*\]|_{2,}|X{3,}|x{4,})-?", re.DOTALL)
 _X_RAY = re.compile(r"\b([Xx])-(?:X{3,}|_{2,})")  # the one removed word that can be known
+_CONTROL = re.compile(r"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f-\x9f]")  # no tab and no line end
+_LIGATURE = re.compile("[\ufb00-\ufb06]")  # ff, fi, fl, ffi, ffl, st of text copied from print
 _TIDY = (
     (re.compile(r"\(\s*[,;.\-\s]*\)|\[\s*[,;.\-\s]*\]|\*\*\]|\[\*\*"), " "),  # brackets with nothing left in them
     (re.compile(r"\s+([.,;:!?)])"), r"\1"),
@@ -49,11 +52,20 @@ def read_text(path: Path) -> str:
     """The text of a file in UTF-8, with or without a byte order mark.
 
     Raises:
-        Refused: If it is not UTF-8: another encoding would leave wrong letters in the report.
+        Refused: If it is not UTF-8, where another encoding would leave wrong letters in the report; or longer than any report.
         OSError: If it cannot be read.
     """
+    with path.open("rb") as file:
+        data = file.read(MAX_REPORT_BYTES + 1)
+    if len(data) > MAX_REPORT_BYTES:
+        raise Refused(
+            f"{path} is larger than {MAX_REPORT_BYTES:,} bytes",
+            reason="report: too long",
+            expected="one report",
+            fix="give the findings and the impression only",
+        )
     try:
-        return path.read_bytes().decode("utf-8-sig")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         raise Refused(
             f"{path} is not UTF-8 text (byte {error.start})",
@@ -80,7 +92,7 @@ def normalise_report(text: str) -> str:
     """
     if not isinstance(text, str):
         raise Refused(f"a report of type {type(text).__name__}", reason="report: not text", expected="text")
-    previous, current = None, unicodedata.normalize("NFC", text).replace("\x00", " ")
+    previous, current = None, _plain_letters(text)
     while previous != current:  # a removal can bring a mark together again; each pass only ever shortens or settles
         previous, current = current, _one_pass(current)
     if not re.search(r"\w", current):
@@ -101,6 +113,26 @@ def normalise_report(text: str) -> str:
             fix="give the findings and the impression only",
         )
     return current
+
+
+def _plain_letters(text: str) -> str:
+    """Letters as a reader sees them: ligatures of print apart, signs without a width gone, control characters but line ends blank.
+
+    Otherwise an effusion with a ligature, or a word with a soft hyphen, would be other words to the labeler and the tokenizer.
+
+    Raises:
+        Refused: If a letter is none (a lone surrogate): no UTF-8 file could hold it.
+    """
+    text = _CONTROL.sub(" ", text)
+    if text.isascii():
+        return text
+    text = _LIGATURE.sub(lambda match: unicodedata.normalize("NFKC", match[0]), text)
+    categories = {letter: unicodedata.category(letter) for letter in set(text)}
+    if "Cs" in categories.values():
+        raise Refused(
+            f"the report {text[:40]!a} holds a broken letter", reason="report: not text", expected="Unicode text"
+        )
+    return unicodedata.normalize("NFC", "".join(letter for letter in text if categories[letter] != "Cf"))
 
 
 def _one_pass(text: str) -> str:

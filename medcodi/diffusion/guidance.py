@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from medcodi.transfer import to_device
+
 Latents = dict[str, Tensor]  # target -> [B, *latent_shape]
 Times = Tensor | Mapping[str, Tensor]  # timesteps [B] that all targets share, or target -> its own [B]
 Denoise = Callable[[Latents, Any], Latents]  # latents [B, ...] of every target and `Times` -> predictions
@@ -40,7 +42,7 @@ def guided_by_each_other(together: Denoise, apart: Denoise, scale: float, unprom
         joint, single = together(dict(latents), t), apart(dict(latents), t)
         result = {}
         for name, eps in joint.items():
-            rows = unprompted.to(eps.device).view(-1, *(1,) * (eps.dim() - 1))  # [B, 1, ...]
+            rows = to_device(unprompted, eps.device).view(-1, *(1,) * (eps.dim() - 1))  # [B, 1, ...]
             result[name] = torch.where(rows, single[name] + scale * (eps - single[name]), eps)
         return result
 

@@ -7,24 +7,27 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from medcodi.transfer import to_device
+
 
 def draw_prompts(
     available: Tensor,  # bool [B, P]
-    u: Tensor,  # [B], uniform in [0, 1)
+    u: Tensor,  # [B], uniform in [0, 1), on the same device
     most: int | None = None,
 ) -> Tensor:
     """For each sample, a non-empty subset of its available prompts, of at most ``most``; empty where there are none: ``[B, P]``."""
     # List all S subsets; a subset is possible for a sample that has all of its prompts.
     num = available.shape[1]
     codes = [code for code in range(1, 2**num) if most is None or code.bit_count() <= most]
-    subsets = torch.tensor([[bool(code >> p & 1) for p in range(num)] for code in codes], dtype=torch.bool)  # [S, P]
-    possible = ~(subsets[None] & ~available.cpu()[:, None]).any(dim=2)  # [B, S]
+    subsets = torch.tensor([[bool(code >> p & 1) for p in range(num)] for code in codes], dtype=torch.bool)
+    subsets = to_device(subsets, available.device)  # [S, P]
+    possible = ~(subsets[None] & ~available[:, None]).any(dim=2)  # [B, S]
 
     # Choose the possible one of index floor(u * count).
     count = possible.sum(dim=1)
-    index = (u.cpu() * count).long().clamp(max=(count - 1).clamp(min=0))
+    index = (u * count).long().clamp(max=(count - 1).clamp(min=0))
     chosen = (possible.cumsum(dim=1) == (index + 1)[:, None]) & possible
-    return (chosen[..., None] & subsets[None]).any(dim=1).to(available.device)
+    return (chosen[..., None] & subsets[None]).any(dim=1)
 
 
 def mix_pooled(pooled: Sequence[Tensor], weights: Tensor) -> Tensor:

@@ -35,6 +35,7 @@ from medcodi.evaluation.scoring.similarity import pairs_are_scored
 from medcodi.evaluation.studies import HeldOutStudies, Value, content_sha256
 from medcodi.evaluation.systems.contents import ContentFolder
 from medcodi.evaluation.systems.systems import Outputs
+from medcodi.metrics.fields import Fields, encoded_records, expected_values
 from medcodi.metrics.similarity import diversity, draw_pairs, image_similarity, similarity_floor
 from medcodi.modality import MODALITIES, names
 from medcodi.study import CHEXPERT_LABELS, Direction
@@ -53,6 +54,7 @@ class Annotators:
     geometry: GeometryAnnotator | None = None  # of bodies in images; None for studies that are no phantoms
     report_scorers: Mapping[str, ReportScorer] = field(default_factory=dict)  # of pairs of reports
     similarity: bool = False  # whether images are compared with the true one
+    fields: Fields = field(default_factory=dict)  # of records
 
     def finds_in(self, modality: str) -> bool:
         """Whether findings are annotated in a modality."""
@@ -81,9 +83,14 @@ class Annotators:
         Raises:
             DataError: For images without an image annotator.
         """
-        hashes = [content_sha256(value) for value in values]
+        hashes, kind = [content_sha256(value) for value in values], MODALITIES[modality].kind
+        # Records: the values of every draw, and their mean. Nothing else reads them.
+        if kind == "table":
+            draws = np.stack([encoded_records(self.fields, value) for value in values])  # type: ignore[arg-type]  # [N, S, F]
+            arrays = {"draws": draws, "values": expected_values(self.fields, draws)}
+            return AnnotationTable(modality, list(rows), hashes, arrays=arrays, fields=self.fields)
         # Texts: labels and sides.
-        if MODALITIES[modality].kind == "text":
+        if kind == "text":
             texts = [str(value) for value in values]
             labels = self.labeler.matrix(texts)  # [N, 14] of 0 and 1; an uncertain mention counts as present
             arrays = {"labels": labels.astype(np.float32), "sides": side_codes(self.labeler.findings(texts))}
@@ -101,9 +108,9 @@ class Annotators:
                 table.arrays.update(image_similarity(images, true_images))
                 floors = similarity_floor(images, true_images, patients)
                 table.arrays.update({f"{name}{FLOOR}": values for name, values in floors.items()})
-        # Both: position in the shared latent space.
+        # Texts and images: position in the shared latent space.
         if paired and self.encoder is not None and self.encoder.reads(modality):
-            table.arrays["latent"] = self.encoder.annotate(values, modality)  # [N, D]
+            table.arrays["latent"] = self.encoder.annotate(values, modality)  # type: ignore[arg-type]  # [N, D]
         return table
 
     def _annotate_images(self, modality: str, images: list[np.ndarray]) -> AnnotationTable:
@@ -113,7 +120,10 @@ class Annotators:
                 fix="name one (classifier=...), trained by eval/train_classifier.py",
             )
         arrays = {f"features/{extractor.name}": extractor.annotate(images, modality) for extractor in self.features}
-        arrays["probabilities"] = probabilities = self.images.annotate(images, modality)  # [N, K]
+        annotated = self.images.annotate(images, modality)  # [N, K + C]
+        arrays["probabilities"] = probabilities = annotated[:, : len(self.images.targets)]
+        if self.images.fields:
+            arrays["values"] = annotated[:, len(self.images.targets) :]
         arrays["range"] = np.array([float(np.ptp(image)) for image in images])
         arrays["brightness"] = np.array([float(image.mean()) for image in images])
         targets, judged = self.images.targets, self.images.judged(modality)
@@ -124,7 +134,10 @@ class Annotators:
             columns = [targets.index(label) if label in targets else -1 for label in CHEXPERT_LABELS]
             margin = probabilities[:, columns] - thresholds[columns]  # [N, 14]
             arrays["margin"] = np.where(np.array(columns) < 0, np.nan, margin)
-        return AnnotationTable(modality, [], arrays=arrays, targets=tuple(targets), judged=tuple(judged))
+        return AnnotationTable(
+            modality, [], arrays=arrays, targets=tuple(targets), judged=tuple(judged), fields=self.images.fields,
+            judged_fields=self.images.judged_fields(modality),
+        )  # fmt: skip
 
     def describe(self) -> dict[str, Any]:
         """``readers`` of ``results.json``: names, hashes of weights, preprocessing and what was measured of them."""

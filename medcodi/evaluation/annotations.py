@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import json
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -20,16 +21,21 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from medcodi.config import from_dict, to_dict
 from medcodi.data.generated_files import direction_folder
 from medcodi.errors import DataError
+from medcodi.metrics.fields import Fields, columns_of
 from medcodi.metrics.findings import sides_of
+from medcodi.record import FieldConfig, RecordConfig
 from medcodi.storage import atomic
+from medcodi.storage.checked_json import parse_json
 from medcodi.storage.names import stays_inside
 from medcodi.study import CHEXPERT_LABELS, Direction, Finding
 
 METADATA, STUDIES, REAL = "annotations.json", "studies.npz", "real"
 SIDES = {"left": 1, "right": 2}  # bits of a side code
 FEATURES, REPORT_SCORES, FLOOR = "features/", "report/", "_floor"  # in names of arrays
+_RECORDS = "records/"  # in names of the arrays of the table of studies
 
 
 def side_codes(findings: Sequence[Sequence[Finding]]) -> np.ndarray:
@@ -62,14 +68,25 @@ class AnnotationTable:
     # name -> `[N, ...]`: `labels` (float32 `[N, 14]` of 0, 1, NaN if not judged), `sides` (int8 `[N, 14]`,
     # see `side_codes`), `margin` (`[N, 14]`: probability minus threshold, NaN if unknown),
     # `probabilities` (`[N, K]` of `targets`), `features/<extractor>`, `latent`, `geometry`, `range`,
-    # `brightness`, `ssim`, `psnr`, `report/<metric>`; `…_floor`: the same against another patient's truth
+    # `brightness`, `ssim`, `psnr`, `report/<metric>`; `…_floor`: the same against another patient's truth;
+    # of `fields`, those of a record or those that a film shows: `values` (`[N, C]`: numbers on their own scale, a
+    # probability or share for each category, NaN if unknown), and of records `draws` (`[N, S, F]`, categories by index)
     arrays: dict[str, np.ndarray] = field(default_factory=dict)
     targets: tuple[str, ...] = ()  # columns of `probabilities`: a label, or label/side
     judged: tuple[str, ...] = ()  # targets that the annotator recognises in this modality
     pairs: PairSimilarities | None = None  # of a generated image modality
+    fields: Fields = field(default_factory=dict)  # of a record: those that `values` has columns of
+    judged_fields: tuple[str, ...] = ()  # those that the annotator recognises in this modality; of records all
 
     def __len__(self) -> int:
         return len(self.rows)
+
+    def values_of(self, name: str, like: FieldConfig) -> np.ndarray | None:
+        """The columns of one field, ``[N, C]``; None if there is no such field, or it has other categories or another scale."""
+        own = self.fields.get(name)
+        if own is None or (own.values, own.scale) != (like.values, like.scale):
+            return None
+        return self.arrays["values"][:, columns_of(self.fields)[name]]
 
     def at(self, rows: Sequence[int]) -> AnnotationTable:
         """The annotations of some studies, named by row."""
@@ -102,6 +119,7 @@ class AnnotationTable:
             "texts": self.texts,
             "targets": self.targets,
             "judged": self.judged,
+            **({"fields": stored_fields(self.fields), "judged_fields": self.judged_fields} if self.fields else {}),
         }
         arrays: dict[str, Any] = {f"array/{name}": array for name, array in self.arrays.items()}
         if self.pairs is not None:
@@ -123,19 +141,33 @@ class AnnotationTable:
         with _reading(path) as file:
             header = json.loads(str(file["header"]))
             arrays = {name: file[name] for name in file.files}
-        parts = {
-            name: arrays.pop(f"pairs/{name}") for name in ("pairs", "generated", "real") if f"pairs/{name}" in arrays
-        }
-        return cls(
-            header["modality"],
-            arrays["rows"].tolist(),
-            arrays["hashes"].tolist(),
-            header["texts"],
-            {name.removeprefix("array/"): array for name, array in arrays.items() if name.startswith("array/")},
-            tuple(header["targets"]),
-            tuple(header["judged"]),
-            PairSimilarities(**parts, num_scales=header["num_scales"]) if parts else None,
-        )
+            parts = {
+                name: arrays.pop(f"pairs/{name}")
+                for name in ("pairs", "generated", "real")
+                if f"pairs/{name}" in arrays
+            }
+            return cls(
+                header["modality"],
+                arrays["rows"].tolist(),
+                arrays["hashes"].tolist(),
+                header["texts"],
+                {name.removeprefix("array/"): array for name, array in arrays.items() if name.startswith("array/")},
+                tuple(header["targets"]),
+                tuple(header["judged"]),
+                PairSimilarities(**parts, num_scales=header["num_scales"]) if parts else None,
+                read_fields(header.get("fields"), str(path)),
+                tuple(header.get("judged_fields", ())),
+            )
+
+
+def stored_fields(fields: Fields) -> dict[str, Any]:
+    """Fields as JSON."""
+    return to_dict(RecordConfig(fields=dict(fields)))["fields"] if fields else {}
+
+
+def read_fields(stored: dict[str, Any] | None, source: str) -> Fields:
+    """Read what :func:`stored_fields` gave; none of tables from before there were any."""
+    return from_dict(RecordConfig, {"fields": stored}, source=source).fields if stored else {}
 
 
 @dataclass(frozen=True)
@@ -148,6 +180,9 @@ class StudyTable:
     modalities: list[frozenset[str]]  # names of each one's modalities
     truth: np.ndarray  # float32 `[N, 14]` of 0, 1, NaN
     sides: np.ndarray  # true sides, int8 `[N, 14]`, see `side_codes`
+    fields: Fields = field(default_factory=dict)  # that some record has
+    # modality -> values of its records, float64 `[N, F]`: see `encoded_records`
+    records: dict[str, np.ndarray] = field(default_factory=dict)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -163,17 +198,21 @@ class StudyTable:
             "patients": self.patients,
             "places": self.places,
             "modalities": [sorted(names) for names in self.modalities],
+            **({"fields": stored_fields(self.fields)} if self.fields else {}),
         }
+        records: dict[str, Any] = {f"{_RECORDS}{name}": values for name, values in self.records.items()}
         with atomic.writing(path, error=DataError) as file:
-            np.savez(file, header=np.array(json.dumps(header)), truth=self.truth, sides=self.sides)
+            np.savez(file, header=np.array(json.dumps(header)), truth=self.truth, sides=self.sides, **records)
 
     @classmethod
     def load(cls, path: Path) -> StudyTable:
         """Read what :meth:`save` wrote."""
         with _reading(path) as file:
             header = json.loads(str(file["header"]))
-            modalities = [frozenset(names) for names in header.pop("modalities")]
-            return cls(**header, modalities=modalities, truth=file["truth"], sides=file["sides"])
+            header["modalities"] = [frozenset(names) for names in header.pop("modalities")]
+            header["fields"] = read_fields(header.get("fields"), str(path))
+            records = {name.removeprefix(_RECORDS): file[name] for name in file.files if name.startswith(_RECORDS)}
+            return cls(**header, truth=file["truth"], sides=file["sides"], records=records)
 
 
 class Annotations:
@@ -194,10 +233,11 @@ class Annotations:
         """
         self.folder = folder
         try:
-            self.metadata: dict[str, Any] = json.loads((folder / METADATA).read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            self.metadata: dict[str, Any] = parse_json((folder / METADATA).read_bytes(), str(folder / METADATA))
+            systems = dict(self.metadata["systems"])
+        except (OSError, ValueError, LookupError, TypeError) as error:
             raise _unreadable(folder / METADATA, error) from None
-        for name in self.metadata["systems"]:
+        for name in systems:
             if not stays_inside(name):
                 raise _unreadable(folder / METADATA, ValueError(f"{name!r} names no folder in it"))
         self.studies = StudyTable.load(folder / STUDIES)
@@ -233,7 +273,17 @@ def _reading(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             yield file
-    except (OSError, ValueError, KeyError, TypeError, BadZipFile) as error:
+    except (
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+        RecursionError,
+        EOFError,
+        BadZipFile,
+        zlib.error,
+    ) as error:
         raise _unreadable(path, error) from None
 
 

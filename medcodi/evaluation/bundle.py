@@ -28,6 +28,7 @@ from typing import Any
 from medcodi.distributed import ALONE, Ranks
 from medcodi.errors import ConfigError, DataError
 from medcodi.storage import atomic
+from medcodi.storage.checked_json import parse_json
 from medcodi.storage.job_folder import JobFolder, JobKind
 
 RESULTS, SCORED, PAGE, RUN, INDEX = "results.json", "scored.json", "page.html", "run.json", "bundle.json"
@@ -129,11 +130,18 @@ class Bundle:
         """
         path = self.folder / name
         try:
-            return json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError) as error:
+            content = parse_json(path.read_bytes(), str(path))
+        except OSError as error:
             raise DataError(
                 f"{path} is unreadable: {error}", expected="a file of an evaluation's bundle", fix="run it again"
             ) from None
+        if not isinstance(content, dict):
+            raise DataError(
+                f"{path} holds a {type(content).__name__}",
+                expected="a file of an evaluation's bundle",
+                fix="run it again",
+            )
+        return content
 
 
 # ---- where a bundle may be written -----------------------------------------------------------------------------------
@@ -176,5 +184,5 @@ def _is_ours(folder: Path) -> bool:
     try:  # bundles older than the mark
         index = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         return "results.json" in index["files"] and "schema_version" in index
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, RecursionError):
         return False

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import field, fields
 from typing import Annotated, ClassVar, Literal
 
@@ -13,14 +14,51 @@ from medcodi.errors import ConfigError, one_of
 from medcodi.evaluation.annotators.features import EXTRACTORS
 from medcodi.evaluation.annotators.image_annotators import IMAGE_ANNOTATORS
 from medcodi.evaluation.annotators.report_annotators import LABELERS, REPORT_SCORERS
+from medcodi.evaluation.scoring.groups import parse_bands
 from medcodi.evaluation.scoring.metrics import METRIC_GROUPS
-from medcodi.modality import MODALITIES, STANDARD
+from medcodi.modality import MODALITIES, STANDARD, in_table_order, modality
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig, read_old_names
 from medcodi.storage.names import stays_inside
 from medcodi.study import Direction, all_directions
 
 UNCONDITIONAL = Direction((), STANDARD)
+STANDARD_SET = "standard"  # name of the twelve directions and the unconditional one
+
+
+def directions_with(name: str, modalities: Sequence[str] = STANDARD) -> tuple[Direction, ...]:
+    """The documented directions of a modality that is not standard, such as the record: ten beside the standard three.
+
+    It prompts each of the others alone, and each image beside the text; it is the target of each of the others alone, and of all of
+    them; and it prompts all of them at once.
+    """
+    others = tuple(other for other in in_table_order(modalities) if MODALITIES[other].standard)
+    images, texts = (tuple(other for other in others if MODALITIES[other].kind == kind) for kind in ("image", "text"))
+    directions = [Direction((name,), (other,)) for other in others]
+    directions += [Direction((name, text), (image,)) for text in texts for image in images]
+    directions += [Direction((other,), (name,)) for other in others]
+    return tuple(dict.fromkeys([*directions, Direction(others, (name,)), Direction((name,), others)]))
+
+
+def default_directions(modalities: Sequence[str] = STANDARD) -> tuple[Direction, ...]:
+    """Every direction among the standard modalities and the unconditional one, and the documented ones of each other modality."""
+    standard = tuple(name for name in in_table_order(modalities) if MODALITIES[name].standard)
+    further = [name for name in in_table_order(modalities) if name not in standard]
+    more = [direction for name in further for direction in directions_with(name, standard)]
+    return (*all_directions(standard), Direction((), standard), *more)
+
+
+def named_directions(text: str) -> tuple[Direction, ...]:
+    """A direction, or those of a set: ``standard``, or the name of a modality that is not standard (``record``).
+
+    Raises:
+        PromptError: If it is none of these.
+    """
+    if text == STANDARD_SET:
+        return default_directions()
+    if "->" in text.replace("→", "->") or modality(text).standard:
+        return (Direction.parse(text),)
+    return directions_with(text)
 
 
 @config
@@ -29,7 +67,8 @@ class ScoringConfig:
 
     # groups of metrics: keys of `METRIC_GROUPS`
     metrics: tuple[str, ...] = (
-        "frechet", "kernel", "prdc", "diversity", "similarity", "findings", "text", "coherence",
+        "frechet", "kernel", "prdc", "diversity", "similarity", "findings", "text", "coherence", "records", "obedience",
+        "subgroups",
     )  # fmt: skip
     bootstrap_samples: Annotated[int, at_least(100)] = 1000  # resamples of each interval
     # At most this many resamples for a Fréchet distance's interval, because each needs an eigendecomposition. Below
@@ -46,11 +85,16 @@ class ScoringConfig:
     kernel_subsets: Count = 100  # number of these subsets
     neighbours: Count = 5  # k of precision, recall, density and coverage
     diversity_pairs: Count = 100  # number of pairs for MS-SSIM
+    # fields of the records whose groups are crossed, numbers with the width of their bands; where studies have records
+    subgroup_by: tuple[str, ...] = ("sex", "age:20")
+    subgroup_studies: Annotated[int, at_least(2)] = 20  # a smaller group is left out
     seed: int = 0  # of resamples, derangements, pairs and subsets; in an evaluation, also of generation and pictures
 
     def __post_init__(self) -> None:
         for group in self.metrics:
             one_of("group of metrics", group, METRIC_GROUPS, ConfigError)
+        for text in self.subgroup_by:
+            parse_bands(text)
 
 
 @config
@@ -66,7 +110,8 @@ class EvaluateConfig(ScoringConfig):
     systems: dict[str, str] = field(default_factory=dict)
     name: str | None = None  # the model's name in tables; None: its own
     num_studies: Annotated[int, at_least(8)] | None = None  # only the first this many; None: as `data` says
-    # such as `"report->frontal"`; None: all 12 and unconditional (of other systems: all that they have)
+    # such as `"report->frontal"`; `standard`: all 12 and unconditional; `record`: its ten (docs/EVALUATION.md). None: those of
+    # every modality that the model has (of other systems: all that they have)
     directions: tuple[str, ...] | None = None
     # of features, for Fréchet and kernel distances, precision, recall, density, coverage
     extractors: tuple[str, ...] = ("demo",)
@@ -82,6 +127,8 @@ class EvaluateConfig(ScoringConfig):
     # folder of the finding classifier; None: the model's own folder if it has one, else the demo's (for phantoms)
     classifier: str | None = None
     batch_size: Count = 32  # studies per shard: generated and annotated together, by one rank
+    # draws of each study in directions of which records are the only target: their spread is judged
+    record_draws: Count = 8
     preset: str | None = None  # sampler and steps under one name; values given beside it win
     num_inference_steps: int | None = None  # None: the preset's, or the model's own
     guidance_scale: float | None = None  # over the prompts; None: the model's own
@@ -110,10 +157,6 @@ class EvaluateConfig(ScoringConfig):
     _old_names = model_validator(mode="before")(read_old_names)
 
     def __post_init__(self) -> None:
-        for text in self.directions or ():
-            tables = [name for name in Direction.parse(text).targets if MODALITIES[name].kind == "table"]
-            if tables:
-                raise ValueError(f"direction {text}: no metric judges a generated {tables[0]} yet; it can be a prompt")
         # The base class's check; pydantic's dataclasses rebuild the class, so that super() without arguments fails.
         ScoringConfig.__post_init__(self)
         # Every name that stands for a row of a table.
@@ -125,7 +168,7 @@ class EvaluateConfig(ScoringConfig):
             one_of("report scorer", scorer, REPORT_SCORERS, ConfigError)
         # Refuse unknown presets, samplers and orders, and a sequence that lacks a target.
         for generation in self.generations.values():
-            for direction in self.model_directions:
+            for direction in self.model_directions():
                 generation.sequence_of(direction.targets)
         if self.orders:
             self._check_orders()
@@ -142,7 +185,7 @@ class EvaluateConfig(ScoringConfig):
             raise ValueError(
                 f"orders {list(self.orders)} and order {self.order}: give each order once, or one order alone"
             )
-        if all(len(direction.targets) < 2 for direction in self.model_directions):
+        if all(len(direction.targets) < 2 for direction in self.model_directions()):
             raise ValueError(
                 "orders of directions of one target each: add a direction of several, such as report->frontal+lateral"
             )
@@ -155,13 +198,14 @@ class EvaluateConfig(ScoringConfig):
     @property
     def requested_directions(self) -> tuple[Direction, ...] | None:
         """The directions that are named, or None."""
-        return None if self.directions is None else tuple(Direction.parse(text) for text in self.directions)
+        if self.directions is None:
+            return None
+        return tuple(dict.fromkeys(direction for text in self.directions for direction in named_directions(text)))
 
-    @property
-    def model_directions(self) -> tuple[Direction, ...]:
-        """The directions that a model generates."""
+    def model_directions(self, modalities: Sequence[str] = STANDARD) -> tuple[Direction, ...]:
+        """The directions that a model of these modalities generates."""
         requested = self.requested_directions
-        return (*all_directions(), UNCONDITIONAL) if requested is None else requested
+        return default_directions(modalities) if requested is None else requested
 
     @property
     def generation(self) -> GenerationConfig:

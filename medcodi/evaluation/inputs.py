@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -27,6 +27,7 @@ from medcodi.generation.pipeline import load
 from medcodi.metrics.text import check_scorer
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, demo_checkpoint, named_model
+from medcodi.record import CLINICAL_RECORD, RecordConfig
 from medcodi.storage.names import collision_key, plain_name, stays_inside
 from medcodi.study import Direction
 
@@ -64,18 +65,21 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows
     model = load(config.model, device) if config.evaluates_model else None
     # Directions: of the bundle, or of the model and of every system's files.
     listings: dict[str, Listing] = {}
+    own_directions: tuple[Direction, ...] = ()
     if bundle_rows is not None:
         directions = {direction for system in bundle_rows.values() for direction in system}
     else:
         requested = config.requested_directions
         listings = {name: list_generated(source, requested) for name, source in config.systems.items()}
         directions = {direction for listing in listings.values() for direction in listing}
-        directions |= set(config.model_directions) if model is not None else set()
+        own_directions = () if model is None else config.model_directions(model.config.modalities)
+        directions |= set(own_directions)
     dataset = _open_data(config, model, sorted(directions))
     generations = {} if model is None else {order: own.resolved(model) for order, own in config.generations.items()}
     # Annotators, and the real studies, whose truth may come from the labeler.
     cache = None if bundle_rows is not None else Path(config.cache or Path(config.out) / "features")
     annotators = open_annotators(config, model, directions, device, cache)
+    schema = None if model is None else model.config.record
     held_out = HeldOutStudies(
         dataset,
         shard_size=config.batch_size,
@@ -83,7 +87,10 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows
         exclude_unreadable=config.exclude_unreadable,
         label=annotators.labeler.findings,
         unmentioned=config.unmentioned,
+        fields={**CLINICAL_RECORD.fields, **({} if schema is None else schema.fields)},
     )
+    annotators.fields = held_out.fields
+    _check_fields(schema, held_out, directions)
     if not held_out.are_phantoms:
         annotators.geometry = None  # it was fitted on phantoms' bodies
     # Systems.
@@ -98,7 +105,7 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows
         name = config.name or model.config.name
         system_names = {order: f"{name}-{order}" if order else name for order in generations}
         first = next(iter(system_names.values()))
-        with_studies, left_out = enough_studies(first, config.model_directions, held_out)
+        with_studies, left_out = enough_studies(first, own_directions, held_out)
         fingerprint = model.fingerprint()
         for order, generation in generations.items():
             # One target is the same in every order, so it is generated in the first alone.
@@ -116,6 +123,7 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows
                     fingerprint=fingerprint,
                     resume=config.resume,
                     execution=config.execution,
+                    draws=config.record_draws if "records" in config.metrics else 1,
                 )
             )
     systems += [
@@ -184,8 +192,12 @@ def open_annotators(
             batch_size=batch_size,
         )
 
-    # Images: findings, and features of sets of images.
-    if any(MODALITIES[target].kind == "image" for direction in directions for target in direction.targets):
+    # Images: findings, fields of records, and features of sets of images. A film that prompts a record gives its ceiling.
+    annotated = {target for direction in directions for target in direction.targets}
+    if "records" in metrics:
+        to_records = [own for own in directions if any(MODALITIES[target].kind == "table" for target in own.targets)]
+        annotated |= {prompt for direction in to_records for prompt in direction.prompts}
+    if any(MODALITIES[target].kind == "image" for target in annotated):
         name = config.image_reader
         annotators.images = load_image_annotator(
             name, request(name, str(folder) if name == "demo" else weights.get(name))
@@ -241,6 +253,18 @@ def _open_data(config: EvaluateConfig, model: MedCoDi | None, directions: Sequen
             expected=f"at least {LEAST_STUDIES}, and hundreds for figures that mean something",
         )
     return dataset
+
+
+def _check_fields(schema: RecordConfig | None, held_out: HeldOutStudies, directions: Iterable[Direction]) -> None:
+    """Refuse records that prompt a model which does not know all of their fields."""
+    prompts = {name for direction in directions for name in direction.prompts if MODALITIES[name].kind == "table"}
+    unknown = [] if schema is None else [name for name in held_out.fields if name not in schema.fields]
+    if prompts and unknown:
+        raise ConfigError(
+            f"the records of {held_out.name} have {', '.join(unknown)}, which the model does not know",
+            expected=", ".join(schema.fields) if schema else "",
+            fix="prepare the data without these fields, or choose directions without the record as prompt",
+        )
 
 
 def enough_studies(

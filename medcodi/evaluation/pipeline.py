@@ -153,6 +153,8 @@ def _write_annotations(inputs: Inputs, outputs: Outputs, bundle: Bundle) -> None
         held_out.modalities,
         held_out.truth,
         side_codes(held_out.findings),
+        held_out.fields,
+        held_out.records,
     ).save(bundle.annotations / STUDIES)
     # Exactly what was scored, by hash.
     bundle.write(SCORED, _scored(held_out, outputs, scored, hashes))
@@ -197,7 +199,7 @@ def _scored(
     studies = zip(held_out.ids, held_out.patients, held_out.hashes, strict=True)
     return {
         "schema_version": SCHEMA_VERSION,
-        "hashes": "SHA-256 of a text's UTF-8, or of an image's shape and 8-bit pixels; files: of the file's bytes",
+        "hashes": "SHA-256 of a text's UTF-8, of an image's shape and 8-bit pixels, of a record's draws as JSON; files: of the file's bytes",
         "studies": [
             {"study_id": study_id, "patient_id": patient_id, "contents": dict(contents)}
             for study_id, patient_id, contents in studies

@@ -57,9 +57,13 @@ def protocol(inputs: Inputs) -> dict[str, Any]:
 
 
 def scoring_protocol(config: EvaluateConfig) -> dict[str, Any]:
-    """How figures are computed: numbers, then the policies in words."""
+    """How figures are computed: numbers, then the policies in words; nothing of groups of metrics that are not chosen."""
+    groups = {name: _OF_GROUPS[name] for name in _OF_GROUPS if name in config.metrics}
+    settings = asdict(config.scoring)
+    if "subgroups" not in groups:
+        settings = {name: value for name, value in settings.items() if not name.startswith("subgroup_")}
     return {
-        **asdict(config.scoring),
+        **settings,
         "interval": "95 % percentile bootstrap over patients; of Fréchet distances centred on the figure, and none above 512 features",
         "floor": f"the same generations against other patients' truth: mean of up to {NUM_DERANGEMENTS} derangements; overlap of texts: of the first "
         "of them alone; likeness: another patient of the shard",
@@ -68,7 +72,17 @@ def scoring_protocol(config: EvaluateConfig) -> dict[str, Any]:
         "kernel": "unbiased; pairs of the generated and the real image of one study left out, but over subsets all counted, as the field does",
         "paired_test": "on the findings that both count; exchange of the systems within patients, two-sided (none of figures of whole sets); Holm over "
         "all tests of a metric in a table",
+        **groups,
     }
+
+
+_OF_GROUPS = {
+    "records": "the mean of all draws against the truth; numbers on their own scale, of bnp and crp natural logarithms; ceiling: what the image "
+    "annotator reads from the real films that prompt; spread: variance of the draws, times (S + 1) / S, beside the squared error of their mean",
+    "obedience": "what the image annotator reads from generated films against the record that prompted them; ceiling: the same of the real films",
+    "subgroups": "groups are crossed; the gap is the best group minus the worst, both chosen on all studies; its floor: the same with groups moved "
+    "between patients; its ceiling: the gap of the annotators on the real targets",
+}
 
 
 def versions() -> dict[str, str]:

@@ -5,12 +5,11 @@ from __future__ import annotations
 import math
 import tempfile
 from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 from medcodi.config import from_dict, to_dict
 from medcodi.console import progress_of
@@ -24,15 +23,16 @@ from medcodi.evaluation.inputs import open_inputs
 from medcodi.evaluation.pipeline import annotate, produce, render
 from medcodi.evaluation.provenance import NOT_THE_PROTOCOL, SCHEMA_VERSION, scoring_protocol
 from medcodi.evaluation.scoring.score import score
-from medcodi.evaluation.studies import HeldOutStudies, Value, eight_bit
+from medcodi.evaluation.studies import HeldOutStudies, Value, as_annotated
 from medcodi.storage import atomic
+from medcodi.storage.checked_json import foreign, shown
 from medcodi.study import Direction
 
 TOLERANCE = 1e-6  # relative: other machines round otherwise
 # Settings that change figures and pictures, but no annotation.
 RESCORABLE = (
     "bootstrap_samples", "frechet_samples", "permutations", "min_positives", "kernel_subset", "kernel_subsets", "neighbours",
-    "meteor", "pictures", "notes",
+    "meteor", "pictures", "notes", "subgroup_by", "subgroup_studies",
 )  # fmt: skip
 
 
@@ -50,7 +50,22 @@ def _open(folder: Path) -> tuple[Bundle, dict[str, Any]]:
             expected=f"{SCHEMA_VERSION}",
             fix="use the version of medcodi that wrote it, or evaluate again into the same folder: what it generated is used again",
         )
+    with _as_written(folder / INDEX):
+        for name, digest in index["files"].items():
+            if (
+                not isinstance(digest, str)
+                or not all(part not in ("", "..") for part in name.split("/"))
+                or "\0" in name
+            ):
+                raise ValueError(f"file {shown(name)}")
     return bundle, index
+
+
+def _as_written(path: Path) -> AbstractContextManager[None]:
+    """Around what reads values of a bundle, which anybody may have changed."""
+    return foreign(
+        str(path), expected="a bundle as medcodi evaluate writes it", fix="fetch it again, or evaluate again"
+    )
 
 
 # ---- rescore ---------------------------------------------------------------------------------------------------------
@@ -79,8 +94,10 @@ def rescore_bundle(
             if name.startswith(f"{bundle.annotations.name}/") and _sha256(folder / name) != digest:
                 raise DataError(f"{folder / name} was changed or is missing", fix="evaluate again into the same folder")
         annotations = Annotations(bundle.annotations)
-        protocol = annotations.metadata["protocol"]
-        config = _changed(from_dict(EvaluateConfig, protocol["config"], source=str(folder / RESULTS)), changes or {})
+        with _as_written(bundle.annotations / METADATA):
+            protocol = annotations.metadata["protocol"]
+            config = from_dict(EvaluateConfig, protocol["config"], source=str(folder / RESULTS))
+        config = _changed(config, changes or {})
         own = {name: value for name, value in to_dict(config).items() if name not in NOT_THE_PROTOCOL}
         # Changed where it is: score() copies the protocol into the results, and it is stored below.
         protocol |= {"config": own, "scoring": scoring_protocol(config)}
@@ -128,8 +145,7 @@ def _real_contents(config: EvaluateConfig, path: str | None) -> Any:
                 expected=f"{picture['study_id']!r}, as in the bundle",
                 fix="give the data that were evaluated (--data), or show no pictures: pictures=0",
             )
-        value = study.contents[modality]
-        return value if isinstance(value, str) else eight_bit(np.asarray(value))
+        return as_annotated(study.contents[modality])
 
     return real
 
@@ -226,19 +242,19 @@ def verify_bundle(
     verification = Verification()
     _check_files(folder, index, verification)
     # Open the same inputs, here.
-    config = from_dict(EvaluateConfig, results["config"], source=str(folder / RESULTS))
+    with _as_written(folder / RESULTS):
+        config = from_dict(EvaluateConfig, results["config"], source=str(folder / RESULTS))
     config = replace(config, out=str(folder), device=device, model=model or config.model)
     if data is not None:
         config = replace(config, data=replace(config.data, path=data, source=None))
-    try:
+    with _as_written(folder / SCORED):
         bundle_rows = {
-            name: {Direction.parse(text): direction["kept"] for text, direction in system.items()}
+            name: {Direction.parse(text): _rows(direction["kept"]) for text, direction in system.items()}
             for name, system in listed["systems"].items()
         }
-    except (KeyError, TypeError, AttributeError):
-        raise DataError(f"{folder / SCORED} is not a list of what was scored", fix="evaluate again") from None
     inputs = open_inputs(config, ALONE, bundle_rows=bundle_rows)
-    _check_studies(inputs.held_out, listed, verification)
+    with _as_written(folder / SCORED):
+        _check_studies(inputs.held_out, listed, verification)
     if any(difference.where.startswith("study") for difference in verification.differences):
         return verification  # of other studies, no figure could be the same
     # Annotate and score in another folder.
@@ -250,21 +266,30 @@ def verify_bundle(
         except DataError as error:
             verification.differ("generated", "contents that are readable", str(error))
             return verification
-        _check_contents(listed, again.read(SCORED), inputs.held_out, verification)
+        with _as_written(folder / SCORED):
+            _check_contents(listed, again.read(SCORED), inputs.held_out, verification)
         computed = score(Annotations(again.annotations), config)
     # Compare the figures, and what they depend on.
-    for part in ("data", "readers", "scoring", "preprocessing"):
-        verification.compare(part, results.get(part), computed[part], tolerance)
-    for name, system in computed["systems"].items():
-        stored = results["systems"].get(name, {}).get("directions", {})
-        verification.compare(name, stored, system["directions"], tolerance)
-    verification.compare("comparisons", results["comparisons"], computed["comparisons"], tolerance)
-    verification.notes += [
-        f"{package}: {results['versions'].get(package)} then, {version} here"
-        for package, version in computed["versions"].items()
-        if results["versions"].get(package) != version
-    ]
+    with _as_written(folder / RESULTS):
+        for part in ("data", "readers", "scoring", "preprocessing"):
+            verification.compare(part, results.get(part), computed[part], tolerance)
+        for name, system in computed["systems"].items():
+            stored = results["systems"].get(name, {}).get("directions", {})
+            verification.compare(name, stored, system["directions"], tolerance)
+        verification.compare("comparisons", results["comparisons"], computed["comparisons"], tolerance)
+        verification.notes += [
+            f"{package}: {results['versions'].get(package)} then, {version} here"
+            for package, version in computed["versions"].items()
+            if results["versions"].get(package) != version
+        ]
     return verification
+
+
+def _rows(values: Any) -> list[int]:
+    """Rows of held-out studies, as a bundle lists them."""
+    if not isinstance(values, list) or any(type(row) is not int or row < 0 for row in values):
+        raise ValueError(f"rows {shown(values)}")
+    return values
 
 
 def _sha256(path: Path) -> str | None:

@@ -6,6 +6,7 @@ In the rooms of evaluation, the *place* of a study is its index in the dataset, 
 from __future__ import annotations
 
 import hashlib
+import json
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -18,11 +19,14 @@ from medcodi.data.loading import StudyDataset
 from medcodi.distributed import ALONE, Ranks
 from medcodi.errors import DataError
 from medcodi.evaluation.annotators.classifier import target_truth
+from medcodi.metrics.fields import Fields, encoded_records
 from medcodi.metrics.labeler import label_report, labels_from_findings
-from medcodi.modality import MODALITIES
-from medcodi.study import CHEXPERT_LABELS, Direction, Finding, Study
+from medcodi.modality import MODALITIES, names
+from medcodi.record import CLINICAL_RECORD, Record
+from medcodi.study import CHEXPERT_LABELS, Content, Direction, Finding, Study
 
-Value = np.ndarray | str  # image float32 [H, W] in [0, 1], or text
+# Image float32 [H, W] in [0, 1], text, or the draws of a record: those of one study, the first of which is shown; one of a real study.
+Value = np.ndarray | str | tuple[Record, ...]
 MEMORY_BYTES = 1 << 30  # of real images that stay in memory
 LEAST_USABLE = 4  # studies of a direction
 
@@ -32,8 +36,17 @@ def eight_bit(image: np.ndarray) -> np.ndarray:
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8).astype(np.float32) / 255
 
 
+def as_annotated(content: Content) -> Value:
+    """A study's content as it is annotated: images rounded to 8 bits, a record as its only draw."""
+    return (
+        content if isinstance(content, str) else eight_bit(content) if isinstance(content, np.ndarray) else (content,)
+    )
+
+
 def content_sha256(value: Value) -> str:
-    """SHA-256 of a text's UTF-8, or of an image's shape and 8-bit pixels."""
+    """SHA-256 of a text's UTF-8, of an image's shape and 8-bit pixels, or of the draws of a record as JSON with sorted fields."""
+    if isinstance(value, tuple):
+        value = json.dumps([dict(record) for record in value], sort_keys=True)
     if isinstance(value, str):
         return hashlib.sha256(value.encode()).hexdigest()
     pixels = np.round(np.asarray(value) * 255).astype(np.uint8)
@@ -85,7 +98,7 @@ def shards_of(rows: Iterable[int], size: int) -> list[Shard]:
 
 
 class RealStudies:
-    """Studies by row; texts, labels and findings stay in memory, images up to ``MEMORY_BYTES`` (least recently used go first)."""
+    """Studies by row; texts, records, labels and findings stay in memory, images up to ``MEMORY_BYTES`` (least recently used go first)."""
 
     def __init__(self, dataset: StudyDataset, places: Sequence[int], without_images: Sequence[Study]) -> None:
         self._dataset, self.places, self.without_images = dataset, list(places), list(without_images)
@@ -127,6 +140,8 @@ class HeldOutStudies:
         truth: float32 ``[N, 14]`` of 0, 1, NaN.
         findings: True findings of each study, with sides where they are known.
         truth_source: "labels" if the dataset has them, else "reference report" (labelled).
+        fields: Fields that the record of some study has.
+        records: Modality -> values of its records, float64 ``[N, F]`` (see ``encoded_records``); none without records.
         shard_size: Studies per shard.
     """
 
@@ -139,6 +154,7 @@ class HeldOutStudies:
         exclude_unreadable: bool = False,
         label: Callable[[Sequence[str]], list[tuple[Finding, ...]]] | None = None,
         unmentioned: str = "absent",
+        fields: Fields | None = None,
     ) -> None:
         """Read every study once, each rank its share.
 
@@ -149,16 +165,17 @@ class HeldOutStudies:
             exclude_unreadable: List an unreadable study as excluded; else it stops the run.
             label: Reports -> findings: the truth if the dataset has no labels; None: the rule labeler.
             unmentioned: See ``ScoringConfig``.
+            fields: Fields of records that are known; None: those of ``CLINICAL_RECORD``.
 
         Raises:
-            DataError: If a study is unreadable and ``exclude_unreadable`` is not set, or an id occurs twice.
+            DataError: If a record has an invalid value, a study is unreadable and ``exclude_unreadable`` is not set, or an id occurs twice.
         """
         self.name, self.fingerprint, self.image_size = dataset.name, dataset.fingerprint, dataset.image_size
         self.shard_size = shard_size
 
         # Read this rank's shards, exchange what the others read.
         in_memory: dict[int, Study] = {}
-        own: list[list[_Record | Exclusion]] = []
+        own: list[list[_ReadStudy | Exclusion]] = []
 
         def read() -> None:
             for start, stop in ranks.share(_bounds(len(dataset), shard_size)):
@@ -182,6 +199,7 @@ class HeldOutStudies:
             repeated = next(study_id for study_id in self.ids if self.ids.count(study_id) > 1)
             raise DataError(f"{self.name} holds study {repeated!r} twice", fix="prepare the dataset again")
         self._set_truth(label or _label_by_rules, unmentioned)
+        self._set_records(CLINICAL_RECORD.fields if fields is None else fields)
 
     def _set_truth(self, label: Callable[[Sequence[str]], list[tuple[Finding, ...]]], unmentioned: str) -> None:
         """The truth is in the labels, or, if no study has any, in the reference reports."""
@@ -193,6 +211,17 @@ class HeldOutStudies:
             reports = [study.report or "" for study in studies]
             self.findings = label(reports)
             self.truth = np.stack([_truth_of_report(*pair) for pair in zip(reports, self.findings, strict=True)])
+
+    def _set_records(self, fields: Fields) -> None:
+        """Values of all records, of the fields that some of them has."""
+        records = {
+            name: [study.contents.get(name, {}) for study in self.studies.without_images]
+            for name in names("table")
+            if self.having([name])
+        }
+        present = {field for own in records.values() for record in own for field in record}  # type: ignore[union-attr]
+        self.fields: Fields = {name: field for name, field in fields.items() if name in present}
+        self.records = {name: encoded_records(self.fields, own) for name, own in records.items()}  # type: ignore[arg-type]
 
     def __len__(self) -> int:
         return len(self.studies)
@@ -219,23 +248,23 @@ class HeldOutStudies:
         return self.having(direction.prompts + direction.targets)
 
     def values(self, modality: str, rows: Sequence[int]) -> list[Value]:
-        """Real contents as they are annotated: images rounded to 8 bits."""
-        if MODALITIES[modality].kind == "text":
-            return [str(self.studies.without_images[row].contents[modality]) for row in rows]
-        return [eight_bit(np.asarray(self.studies[row].contents[modality])) for row in rows]
+        """Real contents as they are annotated."""
+        is_image = MODALITIES[modality].kind == "image"
+        studies = [self.studies[row] if is_image else self.studies.without_images[row] for row in rows]
+        return [as_annotated(study.contents[modality]) for study in studies]
 
 
 def _bounds(num_studies: int, size: int) -> list[tuple[int, int]]:
     return [(start, min(start + size, num_studies)) for start in range(0, num_studies, size)]
 
 
-class _Record(NamedTuple):
+class _ReadStudy(NamedTuple):
     study: Study  # without its images
     modalities: frozenset[str]
     hashes: dict[str, str]  # modality -> SHA-256 of its content
 
 
-def _read(dataset: StudyDataset, place: int, in_memory: dict[int, Study], exclude: bool) -> _Record | Exclusion:
+def _read(dataset: StudyDataset, place: int, in_memory: dict[int, Study], exclude: bool) -> _ReadStudy | Exclusion:
     try:
         study = read_study(dataset, place)
     except DataError as error:
@@ -245,10 +274,9 @@ def _read(dataset: StudyDataset, place: int, in_memory: dict[int, Study], exclud
         return Exclusion(study_id(place) if study_id else f"number {place}", "study", str(error))
     if len(in_memory) < MEMORY_BYTES // max(_num_bytes(study), 1):
         in_memory[place] = study
-    texts = {name: value for name, value in study.contents.items() if isinstance(value, str)}
-    images = {name: eight_bit(image) for name, image in study.images.items()}
-    hashes = {name: content_sha256(value) for name, value in {**texts, **images}.items()}
-    return _Record(replace(study, contents=texts), frozenset(study.contents), hashes)
+    hashes = {name: content_sha256(as_annotated(value)) for name, value in study.contents.items()}
+    small = {name: value for name, value in study.contents.items() if not isinstance(value, np.ndarray)}
+    return _ReadStudy(replace(study, contents=small), frozenset(study.contents), hashes)
 
 
 def _truth_of_labels(study: Study, blank_is_absent: bool) -> np.ndarray:

@@ -128,8 +128,7 @@ def read_prompt(name: str, value: Any, config: ModelConfig | None) -> Value:
         DataError: If the image or report is invalid.
     """
     if modality(name).kind == "table":
-        is_json = isinstance(value, str) and value.lstrip().startswith("{")
-        prompt = read_record(parse_json(value.encode(), f"the {name}", PromptError) if is_json else value, PromptError)
+        prompt = _read_record_prompt(name, value)
     elif modality(name).kind == "text":
         if not isinstance(value, str):
             raise PromptError(f"the {name} prompt is a {type(value).__name__}", expected="a str")
@@ -137,6 +136,14 @@ def read_prompt(name: str, value: Any, config: ModelConfig | None) -> Value:
     else:
         prompt = read_image(value, modality=name)
     return prompt if config is None else fit_prompt(name, prompt, config)
+
+
+def _read_record_prompt(name: str, value: Any) -> dict[str, Any]:
+    """A record from fields with values, ``"age=71, sex=F"``, JSON, or the path of a ``.json`` file."""
+    if isinstance(value, Path) or (isinstance(value, str) and value.rstrip().lower().endswith(".json")):
+        value = _text(Path(value))
+    is_json = isinstance(value, str) and value.lstrip().startswith("{")
+    return read_record(parse_json(value.encode(), f"the {name}", PromptError) if is_json else value, PromptError)
 
 
 def fit_prompt(name: str, prompt: Value, config: ModelConfig) -> Value:
@@ -163,11 +170,11 @@ def value_hash(value: Value) -> str:
 
 
 # ---- prompts of a manifest, which may be files ------------------------------------------------------------------------
-def check_prompt_files(prompts: Mapping[str, Path | str]) -> None:
-    """Refuse invalid prompts without decoding pixels: texts are read, images must exist and have a header."""
+def check_prompt_files(prompts: Mapping[str, Path | str], config: ModelConfig) -> None:
+    """Refuse invalid prompts without decoding pixels: texts and records are read, images must exist and have a header."""
     for name, value in prompts.items():
         if MODALITIES[name].kind != "image":
-            read_prompt(name, _text(value), None)
+            read_prompt(name, _text(value), config)
             continue
         check_image_file(Path(value), modality=name)
 
@@ -188,7 +195,7 @@ def _text(value: Path | str) -> str:
         return read_text(value)
     except OSError as error:
         raise DataError(
-            f"the text {value} cannot be read: {error.strerror}",
+            f"the file {value} cannot be read: {error.strerror}",
             expected="a UTF-8 text file",
-            fix="check the path (relative to the manifest)",
+            fix="check the path (in a manifest, relative to it)",
         ) from None

@@ -12,6 +12,7 @@ import torch
 
 from medcodi import __version__
 from medcodi.config import to_dict
+from medcodi.data.domain import REAL, Domain
 from medcodi.errors import CheckpointError
 from medcodi.interop.xgem_checkpoint import Checkpoint, open_checkpoint
 from medcodi.interop.xgem_disposition import Disposition
@@ -123,11 +124,17 @@ def import_xgem(
         # Write the report and the index, and publish the folder.
         report = _report(checkpoint, dispositions, recipes, {**settings, "allow_half": allow_half})
         provenance = {"imported_from": report["files"], "layout": "published", "medcodi": __version__, "report": REPORT}
+        provenance = published_domain(config.modalities).after(provenance)
         components = {name: _index_entry(job, name) for name in recipes}
         job.write_json(job.content / REPORT, report, indent=1)
         write_index(job.content, config, vocabularies, components, trained_stages=STAGES, provenance=provenance)
         job.publish()
     return Imported(out, config, report)
+
+
+def published_domain(modalities: Sequence[str]) -> Domain:
+    """The training data of the published model (arXiv 2501.04614): MIMIC-CXR, and its use agreement."""
+    return Domain(origin=REAL, sources=("MIMIC-CXR",), modalities=tuple(modalities), agreement="mimic-cxr")
 
 
 def _refuse_existing(out: Path) -> None:

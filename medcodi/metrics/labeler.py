@@ -15,7 +15,7 @@ from functools import lru_cache
 import numpy as np
 
 from medcodi.metrics.findings import UncertainPolicy, resolve_uncertain
-from medcodi.metrics.labeler_rules import Mention, concept_spans, place_of, sentences, vocabulary
+from medcodi.metrics.labeler_rules import Mention, bounded, concept_spans, place_of, sentences, vocabulary
 from medcodi.metrics.labeler_states import read_scopes, state_of
 from medcodi.study import CHEXPERT_LABELS, Finding
 
@@ -120,6 +120,34 @@ def label_matrix(
     states = [labels_from_findings(label_report(report)) for report in reports]
     rows = [[state.get(label, 0.0) for label in labels] for state in states]
     return resolve_uncertain(np.array(rows, dtype=np.float64).reshape(len(reports), len(labels)), uncertain)
+
+
+# What can only be said beside an earlier study. "Increased" and "new" alone are no such words: markings are increased, new is a device.
+_PRIOR = bounded(
+    (
+        "unchanged|stable|stably|persistent|persists?",
+        "again (?:is |are )?(?:seen|noted|demonstrated|identified|visualized|shown)",
+        "(?:has|have) (?:also |now |partially |completely |slightly |significantly )?"
+        "(?:resolved|cleared|improved|worsened|increased|decreased|progressed|enlarged|developed|not changed|re-?accumulated)",
+        "not (?:significantly |substantially |appreciably )?changed",
+        "(?:worsening|worsened|improving|improved|enlarging|increasing|decreasing|resolving|resolved)",
+        "new(?= (?:\\w+ ){0,3}(?:effusions?|pneumothora\\w+|consolidations?|opacit\\w+|infiltrates?|edema|nodules?|mass|atelectasis))(?<!no new)",
+        "interval (?:change|increase|decrease|development|resolution|clearing|improvement|worsening|removal|placement|progression)",
+        "(?:no|without) (?:significant |substantial |appreciable |interval )*change",
+        "(?:compared|similar) (?:to|with)(?! (?:the )?(?:left|right))|(?:larger|smaller) than (?:on|in) (?:the )?(?:prior|previous|last)",
+        "(?<!no )(?<!no available )(?<!comparison with )(?:prior|previous|earlier|last) (?:chest )?"
+        "(?:study|studies|exams?|examinations?|radiographs?|films?|x-?rays?|images?|cts?)",
+        "(?:from|since|to) (?:the )?(?:prior|previous)|previously (?:seen|noted|described|identified)",
+    )
+)
+
+
+def cites_prior(report: str) -> bool:
+    """Whether the findings or impression of a report speak of an earlier study: "unchanged", "has improved", "compared to the prior".
+
+    A comparison section, which names the study or says that there is none, does not count, nor does advice to compare.
+    """
+    return any(_PRIOR.search(sentence) for sentence in sentences(report))
 
 
 def _words(text: str) -> frozenset[str]:

@@ -249,6 +249,12 @@ def _device(name: str) -> torch.device:
 def _require_compiler(device: torch.device) -> None:
     if device.type == "cuda" and importlib.util.find_spec("triton") is None:
         raise ConfigError("compile needs the package triton on a GPU", fix="pip install triton, or leave compile out")
+    # Triton builds the launchers of its kernels with a C compiler, which images for running lack.
+    c_compilers = (os.environ.get("CC", "gcc"), "gcc", "clang")
+    if device.type == "cuda" and not any(shutil.which(name) for name in c_compilers):
+        raise ConfigError(
+            "compile on a GPU without a C compiler", expected="gcc or clang on the path", fix="leave compile out"
+        )
     compilers = (os.environ.get("CXX", "g++"), "g++", "clang++", "cl")
     if device.type == "cpu" and not any(shutil.which(name) for name in compilers):
         raise ConfigError(

@@ -333,6 +333,12 @@ class MedCoDi(nn.Module):
         with self.lock:  # not while another thread runs it in another precision
             return save_model(self, folder, dtype=dtype)
 
+    def push_to_hub(self, repository: str, *, private: bool = True, attested_by: str | None = None) -> str:
+        """Upload it with its card, as :func:`medcodi.model.hub.push_to_hub` does."""
+        from medcodi.model.hub import push_to_hub
+
+        return push_to_hub(self, repository, private=private, attested_by=attested_by)
+
     @classmethod
     def from_pretrained(
         cls,
@@ -369,10 +375,15 @@ def build_model(config: ModelConfig, texts: Sequence[str], records: Sequence[Rec
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MedCoDi(config, tokenizer)
+    fit_records(model, records)
+    return model
+
+
+def fit_records(model: MedCoDi, records: Sequence[Record]) -> None:
+    """Normalise the numbers of records as in ``records``, in the tower as in the autoencoder."""
     for module in model.modules():
         if isinstance(module, FieldTokens):
             module.fit(records)
-    return model
 
 
 def tiny_model(seed: int = 0, **changes: Any) -> MedCoDi:

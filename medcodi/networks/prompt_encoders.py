@@ -22,6 +22,7 @@ from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.networks.record_layers import RecordTower, RecordTowerConfig
 from medcodi.networks.tokenizer import ReportTokenizer, Truncation, embedding_size
 from medcodi.record import Record, RecordConfig
+from medcodi.transfer import to_device
 
 MAX_LOGIT_SCALE = math.log(100.0)  # CLIP (Radford et al., 2021, section 2.5)
 _ACTIVATIONS = {"gelu": nn.GELU, "quick_gelu": QuickGELU}
@@ -205,6 +206,12 @@ class PromptEncoders(nn.Module):
             f"{seen} as {kind} prompts", expected="a tensor [B, 1, H, W] of images, a list of texts or of records"
         )
 
+    @property
+    def towers(self) -> dict[Kind, nn.Module]:
+        """Kind -> its tower."""
+        towers: dict[Kind, Any] = {"image": self.image_tower, "text": self.text_tower, "table": self.record_tower}
+        return {kind: tower for kind, tower in towers.items() if tower is not None}
+
     def max_tokens(self, kind: Kind) -> int:
         """The most tokens a prompt of that kind can have."""
         grid = self.image_size // self.config.image.patch_size
@@ -247,7 +254,7 @@ class PromptEncoders(nn.Module):
 
     def _encode_texts(self, texts: list[str]) -> PromptEncoding:
         tower, device = self.text_tower, self.logit_scale.device
-        ids, mask = (part.to(device) for part in self.tokenizer.encode(texts, self.config.text.context_length))
+        ids, mask = (to_device(part, device) for part in self.tokenizer.encode(texts, self.config.text.context_length))
         length = ids.shape[1]
         x = tower.token_embedding(ids) + tower.positional_embedding[:length]
         x = tower.ln_final(tower.transformer(x, attn_mask=self._attention_mask(mask, x.dtype)))

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from medcodi.transfer import to_device
+
 
 @dataclass(frozen=True)
 class PromptEncoding:
@@ -23,7 +25,7 @@ class PromptEncoding:
 
     def to(self, device: torch.device | str) -> PromptEncoding:
         """The same on a device."""
-        return PromptEncoding(self.pooled.to(device), self.tokens.to(device), self.mask.to(device))
+        return PromptEncoding(*(to_device(part, device) for part in (self.pooled, self.tokens, self.mask)))
 
     def rows(self, index: Tensor | slice) -> PromptEncoding:
         """The chosen rows."""

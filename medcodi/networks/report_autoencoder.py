@@ -18,6 +18,7 @@ from medcodi.config import config
 from medcodi.errors import PromptError
 from medcodi.networks.autoencoder import Autoencoder, draw, kl_to_standard_normal
 from medcodi.networks.tokenizer import ReportTokenizer, embedding_size
+from medcodi.transfer import to_device
 
 INITIAL_LOGVAR = -3.0  # a posterior that is narrow from the start, so that the decoder learns to use z
 
@@ -147,7 +148,7 @@ class ReportAutoencoder(Autoencoder):
     def encode(self, values: Sequence[str]) -> tuple[Tensor, Tensor]:
         """Mean and log-variance of the posterior of the unscaled latent: two float32 tensors ``[B, d]``."""
         ids, mask = self.tokenizer.encode(values, self.config.max_length)
-        return self.encode_ids(ids.to(self._device), mask.to(self._device))
+        return self.encode_ids(to_device(ids, self._device), to_device(mask, self._device))
 
     def encode_ids(self, ids: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
         """As :meth:`encode`, from int64 ids ``[B, L]`` and their mask ``[B, L]``, True where there is a token."""
@@ -212,7 +213,9 @@ class ReportAutoencoder(Autoencoder):
         # Encode; the decoder's inputs are the tokens shifted by one, some of them dropped.
         mean, logvar = self.encode(texts)
         kl = kl_to_standard_normal(mean, logvar)  # [B, d]
-        ids, mask = (part.to(self._device) for part in self.decoder_tokenizer.encode(texts, self.config.max_length))
+        ids, mask = (
+            to_device(part, self._device) for part in self.decoder_tokenizer.encode(texts, self.config.max_length)
+        )
         inputs, targets, known = ids[:, :-1], ids[:, 1:], mask[:, 1:]
         if dropped is not None:
             hidden = dropped[:, : inputs.shape[1]].to(self._device) & (inputs != self.decoder_tokenizer.bos_id)

@@ -26,6 +26,7 @@ class Curve:
     points: Sequence[tuple[int, float]]  # (x, y), in order of x; a single one is drawn as a dot
     colour: int = 0  # index of the colour
     dash: int = 0  # index of the dash pattern; 0 is unbroken
+    bars: Sequence[tuple[float, float]] = ()  # interval (low, high) of each point, drawn as a bar; (): none
 
     @property
     def stroke(self) -> _Stroke:
@@ -37,7 +38,9 @@ class Curve:
 def line_chart(title: str, curves: Sequence[Curve], x_label: str = "step") -> str:
     """Lines over a common x axis, with a legend where there are several; "" without a point."""
     xs = [x for curve in curves for x, _ in curve.points]
-    ys = [y for curve in curves for _, y in curve.points]
+    ys = [y for curve in curves for _, y in curve.points] + [
+        end for curve in curves for bar in curve.bars for end in bar
+    ]
     if not xs:
         return ""
     width, height, left, right, top, bottom = 520, 250, 62, 510, 26, 216
@@ -60,6 +63,8 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str = "step") -> st
         stride = -(-len(curve.points) // MAX_POINTS)
         points = [*curve.points[::stride], *([curve.points[-1]] if stride > 1 else [])]
         pixels = [(x_axis(x), y_axis(y)) for x, y in points]
+        for (x, _), (low, high) in zip(curve.points, curve.bars, strict=False):
+            canvas.line(x_axis(x), y_axis(low), x_axis(x), y_axis(high), curve.stroke["colour"], opacity=0.6)
         tip = f"{curve.label}: {curve.points[-1][1]:.5g} at {curve.points[-1][0]:,}"
         if len(pixels) == 1:
             canvas.circle(*pixels[0], 3, curve.stroke["colour"], tip=tip)

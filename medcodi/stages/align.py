@@ -13,7 +13,7 @@ from pydantic import model_validator
 from torch import Tensor, nn
 
 from medcodi.config import config
-from medcodi.errors import ConfigError
+from medcodi.errors import ConfigError, TrainingError
 from medcodi.modality import MODALITIES, Kind, in_table_order
 from medcodi.randomness import StepRandomness
 from medcodi.stages.contrastive import contrast, group_ids
@@ -21,6 +21,7 @@ from medcodi.stages.dry_run import DryRun, prompt_encoding
 from medcodi.stages.stage import Stage
 from medcodi.stages.statements import STATEMENT_TEXTS, agreement, statement_truth
 from medcodi.stages.step import Features, Rows, Step, StepOutput
+from medcodi.transfer import to_device
 
 if TYPE_CHECKING:
     from medcodi.data.loading import Batch
@@ -31,6 +32,9 @@ if TYPE_CHECKING:
 class AlignConfig:
     """Config of stage ``align``."""
 
+    # Kinds of modalities whose towers are trained; empty: all of them, and the temperature. The others stay as they are, for a
+    # model that was trained before a modality was added.
+    kinds: tuple[Kind, ...] = ()
     same_patient_negatives: bool = True  # False: studies of one patient are not negatives of each other either
     shift: float = 0.0  # images move by at most this share of their side, each way
     intensity: float = 0.0  # contrast changes by at most this share, brightness by half of it
@@ -51,9 +55,17 @@ class AlignStage(Stage):
 
     name = "align"
     Config = AlignConfig
+    least_modalities = 2  # a pair
     config: AlignConfig
 
     def __init__(self, model: MedCoDi, config: AlignConfig | None = None) -> None:
+        chosen, there = (config or self.Config()).kinds, {MODALITIES[name].kind for name in model.config.modalities}
+        if absent := [kind for kind in chosen if kind not in there]:
+            raise TrainingError(
+                f"kinds name {absent[0]}, the model has none of it",
+                expected=f"some of {', '.join(sorted(there))}",
+                fix="correct stage.options.kinds",
+            )
         super().__init__(model, config)
         if self.config.statement_weight and not _texts(model.config.modalities):
             raise ConfigError(
@@ -63,8 +75,14 @@ class AlignStage(Stage):
             )
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """The prompt encoders."""
-        return {self.name: [self.model.prompt_encoders]}
+        """The prompt encoders, or the towers of the chosen kinds."""
+        encoders = self.model.prompt_encoders
+        if not self.config.kinds:
+            return {self.name: [encoders]}
+        return {kind: [encoders.towers[kind]] for kind in self.config.kinds}
+
+    def _is_trained(self, name: str) -> bool:
+        return not self.config.kinds or MODALITIES[name].kind in self.config.kinds
 
     def dry_run(self, *, cached: bool = False) -> DryRun:
         """Both towers."""
@@ -92,6 +110,8 @@ class AlignStage(Stage):
         groups = group_ids(ids, logit_scale.device)
         loss, logs = logit_scale * 0.0, {}
         for first, second in combinations(pooled, 2):
+            if not (self._is_trained(first) or self._is_trained(second)):
+                continue  # a constant
             both = rows.present[first] & rows.present[second]
             result = contrast(pooled[first], pooled[second], logit_scale.exp(), groups, both)
             loss = loss + result.loss
@@ -112,17 +132,18 @@ class AlignStage(Stage):
         text = _texts(batch.contents)[0]
         reports: Any = batch.contents[text]
         scale, pooled = features["logit_scale"].exp(), _without_scale(features)
-        truth = statement_truth(reports).to(scale.device)  # [B, K]
+        truth = to_device(statement_truth(reports), scale.device)  # [B, K]
         statements = self.model.prompt_encoders.encode("text", STATEMENT_TEXTS).pooled  # [2 K, D]
 
         loss = scale * 0.0
-        for name, encodings in pooled.items():
+        trained = {name: encodings for name, encodings in pooled.items() if self._is_trained(name)}
+        for name, encodings in trained.items():
 
             def where(rows: Rows, name: str = name) -> Tensor:
                 return rows.present[name] & rows.present[text]
 
             result = agreement(encodings, statements, truth, scale)
-            loss = loss + step.mean(result.loss, where) / len(pooled)
+            loss = loss + step.mean(result.loss, where) / len(trained)
             step.mean(result.loss.detach(), where, log=f"{name}/statements")
             one_cell = torch.zeros(len(result.hits), dtype=torch.int64)
             step.log_cells(result.hits, where(step.rows) * (result.claims > 0), one_cell, [f"{name}/claims_right"])
@@ -145,7 +166,9 @@ class AlignStage(Stage):
         values: Any = batch.contents[name]
         if not self.training or MODALITIES[name].kind != "image" or not (self.config.shift or self.config.intensity):
             return values
-        u = draws.uniform(f"align/{name}", 4).to(values) * 2.0 - 1.0  # [B, 4] in [-1, 1)
+        u = (
+            to_device(draws.uniform(f"align/{name}", 4).to(values.dtype), values.device) * 2.0 - 1.0
+        )  # [B, 4] in [-1, 1)
         return jitter(values, shift=u[:, :2] * self.config.shift, gain=u[:, 2:] * self.config.intensity)
 
 
@@ -164,7 +187,7 @@ def jitter(images: Tensor, shift: Tensor, gain: Tensor) -> Tensor:
     contrast about mid-grey, and twice the change of brightness.
     """
     # Sample each pixel where it came from: x_in = x_out - 2 shift, in coordinates of [-1, 1].
-    theta = torch.eye(2, 3).to(images).repeat(len(images), 1, 1)
+    theta = torch.eye(2, 3, dtype=images.dtype, device=images.device).repeat(len(images), 1, 1)
     theta[:, :, 2] = -2.0 * shift
     grid = F.affine_grid(theta, list(images.shape), align_corners=False)
     moved = F.grid_sample(images, grid, padding_mode="border", align_corners=False)

@@ -19,6 +19,7 @@ from medcodi.stages.dry_run import DryRun, image_reconstruction, record_reconstr
 from medcodi.stages.stage import Stage
 from medcodi.stages.statements import STATEMENTS, statement_loss, statement_truth
 from medcodi.stages.step import Step, Where, num_ranks
+from medcodi.transfer import to_device
 
 if TYPE_CHECKING:
     from medcodi.data.loading import Batch
@@ -203,7 +204,7 @@ class AutoencodeStage(Stage):
         # Predict the statements of each report from its latent. A side is one word of a report, and words cost alike: without
         # this, latents lose it long before a turn of phrase.
         if self.statements is not None:
-            truth = statement_truth(texts).to(result.z.device)
+            truth = to_device(statement_truth(texts), result.z.device)
             with torch.autocast(result.z.device.type, enabled=False):
                 nats = statement_loss(self.statements(result.z.float()), truth)  # [N]
             step.mean(nats.detach(), where, weight, log="text/statements")
@@ -224,18 +225,21 @@ class AutoencodeStage(Stage):
     def _record_loss(self, batch: Batch, step: Step) -> Tensor:
         """Squared error of numbers + cross-entropy of categories + the weighted KL (:meth:`RecordAutoencoder.reconstruction_loss`)."""
         autoencoder = self._autoencoder("table")
-        (name,) = self._modalities("table", batch)
-        values: Any = batch.contents[name]
-        rows, weight = _present_rows(batch.present[name])
-        noise = step.draws.normal(f"autoencode/noise/{name}", autoencoder.latent_shape, weight.device)
-        result = autoencoder.reconstruction_loss(
-            [values[row] for row in rows.tolist()], noise[rows], beta=self.config.record_beta
-        )
+        records, noises, weights = [], [], []
+        for name in self._modalities("table", batch):
+            values: Any = batch.contents[name]
+            rows, weight = _present_rows(batch.present[name])
+            noise = step.draws.normal(f"autoencode/noise/{name}", autoencoder.latent_shape, weight.device)
+            records += [values[row] for row in rows.tolist()]
+            noises.append(noise[rows])
+            weights.append(weight)
+        weight = torch.cat(weights)
+        result = autoencoder.reconstruction_loss(records, torch.cat(noises), beta=self.config.record_beta)
 
         # Average over the present records of the global batch.
         where = self._where("table", batch)
         for term, value in {"numbers": result.numbers, "categories": result.categories, "kl": result.kl}.items():
-            step.logs[f"table/{term}"] = step.mean(value.detach(), where, weight)
+            step.mean(value.detach(), where, weight, log=f"table/{term}")
         return self.config.record_weight * step.mean(result.loss, where, weight)
 
     # ---- all ---------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from medcodi.randomness import seed_from_keys
 from medcodi.stages.step import num_ranks
+from medcodi.transfer import to_device
 
 _NEVER = -1e9  # a logit whose softmax is 0
 
@@ -59,7 +60,7 @@ def gather_rows(rows: Tensor) -> Tensor:
 
 def group_ids(names: Sequence[str], device: torch.device | str = "cpu") -> Tensor:
     """Study (or patient) identifiers as int64 ``[B]``, the same number for the same name on every rank."""
-    return torch.tensor([seed_from_keys(name) for name in names], dtype=torch.int64, device=device)
+    return to_device(torch.tensor([seed_from_keys(name) for name in names], dtype=torch.int64), device)
 
 
 def info_nce(

@@ -12,6 +12,7 @@ from medcodi.stages.dry_run import DryRun, denoising, frozen_encoding
 from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
 from medcodi.stages.stage import Stage
 from medcodi.stages.step import Step, draw_timesteps
+from medcodi.transfer import to_device
 
 
 @config
@@ -66,7 +67,8 @@ class DiffuseStage(Stage):
         losses = []
         for target in self.targets:
             # Noise the target at a timestep of each row's own.
-            t = draw_timesteps(step.draws, f"t/{target}", num_timesteps).to(encoded.means[target].device)
+            t = draw_timesteps(step.draws, f"t/{target}", num_timesteps)
+            t = to_device(t, encoded.means[target].device)
             x_t, training_target = noisy_latent(self.model, encoded, target, t, step.draws)
 
             # Draw each row's prompts among its other modalities, and mix them into one context.

@@ -18,6 +18,7 @@ from medcodi.stages.dry_run import DryRun, denoising, frozen_encoding
 from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
 from medcodi.stages.stage import Stage
 from medcodi.stages.step import Step
+from medcodi.transfer import to_device
 
 
 @config
@@ -98,7 +99,7 @@ class DistilStage(Stage):
             u = step.draws.uniform(f"t/{target}")[:, 0]
             place = self.config.steps - 1 - (u * self.config.steps).long().clamp_(max=self.config.steps - 1)  # [B]
             device = encoded.means[target].device
-            place, t = place.to(device), grid[place].to(device)
+            place, t = to_device(place, device), to_device(grid[place], device)
             x_t, _ = noisy_latent(self.model, encoded, target, t, step.draws)
 
             # Draw each row's prompts, and let the guided teacher go several steps.

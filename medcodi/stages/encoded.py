@@ -16,6 +16,7 @@ from medcodi.model import MedCoDi
 from medcodi.networks.attention import Context
 from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.randomness import StepRandomness
+from medcodi.transfer import to_device
 
 
 @dataclass(frozen=True)
@@ -36,11 +37,15 @@ class EncodedBatch:
 
     def to(self, device: torch.device | str) -> EncodedBatch:
         """The same on a device."""
-        moved = {
-            part: {name: value.to(device) for name, value in getattr(self, part).items()}
-            for part in ("means", "stds", "prompts", "present", "nulls")
+        tensors = {
+            part: {name: to_device(value, device) for name, value in getattr(self, part).items()}
+            for part in ("means", "stds", "present")
         }
-        return replace(self, **moved)
+        encodings = {
+            part: {name: value.to(device) for name, value in getattr(self, part).items()}
+            for part in ("prompts", "nulls")
+        }
+        return replace(self, **tensors, **encodings)
 
 
 @torch.no_grad()
@@ -139,8 +144,9 @@ def draw_training_prompts(
     if not names:  # every modality is a target
         all_rows = torch.ones(len(batch), dtype=torch.bool, device=next(iter(batch.present.values())).device)
         return DrawnPrompts((), all_rows[:, None][:, :0], all_rows)
-    u = draws.uniform(f"prompts/{'+'.join(targets)}", 2).to(torch.float32)  # [B, 2]
+    u = draws.uniform(f"prompts/{'+'.join(targets)}", 2).to(torch.float32)
+    u = to_device(u, present[0].device)  # [B, 2]
     chosen = draw_prompts(torch.stack(present, dim=1), u[:, 0], most)  # [B, P]
     empty = ~chosen.any(dim=1)
-    dropped = (u[:, 1].to(chosen.device) < drop_probability) | empty
+    dropped = (u[:, 1] < drop_probability) | empty
     return DrawnPrompts(names, chosen | empty[:, None], dropped)  # rows without any prompt: the nulls of all

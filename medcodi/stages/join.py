@@ -18,6 +18,7 @@ from medcodi.stages.dry_run import DryRun, denoising, denoising_together, enviro
 from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
 from medcodi.stages.stage import Stage
 from medcodi.stages.step import Features, Rows, Step, StepOutput, draw_timesteps
+from medcodi.transfer import to_device
 
 
 @config
@@ -51,6 +52,7 @@ class JoinStage(Stage):
     name = "join"
     requires = ("autoencode", "align", "diffuse")
     Config = JoinConfig
+    least_modalities = 2  # targets that hear each other
     timed = True
     config: JoinConfig
 
@@ -128,7 +130,7 @@ class JoinStage(Stage):
         """Draw the step's targets, for all ranks together: target -> noisy latent, target -> eps or v, and target -> ``t`` ``[B]``."""
         targets = self.target_sets[draws.choice("targets", len(self.target_sets))]
         device = encoded.means[targets[0]].device
-        times = {name: t.to(device) for name, t in self._times(targets, draws).items()}
+        times = {name: to_device(t, device) for name, t in self._times(targets, draws).items()}
         pairs = {name: noisy_latent(self.model, encoded, name, times[name], draws) for name in targets}
         return (
             {name: z for name, (z, _) in pairs.items()},
@@ -155,7 +157,7 @@ class JoinStage(Stage):
         """Bool ``[B]``: rows in which the target ``name`` is finished, at t = 0."""
         if self.by_vector:
             return torch.zeros(len(draws.samples), dtype=torch.bool, device=device)
-        u = draws.uniform("finished", 2).to(device)  # [B, 2]: whether one is, and which
+        u = to_device(draws.uniform("finished", 2), device)  # [B, 2]: whether one is, and which
         which = (u[:, 1] * len(targets)).long()
         return (u[:, 0] < self.config.finish_one) & (which == targets.index(name))
 

@@ -34,6 +34,7 @@ class Stage(nn.Module):
     name: ClassVar[str]  # in the table
     Config: ClassVar[type]  # filled from the YAML key stage.options
     requires: ClassVar[tuple[str, ...]] = ()  # stages that the model must have been through
+    least_modalities: ClassVar[int] = 1  # of its needs, that studies must have for a validation to measure anything
     timed: ClassVar[bool] = False  # whether it draws timesteps, so that a validation can log losses by timestep
 
     def __init__(self, model: MedCoDi, config: Any = None) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import fcntl
-import glob
 import hashlib
 import json
 import os
@@ -36,24 +35,20 @@ class Refusal(TypedDict, total=False):
 # ---- files -----------------------------------------------------------------------------------------------------------
 @contextmanager
 def replacing(path: Path, **refusal: Unpack[Refusal]) -> Iterator[Path]:
-    """A hidden path to write to, for libraries that open files themselves; it becomes ``path`` when the body ends.
+    """A path in a hidden folder, for libraries that open files themselves; its file becomes ``path`` when the body ends.
 
-    The folder is made. Where the body leaves no file, nothing happens; where it fails, the partial file is removed.
+    The folder of ``path`` is made. Where the body leaves no file, nothing happens; where it fails, what it wrote is removed.
 
     Raises:
         MedCoDiError: Of the class in ``refusal``, instead of an ``OSError``: a full disk, a read-only folder …
     """
-    partial = partial_path(path)
-    with refusing(path, **refusal):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        try:
-            yield partial
-            if partial.exists():
-                sync(partial)
-                partial.replace(path)
-                sync(path.parent)
-        finally:
-            partial.unlink(missing_ok=True)
+    with refusing(path, **refusal), staging_folder(path) as staging:
+        partial = staging / path.name
+        yield partial
+        if partial.exists():
+            sync(partial)
+            partial.replace(path)
+            sync(path.parent)
 
 
 @contextmanager
@@ -105,7 +100,8 @@ def filling(
 def staging_folder(target: Path, within: Path | None = None) -> Iterator[Path]:
     """A new hidden folder in ``within`` (None: beside ``target``), removed at the end if it is still there.
 
-    It is locked meanwhile. Those beside ``target`` that killed processes left are not, and are removed first.
+    ``target`` is a folder or a single file. Its staging folder is locked meanwhile. Those beside ``target`` that killed processes
+    left are not, and are removed first.
     """
     if within is None:
         _sweep_abandoned(target)
@@ -122,16 +118,17 @@ def staging_folder(target: Path, within: Path | None = None) -> Iterator[Path]:
 
 
 def _sweep_abandoned(target: Path) -> None:
-    """Remove the staging folders of ``target`` whose process has ended; one that has just been made may not be locked yet."""
-    pattern = f".{glob.escape(target.name[:50])}.*.partial/"
-    for path in target.parent.glob(pattern) if target.parent.is_dir() else ():
+    """Remove what processes that have ended left of ``target``: staging folders, and the partial files of earlier versions."""
+    for path in target.parent.iterdir() if target.parent.is_dir() else ():
         match = _PARTIAL.fullmatch(path.name)
+        if match is None or match[1] != target.name[:50]:
+            continue
         with suppress(OSError):
-            if match and match[1] == target.name[:50] and time.time() - path.stat().st_mtime > ABANDONED_S:
+            if time.time() - path.stat().st_mtime > ABANDONED_S:  # one that has just been made may not be locked yet
                 descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW)
                 try:
                     fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                    shutil.rmtree(path, ignore_errors=True)
+                    remove(path)
                 finally:
                     os.close(descriptor)
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from medcodi.errors import DataError, MedCoDiError, first_line
@@ -31,6 +33,36 @@ def parse_json(data: bytes, source: str, error: type[MedCoDiError] = DataError) 
         raise _refusal(source, first_line(cause), error) from None
     _check(value, source, error)
     return value
+
+
+@contextmanager
+def foreign(source: str, error: type[MedCoDiError] = DataError, *, expected: str, fix: str) -> Iterator[None]:
+    """Around code that reads values which others wrote: whatever a value of another shape makes it raise becomes a refusal.
+
+    Args:
+        source: The file or folder, for the message.
+        error: Class of the refusal.
+        expected: What it should hold.
+        fix: What the user does.
+
+    Raises:
+        MedCoDiError: Of class ``error``; refusals pass through.
+    """
+    try:
+        yield
+    except MedCoDiError:
+        raise
+    except (
+        LookupError,
+        TypeError,
+        ValueError,
+        AttributeError,
+        ArithmeticError,
+        RecursionError,
+        AssertionError,
+    ) as cause:
+        what = f"{type(cause).__name__}: {first_line(cause)[:100]}"
+        raise error(f"{source} holds invalid values ({what})", expected=expected, fix=fix) from cause
 
 
 def shown(value: Any, limit: int = 60) -> str:

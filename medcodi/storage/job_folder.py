@@ -154,7 +154,7 @@ class JobFolder:
             if not self.root.is_dir() or all(file.name.startswith(".") for file in self.root.iterdir()):
                 return None
             index = None
-        except ValueError:
+        except (ValueError, RecursionError):
             index = None
         except OSError as error:
             raise self.kind.error(f"{path} cannot be read: {error.strerror}", fix=self.kind.fix) from error
@@ -186,7 +186,7 @@ class JobFolder:
             record = json.loads(self.place(shard).read_text(encoding="utf-8"))
             files = self._files(shard, record)
             whole = all(path.stat().st_size == row.get("bytes", path.stat().st_size) for path, row in files.items())
-        except (OSError, ValueError, KeyError, AttributeError, TypeError):
+        except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
             return None
         return record if whole else None
 
@@ -251,7 +251,7 @@ class JobFolder:
 
     def sweep(self) -> None:
         """Remove the partial files that killed processes left; nobody may be writing."""
-        below = (path for path in self.root.rglob("*") if path.is_dir()) if self.kind.staging_name else ()
+        below = [path for path in self.root.rglob("*") if path.is_dir()] if self.kind.staging_name else []
         names = ("*",) if self.kind.index_file else self.kind.own_patterns
         for folder in (self.root, *below):
             atomic.sweep(folder, names)

@@ -18,6 +18,7 @@ from medcodi.errors import CheckpointError
 from medcodi.model.components import write_weights
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind, damage, file_row
+from medcodi.storage.names import stays_inside
 from medcodi.training.config import CheckpointConfig
 
 FORMAT = 1
@@ -176,8 +177,12 @@ def load(path: Path) -> Checkpoint:
     # Read the manifest.
     try:
         manifest = json.loads((path / MANIFEST).read_text(encoding="utf-8"))
-        files = manifest["files"]
-    except (OSError, ValueError, KeyError, TypeError):
+        files = {
+            name: {"bytes": int(row["bytes"]), "sha256": str(row["sha256"])} for name, row in manifest["files"].items()
+        }
+        if not all(map(stays_inside, files)):
+            raise ValueError
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, OverflowError):
         raise CheckpointError(
             f"no checkpoint at {path}",
             expected=f"a folder with {MANIFEST}",

@@ -211,6 +211,8 @@ class TrainConfig:
     init: str | None = None  # model folder to start from (the previous stage's out/model), or demo
     # model recipe (file or name) of a fresh model; its tokenizer is trained on the data's reports
     model: str | None = None
+    # model recipe (file or name) that has all of init and further modalities: what init lacks is fresh
+    extend: str | None = None
     # join: a fresh environment in place of that of init, {kind: features}: the denoisers will hear each other's maps
     environment: EnvironmentConfig | None = None
     tokenizer_studies: int = 1024  # number of reports that train a fresh model's tokenizer
@@ -246,6 +248,10 @@ class TrainConfig:
             raise ValueError(
                 f"init={self.init!r} and model={self.model!r}: give one, a model folder to start from or a recipe"
             )
+        if self.extend is not None and (self.init is None or self.environment is not None):
+            raise ValueError(
+                f"extend={self.extend!r} extends init, with the environment of its recipe: give init alone beside it"
+            )
         if self.environment is not None and (
             self.stage.name != "join" or self.init is None or self.environment.kind != "features"
         ):
@@ -274,6 +280,11 @@ class TrainConfig:
         """Step at which the learning-rate schedule ends."""
         return self.optimizer.schedule_horizon or self.steps
 
+    @property
+    def makes_start(self) -> bool:
+        """Whether the run makes the model that it starts from: a fresh or an extended one, stored in its folder."""
+        return self.model is not None or self.extend is not None
+
     def check_inputs(self) -> None:
         """Refuse data or a model that are not there, by their descriptions, before the networks' libraries are loaded."""
         from medcodi.model.index import read_index
@@ -283,8 +294,8 @@ class TrainConfig:
                 read_info(data.path)
         if self.init is not None:
             read_index(self.init)
-        if self.model is not None:
-            find_recipe(self.model, "models")
+        for recipe in filter(None, (self.model, self.extend)):
+            find_recipe(recipe, "models")
 
     def identity(self) -> dict[str, Any]:
         """The values that decide what the run computes: a resumed run must have the same.

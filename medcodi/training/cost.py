@@ -7,22 +7,23 @@ operations are counted; no memory is allocated.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
 
 from medcodi.config import config, from_dict, load
+from medcodi.data.dataset import read_info
 from medcodi.errors import ConfigError
 from medcodi.model import STAGES, MedCoDi, ModelConfig
 from medcodi.model.files import read_index
 from medcodi.networks.tokenizer import AbsentTokenizer, Tokenizers
 from medcodi.stages import build_stage
+from medcodi.stages.counting import LargestResult, Norms, Operations
 from medcodi.stages.dry_run import DryRun, Forward
 from medcodi.stages.stage import Stage
 from medcodi.training.config import TrainConfig
@@ -30,6 +31,18 @@ from medcodi.training.config import TrainConfig
 GIB = 2**30
 MIMIC_IMAGES, MIMIC_STUDIES = 377_110, 227_835  # MIMIC-CXR 2.0.0 (Johnson et al., 2019, Scientific Data 6:317)
 ADAM_BYTES = 8  # two float32 moments
+# Card -> GiB as nvidia-smi shows them, and bf16 TFLOP/s without sparsity (the makers' data sheets).
+CARDS = {
+    "a100": (80.0, 312.0),
+    "a100-40gb": (40.0, 312.0),
+    "h100": (79.6, 989.0),
+    "h200": (140.4, 989.0),
+    "b200": (179.0, 2250.0),
+    "l40s": (45.0, 362.0),
+    "a10g": (22.5, 70.0),
+    "rtx4090": (24.0, 165.0),
+    "rtx3090": (24.0, 71.0),
+}
 BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default reduce and all-gather buckets
 
 
@@ -47,10 +60,13 @@ class Cost:
     study_flops: float  # floating-point operations per study, forward and backward
 
 
-def stage_cost(run: TrainConfig, model: ModelConfig | None = None) -> Cost:
-    """Count parameters, activations and operations of a run's stage, by default with the model that the run names."""
+def stage_cost(run: TrainConfig, model: ModelConfig | None = None, *, device: str = "cuda") -> Cost:
+    """Count parameters, activations and operations of a run's stage on a kind of device, by default with the model that the run names.
+
+    The device decides what autocast keeps in float32; none is needed.
+    """
     model = model or _model_config(run)
-    with FakeTensorMode(allow_non_fake_inputs=True):
+    with FakeTensorMode(allow_non_fake_inputs=True), Norms(wide=device != "cpu" and run.precision != "fp32"):
         stage, passes = _build(run, model)
         # Parameters: all components are in memory, for samples and for the end, unless studies come from the cache.
         trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
@@ -75,8 +91,8 @@ def _build(run: TrainConfig, config: ModelConfig) -> tuple[Stage, DryRun]:
 
 
 def _model_config(run: TrainConfig) -> ModelConfig:
-    if run.model is not None:
-        return load(ModelConfig, run.model)
+    if recipe := run.extend or run.model:
+        return load(ModelConfig, recipe)
     folder, index = read_index(str(run.init))
     config = from_dict(ModelConfig, index["config"], source=str(folder))
     return config if run.environment is None else replace(config, environment=run.environment)
@@ -115,44 +131,11 @@ def _saved_bytes(passes: Iterable[Forward], stage: nn.Module, run: TrainConfig, 
     return total
 
 
-class _Largest(TorchDispatchMode):
-    """Finds the largest result of all operations."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.bytes = 0
-
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for tensor in result if isinstance(result, (tuple, list)) else (result,):
-            if isinstance(tensor, Tensor):
-                size = tensor.numel() * tensor.element_size()
-                self.bytes = max(
-                    self.bytes, min(size, tensor.untyped_storage().nbytes())
-                )  # an expanded view is no larger than its storage
-        return result
-
-
 def _largest_result(forward: Forward, stage: nn.Module, run: TrainConfig) -> float:
     """Bytes of three times the largest result for one study: an operation's input, its output, and one beside them."""
-    with _Largest() as largest, _autocast(run):
+    with LargestResult() as largest, _autocast(run):
         forward(1)
     return 3.0 * largest.bytes
-
-
-class Operations(TorchDispatchMode):
-    """Adds up the floating-point operations of matrix products, convolutions and attention, in both passes."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.total = 0
-
-    def __torch_dispatch__(self, func: Callable[..., Any], types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        count = flop_registry.get(func._overloadpacket)  # pyright: ignore[reportFunctionMemberAccess]
-        if count is not None:
-            self.total += count(*args, **(kwargs or {}), out_val=result)
-        return result
 
 
 def study_flops(run: TrainConfig, model: ModelConfig) -> float:
@@ -184,10 +167,11 @@ class Hardware:
     mfu: float = 0.35  # share of the peak that training reaches; best taken from a measured run
     reserved: float = 2.0  # GiB of each GPU for the CUDA context, libraries' workspaces, and NCCL
     fragmentation: float = 0.05  # share of the rest that the allocator cannot use
+    price: float | None = None  # of one GPU for an hour, in any currency; None: costs are left out
 
     def __post_init__(self) -> None:
-        for name in ("gpus", "gpu_memory", "peak_tflops"):
-            if getattr(self, name) <= 0:
+        for name in ("gpus", "gpu_memory", "peak_tflops", "price"):
+            if getattr(self, name) is not None and getattr(self, name) <= 0:
                 raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
         if not 0 < self.mfu <= 1 or self.reserved < 0 or not 0 <= self.fragmentation < 1:
             raise ValueError(f"mfu {self.mfu} must be in (0, 1], reserved >= 0, fragmentation in [0, 1)")
@@ -233,20 +217,35 @@ class Estimate:
     steps: int
     global_size: int
     gpu_hours: float
+    studies: int  # in the training data
 
     @property
     def epochs(self) -> float:
-        """Passes of the run over MIMIC-CXR."""
-        return self.steps * self.global_size / MIMIC_STUDIES
+        """Passes of the run over its studies."""
+        return self.steps * self.global_size / self.studies
+
+    @property
+    def price(self) -> float | None:
+        """Price of the run, where that of a GPU-hour is known."""
+        return None if self.hardware.price is None else self.hardware.price * self.gpu_hours
 
 
-def estimate(run: TrainConfig, hardware: Hardware, cost: Cost | None = None) -> Estimate:
+def estimate(
+    run: TrainConfig,
+    hardware: Hardware,
+    cost: Cost | None = None,
+    *,
+    studies: int | None = None,
+    epochs: float | None = None,
+) -> Estimate:
     """Plan a run.
 
     Args:
         run: Config of the run; its model is that of the ``model`` recipe or the ``init`` folder.
         hardware: Where it would run.
         cost: Result of :func:`stage_cost`, to plan the same run for several machines.
+        studies: Number of studies to train on. None: those of the run's data, where they are here, else MIMIC-CXR's.
+        epochs: Passes over them. None: as many as the run's steps are.
 
     Raises:
         ConfigError: If the global batch cannot be divided over the GPUs, or there is no such model.
@@ -260,8 +259,18 @@ def estimate(run: TrainConfig, hardware: Hardware, cost: Cost | None = None) -> 
     cost = cost or stage_cost(run)
     share = run.batch.global_size // hardware.gpus
     plans = tuple(_plan(cost, hardware, zero_stage, share) for zero_stage in range(4))
-    seconds = run.steps * run.batch.global_size * cost.study_flops / (hardware.peak_tflops * 1e12 * hardware.mfu)
-    return Estimate(cost, hardware, plans, recommend(plans, share), run.steps, run.batch.global_size, seconds / 3600)
+    size, studies = run.batch.global_size, studies or data_studies(run) or MIMIC_STUDIES
+    steps = run.steps if epochs is None else math.ceil(epochs * studies / size)
+    seconds = steps * size * cost.study_flops / (hardware.peak_tflops * 1e12 * hardware.mfu)
+    return Estimate(cost, hardware, plans, recommend(plans, share), steps, size, seconds / 3600, studies)
+
+
+def data_studies(run: TrainConfig) -> int | None:
+    """Number of training studies of a run, where its config or its prepared folder says it."""
+    data = run.data
+    if data.num_studies is not None or data.path is None or not Path(data.path).is_dir():
+        return data.num_studies
+    return int(read_info(data.path)["counts"]["split"].get(data.split, 0)) or None
 
 
 def recommend(plans: Iterable[StagePlan], share: int) -> StagePlan | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import replace
 
 from medcodi.config import load as load_config
@@ -60,6 +61,10 @@ def reports(dataset: StudyDataset, num_studies: int) -> list[str]:
 
 def records_of(dataset: StudyDataset, num_studies: int) -> list[Record]:
     """Records of the first studies; without their images where the dataset can."""
-    read_record = getattr(dataset, "record", None) or (lambda index: dataset[index].record)
-    records = (read_record(index) for index in range(min(num_studies, len(dataset))))
-    return [record for record in records if record]
+    indices = range(min(num_studies, len(dataset)))
+    read_tables, read_record = getattr(dataset, "tables", None), getattr(dataset, "record", None)
+    if read_tables is not None:
+        return [record for index in indices for record in read_tables(index).values()]
+    if read_record is not None:
+        return [record for record in map(read_record, indices) if record]
+    return [value for index in indices for value in dataset[index].contents.values() if isinstance(value, Mapping)]

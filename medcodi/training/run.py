@@ -15,7 +15,7 @@ from medcodi.data.dataset import StudyDataset, read_info
 from medcodi.data.domain import domain_of_data
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks, launcher
-from medcodi.errors import TrainingError
+from medcodi.errors import DataError, TrainingError
 from medcodi.stages import build_stage
 from medcodi.stages.stage import Stage
 from medcodi.training import checkpoint, run_folder
@@ -115,13 +115,17 @@ class Run:
 
     def _checked(self, held_out: StudyDataset) -> StudyDataset | None:
         """The held-out studies if the stage can be validated on them; a small split of the training data may lack a modality."""
-        try:
+        absent = absent_modalities(self.stage, held_out) if self.config.validates_own_split else []
+        if not absent:
             check_data(self.stage, held_out, "validation")
-        except TrainingError as error:
-            if not self.config.validates_own_split:
-                raise
-            self.announce(f"no validation: {error.failed}")
+            return held_out
+        # Losses of what is there are means over the rows that have it; of what is absent nothing is logged.
+        present = [name for name in self.stage.needs() if name not in absent]
+        reason = f"none of the {len(held_out):,} studies of {held_out.name} has {' or '.join(absent)}"
+        if len(present) < self.stage.least_modalities:
+            self.announce(f"no validation: {reason}")
             return None
+        self.announce(f"validation of {' and '.join(present)} only: {reason}")
         return held_out
 
     def _global_batches(self, dataset: StudyDataset) -> GlobalBatches:
@@ -213,18 +217,40 @@ def check_data(stage: Stage, dataset: StudyDataset, role: str = "data") -> None:
             expected="the same size",
             fix=f"prepare the studies with image_size={size} and set {role}.image_size={size}, or take another model",
         )
-    counted = getattr(dataset, "modality_counts", None)
-    if counted is None:
-        return
-    counts: dict[str, int] = counted()
-    missing = [name for name in stage.needs() if not counts.get(name)]
-    if missing:
+    counts_all = hasattr(dataset, "modality_counts")
+    check_records(stage, dataset, role, len(dataset) if counts_all else 1)
+    if missing := absent_modalities(stage, dataset):
+        counts: dict[str, int] = dataset.modality_counts()  # pyright: ignore[reportAttributeAccessIssue]
         present = ", ".join(f"{name} in {count:,}" for name, count in counts.items() if count) or "nothing"
         raise TrainingError(
             f"{role}: none of the {len(dataset):,} studies of {dataset.name} has {' or '.join(missing)} (they have {present})",
             expected=f"{', '.join(stage.needs())}: what stage {stage.name!r} trains here",
             fix=f"prepare them with {missing[0]}, or train a model, or stage.options, without it",
         )
+
+
+def check_records(stage: Stage, dataset: StudyDataset, role: str, num_studies: int) -> None:
+    """Refuse studies whose records do not fit the model's fields; of those, a record may hold fewer. No image is read."""
+    schema, read_record = stage.model.config.record, getattr(dataset, "record", None)
+    if schema is None or read_record is None:
+        return
+    for index in range(num_studies):
+        try:
+            schema.parse(read_record(index) or {})
+        except DataError as error:
+            study_id = getattr(dataset, "study_id", str)(index)
+            raise TrainingError(
+                f"{role}: study {study_id!r} of {dataset.name}: {error.failed}",
+                expected=f"records of the model's fields: {', '.join(schema.fields)}",
+                fix="add the field to record.fields of a fresh model's recipe, or prepare the data without it",
+            ) from None
+
+
+def absent_modalities(stage: Stage, dataset: StudyDataset) -> list[str]:
+    """The modalities that the stage needs and no study has; none where the dataset does not count them."""
+    counted = getattr(dataset, "modality_counts", None)
+    counts: dict[str, int] | None = counted and counted()
+    return [] if counts is None else [name for name in stage.needs() if not counts.get(name)]
 
 
 def check_room(folder: Path, config: TrainConfig, trained: Iterable[nn.Parameter], start_step: int) -> None:

@@ -14,14 +14,15 @@ from typing import Any
 import torch
 from torch import nn
 
-from medcodi.config import to_dict, to_yaml
+from medcodi.config import load, to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.domain import Domain
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, DataError, TrainingError
 from medcodi.modality import MODALITIES
-from medcodi.model import MedCoDi, build_model
+from medcodi.model import MedCoDi, ModelConfig, build_model
+from medcodi.model.extension import extended_model
 from medcodi.model.files import read_index
 from medcodi.model.identity import tokenizer_hashes
 from medcodi.randomness import seed_from_keys
@@ -43,6 +44,7 @@ RUN = JobKind(
     fix="choose another out=…",
 )
 _STARTING = ".starting"  # there while start/ is being made by a run that is not accepted yet
+_MADE = "start/ is made by a training run\n"
 FINISH_STUDIES = 256  # training studies that a stage's `finish` is given, at least
 
 
@@ -143,14 +145,14 @@ def accept(config: TrainConfig, folder: RunFolder, ranks: Ranks) -> None:
 
 # ---- what the run starts from -----------------------------------------------------------------------------------
 def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, ranks: Ranks) -> MedCoDi:
-    """The model that training starts from: ``init``, or a fresh one, which the first start stores in ``start/``.
+    """The model that training starts from: ``init``, or a fresh or extended one, which the first start stores in ``start/``.
 
     A run on a cache loads none of its components yet: each is read when it is needed.
 
     Raises:
         DataError: If a tokenizer has to be trained and the data hold no report.
     """
-    if config.init is not None:
+    if config.init is not None and not config.makes_start:
         lazy = config.cache is not None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_from_keys("environment", config.seed))  # of a fresh environment
@@ -168,6 +170,13 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
     """Write a fresh model to ``start/``, unless an earlier start of the run has."""
     if (folder.start / "model_index.json").is_file():
         return
+    seed = seed_from_keys("weights", config.seed)
+    if config.extend is not None:
+        recipe = load(ModelConfig, config.extend)
+        atomic.write_text(folder.root / _STARTING, _MADE, error=RUN.error, then=RUN.resume)
+        records = records_of(dataset, config.tokenizer_studies)
+        extended_model(str(config.init), recipe, records, seed=seed).save_pretrained(folder.start)
+        return
     fresh = fresh_model_config(config, dataset)
     texts = [report for report in reports(dataset, config.tokenizer_studies) if report]
     if not texts and any(MODALITIES[name].kind == "text" for name in fresh.modalities):
@@ -176,14 +185,14 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
             expected="reports to train the tokenizer on",
             fix="start from a model with init=…",
         )
-    atomic.write_text(folder.root / _STARTING, "start/ is made by a training run\n", error=RUN.error, then=RUN.resume)
+    atomic.write_text(folder.root / _STARTING, _MADE, error=RUN.error, then=RUN.resume)
     records = records_of(dataset, config.tokenizer_studies) if fresh.record is not None else []
-    build_model(fresh, texts, records, seed=seed_from_keys("weights", config.seed)).save_pretrained(folder.start)
+    build_model(fresh, texts, records, seed=seed).save_pretrained(folder.start)
 
 
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:
     """Everything that must be unchanged when a run is resumed: settings, data and starting weights."""
-    _, index = read_index(config.init if config.init is not None else folder.start)
+    _, index = read_index(folder.start if config.makes_start else str(config.init))
     weights = [
         tokenizer_hashes(index),
         {name: part["sha256"] for name, part in index["components"].items()},

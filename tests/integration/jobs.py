@@ -52,6 +52,7 @@ def command_lines(inputs: Path) -> dict[str, list[str]]:
                      "data.num_studies=8", "data.image_size=32", "directions=[report->frontal,frontal->report]", *_EVALUATION],
         "turing export": ["turing", "export", "--study", str(inputs / "study.yaml"), "--real", "phantom",
                           "--generated", str(inputs / "generated"), "--out", OUT],
+        "fit": ["fit", str(inputs / "sample"), "--out", OUT, "--minutes", "0.01"],
         "import-xgem": ["import-xgem", str(inputs / "published.safetensors"), OUT, "--image-size", "16", *_XGEM.split()],
     }  # fmt: skip
 
@@ -154,6 +155,15 @@ def contents(folder: Path) -> dict[str, Any]:
 
     if (folder / "custodian").is_dir():  # every bundle of a reader study has its own salt: other names, other bytes
         return dict(Counter(path.suffix for path in folder.rglob("*") if path.is_file()))
+    if (
+        folder / "fit.json"
+    ).is_file():  # the time ends its stages: other steps, other weights, and features by their hashes
+        made = ("data", "done", "model")
+        return {
+            str(path.relative_to(folder)): path.read_bytes() if part == "data" and path.suffix == ".arrow" else part
+            for part in made
+            for path in (folder / part).rglob("*")
+        } | {name: (folder / "evaluation" / name).is_file() for name in ("page.html", "bundle.json")}
 
     def content(path: Path) -> Any:
         if path.suffix == ".html" or (path.name == "run.json" and (folder / "bundle.json").is_file()):
@@ -204,7 +214,7 @@ def told(story: Callable[..., dict[str, Any]], result: Path, log: Path, *argumen
 def killed(words: list[str], root: Path, num_kills: int) -> dict[str, Any]:
     """Kill a job at moments spread over its changes, the last one included; after each, resume it to its end.
 
-    Folders that kills leave beside a target are removed by the next run, a minute later, so they are made older; the hidden part of a single file may stay.
+    What kills leave half written beside a target is removed by the next write of that target, a minute later: it is made older.
     """
     log, whole, out = root / "log.txt", root / "whole/job", root / "here/job"
     work = partial(_quietly, words, out, log)
@@ -216,13 +226,13 @@ def killed(words: list[str], root: Path, num_kills: int) -> dict[str, Any]:
         if not killed_at(moment, work):
             continue
         kills += 1
-        for path in (path for path in out.parent.glob(".*.partial") if path.is_dir()):
+        for path in out.parent.rglob(".*.partial"):
             os.utime(path, (0, 0))
         before = {path: path.stat().st_ino for path in out.rglob("*") if path.is_file()}
         code, text = said_by(words, out, log)
         # One that was killed after its last byte may be refused, because all of it is there.
         problems = [name for name in differing(contents(out), expected) if len(expected) > 1 or name in expected]
-        problems += [path.name for path in out.parent.iterdir() if path != out]
+        problems += [path.name for path in out.parent.iterdir() if path != out] + half_written(out.parent)
         if code and (problems or code != REFUSED):
             problems.append(text[-1000:])
         resumed += any(path.exists() and path.stat().st_ino == inode for path, inode in before.items())
@@ -259,7 +269,7 @@ def two_at_once(words: list[str], root: Path) -> dict[str, Any]:
     }
 
 
-def on_a_small_disk(words: list[str], root: Path) -> dict[str, Any]:
+def on_a_small_disk(words: list[str], root: Path, shares: tuple[float, ...]) -> dict[str, Any]:
     """A command on a disk that has room for a part of what it writes, then for all, and can only be read in the end."""
     log, whole, disk = root / "log.txt", root / "whole/job", root / "disk"
     code, text = said_by(words, whole, log)
@@ -269,7 +279,7 @@ def on_a_small_disk(words: list[str], root: Path) -> dict[str, Any]:
     if not small_disk.mounted(disk, 64 * small_disk.MIB + 4 * need):
         os._exit(small_disk.NOT_ALLOWED)
     told: dict[str, Any] = {"need": need, "full": []}
-    for share in (0.02, 0.5, 0.9):
+    for share in shares:
         ballast = small_disk.filled(disk, "ballast", int(share * need))
         code, text = said_by(words, disk / "job", log)
         told["full"].append({"code": code, "text": text, "half-written": half_written(disk)})

@@ -15,7 +15,8 @@ from tests.integration.conftest import STAGES
 JOBS = tuple(jobs.command_lines(Path()))
 ONE_SHOT = tuple(jobs.one_shot_lines(Path()))
 # At every `make test`; the four stages have theirs in test_train_faults and test_exactness.
-QUICK = tuple(job for job in JOBS if job not in STAGES)
+QUICK = tuple(job for job in JOBS if job not in (*STAGES, "fit"))
+LONG = {"fit": 3}  # kills of what takes half a minute each time; its parts are jobs of their own
 # A write that failed; or, before anything is written, the room that a run or an import needs.
 NO_ROOM = ("cannot be written", "has room for", "GiB are needed in")
 TOGETHER = ("synthesize",)  # its ranks do not talk: several work in one folder, each on its own studies
@@ -53,7 +54,10 @@ def tell(story: Callable[..., dict[str, Any]], job: str, inputs: Path, root: Pat
 
 @pytest.mark.parametrize(
     ("job", "num_kills"),
-    [*((job, 2) for job in QUICK), *(pytest.param(job, 6, marks=pytest.mark.faults) for job in (*JOBS, *ONE_SHOT))],
+    [
+        *((job, 2) for job in QUICK),
+        *(pytest.param(job, LONG.get(job, 6), marks=pytest.mark.faults) for job in (*JOBS, *ONE_SHOT)),
+    ],
 )
 def test_killed_and_resumed_it_comes_to_the_same_files(inputs: Path, tmp_path: Path, job: str, num_kills: int) -> None:
     told = tell(jobs.killed, job, inputs, tmp_path / "root", num_kills)
@@ -78,7 +82,7 @@ def test_two_at_once_the_second_is_refused_by_name_and_destroys_nothing(inputs: 
 @pytest.mark.faults
 @pytest.mark.parametrize("job", [*JOBS, *ONE_SHOT])
 def test_a_disk_that_is_full_or_read_only_is_refused_by_name(inputs: Path, tmp_path: Path, job: str) -> None:
-    told = tell(jobs.on_a_small_disk, job, inputs, tmp_path / "root")
+    told = tell(jobs.on_a_small_disk, job, inputs, tmp_path / "root", (0.5,) if job in LONG else (0.02, 0.5, 0.9))
     print(job, told)
     for full in told["full"]:
         assert full["code"] == jobs.REFUSED and any(words in full["text"] for words in NO_ROOM), full["text"]

@@ -89,6 +89,7 @@ def test_a_refusal_under_ranks_is_printed_once(tmp_path: Path) -> None:
         )  # fmt: skip
         printed = done.stdout + done.stderr
         assert done.returncode and printed.count(refusal) == 1, printed
+        assert refusal in "\n".join(done.stderr.rstrip().splitlines()[-4:]), printed  # last, in torchrun's own report
         assert "out of memory" not in printed and 'launch/train.py", line' not in printed  # no trace of ours
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import signal
@@ -76,6 +77,41 @@ def test_without_held_out_studies_a_run_says_so(
     data = dataset(sample, tmp_path / "all", "split", val=0.0)
     run_stage("autoencode", data, tmp_path / "runs")
     assert "no validation: " in capsys.readouterr().out
+
+
+def test_a_split_that_lacks_a_modality_validates_the_others(
+    sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(ROOT)
+    with (sample / "studies.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    for row in rows:
+        row["lateral"] = "" if row["split"] == "val" else row["lateral"]
+    with (tmp_path / "laterals_in_train.csv").open("w", encoding="utf-8", newline="") as file:
+        table = csv.DictWriter(file, rows[0].keys())
+        table.writeheader()
+        table.writerows(rows)
+    data, root = tmp_path / "some", {"root": str(sample)}
+    prepare(PrepareConfig(source="csv", path=file.name, out=str(data), image_size=48, options=root))
+    for stage in STAGES:
+        run_stage(stage, data, tmp_path / "runs")
+    printed = capsys.readouterr().out
+    assert printed.count("validation of frontal and report only: none of the 4 studies of some/val has lateral") == 4
+    logged = {
+        stage: {
+            name: value
+            for line in (tmp_path / "runs" / stage / "log.jsonl").read_text().splitlines()
+            for name, value in json.loads(line).items()
+            if name.startswith("validation/")
+        }
+        for stage in STAGES
+    }
+    assert {"validation/image/l1", "validation/text/ce"} <= logged["autoencode"].keys()
+    assert logged["align"]["validation/frontal-report/loss"] > 0
+    assert {"validation/loss/frontal", "validation/loss/report"} <= logged["diffuse"].keys()
+    assert {"validation/loss/frontal", "validation/loss/report"} <= logged["join"].keys()
+    for values in logged.values():  # what no study has is absent: 0 would be a perfect loss
+        assert not [name for name in values if "lateral" in name.partition(" from ")[0]], values.keys()
 
 
 def test_one_modality_is_refused_and_leaves_nothing(

@@ -13,11 +13,12 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
+from medcodi.config import load
 from medcodi.data.image_files import read_image
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.sample import write_sample
@@ -98,13 +99,18 @@ def things(tmp_path_factory: pytest.TempPathFactory) -> Path:
     # A prepared dataset, and a fresh model that is as large.
     columns = {"source": "csv", "path": str(table), "out": str(root / "data/mine")}
     prepare(PrepareConfig(**columns))
-    from medcodi.model import tiny_model
+    from medcodi.model import ModelConfig, build_model, tiny_model
 
     model = tiny_model(image_size=128)
     model.trained_stages = ("autoencode", "align", "diffuse", "join")
     folder = model.save_pretrained(root / "runs/mine/model")
     for file in (ROOT / "checkpoints/demo").glob("finding_classifier.*"):
         shutil.copy(file, folder)
+    # A model with records, fresh too.
+    recipe = replace(load(ModelConfig, "models/tiny-record"), image_size=128)
+    with_records = build_model(recipe, ["The heart is large. No effusion."])
+    with_records.trained_stages = model.trained_stages
+    with_records.save_pretrained(root / "models/demo-record")
     _write_theirs(root, [study for study in studies if study["split"] == "test"])
     return root
 

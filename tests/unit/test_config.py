@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import FrozenInstanceError, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -144,6 +145,24 @@ def test_bad_files_are_refused(tmp_path: Path, text: str, message: str) -> None:
     path.write_bytes(text.encode("latin-1"))
     with pytest.raises(ConfigError, match=message):
         read_yaml(path)
+
+
+def test_yaml_that_no_person_writes_is_refused(tmp_path: Path) -> None:
+    names = "abcdefgh"
+    bomb = "a: &a [x]\n" + "".join(f"{new}: &{new} [{', '.join([f'*{old}'] * 9)}]\n" for old, new in pairwise(names))
+    texts = {
+        "a: 1\na: 2\n": "'a' occurs twice",
+        "a: &a [*a]\n": "more than",
+        bomb: "more than",
+        "[" * 5000: "",
+        "a: 2024-13-45": "",
+    }
+    for text, message in texts.items():
+        (tmp_path / "a.yaml").write_text(text)
+        with pytest.raises(ConfigError, match=f"a.yaml is not YAML.*{message}"):
+            read_yaml(tmp_path / "a.yaml")
+    with pytest.raises(ConfigError, match="is not YAML"):
+        apply_overrides({}, ["seed=2024-13-45"])
 
 
 def test_missing_and_empty_files(tmp_path: Path) -> None:

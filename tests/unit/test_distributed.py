@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medcodi import distributed
-from medcodi.distributed import ALONE, Ranks, join_ranks, launcher, printed_by_first
+from medcodi.distributed import ALONE, Ranks, join_ranks, launcher, printed_elsewhere
 from medcodi.errors import ConfigError, DataError, TrainingError
 
 RANKS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
@@ -38,10 +38,28 @@ def test_a_refusal_is_printed_by_the_first_rank_and_by_another_only_where_that_o
 ) -> None:
     monkeypatch.setattr(distributed, "PATIENCE_S", 0.01)
     error = TrainingError("no data")
-    assert not printed_by_first(error, {}) and not printed_by_first(error, {"RANK": "0"})
-    assert not printed_by_first(error, {"RANK": "1"})  # no launcher has ended it meanwhile
+    assert not printed_elsewhere(error, {}) and not printed_elsewhere(error, {"RANK": "0"})
+    assert not printed_elsewhere(error, {"RANK": "1"})  # no launcher has ended it meanwhile
     error.printed_by_first = True
-    assert printed_by_first(error, {"RANK": "1"})
+    assert printed_elsewhere(error, {"RANK": "1"})
+
+
+def test_torchrun_prints_the_refusal_in_its_report(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
+
+    file = tmp_path / "error.json"
+    environment = {"RANK": "0", "TORCHELASTIC_ERROR_FILE": str(file), "TORCHELASTIC_RESTART_COUNT": "0"}
+    error = DataError("no folder at x", expected="a folder", fix="check the path")
+    # A process that torchrun starts once more is in no report.
+    assert not printed_elsewhere(error, {**environment, "TORCHELASTIC_MAX_RESTARTS": "1"}) and not file.exists()
+    assert printed_elsewhere(error, {**environment, "TORCHELASTIC_MAX_RESTARTS": "0"})
+    (tmp_path / "0").mkdir()
+    (tmp_path / "0/error.json").write_text(file.read_text())
+    second = {"RANK": "1", "TORCHELASTIC_ERROR_FILE": str(tmp_path / "1/error.json")}
+    monkeypatch.setattr(distributed, "PATIENCE_S", 0.01)
+    assert printed_elsewhere(error, second) and not printed_elsewhere(error, {"RANK": "1"})
+    report = str(ChildFailedError("train.py", {0: ProcessFailure(0, 1, 2, str(file))}))
+    assert "DataError: no folder at x.\n  Expected a folder.\n  Fix: check the path.\n====" in report
 
 
 @cache

@@ -64,7 +64,7 @@ NAMES = {
 
 def config_class(recipe: str) -> type:
     """The class that a recipe fills, by its folder."""
-    if recipe == "configs/eval/classifier.yaml":
+    if recipe.startswith("configs/eval/classifier"):
         return ClassifierTrainConfig
     classes = {"train": TrainConfig, "models": ModelConfig, "eval": EvaluateConfig, "data": PrepareConfig}
     return classes.get(recipe.split("/")[1], ReaderStudyConfig)

@@ -8,7 +8,7 @@ from medcodi.config import load, read_recipe
 from medcodi.errors import ConfigError
 from medcodi.evaluation.config import EvaluateConfig
 from medcodi.model import ModelConfig
-from medcodi.recipes import find_recipe, purpose, recipe_name, recipe_names, recipes_folder
+from medcodi.recipes import find_recipe, purpose, recipe_name, recipe_names, recipes_folder, recipes_in
 from medcodi.training.config import TrainConfig
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -63,6 +63,18 @@ def test_a_file_of_the_working_folder_comes_before_a_shipped_recipe(elsewhere: P
     # A folder is no recipe.
     (elsewhere / "align").mkdir()
     assert find_recipe("align", "train") == ROOT / "configs/train/align.yaml"
+
+
+def test_a_folder_of_recipes_is_found_by_name_or_path_and_no_recipe_is_taken_for_one(elsewhere: Path) -> None:
+    stages = [path.stem for path in recipes_in("medcodi-m", "train")]
+    assert stages == ["1-autoencode", "2-align", "3-diffuse", "4-join"]
+    assert recipes_in("train/medcodi-m", "train") == recipes_in("medcodi-m", "train")
+    (elsewhere / "align").mkdir()
+    (elsewhere / "align" / "one.yaml").write_text("")
+    assert recipes_in("align", "train") == recipes_in("nothing", "train") == []
+    (elsewhere / "mine").mkdir()
+    (elsewhere / "mine" / "b.yml").write_text("")
+    assert recipes_in("mine", "train") == [Path("mine/b.yml")]
 
 
 def test_every_recipe_loads_by_name_and_says_what_it_is_for() -> None:

@@ -22,6 +22,15 @@ def test_numbers_in_all_their_spellings(written, age):
     assert SCHEMA.parse({"age": written})["age"] == pytest.approx(age, abs=0.01)
 
 
+def test_other_spellings_of_units_and_categories():
+    fields = {"heat": {"low": 30, "high": 43, "unit": "C"}, "cells": {"low": 0, "high": 200, "unit": "10^9/L"}}
+    schema = RecordConfig(fields={**SCHEMA.fields, **fields})
+    record = {"heat": "38.2 °C", "cells": "7 K/uL", "sex": "Female"}
+    assert schema.parse(record) == {"sex": "F", "heat": 38.2, "cells": 7.0}
+    with pytest.raises(DataError, match="heat is '100 F'"):
+        schema.parse({"heat": "100 F"})
+
+
 def test_categories_ignore_case_and_missing_values_are_left_out():
     assert SCHEMA.parse({"sex": " f ", "age": None, "crp": ""}) == {"sex": "F"}
     assert list(SCHEMA.parse({"sex": "M", "age": 3})) == ["age", "sex"]  # the schema's order

@@ -19,9 +19,21 @@ if TYPE_CHECKING:
 
 @data_app.command()
 def prepare(
-    source: Annotated[str, typer.Option(help="Kind of source: csv, dicom, mimic-cxr, mimic-cxr-jpg, openi, phantom.")],
-    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the dataset; written completely or not at all.")],
+    source: Annotated[
+        str | None,
+        typer.Option(help="Kind of source: csv, dicom, mimic-cxr, mimic-cxr-jpg, openi, phantom.", show_default=False),
+    ] = None,
+    out_dir: Annotated[
+        Path | None,
+        typer.Option("--out", help="Folder of the dataset; written completely or not at all.", show_default=False),
+    ] = None,
     settings: Overrides = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            "--config", help="Source and settings: a file, or a recipe (medcodi config list data).", show_default=False
+        ),
+    ] = None,
 ) -> None:
     """Turn a source of studies into a memory-mapped dataset, with patient-level splits and a ledger.
 
@@ -33,11 +45,15 @@ def prepare(
         medcodi data prepare --source csv --out data/mine path=studies.csv image_size=256
 
         medcodi data prepare --source dicom --out data/ward path=dicom/ max_bad_fraction=0.2
+
+        medcodi data prepare --config chexpert --out data/chexpert
     """
-    from medcodi.config import apply_overrides, from_dict
+    from medcodi.config import apply_overrides, from_dict, read_recipe
     from medcodi.data.preparation.prepare import PrepareConfig, prepare
 
-    values = apply_overrides({"source": source, "out": str(out_dir)}, settings or [])
+    values = read_recipe(PrepareConfig, recipe) if recipe else {}
+    values |= {key: str(value) for key, value in {"source": source, "out": out_dir}.items() if value is not None}
+    values = apply_overrides(values, settings or [])
     out.print(prepare(from_dict(PrepareConfig, values, source="data prepare")))
 
 

@@ -184,6 +184,8 @@ def evaluation_values(
         _, index = read_index(values.get("model") or demo_checkpoint())
         size = index["config"]["image_size"]
         values["data"] = {"split": "test", "image_size": size, "source": "phantom", "num_studies": NUM_STUDIES}
+        if index["config"].get("record"):
+            values["data"]["version"] = 2  # version 1 has no records
     return values
 
 

@@ -44,7 +44,7 @@ def generate(
         list[str] | None,
         typer.Option(
             metavar="MODALITY=VALUE",
-            help="A prompt: frontal=chest.dcm, report='...' or report=@file.txt; repeatable. None: unconditional.",
+            help="A prompt: frontal=chest.dcm, report='...' or report=@file.txt, record=age=71,sex=F; repeatable. None: unconditional.",
         ),
     ] = None,
     target: Annotated[
@@ -91,6 +91,8 @@ def generate(
         medcodi generate --prompt frontal=chest.png --prompt report=@report.txt --weight report=0.5 --guidance 3
 
         medcodi generate --prompt report=@report.txt --preset fast --format dicom
+
+        medcodi generate --prompt record=age=71,sex=F --prompt report="Cardiomegaly." --target frontal --model models/demo-record
 
         medcodi generate --prompt report=@report.txt --model xgem/ --execution precision=bfloat16 --execution offload=cpu
 

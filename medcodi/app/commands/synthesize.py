@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
+from rich.table import Table
 
 from medcodi.app.arguments import (
     Device,
@@ -25,7 +26,7 @@ from medcodi.app.arguments import (
     read_sequence,
     read_targets,
 )
-from medcodi.app.terminal import app, count_progress, counting_bar, domain_notes, err, out, say_loading
+from medcodi.app.terminal import app, count_progress, counting_bar, domain_notes, err, out, say_loading, show
 from medcodi.errors import PromptError
 
 if TYPE_CHECKING:
@@ -36,11 +37,26 @@ INCOMPLETE = 3  # exit code if some rows failed and all others succeeded
 
 @app.command()
 def synthesize(
-    manifest: Annotated[Path, typer.Option(help="Requests, one per row: .csv or .jsonl.", show_default=False)],
+    manifest: Annotated[
+        Path | None, typer.Option(help="Requests, one per row: .csv or .jsonl.", show_default=False)
+    ] = None,
     out_dir: Annotated[
-        Path, typer.Option("--out", help="A new folder, or that of an interrupted run to resume.", show_default=False)
-    ],
+        Path | None,
+        typer.Option("--out", help="A new folder, or that of an interrupted run to resume.", show_default=False),
+    ] = None,
     model: Model = None,
+    balance: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FIELD,FIELD:WIDTH",
+            help="Write the manifest: the findings of --data, with these fields of the record in groups of equal size.",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None, typer.Option(help="Prepared dataset of --balance, with records.", show_default=False)
+    ] = None,
+    split: Annotated[str, typer.Option(help="Of --data.")] = "train",
     batch_size: Annotated[int, typer.Option(help="Samples denoised together.")] = 8,
     image_format: ImageFormat = "png",
     target: Annotated[
@@ -91,7 +107,11 @@ def synthesize(
     Columns of the manifest, all optional: [bold]id[/bold], one column for each prompt ([bold]frontal[/bold] and
     [bold]lateral[/bold]: paths; [bold]report[/bold]: text, or [bold]report_file[/bold]: a path), [bold]targets[/bold]
     (frontal+lateral), [bold]seed[/bold], [bold]num_samples[/bold], [bold]weights[/bold] (frontal=0.5 report=1),
-    [bold]order[/bold] (joint, staggered, chained). Paths are relative to the manifest.
+    [bold]order[/bold] (joint, staggered, chained); of a record one column for each field: [bold]record.age[/bold],
+    [bold]record.sex[/bold]. Paths are relative to the manifest.
+
+    [bold]--balance sex,age:20 --data DATA[/bold] writes the manifest (balanced.csv where no other is named): sexes and bands of 20
+    years in equal numbers, the findings of every study kept. With --out it is carried out too.
 
     Each study has its own folder and a row in results.csv. Rows that fail are printed, listed in failed.csv and skipped; the
     exit code is then 3. The files are the same, byte by byte, for any number of ranks.
@@ -105,10 +125,23 @@ def synthesize(
         torchrun --nproc-per-node 8 -m medcodi synthesize --manifest prompts.csv --out synthetic/
 
         medcodi synthesize --manifest prompts.jsonl --out synthetic/ --rank $SLURM_PROCID --world $SLURM_NTASKS
+
+        medcodi synthesize --balance sex,age:20 --data data/mine --manifest balanced.csv
     """
     # Check the options before torch is loaded, which takes seconds.
     rank, world = _rank_and_world(rank, world, os.environ)
     targets = read_targets(target or [])
+    if balance is not None or data is not None:
+        manifest = manifest or Path("balanced.csv")
+        _write_balanced(balance, data, split, seed, manifest)
+        if out_dir is None:
+            return
+    if manifest is None or out_dir is None:
+        raise PromptError(
+            f"no {'--manifest' if manifest is None else '--out'}",
+            expected="a manifest of requests and a folder for the results",
+            fix="--manifest prompts.csv --out synthetic/",
+        )
     say_loading("the manifest and the model")
     from medcodi.generation.bulk.manifest import RowDefaults, read_manifest
     from medcodi.model.index import read_index
@@ -162,6 +195,28 @@ def synthesize(
     if exclude_near_copies is not None and not outcome.num_pending:
         _exclude(exclude_near_copies, out_dir, model, chosen)
     raise typer.Exit(_exit_code(outcome, os.environ))
+
+
+def _write_balanced(balance: str | None, data: str | None, split: str, seed: int, manifest: Path) -> None:
+    """Write a balanced manifest, and print the groups before and after."""
+    from medcodi.generation.bulk.balance import balanced, read_balance
+
+    if balance is None or data is None:
+        raise PromptError(
+            f"{'--data' if balance is None else '--balance'} is given alone",
+            expected="both, or neither",
+            fix="--balance sex,age:20 --data DATA",
+        )
+    result = balanced(data, split, read_balance(balance), seed)
+    result.write(manifest)
+    table = Table("group", "studies", "rows", title=str(manifest), title_justify="left")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for group in result.after:
+        table.add_row(", ".join(group), f"{result.before[group]:,}", f"{result.after[group]:,}")
+    show(table)
+    if result.num_left_out:
+        err.print(f"{result.num_left_out:,} studies have no findings in words: they have no row")
 
 
 def _exclude(data: str, folder: Path, model: str | None, device: str | None) -> None:

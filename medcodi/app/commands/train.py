@@ -15,7 +15,7 @@ from medcodi.app.terminal import app, out, say_loading, show
 
 if TYPE_CHECKING:
     from medcodi.training.config import TrainConfig
-    from medcodi.training.cost import Estimate
+    from medcodi.training.cost import Estimate, Hardware
 
 
 @app.command()
@@ -30,10 +30,30 @@ def train(
         bool, typer.Option("--estimate", help="Print memory, micro-batch, ZeRO stage and GPU-hours, and stop.")
     ] = False,
     gpus: Annotated[int, typer.Option(help="With --estimate: how many GPUs.")] = 8,
-    gpu_memory: Annotated[float, typer.Option(help="With --estimate: GiB of each.")] = 80.0,
-    peak_tflops: Annotated[float, typer.Option(help="With --estimate: bf16 peak of one (A100 312, H100 989).")] = 312.0,
+    card: Annotated[
+        str,
+        typer.Option(help="With --estimate: the GPU: a100, a100-40gb, h100, h200, b200, l40s, a10g, rtx4090, rtx3090."),
+    ] = "a100",
+    gpu_memory: Annotated[
+        float | None, typer.Option(help="With --estimate: GiB of each.", show_default="the card's")
+    ] = None,
+    peak_tflops: Annotated[
+        float | None, typer.Option(help="With --estimate: bf16 peak of one.", show_default="the card's")
+    ] = None,
     mfu: Annotated[float, typer.Option(help="With --estimate: share of the peak reached in training.")] = 0.35,
     reserved: Annotated[float, typer.Option(help="With --estimate: GiB of each used by others.")] = 2.0,
+    studies: Annotated[
+        int | None,
+        typer.Option(
+            help="With --estimate: studies to train on.", show_default="of the data, else MIMIC-CXR's 227,835"
+        ),
+    ] = None,
+    epochs: Annotated[
+        float | None, typer.Option(help="With --estimate: passes over them.", show_default="the recipe's steps")
+    ] = None,
+    price: Annotated[
+        float | None, typer.Option(help="With --estimate: of a GPU-hour, in any currency.", show_default="no costs")
+    ] = None,
 ) -> None:
     """Train one stage: autoencode, align, diffuse or join.
 
@@ -46,23 +66,35 @@ def train(
         medcodi train --config diffuse optimizer.lr=1e-4 --resume latest
 
         medcodi train --estimate --config medcodi-m/3-diffuse init=null model=medcodi-m --gpus 32
+
+        medcodi train --estimate --config medcodi-m --card h100 --studies 50000 --epochs 40 --price 2.5
     """
     say_loading(f"the run of {config}")
-    from medcodi.config import from_dict, load, to_yaml
+    from medcodi.config import load, to_yaml
     from medcodi.training.config import TrainConfig
 
-    # --print-config and --estimate stop before anything is trained.
+    # --print-config and --estimate stop before anything is trained; --estimate also plans all recipes of a folder.
+    if plan:
+        from medcodi.errors import ConfigError, one_of
+        from medcodi.training.cost import CARDS, estimate
+
+        memory, peak = CARDS[one_of("card", card, CARDS, ConfigError)]
+        hardware = _hardware(
+            gpus=gpus,
+            gpu_memory=memory if gpu_memory is None else gpu_memory,
+            peak_tflops=peak if peak_tflops is None else peak_tflops,
+            mfu=mfu,
+            reserved=reserved,
+            price=price,
+        )
+        runs = planned_runs(config, settings or [])
+        plans = [estimate(run, hardware, studies=studies, epochs=epochs) for run in runs]
+        for part in plan_tables(runs[0], plans[0]) if len(runs) == 1 else stage_tables(config, runs, plans):
+            show(part) if isinstance(part, Table) else out.print(part)
+        return
     run = load(TrainConfig, config, settings or [])
     if print_config:
         print(to_yaml(run), end="")
-        return
-    if plan:
-        from medcodi.training.cost import Hardware, estimate
-
-        values = {"gpus": gpus, "gpu_memory": gpu_memory, "peak_tflops": peak_tflops, "mfu": mfu, "reserved": reserved}
-        hardware = from_dict(Hardware, values, source="--estimate")
-        for part in plan_tables(run, estimate(run, hardware)):
-            show(part) if isinstance(part, Table) else out.print(part)
         return
     run.check_inputs()
     from medcodi.training.loop import train as run_stage
@@ -106,6 +138,85 @@ def plot(
     out.print(f"The page: {write_summary(runs, page or runs[0] / PAGE)}")
 
 
+# ---- the plan of a run, or of all stages -----------------------------------------------------------------------------
+def _hardware(**values: float | None) -> Hardware:
+    from medcodi.config import from_dict
+    from medcodi.training.cost import Hardware
+
+    return from_dict(Hardware, values, source="--estimate")
+
+
+def planned_runs(config: str, settings: list[str]) -> list[TrainConfig]:
+    """The run of a recipe, or those of a folder of recipes, in the order of the stages.
+
+    In a folder, a run that starts from a model that is not there yet is planned with the fresh model of the first.
+    """
+    from medcodi.config import load
+    from medcodi.recipes import recipes_in
+    from medcodi.stages.stage import STAGES
+    from medcodi.training.config import TrainConfig
+
+    files = recipes_in(config, "train") or [config]
+    runs = {file: load(TrainConfig, file, settings) for file in files}
+    fresh = next((run.model for run in runs.values() if run.model), None)
+    for file, run in runs.items():
+        if len(runs) > 1 and fresh and run.init not in (None, "demo") and not Path(str(run.init)).exists():
+            runs[file] = load(TrainConfig, file, [*settings, "init=null", f"model={fresh}"])
+    return sorted(runs.values(), key=lambda run: list(STAGES).index(run.stage.name))
+
+
+def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) -> list[Table | str]:
+    """One row for each stage with memory, time and costs, their sum, and the assumptions."""
+    from medcodi.training.cost import GIB
+
+    hardware, priced = plans[0].hardware, plans[0].price is not None
+    table = Table(
+        "stage", "ZeRO", "micro", "GiB", "steps", "passes", "GPU-hours", "hours", *["costs"] * priced,
+        title=f"{config} on {hardware.gpus} GPUs of {hardware.gpu_memory:g} GiB and {hardware.peak_tflops:g} TFLOP/s",
+        title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
+    )  # fmt: skip
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for run, plan in zip(runs, plans, strict=True):
+        best = plan.best
+        peak = best.peak(best.micro_size) if best else min(row.peak(1) for row in plan.plans)
+        table.add_row(
+            run.stage.name,
+            str(best.zero_stage) if best else "none",
+            f"{best.micro_size} x {plan.global_size // hardware.gpus // best.micro_size}" if best else "",
+            f"{peak / GIB:.1f}",
+            f"{plan.steps:,}",
+            f"{plan.epochs:,.1f}",
+            *_time_and_costs(plan.gpu_hours, plan),
+        )
+    table.add_section()
+    table.add_row("all", *[""] * 5, *_time_and_costs(sum(plan.gpu_hours for plan in plans), plans[0]))
+    return [
+        table,
+        f"`micro`: studies at a time x times accumulated, `GiB` on each GPU (of one study where none fits); `passes` over {_studies(plans[0])}.",
+        "Stages with a cache read encoded studies: the frozen encoders are neither in memory nor run.",
+        "",
+        "Assumed:",
+        *_shared_assumptions(plans[0]),
+        f"For one stage in detail: --config {config}/NAME.",
+    ]
+
+
+def _time_and_costs(gpu_hours: float, plan: Estimate) -> list[str]:
+    """Cells of a table: GPU-hours, hours, and costs where a price is given."""
+    price = plan.hardware.price
+    costs = [] if price is None else [f"{price * gpu_hours:,.0f}"]
+    return [f"{gpu_hours:,.1f}", f"{gpu_hours / plan.hardware.gpus:,.1f}", *costs]
+
+
+def _studies(plan: Estimate) -> str:
+    from medcodi.training.cost import MIMIC_IMAGES, MIMIC_STUDIES
+
+    if plan.studies == MIMIC_STUDIES:
+        return f"MIMIC-CXR ({MIMIC_STUDIES:,} studies, {MIMIC_IMAGES:,} images)"
+    return f"{plan.studies:,} studies"
+
+
 def plan_tables(run: TrainConfig, plan: Estimate) -> list[Table | str]:
     """Memory for each ZeRO stage, the recommendation, the time, and the assumptions."""
     return [_memory_table(run, plan), *_advice(run, plan), "", *_assumptions(run, plan)]
@@ -138,13 +249,11 @@ def _memory_table(run: TrainConfig, plan: Estimate) -> Table:
 
 
 def _advice(run: TrainConfig, plan: Estimate) -> list[str]:
-    from medcodi.training.cost import MIMIC_IMAGES, MIMIC_STUDIES
-
     hours, gpus = plan.gpu_hours, plan.hardware.gpus
+    costs = "" if plan.price is None else f"; at {plan.hardware.price:g} an hour, {plan.price:,.0f}"
     lines = [
-        f"{plan.steps:,} steps of {plan.global_size} studies: {plan.epochs:.1f} times through MIMIC-CXR"
-        f" ({MIMIC_STUDIES:,} studies, {MIMIC_IMAGES:,} images).",
-        f"About {hours:,.0f} GPU-hours, {hours / gpus:,.1f} hours on {gpus} GPUs.",
+        f"{plan.steps:,} steps of {plan.global_size} studies: {plan.epochs:.1f} times through {_studies(plan)}.",
+        f"About {hours:,.0f} GPU-hours, {hours / gpus:,.1f} hours on {gpus} GPUs{costs}.",
     ]
     if plan.best is None:
         return ["No ZeRO stage fits: take larger GPUs or more of them.", *lines]
@@ -157,15 +266,23 @@ def _advice(run: TrainConfig, plan: Estimate) -> list[str]:
 
 
 def _assumptions(run: TrainConfig, plan: Estimate) -> list[str]:
-    hardware, cost = plan.hardware, plan.cost
+    cost = plan.cost
     cached = "encoded studies are read from the cache, autoencoders and prompt encoders are not in memory"
     source = cached if run.cache else "frozen networks run on every batch"
     return [
         "Assumed:",
         f"- {cost.trained / 1e6:,.1f} M parameters trained, {cost.frozen / 1e6:,.1f} M frozen; all float32, {run.precision} by autocast;"
         f" the moving average float32; {source}.",
-        f"- {cost.study_flops / 1e12:.2f} TFLOP a study, forward and backward, at {hardware.mfu:.0%} of {hardware.peak_tflops:g} TFLOP/s;"
-        " communication between GPUs and reading data are included in that share.",
+        f"- {cost.study_flops / 1e12:.2f} TFLOP a study, forward and backward.",
+        *_shared_assumptions(plan),
+    ]
+
+
+def _shared_assumptions(plan: Estimate) -> list[str]:
+    hardware = plan.hardware
+    return [
+        f"- {hardware.mfu:.0%} of {hardware.peak_tflops:g} TFLOP/s are reached; communication between GPUs and reading data are"
+        " included in that share.",
         f"- {hardware.reserved:g} GiB of each GPU reserved, {hardware.fragmentation:.0%} of the rest lost to fragmentation; every study has every modality.",
         "- nothing offloaded; without activation checkpointing, which leaves less of `a study` and takes about a third longer.",
         "Change them with --mfu, --peak-tflops, --reserved; docs/SCALING.md compares the counts with measurements.",

@@ -13,8 +13,9 @@ from medcodi.data.dataset import SPLITS, open_dataset, read_info
 from medcodi.data.files import INFO_FILE, is_url
 from medcodi.data.preparation.prepare import PrepareConfig
 from medcodi.data.preparation.shards import split_of_patient
-from medcodi.data.sources.detection import source_of
-from medcodi.data.sources.record import Record
+from medcodi.data.sources.announced import AnnouncedStudy
+from medcodi.data.sources.detection import source_of, table_at
+from medcodi.data.tables import read_header
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES, names
 
@@ -32,10 +33,12 @@ class FitData:
     table: str | None  # path that the source reads
     counts: dict[str, int]  # split -> studies
     modalities: dict[str, int]  # modality -> studies that hold it
+    joined: dict[str, int]  # split -> studies that hold two modalities or more
     num_labelled: int  # training studies with labels
     image_size: int | None  # of a prepared dataset
     options: tuple[str, ...] = ()  # key=value settings of the preparation
     split_seed: int = 0  # of the division into splits
+    columns: tuple[str, ...] = ()  # of a table
 
     def preparation(self, out: Path, image_size: int) -> PrepareConfig:
         """The config that prepares the studies into ``out``."""
@@ -84,6 +87,16 @@ def check_data(data: FitData) -> None:
             expected=f"at least {LEAST_STUDIES} for training, and hundreds for a model that is of use",
             fix="add studies; 'medcodi data sample sample' writes some to try the command with",
         )
+    num_joined = sum(data.joined.values())
+    if num_joined < LEAST_STUDIES:
+        raise DataError(
+            f"{num_joined:,} of the {sum(data.counts.values()):,} studies of {data.path} hold two modalities or more"
+            + (f"; the table's columns are {', '.join(data.columns)}" if data.columns else ""),
+            expected=f"at least {LEAST_STUDIES}: a model learns one modality from another of the same study",
+            fix="rows with the same study are joined: name that column by options.columns.study_id=COLUMN"
+            if data.columns
+            else "prepare the images and reports of one examination as one study",
+        )
 
 
 def _prepared(path: str, settings: Sequence[str]) -> FitData:
@@ -100,7 +113,8 @@ def _prepared(path: str, settings: Sequence[str]) -> FitData:
         source=None,
         table=None,
         counts={name: int(counts["split"].get(name, 0)) for name in SPLITS},
-        modalities={name: int(counts["modality"].get(name, 0)) for name in MODALITIES},
+        modalities={name: int(counts.get("modality", {}).get(name, 0)) for name in MODALITIES},
+        joined={split: _num_joined(path, split) for split in SPLITS if counts["split"].get(split)},
         num_labelled=_num_labelled(path) if counts["split"].get("train") else 0,
         image_size=int(info["image_size"]),
     )
@@ -111,35 +125,44 @@ def _num_labelled(path: str) -> int:
     return open_dataset(path, "train").num_labelled()
 
 
+def _holds_two(study: AnnouncedStudy) -> bool:
+    return len(study.images) + len(study.texts) > 1
+
+
+def _num_joined(path: str, split: str) -> int:
+    """Studies of a split that hold two modalities or more; no image is read."""
+    return sum(len(present) > 1 for _, _, present in open_dataset(path, split).contents())
+
+
 def _raw(path: str, settings: Sequence[str]) -> FitData:
     source, table = source_of(Path(path))
     config = _prepare_config(source, str(table), settings, {"out": path})
-    records = [record for record in config.records() if record.refused is None]
-    seed = split_seed(records)
-    split = [
-        record.split or split_of_patient(record.patient_id, seed=seed, **_shares(len(records))) for record in records
-    ]
-    modalities = Counter(name for record in records for name in (*record.images, *record.texts))
-    _check_files(path, records)
+    studies = [study for study in config.studies() if study.refused is None]
+    seed = split_seed(studies)
+    split = [study.split or split_of_patient(study.patient_id, seed=seed, **_shares(len(studies))) for study in studies]
+    modalities = Counter(name for study in studies for name in (*study.images, *study.texts))
+    _check_files(path, studies)
     return FitData(
         path=path,
         source=source,
         table=str(table),
         counts={name: split.count(name) for name in SPLITS},
         modalities=dict(modalities),
-        num_labelled=sum(bool(record.labels) for record, name in zip(records, split, strict=True) if name == "train"),
+        joined=dict(Counter(name for name, study in zip(split, studies, strict=True) if _holds_two(study))),
+        num_labelled=sum(bool(study.labels) for study, name in zip(studies, split, strict=True) if name == "train"),
         image_size=None,
         options=tuple(settings),
         split_seed=seed,
+        columns=tuple(read_header(table_at(Path(table)))) if source == "csv" else (),
     )
 
 
-def split_seed(records: Sequence[Record]) -> int:
+def split_seed(studies: Sequence[AnnouncedStudy]) -> int:
     """The first division into splits with enough held-out studies to evaluate; 0 where the source divides, or none has."""
-    if any(record.split for record in records):
+    if any(study.split for study in studies):
         return 0
-    patients = [record.patient_id for record in records]
-    shares = _shares(len(records))
+    patients = [study.patient_id for study in studies]
+    shares = _shares(len(studies))
     for seed in range(NUM_SPLIT_SEEDS):
         counts = Counter(split_of_patient(patient, seed=seed, **shares) for patient in patients)
         if counts["test"] >= LEAST_TESTED and counts["val"] >= 2 and counts["train"] >= LEAST_STUDIES:
@@ -160,9 +183,9 @@ def _prepare_config(
     return from_dict(PrepareConfig, apply_overrides(given, settings), source="fit")
 
 
-def _check_files(path: str, records: Sequence[Record]) -> None:
+def _check_files(path: str, studies: Sequence[AnnouncedStudy]) -> None:
     """Refuse a table most of whose image files are missing, before anything is written."""
-    files = [file for record in records for name, file in record.images.items() if name in names("image")]
+    files = [file for study in studies for name, file in study.images.items() if name in names("image")]
     missing = [file for file in files if not file.exists()]
     if missing and len(missing) > len(files) / 10:
         raise DataError(

@@ -17,7 +17,7 @@ from medcodi.errors import TrainingError
 from medcodi.modality import MODALITIES, STANDARD, names
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder, JobKind, file_row
-from medcodi.study import CHEXPERT_LABELS, Direction, all_directions
+from medcodi.study import CHEXPERT_LABELS
 
 FIT = JobKind(
     name="a fit",
@@ -99,15 +99,20 @@ class Fit:
         counts, held = self.data.counts, self.data.modalities
         present = ", ".join(f"{name} in {held[name]:,}" for name in MODALITIES if held.get(name))
         absent = [name for name in STANDARD if not held.get(name)]
-        time = "the recipes' own steps" if self.minutes is None else f"about {self.minutes:g} minutes"
+        time = "the recipes' own steps" if self.minutes is None else f"about {self.minutes:g} min"
         left_out = {"finding metrics": self.without_classifier(), "the evaluation": self.without_evaluation()}
         return [
             f"studies: {counts['train']:,} to train, {counts['val']:,} to validate, {counts['test']:,} to evaluate; {present}",
-            *(f"left out: {name}, which no study has" for name in absent),
+            *(f"left out: {name}, which no study has{self._of_columns(name)}" for name in absent),
             f"model: {self.size} ({why}); --size chooses another",
             f"time: {time} ({machine}); --minutes changes it",
             *(f"left out: {name}, because {reason}" for name, reason in left_out.items() if reason),
         ]
+
+    def _of_columns(self, name: str) -> str:
+        """How a table would name a modality that was not recognised in it."""
+        columns = self.data.columns
+        return f" (columns: {', '.join(columns)}; options.columns.{name}=COLUMN names one)" if columns else ""
 
     @property
     def dataset(self) -> str:
@@ -149,8 +154,12 @@ class Fit:
 
     def without_evaluation(self) -> str:
         """Why the model is not evaluated; "": it is."""
-        num = self.data.counts["test"]
-        return "" if num >= LEAST_TESTED else f"{num} studies are in split test, {LEAST_TESTED} are needed"
+        num = min(self.data.counts["test"], self.data.joined.get("test", 0))
+        return (
+            ""
+            if num >= LEAST_TESTED
+            else f"{num} studies of two modalities are in split test, {LEAST_TESTED} are needed"
+        )
 
     def _train_classifier(self) -> None:
         from medcodi.data.loading import DataConfig
@@ -175,7 +184,7 @@ class Fit:
 
     def evaluation_values(self) -> dict[str, Any]:
         """Values of the evaluation's config: every direction, and the metrics that data and installation allow."""
-        from medcodi.evaluation.config import ScoringConfig
+        from medcodi.evaluation.config import ScoringConfig, default_directions
 
         # What is left out, and why.
         notes = {}
@@ -192,7 +201,7 @@ class Fit:
             "model": str(self.out / "model"),
             "data": {"path": self.dataset, "split": "test"},
             "num_studies": min(EVALUATED, self.data.counts["test"]),
-            "directions": [str(direction) for direction in (*all_directions(present), Direction((), present))],
+            "directions": [str(direction) for direction in default_directions(present)],
             "metrics": [group for group in ScoringConfig().metrics if group not in notes],
             "bootstrap_samples": 200,
             "notes": notes,

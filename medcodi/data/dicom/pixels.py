@@ -144,6 +144,15 @@ def _uncompressed(tags: Tags, syntax: str) -> np.ndarray | None:
             expected="whole pixel data",
             fix="copy or export it again",
         )
+    if len(data) - due >= max(
+        width * allocated // 8, 2
+    ):  # a row or more: the picture would be a part of what is there, or sheared
+        raise Refused(
+            f"{tags.where} holds {len(data):,} bytes of pixels, and its tags say {width}×{height} of {allocated} bits, {due:,} bytes",
+            reason="invalid tag",
+            expected="Rows, Columns and Bits Allocated of the picture",
+            fix="correct the tags, or export it again",
+        )
     pixels = np.frombuffer(data, dtype=f"{order}{kind}{allocated // 8}", count=height * width)
     pixels = pixels.astype(pixels.dtype.newbyteorder("="), copy=False)
     stored = tags.integer("BitsStored", default=allocated)

@@ -14,8 +14,9 @@ from rich.console import Console, ConsoleOptions, RenderResult
 from rich.table import Table
 
 from medcodi.data.dataset import SPLITS
-from medcodi.data.sources.record import LeftOut, Loaded, Record
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, Loaded
 from medcodi.data.tables import spreadsheet_row
+from medcodi.modality import MODALITIES
 
 LEFT_OUT = "left out"
 
@@ -101,24 +102,25 @@ class Ledger:
         yield views
 
 
-def entries_of(record: Record, loaded: Loaded, split: str) -> Iterator[Entry]:
+def entries_of(study: AnnouncedStudy, loaded: Loaded, split: str) -> Iterator[Entry]:
     """Every file of a study as a row of the ledger: in (then with its split), or left out and why."""
-    ids = {"study_id": record.study_id, "patient_id": record.patient_id}
+    ids = {"study_id": study.study_id, "patient_id": study.patient_id}
 
     def left_out(file: LeftOut, modality: str = "") -> Entry:
         why = {"reason": file.reason, "detail": file.detail}
         return Entry(file=file.file, **ids, modality=modality, view=file.view, split="", **why)
 
     # Files that no study needs, such as a second image of a view.
-    for spare in (*record.spare, *loaded.spare):
+    for spare in (*study.spare, *loaded.spare):
         yield left_out(spare)
 
     # A study that is kept.
-    files = record.files()
+    files = study.files()
     if loaded.study is not None:
         for name in loaded.study.contents:
-            file = files.get(name, record.study_id)
-            yield Entry(file=file, **ids, modality=name, view=record.views.get(name, ""), split=split)
+            file = files.get(name, study.study_id)
+            note = study.values_from if MODALITIES[name].kind == "table" else ""
+            yield Entry(file=file, **ids, modality=name, view=study.views.get(name, ""), split=split, detail=note)
         return
 
     # A study that is left out: the file that is to blame, then the others.
@@ -128,5 +130,5 @@ def entries_of(record: Record, loaded: Loaded, split: str) -> Iterator[Entry]:
     spare_files = {spare.file for spare in loaded.spare}
     for name, file in files.items():
         if file != loaded.refused.file and file not in spare_files:
-            view = record.views.get(name, "")
+            view = study.views.get(name, "")
             yield left_out(LeftOut(file=file, reason="study left out", detail=loaded.refused.reason, view=view), name)

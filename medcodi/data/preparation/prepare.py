@@ -25,7 +25,7 @@ from medcodi.data.preparation.shards import (
 )
 from medcodi.data.preparation.workers import Workers
 from medcodi.data.sources import SOURCES, Each, Source
-from medcodi.data.sources.record import Record
+from medcodi.data.sources.announced import AnnouncedStudy
 from medcodi.errors import DataError, MedCoDiError, one_of
 from medcodi.storage.atomic import refusing, write_json
 from medcodi.storage.job_folder import JobFolder
@@ -83,7 +83,7 @@ class PrepareConfig:
         """The name that is given, or the folder's."""
         return self.name or Path(self.out).absolute().name
 
-    def records(self, each: Each = map) -> Iterator[Record]:
+    def studies(self, each: Each = map) -> Iterator[AnnouncedStudy]:
         """The studies that the source announces.
 
         Args:
@@ -122,15 +122,15 @@ def prepare(config: PrepareConfig) -> Ledger:
     _refuse_other_folder(out)
     with Workers(config.num_workers, config.source) as workers:
         # Read the source, and divide its patients into splits: official ones first, then drawn ones.
-        records = list(config.records(workers.map))
+        studies = list(config.studies(workers.map))
         splits = PatientSplits(seed=config.seed, val=config.val, test=config.test)
-        for record in records:
-            if record.split:
-                splits.place(record.patient_id, record.split)
-        shards = plan_shards(records, [splits.place(record.patient_id, record.split) for record in records])
+        for study in studies:
+            if study.split:
+                splits.place(study.patient_id, study.split)
+        shards = plan_shards(studies, [splits.place(study.patient_id, study.split) for study in studies])
 
         # Write the shards in a hidden folder, and publish it.
-        job = JobFolder.beside(out, PREPARATION, _identity(config, records))
+        job = JobFolder.beside(out, PREPARATION, _identity(config, studies))
         with job.opened(restart=True) as changed:
             if not config.resume:
                 changed = [*changed, "resume=false"]
@@ -140,7 +140,7 @@ def prepare(config: PrepareConfig) -> Ledger:
                     f"removed the shards of an earlier run in {job.root}: {'; '.join(changed)}"
                 )
             try:
-                written = _write(config, shards, job, workers, num_studies=len(records))
+                written = _write(config, shards, job, workers, num_studies=len(studies))
                 ledger = _finish(config, shards, written, job.content)
                 _refuse_other_folder(out)
                 job.publish(replace=config.overwrite)
@@ -157,11 +157,11 @@ def _refuse_other_folder(out: Path) -> None:
     refuse_foreign(out, is_dataset, what="a data set alone, as data prepare writes it", fix="choose another --out")
 
 
-def _identity(config: PrepareConfig, records: Sequence[Record]) -> dict[str, Any]:
+def _identity(config: PrepareConfig, studies: Sequence[AnnouncedStudy]) -> dict[str, Any]:
     """Everything that a finished shard depends on."""
     digest = hashlib.sha256()
-    for record in records:
-        digest.update(repr(record).encode("utf-8", "surrogatepass"))
+    for study in studies:
+        digest.update(repr(study).encode("utf-8", "surrogatepass"))
     settings = {"source", "image_size", "seed", "val", "test", "file_format"}
     values = {key: value for key, value in to_dict(config).items() if key in settings}
     return {"format": FORMAT, "version": __version__, "studies": digest.hexdigest(), **values}
@@ -177,12 +177,12 @@ def _write(
     with progress_of() as progress:
         if written:
             progress.console.print(f"resuming: {len(written):,} of {len(shards):,} shards are written")
-        num_done = num_studies - sum(len(shard.records) for shard in todo)
+        num_done = num_studies - sum(len(shard.studies) for shard in todo)
         task = progress.add_task(f"preparing {config.source}", total=num_studies, completed=num_done)
         for shard, result in workers.written_shards(todo, job.content, config):
             job.finish(shard.name, **asdict(result))
             written[shard.name] = result
-            progress.advance(task, len(shard.records))
+            progress.advance(task, len(shard.studies))
             _check_share(config, written.values(), num_studies, partly=len(written) < len(shards))
     _check_share(config, written.values(), num_studies, partly=False)
     return written
@@ -198,7 +198,7 @@ def _finish(
     ledger = Ledger(
         source=config.source,
         entries=[entry for _, entry in entries],
-        num_studies=sum(len(shard.records) for shard in shards),
+        num_studies=sum(len(shard.studies) for shard in shards),
         left_out=sum(result.left_out for result in results),
     )
     with refusing(folder, error=Interrupted, then=PREPARATION.resume):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import re
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -11,7 +13,7 @@ from typing import Any
 
 from medcodi.data.dataset import row_from_study
 from medcodi.data.preparation.ledger import Entry, entries_of
-from medcodi.data.sources.record import Record
+from medcodi.data.sources.announced import AnnouncedStudy
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
 from medcodi.storage import atomic
@@ -32,12 +34,18 @@ def split_of_patient(patient_id: str, *, seed: int, val: float, test: float) -> 
     return "test" if u < test else "val" if u < test + val else "train"
 
 
+def patient_key(patient_id: str) -> str:
+    """One key for the spellings of an identifier that programs make of each other: ``P7`` and ``p7 ``, ``007``, ``7`` and ``7.0``."""
+    plain = "".join(unicodedata.normalize("NFKC", patient_id).casefold().split())
+    return re.sub(r"^0+(?=\d+$)", "", re.sub(r"^(\d+)\.0+$", r"\1", plain))
+
+
 class PatientSplits:
-    """Remembers every patient's split and refuses a second one."""
+    """Remembers every patient's split and refuses a second one. Spellings of one key are one patient: no split divides them."""
 
     def __init__(self, *, seed: int, val: float, test: float) -> None:
         self._seed, self._val, self._test = seed, val, test
-        self._known: dict[str, str] = {}
+        self._known: dict[str, tuple[str, str]] = {}  # key -> split, and the first spelling
 
     def place(self, patient_id: str, official: str | None) -> str:
         """The split of a study: the official one where there is one, else the patient's own.
@@ -45,15 +53,17 @@ class PatientSplits:
         Raises:
             DataError: If the patient's studies are in two splits.
         """
-        split = (
-            official
-            or self._known.get(patient_id)
-            or split_of_patient(patient_id, seed=self._seed, val=self._val, test=self._test)
+        key = patient_key(patient_id)
+        split = official or (
+            self._known[key][0]
+            if key in self._known
+            else split_of_patient(patient_id, seed=self._seed, val=self._val, test=self._test)
         )
-        known = self._known.setdefault(patient_id, split)
+        known, spelling = self._known.setdefault(key, (split, patient_id))
         if known != split:
+            other = f", also written {spelling!r}," if spelling != patient_id else ""
             raise DataError(
-                f"patient {patient_id!r} is in two splits, {known!r} and {split!r}",
+                f"patient {patient_id!r}{other} is in two splits, {known!r} and {split!r}",
                 expected="all studies of a patient in one split",
                 fix="correct the split, or leave it out for splits of our own "
                 "(csv: options.columns.split=null; mimic-cxr: options.official_split=false)",
@@ -69,7 +79,7 @@ class Shard:
     split: str  # of all its studies
     index: int  # within its split
     places: tuple[int, ...]  # of its studies in the source
-    records: tuple[Record, ...]  # the studies to be read
+    studies: tuple[AnnouncedStudy, ...]  # the studies to be read
 
     @property
     def name(self) -> str:
@@ -77,16 +87,16 @@ class Shard:
         return f"{self.split}-{self.index:05d}"
 
 
-def plan_shards(records: Sequence[Record], splits: Sequence[str]) -> list[Shard]:
+def plan_shards(studies: Sequence[AnnouncedStudy], splits: Sequence[str]) -> list[Shard]:
     """Cut a source into shards: by split, in the source's order, of a size that depends on the number of studies only."""
-    size = max(MIN_STUDIES, -(-len(records) // MAX_SHARDS))
+    size = max(MIN_STUDIES, -(-len(studies) // MAX_SHARDS))
     shards = []
     for split in dict.fromkeys(splits):
         places = [place for place, name in enumerate(splits) if name == split]
         for start in range(0, len(places), size):
             chosen = tuple(places[start : start + size])
-            of_shard = tuple(records[place] for place in chosen)
-            shards.append(Shard(split=split, index=start // size, places=chosen, records=of_shard))
+            of_shard = tuple(studies[place] for place in chosen)
+            shards.append(Shard(split=split, index=start // size, places=chosen, studies=of_shard))
     return shards
 
 
@@ -134,9 +144,9 @@ def write_shard(shard: Shard, folder: Path, image_size: int, file_format: str) -
 
     # Rows are read while they are written; what becomes of each file is entered in the ledger.
     def rows() -> Iterator[dict[str, Any]]:
-        for place, record in zip(shard.places, shard.records, strict=True):
-            loaded = record.load(image_size)
-            entries.extend((place, entry) for entry in entries_of(record, loaded, shard.split))
+        for place, study in zip(shard.places, shard.studies, strict=True):
+            loaded = study.load(image_size)
+            entries.extend((place, entry) for entry in entries_of(study, loaded, shard.split))
             if loaded.study is not None:
                 row = row_from_study(loaded.study, shard.split)
                 digests[place] = _digest(row)
@@ -151,7 +161,7 @@ def write_shard(shard: Shard, folder: Path, image_size: int, file_format: str) -
         rows=len(digests),
         digests=digests,
         entries=entries,
-        left_out=len(shard.records) - len(digests),
+        left_out=len(shard.studies) - len(digests),
     )
 
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from medcodi.config import from_dict
-from medcodi.data.sources.record import Record
+from medcodi.data.sources.announced import AnnouncedStudy
 
 Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # map, or one over several processes
 
@@ -19,9 +19,9 @@ class Source:
 
     Attributes:
         title: For the command line.
-        module: Module of this folder that holds its config class and its function of records.
+        module: Module of this folder that holds its config class and its function of studies.
         config: Name of the class of its options, made by :func:`medcodi.config.config`.
-        records: Name of the function: config -> the studies it announces, in a fixed order; and an ``Each``, where it
+        studies: Name of the function: config -> the studies it announces, in a fixed order; and an ``Each``, where it
             reads headers.
         reads_headers: It opens every file to learn its content, which several processes may share.
         credentialed: Its use agreement says who may see the data: showing it to readers needs their attestation.
@@ -30,11 +30,11 @@ class Source:
     title: str
     module: str
     config: str
-    records: str = "records"
+    studies: str = "studies"
     reads_headers: bool = False
     credentialed: bool = False
 
-    def announce(self, kind: str, options: Mapping[str, Any], each: Each = map) -> Iterator[Record]:
+    def announce(self, kind: str, options: Mapping[str, Any], each: Each = map) -> Iterator[AnnouncedStudy]:
         """The studies, in a fixed order; headers are read through ``each``.
 
         Args:
@@ -48,8 +48,8 @@ class Source:
         """
         module = import_module(f"{__name__}.{self.module}")
         config = from_dict(getattr(module, self.config), dict(options), source=f"options of source {kind!r}")
-        records = getattr(module, self.records)
-        return records(config, each) if self.reads_headers else records(config)
+        studies = getattr(module, self.studies)
+        return studies(config, each) if self.reads_headers else studies(config)
 
 
 SOURCES: dict[str, Source] = {
@@ -57,8 +57,8 @@ SOURCES: dict[str, Source] = {
     "csv": Source("a table of image paths and texts", "csv_table", "CsvConfig"),
     "dicom": Source("any folder of DICOM files", "dicom_folder", "DicomConfig", reads_headers=True),
     "mimic-cxr": Source(
-        "MIMIC-CXR, DICOM", "mimic", "MimicConfig", "records_dicom", reads_headers=True, credentialed=True
+        "MIMIC-CXR, DICOM", "mimic", "MimicConfig", "studies_dicom", reads_headers=True, credentialed=True
     ),
-    "mimic-cxr-jpg": Source("MIMIC-CXR-JPG", "mimic", "MimicConfig", "records_jpg", credentialed=True),
+    "mimic-cxr-jpg": Source("MIMIC-CXR-JPG", "mimic", "MimicConfig", "studies_jpg", credentialed=True),
     "openi": Source("Indiana University, Open-i", "openi", "OpeniConfig"),
 }

@@ -13,7 +13,15 @@ from medcodi.data.dicom.reading import DicomHeader, read_header
 from medcodi.data.image_files import is_dicom
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import read_text
-from medcodi.data.sources.record import LeftOut, Record, check_patients, second_images
+from medcodi.data.sources.announced import (
+    TWO_PATIENTS,
+    AnnouncedStudy,
+    LeftOut,
+    check_patients,
+    projection,
+    second_images,
+    two_patients,
+)
 from medcodi.errors import DataError
 from medcodi.modality import modality, names
 from medcodi.storage.names import is_plain_name
@@ -43,7 +51,7 @@ class DicomConfig:
             raise ValueError(f"default_view is {self.default_view!r}, expected one of {', '.join(names('image'))}")
 
 
-def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -> Iterator[Record]:
+def studies(options: DicomConfig, each: Callable[..., Iterator[AnnouncedStudy]] = map) -> Iterator[AnnouncedStudy]:
     """Studies in the order of their first files, by path; files that are no DICOM are passed over.
 
     Raises:
@@ -60,22 +68,22 @@ def records(options: DicomConfig, each: Callable[..., Iterator[Record]] = map) -
             expected="at least one, in it or below it",
             fix="check path=; images with a table are --source csv",
         )
-    by_id: dict[str, Record] = {}
-    for record in each(partial(_record, options=options), files):
-        by_id[record.study_id] = _joined(by_id[record.study_id], record) if record.study_id in by_id else record
+    by_id: dict[str, AnnouncedStudy] = {}
+    for study in each(partial(_study, options=options), files):
+        by_id[study.study_id] = _joined(by_id[study.study_id], study) if study.study_id in by_id else study
     # Without reliable patients, splits by patient would be wrong.
-    usable = [record for record in by_id.values() if record.refused is None]
+    usable = [study for study in by_id.values() if study.refused is None]
     if not options.study_is_patient:
         check_patients(usable, f"the DICOM files of {folder}", "Patient ID", "options.study_is_patient=true")
     yield from by_id.values()
 
 
-def _record(file: Path, options: DicomConfig) -> Record:
+def _study(file: Path, options: DicomConfig) -> AnnouncedStudy:
     try:
         header = read_header(file)
     except Refused as error:
         name = str(file)
-        return Record(
+        return AnnouncedStudy(
             study_id=name, patient_id=name, refused=LeftOut(file=name, reason=error.reason, detail=str(error))
         )
     # The default view applies only where the tags name no view at all.
@@ -90,7 +98,7 @@ def _record(file: Path, options: DicomConfig) -> Record:
             view=header.view,
         )
     texts, unreadable = _report(file, header.study_id, options)
-    return Record(
+    return AnnouncedStudy(
         study_id=header.study_id,
         patient_id=f"study:{header.study_id}" if options.study_is_patient else header.patient_id,
         images={view: file} if view else {},
@@ -105,7 +113,6 @@ def _record(file: Path, options: DicomConfig) -> Record:
 
 def _values(header: DicomHeader) -> dict[str, str]:
     """Fields of the record as the tags hold them; a sex other than F or M (``O``), and other positions, say nothing."""
-    position = header.position.upper()
     bmi = ""
     with suppress(
         ValueError, ZeroDivisionError, OverflowError
@@ -115,7 +122,7 @@ def _values(header: DicomHeader) -> dict[str, str]:
     return {
         "age": str(header.metadata.get("age", "")),
         "sex": sex if sex in ("F", "M") else "",
-        "view": position if position in ("PA", "AP") else "",
+        "view": projection(header.position),
         "bmi": bmi,
     }
 
@@ -136,10 +143,13 @@ def _report(file: Path, study_id: str, options: DicomConfig) -> tuple[dict[str, 
     return {}, ()
 
 
-def _joined(old: Record, new: Record) -> Record:
+def _joined(old: AnnouncedStudy, new: AnnouncedStudy) -> AnnouncedStudy:
     """Two files of one study as one record; beside a usable file, one that cannot be used is left out alone."""
+    # One study of two patients is a fault of the export: left out.
+    if new.patient_id != old.patient_id:
+        return replace(old, refused=two_patients(old, new))
     # A file that can be used replaces one that cannot.
-    if old.refused is not None and new.refused is None:
+    if old.refused is not None and new.refused is None and old.refused.reason != TWO_PATIENTS:
         old, new = new, old
     spare = [*old.spare, *new.spare, *second_images(old, new)]
     if new.refused is not None:

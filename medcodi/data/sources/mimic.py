@@ -7,13 +7,15 @@ among equals the first image by name; the others are in the ledger.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from medcodi.data.dicom.reading import read_header
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import compose_report, read_text
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, projection
+from medcodi.data.sources.mimic_iv import Joined, joined_records, study_time
 from medcodi.data.sources.mimic_reports import read_mimic_report
 from medcodi.data.sources.mimic_tables import (
     IDS,
@@ -25,7 +27,6 @@ from medcodi.data.sources.mimic_tables import (
     study_labels,
     tables_folder,
 )
-from medcodi.data.sources.record import LeftOut, Record
 from medcodi.data.tables import find_table, read_table
 from medcodi.data.views import view_of
 from medcodi.errors import DataError
@@ -33,10 +34,11 @@ from medcodi.modality import MODALITIES, names
 from medcodi.storage.names import stays_inside
 
 _VIEW, _VIEW_IN_WORDS = "ViewPosition", "ViewCodeSequence_CodeMeaning"
+_READ = (_VIEW, _VIEW_IN_WORDS, "StudyDate", "StudyTime")  # of the metadata table
 
 
 @dataclass(frozen=True, kw_only=True)
-class MimicRecord(Record):
+class AnnouncedMimic(AnnouncedStudy):
     """A study whose report is read when the images are, so that a quarter of a million of them need not be in memory."""
 
     report: Path | None = None
@@ -71,13 +73,14 @@ class _Study:
     """A study while its rows are gathered."""
 
     patient: str
+    time: int | None = None  # in seconds, where the metadata table has it
     images: list[tuple[int, str, str, str, Path]] = field(default_factory=list)  # rank, dicom_id, modality, view, file
     splits: set[str] = field(default_factory=set)
     spare: list[LeftOut] = field(default_factory=list)
     refused: LeftOut | None = None
 
 
-def records_jpg(options: MimicConfig) -> Iterator[Record]:
+def studies_jpg(options: MimicConfig) -> Iterator[AnnouncedStudy]:
     """Studies of MIMIC-CXR-JPG in the order of its metadata table.
 
     Raises:
@@ -86,10 +89,10 @@ def records_jpg(options: MimicConfig) -> Iterator[Record]:
     metadata = mimic_table(options, "mimic-cxr-*-metadata", "the views")
     rows = read_table(metadata, ("dicom_id", *IDS))
     files = (({**row, "path": ""}, row) for row in rows)
-    yield from _records(options, files, suffix=".jpg", source="mimic-cxr-jpg")
+    yield from _studies(options, files, suffix=".jpg", source="mimic-cxr-jpg")
 
 
-def records_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map) -> Iterator[Record]:
+def studies_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map) -> Iterator[AnnouncedStudy]:
     """Studies of MIMIC-CXR in the order of its record list; views from the metadata table, or else from the tags.
 
     Raises:
@@ -100,27 +103,26 @@ def records_dicom(options: MimicConfig, each: Callable[..., Iterator[Any]] = map
         options, "mimic-cxr-*-metadata", "the images"
     )
     known = find_table(tables_folder(options), "mimic-cxr-*-metadata")
+    if options.mimic_iv is not None:
+        known = mimic_table(options, "mimic-cxr-*-metadata", "the times of the studies")
     # Views come from the metadata table where it is there: no file has to be opened.
     views = (
-        {
-            row["dicom_id"]: {key: row.get(key, "") for key in (_VIEW, _VIEW_IN_WORDS)}
-            for row in read_table(known, ("dicom_id",))
-        }
+        {row["dicom_id"]: {key: row.get(key, "") for key in _READ} for row in read_table(known, ("dicom_id",))}
         if known
         else {}
     )
     files = ((row, views.get(row["dicom_id"])) for row in read_table(listed, ("dicom_id", *IDS)))
-    yield from _records(options, files, suffix=".dcm", source="mimic-cxr", each=map if known else each)
+    yield from _studies(options, files, suffix=".dcm", source="mimic-cxr", each=map if known else each)
 
 
-def _records(
+def _studies(
     options: MimicConfig,
     rows: Iterator[tuple[dict[str, str], dict[str, str] | None]],
     *,
     suffix: str,
     source: str,
     each: Callable[..., Iterator[Any]] = map,
-) -> Iterator[Record]:
+) -> Iterator[AnnouncedStudy]:
     root = Path(options.path)
     # Tables first: a missing one is refused before files are touched.
     if not (root / "files").is_dir():
@@ -154,6 +156,8 @@ def _records(
         study_id = f"s{row['study_id']}"
         study = studies.setdefault(study_id, _Study(f"p{row['subject_id']}"))
         _add(study, study_id, row, view, file, seen)
+        times = (study.time, study_time(row))
+        study.time = min((time for time in times if time is not None), default=None)  # of the first image
         if split_of is not None:
             study.splits.add(split_of.get(row["dicom_id"], ""))
     if not studies:
@@ -164,8 +168,27 @@ def _records(
         )
     # Refuse half a download before hours of reading.
     check_groups(root, (study.patient for study in studies.values()))
+    records: Mapping[str, Joined] = {}
+    if options.mimic_iv is not None:
+        records = joined_records(
+            options, {name: (int(study.patient[1:]), study.time) for name, study in studies.items()}
+        )
     for study_id, study in studies.items():
-        yield _record(study_id, study, labels_of.get(study_id, {}), report_of(study.patient, study_id), source)
+        announced = _study(study_id, study, labels_of.get(study_id, {}), report_of(study.patient, study_id), source)
+        yield _with_record(announced, records[study_id], options) if study_id in records else announced
+
+
+def _with_record(study: AnnouncedMimic, joined: Joined, options: MimicConfig) -> AnnouncedMimic:
+    """The study with the values of MIMIC-IV, and with the projection of its frontal."""
+    view = next(filter(None, map(projection, study.views.values())), "")
+    return replace(
+        study,
+        values={**joined.values, "view": view},
+        fields=options.fields,
+        values_from=f"first values within {options.record_hours:g} h before the study",
+        metadata={**study.metadata, **joined.metadata},
+        spare=(*study.spare, *joined.spare),
+    )
 
 
 def _viewed(
@@ -173,6 +196,7 @@ def _viewed(
 ) -> tuple[dict[str, str], tuple[str, str | None] | LeftOut, Path]:
     """A row with the view of its image: code and modality, or why it has none."""
     row, view, file = located
+    row = {**row, **{key: view[key] for key in ("StudyDate", "StudyTime") if view and view.get(key)}}
     try:
         return row, _view(view, file), file
     except Refused as error:
@@ -226,7 +250,9 @@ def _view(row: Mapping[str, str] | None, file: Path) -> tuple[str, str | None]:
     return words or "none", view_of(words).modality
 
 
-def _record(study_id: str, study: _Study, labels: Mapping[str, float], report: Path | None, source: str) -> MimicRecord:
+def _study(
+    study_id: str, study: _Study, labels: Mapping[str, float], report: Path | None, source: str
+) -> AnnouncedMimic:
     images: dict[str, Path] = {}
     views: dict[str, str] = {}
     spare, refused = list(study.spare), study.refused
@@ -249,7 +275,7 @@ def _record(study_id: str, study: _Study, labels: Mapping[str, float], report: P
         detail = f"study {study_id!r} is not in the official split; options.official_split=false would take it"
         refused = LeftOut(file=study_id, reason="not in the split", detail=detail)
     facts: dict[str, Any] = {"source": source, "views": views}
-    return MimicRecord(
+    return AnnouncedMimic(
         study_id=study_id,
         patient_id=study.patient,
         split=split or None,

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from dataclasses import field
 from functools import partial
 from pathlib import Path
 
-from medcodi.config import config
+from medcodi.config import Finite, config
 from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.tables import find_table, read_table
 from medcodi.errors import DataError, one_of
+from medcodi.record import CLINICAL_RECORD, FieldConfig
 from medcodi.storage.names import is_plain_name
 from medcodi.study import CHEXPERT_LABELS
 
@@ -30,6 +32,11 @@ class MimicConfig:
         labels: ``chexpert``, ``negbio``, or null for none.
         official_split: Take the official split; false divides by patient as for other sources.
         groups: Only these folders of patients (``[p10, p11]``); None: all of them must be there.
+        mimic_iv: Folder of MIMIC-IV, which holds ``hosp/`` and ``icu/``: fills the records; None: no records.
+        mimic_iv_ed: Folder of MIMIC-IV-ED, which holds ``ed/``: its vital signs too.
+        record_hours: Window before the study of whose values the first is taken, in hours.
+        fields: Further fields of the record: those of ``items``, and columns of the table of admissions.
+        items: Field -> itemids of laboratory values or vital signs, beside the usual (``{creatinine: [50912]}``).
     """
 
     path: str
@@ -39,8 +46,19 @@ class MimicConfig:
     labels: str | None = "chexpert"
     official_split: bool = True
     groups: list[str] | None = None
+    mimic_iv: str | None = None
+    mimic_iv_ed: str | None = None
+    record_hours: Finite = 24.0
+    fields: dict[str, FieldConfig] = field(default_factory=dict)
+    items: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        if self.mimic_iv is None and (self.mimic_iv_ed or self.fields or self.items):
+            raise ValueError("mimic_iv_ed, fields and items need mimic_iv, the folder of MIMIC-IV")
+        if not self.record_hours > 0:
+            raise ValueError(f"record_hours is {self.record_hours:g}, must be above 0")
+        for name in self.items:
+            one_of("field of items", name, (*CLINICAL_RECORD.fields, *self.fields), DataError)
         if self.labels is not None:
             one_of("labels", self.labels, LABELERS, DataError)
 

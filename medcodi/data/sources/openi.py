@@ -13,7 +13,7 @@ from xml.etree import ElementTree
 
 from medcodi.config import config
 from medcodi.data.reports import compose_report
-from medcodi.data.sources.record import LeftOut, Record
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut
 from medcodi.data.tables import find_table, read_table
 from medcodi.data.views import view_of
 from medcodi.errors import DataError
@@ -41,7 +41,7 @@ class OpeniConfig:
     projections: str | None = None
 
 
-def records(options: OpeniConfig) -> Iterator[Record]:
+def studies(options: OpeniConfig) -> Iterator[AnnouncedStudy]:
     """Studies in the order of the reports' numbers. The collection has no patient identifiers: each study is a patient.
 
     Raises:
@@ -58,17 +58,17 @@ def records(options: OpeniConfig) -> Iterator[Record]:
     projections = _projections(root, options)
     seen: dict[str, Path] = {}
     for report in reports:
-        record = _record(report, images, projections)
-        if record.study_id in seen:
-            detail = f"{report}: study {record.study_id!r} is in {seen[record.study_id]} already"
+        study = _study(report, images, projections)
+        if study.study_id in seen:
+            detail = f"{report}: study {study.study_id!r} is in {seen[study.study_id]} already"
             name = str(report)
-            record = Record(
-                study_id=f"{record.study_id} ({report.name})",
-                patient_id=record.patient_id,
+            study = AnnouncedStudy(
+                study_id=f"{study.study_id} ({report.name})",
+                patient_id=study.patient_id,
                 refused=LeftOut(file=name, reason="duplicate id", detail=detail),
             )
-        seen.setdefault(record.study_id, report)
-        yield record
+        seen.setdefault(study.study_id, report)
+        yield study
 
 
 def _number(path: Path) -> tuple[int, str]:
@@ -114,12 +114,12 @@ def _projections(root: Path, options: OpeniConfig) -> Mapping[str, str] | None:
     return projections_of
 
 
-def _record(report: Path, images: Mapping[str, Path], projections: Mapping[str, str] | None) -> Record:
+def _study(report: Path, images: Mapping[str, Path], projections: Mapping[str, str] | None) -> AnnouncedStudy:
     name = str(report)
     try:
         tree = ElementTree.parse(report).getroot()
     except (ElementTree.ParseError, OSError, ValueError) as error:
-        return Record(
+        return AnnouncedStudy(
             study_id=report.stem,
             patient_id=report.stem,
             refused=LeftOut(file=name, reason="report: unreadable", detail=f"{name} is no XML: {error}"),
@@ -127,7 +127,11 @@ def _record(report: Path, images: Mapping[str, Path], projections: Mapping[str, 
     study_id = (_attribute(tree.find("uId"), "id") or report.stem).strip()
     spare: list[LeftOut] = []
     chosen, views = _images(tree, images, projections, study_id, spare)
-    parts = {(node.get("Label") or "").upper(): "".join(node.itertext()).strip() for node in tree.iter("AbstractText")}
+    # Two parts of one label are one section.
+    parts: dict[str, str] = {}
+    for node in tree.iter("AbstractText"):
+        label, part = (node.get("Label") or "").strip().upper(), "".join(node.itertext()).strip()
+        parts[label] = f"{parts.get(label, '')} {part}".strip()
     text = compose_report(parts.get("FINDINGS", ""), parts.get("IMPRESSION", ""))
     refused = None
     if not text:
@@ -135,7 +139,7 @@ def _record(report: Path, images: Mapping[str, Path], projections: Mapping[str, 
         spare.append(LeftOut(file=name, reason="report: no findings or impression", detail=detail))
     if not chosen and (spare or not text):  # its images cannot be used, or it has nothing at all
         refused, spare = spare[0], spare[1:]
-    return Record(
+    return AnnouncedStudy(
         study_id=study_id,
         patient_id=study_id,
         images=chosen,

@@ -6,8 +6,8 @@ from collections.abc import Iterator
 
 from medcodi.config import config
 from medcodi.data.dataset import PHANTOMS_PER_SPLIT, SPLITS
+from medcodi.data.sources.announced import AnnouncedPhantom, AnnouncedStudy
 from medcodi.data.sources.phantom.patients import check_population
-from medcodi.data.sources.record import PhantomRecord, Record
 
 
 @config
@@ -29,9 +29,9 @@ class PhantomConfig:
         check_population(self.version, self.studies_per_patient)
 
 
-def records(options: PhantomConfig) -> Iterator[Record]:
+def studies(options: PhantomConfig) -> Iterator[AnnouncedStudy]:
     """The studies of the training split, then of the others."""
     for split, count in zip(SPLITS, (options.num_studies, options.val, options.test), strict=True):
         first = SPLITS.index(split) * PHANTOMS_PER_SPLIT
         for index in range(first, first + count):
-            yield PhantomRecord.of(options.version, options.seed, index, options.studies_per_patient, split)
+            yield AnnouncedPhantom.of(options.version, options.seed, index, options.studies_per_patient, split)

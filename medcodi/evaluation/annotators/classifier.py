@@ -9,19 +9,23 @@ import json
 from collections.abc import Sequence
 from dataclasses import field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
+from pydantic import Field
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from medcodi.config import config, from_dict, to_dict
 from medcodi.errors import CheckpointError, DataError, one_of
+from medcodi.evaluation.annotators.record_head import RecordHead, recognised
 from medcodi.modality import names
+from medcodi.record import FieldConfig
 from medcodi.storage import atomic
+from medcodi.storage.checked_json import parse_json
 from medcodi.study import CHEXPERT_LABELS, Study
 
 SIDED_LABELS = ("Pleural Effusion", "Pneumothorax", "Consolidation", "Lung Lesion", "Support Devices")
@@ -38,6 +42,19 @@ class ClassifierConfig:
     blocks: tuple[int, ...] = (0, 2, 2, 2)  # residual blocks at each of these resolutions
     targets: tuple[str, ...] = TARGETS  # findings, some with a side, in the order of the outputs
     modalities: tuple[str, ...] = field(default_factory=lambda: names("image"))  # image modalities that it reads
+    # fields of a record that it reads as well: name -> field
+    record_fields: Annotated[dict[str, FieldConfig], Field(exclude_if=lambda value: not value)] = field(
+        default_factory=dict
+    )
+
+    def __post_init__(self) -> None:
+        # A card may be anybody's: its sizes are bounded before a network of them is built.
+        sizes = {"image_size": (self.image_size,), "channels": self.channels, "blocks": self.blocks}
+        for (name, values), (low, high) in zip(sizes.items(), ((16, 4096), (1, 4096), (0, 64)), strict=True):
+            if not 1 <= len(values) <= 8 or not all(low <= value <= high for value in values):
+                raise ValueError(f"{name} is {values}, expected 1 to 8 numbers from {low} to {high}")
+        if len(self.targets) > 1000:
+            raise ValueError(f"{len(self.targets):,} targets, expected at most 1,000")
 
     def build(self) -> FindingClassifier:
         """A classifier with fresh weights."""
@@ -96,6 +113,8 @@ class FindingClassifier(nn.Module):
         self.head = nn.Linear(4 * widths[-1], len(config.modalities) * len(config.targets))
         self.register_buffer("thresholds", torch.full((len(config.modalities), len(config.targets)), 0.5))
         nn.init.zeros_(self.view_bias.weight)
+        fields = config.record_fields
+        self.record_head = RecordHead(4 * widths[-1], len(config.modalities), fields) if fields else None
 
     @property
     def feature_dim(self) -> int:
@@ -108,17 +127,26 @@ class FindingClassifier(nn.Module):
         return self.trunk(F.relu(x))
 
     def forward(self, images: Tensor, views: Tensor) -> Tensor:
-        """Logits ``[B, K]`` of images ``[B, 1, S, S]`` in [0, 1], each by the head of its view, long ``[B]`` (see :meth:`view`)."""
+        """Logits ``[B, K + C]`` of images ``[B, 1, S, S]`` in [0, 1], each by the head of its view, long ``[B]`` (see :meth:`view`).
+
+        The last C are the outputs of the record head; C is 0 without one.
+        """
         return self.logits_of_map(self.feature_map(images, views), views)
 
     def logits_of_map(self, feature_map: Tensor, views: Tensor) -> Tensor:
-        """The head: last map ``[B, C, h, w]`` -> logits ``[B, K]``."""
+        """The heads: last map ``[B, W, h, w]`` -> logits ``[B, K + C]``."""
         # Image left is the first half of the columns.
         pooled = torch.cat(
             [pool for half in feature_map.chunk(2, dim=-1) for pool in (half.mean((2, 3)), half.amax((2, 3)))], dim=1
         )
         logits = self.head(pooled).unflatten(1, (len(self.config.modalities), -1))  # [B, V, K]
-        return logits[torch.arange(len(views), device=views.device), views]
+        logits = logits[torch.arange(len(views), device=views.device), views]  # [B, K]
+        return logits if self.record_head is None else torch.cat([logits, self.record_head(pooled, views)], dim=1)
+
+    @property
+    def num_rows(self) -> int:
+        """K + C: length of a row of :meth:`predict`."""
+        return len(self.config.targets) + (0 if self.record_head is None else self.record_head.num_columns)
 
     def view(self, modality: str) -> int:
         """Index of an image modality; a DataError if the classifier was not trained on it."""
@@ -149,21 +177,28 @@ class FindingClassifier(nn.Module):
     def predict(
         self, images: Sequence[np.ndarray] | Tensor, modality: str, batch_size: int = 64
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Probabilities float32 ``[N, K]`` of the targets, and features float32 ``[N, feature_dim]`` (mean of the last map)."""
-        was_training, device = self.training, self.head.weight.device
+        """Rows float32 ``[N, K + C]``, and features float32 ``[N, feature_dim]`` (mean of the last map).
+
+        A row holds the probabilities of the targets, then what is read of a record (:meth:`RecordHead.read`).
+        """
+        was_training, device, num_targets = self.training, self.head.weight.device, len(self.config.targets)
         self.eval()
-        probabilities, features = [], []
+        rows, features = [], []
         for start in range(0, len(images), batch_size):
             batch = self.prepare(images[start : start + batch_size]).to(device)
             views = torch.full((len(batch),), self.view(modality), device=device)
             last = self.feature_map(batch, views)
-            probabilities.append(self.logits_of_map(last, views).sigmoid().float().cpu().numpy())
+            logits = self.logits_of_map(last, views)
+            parts = [logits[:, :num_targets].sigmoid().float()]
+            if self.record_head is not None:
+                parts.append(self.record_head.read(logits[:, num_targets:]))
+            rows.append(torch.cat(parts, dim=1).cpu().numpy())
             features.append(last.mean((2, 3)).float().cpu().numpy())
         self.train(was_training)
         # Also of no images at all.
-        if not probabilities:
-            return np.zeros((0, len(self.config.targets)), np.float32), np.zeros((0, self.feature_dim), np.float32)
-        return np.concatenate(probabilities), np.concatenate(features)
+        if not rows:
+            return np.zeros((0, self.num_rows), np.float32), np.zeros((0, self.feature_dim), np.float32)
+        return np.concatenate(rows), np.concatenate(features)
 
     def decide(self, probabilities: np.ndarray, modality: str) -> np.ndarray:
         """Probabilities ``[N, K]`` -> 0/1 by the thresholds of this view, float32 ``[N, K]``."""
@@ -193,10 +228,12 @@ class FindingClassifier(nn.Module):
                 fix="train one: python eval/train_classifier.py; or, for phantoms, classifier=demo",
             )
         try:
-            card = json.loads(card_path.read_text(encoding="utf-8"))
+            card = parse_json(card_path.read_bytes(), str(card_path), CheckpointError)
             model = from_dict(ClassifierConfig, card.pop("config"), source=str(card_path)).build()
             model.load_state_dict(load_file(weights))
-        except (json.JSONDecodeError, KeyError, SafetensorError, RuntimeError) as error:
+            for figures in (row for view in card.get("ceiling", {}).values() for row in view.values()):
+                float(figures["auroc"] or 0), float(figures["positives"] or 0)
+        except (LookupError, TypeError, AttributeError, ValueError, OSError, SafetensorError, RuntimeError) as error:
             raise CheckpointError(
                 f"the finding classifier in {directory} cannot be read: {str(error).splitlines()[0]}",
                 fix="train or copy it again",
@@ -222,6 +259,10 @@ class FindingClassifier(nn.Module):
             for target, figures in self.ceiling(modality).items()
             if (figures["auroc"] or 0) >= min_auroc and (figures["positives"] or 0) >= min_positives
         )
+
+    def judged_fields(self, modality: str) -> tuple[str, ...]:
+        """Fields of a record that it recognises in real held-out images of this view."""
+        return recognised(self.card.get("record_ceiling", {}).get(modality, {}))
 
 
 def target_truth(study: Study, targets: Sequence[str] = TARGETS) -> np.ndarray:

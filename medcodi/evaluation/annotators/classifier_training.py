@@ -19,6 +19,8 @@ from medcodi.config import config
 from medcodi.data.loading import DataConfig, StudyDataset
 from medcodi.errors import DataError
 from medcodi.evaluation.annotators.classifier import ClassifierConfig, FindingClassifier, target_truth
+from medcodi.evaluation.annotators.record_head import measure_reading
+from medcodi.metrics.fields import encoded_records
 from medcodi.metrics.findings import auroc, best_thresholds, finding_scores, import_auroc
 from medcodi.randomness import numpy_generator, torch_generator
 
@@ -52,11 +54,12 @@ class ImageBank:
     images: Tensor  # uint8 [M, S, S]
     views: Tensor  # int64 [M], index of the view
     truth: Tensor  # float32 [M, K] of 0, 1, NaN
+    values: Tensor  # float32 [M, F], values of the record's fields, NaN where unknown
 
     @classmethod
     def of(cls, dataset: StudyDataset, network: ClassifierConfig, title: str = "reading") -> ImageBank:
         """Read all studies of a dataset; no image at all, or one of another size than the network's, is a DataError."""
-        images, views, truth = [], [], []
+        images, views, truth, records = [], [], [], []
         for index in track(range(len(dataset)), description=title, transient=True):
             study = dataset[index]
             targets = target_truth(study, network.targets)
@@ -73,13 +76,16 @@ class ImageBank:
                     )
                 images.append(torch.from_numpy(np.round(image * 255).clip(0, 255).astype(np.uint8)))
                 views.append(view)
+                records.append(study.record or {})
                 truth.append(torch.from_numpy(targets))
         if not images:
             raise DataError(
                 "no images to train or judge a classifier on",
                 expected=f"studies with one of {', '.join(network.modalities)}",
             )
-        return cls(torch.stack(images), torch.tensor(views), torch.stack(truth))
+        fields = network.record_fields
+        values = encoded_records(fields, records) if fields else np.zeros((len(images), 0))
+        return cls(torch.stack(images), torch.tensor(views), torch.stack(truth), torch.from_numpy(values).float())
 
     def __len__(self) -> int:
         return len(self.images)
@@ -150,7 +156,9 @@ def fit(
     device = torch.device(options.device)
     model.to(device).to(memory_format=torch.channels_last).train()  # pyright: ignore[reportCallIssue]  # several times faster than NCHW on CPUs with AMX
     optimizer = torch.optim.AdamW(model.parameters(), lr=options.learning_rate, weight_decay=options.weight_decay)
-    weight = _positive_weight(bank.truth).to(device)
+    weight, num_targets = _positive_weight(bank.truth).to(device), len(model.config.targets)
+    if model.record_head is not None:
+        model.record_head.fit(bank.values)
     per_epoch = max(len(bank) // options.batch_size, 1)
     losses: list[float] = []
     for step in track(range(options.num_steps), description="training the finding classifier", disable=quiet):
@@ -170,7 +178,9 @@ def fit(
         )
         with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = model(images, bank.views[rows].to(device))
-        loss = _loss(logits, bank.truth[rows].to(device), weight)
+        loss = _loss(logits[:, :num_targets], bank.truth[rows].to(device), weight)
+        if model.record_head is not None:
+            loss = loss + model.record_head.loss(logits[:, num_targets:], bank.values[rows].to(device))
         # Backward and update.
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -181,8 +191,8 @@ def fit(
     return losses
 
 
-def probabilities_by_view(model: FindingClassifier, bank: ImageBank) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Modality -> (truth, probabilities), each ``[M_v, K]``, in float32 without autocast."""
+def rows_by_view(model: FindingClassifier, bank: ImageBank) -> dict[str, tuple[np.ndarray, np.ndarray, np.ndarray]]:
+    """Modality -> truth ``[M_v, K]``, values of the record ``[M_v, F]``, predicted rows ``[M_v, K + C]``, in float32 without autocast."""
     result = {}
     for view, modality in enumerate(model.config.modalities):
         rows = torch.nonzero(bank.views == view)[:, 0]
@@ -192,20 +202,22 @@ def probabilities_by_view(model: FindingClassifier, bank: ImageBank) -> dict[str
             for start in range(0, len(rows), 256)
         ]
         if parts:
-            result[modality] = bank.truth[rows].numpy(), np.concatenate(parts)
+            result[modality] = bank.truth[rows].numpy(), bank.values[rows].numpy(), np.concatenate(parts)
     return result
 
 
 def choose_thresholds(model: FindingClassifier, bank: ImageBank) -> None:
     """Set the thresholds of each view to the best F1 on validation studies."""
-    for modality, (truth, probabilities) in probabilities_by_view(model, bank).items():
-        model.thresholds[model.view(modality)] = torch.from_numpy(best_thresholds(truth, probabilities)).float()
+    for modality, (truth, _, rows) in rows_by_view(model, bank).items():
+        thresholds = best_thresholds(truth, rows[:, : len(model.config.targets)])
+        model.thresholds[model.view(modality)] = torch.from_numpy(thresholds).float()
 
 
 def measure_ceiling(model: FindingClassifier, bank: ImageBank) -> dict[str, dict[str, dict[str, float | None]]]:
     """Modality -> target -> auroc, f1, precision, recall, positives, studies, on unseen images (None where undefined)."""
     ceiling: dict[str, dict[str, dict[str, float | None]]] = {}
-    for modality, (truth, probabilities) in probabilities_by_view(model, bank).items():
+    for modality, (truth, _, rows) in rows_by_view(model, bank).items():
+        probabilities = rows[:, : len(model.config.targets)]
         scores = finding_scores(truth, model.decide(probabilities, modality), model.config.targets)
         ceiling[modality] = {}
         for k, target in enumerate(model.config.targets):
@@ -216,6 +228,15 @@ def measure_ceiling(model: FindingClassifier, bank: ImageBank) -> dict[str, dict
                 if name != "predicted"
             }
     return ceiling
+
+
+def measure_record_ceiling(model: FindingClassifier, bank: ImageBank) -> dict[str, dict[str, dict[str, float | None]]]:
+    """Modality -> field of a record -> what is read of it in unseen images, see :func:`measure_reading`."""
+    num_targets = len(model.config.targets)
+    return {
+        modality: measure_reading(model.config.record_fields, values, rows[:, num_targets:])
+        for modality, (_, values, rows) in rows_by_view(model, bank).items()
+    }
 
 
 def _describe(dataset: StudyDataset) -> dict[str, object]:
@@ -262,6 +283,8 @@ def train_classifier(options: ClassifierTrainConfig, *, quiet: bool = False) -> 
         "thresholds": "best F1 on the validation studies, per view and target",
         "ceiling": measure_ceiling(model, banks["test"]),
     }
+    if options.network.record_fields:
+        model.card["record_ceiling"] = measure_record_ceiling(model, banks["test"])
     model.save(Path(options.out))
     return model
 

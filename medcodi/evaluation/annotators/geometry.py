@@ -130,7 +130,7 @@ class GeometryAnnotator:
             r2 = {name: np.array(values) for name, values in card.pop("r2").items()}
             views = {name: _Ridge(*(parts[f"{name}.{part}"] for part in ("mean", "weight", "bias"))) for name in r2}
             return cls(views, tuple(card.pop("attributes")), r2, card)
-        except (SafetensorError, KeyError, TypeError, json.JSONDecodeError) as error:
+        except (SafetensorError, LookupError, TypeError, AttributeError, ValueError, OSError, RecursionError) as error:
             raise CheckpointError(f"{path} cannot be read: {error}", fix=fix) from None
 
 

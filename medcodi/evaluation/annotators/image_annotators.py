@@ -6,6 +6,7 @@ import hashlib
 from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from medcodi.evaluation.annotators.annotator import BatchAnnotator
 from medcodi.evaluation.annotators.classifier import FindingClassifier
 from medcodi.evaluation.annotators.feature_networks import XRV_WEIGHTS, import_xrv, xrv_input, xrv_network
 from medcodi.evaluation.annotators.weights import LoadRequest
+from medcodi.metrics.fields import Fields
 from medcodi.model import demo_checkpoint
 from medcodi.study import CHEXPERT_LABELS, Finding
 
@@ -39,10 +41,11 @@ XRV_LABELS: dict[str, tuple[str, ...]] = {
 
 
 class ImageAnnotator(BatchAnnotator):
-    """Images of one modality -> probabilities of findings, float32 ``[N, K]``."""
+    """Images of one modality -> probabilities of findings and values of a record's fields, float32 ``[N, K + C]``."""
 
     targets: tuple[str, ...]  # what each column is about: a label, or label/side
     modalities: tuple[str, ...]  # those that it was trained on; it judges nothing in others
+    fields: Fields = MappingProxyType({})  # of a record, which the last C columns are about
 
     def reads(self, modality: str) -> bool:
         """Whether it was trained on a modality."""
@@ -55,6 +58,10 @@ class ImageAnnotator(BatchAnnotator):
     @abstractmethod
     def judged(self, modality: str) -> tuple[str, ...]:
         """Targets that it annotates well enough in a modality."""
+
+    def judged_fields(self, modality: str) -> tuple[str, ...]:
+        """Fields of a record that it annotates well enough in a modality."""
+        return ()
 
     def identity(self, modality: str) -> str:
         """SHA-256 over name, weights, targets and modality."""
@@ -102,8 +109,8 @@ class ClassifierAnnotator(ImageAnnotator):
 
     def __init__(self, classifier: FindingClassifier, request: LoadRequest | None = None) -> None:
         self.classifier, self.targets = classifier, classifier.config.targets
-        self.modalities = classifier.config.modalities
-        super().__init__("demo", len(self.targets), request, batch_size=64)
+        self.modalities, self.fields = classifier.config.modalities, classifier.config.record_fields
+        super().__init__("demo", classifier.num_rows, request, batch_size=64)
 
     @classmethod
     def load(cls, request: LoadRequest) -> ClassifierAnnotator:
@@ -116,7 +123,7 @@ class ClassifierAnnotator(ImageAnnotator):
         return value.astype(np.float32) / 255
 
     def annotate_batch(self, prepared: Sequence[np.ndarray], modality: str) -> np.ndarray:
-        """Probabilities float32 ``[B, K]``."""
+        """Rows float32 ``[B, K + C]``."""
         return self.classifier.predict(prepared, modality)[0]
 
     def thresholds(self, modality: str) -> np.ndarray:
@@ -127,6 +134,10 @@ class ClassifierAnnotator(ImageAnnotator):
         """Targets that it recognises in real held-out images."""
         return self.classifier.judged(modality)
 
+    def judged_fields(self, modality: str) -> tuple[str, ...]:
+        """Fields of a record that it recognises in real held-out images."""
+        return self.classifier.judged_fields(modality)
+
     def describe(self) -> dict[str, Any]:
         """Name, hash, data, and what it reached on real held-out images."""
         card = self.classifier.card
@@ -136,6 +147,7 @@ class ClassifierAnnotator(ImageAnnotator):
             "data": card.get("data"),
             "sides": True,
             "measured": card.get("ceiling"),
+            **({"measured_record": card["record_ceiling"]} if "record_ceiling" in card else {}),
         }
 
 

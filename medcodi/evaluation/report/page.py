@@ -8,6 +8,7 @@ from typing import Any
 
 from medcodi.evaluation.provenance import machine
 from medcodi.evaluation.report.alarms import alarms
+from medcodi.evaluation.report.field_tables import field_sections
 from medcodi.evaluation.report.summary import summary_table, verdict
 from medcodi.evaluation.report.tables import (
     coherence_table,
@@ -25,7 +26,7 @@ from medcodi.evaluation.studies import Value
 from medcodi.modality import modality
 from medcodi.pages.charts import ForestRow, Range, forest_chart, range_chart
 from medcodi.pages.page import Cell, Head, PictureRow, Plot, Section, render_page, write_page
-from medcodi.study import Direction
+from medcodi.study import Direction, content_text
 
 PLOTTED = ("side_accuracy", "finding_auroc", "bleu_4", "cider")
 Picture = dict[str, Any]  # one study of results["pictures"]
@@ -69,14 +70,18 @@ def write_results_page(path: Path, results: Results, real: RealContent, generate
 
 def sections(results: Results, real: RealContent, generated: GeneratedContents) -> list[Section]:
     """The parts of the page, in order; arguments as of :func:`write_results_page`."""
-    parts = [_prompt_section(results), _range_section(results), _matrix_section(results), *_comparisons(results)]
+    matrix = _matrix_section(results)
+    parts = [_prompt_section(results), _range_section(results), *([matrix] if matrix.tables else [])]
+    parts += _comparisons(results)
     if (table := coherence_table(results)) is not None:
         text = (
             "Do the targets of one generation show one patient? Ceiling: real pairs. Floor: a target beside another "
             "generation's. Ranks are among all scored studies: chance gives half of them."
         )
         parts.append(Section(title="Coherence of what is generated jointly", text=text, tables=[table]))
-    parts.append(Section(title="Findings one by one", tables=finding_tables(results)))
+    parts += field_sections(results)
+    if tables := finding_tables(results):
+        parts.append(Section(title="Findings one by one", tables=tables))
     if results.get("pictures"):
         parts.append(_pictures(results, real, generated))
     # Lists, folded if they are long.
@@ -265,7 +270,8 @@ def _picture_row(direction: Direction, picture: Picture, real: RealContent, gene
     """One study: prompts, then each target as the systems generated it and as it truly is."""
 
     def cell(name: str, role: str, value: Value, note: str, label: str = "") -> Cell:
-        return Cell(caption=modality(name).title, role=role, value=value, note=note, label=label)
+        shown = content_text(value[0]) or "" if isinstance(value, tuple) else value  # of a record, its first draw
+        return Cell(caption=modality(name).title, role=role, value=shown, note=note, label=label)
 
     systems = picture["generated"]
     contents = {system: generated(system, direction, picture) for system in systems}

@@ -7,8 +7,10 @@ from typing import Any
 
 import numpy as np
 
+from medcodi.evaluation.report.field_tables import verdict_of_fields
 from medcodi.evaluation.report.wording import (
     NO_FINDING,
+    VERDICT_SHADE,
     Results,
     beside_macro,
     counted_findings,
@@ -29,7 +31,6 @@ from medcodi.pages.page import Figure, Table
 from medcodi.study import CHEXPERT_LABELS
 
 AGREEMENT = "finding_kappa"
-VERDICT_SHADE = {"better": 1.0, "alike": None, "worse": 0.0}
 ON_PAGE_ONLY = ("studies", "ceiling", "prompts shuffled")  # columns
 
 
@@ -142,10 +143,10 @@ def verdict(results: Results) -> list[str]:
             if scores["prompts"] and scores["primary"]["model"] and scores["primary"]["beats_shuffled"] is not None
         }
         if not prompted:
-            lines.append(f"{name}: no direction could be judged by findings.")
+            lines += [f"{name}: no direction could be judged by findings.", *verdict_of_fields(name, system)]
             continue
         lines.append(_verdict_of_system(name, prompted))
-        lines += _verdict_of_sides(name, system) + _verdict_of_pairs(name, system)
+        lines += _verdict_of_sides(name, system) + _verdict_of_pairs(name, system) + verdict_of_fields(name, system)
     return lines + _verdict_of_prompts(results) + _verdict_of_systems(results)
 
 

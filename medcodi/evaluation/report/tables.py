@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
-from medcodi.evaluation.report.summary import VERDICT_SHADE
 from medcodi.evaluation.report.wording import (
+    VERDICT_SHADE,
     Results,
     directions,
     interval,
@@ -26,7 +26,7 @@ from medcodi.study import CHEXPERT_LABELS
 _WORDS = {"better": "better", "worse": "worse", "alike": "not shown to differ"}
 
 
-def _system(results: Results, name: str) -> tuple[str, ...]:
+def system_cells(results: Results, name: str) -> tuple[str, ...]:
     """A cell with the system's name, or the head ``system``, if there are several systems."""
     return (name,) if several(results) else ()
 
@@ -51,16 +51,17 @@ def matrix_table(results: Results, kind: str, tables: tuple[str, ...], caption: 
         (
             pretty(name),
             modality(target).title,
-            *_system(results, system),
-            *(_matrix_cell(metric, metrics.get(metric)) for metric in chosen),
+            *system_cells(results, system),
+            *(matrix_cell(metric, metrics.get(metric)) for metric in chosen),
         )
         for system, name, target, metrics in scored
     ]
-    heads = ("direction", "target", *_system(results, "system"))
+    heads = ("direction", "target", *system_cells(results, "system"))
     return Table(columns=(*heads, *map(title, chosen)), rows=rows, caption=caption, left=len(heads))
 
 
-def _matrix_cell(metric: str, figure: dict[str, Any] | None) -> Figure:
+def matrix_cell(metric: str, figure: dict[str, Any] | None) -> Figure:
+    """A figure with its interval, floor and ceiling, coloured between them."""
     if not figure or figure.get("value") is None:
         return Figure(text="–")
     marks = (("f", "floor"), ("h", "halves"), ("c", "ceiling"))
@@ -88,12 +89,12 @@ def coherence_table(results: Results) -> Table | None:
         (
             pretty(name),
             Figure(text=" and ".join(pair.split("+")), below=order),
-            *_system(results, system),
-            *(_matrix_cell(metric, metrics.get(metric)) for metric in present),
+            *system_cells(results, system),
+            *(matrix_cell(metric, metrics.get(metric)) for metric in present),
         )
         for system, name, pair, order, metrics in scored
     ]
-    heads = ("direction", "pair", *_system(results, "system"))
+    heads = ("direction", "pair", *system_cells(results, "system"))
     caption = (
         "value [95 % interval]; f: floor, a target beside another patient's generation; c: ceiling, real pairs; below, the share of the "
         "ceiling. Colours run from floor (red) to ceiling (green)."
@@ -106,7 +107,7 @@ def finding_tables(results: Results) -> list[Table]:
     tables = []
     for target in MODALITIES:
         scored = [
-            (": ".join((*_system(results, system), pretty(name))), scores["targets"][target]["findings"])
+            (": ".join((*system_cells(results, system), pretty(name))), scores["targets"][target]["findings"])
             for system, name, scores in directions(results)
             if target in scores["targets"]
         ]
@@ -198,7 +199,7 @@ def comparison_table(tests: Sequence[dict[str, Any]], second: str) -> Table | No
 def left_out_table(results: Results) -> Table | None:
     """Directions and metrics that are missing, and why."""
     rows = [
-        (pretty(entry["direction"]), *_system(results, entry["system"]), "all", "every figure", *_numbers(entry))
+        (pretty(entry["direction"]), *system_cells(results, entry["system"]), "all", "every figure", *_numbers(entry))
         for entry in results.get("directions_left_out", ())
     ]
     for system, name, scores in directions(results):
@@ -206,15 +207,15 @@ def left_out_table(results: Results) -> Table | None:
             for entry in own["left_out"]:
                 metric, colon, rest = entry["metric"].partition(":")
                 rows.append(
-                    (pretty(name), *_system(results, system), part, title(metric) + colon + rest, *_numbers(entry))
+                    (pretty(name), *system_cells(results, system), part, title(metric) + colon + rest, *_numbers(entry))
                 )
     for entry in results["comparisons"]["left_out"]:
         against = pretty(entry["against"]) if "against" in entry else entry["systems"][1]
         system = entry["system"] if "system" in entry else entry["systems"][0]
         test = f"paired test: {title(entry['metric'])}"
         direction = f"{pretty(entry['direction'])}, against {against}"
-        rows.append((direction, *_system(results, system), entry["target"], test, *_numbers(entry)))
-    columns = ("direction", *_system(results, "system"), "target", "metric", "needs", "has", "why")
+        rows.append((direction, *system_cells(results, system), entry["target"], test, *_numbers(entry)))
+    columns = ("direction", *system_cells(results, "system"), "target", "metric", "needs", "has", "why")
     return Table(columns=columns, rows=rows, left=6) if rows else None
 
 
@@ -232,7 +233,7 @@ def flag_table(results: Results) -> Table | None:
     rows = [
         (
             pretty(name),
-            *_system(results, system),
+            *system_cells(results, system),
             modality(target).title,
             kind,
             Figure(text=f"{flag['count']} of {scores['num_studies']}", value=flag["count"]),
@@ -242,7 +243,7 @@ def flag_table(results: Results) -> Table | None:
         for target, own in scores["targets"].items()
         for kind, flag in own["flags"].items()
     ]
-    columns = ("direction", *_system(results, "system"), "target", "contents are", "how many", "studies")
+    columns = ("direction", *system_cells(results, "system"), "target", "contents are", "how many", "studies")
     return Table(columns=columns, rows=rows, left=3) if rows else None
 
 
@@ -263,7 +264,8 @@ def provenance_tables(results: Results) -> list[Table]:
             yield name, ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
 
     readers = {name: description for name, description in results["readers"].items() if description}
-    readers["images"] = {key: value for key, value in (readers.get("images") or {}).items() if key != "measured"}
+    measured = ("measured", "measured_record")
+    readers["images"] = {key: value for key, value in (readers.get("images") or {}).items() if key not in measured}
     systems = {
         name: {key: value for key, value in system.items() if key != "directions"}
         for name, system in results["systems"].items()

@@ -13,6 +13,7 @@ NO_FINDING = "No Finding"
 Results = dict[str, Any]  # the content of results.json
 # Distance of floor and ceiling: less says nothing, and noise may exchange them.
 LEAST_SPAN = 0.02
+VERDICT_SHADE = {"better": 1.0, "alike": None, "worse": 0.0}
 _ARROWS = {"up": " ↑", "down": " ↓", "": ""}
 
 

@@ -8,7 +8,7 @@ patients, which needs no second generation and leaves the model's marginal behav
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,6 +18,7 @@ from medcodi.errors import DataError
 from medcodi.evaluation.annotations import AnnotationTable, StudyTable
 from medcodi.evaluation.config import ScoringConfig
 from medcodi.evaluation.scoring.figures import TargetScores
+from medcodi.evaluation.scoring.groups import groups_of
 from medcodi.metrics.bootstrap import resampling_weights
 from medcodi.metrics.text import TextScorer
 from medcodi.randomness import numpy_generator
@@ -105,6 +106,16 @@ class ScoredStudies:
         """True sides, int8 ``[N, 14]``."""
         return self.table.sides[self.rows]
 
+    @cached_property
+    def groups(self) -> tuple[list[str], str]:
+        """The group of each, and why there is none: see :func:`groups_of`."""
+        groups, reason = groups_of(self.table, self.config.subgroup_by)
+        return [groups[row] for row in self.rows] if groups else [], reason
+
+    def records(self, modality: str) -> np.ndarray:
+        """True values of the records of one modality, float64 ``[N, F]``, NaN where unknown."""
+        return self.table.records[modality][self.rows]
+
 
 @dataclass
 class Case:
@@ -116,6 +127,9 @@ class Case:
     real: AnnotationTable
     scorer: TextScorer | None = None  # of texts; None without a text target
     scores: TargetScores = field(default_factory=TargetScores)  # what the groups of metrics fill in
+    prompted_by: tuple[str, ...] = ()  # the direction's prompts
+    # real contents of the prompts that were annotated, in the order of the studies
+    prompts: Mapping[str, AnnotationTable] = field(default_factory=dict)
 
     @property
     def config(self) -> ScoringConfig:

@@ -15,6 +15,7 @@ from medcodi.evaluation.scoring.distributions import score_frechet, score_kernel
 from medcodi.evaluation.scoring.figures import TargetScores, plain, value_of
 from medcodi.evaluation.scoring.findings import score_findings
 from medcodi.evaluation.scoring.metrics import METRIC_GROUPS, PRIMARY
+from medcodi.evaluation.scoring.records import flag_records, score_obedience, score_records
 from medcodi.evaluation.scoring.similarity import (
     flag_images,
     flag_texts,
@@ -23,13 +24,14 @@ from medcodi.evaluation.scoring.similarity import (
     score_texts,
 )
 from medcodi.evaluation.scoring.statistics import F1Statistic, StudyStatistic
+from medcodi.evaluation.scoring.subgroups import score_subgroups
 from medcodi.metrics.bootstrap import bootstrap_interval, known_mean, paired_difference
 from medcodi.metrics.findings import Confusion
 from medcodi.metrics.text import TextScorer
-from medcodi.modality import MODALITIES
+from medcodi.modality import MODALITIES, Kind
 from medcodi.study import CHEXPERT_LABELS, Direction
 
-# Group of metrics -> the function that adds its figures to a case; "coherence" is of pairs.
+# Group of metrics -> the function that adds its figures to a case; "coherence" is of pairs, "subgroups" of what the others found.
 SCORERS: dict[str, Callable[[Case], None]] = {
     "findings": score_findings,
     "frechet": score_frechet,
@@ -38,7 +40,10 @@ SCORERS: dict[str, Callable[[Case], None]] = {
     "diversity": score_diversity,
     "similarity": score_similarity,
     "text": score_texts,
+    "records": score_records,
+    "obedience": score_obedience,
 }
+FLAGS: dict[Kind, Callable[[Case], None]] = {"image": flag_images, "text": flag_texts, "table": flag_records}
 
 
 @dataclass
@@ -88,21 +93,25 @@ def score_direction(
     """
     # Each target by itself: the groups of metrics, then what is odd.
     cases = []
+    prompts = {name: real[name].at(studies.rows) for name in direction.prompts if name in real}
     for target in direction.targets:
-        case = Case(target, studies, generated[target].at(studies.rows), real[target].at(studies.rows), scorer)
+        tables = generated[target].at(studies.rows), real[target].at(studies.rows)
+        case = Case(target, studies, *tables, scorer, prompted_by=direction.prompts, prompts=prompts)
         kind = MODALITIES[target].kind
         for group in studies.config.metrics:
             if group in SCORERS and kind in METRIC_GROUPS[group] and (group != "text" or scorer is not None):
                 SCORERS[group](case)
-        (flag_images if kind == "image" else flag_texts)(case)
+        if "subgroups" in studies.config.metrics and kind in METRIC_GROUPS["subgroups"]:
+            score_subgroups(case)
+        FLAGS[kind](case)
         cases.append(case)
     scores = DirectionScores(direction, studies.rows, {case.target: case.scores for case in cases})
-    # Pairs of targets.
-    if "coherence" in studies.config.metrics and len(cases) > 1:
-        scores.coherence = score_coherence(cases, geometry or {})
+    # Pairs of targets in which findings are annotated.
+    paired = [case for case in cases if "labels" in case.generated.arrays]
+    if "coherence" in studies.config.metrics and len(paired) > 1:
+        scores.coherence = score_coherence(paired, geometry or {})
     # The figure that decides, and what the prompts show.
-    prompts = [real[name].at(studies.rows) for name in direction.prompts if name in real]
-    scores.primary = primary_figure(scores, studies, legible_findings(prompts))
+    scores.primary = primary_figure(scores, studies, legible_findings(list(prompts.values())))
     return scores
 
 

@@ -57,6 +57,7 @@ class TargetScores:
     floors: dict[str, StudyStatistic] = field(default_factory=dict)
     ceilings: dict[str, StudyStatistic] = field(default_factory=dict)
     counted: list[int] = field(default_factory=list)  # columns of CheXpert's labels that count here
+    subgroups: dict[str, dict[str, Any]] = field(default_factory=dict)  # metric -> groups, worst, best, gap
 
     def leave_out(self, metric: str, reason: str, needed: int | None = None, available: int | None = None) -> None:
         """List a metric as left out."""
@@ -111,4 +112,5 @@ class TargetScores:
             "left_out": self.left_out,
             "notes": self.notes,
             "flags": self.flags,
+            **({"subgroups": self.subgroups} if self.subgroups else {}),
         }

@@ -16,6 +16,9 @@ METRIC_GROUPS: dict[str, tuple[Kind, ...]] = {
     "similarity": ("image",),  # to the true image
     "text": ("text",),  # overlap with the true report
     "coherence": (),
+    "records": ("table",),  # against the true record
+    "obedience": ("image",),  # to a record that prompts
+    "subgroups": ("image", "text"),  # metrics of findings by groups of patients
 }
 
 
@@ -24,7 +27,8 @@ class Metric:
     """One metric."""
 
     title: str  # for pages
-    table: str  # which table of the page: findings, images, reports, coherence, other
+    # which table of the page: findings, images, reports, coherence, records, obedience, other
+    table: str
     better: str = "up"  # "up", "down"; "" if neither is better
 
 
@@ -62,6 +66,19 @@ METRICS: dict[str, Metric] = {
     "radgraph_partial": Metric("RadGraph F1, partial", "reports"),
     "radgraph_complete": Metric("RadGraph F1, complete", "reports"),
     "ratescore": Metric("RaTEScore", "reports"),
+    # Of each field of a record (`record_mae/age`), and of what a film shows of it.
+    "record_mae": Metric("mean error", "records", "down"),
+    "record_r2": Metric("R²", "records"),
+    "record_r": Metric("correlation", "records"),
+    "record_accuracy": Metric("accuracy", "records"),
+    "record_auroc": Metric("AUROC", "records"),
+    "record_coverage": Metric("truth within the draws", "records", ""),
+    "record_spread": Metric("spread / error", "records", ""),
+    "obedience_mae": Metric("mean error, shown", "obedience", "down"),
+    "obedience_r2": Metric("R², shown", "obedience"),
+    "obedience_r": Metric("correlation, shown", "obedience"),
+    "obedience_accuracy": Metric("accuracy, shown", "obedience"),
+    "obedience_auroc": Metric("AUROC, shown", "obedience"),
 }
 
 ALL_TARGETS = "all"  # in comparisons: the primary figure

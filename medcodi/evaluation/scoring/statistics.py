@@ -9,6 +9,7 @@ from typing import Any, Protocol, Self
 import numpy as np
 
 from medcodi.metrics.bootstrap import Statistic, paired_difference, resampling_weights, weighted_mean
+from medcodi.metrics.fields import NUMBERS
 from medcodi.metrics.findings import Confusion, auprc_statistic, auroc_statistic, mean_statistic
 from medcodi.metrics.paired import paired_test, stacked_confusion
 from medcodi.metrics.text import TextScorer
@@ -80,6 +81,37 @@ class RatioStatistic:
         """The ratio over both."""
         top, bottom = np.concatenate([self.top, other.top]), np.concatenate([self.bottom, other.bottom])
         return RatioStatistic(top, bottom).statistic()
+
+
+@dataclass(frozen=True)
+class NumberStatistic:
+    """R² of numbers, or their correlation with the truth: both ``[N]``, NaN if unknown."""
+
+    truth: np.ndarray
+    values: np.ndarray
+    measure: str  # key of `NUMBERS`
+
+    def statistic(self) -> Statistic:
+        """Over the known studies; NaN without any."""
+        known = ~np.isnan(self.truth) & ~np.isnan(self.values)
+        if not known.any():
+            return lambda weights: np.full(len(weights), np.nan)
+        function = NUMBERS[self.measure](self.truth[known], self.values[known])
+
+        def statistic(weights: np.ndarray) -> np.ndarray:
+            with np.errstate(invalid="ignore", divide="ignore"):
+                return function(weights[:, known])
+
+        return statistic
+
+    def take(self, rows: Sequence[int]) -> NumberStatistic:
+        """The same for some of the studies."""
+        return NumberStatistic(self.truth[list(rows)], self.values[list(rows)], self.measure)
+
+    def stacked(self, other: NumberStatistic) -> Statistic:
+        """Over both."""
+        truth, values = np.concatenate([self.truth, other.truth]), np.concatenate([self.values, other.values])
+        return NumberStatistic(truth, values, self.measure).statistic()
 
 
 @dataclass(frozen=True)

@@ -31,17 +31,18 @@ def read_contents(path: Path, direction: Direction) -> tuple[str, Contents] | No
 
 
 def _values(target: str, array: np.ndarray) -> list[Value]:
-    if MODALITIES[target].kind == "text":
-        return list(json.loads(str(array)))
-    return list(array.astype(np.float32) / 255)
+    if MODALITIES[target].kind == "image":
+        return list(array.astype(np.float32) / 255)
+    # A text, or the draws of a record.
+    return [value if isinstance(value, str) else tuple(value) for value in json.loads(str(array))]
 
 
 def write_contents(path: Path, key: str, contents: Mapping[str, Sequence[Value]]) -> None:
-    """Write one file atomically: 8-bit images, texts as JSON, and the key of everything they depend on."""
+    """Write one file atomically: 8-bit images, texts and records as JSON, and the key of everything they depend on."""
     arrays: dict[str, Any] = {
-        target: np.array(json.dumps(values))
-        if MODALITIES[target].kind == "text"
-        else np.stack([np.round(np.asarray(value) * 255).astype(np.uint8) for value in values])  # [N, H, W]
+        target: np.stack([np.round(np.asarray(value) * 255).astype(np.uint8) for value in values])  # [N, H, W]
+        if MODALITIES[target].kind == "image"
+        else np.array(json.dumps(values))
         for target, values in contents.items()
     }
     with atomic.writing(path, error=DataError) as file:

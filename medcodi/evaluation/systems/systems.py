@@ -16,16 +16,17 @@ from medcodi.data.generated_files import GeneratedFile, Listing, read_generated
 from medcodi.data.refusals import Refused
 from medcodi.distributed import Ranks
 from medcodi.errors import DataError, did_you_mean
-from medcodi.evaluation.studies import Exclusion, HeldOutStudies, Shard, Value, eight_bit
+from medcodi.evaluation.studies import Exclusion, HeldOutStudies, Shard, Value, as_annotated
 from medcodi.evaluation.systems.contents import ContentFolder, Contents
 from medcodi.generation.pipeline import generate_batch
 from medcodi.generation.request import truncations
-from medcodi.modality import names
+from medcodi.modality import MODALITIES, names
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.randomness import seed_from_keys
-from medcodi.study import Direction
+from medcodi.record import RecordConfig
+from medcodi.study import Content, Direction
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,11 @@ class ModelSystem:
     fingerprint: str  # hash of the model's weights
     resume: bool = True  # whether shards that are there, with the same key, are not generated again
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
+    draws: int = 1  # of each study, where nothing but records is generated
+
+    def num_draws(self, direction: Direction) -> int:
+        """How often each study is generated: a film takes too long to be drawn for the spread of the record beside it."""
+        return self.draws if all(MODALITIES[target].kind == "table" for target in direction.targets) else 1
 
     def key(self, direction: Direction, shard: Shard) -> str:
         """Hash of everything that a shard's contents depend on."""
@@ -88,8 +94,9 @@ class ModelSystem:
             [self.held_out.ids[row], {name: self.held_out.hashes[row][name] for name in direction.prompts}]
             for row in shard.rows
         ]
-        arithmetic = [self.execution.arithmetic] if self.execution.arithmetic else []
-        return _digest(self.fingerprint, to_dict(self.generation), self.seed, str(direction), studies, *arithmetic)
+        more: list[Any] = [self.execution.arithmetic] if self.execution.arithmetic else []
+        more += [{"draws": num}] if (num := self.num_draws(direction)) > 1 else []
+        return _digest(self.fingerprint, to_dict(self.generation), self.seed, str(direction), studies, *more)
 
     def produce(
         self, direction: Direction, contents: ContentFolder, ranks: Ranks, on_studies: Callable[[int], None]
@@ -105,7 +112,13 @@ class ModelSystem:
                     key = self.key(direction, shard)
                     if not self.resume or contents.read(direction, shard, key) is None:
                         generated = generate_studies(
-                            self.model, direction, self.held_out, shard.rows, self.generation, self.seed
+                            self.model,
+                            direction,
+                            self.held_out,
+                            shard.rows,
+                            self.generation,
+                            self.seed,
+                            self.num_draws(direction),
                         )
                         contents.write(direction, shard, key, generated)
                     on_studies(len(shard.rows))
@@ -134,7 +147,7 @@ class ModelSystem:
         counts: dict[str, dict[str, int]] = {}
         prompts = {name for direction in self.directions for name in direction.prompts}
         for name in sorted(prompts & set(names("text"))):
-            texts = self.held_out.values(name, self.held_out.having([name]))
+            texts = [str(text) for text in self.held_out.values(name, self.held_out.having([name]))]
             if cut := sum(bool(truncations(self.model, {name: text})) for text in texts):
                 counts[name] = {"studies": len(texts), "truncated": cut}
         return counts
@@ -147,20 +160,26 @@ def generate_studies(
     rows: Sequence[int],
     generation: GenerationConfig,
     seed: int,
+    num_draws: int = 1,
 ) -> Contents:
-    """Generate the targets of a direction for some studies, as one batch.
+    """Generate the targets of a direction for some studies, each draw as one batch.
 
-    Each study has its own seed, a function of (seed, study). Images are rounded to 8 bits, as files would hold them.
+    Each study has its own seed, a function of (seed, study), and of the number of the draw after the first. Images are rounded to 8 bits,
+    as files would hold them.
     """
     prompts = [{name: held_out.studies[row].contents[name] for name in direction.prompts} for row in rows]
-    seeds = [seed_from_keys("evaluate", seed, held_out.ids[row]) for row in rows]
-    samples = generate_batch(model, prompts, direction.targets, seeds, generation)
-    return {
-        target: [
-            eight_bit(value) if isinstance(value := sample[target], np.ndarray) else str(value) for sample in samples
-        ]
-        for target in direction.targets
-    }
+    ids = [held_out.ids[row] for row in rows]
+    draws: list[list[dict[str, Content]]] = []
+    for draw in range(num_draws):
+        seeds = [seed_from_keys("evaluate", seed, study_id, *([draw] if draw else [])) for study_id in ids]
+        draws.append(generate_batch(model, prompts, direction.targets, seeds, generation))
+    # Of a record every draw, of all else the first.
+    contents: Contents = {}
+    for target in direction.targets:
+        values = [[as_annotated(sample[target]) for sample in samples] for samples in draws]
+        is_record = MODALITIES[target].kind == "table"
+        contents[target] = [sum(own, ()) if is_record else own[0] for own in zip(*values, strict=True)]  # type: ignore[misc]
+    return contents
 
 
 @dataclass
@@ -276,7 +295,11 @@ class ExternalSystem:
         for target, file in files.items():
             content = read_generated(file, target, self.held_out.image_size)
             sizes.update([content.size] if content.size else [])
-            values[target] = content.value if isinstance(content.value, str) else eight_bit(content.value)
+            value = content.value
+            if not isinstance(value, np.ndarray | str):  # a record: fields that the data lack are not scored
+                schema = RecordConfig(fields=dict(self.held_out.fields))
+                value = schema.parse({name: one for name, one in value.items() if name in schema.fields}, Refused)
+            values[target] = as_annotated(value)
             hashes[target] = content.sha256
         return values, hashes
 

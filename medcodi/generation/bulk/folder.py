@@ -17,6 +17,7 @@ from medcodi.metrics.labeler import label_report, labels_from_findings
 from medcodi.modality import names
 from medcodi.model.generation_config import RENAMED, with_new_names
 from medcodi.storage import atomic
+from medcodi.storage.checked_json import foreign
 from medcodi.storage.job_folder import JobFolder, JobKind
 from medcodi.study import CHEXPERT_LABELS
 
@@ -120,8 +121,11 @@ class SynthesisFolder:
         """The rows that ranks of this run and of earlier ones could not carry out."""
         failures = {}
         for file in sorted((self.out / "failures").glob("rank-*.json")):
-            for row in json.loads(file.read_text(encoding="utf-8")):
-                failures[row["number"]] = BadRow(**row)
+            with foreign(
+                str(file), expected="rows that failed, as a synthesis writes them", fix="remove it, and run again"
+            ):
+                for row in json.loads(file.read_text(encoding="utf-8")):
+                    failures[int(row["number"])] = BadRow(**row)
         return [failures[number] for number in sorted(failures)]
 
     def collect(
@@ -154,7 +158,8 @@ class SynthesisFolder:
                 break
         if not pending:  # no study is being written any more: what is half written is of killed runs
             for half in (*self.out.glob(".*.partial/"), self.out / ".staging"):  # the last: of version 0.1
-                if half.is_dir():
+                # Another rank may be writing the tables: the next write of a table sweeps what was left of it.
+                if half.is_dir() and not half.name.startswith((f".{RESULTS}.", f".{FAILED}.")):
                     atomic.remove(half)
         return len(done), len(failed), pending
 

@@ -260,7 +260,7 @@ class _Worker:
         for row in rows.values():
             try:
                 check_modalities(self.model, row.direction)
-                check_prompt_files(row.prompts)
+                check_prompt_files(row.prompts, self.model.config)
             except (DataError, PromptError) as error:
                 self.fail(BadRow(number=row.number, id=row.id, message=str(error)))
 

@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.config import config
+from medcodi.data.tables import MAX_CELL, is_absent
 from medcodi.errors import DataError, PromptError, did_you_mean, one_of
 from medcodi.generation.request import check_request
 from medcodi.modality import MODALITIES, in_table_order, names
 from medcodi.model.generation_config import ORDERS
 from medcodi.randomness import seed_from_keys
+from medcodi.record import fields_in_columns
+from medcodi.storage.checked_json import parse_json
 from medcodi.storage.names import collision_key, is_plain_name
 from medcodi.study import Direction
 
@@ -24,7 +27,7 @@ _FILES = {f"{name}_file": name for name in names("text")}  # columns with the pa
 COLUMNS = ("id", "targets", "seed", "num_samples", "weights", "order", *MODALITIES, *_FILES)
 RESULT_COLUMNS = (
     "study_id", *MODALITIES, "seed", "id", "row", "sample", "direction",
-    *(f"{name}_text" for name in names("text")), *(f"{name}_sha256" for name in MODALITIES),
+    *(f"{name}_text" for name in (*names("text"), *names("table"))), *(f"{name}_sha256" for name in MODALITIES),
     *(f"{name}_prompt" for name in MODALITIES), *(f"{name}_prompt_sha256" for name in MODALITIES),
     *(f"{name}_prompt_truncated" for name in names("text")), "model", "model_sha256", "settings",
 )  # fmt: skip
@@ -113,7 +116,8 @@ def read_manifest(path: Path, defaults: RowDefaults, keep: Sequence[str] = ()) -
 
 
 def _check_columns(columns: set[str], keep: Sequence[str], path: Path) -> None:
-    for name in sorted(columns - set(COLUMNS) - set(keep)):
+    fields = {column for column in columns if column.partition(".")[0] in names("table")}  # checked by the model
+    for name in sorted(columns - set(COLUMNS) - fields - set(keep)):
         raise DataError(
             f"{path} has an unknown column {name!r}",
             expected="the columns of a manifest",
@@ -130,10 +134,16 @@ def _check_columns(columns: set[str], keep: Sequence[str], path: Path) -> None:
             )
 
 
+def is_row_id(name: str) -> bool:
+    """Whether a name can be the id of a row, and so the name of a folder."""
+    return _ID.fullmatch(name) is not None and is_plain_name(name)
+
+
 def _csv(data: bytes, path: Path) -> Iterator[Mapping[str, Any] | DataError]:
     # Bytes that are not UTF-8 become surrogates, so that only their own cell is refused (in _text).
     text = data.decode("utf-8-sig", errors="surrogateescape")
     first = text.partition("\n")[0]
+    csv.field_size_limit(MAX_CELL)
     reader = csv.reader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=first.count), strict=True)
     header: list[str] | None = None
     while True:
@@ -156,14 +166,15 @@ def _csv(data: bytes, path: Path) -> Iterator[Mapping[str, Any] | DataError]:
             if len(set(header)) != len(header):
                 raise DataError(f"{path} has a column twice: {', '.join(header)}", expected="every column once")
         elif any(cell.strip() for cell in cells):
-            if len(cells) > len(header):
+            # A row with more or fewer cells was torn: its report may be a part of one.
+            if len(cells) != len(header):
                 yield DataError(
                     f"line {start} has {len(cells)} cells",
-                    expected=f"at most {len(header)}, as the header has",
-                    fix="quote cells that hold the separator",
+                    expected=f"{len(header)}, as the header has",
+                    fix="quote cells that hold the separator or a line break",
                 )
             else:
-                yield dict(zip(header, cells, strict=False))
+                yield dict(zip(header, cells, strict=True))
 
 
 def _jsonl(data: bytes) -> Iterator[Mapping[str, Any] | DataError]:
@@ -171,11 +182,9 @@ def _jsonl(data: bytes) -> Iterator[Mapping[str, Any] | DataError]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line.decode("utf-8"))
-        except UnicodeDecodeError:
-            yield DataError(f"line {number} is not UTF-8 text", fix="save it as UTF-8")
-        except json.JSONDecodeError as error:
-            yield DataError(f"line {number} is not JSON: {error}", expected="one object a line")
+            values = parse_json(line, f"line {number}")
+        except DataError as error:
+            yield error
         else:
             refusal = DataError(f"line {number} holds a {type(values).__name__}", expected="an object such as {}")
             yield values if isinstance(values, dict) else refusal
@@ -189,7 +198,7 @@ def _row(
     name = ""
     try:
         name = _text(cells, "id") or f"row-{number}"
-        if not _ID.fullmatch(name) or not is_plain_name(name):
+        if not is_row_id(name):
             raise DataError(
                 f"the id {name!r} cannot name a folder",
                 expected="at most 120 letters, digits, '.', '_' and '-', the first a letter or digit, the last no '.'; no device such as CON",
@@ -210,7 +219,16 @@ def _checked(
         if text and modality in prompts:
             raise DataError(f"both {modality} and {column} are given", expected="one of them", fix="empty one cell")
         if text:
-            prompts[modality] = text if column in names("text") else root / text
+            is_inline = column in names("text") or (column in names("table") and not text.lower().endswith(".json"))
+            prompts[modality] = text if is_inline else root / text
+    # A record may have a column for each field.
+    for table in names("table"):
+        texts = {field: _text(cells, f"{table}.{field}") for field in fields_in_columns(cells, table)}
+        fields = {field: text for field, text in texts.items() if text}
+        if fields and table in prompts:
+            raise DataError(f"both {table} and {table}.{next(iter(fields))} are given", expected="one of them")
+        if fields:
+            prompts[table] = json.dumps(fields)
     # Seed, number of samples and targets, with the defaults.
     seed, num_samples = _integer(cells, "seed"), _integer(cells, "num_samples")
     if seed is None:
@@ -232,17 +250,20 @@ def _checked(
         seed=seed,
         num_samples=num_samples,
         order=order,
-        kept={column: _text(cells, column) for column in keep},
+        kept={column: _text(cells, column, as_written=True) for column in keep},
     )
 
 
-def _text(cells: Mapping[str, Any], column: str) -> str:
+def _text(cells: Mapping[str, Any], column: str, *, as_written: bool = False) -> str:
+    """A cell as text, "" where it stands for nothing (``nan``, ``None``); ``as_written``: also where it does."""
     value = cells.get(column)
     if value is None:
         return ""
+    if isinstance(value, dict) and column in names("table"):
+        return json.dumps(value)
     if isinstance(value, bool | list | dict):
         raise DataError(f"{column} holds {json.dumps(value)[:60]}", expected="a text or a number")
-    text = str(value).strip()
+    text = "" if is_absent(str(value)) and not as_written else str(value).strip()
     if any("\ud800" <= letter <= "\udfff" for letter in text):
         raise DataError(f"{column} is not UTF-8 text", fix="save the manifest as UTF-8")
     return text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from medcodi.data.dataset import StudyDataset
 from medcodi.errors import DataError
 from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.stages.encoded import EncodedBatch
+from medcodi.storage.checked_json import foreign
 from medcodi.storage.job_folder import JobFolder
 from medcodi.storage.names import plain_name
 from medcodi.training.caching.format import CACHE, CRC, NULLS, CacheKey, damaged, file_row_of
@@ -33,11 +35,17 @@ def open_cache(folder: Path, key: CacheKey, dataset: StudyDataset | None = None)
     job.check()
     count = getattr(dataset, "modality_counts", None)
     if count is not None and index.get("complete"):
-        expected = {name: num for name, num in count().items() if name in index["present"]}
-        stored = {name: index["present"][name] for name in expected}
+        with _as_written(folder):
+            expected = {name: num for name, num in count().items() if name in index["present"]}
+            stored = {name: index["present"][name] for name in expected}
         if stored != expected:
             raise DataError(f"{folder} counts {stored}", expected=f"{expected}, as the dataset does", fix=AGAIN)
     return EncodedStudies(folder)
+
+
+def _as_written(folder: Path) -> AbstractContextManager[None]:
+    """Around what reads the values of a cache, which may be anybody's."""
+    return foreign(str(folder), expected="a cache as medcodi data cache writes it", fix=AGAIN)
 
 
 class EncodedStudies:
@@ -52,20 +60,26 @@ class EncodedStudies:
         index = self._job.read_index()
         if index is None or not index.get("complete"):
             raise DataError(f"{folder} holds no finished cache", fix="run medcodi data cache again: it resumes")
+        with _as_written(folder):
+            self._read_index(folder, index)
+        self._maps: dict[int, np.ndarray] = {}
+        self._nulls = self._read_nulls()
+
+    def _read_index(self, folder: Path, index: dict[str, Any]) -> None:
         self.folder, self.key = folder, CacheKey.from_json(index["key"])
         self.name = f"{self.key.dataset} (encoded)"
         self.image_size, self.fingerprint = self.key.image_size, self.key.data  # of the dataset that was encoded
         self._parts: list[dict[str, Any]] = index["parts"]
         for part in self._parts:
             plain_name(part["file"], f"{folder}/{CACHE.index_file}")
-        self.present: dict[str, int] = index["present"]  # modality -> studies that have it
+        self.present = {
+            str(name): int(num) for name, num in index["present"].items()
+        }  # modality -> studies that have it
         self.num_bytes = sum(part["bytes"] for part in [*self._parts, index["nulls"]])  # of all arrays
         self._ids = [pair for part in self._parts for pair in self._ids_of(part)]  # [study, patient] of each row
         if len(self._ids) != self.key.studies:
             raise DataError(f"{folder} holds {len(self._ids):,} studies", expected=f"{self.key.studies:,}", fix=AGAIN)
         self._size = int(self._parts[0]["rows"])  # of every shard but the last
-        self._maps: dict[int, np.ndarray] = {}
-        self._nulls = self._read_nulls()
 
     def __len__(self) -> int:
         return len(self._ids)

@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from medcodi.distributed import Ranks
+from medcodi.transfer import to_device
 
 ROWS = "rows:"  # prefix of the names, in a state, of sums over rows: they weigh the same on any number of ranks
 ONCE_PER_RANK = ("grad_norm", "clipped")  # counted once per step on each rank, not once per micro-batch
@@ -61,7 +62,8 @@ class NamedMeans(Metric):
         if pairs:
             parts.append(torch.stack([value.to(device) for value in pairs.values()]).double())
         if numbers:
-            parts.append(torch.tensor([[value, 1.0] for value in numbers.values()], dtype=torch.float64).to(device))
+            pairs_of_numbers = torch.tensor([[value, 1.0] for value in numbers.values()], dtype=torch.float64)
+            parts.append(to_device(pairs_of_numbers, device))
         entries = torch.cat(parts)
 
         # A value that is NaN, or that no row has, adds nothing.

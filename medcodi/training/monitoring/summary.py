@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,6 +26,9 @@ class RunStory:
     alerts: list[tuple[int, str]] = field(default_factory=list)  # (step, text) of the signs of trouble
 
 
+LARGEST = 1e100  # of a figure: charts compute with its square
+
+
 def read_story(root: str | Path) -> RunStory:
     """Read a run's ``log.jsonl``.
 
@@ -43,13 +45,14 @@ def read_story(root: str | Path) -> RunStory:
         )
     story = RunStory(root.resolve().name, root)
     for text in path.read_text(encoding="utf-8").splitlines():
-        with suppress(ValueError, KeyError):  # the last line of a run that is training, or was killed, may be cut short
+        # The last line of a run that is training, or was killed, may be cut short; a log may be anybody's.
+        with suppress(ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             line = json.loads(text)
             step = int(line.pop("step"))
             story.alerts.extend((step, sign) for sign in line.pop("alerts", []))
             timing = {f"timing/{name}": value for name, value in line.pop("timing", {}).items()}
             for name, value in {**line, **timing}.items():
-                if isinstance(value, (int, float)) and math.isfinite(value):
+                if isinstance(value, (int, float)) and abs(value) < LARGEST:  # no NaN
                     story.curves.setdefault(name, []).append((step, float(value)))
     if not story.curves:
         raise TrainingError(f"{path} holds no values yet", fix="wait for tracking.log_every steps")

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import json
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -12,7 +10,9 @@ from typing import Any
 
 import numpy as np
 
+from medcodi.data.tables import read_rows
 from medcodi.errors import DataError, did_you_mean
+from medcodi.storage.checked_json import parse_json
 from medcodi.turing.answers.schema import FACTS, TABLE, AnswerRow, NumberColumn, mark_value, read_row
 from medcodi.turing.design.tasks import TaskKind, task_kind
 from medcodi.turing.statistics.consistency import Repeats
@@ -207,9 +207,12 @@ def read_answers(place: str | Path) -> Answers:
         )
     facts_path = path.with_name(FACTS)
     try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            rows = list(csv.DictReader(file))
-        facts = json.loads(facts_path.read_text(encoding="utf-8")) if facts_path.is_file() else {}
-    except (UnicodeDecodeError, csv.Error, json.JSONDecodeError) as error:
+        rows = [row.cells for row in read_rows(path)]
+        facts = parse_json(facts_path.read_bytes(), FACTS) if facts_path.is_file() else {}
+    except (OSError, DataError) as error:
         raise DataError(f"{path} or its {FACTS} cannot be read: {error}", fix="import the results again") from None
+    if not isinstance(facts, dict) or not isinstance(facts.get("tasks", {}), dict):
+        raise DataError(
+            f"{facts_path} holds no facts of an import", expected="an object", fix="import the results again"
+        )
     return answers_from_rows(rows, facts, source=str(path))

@@ -21,6 +21,8 @@ from typing import Any
 
 from medcodi.errors import DataError
 from medcodi.storage import atomic
+from medcodi.storage.checked_json import foreign, parse_json
+from medcodi.storage.names import plain_name
 
 FIXED_TIME = 946_684_800  # time of every file: 2000-01-01 00:00:00 UTC
 FIXED_DATE = (2000, 1, 1, 0, 0, 0)  # the same in archives
@@ -104,8 +106,8 @@ def read_study_script(path: Path) -> dict[str, Any]:
     """
     try:
         match = _STUDY_CALL.fullmatch(path.read_text(encoding="utf-8"))
-        study = json.loads(match.group(1)) if match else None
-    except (OSError, ValueError):
+        study = parse_json(match.group(1).encode(), str(path)) if match else None
+    except (OSError, ValueError, DataError):
         study = None
     if not isinstance(study, dict):
         raise DataError(
@@ -167,8 +169,12 @@ def open_bundle(path: str | Path) -> ReaderBundle:
         if not isinstance(study.get("trials"), list) or not isinstance(study.get("tasks"), list):
             raise DataError(f"{folder / READER_STUDY} has no trials", expected=f"{READER_STUDY} as exported")
         readers.append(ReaderFolder(folder.name, folder, archive if archive.is_file() else None, study))
+        with foreign(str(folder / READER_STUDY), expected=f"{READER_STUDY} as exported", fix="export again"):
+            for trial in study["trials"]:
+                for panel in trial["panels"]:
+                    plain_name(panel["payload"], str(folder / READER_STUDY))
     try:
-        facts = json.loads((path / "bundle.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        facts = parse_json((path / "bundle.json").read_bytes(), "bundle.json")
+    except (OSError, DataError):
         facts = {}
-    return ReaderBundle(path, facts, readers)
+    return ReaderBundle(path, facts if isinstance(facts, dict) else {}, readers)

@@ -10,6 +10,7 @@ from typing import Any
 
 from medcodi.config import from_dict
 from medcodi.errors import DataError
+from medcodi.storage.checked_json import foreign, parse_json, shown
 from medcodi.turing.bundle.canonical import sha256_of
 from medcodi.turing.design.config import ReaderStudyConfig
 
@@ -92,12 +93,25 @@ def read_key(place: str | Path) -> AnswerKey:
             fix="give the custodian's folder, or its copy; without the key no result can be read",
         )
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+        values = parse_json(path.read_bytes(), str(path))
+    except (OSError, DataError):
         values = None
     wanted = ("bundle_id", "salt", "study", "trials", "items")
     if not isinstance(values, dict) or values.get("format") != FORMAT or any(name not in values for name in wanted):
         raise DataError(
             f"{path} is not a key", expected=f"format {FORMAT} with " + ", ".join(wanted), fix="use the copy of it"
         )
-    return AnswerKey(values)
+    # Its SHA-256 says whether it was changed; here, that it can be read at all.
+    with foreign(str(path), expected="a key as medcodi turing export writes it", fix="use the copy of it"):
+        for name, kind in {"bundle_id": str, "salt": str, "study": dict, "trials": dict, "items": dict}.items():
+            if not isinstance(values[name], kind):
+                raise TypeError(f"{name} is {shown(values[name])}")
+        key = AnswerKey(values)
+        items = [dict(item) for item in key.items.values()]
+        entries = [dict(entry) for trials in key.trials.values() for entry in trials.values()]
+        tasks = {task.id for task in key.study.tasks}
+        if not all(isinstance(item["patients"], list) and isinstance(item["case"], str) for item in items):
+            raise TypeError("an item without a case and patients")
+        if not all(entry.get("item") in (None, *key.items) and entry["task"] in tasks for entry in entries):
+            raise KeyError("a trial of an item or task that is not in it")
+    return key

@@ -18,6 +18,7 @@ import numpy as np
 from PIL import Image
 
 from medcodi.errors import DataError
+from medcodi.storage.checked_json import parse_json
 from medcodi.turing.design.blinding import WHITE
 
 _PNG = b"\x89PNG\r\n\x1a\n"
@@ -93,8 +94,17 @@ class Payload:
 
     @property
     def text(self) -> str:
-        """Text without the padding."""
-        return self.data.decode("utf-8").rstrip(" ")
+        """Text without the padding.
+
+        Raises:
+            DataError: If it is none.
+        """
+        try:
+            return self.data.decode("utf-8").rstrip(" ")
+        except UnicodeDecodeError:
+            raise DataError(
+                f"payload {self.pid} is no text", expected="a payload as exported", fix="export again"
+            ) from None
 
 
 def read_payload(path: Path) -> Payload:
@@ -107,7 +117,7 @@ def read_payload(path: Path) -> Payload:
     if not match:
         raise DataError(f"{path.name} is not a payload", expected='MEDCODI_PAYLOAD("id", {...}); and nothing else')
     try:
-        fields = json.loads(match.group(2))
+        fields = parse_json(match.group(2).encode(), path.name)
         data = base64.b64decode(fields.pop("data"), validate=True)
     except (ValueError, KeyError, AttributeError, TypeError) as error:
         raise DataError(f"{path.name} cannot be read: {error}", expected="JSON with base64 data") from None

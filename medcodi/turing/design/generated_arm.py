@@ -105,7 +105,7 @@ class GeneratedFolder:
             for case, direction in requests
         }
 
-    def _read(self, case: str, modality: str) -> np.ndarray | str:
+    def _read(self, case: str, modality: str) -> Content:
         try:
             return read_generated(self.files[case][modality], modality, allow_constant=False).value
         except Refused as error:

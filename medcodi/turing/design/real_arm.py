@@ -13,7 +13,7 @@ from medcodi.data.domain import agreement_of
 from medcodi.data.image_files import read_image
 from medcodi.data.reports import normalise_report
 from medcodi.data.sources import SOURCES
-from medcodi.data.sources.record import LeftOut, Record
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
@@ -166,30 +166,30 @@ def open_real(
             fix="check --real",
         )
     row = SOURCES[kind]
-    records = list(row.announce(kind, {"path": str(path)}))
-    arm = RealArm(path.name, agreement_of(path, *(record.metadata for record in records[:50])), [])
-    for record in records:
-        _add_record(arm, record)
+    studies = list(row.announce(kind, {"path": str(path)}))
+    arm = RealArm(path.name, agreement_of(path, *(study.metadata for study in studies[:50])), [])
+    for study in studies:
+        _add_study(arm, study)
     return arm
 
 
-def _add_record(arm: RealArm, record: Record) -> None:
-    arm.left_out.extend(record.spare)
-    if record.refused is not None:
-        arm.left_out.append(record.refused)
+def _add_study(arm: RealArm, study: AnnouncedStudy) -> None:
+    arm.left_out.extend(study.spare)
+    if study.refused is not None:
+        arm.left_out.append(study.refused)
         return
-    modalities = frozenset([*record.images, *record.texts])
-    arm.cases.append(RealCase(record.study_id, record.patient_id, modalities, partial(_read_record, record)))
+    modalities = frozenset([*study.images, *study.texts])
+    arm.cases.append(RealCase(study.study_id, study.patient_id, modalities, partial(_read_study, study)))
 
 
-def _read_record(record: Record) -> Study:
-    """The study of a record, images in their own size: the blinding pipeline resizes them, not the source."""
-    images = {name: read_image(file) for name, file in record.images.items()}
-    texts = {name: normalise_report(text) for name, text in record.texts.items()}
+def _read_study(study: AnnouncedStudy) -> Study:
+    """The study, images in their own size: the blinding pipeline resizes them, not the source."""
+    images = {name: read_image(file) for name, file in study.images.items()}
+    texts = {name: normalise_report(text) for name, text in study.texts.items()}
     return Study(
-        study_id=record.study_id,
-        patient_id=record.patient_id,
+        study_id=study.study_id,
+        patient_id=study.patient_id,
         contents={**images, **texts},
-        labels=record.labels,
-        metadata=record.metadata,
+        labels=study.labels,
+        metadata=study.metadata,
     )

@@ -16,7 +16,9 @@ from typing import Any
 import numpy as np
 from scipy.stats import binomtest
 
+from medcodi.config import from_dict
 from medcodi.errors import DataError
+from medcodi.storage.checked_json import foreign
 from medcodi.turing.bundle.files import READER_STUDY, ReaderBundle, open_bundle
 from medcodi.turing.bundle.key import AnswerKey, read_key
 from medcodi.turing.design.blinding import BlindingConfig
@@ -24,7 +26,16 @@ from medcodi.turing.design.items import GENERATED, REAL
 from medcodi.turing.lint.features import PayloadFeatures, file_features, name_features
 from medcodi.turing.lint.files import Leak, check_files
 from medcodi.turing.lint.multiplicity import multiplicity_leaks
-from medcodi.turing.lint.separation import ALPHA, Auc, auc_of, chance_of_turns, classifier_scores, outlier_test
+from medcodi.turing.lint.separation import (
+    ALPHA,
+    SHARE,
+    Auc,
+    auc_of,
+    chance_of_classifier,
+    chance_of_turns,
+    classifier_scores,
+    outlier_test,
+)
 
 FIXES = {
     "grey offset": "both arms through the exporter's grey range; blinding.depth no finer than the coarser arm",
@@ -67,6 +78,7 @@ class LintReport:
         return {"clean": self.clean, **asdict(self)}
 
 
+@foreign("the bundle", expected="a bundle as medcodi turing export writes it", fix="export it again")
 def lint_bundle(
     place: str | Path, key: str | Path | AnswerKey | None = None, on_step: Callable[[int, int], None] | None = None
 ) -> LintReport:
@@ -122,7 +134,7 @@ def _check_key(bundle: ReaderBundle, key: AnswerKey) -> None:
 def _blinding(bundle: ReaderBundle, key: AnswerKey | None) -> BlindingConfig:
     if key is not None:
         return key.study.blinding
-    return BlindingConfig(**bundle.facts["blinding"]) if "blinding" in bundle.facts else BlindingConfig()
+    return from_dict(BlindingConfig, bundle.facts.get("blinding") or {}, source="bundle.json")
 
 
 # ---- names and encodings, as a reader sees them ----------------------------------------------------------------------
@@ -220,7 +232,7 @@ def _test_columns(report: LintReport, tables: Sequence[_Table]) -> None:
     columns = [(table, *name, scores) for table in tables for name, scores in table.columns.items()]
     # Bonferroni over both tests of every feature that varies; one that is constant raises no alarm.
     varying = sum(len(np.unique(scores)) > 1 for *_, scores in columns)
-    alpha = ALPHA / max(1, 2 * varying)
+    alpha = SHARE / max(1, 2 * varying)
     for table, probe, name, scores in columns:
         feature = f"{table.what}, {name}"
         auc = auc_of(scores, table.generated, 1 - alpha)
@@ -243,9 +255,11 @@ def _test_classifiers(
         table = _averaged(modality, places, features.appearance.get)
         jobs += [(table, False, f"{modality}, what is seen")] if table else []
     for table, fails, what in jobs:
-        scores = classifier_scores(np.stack(list(table.columns.values()), axis=1), table.generated, table.cases)
-        auc = auc_of(scores, table.generated, 1 - ALPHA / len(jobs) if fails else 0.95)
-        leaks = fails and auc.low > 0.5
+        columns = np.stack(list(table.columns.values()), axis=1)  # [N, D]
+        scores = classifier_scores(columns, table.generated, table.cases)
+        auc = auc_of(scores, table.generated, 1 - SHARE / len(tables) if fails else 0.95)
+        alpha = SHARE / len(tables)
+        leaks = fails and auc.value > 0.5 and chance_of_classifier(columns, table.generated, table.cases, alpha) < alpha
         (report.tested if fails else report.reported).append(Separation(f"classifier: {what}", auc, leaks))
         if leaks:
             detail = f"a small classifier over {what} tells the arms apart, {auc.words()}"
@@ -271,7 +285,9 @@ def _order_leaks(bundle: ReaderBundle, key: AnswerKey) -> list[Leak]:
         counted = [entry for entry in known if not entry["practice"] and entry["arm"] in (REAL, GENERATED)]
         for task in dict.fromkeys(entry["task"] for entry in known):
             orders[task].append([entry["arm"] == GENERATED for entry in counted if entry["task"] == task])
-    alpha = ALPHA / max(1, 2 * len(orders))
+    alpha = SHARE / max(
+        1, 2 * len(orders) + bool(sides)
+    )  # early or late, and a pattern, of each task; and the sides of pairs
     for task, arms in orders.items():
         # Early or late: area under the curve of the position.
         positions = np.array([place / max(1, len(row) - 1) for row in arms for place in range(len(row))])
@@ -283,6 +299,6 @@ def _order_leaks(bundle: ReaderBundle, key: AnswerKey) -> list[Leak]:
         chance = chance_of_turns(arms)
         if chance < alpha:
             leaks.append(Leak("order", f"task {task!r}: the arms follow a pattern (runs test, p = {chance:.1g})"))
-    if sides and binomtest(sum(sides), len(sides)).pvalue < ALPHA:
+    if sides and binomtest(sum(sides), len(sides)).pvalue < alpha:
         leaks.append(Leak("order", f"the real item of a pair is on the left {sum(sides)} times of {len(sides)}"))
     return leaks

@@ -13,7 +13,7 @@ from medcodi.turing.bundle.key import AnswerKey
 from medcodi.turing.design.items import GENERATED, MISMATCHED, REAL
 from medcodi.turing.lint.features import PayloadFeatures
 from medcodi.turing.lint.files import Leak
-from medcodi.turing.lint.separation import ALPHA, auc_of, outlier_test
+from medcodi.turing.lint.separation import SHARE, auc_of, outlier_test
 
 _FIX = "more real studies, so that none is shown in two places; then export again"
 
@@ -54,7 +54,7 @@ def _of_reader(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) 
             (MISMATCHED, (REAL,), "in_folder"),
         )
     ]
-    alpha = ALPHA / max(1, 2 * len(contrasts))
+    alpha = SHARE / max(1, 2 * len(contrasts))
     for task, panel, arm, others, where in contrasts:
         own = [entry for entry in shown if (entry.task, entry.panel) == (task, panel) and entry.arm in (arm, *others)]
         times, marked = (

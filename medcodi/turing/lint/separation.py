@@ -14,6 +14,8 @@ from scipy.stats import fisher_exact, norm, rankdata
 from medcodi.randomness import numpy_generator
 
 ALPHA = 0.01  # probability of a false alarm for a whole clean bundle, shared by all tests
+# Share of each family of tests: features, classifiers, order, multiplicity; each divides its own among its tests (Bonferroni).
+SHARE = ALPHA / 4
 
 
 @dataclass(frozen=True)
@@ -101,15 +103,53 @@ def classifier_scores(
     Returns:
         float ``[N]``; higher is more like the generated arm.
     """
+    return _scores_of_folds(features, np.asarray(generated, dtype=bool)[:, None], groups, ridge)[:, 0]
+
+
+def chance_of_classifier(features: np.ndarray, generated: np.ndarray, groups: Sequence[str], alpha: float) -> float:
+    """p-value of the classifier's area under the curve: the share of exchanged arms that it separates as well.
+
+    Out-of-fold scores depend on each other, so an interval for independent ones alarms too often. Arms are exchanged between
+    cases with as many rows, and within a case; ``alpha`` is the level that the p-value will be compared with.
+    """
+    generated = np.asarray(generated, dtype=bool)
+    own = _areas(classifier_scores(features, generated, groups)[:, None], generated[:, None])[0]
+    names, cluster = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
+    sizes = np.bincount(cluster, minlength=len(names))
+    rng = numpy_generator("turing-lint-exchange", len(generated))
+    num, as_good, done = int(np.ceil(8 / alpha)), 0, 0
+    while done < num:
+        count = min(4000, num - done)
+        exchanged = np.empty((count, len(generated)), dtype=bool)
+        for size in np.unique(sizes):
+            rows = np.stack([np.flatnonzero(cluster == group) for group in np.flatnonzero(sizes == size)])  # [G, S]
+            # Between cases, then within each.
+            order = rng.random((count, len(rows))).argsort(axis=1)
+            arms = generated[rows][order]  # [P, G, S]
+            exchanged[:, rows] = np.take_along_axis(arms, rng.random(arms.shape).argsort(axis=2), axis=2)
+        areas = _areas(_scores_of_folds(features, exchanged.T, groups, 1.0), exchanged.T)
+        as_good += int((areas >= own - 1e-9).sum())
+        done += count
+    return (1 + as_good) / (1 + num)
+
+
+def _areas(scores: np.ndarray, generated: np.ndarray) -> np.ndarray:
+    """Area under the curve of each column: ``[N, P]``, bool ``[N, P]`` -> ``[P]``."""
+    m = generated.sum(0)
+    return ((rankdata(scores, axis=0) * generated).sum(0) - m * (m + 1) / 2) / (m * (len(scores) - m))
+
+
+def _scores_of_folds(features: np.ndarray, generated: np.ndarray, groups: Sequence[str], ridge: float) -> np.ndarray:
+    """The same for each column of arms: bool ``[N, P]`` -> float ``[N, P]``."""
     features = np.nan_to_num(np.asarray(features, dtype=np.float64))
     target = np.where(generated, 1.0, -1.0)
     # At most ten folds of whole groups.
     names, cluster = np.unique(np.asarray(groups, dtype=object).astype(str), return_inverse=True)
     fold = numpy_generator("turing-lint-folds", len(names)).permutation(len(names))[cluster] % min(10, len(names))
-    scores = np.zeros(len(target))
+    scores = np.zeros(target.shape)
     for number in np.unique(fold):
         train, test = fold != number, fold == number
-        if not train.any() or generated[train].all() or not generated[train].any():
+        if not train.any():
             continue
         # Standardise by the training rows.
         mean, spread = features[train].mean(0), features[train].std(0)
@@ -117,7 +157,7 @@ def classifier_scores(
         if not used.any():
             continue
         x = (features[:, used] - mean[used]) / spread[used]
-        centred = target[train] - target[train].mean()
+        centred = target[train] - target[train].mean(0)  # zero where only one arm is in training
         # The dual form has one unknown per row, whatever the number of features.
         kernel = x[train] @ x[train].T / x.shape[1]
         weights = np.linalg.solve(kernel + ridge * np.eye(int(train.sum())) * 0.1, centred)

@@ -30,6 +30,8 @@ def test_a_default_folder_is_numbered(tmp_path: Path, monkeypatch: pytest.Monkey
 def test_a_text_prompt_may_come_from_a_file(tmp_path: Path) -> None:
     (tmp_path / "report.txt").write_text("Kleiner Erguß.", encoding="utf-8")
     assert read_prompts([f"report=@{tmp_path}/report.txt"]) == {"report": "Kleiner Erguß."}
+    (tmp_path / "report.txt").write_text("Kleiner Erguß.", encoding="utf-8-sig")  # with a byte order mark
+    assert read_prompts([f"report=@{tmp_path}/report.txt"]) == {"report": "Kleiner Erguß."}
     assert read_prompts(["frontal=@odd.png"]) == {"frontal": "@odd.png"}
 
 

@@ -61,6 +61,34 @@ except SystemExit:
 """
 
 
+# A refusal of a path is there in seconds, because what takes longer is not loaded before; the first line, before anything is.
+NO_NETWORKS = """
+import sys
+from medcodi.app.cli import main
+try:
+    main(sys.argv[1:])
+except SystemExit as stop:
+    assert stop.code == 2, stop.code
+    assert not {"diffusers", "open_clip", "transformers", "accelerate", "sklearn"} & set(sys.modules), sys.modules.keys()
+"""
+
+
+@pytest.mark.parametrize(
+    ("arguments", "loading"),
+    [
+        (["train", "--config", "tiny/autoencode", "data=no/such/data"], "Loading the run of tiny/autoencode ..."),
+        (["evaluate", "--data", "no/such/data"], "Loading"),
+    ],
+)
+def test_a_path_that_is_not_there_is_refused_before_libraries_are_loaded(
+    arguments: list[str], loading: str, tmp_path: Path
+) -> None:
+    command = [sys.executable, "-c", NO_NETWORKS, *arguments]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0 and done.stderr.startswith(loading), done.stderr
+    assert "no/such" in done.stderr and "Fix:" in done.stderr and not list(tmp_path.iterdir())
+
+
 def test_help_does_not_wait_for_torch() -> None:
     subprocess.run([sys.executable, "-c", NO_TORCH], check=True, capture_output=True, timeout=120)
 

@@ -1,14 +1,18 @@
-"""Progress bars."""
+"""Progress bars, notes and tables."""
 
 from __future__ import annotations
 
 import io
+import warnings
 
 import pytest
 import typer
 from rich.console import Console
+from rich.table import Table
 
-from medcodi.app.terminal import INTERRUPTED, Commands, count_progress, counting_bar
+from medcodi.app.terminal import INTERRUPTED, Commands, count_progress, counting_bar, domain_notes, show
+from medcodi.console import SafeConsole
+from medcodi.errors import DomainWarning
 
 
 def test_items_of_an_earlier_run_do_not_count_for_the_rate() -> None:
@@ -47,3 +51,21 @@ def test_ctrl_c_is_one_line_that_says_how_to_resume(
     with pytest.raises(SystemExit) as left:
         typer.main.get_command(app).main(args=["jobs", command])
     assert left.value.code == INTERRUPTED and capsys.readouterr().err == line
+
+
+def test_a_table_is_as_wide_as_the_terminal_and_no_figure_is_cut() -> None:
+    table = Table(*("a very long title of a column" for _ in range(9)))
+    table.add_row(*(f"0.{number}23456789" for number in range(9)))
+    page = io.StringIO()
+    show(table, SafeConsole(file=page, width=80))
+    lines = page.getvalue().splitlines()
+    assert lines and max(map(len, lines)) <= 80 and "…" not in page.getvalue()
+
+
+def test_a_request_outside_the_domain_is_a_note_on_the_terminal_once(capsys: pytest.CaptureFixture[str]) -> None:
+    with domain_notes():
+        for _ in range(2):
+            warnings.warn("the frontal is a real film", DomainWarning, stacklevel=1)
+        with pytest.warns(UserWarning, match="another"):
+            warnings.warn("another warning", UserWarning, stacklevel=1)
+    assert capsys.readouterr().err == "Warning: the frontal is a real film.\n"

@@ -132,12 +132,12 @@ def test_a_table_without_patients_is_refused_with_the_options(tmp_path: Path) ->
     path.write_text("Path,view,report,study_id\n" + "\n".join(rows) + "\n")
     with pytest.raises(DataError, match=r"no column of patients.*patient_pattern.*study_is_patient"):
         prepared(tmp_path / "out", "csv", path)
-    from medcodi.data.sources.csv_table import CsvConfig, records
+    from medcodi.data.sources.csv_table import CsvConfig, studies
 
-    found = list(records(CsvConfig(path=str(path), patient_pattern=r"(patient\d+)")))
-    assert [record.patient_id for record in found] == ["patient00001", "patient00001", "patient00002"]
+    found = list(studies(CsvConfig(path=str(path), patient_pattern=r"(patient\d+)")))
+    assert [study.patient_id for study in found] == ["patient00001", "patient00001", "patient00002"]
     with pytest.raises(DataError, match="line 2: no patient .none matches"):
-        list(records(CsvConfig(path=str(path), patient_pattern=r"(pat_\d+)")))
+        list(studies(CsvConfig(path=str(path), patient_pattern=r"(pat_\d+)")))
 
 
 @pytest.mark.parametrize("name", ["sep_ls", "sep_vt"])

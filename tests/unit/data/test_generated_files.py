@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import numpy as np
@@ -74,7 +75,7 @@ def test_a_table(tmp_path: Path) -> None:
         ("study,direction,frontal\ns1,report->frontal,a\n", "expected columns study_id"),
         ("study_id,direction,frontal\n,report->frontal,a\n", "line 2: no study_id"),
         ("study_id,direction,frontal\ns1,report->frontals,a\n", "frontals"),
-        ("study_id,direction,frontal\n", "holds nothing"),
+        ("study_id,direction,frontal\n", "holds no rows"),
         (
             "study_id,direction,report\ns1,frontal->report,Clear.\ns2,frontal->report,\n",
             "line 3, report: the cell is empty",
@@ -121,3 +122,15 @@ def test_odd_contents_are_read_and_broken_ones_refused(tmp_path: Path) -> None:
 def test_a_folders_name_gives_its_direction() -> None:
     assert direction_folder(Direction.parse("frontal+report->lateral")) == "frontal+report_to_lateral"
     assert direction_folder(Direction((), ("report",))) == "nothing_to_report"
+
+
+def test_a_generated_record_may_have_a_column_for_each_field(tmp_path: Path) -> None:
+    rows = [
+        "study_id,direction,record.age,record.sex,record",
+        "s1,frontal->record,71,F,",
+        "s2,frontal->record,,,r.json",
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(rows))
+    listing = list_generated(tmp_path / "t.csv")[Direction.parse("frontal->record")]
+    assert json.loads(listing["s1"]["record"].text) == {"age": "71", "sex": "F"}
+    assert listing["s2"]["record"].path == tmp_path / "r.json"

@@ -142,3 +142,10 @@ def test_what_cannot_be_used_is_refused(tmp_path: Path, collection: Collection) 
     with pytest.raises(DataError, match="'Lateral', and 'Frontal' before|'Frontal', and 'Lateral' before"):
         collection.prepare()
     assert not (tmp_path / "out").exists()
+
+
+def test_two_parts_of_one_label_are_one_section(tmp_path: Path) -> None:
+    collection = Collection(tmp_path / "openi")
+    collection.study(1, "Frontal", findings='Heart is big.</AbstractText><AbstractText Label="Findings">Left effusion.')
+    collection.prepare()
+    assert "Heart is big. Left effusion." in str(open_dataset(tmp_path / "out", "train")[0].report)

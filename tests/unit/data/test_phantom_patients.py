@@ -10,9 +10,9 @@ from medcodi.data.dataset import PHANTOMS_PER_SPLIT, row_from_study, study_from_
 from medcodi.data.loading import DataConfig
 from medcodi.data.sources.phantom import PhantomDataset, body_of, draw_visit, phantom_visit_study
 from medcodi.data.sources.phantom.body import LASTING
-from medcodi.data.sources.phantom.records import NOISE, PHANTOM_RECORD, expected_values
+from medcodi.data.sources.phantom.records import NOISE, expected_values
 from medcodi.errors import DataError
-from medcodi.metrics.labeler import label_report
+from medcodi.record import CLINICAL_RECORD
 
 
 @lru_cache
@@ -52,16 +52,15 @@ def test_findings_change_between_visits():
     assert all(len(visit.findings) <= 4 for pair in pairs for visit in pair)
 
 
-def test_the_report_tells_the_findings_and_may_name_age_and_sex():
+def test_the_report_may_name_age_and_sex():
     named = 0
-    for visit in visits(300):
-        read = {finding.label for finding in label_report(visit.report) if finding.state == "positive"}
-        assert read - {"No Finding", "Lung Opacity"} == {finding.label for finding in visit.findings}
+    for visit in visits()[:300]:
         if visit.report.startswith("INDICATION"):
             named += 1
-            assert str(visit.body.age) in visit.report.splitlines()[0]
+            indication = visit.report.splitlines()[0].lower()
+            assert str(visit.body.age) in indication
             words = ("woman", "female", "lady") if visit.body.sex == "F" else (" man", " male", "gentleman")
-            assert any(word in visit.report.splitlines()[0] for word in words)
+            assert any(word in indication for word in words)
     assert 80 < named < 160
 
 
@@ -70,7 +69,7 @@ def test_values_follow_the_truth_by_the_relations_that_are_written_down(name):
     pairs = [(visit.record.get(name), expected_values(visit.body, visit.findings)[name]) for visit in visits()]
     known = [(value, expected) for value, expected in pairs if value is not None]
     assert 0.08 < 1 - len(known) / len(pairs) < 0.16  # missing
-    field = PHANTOM_RECORD.fields[name]
+    field = CLINICAL_RECORD.fields[name]
     residuals = np.array([(np.log(v) if field.scale == "log" else v) - expected for v, expected in known])
     # Oxygen saturation ends at 100, so its noise is cut on one side.
     slack = 0.25 if name == "oxygen_saturation" else 5 / np.sqrt(len(known))
@@ -135,3 +134,11 @@ def test_the_dataset_knows_its_version_and_records():
         != PhantomDataset(2, image_size=32, version=2, studies_per_patient=2).fingerprint
     )
     assert one.record(0) is None and two.record(1) == two[1].record and two.report(1) == two[1].report
+
+
+@pytest.mark.parametrize(("version", "per_patient"), [(1, 1), (2, 4)])
+def test_identifiers_are_known_without_the_films(version: int, per_patient: int) -> None:
+    phantoms = PhantomDataset(6, 3, 32, 40, version, per_patient)
+    for index in (0, 5):
+        study = phantoms[index]
+        assert phantoms.identifiers(index) == (study.study_id, study.patient_id)

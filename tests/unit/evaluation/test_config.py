@@ -5,8 +5,15 @@ from __future__ import annotations
 import pytest
 
 from medcodi.config import from_dict, to_dict
-from medcodi.errors import ConfigError, MedCoDiError
-from medcodi.evaluation.config import UNCONDITIONAL, EvaluateConfig, ScoringConfig
+from medcodi.errors import ConfigError, MedCoDiError, PromptError
+from medcodi.evaluation.config import (
+    UNCONDITIONAL,
+    EvaluateConfig,
+    ScoringConfig,
+    default_directions,
+    named_directions,
+)
+from medcodi.evaluation.provenance import scoring_protocol
 
 DATA = {"source": "phantom", "num_studies": 8, "image_size": 32}
 
@@ -22,10 +29,10 @@ def test_scoring_is_a_part_of_the_configuration() -> None:
 
 
 def test_directions_are_all_or_those_that_are_named() -> None:
-    assert len(config().model_directions) == 13 and config().model_directions[-1] == UNCONDITIONAL
+    assert len(config().model_directions()) == 13 and config().model_directions()[-1] == UNCONDITIONAL
     assert config().requested_directions is None
     named = config(directions=["report->frontal"])
-    assert named.requested_directions == named.model_directions and len(named.model_directions) == 1
+    assert named.requested_directions == named.model_directions() and len(named.model_directions()) == 1
 
 
 def test_a_model_generates_unless_only_other_systems_are_evaluated() -> None:
@@ -81,8 +88,24 @@ def test_the_old_name_of_a_key_is_read_with_a_notice() -> None:
         config(joint_guidance_scale=3.0, environment_guidance_scale=2.0)
 
 
-def test_a_record_prompts_and_is_no_target() -> None:
-    data = {"source": "phantom", "num_studies": 8, "image_size": 32, "version": 2}
-    assert from_dict(EvaluateConfig, {"data": data, "out": "x", "directions": ["record->frontal"]}).directions
-    with pytest.raises(ConfigError, match="no metric judges a generated record yet"):
-        from_dict(EvaluateConfig, {"data": data, "out": "x", "directions": ["frontal->record"]})
+def test_a_modality_beside_the_standard_ones_has_documented_directions() -> None:
+    modalities = ("frontal", "lateral", "report", "record")
+    directions = [str(direction) for direction in config().model_directions(modalities)]
+    assert directions[:13] == [str(direction) for direction in config().model_directions()]
+    assert directions[13:] == [
+        "record->frontal", "record->lateral", "record->report", "report+record->frontal", "report+record->lateral",
+        "frontal->record", "lateral->record", "report->record", "frontal+lateral+report->record",
+        "record->frontal+lateral+report",
+    ]  # fmt: skip
+    named = config(directions=["record", "standard", "frontal->record"])
+    assert {str(direction) for direction in named.model_directions()} == set(directions)
+    assert len(default_directions(("frontal", "report"))) == 3  # both ways, and unconditional
+    for wrong, message in (("recrod", "did you mean 'record'"), ("frontal", "'frontal' is not a direction")):
+        with pytest.raises(PromptError, match=message):
+            named_directions(wrong)
+
+
+def test_the_words_of_the_protocol_are_of_the_chosen_groups_alone() -> None:
+    old = scoring_protocol(config(metrics=["findings"]))
+    assert not {"records", "obedience", "subgroups", "subgroup_by", "subgroup_studies"} & set(old)
+    assert {"subgroups", "subgroup_by", "records"} <= set(scoring_protocol(config()))

@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 import medcodi
+from medcodi.data.domain import REAL, Domain
 from medcodi.errors import CheckpointError, MedCoDiError
 from medcodi.interop.xgem import REPORT, Imported, import_xgem
 from medcodi.interop.xgem_layout import LayoutConfig
@@ -81,6 +82,8 @@ def test_the_model_loads_with_its_quirks(imported) -> None:
     assert model.config.generation.sampler == "ddim-published"
     assert model.trained_stages == STAGES
     assert model.provenance["imported_from"][0]["file"] == "model.safetensors"
+    domain = Domain.of(model.provenance)
+    assert domain is not None and (domain.origin, domain.agreement) == (REAL, "mimic-cxr")
     assert not list(imported.folder.glob("*progress*")) and not imported.folder.with_name("model.unfinished").exists()
 
 

@@ -8,7 +8,7 @@ import torch
 
 from medcodi.errors import ConfigError, MedCoDiError
 from medcodi.generation.pipeline import generate_batch
-from medcodi.model import tiny_model
+from medcodi.model import execution, tiny_model
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.networks.attention import Attention, Context
@@ -108,6 +108,14 @@ def test_xformers_without_its_kernels_names_the_reason_and_the_extra(model):
         images(model, ExecutionConfig(attention="xformers"))
     assert all(part.backend == "sdpa" for part in model.modules() if isinstance(part, Attention))
     assert np.array_equal(frontal_and_lateral(model), before)
+
+
+def test_a_gpu_without_a_c_compiler_is_named_before_anything_is_compiled(monkeypatch):
+    pytest.importorskip("triton")
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CC", raising=False)
+    with pytest.raises(ConfigError, match="GPU without a C compiler.*gcc or clang"):
+        execution._require_compiler(torch.device("cuda"))
 
 
 @pytest.mark.gpu

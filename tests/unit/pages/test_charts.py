@@ -45,6 +45,16 @@ def test_a_line_rises_with_its_values_and_one_point_is_a_dot() -> None:
     assert line_chart("a", []) == ""
 
 
+def test_a_point_with_an_interval_has_a_bar_through_it() -> None:
+    curve = Curve("a", [(0, 1.0), (10, 2.0)], bars=[(0.5, 1.5), (1.0, 4.0)])
+    line, *bars = sorted(
+        shapes(line_chart("a", [curve]), "path", stroke=SERIES[0]), key=lambda path: path.get("stroke-opacity", "")
+    )
+    for (x, y), bar in zip(corners(line), bars, strict=True):
+        (x1, low), (x2, high) = corners(bar)
+        assert x1 == x2 == x and high < y < low
+
+
 def test_values_of_very_different_size_get_a_logarithmic_axis() -> None:
     (line,) = shapes(line_chart("loss", [Curve("a", [(0, 0.01), (1, 1.0), (2, 100.0)])]), "path", stroke=SERIES[0])
     ys = [y for _, y in corners(line)]

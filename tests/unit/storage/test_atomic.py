@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import resource
 import shutil
 from collections.abc import Iterator
@@ -75,6 +76,20 @@ def test_a_file_that_is_killed_at_any_moment_is_the_former_or_the_new_one(tmp_pa
         assert file.read_text() in ("former", "the new one"), moment
         atomic.sweep(tmp_path)
         assert list(tmp_path.iterdir()) == [file]
+
+
+def test_what_a_kill_left_of_a_file_is_swept_by_the_next_write_of_that_file(tmp_path: Path) -> None:
+    kills = 0
+    for _ in at_every_change(lambda: None, lambda: atomic.write_text(tmp_path / "a", "new")):
+        left = [path for path in tmp_path.iterdir() if path.name != "a"]
+        kills += bool(left)
+        for path in left:
+            os.utime(path, (0, 0))  # a minute later
+        atomic.write_text(tmp_path / "another", "")
+        assert all(path.exists() for path in left)
+        atomic.write_text(tmp_path / "a", "again")
+        assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "another"]
+    assert kills >= 2
 
 
 def test_a_folder_that_is_killed_at_any_moment_is_the_former_or_the_new_one(tmp_path: Path) -> None:

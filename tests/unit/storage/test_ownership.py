@@ -70,6 +70,14 @@ def test_staging_folders_of_killed_processes_are_swept_and_those_in_use_stay(tmp
     with atomic.filling(target, replace=True):
         assert not (tmp_path / name).exists()
     assert all(folder.is_dir() for folder in others) and target.is_dir()
+    # The same for what earlier versions left of a single file.
+    for name in (".page.html.01234567.partial", ".page.html.0123456g.partial", ".page.htm.01234567.partial"):
+        (tmp_path / name).write_text("half")
+        os.utime(tmp_path / name, (0, 0))
+    atomic.write_text(tmp_path / "page.html", "whole")
+    assert [path.name for path in sorted(tmp_path.glob(".page*"))] == [
+        ".page.htm.01234567.partial", ".page.html.0123456g.partial",
+    ]  # fmt: skip
     # One that has just been made may not be locked yet.
     fresh = tmp_path / ".a[b].01234567.partial"
     fresh.mkdir()

@@ -24,6 +24,7 @@ from .toy import toy_config
         ({"precision": "int8"}, "precision"),
         ({"init": "a"}, "give one"),
         ({"model": None}, "give one"),
+        ({"extend": "demo-record"}, "extends init"),
         ({"ema": {"decay": 1.0}}, "decay is 1.0"),
         ({"tracking": {"validate_every": 5}}, "no validation data"),
         ({"engine": {"zero_stage": 4}}, "zero_stage"),

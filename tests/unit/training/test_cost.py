@@ -11,7 +11,8 @@ from medcodi.model import ModelConfig, tiny_config, tiny_model
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
-from medcodi.training.cost import Operations, stage_cost, study_flops
+from medcodi.stages.counting import Operations
+from medcodi.training.cost import stage_cost, study_flops
 
 from .costs import STAGES, cost_of, run
 
@@ -90,8 +91,10 @@ def test_activations_are_halved_where_autocast_halves_them() -> None:
     assert half.fixed_activations > full.fixed_activations  # weights once more, cast
 
 
-def test_operations_are_those_of_both_passes() -> None:
-    a, b = torch.ones(8, 16, requires_grad=True), torch.ones(16, 4)
-    with Operations() as counted:
-        (a @ b).sum().backward()
-    assert counted.total == 2 * (2 * 8 * 16 * 4)  # b is frozen: one product back, not two
+def test_a_gpu_keeps_norms_in_float32() -> None:
+    """Under autocast on a GPU, norms compute in float32; in float32 the kind of device makes no difference."""
+    on_cpu = stage_cost(run("diffuse", precision="bf16"), device="cpu")
+    on_gpu = cost_of("diffuse", precision="bf16")
+    assert on_cpu.study_activations < on_gpu.study_activations < cost_of("diffuse").study_activations
+    assert on_cpu.study_flops == on_gpu.study_flops and on_cpu.fixed_activations == on_gpu.fixed_activations
+    assert stage_cost(run("diffuse"), device="cpu") == cost_of("diffuse")

@@ -7,8 +7,10 @@ from dataclasses import replace
 import pytest
 
 from medcodi.app.cli import main
+from medcodi.config import load
 from medcodi.errors import ConfigError
-from medcodi.training.cost import ADAM_BYTES, GIB, Hardware, estimate, recommend
+from medcodi.training.config import TrainConfig
+from medcodi.training.cost import ADAM_BYTES, GIB, MIMIC_STUDIES, Hardware, data_studies, estimate, recommend
 
 from .costs import cost_of, run
 
@@ -60,3 +62,37 @@ def test_the_command_prints_a_plan(capsys: pytest.CaptureFixture[str]) -> None:
     printed = capsys.readouterr().out
     assert stop.value.code in (0, None)
     assert "Recommended: engine.name=deepspeed engine.zero_stage=0" in printed and "GPU-hours" in printed
+
+
+def test_steps_follow_studies_and_passes_and_the_price_the_hours() -> None:
+    hardware, align = Hardware(gpus=1, price=2.0), run("align", **{"batch.global_size": 8})
+    plan = estimate(align, hardware, cost_of("align"), studies=100, epochs=3)
+    assert plan.steps == 38 and plan.epochs == pytest.approx(3.04) and plan.price == 2.0 * plan.gpu_hours
+    assert estimate(align, Hardware(gpus=1), cost_of("align")).price is None
+
+
+def test_studies_are_those_of_the_data_where_it_says_how_many() -> None:
+    phantoms = run("diffuse")
+    assert estimate(phantoms, Hardware(), cost_of("diffuse")).studies == data_studies(phantoms) == 10_000
+    absent = load(TrainConfig, "medcodi-m/2-align", ["init=null", "model=medcodi-m"])
+    assert data_studies(absent) is None
+    assert estimate(absent, Hardware(), cost_of("align")).studies == MIMIC_STUDIES
+
+
+def test_all_stages_of_a_folder_are_planned_in_one_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Models that earlier stages would write are not there: the recipe of the first is planned with."""
+    words = ["--gpus", "4", "--card", "l40s", "--studies", "1000", "--epochs", "2", "--price", "1000000"]
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--estimate", "--config", "tiny", *words])
+    printed = capsys.readouterr().out
+    assert stop.value.code in (0, None) and "tiny on 4 GPUs of 45 GiB and 362 TFLOP/s" in printed
+    rows = [line.split() for line in printed.splitlines() if " x " in line and line.startswith(" ")]
+    assert [row[0] for row in rows] == ["autoencode", "align", "diffuse", "join"]
+    assert all(row[1] == "0" and row[6:8] == ["500", "2.0"] for row in rows)  # 500 steps: 2 x 1,000 / 4
+    assert "costs" in printed and "1,000 studies" in printed and "GPU-hours" in printed
+
+
+def test_an_unknown_card_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["train", "--estimate", "--config", "tiny", "--card", "h10"])
+    assert stop.value.code and "did you mean 'h100'" in capsys.readouterr().err

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from scipy import ndimage
 
-from medcodi.data.sources.phantom import grammar, lines
+from medcodi.data.sources.phantom import grammar, lines, rendering
 from medcodi.data.sources.phantom.body import Body, draw_body, draw_findings, labels_of
 from medcodi.data.sources.phantom.film import draw_exposure, expose
 from medcodi.data.sources.phantom.patients import check_population, draw_visit
@@ -21,6 +21,7 @@ from medcodi.record import Record
 from medcodi.study import Finding, Study
 
 VERSION = "1"
+VERSION_2 = "2.2"  # the second draft of version 2: what was cached of the first is another's
 MIN_SIZE, MAX_SIZE = 32, 1024
 
 
@@ -78,7 +79,7 @@ def phantom_study(seed: int, index: int, size: int = 128) -> Study:
     for view, path in paths.items():
         exposure = draw_exposure(rng, VIEWS[view].marker)
         films[view] = expose(path, exposure, numpy_generator("phantom grain", seed, index, view))
-    name = f"phantom-{seed}-{index:07d}"
+    name = _name(1, seed, index)
     return Study(
         study_id=name,
         patient_id=name,
@@ -121,15 +122,15 @@ def project(
         View -> float ``[size, size]``, in units of tissue half-films.
     """
     thorax = build(body, findings, rng_of)
-    devices = lines.devices(body, findings, rng_of)
-    tubes = [*lines.ribs(body), *lines.spine(body), *lines.vessels(body, thorax), *devices]
+    devices = lines.sampled(lines.devices(body, findings, rng_of))
+    tubes = [*lines.sampled(lines.ribs(body) + lines.spine(body)), *lines.vessels(body, thorax), *devices]
     shift = np.array(body.shift)
     paths = {}
     for name, view in VIEWS.items():
         depth = 2 * view.half / thorax.mu.shape[view.along]
         coarse = thorax.mu.sum(axis=view.along) * depth  # [NZ, NX] or [NZ, NY]
         path = _resample(coarse, view.axes[0], size, shift)
-        path += lines.project([*tubes, *lines.arms(body, name)], view.axes, size, shift)
+        path += lines.project([*tubes, *lines.sampled(lines.arms(body, name))], view.axes, size, shift)
         paths[name] = np.clip(path, 0, None)
     return paths
 
@@ -143,14 +144,14 @@ def phantom_visit_study(seed: int, index: int, size: int = 128, studies_per_pati
     _check_size(size)
     visit = draw_visit(seed, index, studies_per_patient)
     films = {}
-    for view, path in project(visit.body, visit.findings, visit.rng_of, size).items():
+    for view, path in rendering.project(visit.body, visit.findings, visit.rng_of, size, VIEWS).items():
         keys = (seed, index, studies_per_patient, view)
         exposure = draw_exposure(numpy_generator("phantom2 exposure", *keys), VIEWS[view].marker)
-        films[view] = expose(path, exposure, numpy_generator("phantom2 grain", *keys))
+        films[view] = rendering.expose(path, exposure, numpy_generator("phantom2 grain", *keys))
     metadata = {"sex": visit.body.sex, "age": visit.body.age, "view": visit.view, "source": "phantom", "seed": seed}
     return Study(
-        study_id=f"phantom2-{seed}-{index:07d}",
-        patient_id=f"phantom2-{seed}-{studies_per_patient}-{visit.patient:07d}",
+        study_id=_name(2, seed, index),
+        patient_id=_patient_id(seed, index, studies_per_patient),
         contents={**films, "report": visit.report, "record": visit.record},
         labels=labels_of(visit.findings),
         findings=visit.findings,
@@ -162,6 +163,14 @@ def phantom_visit_study(seed: int, index: int, size: int = 128, studies_per_pati
             "visit": visit.number,
         },
     )
+
+
+def _name(version: int, seed: int, index: int) -> str:
+    return f"phantom{'' if version == 1 else version}-{seed}-{index:07d}"
+
+
+def _patient_id(seed: int, index: int, studies_per_patient: int) -> str:
+    return f"phantom2-{seed}-{studies_per_patient}-{index // studies_per_patient:07d}"
 
 
 def body_of(metadata: Mapping[str, Any]) -> Body:
@@ -217,7 +226,7 @@ class PhantomDataset:
         # Whatever changes a study.
         decides: tuple[Any, ...] = (VERSION, num_studies, seed, image_size, offset)
         if version > 1:
-            decides = (str(version), *decides[1:], studies_per_patient)
+            decides = (VERSION_2, *decides[1:], studies_per_patient)
         self.fingerprint = hashlib.sha256(repr(decides).encode()).hexdigest()
 
     def __len__(self) -> int:
@@ -229,6 +238,12 @@ class PhantomDataset:
         if self.version == 2:
             return phantom_visit_study(self.seed, self.offset + index, self.image_size, self.studies_per_patient)
         return phantom_study(self.seed, self.offset + index, self.image_size)
+
+    def identifiers(self, index: int) -> tuple[str, str]:
+        """The ids of a study and of its patient, without computing anything else of it."""
+        study = _name(self.version, self.seed, self.offset + index)
+        patient = _patient_id(self.seed, self.offset + index, self.studies_per_patient)
+        return study, patient if self.version == 2 else study
 
     def report(self, index: int) -> str:
         """The report of a study, without computing its films."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -41,14 +42,25 @@ def draw_exposure(rng: np.random.Generator, marker: str) -> Exposure:
 def expose(path: np.ndarray, exposure: Exposure, rng: np.random.Generator) -> np.ndarray:
     """Line integrals ``[S, S]``, in units of tissue half-films -> film, float32 ``[S, S]`` in [0, 1], bone bright."""
     size = path.shape[0]
-    body = path[path > 0.2]
-    reference = float(np.percentile(body, REFERENCE_PERCENTILE)) if body.size else 1.0
-    primary = np.exp(-OPTICAL_THICKNESS * path / max(reference, 0.3))
+    primary = transmitted(path, path[path > 0.2])
     scatter = ndimage.gaussian_filter(primary, 0.06 * size, mode="nearest", truncate=2.5)
-    light = primary + exposure.scatter * scatter + 0.004
     grain = rng.standard_normal((size, size)).astype(np.float32)
+    return develop(primary, scatter, grain, exposure, exposure.noise * np.sqrt(size / 128))
+
+
+def transmitted(path: np.ndarray, body: np.ndarray) -> np.ndarray:
+    """Share of the light that is transmitted along each path, at the exposure that the body's paths ask for."""
+    reference = float(np.percentile(body, REFERENCE_PERCENTILE)) if body.size else 1.0
+    return np.exp(-OPTICAL_THICKNESS * path / max(reference, 0.3))
+
+
+def develop(
+    primary: np.ndarray, scatter: np.ndarray, grain: np.ndarray, exposure: Exposure, noise: float
+) -> np.ndarray:
+    """The film of transmitted and scattered light with its grain, all ``[S, S]``; ``noise`` as float is single precision."""
+    light = primary + exposure.scatter * scatter + 0.004
     mottle = (0.35 / np.sqrt(light + 0.02)).clip(0.3, 1.6)
-    light = light * (1 + exposure.noise * np.sqrt(size / 128) * mottle * grain)
+    light = light * (1 + noise * mottle * grain)
     density = -np.log(np.clip(light, 1e-4, None))
     grey = (density - 0.25) / 3.9 + exposure.gain
     grey = 0.5 + (grey - 0.5) * exposure.contrast
@@ -57,14 +69,20 @@ def expose(path: np.ndarray, exposure: Exposure, rng: np.random.Generator) -> np
     return _collimate(_mark(film.astype(np.float32), exposure), exposure)
 
 
-def _mark(film: np.ndarray, exposure: Exposure) -> np.ndarray:
-    size = film.shape[0]
+@lru_cache(maxsize=8)
+def _letter(marker: str, size: int) -> np.ndarray:
+    """The marker letter for films of a size, drawn at four times its own: float32 ``[size / 8, size / 8]`` in [0, 1]."""
     scale = 4
     font = ImageFont.load_default(size=max(6.0, 0.055 * size * scale))
     picture = Image.new("L", (size * scale // 8, size * scale // 8))
     middle = (picture.width // 2, picture.height // 2)
-    ImageDraw.Draw(picture).text(middle, exposure.marker, fill=255, font=font, anchor="mm")
-    small = np.asarray(picture.resize((size // 8, size // 8), Image.Resampling.BOX), np.float32) / 255
+    ImageDraw.Draw(picture).text(middle, marker, fill=255, font=font, anchor="mm")
+    return np.asarray(picture.resize((size // 8, size // 8), Image.Resampling.BOX), np.float32) / 255
+
+
+def _mark(film: np.ndarray, exposure: Exposure) -> np.ndarray:
+    size = film.shape[0]
+    small = _letter(exposure.marker, size)
     y = int(np.clip(exposure.marker_at[1] * size - small.shape[0] / 2, 0, size - small.shape[0]))
     x = int(np.clip(exposure.marker_at[0] * size - small.shape[1] / 2, 0, size - small.shape[1]))
     corner = film[y : y + small.shape[0], x : x + small.shape[1]]

@@ -169,24 +169,6 @@ def _say(rng: np.random.Generator, template: str, finding: Finding | None = None
     return template
 
 
-# The words by which an indication names a patient's sex, and the complaints that name nothing that is drawn.
-_PATIENT = {"F": ("woman", "female", "lady"), "M": ("man", "male", "gentleman")}
-_COMPLAINTS = (
-    "cough",
-    "dyspnea",
-    "chest pain",
-    "fever",
-    "shortness of breath",
-    "a routine examination",
-    "a preoperative check",
-)
-
-
-def indication(rng: np.random.Generator, age: int, sex: str) -> str:
-    """``71-year-old woman with cough.``; the complaint does not depend on the findings."""
-    return _say(rng, f"[{age}-year-old|{age} year old] [{'|'.join(_PATIENT[sex])}] with [{'|'.join(_COMPLAINTS)}].")
-
-
 def report(rng: np.random.Generator, findings: Sequence[Finding]) -> str:
     """The report of a study with these findings.
 

@@ -13,10 +13,21 @@ import numpy as np
 from scipy import ndimage
 
 from medcodi.data.sources.phantom.body import Body
-from medcodi.data.sources.phantom.volume import HALF_DEPTH, NX, NY, NZ, SIGN, Thorax
+from medcodi.data.sources.phantom.volume import HALF_DEPTH, SIGN, Thorax
 from medcodi.study import Finding
 
 STEP = 0.012  # between points of a tube
+
+
+Curve = tuple[np.ndarray, float]  # knots [K, 3], and the line integral across the tube's middle
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Curves of tubes of one radius."""
+
+    radius: float
+    curves: list[Curve]
 
 
 @dataclass(frozen=True)
@@ -43,12 +54,17 @@ def _tube(knots: Sequence[Sequence[float] | np.ndarray] | np.ndarray, peak: floa
     return points, np.full(num, peak * length[-1] / num)
 
 
-def _gather(radius: float, tubes: Sequence[tuple[np.ndarray, np.ndarray]]) -> Tubes:
-    weight = np.concatenate([weight for _, weight in tubes]) * (np.sqrt(2 * np.pi) * radius)
-    return Tubes(radius, np.concatenate([points for points, _ in tubes]), weight)
+def sampled(bundles: Sequence[Bundle]) -> list[Tubes]:
+    """Points along the curves, curve by curve."""
+    result = []
+    for bundle in bundles:
+        tubes = [_tube(knots, peak) for knots, peak in bundle.curves]
+        weight = np.concatenate([weight for _, weight in tubes]) * (np.sqrt(2 * np.pi) * bundle.radius)
+        result.append(Tubes(bundle.radius, np.concatenate([points for points, _ in tubes]), weight))
+    return result
 
 
-def ribs(body: Body) -> list[Tubes]:
+def ribs(body: Body) -> list[Bundle]:
     """Ten pairs of ribs as cortical shells (a wide tube less a narrower one inside), sternum, clavicles, scapulae."""
     # Ribs: the hollow tube is subtracted from the shell, which leaves the cortex.
     bone, shell, hollow = body.bone, [], []
@@ -65,8 +81,8 @@ def ribs(body: Body) -> list[Tubes]:
             y = deep * np.cos(angles) + body.kyphosis * z0**2
             z = z0 + body.rib_slope * (angles / np.pi) ** 1.15 * (0.55 + 0.75 * t) - 0.03 * np.sin(2 * angles)
             knots = np.stack([x, y, z], axis=1)
-            shell.append(_tube(knots, 0.075 * bone))
-            hollow.append(_tube(knots, -0.035 * bone))
+            shell.append((knots, 0.075 * bone))
+            hollow.append((knots, -0.035 * bone))
     # Shoulder girdle, lowered by the patient's shoulder drop.
     clavicle, scapula = [], []
     for s in (-1.0, 1.0):
@@ -84,12 +100,12 @@ def ribs(body: Body) -> list[Tubes]:
             (s * 0.56, 0.38, -0.30),
             (s * 0.60, 0.34, -0.60),
         ]
-        clavicle.append(_tube(collar, 0.075 * bone))
-        scapula.append(_tube(blade, 0.035 * bone))
-    return [_gather(0.026, shell), _gather(0.014, hollow), _gather(0.026, clavicle), _gather(0.030, scapula)]
+        clavicle.append((np.array(collar), 0.075 * bone))
+        scapula.append((np.array(blade), 0.035 * bone))
+    return [Bundle(0.026, shell), Bundle(0.014, hollow), Bundle(0.026, clavicle), Bundle(0.030, scapula)]
 
 
-def spine(body: Body) -> list[Tubes]:
+def spine(body: Body) -> list[Bundle]:
     """Vertebral bodies with discs between, pedicles, spinous processes; the sternum in front."""
     # Eighteen vertebrae along the kyphosis; the gaps between them are the discs.
     vertebra, pedicle = [], []
@@ -97,25 +113,25 @@ def spine(body: Body) -> list[Tubes]:
         z = -1.05 + 0.118 * number
         y = 0.32 + body.kyphosis * z**2 * 1.2
         for dz in (-0.028, 0.0, 0.028):
-            vertebra.append(_tube([(-0.055, y, z + dz), (0.055, y, z + dz)], 0.042 * body.bone))
+            vertebra.append((np.array([(-0.055, y, z + dz), (0.055, y, z + dz)]), 0.042 * body.bone))
         for s in (-1.0, 1.0):
             pedicle.append(
-                _tube([(s * 0.062, y + 0.05, z - 0.015), (s * 0.062, y + 0.09, z + 0.015)], 0.06 * body.bone)
+                (np.array([(s * 0.062, y + 0.05, z - 0.015), (s * 0.062, y + 0.09, z + 0.015)]), 0.06 * body.bone)
             )
-        pedicle.append(_tube([(0, y + 0.11, z), (0, y + 0.17, z + 0.06)], 0.05 * body.bone))
+        pedicle.append((np.array([(0, y + 0.11, z), (0, y + 0.17, z + 0.06)]), 0.05 * body.bone))
     # Segments of the sternum.
     front = -body.half_depth
     sternum = [
-        _tube([(0, front - 0.01, z - 0.05), (0, front - 0.012, z + 0.05)], 0.07 * body.bone)
+        (np.array([(0, front - 0.01, z - 0.05), (0, front - 0.012, z + 0.05)]), 0.07 * body.bone)
         for z in np.arange(-0.5, 0.2, 0.115)
     ]
-    return [_gather(0.030, vertebra), _gather(0.016, pedicle), _gather(0.026, sternum)]
+    return [Bundle(0.030, vertebra), Bundle(0.016, pedicle), Bundle(0.026, sternum)]
 
 
 def vessels(body: Body, thorax: Thorax) -> list[Tubes]:
     """Branching vessels from the hila, thinner with every branching, only where there is air around them."""
     rng = np.random.default_rng(body.vessel_seed)
-    classes: list[list[tuple[np.ndarray, np.ndarray]]] = [[], [], []]
+    classes: list[list[Curve]] = [[], [], []]
     for s in (-1.0, 1.0):
         root = np.array([s * 0.17, 0.02, -0.15])
         # Seven trunks fan out from each hilum, each branching twice in two.
@@ -128,24 +144,26 @@ def vessels(body: Body, thorax: Thorax) -> list[Tubes]:
                 end = start + heading * length * rng.uniform(0.8, 1.25)
                 # A vessel bends a little half way.
                 bend = 0.5 * (start + end) + rng.normal(0, 0.012, 3)
-                classes[level].append(_tube([start, bend, end], weight))
+                classes[level].append((np.array([start, bend, end]), weight))
                 for _ in range(2):
                     grown.append((end, heading + rng.normal(0, 0.45, 3) * np.array([1, 0.8, 1])))
             heads = grown
-    tubes = [_gather(radius, group) for radius, group in zip((0.020, 0.013, 0.009), classes, strict=True)]
-    return [Tubes(t.radius, t.points, t.weight * _at(thorax.air, t.points)) for t in tubes]
+    bundles = [Bundle(radius, group) for radius, group in zip((0.020, 0.013, 0.009), classes, strict=True)]
+    tubes = sampled(bundles)
+    return [Tubes(t.radius, t.points, t.weight * value_at(thorax.air, t.points)) for t in tubes]
 
 
-def _at(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
-    """Value of a volume at points ``[N, 3]``, nearest voxel."""
+def value_at(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
+    """Value of a volume ``[nz, ny, nx]`` at points ``[N, 3]``, nearest voxel."""
+    nz, ny, nx = volume.shape
     # [x, y, z] in body units -> voxel indices [k, j, i].
-    i = np.clip(((points[:, 0] + 1) / 2 * NX).astype(int), 0, NX - 1)
-    j = np.clip(((points[:, 1] / HALF_DEPTH + 1) / 2 * NY).astype(int), 0, NY - 1)
-    k = np.clip(((points[:, 2] + 1) / 2 * NZ).astype(int), 0, NZ - 1)
+    i = np.clip(((points[:, 0] + 1) / 2 * nx).astype(int), 0, nx - 1)
+    j = np.clip(((points[:, 1] / HALF_DEPTH + 1) / 2 * ny).astype(int), 0, ny - 1)
+    k = np.clip(((points[:, 2] + 1) / 2 * nz).astype(int), 0, nz - 1)
     return volume[k, j, i]
 
 
-def devices(body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding], np.random.Generator]) -> list[Tubes]:
+def devices(body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding], np.random.Generator]) -> list[Bundle]:
     """A pacemaker under the skin of the upper chest, its two leads through the veins into the heart."""
     found = []
     for finding in findings:
@@ -160,7 +178,7 @@ def devices(body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding],
             half = 0.085 * np.sqrt(max(0.0, 1 - 0.75 * v**2))
             dx, dz = np.cos(turn) * half, np.sin(turn) * half
             cx, cz = x - np.sin(turn) * v * 0.062, z + np.cos(turn) * v * 0.062
-            box.append(_tube([(cx - dx, y, cz - dz), (cx + dx, y, cz + dz)], 0.16))
+            box.append((np.array([(cx - dx, y, cz - dz), (cx + dx, y, cz + dz)]), 0.16))
         # The leads: through the subclavian vein into the ventricle and the atrium.
         r = body.heart_radius
         base = min(body.dome_left, body.dome_right) - 0.10
@@ -174,12 +192,12 @@ def devices(body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding],
         tip = (body.heart_x + 0.85 * r, -0.24, base + 0.45 * r)
         ventricle = [*vein, (-0.09, -0.05, base - 0.05), (0.02, -0.12, base + 0.12), tip]
         atrium = [*vein, (-0.13, -0.12, base - 0.12)]
-        lead = [_tube(ventricle, 0.16), _tube(atrium, 0.14)]
-        found += [_gather(0.014, box), _gather(0.0075, lead)]
+        lead = [(np.array(ventricle), 0.16), (np.array(atrium), 0.14)]
+        found += [Bundle(0.014, box), Bundle(0.0075, lead)]
     return found
 
 
-def arms(body: Body, view: str) -> list[Tubes]:
+def arms(body: Body, view: str) -> list[Bundle]:
     """Upper arms: hanging beside the chest in the frontal, raised in front of the head in the lateral."""
     flesh, bone = [], []
     for s in (-1.0, 1.0):
@@ -190,10 +208,10 @@ def arms(body: Body, view: str) -> list[Tubes]:
         else:
             line = [(s * 0.62, 0.02, -0.70), (s * 0.66, -0.20, -0.95), (s * 0.66, -0.36, -1.15)]
             head = [(s * 0.62, 0.05, -0.70), (s * 0.62, 0.0, -0.76)]
-        flesh.append(_tube(line, 0.34))
-        bone.append(_tube(line, 0.09 * body.bone))
-        bone.append(_tube(head, 0.09 * body.bone))
-    return [_gather(0.13 + 0.05 * body.habitus, flesh), _gather(0.035, bone)]
+        flesh.append((np.array(line), 0.34))
+        bone.append((np.array(line), 0.09 * body.bone))
+        bone.append((np.array(head), 0.09 * body.bone))
+    return [Bundle(0.13 + 0.05 * body.habitus, flesh), Bundle(0.035, bone)]
 
 
 def project(tubes: Sequence[Tubes], axes: tuple[int, int], size: int, origin: np.ndarray) -> np.ndarray:
@@ -235,4 +253,4 @@ def _splat(u: np.ndarray, v: np.ndarray, weight: np.ndarray, size: int) -> np.nd
     return layer.reshape(pad, pad)[1:-1, 1:-1].astype(np.float32)
 
 
-__all__ = ["Tubes", "arms", "devices", "project", "ribs", "spine", "vessels"]
+__all__ = ["Bundle", "Tubes", "arms", "devices", "project", "ribs", "sampled", "spine", "value_at", "vessels"]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from medcodi.data.sources.phantom import grammar
+from medcodi.data.sources.phantom import reports
 from medcodi.data.sources.phantom.body import LASTING, SIZES, Body, draw_body, draw_findings
 from medcodi.data.sources.phantom.records import draw_record
 from medcodi.errors import DataError
@@ -81,7 +81,13 @@ def draw_visit(seed: int, index: int, studies_per_patient: int = 1) -> Visit:
         findings=findings,
         view=view,
         record=draw_record(rng, body, findings, view),
-        report=_report(numpy_generator("phantom2 report", *keys, number), body, findings),
+        report=reports.report(
+            numpy_generator("phantom2 report", *keys, number),
+            body,
+            view,
+            findings,
+            _findings(keys, number - 1) if number else None,
+        ),
         rng_of=lambda finding: numpy_generator("phantom2 place", *keys, finding.label),
     )
 
@@ -150,10 +156,3 @@ def _body(keys: tuple[int, ...], number: int, findings: Sequence[Finding]) -> tu
         shoulder_drop=body.shoulder_drop + float(rng.normal(0, 0.015)),
     )
     return body, view
-
-
-def _report(rng: np.random.Generator, body: Body, findings: Sequence[Finding]) -> str:
-    """The report; two in five name age and sex in their indication."""
-    named = rng.random() < 0.4
-    text = grammar.report(rng, findings)
-    return f"INDICATION: {grammar.indication(rng, body.age, body.sex)}\n{text}" if named else text

@@ -17,8 +17,6 @@ from medcodi.study import Finding
 _GRADE = {None: 2.0, "small": 1.0, "moderate": 2.0, "large": 3.0}
 MISSING = 0.12  # share of the laboratory values and vitals that were not taken
 
-PHANTOM_RECORD = CLINICAL_RECORD
-
 
 def bmi_of(body: Body) -> float:
     """Body-mass index in kg/m2: the habitus from 0 to 1 is 18 to 40."""
@@ -66,7 +64,7 @@ def draw_record(rng: np.random.Generator, body: Body, findings: Sequence[Finding
         noise, is_missing = float(rng.normal(0.0, NOISE[name])), float(rng.random()) < MISSING
         if is_missing:
             continue
-        field = PHANTOM_RECORD.fields[name]
+        field = CLINICAL_RECORD.fields[name]
         value = np.exp(expected + noise) if field.scale == "log" else expected + noise
         values[name] = round(float(np.clip(value, field.low, field.high)), field.digits)
-    return PHANTOM_RECORD.parse(values)
+    return CLINICAL_RECORD.parse(values)

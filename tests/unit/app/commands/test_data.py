@@ -52,3 +52,15 @@ def test_prepare_refuses_and_leaves_nothing(
     for text in expected:
         assert text in said
     assert sorted(table.parent.iterdir()) == before
+
+
+def test_prepare_reads_a_recipe(run: Run, table: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text(f"source: csv\npath: {table}\nout: {tmp_path / 'not-here'}\nimage_size: 32\nval: 0\n")
+    out = tmp_path / "prepared"
+    assert run("data", "prepare", "--config", str(recipe), "--out", str(out), "test=0.5") == 0
+    assert (out / "ledger.csv").is_file() and not (tmp_path / "not-here").exists()
+    assert run("data", "prepare", "--out", str(tmp_path / "other")) == REFUSED
+    assert "source" in capsys.readouterr().err
+    assert run("data", "prepare", "--config", "chexprt") == REFUSED
+    assert "did you mean 'chexpert'" in capsys.readouterr().err

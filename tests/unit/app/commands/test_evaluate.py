@@ -90,6 +90,6 @@ def test_the_recipes_are_right(recipes: Path = Path(__file__).resolve().parents[
         )
         options = from_dict(EvaluateConfig, values, source=name)
         assert (
-            len(options.model_directions) in (12, 13) and options.systems == {"A": "a"} and options.exclude_unreadable
+            len(options.model_directions()) in (12, 13) and options.systems == {"A": "a"} and options.exclude_unreadable
         )
     assert {"split", "sections", "resolution", "N"} <= set(options.notes)

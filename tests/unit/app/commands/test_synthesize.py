@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
+
 import pytest
 
+from medcodi.app.cli import REFUSED
 from medcodi.app.commands.synthesize import INCOMPLETE, _exit_code, _rank_and_world
+from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.errors import PromptError
 from medcodi.generation.bulk.job import Outcome
 
@@ -43,3 +48,21 @@ def test_failed_rows_give_code_3_but_under_a_launcher_only_at_the_last_rank() ->
     launched = {"TORCHELASTIC_RUN_ID": "1"}
     assert _exit_code(outcome(num_failed=2, num_pending=5), launched) == 0  # others are still at work
     assert _exit_code(outcome(num_failed=2), launched) == INCOMPLETE
+
+
+def test_balance_writes_a_manifest_and_half_a_request_is_refused(
+    run: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    rows = [
+        f"s{number},p{number},train,Clear lungs.,{'FM'[number % 2]},{30 + 20 * (number % 3)}" for number in range(12)
+    ]
+    (tmp_path / "t.csv").write_text("\n".join(["study_id,patient_id,split,report,sex,age", *rows]))
+    options = {"record": True}
+    prepare(PrepareConfig(source="csv", path=str(tmp_path / "t.csv"), out=str(tmp_path / "data"), options=options))
+    balance, path = ("--balance", "sex,age:20"), tmp_path / "balanced.csv"
+    assert run("synthesize", *balance, "--data", str(tmp_path / "data"), "--manifest", str(path)) == 0
+    assert "F, 60-80" in capsys.readouterr().out and path.read_text().startswith("id,report,record.sex,record.age")
+    assert run("synthesize", *balance, "--out", str(tmp_path / "out")) == REFUSED
+    assert "--balance is given alone" in capsys.readouterr().err
+    assert run("synthesize", "--out", str(tmp_path / "out")) == REFUSED
+    assert "no --manifest" in capsys.readouterr().err and not (tmp_path / "out").exists()

@@ -58,7 +58,12 @@ def test_counts_are_those_of_the_prepared_dataset(table: Callable[..., Path], tm
     data = open_data(str(table("study_id", "patient_id", "frontal", "report")))
     prepare(data.preparation(tmp_path / "data", 32))
     prepared = open_data(str(tmp_path / "data"))
-    assert prepared.counts == data.counts and prepared.image_size == 32 and prepared.source is None
+    assert (
+        prepared.joined == data.joined
+        and prepared.counts == data.counts
+        and prepared.image_size == 32
+        and prepared.source is None
+    )
     with pytest.raises(DataError, match="prepared already"):
         open_data(str(tmp_path / "data"), ["val=0.2"])
 
@@ -103,6 +108,21 @@ def test_folders_that_do_not_say_what_they_hold(table: Callable[..., Path], samp
         open_data(str(tmp_path / "alone"))
     with pytest.raises(DataError, match="nothing at"):
         open_data(str(tmp_path / "nowhere"))
+
+
+def test_rows_of_images_that_no_column_joins(sample: Path, tmp_path: Path) -> None:
+    with (sample / "studies.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    lines = [
+        f"{row['study_id']},{row['patient_id']},{row[view]},{view}" for row in rows for view in ("frontal", "lateral")
+    ]
+    table, root = tmp_path / "films.csv", f"options.root={sample}"
+    table.write_text("\n".join(["Visit,patient,file,view", *lines]))
+    refusal = r"0 of the 48 studies .* hold two modalities.*columns are Visit, patient, file, view.*study_id=COLUMN"
+    with pytest.raises(DataError, match=refusal):
+        open_data(str(table), [root])
+    data = open_data(str(table), [root, "options.columns.study_id=Visit"])
+    assert sum(data.joined.values()) == 24 and data.columns == ("Visit", "patient", "file", "view")
 
 
 def test_a_table_without_its_images(sample: Path, tmp_path: Path) -> None:

@@ -29,8 +29,10 @@ DATA = FitData(
     table="mine.csv",
     counts={"train": 40, "val": 5, "test": 9},
     modalities={"frontal": 54, "report": 50},
+    joined={"train": 37, "val": 5, "test": 8},
     num_labelled=40,
     image_size=None,
+    columns=("id", "film", "words"),
 )
 
 
@@ -88,7 +90,10 @@ def test_time_is_shared_and_what_was_spent_counts(tmp_path: Path) -> None:
 def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     fit = Fit(data=DATA, size="tiny", out=tmp_path, minutes=3)
     assert list(fit.parts()) == ["data", *STAGES, "model", "classifier", "evaluation"]
-    assert "left out: lateral, which no study has" in fit.description("as given", "")
+    assert (
+        "left out: lateral, which no study has (columns: id, film, words; options.columns.lateral=COLUMN names one)"
+        in fit.description("as given", "")
+    )
     assert fit.evaluation_values()["directions"] == [
         "report->frontal", "frontal->report", "->frontal+report"
     ]  # fmt: skip
@@ -98,7 +103,7 @@ def test_what_is_left_out_is_named(tmp_path: Path) -> None:
     values = plain.evaluation_values()
     assert "findings" not in values["metrics"] and "3 training studies have labels" in values["notes"]["findings"]
     assert "classifier" not in plain.parts() and any("finding metrics" in line for line in plain.description("", ""))
-    few = replace(fit, data=replace(DATA, counts={"train": 40, "val": 5, "test": 2}))
+    few = replace(fit, data=replace(DATA, joined={"train": 37, "test": 2}))
     assert "evaluation" not in few.parts() and any(
         "the evaluation, because 2" in line for line in few.description("", "")
     )

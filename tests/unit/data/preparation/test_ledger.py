@@ -10,7 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from medcodi.data.preparation.ledger import Entry, Ledger, entries_of
-from medcodi.data.sources.record import LeftOut, Loaded, Record
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, Loaded
 from medcodi.data.tables import text_of_cell
 from medcodi.study import Study
 
@@ -72,7 +72,7 @@ def test_it_is_written_row_by_row_and_printed(tmp_path: Path) -> None:
 
 
 def test_a_study_that_is_left_out_names_the_file_to_blame_and_the_others() -> None:
-    record = Record(
+    record = AnnouncedStudy(
         study_id="s", patient_id="p", images={"frontal": Path("f.png"), "lateral": Path("l.png")},
         spare=(LeftOut(file="again.png", reason="second image of a view", detail=""),),
     )  # fmt: skip

@@ -19,20 +19,20 @@ from medcodi.data.preparation.shards import (
     split_of_patient,
     write_shard,
 )
-from medcodi.data.sources.record import LeftOut, Record
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut
 from medcodi.errors import DataError
 from medcodi.storage.job_folder import damage
 
 BAD = LeftOut(file="gone.png", reason="missing file", detail="gone.png is missing")
 
 
-def shard_of(*records: Record) -> Shard:
+def shard_of(*records: AnnouncedStudy) -> Shard:
     places = tuple(range(10, 10 + len(records)))
-    return Shard(split="val", index=3, places=places, records=records)
+    return Shard(split="val", index=3, places=places, studies=records)
 
 
-def study(number: int, **more) -> Record:
-    return Record(study_id=f"s{number}", patient_id="p", texts={"report": f"Number {number}."}, **more)
+def study(number: int, **more) -> AnnouncedStudy:
+    return AnnouncedStudy(study_id=f"s{number}", patient_id="p", texts={"report": f"Number {number}."}, **more)
 
 
 @pytest.mark.parametrize("file_format", ["arrow", "parquet"])
@@ -84,12 +84,12 @@ def test_an_official_split_decides_for_the_patient_s_other_studies() -> None:
 
 @pytest.mark.parametrize(("num", "size"), [(1, 32), (100, 32), (20_000, 79)])  # ceil(20,000 / 256) = 79
 def test_shards_hold_every_study_of_one_split_once_in_the_source_s_order(num: int, size: int) -> None:
-    records = [Record(study_id=str(number), patient_id="") for number in range(num)]
+    records = [AnnouncedStudy(study_id=str(number), patient_id="") for number in range(num)]
     splits = ["val" if number % 5 == 0 else "train" for number in range(num)]
     shards = plan_shards(records, splits)
     assert sorted(place for shard in shards for place in shard.places) == list(range(num))
     for shard in shards:
         assert {splits[place] for place in shard.places} == {shard.split} and list(shard.places) == sorted(shard.places)
-        assert [record.study_id for record in shard.records] == [str(place) for place in shard.places]
+        assert [record.study_id for record in shard.studies] == [str(place) for place in shard.places]
         assert len(shard.places) <= size
     assert len({shard.name for shard in shards}) == len(shards) and shards[0].name == "val-00000"

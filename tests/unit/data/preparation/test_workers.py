@@ -21,7 +21,7 @@ from medcodi.data.dataset import open_dataset
 from medcodi.data.preparation import shards, workers
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.preparation.shards import Interrupted
-from medcodi.data.sources.record import Record
+from medcodi.data.sources.announced import AnnouncedStudy
 from medcodi.errors import DataError
 from medcodi.storage.atomic import unwritable
 from medcodi.storage.locks import locked
@@ -149,7 +149,7 @@ def test_killed_in_the_middle_and_run_again(
     assert not partial.exists()
 
 
-class Stopping(Record):
+class Stopping(AnnouncedStudy):
     """A study at which the process ends, as the kernel would end it when memory runs out."""
 
     def load(self, image_size: int):
@@ -158,9 +158,9 @@ class Stopping(Record):
 
 def test_a_killed_worker_is_named_and_what_is_finished_stays(table: Path, tmp_path: Path, monkeypatch) -> None:
     config = settings(table, tmp_path / "out", num_workers=2)
-    announced = list(config.records())
+    announced = list(config.studies())
     last = Stopping(study_id=announced[-1].study_id, patient_id=announced[-1].patient_id, split=announced[-1].split)
-    monkeypatch.setattr(PrepareConfig, "records", lambda self, each=map: iter([*announced[:-1], last]))
+    monkeypatch.setattr(PrepareConfig, "studies", lambda self, each=map: iter([*announced[:-1], last]))
     with pytest.raises(Interrupted, match=r"a worker of 2 was killed.*num_workers=1"):
         prepare(config)
     assert (tmp_path / ".out.partial").is_dir() and not (tmp_path / "out").exists()

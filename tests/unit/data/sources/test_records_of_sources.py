@@ -6,10 +6,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medcodi.config import load
 from medcodi.data.images import save_png8
+from medcodi.data.preparation.prepare import PrepareConfig
 from medcodi.data.sources import SOURCES
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.errors import ConfigError, DataError
+from medcodi.study import CHEXPERT_LABELS
 
 HEADER = ["study", "patient", "frontal", "PatientAge", "Sex", "CRP", "TNT"]
 ROWS = [
@@ -95,3 +98,84 @@ def test_dicom_tags_fill_a_record_where_asked(tmp_path):
     dataset.save_as(file)
     (study,) = SOURCES["dicom"].announce("dicom", {**options, "record": True})
     assert "bmi" not in study.load(32).study.record
+
+
+# ---- published tables, by the shipped recipes ------------------------------------------------------------------------
+NIH = "Image Index,Finding Labels,Follow-up #,Patient ID,Patient Age,Patient {},View Position,OriginalImage[Width,Height],OriginalImagePixelSpacing[x,y]"
+NIH_ROWS = [
+    "00000001_000.png,Cardiomegaly|Effusion,0,1,058Y,M,PA,2682,2749,0.143,0.143",
+    "00000001_001.png,No Finding,1,1,59,M,AP,2682,2749,0.143,0.143",
+    "00000002_000.png,Hernia|Mass,0,2,411,F,PA,2682,2749,0.143,0.143",
+]
+CHEXPERT_ROWS = [
+    "view1_frontal.jpg,Female,68,Frontal,AP,1.0,,,,,,,,,0.0,,,,1.0",
+    "view2_lateral.jpg,Female,68,Lateral,,1.0,,,,,,,,,0.0,,,,1.0",
+]
+
+
+def prepared_by(recipe: str, folder: Path, **options) -> tuple[list, list]:
+    """Studies and left-out files of a shipped recipe whose files are in ``folder``."""
+    config = load(PrepareConfig, f"data/{recipe}")
+    files = {key: str(folder / config.options[key]) for key in ("path", "root")}
+    options = {**config.options, **files, **options}
+    loaded = [study.load(32) for study in SOURCES[config.source].announce(config.source, options)]
+    return [one.study for one in loaded], [left for one in loaded for left in one.spare]
+
+
+def write_png(file: Path) -> None:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    save_png8(np.random.default_rng(0).random((32, 32)), file)
+
+
+@pytest.mark.parametrize(("sex", "end"), [("Sex", ""), ("Gender", ",")])
+def test_the_recipe_of_nih_chestxray14_reads_both_versions_of_its_table(tmp_path, sex, end):
+    for row in NIH_ROWS:
+        write_png(tmp_path / "nih/images" / row.partition(",")[0])
+    lines = [NIH.format(sex), *NIH_ROWS]
+    (tmp_path / "nih/Data_Entry_2017_v2020.csv").write_text("\n".join(line + end for line in lines))
+    studies, left_out = prepared_by("nih-chestxray14", tmp_path)
+    assert [study.record for study in studies] == [
+        {"age": 58.0, "sex": "M", "view": "PA"},
+        {"age": 59.0, "sex": "M", "view": "AP"},
+        {"sex": "F", "view": "PA"},
+    ]
+    assert [left.reason for left in left_out] == ["record: invalid value"] and "411" in left_out[0].detail
+    first, second, third = (study.labels for study in studies)
+    assert first["Cardiomegaly"] == first["Pleural Effusion"] == 1 and first["No Finding"] == first["Edema"] == 0
+    assert "Fracture" not in first and second["No Finding"] == 1 and third["Lung Lesion"] == 1
+    assert [study.patient_id for study in studies] == ["1", "1", "2"]
+
+
+def test_the_recipe_of_chexpert_finds_patient_and_study_in_the_path(tmp_path):
+    folder = tmp_path / "chexpert/CheXpert-v1.0-small"
+    lines = ["Path,Sex,Age,Frontal/Lateral,AP/PA," + ",".join(CHEXPERT_LABELS)]
+    for row in CHEXPERT_ROWS:
+        path = "CheXpert-v1.0-small/train/patient00001/study2/" + row.partition(",")[0]
+        write_png(tmp_path / "chexpert" / path)
+        lines.append(path + row[row.index(",") :])
+    (folder / "train.csv").write_text("\n".join(lines))
+    (study,), left_out = prepared_by("chexpert", tmp_path)
+    assert (study.study_id, study.patient_id) == ("patient00001-study2", "patient00001") and not left_out
+    assert set(study.images) == {"frontal", "lateral"} and study.record == {"age": 68.0, "sex": "F", "view": "AP"}
+    assert study.labels == {"No Finding": 1.0, "Pneumothorax": 0.0, "Support Devices": 1.0}
+    with pytest.raises(DataError, match="line 2: no image path matches study_pattern"):
+        prepared_by("chexpert", tmp_path, study_pattern="(visit.)")
+
+
+@pytest.mark.parametrize(
+    ("cell", "options", "message"),
+    [
+        ("Edemaa", {}, "label 'Edemaa'.*did you mean 'Edema'"),
+        ("Hernia", {"label_names": {"Hernia": "Herniaa"}}, "unknown label 'Herniaa'"),
+    ],
+)
+def test_unknown_labels_are_refused_by_name(tmp_path, cell, options, message):
+    (tmp_path / "t.csv").write_text(f"study,patient,report,found\ns,p,Clear lungs.,{cell}\n")
+    with pytest.raises((DataError, ConfigError), match=message):
+        read(tmp_path / "t.csv", columns={"labels": "found"}, **options)
+
+
+def test_a_column_that_is_there_twice_is_refused(tmp_path):
+    (tmp_path / "t.csv").write_text("study,patient,report,Age,Age\ns,p,Clear lungs.,3,4\n")
+    with pytest.raises(DataError, match="has the column 'Age' twice"):
+        read(tmp_path / "t.csv", columns={"record.age": "Age"})

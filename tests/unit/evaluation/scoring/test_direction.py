@@ -23,7 +23,7 @@ from tests.unit.evaluation.scoring.conftest import CONFIG, Toy
 
 def test_every_group_of_metrics_has_a_scorer() -> None:
     """Coherence is of pairs of targets."""
-    assert {*SCORERS, "coherence"} == set(METRIC_GROUPS) == set(ScoringConfig().metrics)
+    assert {*SCORERS, "coherence", "subgroups"} == set(METRIC_GROUPS) == set(ScoringConfig().metrics)
 
 
 def test_a_generator_that_gives_back_the_truth_reaches_the_ceiling(toy_with_texts: Toy) -> None:

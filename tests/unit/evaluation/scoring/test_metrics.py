@@ -8,9 +8,9 @@ from medcodi.evaluation.scoring.metrics import METRIC_GROUPS, METRICS, PRIMARY, 
 def test_every_metric_is_complete() -> None:
     assert PRIMARY in METRICS
     for metric in METRICS.values():
-        assert metric.title and metric.table in ("findings", "images", "reports", "coherence")
+        assert metric.title and metric.table in ("findings", "images", "reports", "coherence", "records", "obedience")
         assert metric.better in ("up", "down", "")
-    assert {kind for group in METRIC_GROUPS.values() for kind in group} == {"image", "text"}
+    assert {kind for group in METRIC_GROUPS.values() for kind in group} == {"image", "text", "table"}
 
 
 def test_an_extractor_does_not_change_the_row() -> None:

@@ -41,6 +41,21 @@ def test_json_lines_say_the_same(tmp_path):
     assert one == other
 
 
+def test_a_record_in_columns_in_one_cell_in_a_file_and_in_json(tmp_path):
+    text = 'record.age,record.sex,record\n071Y,F,\n"71,5",,\n,,"age=71, sex=F"\n,,r.json\n'
+    rows = rows_of(tmp_path, text, targets=("frontal",))
+    prompts = [row.prompts.get("record") for row in rows]
+    assert [json.loads(prompt) for prompt in prompts[:2]] == [{"age": "071Y", "sex": "F"}, {"age": "71,5"}]
+    assert prompts[2:] == ["age=71, sex=F", tmp_path / "r.json"]
+    lines = [{"record": {"age": 71, "sex": "F"}}, {"record.age": 71}]
+    rows = rows_of(tmp_path, "\n".join(map(json.dumps, lines)), "m.jsonl")
+    assert [json.loads(row.prompts["record"]) for row in rows] == [{"age": 71, "sex": "F"}, {"age": "71"}]
+    (bad,) = rows_of(tmp_path, "record.age,record\n71,sex=F\n")
+    assert isinstance(bad, BadRow) and "both record and record.age are given" in bad.message
+    (row,) = rows_of(tmp_path, "record.age\n71\n", keep=("record.age",))
+    assert row.kept == {"record.age": "71"}
+
+
 def test_empty_cells_get_the_defaults_and_a_seed_of_their_id(tmp_path):
     rows = rows_of(tmp_path, "id,report\na,x\nb,x\n", targets=("frontal",), num_samples=3)
     again = rows_of(tmp_path, "id,report\nc,x\nb,x\n", targets=("frontal",), num_samples=3)
@@ -66,6 +81,8 @@ def test_empty_cells_get_the_defaults_and_a_seed_of_their_id(tmp_path):
         ("../a,x,,,,,", "cannot name a folder"),
         ("good,x,,,,,", "row 1 has the id"),
         ("a,x,,,,,,,", "9 cells"),
+        ("a,Heart is", "2 cells"),
+        ("a,nan,,,,,report=1", "not a prompt"),
         ('a,"x"y,,,,,', "not CSV"),
         (b"a,\xff,,,,,", "not UTF-8"),
     ],
@@ -77,7 +94,9 @@ def test_a_bad_row_is_told_and_the_rest_goes_on(tmp_path, cells, message):
     assert message in rows[1].message and rows[2].id == "last"
 
 
-@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"id": "\xff"}', b'{"seed": [1]}', b'{"num_samples": true}'])
+@pytest.mark.parametrize("line", [b"{", b"[1]", b'{"id": "\xff"}', b'{"seed": [1]}', b'{"num_samples": true}',
+                                  b'{"report": "x", "report": "y"}', b"[" * 5000, b'{"seed": 1' + b"0" * 5000 + b"}",
+                                  b'{"weights": NaN}'])  # fmt: skip
 def test_bad_json_lines(tmp_path, line):
     rows = rows_of(tmp_path, b'{"report": "x"}\n' + line + b'\n{"report": "y"}\n', "m.jsonl")
     assert [type(row) for row in rows] == [Row, BadRow, Row]

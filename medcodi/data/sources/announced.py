@@ -54,7 +54,7 @@ class Loaded:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Record:
+class AnnouncedStudy:
     """A study to be read.
 
     Attributes:
@@ -67,6 +67,7 @@ class Record:
         labels: CheXpert name -> 1, 0 or -1.
         values: Field of the record -> value as the source holds it.
         fields: Further fields than :data:`medcodi.record.CLINICAL_RECORD` has.
+        values_from: Where its values come from, for the ledger, where that is a choice (the hours before the study).
         metadata: Further values of the source.
         refused: Why the study cannot be used, if the source already knows.
         spare: Files of the study that are not used, though nothing is wrong with it.
@@ -81,6 +82,7 @@ class Record:
     labels: Mapping[str, float] = field(default_factory=dict)
     values: Mapping[str, Any] = field(default_factory=dict)
     fields: Mapping[str, FieldConfig] = field(default_factory=dict)
+    values_from: str = ""
     metadata: Mapping[str, Any] = field(default_factory=dict)
     refused: LeftOut | None = None
     spare: tuple[LeftOut, ...] = ()
@@ -103,9 +105,10 @@ class Record:
         """
         record: dict[str, RecordValue] = {}
         invalid: list[LeftOut] = []
-        for name, value in self.values.items():
+        fields = {**CLINICAL_RECORD.fields, **self.fields}
+        for name in (name for name in fields if name in self.values):
             try:
-                parsed = {**CLINICAL_RECORD.fields, **self.fields}[name].parse(name, value)
+                parsed = fields[name].parse(name, self.values[name])
             except DataError as error:
                 file = f"{self.study_id}:record.{name}"
                 invalid.append(LeftOut(file=file, reason="record: invalid value", detail=str(error)))
@@ -141,7 +144,7 @@ class Record:
         # The record, beside what shows something.
         record, invalid = self.read_values()
         if record:
-            contents |= dict.fromkeys(names("table"), record)
+            contents[names("table")[0]] = record
         spare = (*spare, *invalid)
         study = Study(
             study_id=self.study_id,
@@ -154,7 +157,7 @@ class Record:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PhantomRecord(Record):
+class AnnouncedPhantom(AnnouncedStudy):
     """A study that is computed, not read."""
 
     seed: int
@@ -163,7 +166,7 @@ class PhantomRecord(Record):
     studies_per_patient: int = 1
 
     @classmethod
-    def of(cls, version: int, seed: int, index: int, studies_per_patient: int, split: str) -> PhantomRecord:
+    def of(cls, version: int, seed: int, index: int, studies_per_patient: int, split: str) -> AnnouncedPhantom:
         """The study ``index`` of a population."""
         study = patient = f"phantom-{seed}-{index:07d}"
         if version == 2:
@@ -188,14 +191,22 @@ class PhantomRecord(Record):
         return Loaded(study=phantom_study(self.seed, self.index, image_size))
 
 
-# Values that anonymisation leaves in place of a patient's identifier.
+def projection(view: str) -> str:
+    """PA or AP, as a record's field ``view`` knows them, from a view position such as ``AP SUPINE``; "" of any other."""
+    word = view.strip().upper().partition(" ")[0].partition("_")[0]
+    return word if word in CLINICAL_RECORD.fields["view"].values else ""
+
+
+# Values that anonymisation leaves in place of a patient's identifier; one with a number in it is a pseudonym.
 _NO_PATIENT = re.compile(
-    r"(?:study:.*|anon\w*|unknown|none|removed|deidentified|de-identified|patient|test|[0x.\-_ ]*)", re.IGNORECASE
+    r"study:.*|anon[^1-9]*|unknown|none|null|nan|n/?a|nil|not?[ _-]?(?:id|name|available|applicable)|removed|redacted|blank"
+    r"|de-?identified|(?:patient|test)[\^ _-]*(?:patient|test|name|id)?|[0x.*?#\-_^ ]*",
+    re.IGNORECASE,
 )
 MIN_STUDIES_OF_ONE_PATIENT = 10  # from here on, one patient for all studies is taken for a replaced identifier
 
 
-def check_patients(records: Sequence[Record], source: str, column: str, fix: str) -> None:
+def check_patients(records: Sequence[AnnouncedStudy], source: str, column: str, fix: str) -> None:
     """Refuse studies whose patients are not known: those of one patient could come into several splits.
 
     Raises:
@@ -219,7 +230,16 @@ def check_patients(records: Sequence[Record], source: str, column: str, fix: str
     )
 
 
-def second_images(old: Record, new: Record) -> list[LeftOut]:
+TWO_PATIENTS = "two patients"
+
+
+def two_patients(old: AnnouncedStudy, new: AnnouncedStudy) -> LeftOut:
+    """The refusal of a study whose files or rows name two patients."""
+    detail = f"study {old.study_id!r} is of patients {old.patient_id!r} and {new.patient_id!r}"
+    return LeftOut(file=old.study_id, reason=TWO_PATIENTS, detail=detail)
+
+
+def second_images(old: AnnouncedStudy, new: AnnouncedStudy) -> list[LeftOut]:
     """The images of ``new`` whose view ``old`` has already: one image a view, the first counts."""
     return [
         LeftOut(

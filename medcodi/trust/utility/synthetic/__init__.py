@@ -1,0 +1,1 @@
+"""Synthetic studies: prompts for a model, and reading what a model or anybody generated."""

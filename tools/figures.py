@@ -1,0 +1,197 @@
+"""Quality figures in README and docs, written from results files by `python tools/figures.py [--write]`.
+
+A document marks each place, a table or a few words:  <!-- figures: FILE KEY [DIRECTION ...] -->...<!-- /figures -->
+FILE is a JSON under the repository's root, KEY an entry of TABLES or WORDS. Without --write, a place that differs is named, and the
+exit code is 1. The results.json of any evaluation fits; of several systems, tables name each.
+"""
+
+import json
+import re
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+PLACE = re.compile(
+    r"<!-- figures: (?P<file>\S+) (?P<key>\w+)(?P<names>[^\n]*?) -->(?P<text>.*?)<!-- /figures -->", re.S
+)
+Row = dict[str, Any]  # of a table: its first cells by name, and the figures that its other cells show
+
+
+# ---- cells -----------------------------------------------------------------------------------------------------------
+def number(value: float | None, digits: int = 2) -> str:
+    """A number, or a dash."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def bounds(figure: Row | None, digits: int = 2) -> str:
+    """``0.84 [0.82, 0.85]``."""
+    value, low, high = (number((figure or {}).get(key), digits) for key in ("value", "low", "high"))
+    return value if low == "–" else f"{value} [{low}, {high}]"
+
+
+def beside(row: Row, names: str, key: str, other: str, digits: int = 2, scale: float = 1.0) -> str:
+    """``0.26 (0.10)``, or ``0.92 / 0.95 (0.96 / 0.97)`` of several metrics."""
+    if any(name not in row for name in names.split()):
+        return "–"
+    first, second = (
+        " / ".join(number(scale * row[name][each], digits) for name in names.split()) for each in (key, other)
+    )
+    return f"{first} ({second})"
+
+
+def pretty(direction: str) -> str:
+    """``report → frontal + lateral``."""
+    prompts, targets = direction.split("->")
+    return f"{prompts or 'nothing'} → {targets}".replace("+", " + ")
+
+
+# ---- rows ------------------------------------------------------------------------------------------------------------
+def directions(results: Row) -> Iterator[Row]:
+    """Every direction of every system, with its scores."""
+    for system, entry in results["systems"].items():
+        for name, scores in entry["directions"].items():
+            first = {"direction": pretty(name), **({"system": system} if len(results["systems"]) > 1 else {})}
+            yield {**first, **scores, **scores["primary"]}
+
+
+def targets(results: Row, metric: str) -> Iterator[Row]:
+    """Every target for which a metric was computed."""
+    for row in directions(results):
+        each = ({**row, "target": name, **entry["metrics"]} for name, entry in row["targets"].items())
+        yield from (entry for entry in each if metric in entry)
+
+
+def agreements(results: Row) -> Iterator[Row]:
+    """Every pair of targets of one generation, and metric."""
+    for row in directions(results):
+        for pair, entry in row["coherence"].items():
+            for name in ("finding_kappa", "retrieval_recall_at_10", "geometry_correlation"):
+                if name in entry["metrics"]:
+                    yield {**row, "pair": pair, "metric": name, **entry["metrics"][name]}
+
+
+def better_single(results: Row) -> Iterator[Row]:
+    """Every direction with two prompts against the better single one."""
+    for test in results["comparisons"]["multi_prompt"]:
+        if test["target"] == "all" and test.get("against_better"):
+            yield {"two prompts": pretty(test["direction"]), **test, "direction": None}
+
+
+# ---- tables: rows, and columns as functions of a row -----------------------------------------------------------------
+TABLES = {
+    "findings": (lambda results: (row for row in directions(results) if row["prompts"]), {
+        "finding macro F1": lambda r: bounds(r["model"]),
+        "prompts shuffled": lambda r: number(r["shuffled"]["value"]),
+        "difference": lambda r: bounds(r["difference"]),
+        "ceiling": lambda r: number(r["ceiling"]),
+        "share of ceiling": lambda r: bounds({k: r[f"fraction_{k}"] for k in ("low", "high")} | {"value": r["fraction_of_ceiling"]}),
+        "legible in the prompt": lambda r: number(r["prompt_reader"]["value"]),
+    }),
+    "two_prompts": (better_single, {
+        "finding F1": lambda r: number(r["first"], 3),
+        "better single prompt": lambda r: pretty(r["against"]),
+        "its F1": lambda r: number(r["second"], 3),
+        "difference": lambda r: bounds(r["difference"], 3),
+        "no loss shown": lambda r: "yes" if r["not_worse"] else "no",
+    }),
+    "images": (lambda results: targets(results, "frechet/demo"), {
+        "target": lambda r: r["target"],
+        "side right (real)": lambda r: bounds(r["side_accuracy"]) + f" ({number(r['side_accuracy']['ceiling'])})" if "side_accuracy" in r else "–",
+        "Fréchet distance, same studies": lambda r: bounds(r["frechet/demo"]),
+        "halves (ceiling)": lambda r: beside(r, "frechet/demo", "halves", "ceiling"),
+        "kernel distance × 10³: halves (ceiling)": lambda r: beside(r, "kernel/demo", "halves", "ceiling", scale=1000),
+        "precision / recall: halves (ceiling)": lambda r: beside(r, "precision/demo recall/demo", "halves", "ceiling"),
+        "density / coverage: halves (ceiling)": lambda r: beside(r, "density/demo coverage/demo", "halves", "ceiling"),
+        "MS-SSIM between patients (real)": lambda r: beside(r, "ms_ssim", "value", "ceiling"),
+        "PSNR to the truth (another patient)": lambda r: beside(r, "psnr", "value", "floor", 1),
+    }),
+    "reports": (lambda results: targets(results, "bleu_1"), {
+        "side right": lambda r: bounds(r.get("side_accuracy")),
+        **{
+            name: lambda r, key=name.lower().replace("-", "_"): beside(r, key, "value", "floor", 3)
+            for name in ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
+        },
+    }),
+    "coherence": (agreements, {
+        "pair": lambda r: r["pair"],
+        "metric": lambda r: r["metric"],
+        "generated": bounds,
+        "real pairs": lambda r: number(r["ceiling"]),
+        "share": lambda r: number(r["share_of_ceiling"]),
+    }),
+}  # fmt: skip
+
+
+def table(source: Any, columns: Row, results: Row) -> str:
+    """A Markdown table between empty lines; it begins with what each row is called."""
+    rows = list(source(results))
+    first = [name for name in ("two prompts", "direction", "system") if rows[0].get(name)]
+    if "two prompts" in first and len(results["systems"]) == 1:
+        first.remove("system")
+    cells = [[*(row[name] for name in first), *(cell(row) for cell in columns.values())] for row in rows]
+    lines = [f"| {' | '.join(line)} |" for line in ([*first, *columns], *cells)]
+    return "\n".join(["\n", lines[0], "|" + "---|" * (len(first) + len(columns)), *lines[1:], "\n"])
+
+
+# ---- words -----------------------------------------------------------------------------------------------------------
+SPANS = {  # of a direction's scores
+    "share": lambda s: [s["primary"]["fraction_of_ceiling"]],
+    "sides": lambda s: [t["metrics"]["side_accuracy"]["value"] for t in s["targets"].values() if "side_accuracy" in t["metrics"]],
+    "halves": lambda s: [t["metrics"]["frechet/demo"]["halves"] for t in s["targets"].values() if "frechet/demo" in t["metrics"]],
+    "agreement": lambda s: [c["metrics"]["finding_kappa"]["share_of_ceiling"] for c in s["coherence"].values()],
+}  # fmt: skip
+
+
+def words(key: str, results: Row, names: list[str]) -> str:
+    """``0.87 to 0.94`` over the named directions of the first system, or a sentence."""
+    if key == "distances":  # of benchmarks/frechet_sanity.py
+        rows = {name: row["frechet"] for name, row in results["rows"].items()}
+        halves = rows.pop("real half - other half")
+        others = "; ".join(f"{name.replace(' - ', ' against ')} {value:.3g}" for name, value in rows.items())
+        return f"two halves of the real frontals {number(halves['mean'])} [least {number(halves['min'])}, most {number(halves['max'])}]; {others}"
+    if key == "classifier":  # macro F1 on its test studies, without sides
+        views = {
+            view: [row["f1"] for name, row in rows.items() if "/" not in name and row["f1"] is not None]
+            for view, rows in results["ceiling"].items()
+        }
+        return " and ".join(
+            f"{sum(values) / len(values):.3f} on real held-out {view}s" for view, values in views.items()
+        )
+    scored = next(iter(results["systems"].values()))["directions"]
+    if key == "verdict":
+        primary = [scores["primary"] for scores in scored.values() if scores["prompts"]]
+        shares = [100 * p["fraction_of_ceiling"] for p in primary]
+        above = sum(p["difference"]["low"] > 0 for p in primary)
+        which = f"all {above}" if above == len(primary) else f"{above} of {len(primary)}"
+        return f"beats the floor in {which} directions, at {min(shares):.0f} to {max(shares):.0f} % of its ceiling"
+    shown = sorted(number(value) for name in names for value in SPANS[key](scored[name]))
+    return shown[0] if shown[0] == shown[-1] else f"{shown[0]} to {shown[-1]}"
+
+
+# ---- documents -------------------------------------------------------------------------------------------------------
+def written(place: re.Match[str]) -> str:
+    """A place with what its results file has."""
+    results, key = json.loads((ROOT / place["file"]).read_text(encoding="utf-8")), place["key"]
+    text = table(*TABLES[key], results) if key in TABLES else words(key, results, place["names"].split())
+    return f"<!-- figures: {place['file']} {key}{place['names']} -->{text}<!-- /figures -->"
+
+
+def main(arguments: list[str]) -> int:
+    """Compare, or write."""
+    differ = 0
+    for page in [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]:
+        text = page.read_text(encoding="utf-8")
+        changed = [place for place in PLACE.finditer(text) if written(place) != place[0]]
+        if "--write" in arguments:
+            page.write_text(PLACE.sub(written, text), encoding="utf-8")
+            continue
+        differ += len(changed)
+        for place in changed:
+            print(f"{page}: {place['key']} is not what {place['file']} has. Fix: python tools/figures.py --write")
+    return int(differ > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
