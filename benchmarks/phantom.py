@@ -24,7 +24,7 @@ for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # b
 import numpy as np  # noqa: E402
 import scipy  # noqa: E402
 
-from medcodi.data.sources.phantom import PhantomDataset  # noqa: E402
+from medcodi.data.sources.phantom import PhantomDataset, phantom_study  # noqa: E402
 
 RESULTS = Path(__file__).parent / "results" / "phantom.json"
 GOALS = {(1, 128): 8.0, (2, 128): 36.0, (2, 256): 10.0}  # (version, pixels a side) -> studies per second and core
