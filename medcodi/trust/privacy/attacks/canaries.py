@@ -152,7 +152,7 @@ def canary_figures(measured: dict[str, np.ndarray]) -> dict[str, Any]:
             "value": value,
             "low": value - width,
             "high": value + width,
-            "p_value": float(combine_pvalues(chances, method="fisher").pvalue),
+            "p_value": float(combine_pvalues(chances, method="fisher")[1]),  # pyright: ignore[reportArgumentType]
         }
     if len(set(measured["repetitions"].tolist())) > 1 and np.ptp(exposure) > 0:
         trend: Any = spearmanr(measured["repetitions"], exposure, alternative="greater")
