@@ -18,7 +18,7 @@ def test_repeats_and_practice_do_not_count_twice(answers: Answers) -> None:
 
 
 def test_tables_that_cannot_be_used_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match="holds no answers"):
+    with pytest.raises(DataError, match="holds no rows"):
         read_answers(write_table(tmp_path / "empty", []))
     with pytest.raises(DataError, match=r"no table of answers.*turing import first"):
         read_answers(tmp_path / "nothing")
