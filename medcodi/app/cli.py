@@ -25,6 +25,7 @@ COMMANDS = (
     "train",
     "evaluate",
     "utility",
+    "audit",
     "parameters",
     "config",
     "import_xgem",
@@ -40,7 +41,8 @@ for _module in COMMANDS:
 def main(argv: Sequence[str] | None = None) -> None:
     """Run the command line and exit.
 
-    Exit codes: 0, 1 for a failed check, 2 for an error of the user's, 3 where the same command may succeed if repeated.
+    Exit codes: 0, 1 for a failed check, 2 for an error of the user's, 3 where the same command may succeed if repeated,
+    4 for an audit that fails.
     """
     # --debug is accepted anywhere, so it is taken out before Typer parses the rest.
     arguments = list(sys.argv[1:] if argv is None else argv)

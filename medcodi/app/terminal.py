@@ -37,7 +37,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
 RESUMES = {
     "train": "The same command with --resume latest resumes.",
     **dict.fromkeys(
-        ("fit", "synthesize", "evaluate", "utility", "import-xgem", "prepare", "cache", "export"),
+        ("fit", "synthesize", "evaluate", "utility", "audit", "import-xgem", "prepare", "cache", "export"),
         "What is finished stays: the same command resumes.",
     ),
 }

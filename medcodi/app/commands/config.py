@@ -22,6 +22,7 @@ GROUPS = {
     "train": ("medcodi train --config NAME", "medcodi.training.config:TrainConfig"),
     "eval": ("medcodi evaluate --config NAME", "medcodi.evaluation.config:EvaluateConfig"),
     "utility": ("medcodi utility --config NAME", "medcodi.trust.utility.config:UtilityConfig"),
+    "audit": ("medcodi audit --config NAME", "medcodi.trust.privacy.config:AuditConfig"),
     "turing": ("medcodi turing export --study NAME", "medcodi.turing.design.config:ReaderStudyConfig"),
 }
 _CLASSIFIER = "medcodi.evaluation.annotators.classifier_training:ClassifierTrainConfig"
@@ -33,7 +34,7 @@ Name = Annotated[str, typer.Argument(help="A recipe: train/align; align, if no o
 @config_app.command("list")
 def list_recipes(
     group: Annotated[
-        str | None, typer.Argument(help="data, models, train, eval, utility or turing.", show_default="all")
+        str | None, typer.Argument(help="data, models, train, eval, utility, audit or turing.", show_default="all")
     ] = None,
 ) -> None:
     """List the shipped recipes, each with its purpose. Commands take them by name, from any folder.

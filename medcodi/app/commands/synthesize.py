@@ -89,6 +89,15 @@ def synthesize(
     threads: Annotated[int, typer.Option(help="CPU threads of each rank, if it computes on the CPU.")] = 1,
     device: Device = None,
     execution: Execution = None,
+    exclude_near_copies: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATA",
+            help="The model's training data: leave studies out of results.csv whose images are nearer to a training study than real"
+            " patients are to each other. A filter is no proof of privacy.",
+            show_default=False,
+        ),
+    ] = None,
     collect: Annotated[
         bool, typer.Option("--collect", help="Write results.csv from the finished studies; generate nothing.")
     ] = False,
@@ -141,6 +150,10 @@ def synthesize(
     read_manifest(manifest, defaults, tuple(keep or ()))  # refused before the networks' libraries are loaded
     if model is not None:
         read_index(model)
+    if exclude_near_copies is not None:
+        from medcodi.data.dataset import read_info
+
+        read_info(exclude_near_copies)
     from medcodi.generation.bulk.job import SynthesisConfig
     from medcodi.generation.bulk.job import synthesize as run
     from medcodi.model.generation_config import GenerationConfig
@@ -179,6 +192,8 @@ def synthesize(
             on_failure=lambda bad: err.print(f"row {bad.number} {bad.id}: {bad.message}"),
         )
     _print_outcome(outcome, out_dir, rank, world)
+    if exclude_near_copies is not None and not outcome.num_pending:
+        _exclude(exclude_near_copies, out_dir, model, chosen)
     raise typer.Exit(_exit_code(outcome, os.environ))
 
 
@@ -202,6 +217,19 @@ def _write_balanced(balance: str | None, data: str | None, split: str, seed: int
     show(table)
     if result.num_left_out:
         err.print(f"{result.num_left_out:,} studies have no findings in words: they have no row")
+
+
+def _exclude(data: str, folder: Path, model: str | None, device: str | None) -> None:
+    """Leave near copies of training studies out of the results, by the rank that ended last."""
+    from medcodi.data.loading import DataConfig
+    from medcodi.generation.pipeline import load
+    from medcodi.trust.privacy.near_copies import TABLE, exclude_near_copies
+
+    excluded, generated = exclude_near_copies(folder, DataConfig(path=data).build(), load(model, device))
+    err.print(
+        f"{excluded} of {generated} studies are nearer to a training study than real patients are to each other: they are in {TABLE},"
+        " not in results.csv. A filter is no proof of privacy."
+    )
 
 
 def _rank_and_world(rank: int | None, world: int | None, environment: Mapping[str, str]) -> tuple[int, int]:

@@ -31,6 +31,7 @@ def test_version(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         ("train",),
         ("generate",),
         ("evaluate",),
+        ("audit",),
         ("parameters",),
     ],
 )

@@ -36,11 +36,12 @@ class Grid:
 
     @property
     def mask_dtype(self) -> DTypeLike:
-        """Of some organs' masks."""
+        """Precision of some organs' masks."""
         return np.float64 if self.version == 1 else np.float32
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """NZ, NY, NX."""
         return self.z.shape[0], self.y.shape[1], self.x.shape[2]
 
     def cut(self, box: Box) -> Grid:
@@ -189,7 +190,7 @@ def build(
 def _lung_box(g: Grid, body: Body, side: str) -> Box:
     """The voxels around a lung; all of them in version 1, whose findings reach a little further."""
     if g.version == 1:
-        return (slice(None),) * 3
+        return slice(None), slice(None), slice(None)
     return g.box((SIGN[side] * 0.5, 0, 0.5 * (body.apex + 1)), (0.56, 1, 0.5 * (1 - body.apex) + 0.01))
 
 

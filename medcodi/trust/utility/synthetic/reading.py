@@ -163,6 +163,7 @@ def _contents(files: Mapping[str, GeneratedFile], sizes: Counter[str]) -> dict[s
         if MODALITIES[name].kind == "table":
             continue
         content = read_generated(file, name)
+        assert isinstance(content.value, np.ndarray | str)  # no record
         values[name] = content.value
         if content.size:
             sizes[content.size] += 1

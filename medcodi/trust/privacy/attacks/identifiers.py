@@ -1,0 +1,62 @@
+"""Identifiers and marks of de-identification in a report, by rules; numbers that belong to the findings are white-listed.
+
+Rules see forms, not meanings: a name without a title is not found, and that a report is clean is not shown.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+_MONTH = r"(?:jan(?:uary)?|feb(?:ruary)?|mar(?:ch)?|apr(?:il)?|may|june?|july?|aug(?:ust)?|sep(?:t(?:ember)?)?|oct(?:ober)?|nov(?:ember)?|dec(?:ember)?)"
+# Category -> what it looks like. A further category is one more row.
+RULES: dict[str, re.Pattern[str]] = {
+    "mark of de-identification": re.compile(r"_{2,}|\[\*\*.*?\*\*\]|\bX{3,}\b|\[redacted\]", re.DOTALL),
+    "date": re.compile(
+        rf"\b\d{{1,2}}[/.-]\d{{1,2}}[/.-](?:\d{{4}}|\d{{2}})\b|\b(?:19|20)\d\d-\d\d-\d\d\b"
+        rf"|\b{_MONTH}\.?\s+\d{{1,2}}(?:st|nd|rd|th)?,?\s+(?:19|20)\d\d\b|\b\d{{1,2}}\.?\s+{_MONTH}\s+(?:19|20)\d\d\b",
+        re.IGNORECASE,
+    ),
+    "time": re.compile(r"\b(?:[01]?\d|2[0-3]):[0-5]\d(?::[0-5]\d)?\s*(?:am|pm|hrs|hours)?\b", re.IGNORECASE),
+    "telephone number": re.compile(r"(?<!\d)(?:\+\d{1,3}[ .-]?)?\(?\d{3}\)?[ .-]\d{3}[ .-]\d{4}(?!\d)"),
+    "e-mail address": re.compile(r"\b[\w.+-]+@[\w-]+\.[\w.]+\b"),
+    "web address": re.compile(r"\b(?:https?://|www\.)\S+", re.IGNORECASE),
+    "social security number": re.compile(r"\b\d{3}-\d{2}-\d{4}\b"),
+    "record number": re.compile(
+        r"\b(?:mrn|medical record|accession|patient id)\b\W{0,3}(?:(?:number|no|code|is)\W{0,3})*\w*\d{3,}\w*|\b\d{6,}\b",
+        re.IGNORECASE,
+    ),
+    "name with a title": re.compile(r"\b(?:Dr|Mr|Mrs|Ms|Prof|Doctor|Nurse)\b\.?\s+[A-Z][A-Za-z'-]+"),
+    "age above 89": re.compile(r"\b(?:9\d|1[01]\d)[- ]?(?:years?|yrs?|y)[- ]?(?:old|o\b)", re.IGNORECASE),
+}
+# Numbers of the findings: sizes, levels of the spine, ribs, shares, doses, exposures.
+CLINICAL = re.compile(
+    r"\d+(?:[.,]\d+)?(?:\s*[x×-]\s*\d+(?:[.,]\d+)?)*\s*(?:mm|cm|ml|cc|%|percent|degrees?|°|fr\b|french|mg|mgy|kv|kvp|mas)"
+    r"|\b[CTL]\d{1,2}(?:\s*[-/]\s*[CTL]?\d{1,2})?\b|\b\d{1,2}(?:st|nd|rd|th)\s+(?:anterior |posterior |lateral )?ribs?\b",
+    re.IGNORECASE,
+)
+
+
+def identifiers_in(text: str) -> dict[str, list[str]]:
+    """Category -> the passages found, in order; empty for a clean text."""
+    clinical = [match.span() for match in CLINICAL.finditer(text)]
+    found: dict[str, list[str]] = {}
+    taken: list[tuple[int, int]] = []  # one passage counts in one category
+    for category, rule in RULES.items():
+        for match in rule.finditer(text):
+            start, stop = match.span()
+            inside = any(low <= start and stop <= high for low, high in clinical)
+            if inside or any(start < high and low < stop for low, high in taken):
+                continue
+            taken.append((start, stop))
+            found.setdefault(category, []).append(match.group())
+    return found
+
+
+def count_identifiers(texts: Sequence[str]) -> dict[str, int]:
+    """Category -> number of texts that hold one."""
+    counts = dict.fromkeys(RULES, 0)
+    for text in texts:
+        for category in identifiers_in(text):
+            counts[category] += 1
+    return counts
