@@ -284,7 +284,7 @@ def _pairs(results: Results, subject: Subject, job: JobFolder) -> list[PictureRo
         direction = Direction.parse(pair["direction"])
         shards = studies.shards(studies.usable(direction))
         folder = ContentFolder(job.content / "generated")
-        made = folder.read_rows(direction, shards, [pair["row"]])[pair["row"]][pair["target"]]
+        made: Any = folder.read_rows(direction, shards, [pair["row"]])[pair["row"]][pair["target"]]
         real: Any = studies.values(pair["target"], [pair["row"]])[0]
         cells = [
             Cell(caption=pair["target"], role="generated", value=made),

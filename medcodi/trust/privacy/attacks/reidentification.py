@@ -126,7 +126,8 @@ def train_network(config: ReidentificationConfig, films: PatientFilms) -> FilmEn
         ]
         images = torch.from_numpy(np.concatenate(sides)).float().div(255)[:, None]
         vectors = network(augment(images, torch_generator("reidentification augmentation", config.seed, step)), view)
-        loss = info_nce(*vectors.chunk(2), SCALE).loss
+        first, second = vectors.chunk(2)
+        loss = info_nce(first, second, SCALE).loss
         # Cosine decay of the learning rate.
         for group in optimizer.param_groups:
             group["lr"] = config.learning_rate * 0.5 * (1 + math.cos(math.pi * step / config.num_steps))
