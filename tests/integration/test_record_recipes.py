@@ -46,6 +46,7 @@ def assert_same(one: dict[str, np.ndarray], other: dict[str, np.ndarray]) -> Non
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1800)
 def test_every_recipe_runs_on_the_shipped_demo_and_the_first_resumes(tmp_path):
     assert len(RECIPES) == 6
     for recipe in RECIPES:

@@ -237,8 +237,10 @@ def _events(
 ) -> Iterator[tuple[Any, ...]]:
     """Subject, time in seconds, and columns of the rows of some patients and items; one block of the file is in memory at a time."""
     import pyarrow as pa
-    from pyarrow import compute, csv
+    from pyarrow import compute as functions
+    from pyarrow import csv
 
+    compute: Any = functions  # its functions are made at run time
     types = {"subject_id": pa.int64(), "charttime": pa.timestamp("s"), **dict.fromkeys(columns, pa.float64())}
     types |= {name: kind for name, kind in (("itemid", pa.int64()), ("valueuom", pa.string())) if name in columns}
     patients = pa.array(subjects, pa.int64())

@@ -54,6 +54,7 @@ METRICS: dict[str, Metric] = {
     "rouge_l": Metric("ROUGE-L", "reports"),
     "meteor": Metric("METEOR", "reports"),
     "cider": Metric("CIDEr", "reports"),
+    "prior_cited": Metric("share that cites a prior study", "reports", "down"),
     "finding_kappa": Metric("findings agree, κ", "coherence"),
     "finding_f1": Metric("findings agree, F1", "coherence"),
     "retrieval_median_rank": Metric("median rank of the partner", "coherence", "down"),

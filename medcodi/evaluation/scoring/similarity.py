@@ -12,7 +12,7 @@ from medcodi.evaluation.scoring.case import Case
 from medcodi.evaluation.scoring.figures import figure_record, flag
 from medcodi.evaluation.scoring.statistics import BleuStatistic, MeanStatistic, SetStatistic
 from medcodi.metrics.bootstrap import bootstrap_interval
-from medcodi.metrics.labeler import looks_english
+from medcodi.metrics.labeler import cites_prior, looks_english
 from medcodi.metrics.similarity import Diversity
 from medcodi.modality import MODALITIES
 
@@ -100,6 +100,11 @@ def score_texts(case: Case) -> None:
         else:
             case.scores.statistics[name] = MeanStatistic(scores.per_study[name])
     case.scores.notes.extend(scores.notes)
+    # Words that only an earlier study gives sense to; no prompt holds one.
+    cited, ceiling = (
+        MeanStatistic(np.array([cites_prior(text) for text in texts], np.float64)) for texts in (generated, references)
+    )
+    case.scores.add("prior_cited", cited, case.studies.weights, ceiling=ceiling)
     # Scores of pairs of reports by other packages are annotations.
     for key, values in case.generated.arrays.items():
         if key.startswith(REPORT_SCORES) and not key.endswith(FLOOR):

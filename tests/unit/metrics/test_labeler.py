@@ -10,7 +10,7 @@ import pytest
 
 from medcodi.data.sources.phantom import phantom_findings, phantom_report
 from medcodi.metrics import label_matrix, label_report, labels_from_findings
-from medcodi.metrics.labeler import looks_english, mentions
+from medcodi.metrics.labeler import cites_prior, looks_english, mentions
 from medcodi.study import CHEXPERT_LABELS, Finding
 
 OPENI = Path(__file__).resolve().parents[4] / "shared" / "data" / "reports" / "openi_reports.csv"
@@ -191,3 +191,24 @@ def test_no_real_english_report_is_taken_for_another_language() -> None:
         rows = list(csv.DictReader(file))
     assert len(rows) == 3174
     assert all(looks_english(f"{row['findings']} {row['impression']}") for row in rows)
+
+
+@pytest.mark.parametrize(
+    ("text", "cites"),
+    [
+        ("FINDINGS: Unchanged small left effusion.", True),
+        ("The right lower lobe consolidation has improved.", True),
+        ("No significant interval change.", True),
+        ("The effusion is larger than on the prior film.", True),
+        ("New right pneumothorax.", True),
+        ("COMPARISON: Prior chest radiograph.\nFINDINGS: Small left effusion.", False),
+        ("COMPARISON: None.\nIMPRESSION: No acute disease.", False),
+        ("No prior studies are available. Heart size is increased.", False),
+        ("Interstitial markings are increased. Evidence of prior granulomatous disease.", False),
+        ("Opacity of the right apex compared to the left. Recommend comparison with older films.", False),
+        ("No new consolidation is suspected on this first film.", False),
+        ("", False),
+    ],
+)
+def test_a_report_cites_a_prior_if_it_speaks_of_change(text, cites):
+    assert cites_prior(text) is cites

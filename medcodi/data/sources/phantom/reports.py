@@ -212,7 +212,7 @@ class _Writer:
         return filling
 
     def change(self, finding: Finding) -> str | None:
-        """What has become of a finding since the study before; None where there is none."""
+        """The change of a finding since the study before; None where there is none."""
         if self.before is None:
             return None
         earlier = next((other for other in self.before if other.label == finding.label), None)
@@ -229,7 +229,7 @@ class _Writer:
         return [self.say(said[label]) for label in gone if label in said and self.chance(0.6)]
 
     def denials(self) -> list[str]:
-        """What is absent: most of it in one list, the heart and vessels in sentences of their own."""
+        """Sentences about what is absent: most of it in one list, the heart and vessels in sentences of their own."""
         words = phrases()
         absent = [label for label in words["absent"] if label not in self.labels]
         weights = {

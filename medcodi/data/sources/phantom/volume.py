@@ -36,11 +36,12 @@ class Grid:
 
     @property
     def mask_dtype(self) -> DTypeLike:
-        """Of some organs' masks."""
+        """Precision of some organs' masks."""
         return np.float64 if self.version == 1 else np.float32
 
     @property
     def shape(self) -> tuple[int, int, int]:
+        """NZ, NY, NX."""
         return self.z.shape[0], self.y.shape[1], self.x.shape[2]
 
     def cut(self, box: Box) -> Grid:

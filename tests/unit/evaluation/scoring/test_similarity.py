@@ -72,6 +72,16 @@ def test_scores_of_reports_by_other_packages_are_means_of_their_annotations(toy_
     assert own.scores.metrics["bleu_4"]["value"] == pytest.approx(1)  # against itself
 
 
+def test_the_share_of_reports_that_cite_a_prior_stands_beside_that_of_real_ones(toy_with_texts: Toy) -> None:
+    def citing(target: str, rows: list[int]) -> list[Value]:
+        values = toy_with_texts.held_out.values(target, rows)
+        return ["Stable small effusion, unchanged from the prior study."] * 15 + values[15:]
+
+    figure = toy_with_texts.score("frontal->report", citing).targets["report"].metrics["prior_cited"]
+    assert figure["value"] == pytest.approx(15 / 60) and figure["ceiling"] == 0
+    assert figure["low"] < 15 / 60 < figure["high"]
+
+
 def test_small_images_and_few_studies_have_no_diversity(toy: Toy) -> None:
     images = toy.held_out.values("frontal", list(range(9)))
     small = case(toy, toy.annotate("frontal", images), image_size=8)
