@@ -61,10 +61,10 @@ def set_test(values: np.ndarray, labels: np.ndarray, patients: Sequence[str]) ->
     scores, members = by_patient(values, labels, patients)
     if not enough(members) or np.ptp(scores) == 0:
         return None
-    _, p_value = ttest_ind(scores[members], scores[~members], equal_var=False, alternative="greater")
+    result: Any = ttest_ind(scores[members], scores[~members], equal_var=False, alternative="greater")
     spread = np.sqrt((scores[members].var(ddof=1) + scores[~members].var(ddof=1)) / 2)
     effect = float((scores[members].mean() - scores[~members].mean()) / max(spread, 1e-12))
-    return {"effect": effect, "p_value": float(p_value), **_counts(members)}  # pyright: ignore[reportArgumentType]
+    return {"effect": effect, "p_value": float(result.pvalue), **_counts(members)}
 
 
 def true_alarms(

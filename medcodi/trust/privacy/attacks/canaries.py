@@ -148,11 +148,12 @@ def canary_figures(measured: dict[str, np.ndarray]) -> dict[str, Any]:
         value = float(exposure[planted].mean())
         width = 1.959964 * EXPECTED_BITS / float(np.sqrt(planted.sum()))
         chances = measured["rank"][planted] / num_codes  # uniform for a code that was never learnt
+        fisher: Any = combine_pvalues(chances, method="fisher")
         figures["exposure"] = {
             "value": value,
             "low": value - width,
             "high": value + width,
-            "p_value": float(combine_pvalues(chances, method="fisher")[1]),  # pyright: ignore[reportArgumentType]
+            "p_value": float(fisher.pvalue),
         }
     if len(set(measured["repetitions"].tolist())) > 1 and np.ptp(exposure) > 0:
         trend: Any = spearmanr(measured["repetitions"], exposure, alternative="greater")
