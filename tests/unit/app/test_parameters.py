@@ -184,12 +184,12 @@ def test_a_folder_counts_as_the_model_that_wrote_it(tiny_model: MedCoDi, tmp_pat
     assert [str(column.header) for column in parameter_table(count).columns][-1] == "bf16 MiB"
 
 
-def test_the_readme_shows_this_table(full: ParameterCount) -> None:
-    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+def test_the_docs_show_this_table(full: ParameterCount) -> None:
+    page = (ROOT / "docs" / "FULL_SIZE.md").read_text(encoding="utf-8")
     for row in full.rows:
-        assert f"| {', '.join(row.trained_in)} | {row.parameters:,} |" in readme, row.component
+        assert f"| {', '.join(row.trained_in)} | {row.parameters:,} |" in page, row.component
     for line in reckoning(full.parts):
-        assert f"{abs(line.parameters):,}" in readme, line
+        assert f"{abs(line.parameters):,}" in page, line
 
 
 def test_another_size_is_not_set_beside_the_published_one(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from scipy import ndimage
@@ -214,9 +214,10 @@ def _resampled(coarse: np.ndarray, across: int, size: int, origin: np.ndarray) -
     # [NZ, N] -> [NZ, size] -> [size, size]
     places, shares = _taps(columns, coarse.shape[1])
     shares *= (columns > -0.5) & (columns < coarse.shape[1] - 0.5)
-    wide = sum(smooth[:, place] * share for place, share in zip(places, shares, strict=True))
+    wide: Any = sum(smooth[:, place] * share for place, share in zip(places, shares, strict=True))
     places, shares = _taps(rows, coarse.shape[0])
-    return sum(wide[place] * share[:, None] for place, share in zip(places, shares, strict=True))
+    film: Any = sum(wide[place] * share[:, None] for place, share in zip(places, shares, strict=True))
+    return film
 
 
 def _taps(positions: np.ndarray, num: int) -> tuple[np.ndarray, np.ndarray]:

@@ -33,7 +33,7 @@ _LUNG = {"Consolidation", "Edema", "Lung Lesion", "Atelectasis", "Pleural Effusi
 @cache
 def phrases() -> dict[str, Any]:
     """The phrases of ``phrases.yaml``."""
-    return yaml.safe_load(resources.files(__package__).joinpath("phrases.yaml").read_text("utf-8"))
+    return yaml.safe_load(resources.files(__spec__.parent).joinpath("phrases.yaml").read_text("utf-8"))
 
 
 def report(

@@ -190,7 +190,7 @@ def build(
 def _lung_box(g: Grid, body: Body, side: str) -> Box:
     """The voxels around a lung; all of them in version 1, whose findings reach a little further."""
     if g.version == 1:
-        return (slice(None),) * 3
+        return slice(None), slice(None), slice(None)
     return g.box((SIGN[side] * 0.5, 0, 0.5 * (body.apex + 1)), (0.56, 1, 0.5 * (1 - body.apex) + 0.01))
 
 

@@ -17,7 +17,7 @@ from medcodi.errors import DataError, did_you_mean
 from medcodi.evaluation.annotators.classifier import TARGETS, FindingClassifier, target_truth
 from medcodi.metrics.labeler import label_report, labels_from_findings
 from medcodi.modality import MODALITIES, names
-from medcodi.study import CHEXPERT_LABELS, Direction, Study
+from medcodi.study import CHEXPERT_LABELS, Content, Direction, Study
 from medcodi.trust.utility.arms import agrees
 from medcodi.trust.utility.config import GeneratorConfig
 from medcodi.trust.utility.pools import Pool, PoolBuilder
@@ -157,12 +157,13 @@ def read_synthetic(
     return replace(pool, groups=groups), figures
 
 
-def _contents(files: Mapping[str, GeneratedFile], sizes: Counter[str]) -> dict[str, np.ndarray | str]:
-    values: dict[str, np.ndarray | str] = {}
+def _contents(files: Mapping[str, GeneratedFile], sizes: Counter[str]) -> dict[str, Content]:
+    values: dict[str, Content] = {}
     for name, file in files.items():
         if MODALITIES[name].kind == "table":
             continue
         content = read_generated(file, name)
+        assert isinstance(content.value, np.ndarray | str)  # no record
         values[name] = content.value
         if content.size:
             sizes[content.size] += 1
