@@ -147,16 +147,22 @@ def copy_threshold(between: np.ndarray, labels: np.ndarray) -> float:
 def most_similar(
     measured: Mapping[tuple[str, str, str], Mapping[str, np.ndarray]], labels: np.ndarray, num: int
 ) -> list[dict[str, Any]]:
-    """The members whose generations are nearest to them, compared with other patients: direction, target, space, row, ratio."""
+    """The members whose generations are nearest to them, compared with other patients: direction, target, space, row, ratio.
+
+    Every direction and target has its share of ``num``, or short reports, which are soon alike, would leave no room for films.
+    """
     pairs = []
     for (direction, target, space), arrays in measured.items():
         ratio = arrays["own"] / np.maximum(_mean_known(arrays["distance"]), 1e-9)
         for row in np.flatnonzero((labels == MEMBER) & np.isfinite(ratio)):
             pairs.append((float(ratio[row]), direction, target, space, int(row)))
+    share = -(-num // max(len({key[:2] for key in measured}), 1))
     chosen: dict[tuple[str, str, int], dict[str, Any]] = {}
     for ratio, direction, target, space, row in sorted(pairs):
         if len(chosen) >= num:
             break
+        if sum(key[:2] == (direction, target) for key in chosen) >= share:
+            continue
         entry = {"direction": direction, "target": target, "space": space, "row": row, "ratio": ratio}
         chosen.setdefault((direction, target, row), entry)
     return list(chosen.values())
