@@ -114,6 +114,14 @@ TABLES = {
             for name in ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
         },
     }),
+    "edits": (lambda results: ({"edit": row["what"], **row} for row in results["rows"]), {
+        "film": lambda r: r["film"],
+        "asked": lambda r: number(r.get("asked")),
+        "F1": lambda r: number(r.get("F1")),
+        "others κ": lambda r: number(r.get("others")),
+        "geometry r": lambda r: number(r.get("geometry")),
+        "PSNR to the original (the autoencoder's round trip)": lambda r: number(r["psnr"], 1) + (f" ({number(r['round_trip'], 1)})" if "round_trip" in r else ""),
+    }),
     "coherence": (agreements, {
         "pair": lambda r: r["pair"],
         "metric": lambda r: r["metric"],
@@ -127,7 +135,7 @@ TABLES = {
 def table(source: Any, columns: Row, results: Row) -> str:
     """A Markdown table between empty lines; it begins with what each row is called."""
     rows = list(source(results))
-    first = [name for name in ("two prompts", "direction", "system") if rows[0].get(name)]
+    first = [name for name in ("edit", "two prompts", "direction", "system") if rows[0].get(name)]
     if "two prompts" in first and len(results["systems"]) == 1:
         first.remove("system")
     cells = [[*(row[name] for name in first), *(cell(row) for cell in columns.values())] for row in rows]
