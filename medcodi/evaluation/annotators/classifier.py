@@ -232,7 +232,7 @@ class FindingClassifier(nn.Module):
             model = from_dict(ClassifierConfig, card.pop("config"), source=str(card_path)).build()
             model.load_state_dict(load_file(weights))
             for figures in (row for view in card.get("ceiling", {}).values() for row in view.values()):
-                float(figures["auroc"] or 0), float(figures["positives"] or 0)
+                _ = float(figures["auroc"] or 0), float(figures["positives"] or 0)  # numbers, or refused
         except (LookupError, TypeError, AttributeError, ValueError, OSError, SafetensorError, RuntimeError) as error:
             raise CheckpointError(
                 f"the finding classifier in {directory} cannot be read: {str(error).splitlines()[0]}",
