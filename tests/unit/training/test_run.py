@@ -21,7 +21,7 @@ HUGE = [nn.Parameter(torch.empty(2**40, device="meta"))]  # 16 TiB of weights, m
 
 
 def stage(image_size: int, *needs: str) -> Any:
-    model = SimpleNamespace(config=SimpleNamespace(image_size=image_size))
+    model = SimpleNamespace(config=SimpleNamespace(image_size=image_size, record=None))
     return SimpleNamespace(name="diffuse", model=model, needs=lambda: needs)
 
 
