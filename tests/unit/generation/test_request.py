@@ -90,7 +90,7 @@ def test_prompts_of_files(tmp_path):
     save_png16(PICTURE, tmp_path / "f.png")
     (tmp_path / "r.txt").write_text("Clear   lungs.")
     prompts = {"frontal": tmp_path / "f.png", "report": tmp_path / "r.txt"}
-    check_prompt_files(prompts)
+    check_prompt_files(prompts, TINY)
     values = read_prompt_files(prompts, TINY)
     assert values["frontal"].shape == (32, 32) and values["report"] == "Clear lungs."
 
@@ -100,12 +100,12 @@ def test_files_that_are_not_images_are_refused(tmp_path, file):
     (tmp_path / "empty.png").touch()
     (tmp_path / "text.png").write_text("text")
     with pytest.raises(DataError, match=file):
-        check_prompt_files({"frontal": tmp_path / file})
+        check_prompt_files({"frontal": tmp_path / file}, TINY)
 
 
 def test_a_text_file_that_is_missing_is_refused(tmp_path):
     with pytest.raises(DataError, match="none.txt"):
-        check_prompt_files({"report": tmp_path / "none.txt"})
+        check_prompt_files({"report": tmp_path / "none.txt"}, TINY)
 
 
 @pytest.mark.parametrize("value", ["report.txt", "chest.PNG", "notes"])
