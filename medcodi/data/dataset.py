@@ -184,15 +184,15 @@ def read_study(dataset: StudyDataset, index: int) -> Study:
     """
     try:
         return dataset[index]
-    except DataError:
-        raise
     except Exception as error:
         study_id = getattr(dataset, "study_id", None)
         name = f"{study_id(index)!r} " if study_id else ""
+        known = error if isinstance(error, DataError) else None
+        reason = known.failed if known else f"{type(error).__name__}: {error}"
         raise DataError(
-            f"study {name}(number {index} of {dataset.name}) cannot be read: {type(error).__name__}: {error}",
-            expected="the study as it was prepared",
-            fix="copy the dataset again, or prepare it again",
+            f"study {name}(number {index} of {dataset.name}) cannot be read: {reason}",
+            expected=(known and known.expected) or "the study as it was prepared",
+            fix=(known and known.fix) or "copy the dataset again, or prepare it again",
         ) from error
 
 
