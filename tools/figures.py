@@ -72,6 +72,13 @@ def agreements(results: Row) -> Iterator[Row]:
                     yield {**row, "pair": pair, "metric": name, **entry["metrics"][name]}
 
 
+def orders(results: Row) -> Iterator[Row]:
+    """Every pair of targets of one generation, order after order."""
+    for row in sorted(directions(results), key=lambda row: row["direction"]):
+        for pair, entry in row["coherence"].items():
+            yield {**row, "system": row["system"].rpartition("-")[2], "pair": pair, **entry["metrics"]}
+
+
 def better_single(results: Row) -> Iterator[Row]:
     """Every direction with two prompts against the better single one."""
     for test in results["comparisons"]["multi_prompt"]:
@@ -120,7 +127,20 @@ TABLES = {
         "F1": lambda r: number(r.get("F1")),
         "others κ": lambda r: number(r.get("others")),
         "geometry r": lambda r: number(r.get("geometry")),
-        "PSNR to the original (the autoencoder's round trip)": lambda r: number(r["psnr"], 1) + (f" ({number(r['round_trip'], 1)})" if "round_trip" in r else ""),
+        "PSNR to the original (the autoencoder's round trip)": lambda r: (
+            beside({"psnr": r}, "psnr", "psnr", "round_trip", 1) if "round_trip" in r else number(r["psnr"], 1)
+        ),
+    }),
+    "orders": (orders, {
+        "pair": lambda r: r["pair"],
+        "κ of findings (real pairs)": lambda r: bounds(r["finding_kappa"]) + f" ({number(r['finding_kappa']['ceiling'])})",
+        "geometry r (real pairs)": lambda r: beside(r, "geometry_correlation", "value", "ceiling"),
+        "found at rank ≤ 10 (real pairs)": lambda r: beside(r, "retrieval_recall_at_10", "value", "ceiling"),
+        "finding F1 of both": lambda r: bounds(r["model"]) if r["prompts"] else "–",
+        "Fréchet halves ÷ ceiling": lambda r: " / ".join(
+            number(m["frechet/demo"]["halves"] / m["frechet/demo"]["ceiling"], 1)
+            for m in (t["metrics"] for t in r["targets"].values()) if "frechet/demo" in m
+        ),
     }),
     "coherence": (agreements, {
         "pair": lambda r: r["pair"],
