@@ -13,8 +13,9 @@ from scipy import ndimage
 from medcodi.data.sources.phantom import grammar, lines, rendering
 from medcodi.data.sources.phantom.body import Body, draw_body, draw_findings, labels_of
 from medcodi.data.sources.phantom.film import draw_exposure, expose
+from medcodi.data.sources.phantom.painting import HALF_DEPTH
 from medcodi.data.sources.phantom.patients import check_population, draw_visit
-from medcodi.data.sources.phantom.volume import HALF_DEPTH, build
+from medcodi.data.sources.phantom.volume import build
 from medcodi.errors import DataError
 from medcodi.randomness import numpy_generator
 from medcodi.record import Record

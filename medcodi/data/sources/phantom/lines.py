@@ -13,7 +13,8 @@ import numpy as np
 from scipy import ndimage
 
 from medcodi.data.sources.phantom.body import Body
-from medcodi.data.sources.phantom.volume import HALF_DEPTH, SIGN, Thorax
+from medcodi.data.sources.phantom.painting import HALF_DEPTH, SIGN
+from medcodi.data.sources.phantom.volume import Thorax
 from medcodi.study import Finding
 
 STEP = 0.012  # between points of a tube

@@ -17,7 +17,8 @@ from scipy import ndimage
 from medcodi.data.sources.phantom import film, lines
 from medcodi.data.sources.phantom.body import Body
 from medcodi.data.sources.phantom.lines import Bundle
-from medcodi.data.sources.phantom.volume import HALF_DEPTH, build, grid
+from medcodi.data.sources.phantom.painting import HALF_DEPTH, grid
+from medcodi.data.sources.phantom.volume import build
 from medcodi.study import Finding
 
 GRID = grid(80, 38, 80, version=2)
