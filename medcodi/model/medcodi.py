@@ -17,12 +17,12 @@ from medcodi.model.components import ComponentFiles, Placeholder, empty_paramete
 from medcodi.model.config import ModelConfig, StudentConfig, tiny_config
 from medcodi.model.files import load_model, save_model
 from medcodi.model.identity import model_sha256, weights_sha256
+from medcodi.model.low_rank import LowRank, Weights, call_with
 from medcodi.model.threads import LOADING, ModelLock
 from medcodi.networks.attention import Context
 from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
 from medcodi.networks.hearing import Connectors, lockstep
 from medcodi.networks.image_layers import ImageLayers
-from medcodi.networks.low_rank import LowRank, Weights, call_with
 from medcodi.networks.prompt_encoding import PromptEncoding
 from medcodi.networks.record_layers import FieldTokens
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers

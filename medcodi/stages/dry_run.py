@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from medcodi.modality import MODALITIES, Kind
+from medcodi.model.low_rank import call_with
 from medcodi.networks.attention import Context
-from medcodi.networks.low_rank import call_with
 
 Forward = Callable[[int], list[Tensor]]  # number of studies -> the tensors that the loss is made of
 

@@ -4,7 +4,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from medcodi.networks.low_rank import LowRank, call_with
+from medcodi.model.low_rank import LowRank, call_with
 
 
 def test_a_fresh_change_changes_nothing_and_a_set_one_is_w_plus_b_a():
