@@ -15,7 +15,7 @@ from medcodi.app.arguments import Model, Overrides, Preset
 from medcodi.app.terminal import app, err, out, say_loading, show
 from medcodi.errors import ConfigError
 
-FAILED = 4  # exit code if a limit fails, or a control
+FAILED = 4  # exit code if a limit or a control fails, or the audit is inconclusive
 
 
 @app.command()
@@ -43,7 +43,7 @@ def audit(
     """Audit a model for memorisation, membership inference, extraction, re-identification and inferred attributes.
 
     Members are studies that the model was trained on, non-members studies of other patients. Limits are in the file; the exit
-    code is 4 if one fails. An interrupted audit resumes with the same command.
+    code is 4 unless each is shown to hold. An interrupted audit resumes with the same command.
 
     [bold]Examples[/bold]
 

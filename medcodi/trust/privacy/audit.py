@@ -59,7 +59,7 @@ def audit(config: AuditConfig, *, quiet: bool = False) -> dict[str, Any]:
         quiet: Show no progress.
 
     Returns:
-        The results, as in ``results.json``; ``verdict.outcome`` is ``passes``, ``fails`` or ``invalid``.
+        The results, as in ``results.json``; ``verdict.outcome`` is ``passes``, ``inconclusive``, ``fails`` or ``invalid``.
 
     Raises:
         ConfigError, DataError, CheckpointError: Before anything is measured, if model and studies do not fit, members and

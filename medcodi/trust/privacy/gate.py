@@ -136,7 +136,7 @@ def passes(judged: list[dict[str, Any]]) -> bool:
 def verdict(
     judged: list[dict[str, Any]], controls: Mapping[str, Any] | None, training_list: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """The outcome (``passes``, ``fails`` or ``invalid``) and its lines; what weakens every figure comes first."""
+    """The outcome (``passes``, ``inconclusive``, ``fails`` or ``invalid``) and its lines; what weakens every figure comes first."""
     lines = []
     if controls is None:
         lines.append("The controls were not run: nothing shows that this audit would have found a leak.")
@@ -157,16 +157,20 @@ def verdict(
         for entry in judged
         if entry["outcome"] == NO_FIGURE
     ]
-    if not failed:
+    shown = controls is not None and not open_limits and not missing
+    if not failed and shown:
         lines.append(
-            "Passes: no limit is exceeded. That is no proof of privacy: these attacks found nothing above the limits."
+            "Passes: every limit is shown to hold. That is no proof of privacy: these attacks found nothing above it."
         )
+    elif not failed:
+        lines.append("Inconclusive: no limit is exceeded, but not every one is shown to hold; this is no pass.")
     if open_limits:
         lines.append(f"Not shown to hold, for too few studies: {', '.join(open_limits)}.")
     if missing:
         lines.append(f"Not judged, for want of a figure: {', '.join(missing)}.")
     invalid = controls is not None and not controls["holds"]
-    return {"outcome": "invalid" if invalid else "fails" if failed else "passes", "lines": lines}
+    outcome = "invalid" if invalid else "fails" if failed else "passes" if shown else "inconclusive"
+    return {"outcome": outcome, "lines": lines}
 
 
 def _words(entry: Mapping[str, Any]) -> str:

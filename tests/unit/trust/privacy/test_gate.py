@@ -63,8 +63,13 @@ def test_the_verdict_says_what_fails_by_how_much_and_what_weakens_it_first() -> 
     # A control that fails makes every figure worthless.
     failed = verdict(judged, {"holds": False, "problems": ["it missed"]}, KNOWN)
     assert failed["outcome"] == "invalid" and "it missed" in failed["lines"][0]
-    good = verdict(judge(families((0.5, 0.47, 0.53)), LimitsConfig(memorisation_auroc=None)), {"holds": True}, KNOWN)
+    # A pass needs every declared limit shown, and controls; what lacks a figure, or an interval that is tight enough, is no pass.
+    judged = judge(families((0.5, 0.47, 0.53)), LimitsConfig(memorisation_auroc=None))
+    shown = [entry for entry in judged if entry["outcome"] == "holds"]
+    good = verdict(shown, {"holds": True}, KNOWN)
     assert good["outcome"] == "passes" and "no proof of privacy" in good["lines"][0]
+    assert verdict(judged, {"holds": True}, KNOWN)["outcome"] == "inconclusive"
+    assert verdict(shown, None, KNOWN)["outcome"] == "inconclusive"
 
 
 def test_limits_have_one_hash_and_invalid_ones_are_refused() -> None:
