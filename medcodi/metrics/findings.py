@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from medcodi.errors import DataError, MissingExtraError
+from medcodi.errors import DataError
 from medcodi.metrics.bootstrap import Statistic, in_blocks, known_mean, weighted_mean
 from medcodi.study import Finding
 
@@ -111,22 +111,9 @@ def finding_scores(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str
     return FindingScores(per_finding, float(confusion.micro_f1()(ones)[0]), float(confusion.macro_f1()(ones)[0]))
 
 
-def import_auroc() -> Any:
-    """scikit-learn's ``roc_auc_score``; MissingExtraError if it is not installed."""
-    try:
-        from sklearn.metrics import roc_auc_score
-    except ImportError:
-        raise MissingExtraError("scikit-learn", extra="eval", needed_for="AUROC") from None
-    return roc_auc_score
-
-
 def auroc(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC curve of one finding, ``[N]``, by scikit-learn (extra ``eval``); NaN where only one class occurs."""
-    roc_auc_score = import_auroc()
-    known = ~np.isnan(truth)
-    if len(np.unique(truth[known])) < 2:
-        return float("nan")
-    return float(roc_auc_score(truth[known], scores[known]))
+    """Area under the ROC curve of one finding, ``[N]``; NaN where only one class occurs."""
+    return float(auroc_statistic(truth, scores)(np.ones((1, len(truth))))[0])
 
 
 # ---- areas under curves, as functions of study weights for bootstrap intervals ---------------------------------------
