@@ -127,7 +127,7 @@ def _print_results(results: dict[str, Any], folder: Path) -> None:
 
 
 def _verify(folder: Path) -> None:
-    from medcodi.trust.privacy.verify import verify_audit
+    from medcodi.trust.privacy import verify_audit
 
     check = verify_audit(folder)
     for difference in check.differences:
