@@ -26,6 +26,7 @@ COMMANDS = (
     "evaluate",
     "utility",
     "audit",
+    "card",
     "parameters",
     "config",
     "import_xgem",

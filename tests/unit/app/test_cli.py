@@ -32,6 +32,7 @@ def test_version(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         ("generate",),
         ("evaluate",),
         ("audit",),
+        ("card",),
         ("parameters",),
     ],
 )
