@@ -159,7 +159,7 @@ def evaluation_values(
     from medcodi.data.dataset import read_info
     from medcodi.evaluation.config import EvaluateConfig
     from medcodi.model import demo_checkpoint
-    from medcodi.model.files import read_index
+    from medcodi.model.index import read_index
 
     # Options that replace a key of the file.
     values = read_recipe(EvaluateConfig, config) if config else {}

@@ -192,10 +192,8 @@ class Fit:
             notes |= {
                 group: f"left out: no classifier of findings was trained, because {reason}" for group in _OF_CLASSIFIER
             }
-        missing = {"findings": "sklearn", "text": "pycocoevalcap"}
-        for group, package in missing.items():
-            if find_spec(package) is None:
-                notes[group] = f"left out: {package} is not installed (pip install 'medcodi[eval]')"
+        if find_spec("pycocoevalcap") is None:
+            notes["text"] = "left out: pycocoevalcap is not installed (pip install 'medcodi[eval]')"
         present = tuple(name for name in MODALITIES if self.data.modalities.get(name))
         return {
             "model": str(self.out / "model"),
