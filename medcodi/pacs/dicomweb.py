@@ -61,7 +61,7 @@ class DicomWebServer:
         return self._outcomes(instances, answer)
 
     def _outcomes(self, instances: Sequence[Instance], answer: Dataset) -> Iterator[tuple[str, str]]:
-        """What a Store Instances Response (PS3.18 Table 10.5.3-1) says of each instance."""
+        """Answers for each instance in a Store Instances Response (PS3.18 Table 10.5.3-1)."""
         stored = {str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence") or []}
         failed = {
             str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason", 0x0110))
@@ -181,7 +181,7 @@ def _session() -> Session:
 
 
 def _answer(error: HTTPError) -> Dataset | None:
-    """What the body of a refused store says of each instance; None where it says nothing."""
+    """Answers for each instance in the body of a refused store; None where it says nothing."""
     from pydicom import Dataset
 
     try:
