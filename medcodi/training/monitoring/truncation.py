@@ -7,7 +7,7 @@ from typing import Any
 from medcodi.modality import MODALITIES, names
 from medcodi.model import MedCoDi
 from medcodi.training.monitoring.observer import Observer
-from medcodi.training.run_folder import reports
+from medcodi.training.fresh_model import reports
 
 NUM_STUDIES = 1000  # that are looked at; more change the share little
 
