@@ -41,13 +41,11 @@ from medcodi.trust.privacy.controls import run_positive
 from medcodi.trust.privacy.gate import limits_sha256
 from medcodi.trust.privacy.measure import OnStudies, Subject, directions_left_out, measure
 from medcodi.trust.privacy.populations import AuditedStudies, JoinedStudies
-from medcodi.trust.privacy.results import compute_results
+from medcodi.trust.privacy.results import BUNDLE, RESULTS, compute_results, hashes_of
 from medcodi.trust.privacy.scores import AUDIT
 
 FORMAT = 1
-RESULTS, PAGE, METHODS, CARD, RUN, BUNDLE = (
-    "results.json", "page.html", "methods.md", "card.md", "run.json", "bundle.json",
-)  # fmt: skip
+PAGE, METHODS, CARD, RUN = "page.html", "methods.md", "card.md", "run.json"
 CONTROL = "control"
 NOT_THE_IDENTITY = ("out", "device")  # where it is stored and what it ran on change no figure
 LATER_KEYS = {"presidio": False}  # keys that earlier versions did not have, with the value that they stood for
@@ -225,9 +223,3 @@ def _finish(subject: Subject, job: JobFolder, seconds: float) -> dict[str, Any]:
     job.write_json(job.content / RUN, run)
     job.write_json(job.content / BUNDLE, {"format": FORMAT, "files": hashes_of(job.content)}, indent=1)
     return results
-
-
-def hashes_of(folder: Path) -> dict[str, str]:
-    """File -> SHA-256 of everything in a bundle, but for its index."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix(): atomic.sha256_file(path) for path in files if path.name != BUNDLE}
