@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import json
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 
@@ -98,6 +99,8 @@ def card(model: MedCoDi, attestation: dict[str, str] | None) -> str:
     if domain is not None:
         rows["findings in training"] = ", ".join(domain.findings) or "unknown"
         rows["use agreement"] = domain.agreement or "none known"
+    if promises := _promises(model.provenance):
+        rows["differential privacy"] = promises
     if attestation is not None:
         rows["attestation"] = f"{attestation['attested_by']}: {attestation['statement']}"
     lines = [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
@@ -112,6 +115,25 @@ def card(model: MedCoDi, attestation: dict[str, str] | None) -> str:
             *('import medcodi', 'model = medcodi.MedCoDi.from_pretrained("owner/name")', "```", ""),
         ]
     )  # fmt: skip
+
+
+def _promises(provenance: Mapping[str, Any]) -> str:
+    """The promise of each training to its patients, in words; empty where none made one."""
+    # Trainings of the model, of the adapters in it, and of the models that it is the average of.
+    histories = [provenance, *provenance.get("averaged", ())]
+    records = [pair for history in histories for pair in dict(history.get("training", {})).items()]
+    records += [(each["stage"], each["training"]) for history in histories for each in history.get("adapters", ())]
+    texts, private = [], False
+    for stage, record in records:
+        promise = record.get("privacy") or {}
+        private |= promise.get("epsilon") is not None
+        words = "no promise"
+        if promise.get("epsilon") is not None:
+            words = (
+                f"ε = {promise['epsilon']:.3g} at δ = {promise['delta']:g} for each of {promise['patients']:,} patients"
+            )
+        texts.append(f"{stage} on {record.get('studies', 0):,} studies: {words}")
+    return "; ".join([*dict.fromkeys(texts), "a patient of several trainings: the sum"]) if private else ""
 
 
 def _cell(text: str) -> str:
