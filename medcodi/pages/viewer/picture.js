@@ -106,25 +106,34 @@ var Turing = Turing || {};
       this.canvas.height = height;
     }
 
-    draw() {
-      if (this.stale) {
-        const table = tableFor(this.lo, this.hi, this.invert);
-        const { pixels } = this.image, { words } = this;
-        for (let i = 0; i < pixels.length; i++) words[i] = table[pixels[i]];
-        this.filmContext.putImageData(this.data, 0, 0);
-        this.stale = false;
-      }
+    /** Put the grey values through the window, where it has changed since. */
+    expose() {
+      if (!this.stale) return;
+      const table = tableFor(this.lo, this.hi, this.invert);
+      const { pixels } = this.image, { words } = this;
+      for (let i = 0; i < pixels.length; i++) words[i] = table[pixels[i]];
+      this.filmContext.putImageData(this.data, 0, 0);
+      this.stale = false;
+    }
+
+    /** Draw a film of this size at the place and zoom of this picture. */
+    place(film) {
       const { context, canvas, image, scale } = this;
       const exact = Math.abs(scale - 1) < 1e-6; // 1:1: no interpolation, whole pixels
-      const place = (size, length, centre) => size / 2 - centre * length * scale;
-      let left = place(canvas.width, image.width, this.centre.x);
-      let top = place(canvas.height, image.height, this.centre.y);
+      const start = (size, length, centre) => size / 2 - centre * length * scale;
+      let left = start(canvas.width, image.width, this.centre.x);
+      let top = start(canvas.height, image.height, this.centre.y);
       if (exact) [left, top] = [Math.round(left), Math.round(top)];
-      context.fillStyle = "#000";
-      context.fillRect(0, 0, canvas.width, canvas.height);
       context.imageSmoothingEnabled = !exact;
       context.imageSmoothingQuality = scale < 1 ? "medium" : scale < 2 ? "low" : "high";
-      context.drawImage(this.film, left, top, image.width * scale, image.height * scale);
+      context.drawImage(film, left, top, image.width * scale, image.height * scale);
+    }
+
+    draw() {
+      this.expose();
+      this.context.fillStyle = "#000";
+      this.context.fillRect(0, 0, this.canvas.width, this.canvas.height);
+      this.place(this.film);
     }
   };
 })();

@@ -15,10 +15,10 @@ from medcodi.data.sources.phantom import PhantomDataset
 from medcodi.errors import CheckpointError
 from medcodi.generation import generate
 from medcodi.model import MedCoDi, ModelConfig, tiny_config, tiny_model
-from medcodi.model.extension import extended_model
 from medcodi.randomness import StepRandomness
 from medcodi.record import FieldConfig
 from medcodi.stages import build_stage
+from medcodi.training.fresh_model import extended_model
 
 FEATURES = replace(tiny_config().environment, kind="features")
 RECIPE = replace(load(ModelConfig, "models/tiny-record"), environment=FEATURES)

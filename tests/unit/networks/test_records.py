@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from medcodi.errors import DataError
-from medcodi.networks.record_layers import FieldTokens, RecordTower, RecordTowerConfig, raw_values
+from medcodi.networks.records import FieldTokens, RecordTower, RecordTowerConfig, raw_values
 from medcodi.record import RecordConfig
 
 SCHEMA = RecordConfig(

@@ -9,7 +9,7 @@ import pytest
 
 from medcodi.errors import DataError
 from medcodi.study import Direction
-from medcodi.turing.bundle.export_folder import opened, stored_samples
+from medcodi.turing.bundle.contents import opened, stored_samples
 
 REQUEST = ("case-1", Direction(("report",), ("frontal",)))
 IMAGE = np.random.default_rng(0).random((4, 5), dtype=np.float32)

@@ -7,7 +7,7 @@ var Turing = Turing || {};
 
   Turing.Views = class {
     /**
-     * @param {Array} panels - `{slot, title, kind, payload}` as in the study file.
+     * @param {Array} panels - `{slot, title, kind}` as in the study file; `note` is a line below.
      * @param {Array} windows - Presets `{name, lo, hi}`; the first is where every item starts.
      * @param {function} changed - Called after every change of window, zoom, link or active panel.
      */
@@ -41,7 +41,8 @@ var Turing = Turing || {};
         "aria-label": panel.kind === "image" ? `${name}: picture. Shortcuts change window, zoom and place; press H for them.` : name,
       }, el("p", { class: "loading" }, "Loading …"));
       const view = { panel, name, body, picture: null, textSize: 1 };
-      view.element = el("figure", { class: "panel" }, el("figcaption", {}, name), body);
+      const note = panel.note ? el("p", { class: "panel-note" }, panel.note) : null;
+      view.element = el("figure", { class: "panel" }, el("figcaption", {}, name), body, note);
       view.element.addEventListener("pointerdown", () => this.activate(view));
       body.addEventListener("focus", () => this.activate(view));
       return view;
@@ -74,7 +75,7 @@ var Turing = Turing || {};
         }
         const canvas = el("canvas", { "aria-hidden": "true" });
         view.body.replaceChildren(canvas);
-        view.picture = new Turing.Picture(canvas, payload);
+        view.picture = payload.after ? new Turing.Comparison(canvas, payload, payload.after) : new Turing.Picture(canvas, payload);
         view.picture.reset(this.windows[0]);
         Turing.attachPointer(canvas, view, this);
         const ratio = window.devicePixelRatio || 1;
@@ -138,6 +139,10 @@ var Turing = Turing || {};
     /** Shift the level and widen the window by grey values. */
     windowBy(level, width) {
       this.apply((picture) => picture.setWindow(picture.lo + level - width / 2, picture.hi + level + width / 2));
+    }
+
+    invert() {
+      this.apply((picture) => picture.setWindow(picture.lo, picture.hi, !picture.invert));
     }
 
     preset(index) {
