@@ -84,7 +84,10 @@ def test_merged_and_unmerged_are_the_same_and_differ_from_the_base(base: Path, s
     merged = merge([file], base=base)
     torch.testing.assert_close(losses(build_stage("diffuse", merged)), losses(stage), rtol=0, atol=1e-5)
     assert (losses(build_stage("diffuse", MedCoDi.from_pretrained(base))) - losses(stage)).abs().min() > 1e-3
-    prompts, settings = {"frontal": np.full((32, 32), 0.5, dtype=np.float32)}, {"num_inference_steps": 2, "seed": 1}
+    prompts, settings = (
+        {"frontal": np.linspace(0, 1, 32 * 32, dtype=np.float32).reshape(32, 32)},
+        {"num_inference_steps": 2, "seed": 1},
+    )
     ours = generate(prompts, ["lateral"], model=merged, **settings).images["lateral"]
     unmerged = generate(prompts, ["lateral"], model=stage.model.eval(), **settings).images["lateral"]
     stage.train()
