@@ -44,6 +44,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
 # What an interrupted command has left, and how it is resumed; the others have written nothing.
 RESUMES = {
     "train": "The same command with --resume latest resumes.",
+    "send": "What has arrived is written down: the same command sends the rest.",
     **dict.fromkeys(
         ("fit", "synthesize", "evaluate", "utility", "audit", "import-xgem", "prepare", "cache", "export"),
         "What is finished stays: the same command resumes.",
@@ -86,6 +87,10 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 config_app = typer.Typer(no_args_is_help=True, help="Recipes that ship with MedCoDi: list, explain or copy them.")
 app.add_typer(config_app, name="config")
+dicom_app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="A hospital's servers: send an outbox of generated studies, fetch a study."
+)
+app.add_typer(dicom_app, name="dicom")
 turing_app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Let radiologists judge: real or generated, blinded, with statistics."
 )

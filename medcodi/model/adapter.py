@@ -135,3 +135,22 @@ def _digest(tensors: Mapping[str, Tensor]) -> str:
 def _not_finite(tensors: Mapping[str, Tensor]) -> str:
     """The name of a tensor with numbers that are not finite; empty: there is none."""
     return next((name for name, tensor in tensors.items() if not bool(tensor.isfinite().all())), "")
+
+
+def promises(provenance: Mapping[str, Any]) -> str:
+    """The promise of each training to its patients, in words; empty where none made one."""
+    # Trainings of the model, of the adapters in it, and of the models that it is the average of.
+    histories = [provenance, *provenance.get("averaged", ())]
+    records = [pair for history in histories for pair in dict(history.get("training", {})).items()]
+    records += [(each["stage"], each["training"]) for history in histories for each in history.get("adapters", ())]
+    texts, private = [], False
+    for stage, record in records:
+        promise = record.get("privacy") or {}
+        private |= promise.get("epsilon") is not None
+        words = "no promise"
+        if promise.get("epsilon") is not None:
+            words = (
+                f"ε = {promise['epsilon']:.3g} at δ = {promise['delta']:g} for each of {promise['patients']:,} patients"
+            )
+        texts.append(f"{stage} on {record.get('studies', 0):,} studies: {words}")
+    return "; ".join([*dict.fromkeys(texts), "a patient of several trainings: the sum"]) if private else ""

@@ -278,15 +278,29 @@ class MedCoDi(LazyComponents):
             return weights_sha256(self.components(), names)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-        """Write a model folder, as :func:`medcodi.model.files.save_model` does."""
-        with self.lock:  # not while another thread runs it in another precision
-            return save_model(self, folder, dtype=dtype)
+        """Write a model folder, as :func:`medcodi.model.files.save_model` does, and its card."""
+        from medcodi.model.card import CARD, model_card, write_card
 
-    def push_to_hub(self, repository: str, *, private: bool = True, attested_by: str | None = None) -> str:
+        with self.lock:  # not while another thread runs it in another precision
+            saved = save_model(self, folder, dtype=dtype)
+        write_card(model_card(saved), saved / CARD)
+        return saved
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = True,
+        attested_by: str | None = None,
+        evaluation: str | Path | None = None,
+        audit: str | Path | None = None,
+    ) -> str:
         """Upload it with its card, as :func:`medcodi.model.hub.push_to_hub` does."""
         from medcodi.model.hub import push_to_hub
 
-        return push_to_hub(self, repository, private=private, attested_by=attested_by)
+        return push_to_hub(
+            self, repository, private=private, attested_by=attested_by, evaluation=evaluation, audit=audit
+        )
 
     @classmethod
     def from_pretrained(

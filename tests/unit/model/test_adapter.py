@@ -17,7 +17,7 @@ from medcodi.errors import CheckpointError, PromptError
 from medcodi.generation import generate
 from medcodi.model import MedCoDi, tiny_model
 from medcodi.model.adapter import ADAPTER, Adapter, read_adapter, tensors_of, write_adapter
-from medcodi.model.hub import card
+from medcodi.model.card import model_card
 from medcodi.model.low_rank import LowRankConfig
 from medcodi.model.merging import merge
 from medcodi.stages import Stage, build_stage
@@ -104,6 +104,10 @@ def test_merged_and_unmerged_are_the_same_and_differ_from_the_base(base: Path, s
 def test_a_merged_model_is_saved_and_loaded_as_any_other(base: Path, file: Path, tmp_path: Path) -> None:
     merged = merge([file], base=base)
     loaded = MedCoDi.from_pretrained(merged.save_pretrained(tmp_path / "merged"))
+    promise = (
+        "| differential privacy | diffuse on 900 studies: ε = 8 at δ = 1e-05 for each of 900 patients; a patient of"
+    )
+    assert promise in model_card(tmp_path / "merged")
     assert loaded.identity() == merged.identity()
     assert loaded.provenance == json.loads(json.dumps(merged.provenance))
     with pytest.raises(CheckpointError, match="the adapter changes 'tiny'.*the model that it was trained on"):
