@@ -29,12 +29,14 @@ from medcodi.training.faults import Watchdog
 from medcodi.training.fresh_model import changes_for_data
 from medcodi.training.monitoring.trackers import check_trackers
 from medcodi.training.optimizer import trained_parameters
-from medcodi.training.private.run_parts import private_parts
+from medcodi.training.private.run_parts import PrivateParts, private_parts
 from medcodi.training.run_folder import RunFolder
 
 
 class Run:
     """The parts of one run on one rank, as they were left at the checkpoint that it resumes from."""
+
+    privacy: PrivateParts | None = None  # of a private run
 
     def __init__(
         self, config: TrainConfig, folder: RunFolder, ranks: Ranks, watchdog: Watchdog, resume: str | None
@@ -51,7 +53,8 @@ class Run:
         self._started_by = launcher(os.environ)
 
         # Refuse what cannot work before anything is read or built.
-        config.batch.accumulation(ranks.world_size)
+        if config.privacy is None:  # a private step has as many patients as are drawn
+            config.batch.accumulation(ranks.world_size)
         check_engine(config, ranks, self._started_by)
         if ranks.is_first:
             check_trackers(config.tracking)
@@ -156,9 +159,8 @@ class Run:
 
     def describe(self) -> str:
         """The run in one line."""
-        batch = self.config.batch.describe(self.ranks.world_size)
-        if self.privacy is not None:
-            batch = self.privacy.describe(self.config.steps)
+        plain, private = self.config.batch, self.privacy
+        batch = plain.describe(self.ranks.world_size) if private is None else private.describe(self.config.steps)
         return f"stage {self.config.stage.name} in {self.folder.root}: {batch}; engine {describe_engine(self.config, self._started_by)}"
 
     def announce(self, text: str) -> None:
@@ -202,7 +204,8 @@ class Run:
     @property
     def _micro_batches(self) -> int:
         """Micro-batches in a global batch, those of all ranks."""
-        return self.config.batch.accumulation(self.ranks.world_size) * self.ranks.world_size
+        accumulation = 1 if self.privacy is not None else self.config.batch.accumulation(self.ranks.world_size)
+        return accumulation * self.ranks.world_size
 
     @property
     def micro_ratio(self) -> float:
