@@ -174,7 +174,7 @@ class Outbox:
             yield
 
     def receipt(self, address: Address, study: OutgoingStudy) -> Receipt:
-        """What a server has answered so far to the instances of a study."""
+        """The answers of a server to the instances of a study so far."""
         try:
             values = json.loads(self._receipt(address, study.shard).read_text(encoding="utf-8"))
             stored, refused = dict(values["stored"]), dict(values["refused"])
@@ -203,7 +203,7 @@ class Outbox:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """What a server has answered to the instances of one study.
+    """The answers of a server to the instances of one study.
 
     Attributes:
         stored: SOP instance UID -> when the server confirmed it.

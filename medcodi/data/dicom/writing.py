@@ -119,7 +119,7 @@ def image_object(image: np.ndarray, modality: str, provenance: Mapping[str, Any]
 
 
 def _marks(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What an image alone says of its making."""
+    """Marks that an image alone has."""
     return {
         "ImageType": ["DERIVED", "SECONDARY"],
         "ConversionType": "SYN",
