@@ -27,6 +27,7 @@ COMMANDS = (
     "evaluate",
     "utility",
     "audit",
+    "card",
     "parameters",
     "config",
     "import_xgem",

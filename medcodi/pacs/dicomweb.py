@@ -61,7 +61,7 @@ class DicomWebServer:
         return self._outcomes(instances, answer)
 
     def _outcomes(self, instances: Sequence[Instance], answer: Dataset) -> Iterator[tuple[str, str]]:
-        """The answers of a Store Instances Response (PS3.18 Table 10.5.3-1), instance by instance."""
+        """Answers for each instance in a Store Instances Response (PS3.18 Table 10.5.3-1)."""
         stored = {str(item.ReferencedSOPInstanceUID) for item in answer.get("ReferencedSOPSequence") or []}
         failed = {
             str(item.ReferencedSOPInstanceUID): int(item.get("FailureReason", 0x0110))
@@ -186,7 +186,7 @@ def _response(error: HTTPError) -> Response:
 
 
 def _answer(error: HTTPError) -> Dataset | None:
-    """The Store Instances Response in the body of a refused store; None where there is none."""
+    """Answers for each instance in the body of a refused store; None where it says nothing."""
     from pydicom import Dataset
 
     try:

@@ -174,7 +174,7 @@ class Outbox:
             yield
 
     def receipt(self, address: Address, study: OutgoingStudy) -> Receipt:
-        """The answers of a server to the instances of a study so far."""
+        """Answers of a server so far to the instances of a study."""
         try:
             values = json.loads(self._receipt(address, study.shard).read_text(encoding="utf-8"))
             stored, refused = dict(values["stored"]), dict(values["refused"])
@@ -203,7 +203,7 @@ class Outbox:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """The answers of a server to the instances of one study.
+    """Answers of a server to the instances of one study.
 
     Attributes:
         stored: SOP instance UID -> when the server confirmed it.

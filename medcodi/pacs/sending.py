@@ -15,7 +15,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 
 @dataclass(kw_only=True)
 class Delivery:
-    """The outcome of one sending.
+    """Outcome of one sending.
 
     Attributes:
         studies: Studies in the outbox.

@@ -38,7 +38,7 @@ class UnreachableError(ServerError):
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """The address of a server.
+    """Address of a server.
 
     Attributes:
         text: As it was given, without a final slash: the server's name in receipts and messages.

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.panel import Panel
-from rich.text import Text
 
 from medcodi.app.arguments import (
     Device,
@@ -31,13 +29,8 @@ from medcodi.app.arguments import (
     refuse_full_folder,
 )
 from medcodi.app.commands.dicom import RETRY_SECONDS, add_to_outbox, check_store, deliver
-from medcodi.app.terminal import app, domain_notes, err, out, progress_bar, say_loading, show
+from medcodi.app.terminal import app, domain_notes, err, print_generation, print_truncations, progress_bar, say_loading
 from medcodi.errors import PromptError
-
-if TYPE_CHECKING:
-    from medcodi.generation.pipeline import Generation
-
-SHOWN = 300  # characters of a text that was not read
 
 
 @app.command()
@@ -186,29 +179,3 @@ def check_inputs(
         read_prompt(name, value, None)
     if model is not None:
         read_index(model)
-
-
-def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
-    """Say which texts the model has not read to their end, and what it has not read."""
-    from medcodi.data.reports import normalise_report
-
-    for name, prompt in generation.provenance["prompts"].items():
-        if cut := prompt.get("truncated"):
-            unread = " ".join(normalise_report(prompts[name])[cut["read_characters"] :].split())
-            seen = f" {cut['read_tokens']} of {cut['tokens']} tokens of the {name} were read, which is all that this model reads."
-            err.print(
-                Text.assemble(("Note:", "yellow"), f"{seen} Not read: {unread[:SHOWN]}{'…' * (len(unread) > SHOWN)}")
-            )
-
-
-def print_generation(generation: Generation, folder: Path) -> None:
-    """Print the texts and records of a generation, and the names of its files."""
-    from medcodi.study import content_text
-
-    for number, sample in enumerate(generation.samples):
-        for name, value in sample.contents.items():
-            text = content_text(value)
-            if text is not None:
-                show(Panel(Text(text), title=f"{name}, sample {number}", title_align="left", expand=False))
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        out.print(str(path))

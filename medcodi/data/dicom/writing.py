@@ -119,7 +119,7 @@ def image_object(image: np.ndarray, modality: str, provenance: Mapping[str, Any]
 
 
 def _marks(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Marks that an image alone has."""
+    """Statement of how one image was made."""
     return {
         "ImageType": ["DERIVED", "SECONDARY"],
         "ConversionType": "SYN",

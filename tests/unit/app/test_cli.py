@@ -34,6 +34,7 @@ def test_version(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         ("dicom", "fetch"),
         ("evaluate",),
         ("audit",),
+        ("card",),
         ("parameters",),
     ],
 )

@@ -43,6 +43,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("torchxrayvision", "eval", [*EVALUATE, "image_reader=xrv", "metrics=[findings]"]),
         ("radeval", "radeval", [*EVALUATE, "labeler=chexbert"]),
         ("radeval", "radeval", [*EVALUATE, "report_scorers=[radgraph]"]),
+        ("presidio_analyzer", "phi", ["audit", "--config", "small", "--model", "{model}", "--out", "out", "presidio=true"]),
         ("tensorboard", "tracking", TRAIN),
         ("wandb", "tracking", [*TRAIN, "tracking.tensorboard=false", "tracking.wandb={project: x}"]),
         ("deepspeed", "deepspeed", [*TRAIN, "engine.name=deepspeed"]),
