@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -128,6 +129,52 @@ def lint(
     out.print(f"{len(attacked.tested)} tests with the key; {len(attacked.leaks)} leaks.", markup=False)
     if not attacked.clean:
         raise typer.Exit(1)
+
+
+@turing_app.command()
+def serve(
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder with readers/ of a bundle, without custodian/; or one reader's folder.")
+    ],
+    out_dir: Annotated[
+        Path, typer.Option("--out", help="Folder for the answers: new, or that of an earlier serving, which resumes.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Others than this machine reach 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8400,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where readers reach the server through a proxy, for the links.", show_default="host and port"
+        ),
+    ] = None,
+) -> None:
+    """Serve the readings over HTTP: a link for each reader, answers stored here as they are given, a page of the progress.
+
+    The answer key must not be on this machine. The results are files as the viewer saves them: OUT/results/*.json.
+
+    [bold]Examples[/bold]
+
+        medcodi turing serve served/ --out answers/
+
+        medcodi turing serve served/ --out answers/ --url https://reading.example.org
+    """
+    from medcodi.turing.serving.answers_folder import PROGRESS, reader_links
+    from medcodi.turing.serving.server import study_server
+
+    with study_server(bundle, out_dir, host, port) as server:
+        answers = server.answers
+        for name, link in reader_links(url or server.url, answers.tokens, list(answers.study.trials)).items():
+            out.print(f"{'coordinator' if name == PROGRESS else name}: {link}", markup=False)
+        if url is None and host not in ("127.0.0.1", "localhost", "::1"):
+            err.print("Links and answers travel unencrypted. Put a proxy with TLS before this, and name it by --url.")
+        err.print(
+            f"Serving; answers are stored in {out_dir}. Stop with Ctrl-C: the same command resumes.", markup=False
+        )
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+    out.print(f"Next: medcodi turing import {out_dir / 'results'}/*.json --key custodian --out table/", markup=False)
 
 
 @turing_app.command("import")
