@@ -26,6 +26,7 @@ COMMANDS = (
     "evaluate",
     "utility",
     "audit",
+    "marks",
     "parameters",
     "config",
     "import_xgem",
