@@ -256,14 +256,15 @@ def _check_dicom(check: FileCheck, record: _Record | None) -> None:
         else:
             _check_without_packet(check, "", has_watermark, record)
         return
-    check.add(f"DICOM: {tags.get('DerivationDescription') or tags.get('ManufacturerModelName', '')}")
+    made_by = f"made by MedCoDi model {tags.get('ManufacturerModelName', '')}"  # as of a report, which is not derived
+    check.add(f"DICOM: {tags.get('DerivationDescription') or made_by}")
     expected = {"SyntheticData": "YES", **(_IMAGE_TAGS if is_image else {})}
     for keyword in [name for name, value in expected.items() if value not in str(tags.get(name, ""))]:
         check.add(f"missing in its tags: {keyword}", INCOMPLETE, _AS_WRITTEN)
     if record is not None:
         _check_hash(check, record)
     else:
-        check.add(f"without {PROVENANCE} beside it, a change of its pixels is not seen")
+        check.add(f"without {PROVENANCE} beside it, a change of its content is not seen")
 
 
 def films_to_sign(path: str | Path) -> list[tuple[Path, Mark]]:
