@@ -11,6 +11,7 @@ from medcodi.errors import DataError
 _SOURCE_TYPES = "http://cv.iptc.org/newscodes/digitalsourcetype/"
 GENERATED = _SOURCE_TYPES + "trainedAlgorithmicMedia"
 EDITED = _SOURCE_TYPES + "compositeWithTrainedAlgorithmicMedia"  # also sheets of real and generated films
+MEDCODI = "MedCoDi"  # how the system of every mark of ours begins
 PNG_KEYWORD = "XML:com.adobe.xmp"  # of the iTXt chunk that holds a packet (XMP specification, part 3)
 _MAX_CHARACTERS = 1 << 20  # of a packet that is parsed; ours have about 1,000
 _RDF = "http://www.w3.org/1999/02/22-rdf-syntax-ns#"
@@ -44,8 +45,8 @@ class Mark:
 
     @property
     def is_ours(self) -> bool:
-        """Whether MedCoDi wrote it for one film."""
-        return bool(self.pixels_sha256)
+        """Whether MedCoDi wrote it."""
+        return bool(self.pixels_sha256) or self.system.startswith(MEDCODI)
 
     def packet(self) -> str:
         """The packet as text, the same for the same mark."""

@@ -10,13 +10,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from medcodi.data.refusals import Refused
-from medcodi.xmp import PNG_KEYWORD
+from medcodi.xmp import GENERATED, MEDCODI, PNG_KEYWORD, Mark
 
 MIN_SIDE = 32  # pixels: below that nothing of a chest is left
 MAX_PIXELS = 10_000 * 10_000  # of one image: more than any detector has
 _MAX_16 = 65535
 _MAX_ASPECT = 5.0  # height over width of a pixel, or its inverse: beyond it the tag is wrong, not the pixel
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+SYNTHETIC = "synthetic"
 ORIGIN = "Origin"  # text chunk of PNGs that no patient was examined for: phantom or synthetic
 BITS_USED = "Bits used"  # text chunk of our own 16-bit PNGs, which may be dark and use all bits
 
@@ -198,8 +199,10 @@ def save_png8(image: np.ndarray, path: str | Path, *, origin: str | None = None,
 
 
 def png_info(origin: str | None = None, xmp: str = "") -> PngInfo:
-    """The text chunks of a PNG: its origin, and the XMP packet that marks it as generated."""
+    """The text chunks of a PNG: its origin, and the XMP packet that marks it as generated; a synthetic one always has one."""
     info = PngInfo()
+    if origin == SYNTHETIC and not xmp:
+        xmp = Mark(source_type=GENERATED, system=MEDCODI).packet()
     if origin is not None:
         info.add_text(ORIGIN, origin)
     if xmp:

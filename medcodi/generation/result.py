@@ -30,7 +30,7 @@ from medcodi.networks.tokenizer import Truncation
 from medcodi.record import Record
 from medcodi.storage import atomic
 from medcodi.study import Content, Direction, content_text
-from medcodi.xmp import EDITED, GENERATED, Mark
+from medcodi.xmp import EDITED, GENERATED, MEDCODI, Mark
 
 PROVENANCE = "provenance.json"
 _LIBRARIES = ("medcodi", "torch", "diffusers", "transformers", "open_clip_torch", "numpy")
@@ -131,7 +131,7 @@ def mark_of(provenance: Mapping[str, Any], levels: np.ndarray) -> Mark:
     model = provenance.get("model", {})
     return Mark(
         source_type=EDITED if "edit" in provenance else GENERATED,
-        system=f"MedCoDi model {model.get('name', 'unknown')}",
+        system=f"{MEDCODI} model {model.get('name', 'unknown')}",
         version=str(model.get("sha256", "")),
         direction=str(provenance.get("direction", "")),
         seed=str(provenance["seeds"][0]),

@@ -20,7 +20,7 @@ from medcodi.storage.atomic import write_text
 from medcodi.storage.ownership import refuse_foreign
 from medcodi.xmp import GENERATED, Mark
 
-_GENERATED = Mark(source_type=GENERATED)
+_GENERATED = Mark(source_type=GENERATED)  # by whatever system a page shows
 TEMPLATES = Path(__file__).parent / "templates"
 # What proves that a page is ours: the generator in its head, or the style of pages from before it was there.
 _MARKS = (b'<meta name="generator" content="MedCoDi">', b"--ink:#1b2530")

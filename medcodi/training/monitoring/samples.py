@@ -23,7 +23,7 @@ from medcodi.training.caching.training_run import borrowed
 from medcodi.training.ema import evaluating
 from medcodi.training.monitoring.observer import Observer, StepReport
 from medcodi.training.monitoring.trackers import RunLog
-from medcodi.xmp import EDITED, Mark
+from medcodi.xmp import EDITED, MEDCODI, Mark
 
 Value = Content
 MAX_INFERENCE_STEPS = 20  # of the sampler: enough to see, cheap enough to be seen often
@@ -186,7 +186,7 @@ def write_samples(samples: Samples, step: int, root: Path, log: RunLog) -> None:
     names = in_table_order({row.target for row in samples.rows} | set(samples.truth))
     truth = [(f"{name}: truth", samples.truth[name]) for name in names if name in samples.truth]
     picture = contact_sheet([*truth, *((row.title, row.values) for row in samples.rows)])
-    save_png8(picture, folder / f"step-{step:08d}.png", xmp=Mark(source_type=EDITED).packet())
+    save_png8(picture, folder / f"step-{step:08d}.png", xmp=Mark(source_type=EDITED, system=MEDCODI).packet())
     log.image(step, "samples", picture)
 
     # The texts.

@@ -183,7 +183,7 @@ def _check_image(check: FileCheck, record: _Record | None) -> None:
     packet = info.get(PNG_KEYWORD) or info.get("xmp")
     mark = read_mark(packet, str(check.path)) if packet else Mark()
     has_watermark = _check_watermark(check, image, mark)
-    if not mark.source_type and not mark.is_ours:
+    if mark == Mark():
         _check_without_packet(check, str(info.get(ORIGIN, "")), has_watermark, record)
     elif not mark.is_ours:
         check.add(
@@ -206,7 +206,9 @@ def _check_packet(check: FileCheck, mark: Mark, levels: np.ndarray) -> None:
         check.add(f"missing in its XMP: the {name}", INCOMPLETE, _AS_WRITTEN)
     if mark.source_type and mark.source_type not in (GENERATED, EDITED):
         check.add(f"changed: its source type is {mark.source_type}", CHANGED, _AS_WRITTEN)
-    if pixels_sha256(levels) != mark.pixels_sha256:
+    if not mark.pixels_sha256:
+        check.add("missing in its XMP: the hash of its pixels, so that a change is not seen", INCOMPLETE, _AS_WRITTEN)
+    elif pixels_sha256(levels) != mark.pixels_sha256:
         check.add("changed: its pixels are not those that the mark was written for", CHANGED, _AS_WRITTEN)
 
 
