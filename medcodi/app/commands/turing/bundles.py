@@ -52,7 +52,7 @@ def export(
         JobFolder.sweep_published(out_dir, EXPORT)
     refuse_full_folder(out_dir)
     from medcodi.generation.pipeline import load
-    from medcodi.turing.bundle.export import export_bundle
+    from medcodi.turing import export_bundle
     from medcodi.turing.design.config import max_cases, read_reader_study
     from medcodi.turing.design.generated_arm import open_generated
     from medcodi.turing.design.real_arm import open_real
@@ -106,7 +106,7 @@ def lint(
         medcodi turing lint bundle/readers/reader-01 --key custodian/ --report lint.json
     """
     from medcodi.storage.atomic import write_json
-    from medcodi.turing.lint.attack import lint_bundle
+    from medcodi.turing import lint_bundle
 
     # A whole bundle holds its key; a reader's folder is tested without, unless --key names one.
     own = bundle / "custodian"
@@ -190,7 +190,7 @@ def import_answers(
         medcodi turing import results/*.json --key bundle/custodian --out table/
     """
     refuse_full_folder(out_dir)
-    from medcodi.turing.answers.import_results import import_results
+    from medcodi.turing import import_results
 
     imported = import_results(results, key, out_dir)
 
