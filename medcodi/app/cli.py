@@ -25,15 +25,15 @@ COMMANDS = (
     "fit",
     "train",
     "evaluate",
-    "utility",
-    "audit",
-    "card",
+    "trust.utility",
+    "trust.audit",
+    "trust.card",
     "parameters",
     "config",
     "import_xgem",
     "data",
-    "turing",
-    "turing_analysis",
+    "turing.bundles",
+    "turing.analysis",
 )
 # Each registers its commands when it is imported.
 for _module in COMMANDS:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from medcodi.pacs.outbox import Outbox, OutgoingStudy
-from medcodi.pacs.servers import Address, Server, UnreachableError, connect, read_address
+from medcodi.pacs.servers import Address, Server, UnreachableError, read_address
 
 RETRY_S = 60.0  # how long a server that is away is tried again
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
@@ -148,3 +148,14 @@ class _Patience:
         """Whether this is the second study that was given up."""
         self.failed.add(study)
         return len(self.failed) > 1
+
+
+def connect(address: Address) -> Server:
+    """The client for an address; the server is called when it is used."""
+    if address.scheme == "dicom":
+        from medcodi.pacs.association import AssociationServer
+
+        return AssociationServer(address)
+    from medcodi.pacs.dicomweb import DicomWebServer
+
+    return DicomWebServer(address)

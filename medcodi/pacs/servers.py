@@ -1,4 +1,4 @@
-"""Addresses of DICOM servers, what a server can answer to an instance, and the two kinds of servers behind one face."""
+"""Addresses of DICOM servers, and what a server can answer to an instance."""
 
 from __future__ import annotations
 
@@ -109,17 +109,6 @@ def _invalid(text: str, why: str = "") -> ServerError:
         expected=_EXPECTED,
         fix="ask who runs the server for its DICOMweb address, or for host, port and title (AET) of its C-STORE",
     )
-
-
-def connect(address: Address) -> Server:
-    """The client for an address; the server is called when it is used."""
-    if address.scheme == "dicom":
-        from medcodi.pacs.association import AssociationServer
-
-        return AssociationServer(address)
-    from medcodi.pacs.dicomweb import DicomWebServer
-
-    return DicomWebServer(address)
 
 
 # ---- what a server answers to an instance ----------------------------------------------------------------------------
