@@ -20,6 +20,7 @@ COMMANDS = (
     "doctor",
     "generate",
     "edit",
+    "dicom",
     "synthesize",
     "fit",
     "train",

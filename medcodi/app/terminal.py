@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console, RenderableType
 from rich.panel import Panel
 from rich.progress import (
@@ -32,6 +33,7 @@ from medcodi.console import SafeConsole
 from medcodi.errors import DomainWarning, sentence
 
 if TYPE_CHECKING:
+    from medcodi.evaluation.config import EvaluateConfig
     from medcodi.generation.pipeline import Generation
 
 # Everything printed for a person or a script goes to `out`; progress, notes and errors go to `err`.
@@ -42,6 +44,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
 # What an interrupted command has left, and how it is resumed; the others have written nothing.
 RESUMES = {
     "train": "The same command with --resume latest resumes.",
+    "send": "What has arrived is written down: the same command sends the rest.",
     **dict.fromkeys(
         ("fit", "synthesize", "evaluate", "utility", "audit", "import-xgem", "prepare", "cache", "export"),
         "What is finished stays: the same command resumes.",
@@ -84,6 +87,10 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 config_app = typer.Typer(no_args_is_help=True, help="Recipes that ship with MedCoDi: list, explain or copy them.")
 app.add_typer(config_app, name="config")
+dicom_app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="A hospital's servers: send an outbox of generated studies, fetch a study."
+)
+app.add_typer(dicom_app, name="dicom")
 turing_app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Let radiologists judge: real or generated, blinded, with statistics."
 )
@@ -177,7 +184,7 @@ def count_progress(bar: Progress, description: str) -> Callable[[int, int], None
     return on_progress
 
 
-# ---- what a generation or an edit prints ------------------------------------------------------------------------------
+# ---- what several commands print -------------------------------------------------------------------------------------
 def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
     """Say which texts the model has not read to their end, and what it has not read."""
     from medcodi.data.reports import normalise_report
@@ -202,3 +209,30 @@ def print_generation(generation: Generation, folder: Path) -> None:
                 show(Panel(Text(text), title=f"{name}, sample {number}", title_align="left", expand=False))
     for path in sorted(path for path in folder.rglob("*") if path.is_file()):
         out.print(str(path))
+
+
+def evaluate_and_print(options: EvaluateConfig) -> None:
+    """Evaluate; the first rank prints the table, the verdict and the warnings."""
+    from medcodi.evaluation.pipeline import evaluate as run
+
+    results = run(options)
+    if not int(os.environ.get("RANK", "0")):  # only the first rank prints
+        print_results(results, Path(options.out))
+
+
+def print_results(results: dict[str, Any], folder: Path) -> None:
+    """Print the table, the verdict and the warnings of an evaluation, and where its page is."""
+    from medcodi.evaluation.report.alarms import alarms
+    from medcodi.evaluation.report.summary import terminal_table, verdict
+
+    columns, rows = terminal_table(results)
+    table = Table(*columns, show_lines=True, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.columns[0].min_width = len("direction")
+    for row in rows:
+        table.add_row(*row)
+    show(table)
+    for line in verdict(results):
+        out.print(line)
+    for line in alarms(results):
+        err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
+    out.print(f"The page: {folder / 'page.html'}")

@@ -28,7 +28,9 @@ from medcodi.app.arguments import (
     read_weights,
     refuse_full_folder,
 )
+from medcodi.app.commands.dicom import RETRY_SECONDS, add_to_outbox, check_store, deliver
 from medcodi.app.terminal import app, domain_notes, err, print_generation, print_truncations, progress_bar, say_loading
+from medcodi.errors import PromptError
 
 
 @app.command()
@@ -70,6 +72,23 @@ def generate(
     sequence: SequenceOfTargets = None,
     seed: Annotated[int, typer.Option(help="Seed of the first sample; the same seed gives the same sample.")] = 0,
     image_format: ImageFormat = "png",
+    dicom_store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send each sample as a DICOM study: https://HOST/dicom-web (STOW-RS), or dicom://HOST:PORT/AET (C-STORE).",
+        ),
+    ] = None,
+    outbox: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of DICOM studies to be sent; alone: written, not sent.",
+            show_default="outbox, with --dicom-store",
+        ),
+    ] = None,
+    dicom_pdf: Annotated[
+        bool, typer.Option("--dicom-pdf", help="Reports as encapsulated PDF too, beside the structured report.")
+    ] = False,
     device: Device = None,
     execution: Execution = None,
 ) -> None:
@@ -92,12 +111,23 @@ def generate(
         medcodi generate --order chained --sequence report+frontal+lateral
 
         medcodi generate --target frontal --steps 30 --sampler dpm++ --seed 7 --out here/
+
+        medcodi generate --prompt report=@report.txt --dicom-store https://pacs.example.org/dicom-web
     """
     # Check the options before torch is loaded, which takes seconds.
     prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
     in_sequence = read_sequence(sequence)
     folder = numbered_folder("generated") if out_dir is None else out_dir
     refuse_full_folder(folder)
+    if dicom_store is not None or outbox is not None:
+        outbox = outbox or Path("outbox")
+        check_store(dicom_store, outbox)
+    elif dicom_pdf:
+        raise PromptError(
+            "--dicom-pdf without an outbox",
+            expected="DICOM studies that it is part of",
+            fix="add --outbox or --dicom-store",
+        )
     say_loading("the prompts and the model")
     check_inputs(prompts, targets, weights, num_samples, seed, model)
     with domain_notes(), progress_bar(err) as bar:
@@ -124,8 +154,12 @@ def generate(
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
     generation.save(folder, image_format)
+    if outbox is not None:
+        add_to_outbox(generation, outbox, pdf=dicom_pdf)
     print_truncations(generation, prompts)
     print_generation(generation, folder)
+    if outbox is not None and dicom_store is not None:
+        deliver(outbox, dicom_store, RETRY_SECONDS)
 
 
 def check_inputs(

@@ -208,7 +208,7 @@ class Fit:
         }
 
     def _evaluate(self) -> None:
-        from medcodi.app.commands.evaluate import evaluate_and_print
+        from medcodi.app.terminal import evaluate_and_print
         from medcodi.config import from_dict
         from medcodi.evaluation.config import EvaluateConfig
 

@@ -28,8 +28,8 @@ _CHEST = re.compile(r"CHEST|THORA|TORAX|LUNG|PULM|HEART|CARDIA|MEDIASTIN|POITRIN
 _NOT_CHEST = re.compile(r"SPINE|VERTEBRA|COLUMNA|COLUNA|WIRBEL")
 _UNNAMED_PART = re.compile(r"(?:UNKNOWN|UNSPECIFIED|OTHER|NONE|NA|N/A|UNDEFINED|PORTABLE|BODY)?")
 _HEADER_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "PatientSize", "PatientWeight", "Modality",
-    "ViewPosition", "ViewCodeSequence", "PatientOrientation", "Manufacturer", "NumberOfFrames", "SamplesPerPixel",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "PatientSize", "PatientWeight", "PatientBodyMassIndex",
+    "Modality",    "ViewPosition", "ViewCodeSequence", "PatientOrientation", "Manufacturer", "NumberOfFrames", "SamplesPerPixel",
     "PhotometricInterpretation", "Rows", "Columns", "BodyPartExamined", "AnatomicRegionSequence", *_DESCRIPTIONS,
 ]  # fmt: skip
 
@@ -48,6 +48,7 @@ class DicomHeader:
         position: View Position as it stands, or "".
         size: Patient's Size (metres) as it stands, or "".
         weight: Patient's Weight (kilograms) as it stands, or "".
+        bmi: Patient's Body Mass Index as it stands, or "".
     """
 
     study_id: str
@@ -59,6 +60,7 @@ class DicomHeader:
     position: str = ""
     size: str = ""
     weight: str = ""
+    bmi: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -218,6 +220,7 @@ def _header(tags: Tags, path: Path) -> DicomHeader:
         position=tags.text("ViewPosition"),
         size=tags.text("PatientSize"),
         weight=tags.text("PatientWeight"),
+        bmi=tags.text("PatientBodyMassIndex"),
     )
 
 

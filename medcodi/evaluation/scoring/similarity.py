@@ -27,8 +27,7 @@ from medcodi.evaluation.scoring.statistics import (
 from medcodi.metrics.bootstrap import Interval, Statistic, bootstrap_interval, weighted_mean
 from medcodi.metrics.distances import Moments, frechet_distance, kernel_distance, kernel_statistic, mmd2
 from medcodi.metrics.labeler import cites_prior, is_language, looks_english, words_of
-from medcodi.metrics.prdc import prdc
-from medcodi.metrics.similarity import Diversity
+from medcodi.metrics.similarity import Diversity, prdc
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
 

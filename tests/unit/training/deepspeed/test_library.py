@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from medcodi.training.deepspeed import zero3
+from medcodi.training.deepspeed import library
 
 
 def test_scalars_are_vectors_only_while_deepspeed_takes_them_over() -> None:
     scalar, vector = nn.Parameter(torch.tensor(2.5)), nn.Parameter(torch.ones(3))
-    with zero3.scalars_as_vectors([scalar, vector]):
+    with library.scalars_as_vectors([scalar, vector]):
         assert scalar.shape == (1,) and vector.shape == (3,)
     whole: Any = scalar
     assert scalar.shape == () and scalar.item() == 2.5 and whole.ds_shape == torch.Size([])
@@ -36,15 +36,15 @@ def test_the_padding_of_a_shard_is_cleared_and_nothing_else() -> None:
         def _swappable_optimizer_subgroup(self, group: int) -> bool:
             return False
 
-    zero3.clear_padding(Optimizer(), [parameter], rank=1)
+    library.clear_padding(Optimizer(), [parameter], rank=1)
     assert parameter.ds_tensor.tolist() == [7.0, 7.0, 0.0] and master.tolist() == [9.0, 9.0, 9.0, 0.0]
-    zero3.clear_padding(Optimizer(), [parameter], rank=0)  # the first rank has none
+    library.clear_padding(Optimizer(), [parameter], rank=0)  # the first rank has none
     assert parameter.ds_tensor.tolist() == [7.0, 7.0, 0.0]
 
 
 def test_what_was_gathered_is_dropped_when_shards_change() -> None:
     dropped: list[str] = []
     optimizer = SimpleNamespace(empty_partition_cache=lambda: dropped.append("dropped"))
-    with zero3.shares_changed(optimizer):
+    with library.shares_changed(optimizer):
         assert dropped == ["dropped"]
     assert dropped == ["dropped", "dropped"]
