@@ -23,11 +23,12 @@ def processor_seconds() -> float:
 
 
 @pytest.mark.long
+@pytest.mark.timeout(1200)
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_an_example_runs(script: Path, tmp_path: Path) -> None:
     # What it writes into temporary folders goes where pytest removes it.
     variables = {**environment(), "TMPDIR": str(tmp_path)}
     command, before = [sys.executable, "-W", "ignore", str(script)], processor_seconds()
-    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=580)
+    done = subprocess.run(command, cwd=tmp_path, env=variables, capture_output=True, text=True, timeout=1100)
     assert done.returncode == 0, f"{done.stdout[-2000:]}\n{done.stderr[-4000:]}"
     assert done.stdout.strip() and processor_seconds() - before <= LONGEST
