@@ -10,7 +10,7 @@ from typing import Any
 from medcodi.errors import DataError
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder
-from medcodi.trust.privacy import card as privacy
+from medcodi.trust.privacy.job import card_text
 
 _POLICY = {
     "reuse": "the contents of each training study, in turn",
@@ -91,6 +91,9 @@ def card(results: Mapping[str, Any], name: str, audit: Mapping[str, Any] | None 
         "subgroups_of_the_prompts": [pool["groups"] for pool in pools],
         "agreement_with_the_prompt": [pool["agreement"] for pool in pools],
         "share_that_passes_the_filter": [pool["pass_filter"] for pool in pools],
+        "marks": "XMP in every film (DigitalSourceType trainedAlgorithmicMedia, the model), result.json with hashes beside it"
+        if options["model"] is not None
+        else "not known",
         "known_limits": limits,
         "privacy_audit": quoted(audit, config["privacy_audit"], generator["identity"].get("sha256")),
     }
@@ -102,7 +105,7 @@ def write_cards(job: JobFolder, results: Mapping[str, Any]) -> None:
     audit = None if folder is None else read_audit(folder)
     for name in results["generators"]:
         content = card(results, name, audit)
-        section = "" if audit is None else f"\n{privacy.card_text(audit)}"
+        section = "" if audit is None else f"\n{card_text(audit)}"
         job.write_json(job.root / "cards" / f"{name}.json", content)
         atomic.write_text(job.root / "cards" / f"{name}.md", card_text(content) + section, error=DataError)
 
