@@ -10,7 +10,7 @@ from typing import Any
 from medcodi.errors import DataError
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder
-from medcodi.trust.privacy.job import card_text
+from medcodi.trust.privacy.job import card_text as audit_card_text
 
 _POLICY = {
     "reuse": "the contents of each training study, in turn",
@@ -105,7 +105,7 @@ def write_cards(job: JobFolder, results: Mapping[str, Any]) -> None:
     audit = None if folder is None else read_audit(folder)
     for name in results["generators"]:
         content = card(results, name, audit)
-        section = "" if audit is None else f"\n{card_text(audit)}"
+        section = "" if audit is None else f"\n{audit_card_text(audit)}"
         job.write_json(job.root / "cards" / f"{name}.json", content)
         atomic.write_text(job.root / "cards" / f"{name}.md", card_text(content) + section, error=DataError)
 
