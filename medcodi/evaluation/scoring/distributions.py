@@ -9,6 +9,7 @@ the other, on the same splits as the ceiling.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import numpy as np
 
@@ -20,6 +21,7 @@ from medcodi.metrics.bootstrap import Interval, Statistic, bootstrap_interval, w
 from medcodi.metrics.distances import Moments, frechet_distance, kernel_distance, kernel_statistic, mmd2
 from medcodi.metrics.prdc import prdc
 from medcodi.randomness import numpy_generator
+from medcodi.study import CHEXPERT_LABELS
 
 NUM_HALVES = 10
 WIDE = 512  # features: above, a Fréchet distance takes seconds, so that it has no interval
@@ -152,3 +154,25 @@ def score_prdc(case: Case) -> None:
             if metric in OF_THE_WHOLE_SET:
                 statistic = SetStatistic(weighted_mean(values), num)
             case.scores.add(f"{metric}/{name}", statistic, case.studies.weights, ceiling=ceiling, halves=half, k=k)
+
+
+# ---- by finding ------------------------------------------------------------------------------------------------------
+def score_by_finding(case: Case) -> None:
+    """The distances that are chosen, among the studies that truly have a finding: generated against real ones of the same studies."""
+    scorers = {"frechet": score_frechet, "kernel": score_kernel, "prdc": score_prdc}
+    least = max(case.config.min_positives, case.config.neighbours + 1)
+    for column, label in enumerate(CHEXPERT_LABELS):
+        rows = np.flatnonzero(case.studies.truth[:, column] == 1)
+        if not case.scores.enough(f"by finding: {label}", least, len(rows), "a set of studies with it"):
+            continue
+        chosen = [case.studies.rows[row] for row in rows]
+        studies = replace(case.studies, rows=chosen)
+        own = Case(case.target, studies, case.generated.at(chosen), case.real.at(chosen))
+        for group in case.config.metrics:
+            if group in scorers:
+                scorers[group](own)
+        case.scores.by_finding[label] = {
+            "studies": len(rows),
+            "metrics": own.scores.metrics,
+            "left_out": own.scores.left_out,
+        }

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
+from importlib import resources
 
 import numpy as np
+import yaml
 
 from medcodi.evaluation.annotations import SIDES, AnnotationTable
 from medcodi.evaluation.annotators.classifier import SIDED_LABELS
@@ -89,6 +92,34 @@ def score_findings(case: Case) -> None:
     _score_areas(case, counted_truth, names)
     _score_each(case, columns)
     _score_sides(case)
+
+
+@lru_cache(maxsize=1)
+def urgency() -> np.ndarray:
+    """Weight of each of the 14 labels by how urgent it is: float64 ``[14]``; of ``urgency.yaml``, which is openly ours."""
+    table = yaml.safe_load(resources.files("medcodi.evaluation.scoring").joinpath("urgency.yaml").read_text("utf-8"))
+    return np.array([table["weights"][table["findings"][label]] for label in CHEXPERT_LABELS], np.float64)
+
+
+def score_severity(case: Case) -> None:
+    """Micro F1 in which a finding that is right, missed or invented counts as often as it is urgent; over all labels that are annotated."""
+    truth, name = case.studies.truth, "finding_severity_f1"
+    labels, real = case.generated.arrays["labels"], case.real.arrays["labels"]  # [N, 14]
+    annotated = ~np.isnan(labels).any(0) & ~np.isnan(real).any(0) & (urgency() > 0)
+    columns = np.flatnonzero(annotated).tolist()
+    if not (truth[:, columns] == 1).any():
+        case.scores.leave_out(name, "no finding with a weight is read here and truly present", 1, 0)
+        return
+    titles, weights = (tuple(f"{case.target}: {CHEXPERT_LABELS[k]}" for k in columns),), urgency()[columns]
+
+    def of(own: np.ndarray, annotations: np.ndarray) -> Confusion:
+        return Confusion.of(own[:, columns], annotations[:, columns]).weighted(weights)
+
+    floor = Confusion.mean([of(truth[moved], labels) for moved in case.studies.moved])
+    value, best, worst = (
+        F1Statistic((confusion,), "micro_f1", titles) for confusion in (of(truth, labels), of(truth, real), floor)
+    )
+    case.scores.add(name, value, case.studies.weights, ceiling=best, floor=worst)
 
 
 def _probabilities(case: Case, names: Sequence[str]) -> tuple[np.ndarray, np.ndarray] | None:

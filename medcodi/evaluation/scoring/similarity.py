@@ -55,6 +55,21 @@ def score_similarity(case: Case) -> None:
             case.scores.add(name, value, case.studies.weights, floor=floor)
 
 
+def score_alignment(case: Case) -> None:
+    """Mean cosine of a generated image and the report that prompted it, in the shared latent space; ceiling: the real image."""
+    reports = [
+        table for name, table in case.prompts.items() if MODALITIES[name].kind == "text" and "latent" in table.arrays
+    ]
+    if not reports or "latent" not in case.generated.arrays:
+        case.scores.leave_out("alignment", "no report prompts here, or no encoder embeds it")
+        return
+    prompt, made, real = reports[0].arrays["latent"], case.generated.arrays["latent"], case.real.arrays["latent"]
+    # Latents are of length 1, [N, D]; the floor sets each image beside other patients' reports.
+    floor = np.mean([(made * prompt[moved]).sum(1) for moved in case.studies.moved], 0)
+    value, ceiling, floor = (MeanStatistic(row) for row in ((made * prompt).sum(1), (real * prompt).sum(1), floor))
+    case.scores.add("alignment", value, case.studies.weights, ceiling=ceiling, floor=floor)
+
+
 def flag_images(case: Case) -> None:
     """Constant and black images, and equal ones of different studies."""
     arrays, ids = case.generated.arrays, case.studies.ids
