@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS ?= deepspeed,eval,dicom,tracking,turing,dev,docs
+EXTRAS ?= deepspeed,eval,dicom,privacy,tracking,turing,dev,docs
 # The first interpreter on this machine that is new enough; override with `make PYTHON=/path/to/python setup`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)
@@ -26,7 +26,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test test-long test-faults check format bench bench-gpu golden docs demo-train clean doctor
+.PHONY: help setup demo test test-long test-faults check format bench bench-gpu golden docs notebooks demo-train clean doctor
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -84,6 +84,11 @@ bench-gpu: $(ENOUGH) ## everything worth knowing of one card, in at most 8 minut
 
 docs: $(STAMP) ## the documentation as a site: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
+notebooks: $(STAMP) ## the examples as notebooks: build/notebooks/*.ipynb
+	@mkdir -p build/notebooks
+	@for script in examples/*.py; do $(BIN)/jupytext --quiet --to ipynb --output "build/notebooks/$$(basename "$$script" .py).ipynb" "$$script"; done
+	@ls build/notebooks
 
 golden: $(STAMP) ## rewrite the pinned numbers of tests/golden (review the diff before you commit it)
 	MEDCODI_WRITE_GOLDEN=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/golden -n 0 -q

@@ -8,8 +8,10 @@ from torch import Tensor, nn
 from medcodi.config import config
 from medcodi.data.loading import Batch
 from medcodi.diffusion.objective import denoising_error
+from medcodi.networks.attention import Context
+from medcodi.randomness import StepRandomness
 from medcodi.stages.dry_run import DryRun, denoising, frozen_encoding
-from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
+from medcodi.stages.encoded import DrawnPrompts, EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
 from medcodi.stages.stage import Stage
 from medcodi.stages.step import Step, draw_timesteps
 from medcodi.transfer import to_device
@@ -37,6 +39,8 @@ class DiffuseStage(Stage):
     requires = ("autoencode", "align")
     Config = DiffuseConfig
     timed = True
+    takes_low_rank = True
+    not_private = None
     config: DiffuseConfig
 
     @property
@@ -66,24 +70,9 @@ class DiffuseStage(Stage):
         encoded, num_timesteps = encode_batch(self.model, batch), self.model.schedule.config["num_train_timesteps"]
         losses = []
         for target in self.targets:
-            # Noise the target at a timestep of each row's own.
-            t = draw_timesteps(step.draws, f"t/{target}", num_timesteps)
-            t = to_device(t, encoded.means[target].device)
-            x_t, training_target = noisy_latent(self.model, encoded, target, t, step.draws)
-
-            # Draw each row's prompts among its other modalities, and mix them into one context.
-            prompts = draw_training_prompts(
-                encoded,
-                (target,),
-                step.draws,
-                drop_probability=self.config.drop_probability,
-                most=self.config.most_prompts,
-            )
-            context = prompts.context(self.model, encoded)
-
             # Predict eps (or v); rows without the target do not count.
-            prediction = self.model.denoise({target: x_t}, t, context)[target]
-            error = denoising_error(prediction, training_target)  # [B]
+            inputs, prompts = self._denoising(encoded, target, step.draws)
+            error = self._errors(target, inputs)  # [B]
             loss = step.mean(error, lambda rows, name=target: rows.present[name], log=f"loss/{target}")
             losses.append(loss)
 
@@ -94,3 +83,45 @@ class DiffuseStage(Stage):
             )
             step.log_timesteps(target, error, present, num_timesteps)
         return torch.stack(losses).sum()
+
+    def study_inputs(self, batch: Batch | EncodedBatch, draws: StepRandomness) -> dict[str, dict[str, Tensor]]:
+        """Target -> inputs of its denoiser, and whether each row has it."""
+        encoded = encode_batch(self.model, batch)
+        return {
+            target: {**self._denoising(encoded, target, draws)[0], "present": encoded.present[target]}
+            for target in self.targets
+        }
+
+    def study_losses(self, inputs: dict[str, dict[str, Tensor]]) -> Tensor:
+        """Sum over the targets that a study has of the mean squared error against eps (or v): ``[B]``."""
+        errors = {target: self._errors(target, tensors) for target, tensors in inputs.items()}
+        return torch.stack(
+            [torch.where(inputs[target]["present"], error, 0.0) for target, error in errors.items()]
+        ).sum(dim=0)
+
+    def _denoising(
+        self, encoded: EncodedBatch, target: str, draws: StepRandomness
+    ) -> tuple[dict[str, Tensor], DrawnPrompts]:
+        """Inputs of one target's denoiser and what it should predict, rows ``[B, ...]``; and the prompts of each row."""
+        # Noise the target at a timestep of each row's own.
+        t = draw_timesteps(draws, f"t/{target}", self.model.schedule.config["num_train_timesteps"])
+        t = to_device(t, encoded.means[target].device)
+        x_t, goal = noisy_latent(self.model, encoded, target, t, draws)
+
+        # Draw each row's prompts among its other modalities, and mix them into one context.
+        prompts = draw_training_prompts(
+            encoded,
+            (target,),
+            draws,
+            drop_probability=self.config.drop_probability,
+            most=self.config.most_prompts,
+        )
+        context = prompts.context(self.model, encoded)
+        weights = {} if context.log_weight is None else {"log_weight": context.log_weight}
+        return {"x_t": x_t, "t": t, "goal": goal, "tokens": context.tokens, **weights}, prompts
+
+    def _errors(self, target: str, inputs: dict[str, Tensor]) -> Tensor:
+        """The denoiser's error for each row, ``[B]``."""
+        context = Context(inputs["tokens"], inputs.get("log_weight"))
+        prediction = self.model.denoise({target: inputs["x_t"]}, inputs["t"], context)[target]
+        return denoising_error(prediction, inputs["goal"])

@@ -24,7 +24,8 @@ from medcodi.evaluation.report.wording import Results, directions, number, prett
 from medcodi.evaluation.scoring.metrics import ALL_TARGETS, metric_row
 from medcodi.evaluation.studies import Value
 from medcodi.modality import modality
-from medcodi.pages.charts import ForestRow, Range, forest_chart, range_chart
+from medcodi.pages.bars import Range, range_chart
+from medcodi.pages.charts import ForestRow, forest_chart
 from medcodi.pages.page import Cell, Head, PictureRow, Plot, Section, render_page, write_page
 from medcodi.study import Direction, content_text
 

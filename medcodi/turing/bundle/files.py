@@ -68,6 +68,7 @@ def viewer_files() -> dict[str, bytes]:
             elif child.is_file() and child.name.endswith(VIEWER_SUFFIXES):
                 contents[prefix + child.name] = child.read_bytes()
 
+    collect(files("medcodi.pages") / "viewer", "")  # what every viewer of ours shares
     collect(files("medcodi.turing") / "viewer", "")
     return dict(sorted(contents.items()))
 

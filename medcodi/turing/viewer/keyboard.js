@@ -16,27 +16,7 @@ var Turing = Turing || {};
     { group: "Go", keys: ["P"], says: "Pause: hides the item and stops the clock", run: (page) => page.pause() },
     { group: "Go", keys: ["S"], says: "Save a progress file (to go on elsewhere)", run: (page) => page.saveFile() },
     { group: "Go", keys: ["H", "?"], says: "This sheet", run: (page) => page.help() },
-    { group: "Grey values", keys: ["W"], says: "Next window preset (Shift: the one before)", run: (page, event) => page.views.nextPreset(event.shiftKey ? -1 : 1) },
-    { group: "Grey values", keys: ["["], says: "Narrower window: more contrast", run: (page) => page.views.windowBy(0, -2000) },
-    { group: "Grey values", keys: ["]"], says: "Wider window: less contrast", run: (page) => page.views.windowBy(0, 2000) },
-    { group: "Grey values", keys: [","], says: "Darker", run: (page) => page.views.windowBy(1000, 0) },
-    { group: "Grey values", keys: ["."], says: "Brighter", run: (page) => page.views.windowBy(-1000, 0) },
-    { group: "Grey values", keys: ["I"], says: "Invert", run: (page) => page.invert() },
-    { group: "View", keys: ["+", "="], says: "Zoom in (a report: larger letters)", run: (page) => page.views.zoomBy(1.25) },
-    { group: "View", keys: ["-"], says: "Zoom out (a report: smaller letters)", run: (page) => page.views.zoomBy(0.8) },
-    { group: "View", keys: ["F"], says: "Fit the whole picture", run: (page) => page.views.apply((picture) => picture.fit()) },
-    { group: "View", keys: ["O"], says: "One to one: a picture pixel on a screen pixel", run: (page) => page.views.apply((picture) => picture.oneToOne()) },
-    { group: "Grey values", keys: ["Shift+ArrowLeft"], says: "Narrower, wider, brighter, darker, on any keyboard", run: (page) => page.views.windowBy(0, -2000), shown: ["Shift", "ArrowLeft", "ArrowRight", "ArrowUp", "ArrowDown"] },
-    { group: "Grey values", keys: ["Shift+ArrowRight"], run: (page) => page.views.windowBy(0, 2000) },
-    { group: "Grey values", keys: ["Shift+ArrowUp"], run: (page) => page.views.windowBy(-1000, 0) },
-    { group: "Grey values", keys: ["Shift+ArrowDown"], run: (page) => page.views.windowBy(1000, 0) },
-    { group: "View", keys: ["ArrowLeft"], says: "Move left", run: (page) => page.views.panBy(-0.08, 0) },
-    { group: "View", keys: ["ArrowRight"], says: "Move right", run: (page) => page.views.panBy(0.08, 0) },
-    { group: "View", keys: ["ArrowUp"], says: "Move up", run: (page) => page.views.panBy(0, -0.08) },
-    { group: "View", keys: ["ArrowDown"], says: "Move down", run: (page) => page.views.panBy(0, 0.08) },
-    { group: "View", keys: ["Home"], says: "Reset window, zoom and place", run: (page) => page.views.reset() },
-    { group: "View", keys: ["L"], says: "Link the views, or let each move on its own", run: (page) => page.views.toggleLink() },
-    { group: "View", keys: ["V"], says: "Next panel", run: (page) => page.views.activateNext() },
+    ...Turing.VIEW_COMMANDS.map((command) => ({ ...command, run: (page, event) => command.run(page.views, event) })),
   ];
 
   /** The answer keys of one task that Questions.press reads: [keys, what they do]. */
@@ -48,15 +28,6 @@ var Turing = Turing || {};
     if (task.findings) rows.push([["Y", "N"], "Findings: present, absent; then the next row"], [["M"], "Findings: mark the rest absent"]);
     return rows;
   }
-
-  const MOUSE = [
-    ["Drag", "Window and level: right widens, up brightens"],
-    ["Wheel, pinch", "Zoom at the pointer"],
-    ["Shift + drag, right button, two fingers", "Move"],
-    ["Double click", "Fit, or one to one"],
-  ];
-
-  const NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", PageDown: "Page ↓", PageUp: "Page ↑" };
 
   /** Letters that commands hold, so that no choice takes them. */
   Turing.takenLetters = Turing.COMMANDS.flatMap((command) => command.keys).filter((key) => /^[A-Z]$/.test(key)).concat(["Y", "N", "M"]);
@@ -80,8 +51,7 @@ var Turing = Turing || {};
       if (controlWants(target, key)) return;
       const single = key.length === 1;
       if (single && !Turing.settings.values.shortcuts && key !== "?") return;
-      const name = single ? key.toUpperCase() : event.shiftKey && key.startsWith("Arrow") ? `Shift+${key}` : key;
-      const command = ENTRIES.get(name);
+      const command = ENTRIES.get(Turing.keyName(event));
       if (command && !(command.when && !command.when(page.task))) {
         event.preventDefault();
         if (page.ready || command.group === "Go") command.run(page, event);
@@ -93,14 +63,14 @@ var Turing = Turing || {};
 
   /** The help sheet: the task's instructions, the keys that work in it, and what the mouse does. */
   Turing.helpSheet = function (task, closed) {
-    const row = (keys, says) => el("tr", {}, el("th", { scope: "row" }, ...keys.map((key) => el("kbd", {}, NAMES[key] || key))), el("td", {}, says));
+    const row = (keys, says) => el("tr", {}, el("th", { scope: "row" }, ...keys.map((key) => el("kbd", {}, Turing.KEY_NAMES[key] || key))), el("td", {}, says));
     const table = (title, rows) => el("section", {}, el("h3", {}, title), el("table", {}, ...rows));
     const commands = Turing.COMMANDS.filter((command) => command.says && !(command.when && !command.when(task)));
     const tables = [...new Set(commands.map((command) => command.group))].map((group) => table(group, [
       ...(group === "Answer" ? answerKeys(task).map(([keys, says]) => row(keys, says)) : []),
       ...commands.filter((command) => command.group === group).map((command) => row(command.shown || command.keys, command.says)),
     ]));
-    tables.push(table("Mouse and touch", MOUSE.map(([keys, says]) => row([keys], says))));
+    tables.push(table("Mouse and touch", Turing.MOUSE.map(([keys, says]) => row([keys], says))));
     const setting = (name, label, on, off) => {
       const box = el("input", { type: "checkbox", id: `set-${name}`, on: { change: () => Turing.settings.set(name, box.checked ? on : off) } });
       box.checked = Turing.settings.values[name] === on;

@@ -76,8 +76,9 @@ var Turing = Turing || {};
         el("div", { class: "row go" },
           this.backButton = button("Back", { key: "⌫", id: "back", click: () => this.back() }),
           this.nextButton = button("Next", { key: "↵", id: "next", primary: true, click: () => this.forward() })));
+      this.tools = new Turing.Toolbar(this.views);
       const page = el("main", { class: "reading", id: "page-reading" }, this.topBar(),
-        el("section", { class: "stage", "aria-label": "Item" }, this.views.element, this.toolbar()), this.aside);
+        el("section", { class: "stage", "aria-label": "Item" }, this.views.element, this.tools.element), this.aside);
       document.body.dataset.page = "reading";
       document.getElementById("app").replaceChildren(page);
       this.refresh();
@@ -100,34 +101,8 @@ var Turing = Turing || {};
         button("Help", { key: "H", id: "help-button", click: () => this.help() }));
     }
 
-    toolbar() {
-      const { views } = this;
-      const tool = (label, key, click, title, pressed = null) => button(label, { key, click, title, pressed });
-      this.presets = views.windows.map(({ name }, index) => tool(name, null, () => views.preset(index), `Window ${name}`, false));
-      this.invertTool = tool("Invert", "I", () => this.invert(), "Invert the grey values", false);
-      this.linkTool = tool("Linked", "L", () => views.toggleLink(), "Window, zoom and place of all views together", true);
-      this.readout = el("output", { class: "readout", "aria-label": "Window and zoom" });
-      const pictures = this.session.trials[this.index].panels.filter(({ kind }) => kind === "image").length;
-      const tools = [
-        el("span", { class: "group", role: "group", "aria-label": "Window presets" }, el("kbd", { "aria-hidden": "true" }, "W"), ...this.presets),
-        this.invertTool,
-        el("span", { class: "group", role: "group", "aria-label": "Zoom" },
-          tool("−", null, () => views.zoomBy(0.8), "Zoom out"), tool("+", null, () => views.zoomBy(1.25), "Zoom in"),
-          tool("Fit", "F", () => views.apply((picture) => picture.fit()), "Fit the whole picture"),
-          tool("1:1", "O", () => views.apply((picture) => picture.oneToOne()), "A picture pixel on a screen pixel")),
-        tool("Reset", "Home", () => views.reset(), "Window, zoom and place as at the start"),
-        pictures > 1 ? this.linkTool : null, el("span", { class: "grow" }), this.readout,
-      ];
-      return el("div", { class: "tools", role: "toolbar", "aria-label": "Picture tools" }, ...(pictures ? tools : []));
-    }
-
     refreshToolbar() {
-      if (!this.readout || !this.presets) return;
-      const picture = this.views.current, chosen = this.views.presetIndex;
-      this.presets.forEach((each, index) => each.setAttribute("aria-pressed", String(index === chosen)));
-      this.linkTool.setAttribute("aria-pressed", String(this.views.linked));
-      this.invertTool.setAttribute("aria-pressed", String(Boolean(picture && picture.invert)));
-      this.readout.textContent = picture ? `W ${picture.hi - picture.lo}  L ${Math.round((picture.lo + picture.hi) / 2)}  ${Math.round(picture.scale * 100)} %` : "";
+      if (this.tools) this.tools.refresh();
     }
 
     /** After an answer changed: progress, what is missing, and whether the reader may continue. */
@@ -176,10 +151,6 @@ var Turing = Turing || {};
     tick() {
       this.session.addSeconds(this.index, this.clock.take());
       this.session.save();
-    }
-
-    invert() {
-      this.views.apply((picture) => picture.setWindow(picture.lo, picture.hi, !picture.invert));
     }
 
     forward() {

@@ -15,6 +15,15 @@ Run = Callable[..., int]
 TINY_STUDIES = ["data={source: phantom, split: test, num_studies: 8, image_size: 32}", "device=cpu"]
 EVALUATE = ["evaluate", "--model", "{model}", "--out", "out", *TINY_STUDIES]
 TRAIN = ["train", "--config", "tiny/align", "init={model}", "out=out"]
+PRIVATE = [
+    "train",
+    "--config",
+    "tiny/diffuse",
+    "init={model}",
+    "out=out",
+    "low_rank={rank: 2}",
+    "tracking.tensorboard=false",
+]
 
 
 @pytest.fixture
@@ -34,6 +43,9 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("pydicom", "dicom", ["generate", "--model", "{model}", "--prompt", "frontal=ward/chest.dcm", "--out", "out"]),
         ("pydicom", "dicom", ["generate", "--model", "{model}", "--target", "frontal", "--format", "dicom", "--out", "out"]),
         ("pydicom", "dicom", ["synthesize", "--model", "{model}", "--manifest", "prompts.csv", "--format", "dicom", "--out", "out"]),
+        ("pydicom", "dicom", ["generate", "--model", "{model}", "--target", "frontal", "--outbox", "outbox", "--out", "out"]),
+        ("dicomweb_client", "dicom", ["dicom", "fetch", "https://host/dicom-web", "--study", "1.2", "--out", "out"]),
+        ("pynetdicom", "dicom", ["generate", "--model", "{model}", "--dicom-store", "dicom://host:104/THEM", "--out", "out"]),
         ("pydicom", "dicom", ["data", "prepare", "--source", "dicom", "--out", "out", "path=ward"]),
         ("pycocoevalcap", "eval", EVALUATE),
         ("torch_fidelity", "eval", [*EVALUATE, "extractors=[inception]", "metrics=[frechet]"]),
@@ -43,6 +55,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("presidio_analyzer", "phi", ["audit", "--config", "small", "--model", "{model}", "--out", "out", "presidio=true"]),
         ("tensorboard", "tracking", TRAIN),
         ("wandb", "tracking", [*TRAIN, "tracking.tensorboard=false", "tracking.wandb={project: x}"]),
+        ("dp_accounting", "privacy", [*PRIVATE, "privacy={noise: 1, delta: 1e-3}"]),
         ("deepspeed", "deepspeed", [*TRAIN, "engine.name=deepspeed"]),
         ("xformers", "xformers", ["generate", "--model", "{model}", "--out", "out", "--execution", "attention=xformers"]),
     ],

@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from medcodi.errors import DataError
-from medcodi.pages.charts import ForestRow, Range, forest_chart, range_chart
+from medcodi.pages.bars import Range, range_chart
+from medcodi.pages.charts import ForestRow, forest_chart
 from medcodi.pages.page import (
     Cell,
     Figure,

@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medcodi.data.reports import is_language
 from medcodi.evaluation.annotations import AnnotationTable
 from medcodi.evaluation.scoring.case import Case, ScoredStudies
 from medcodi.evaluation.scoring.similarity import (
-    is_language,
     pairs_are_scored,
     repeated,
     score_diversity,

@@ -11,10 +11,10 @@ import pytest
 
 from medcodi.config import to_dict
 from medcodi.trust.utility.config import UtilityConfig
-from medcodi.trust.utility.exchange import OracleCurve, exchange_rate, monotone
 from medcodi.trust.utility.job import KIND, run
 from medcodi.trust.utility.page import verdict
 from medcodi.trust.utility.results import verify
+from medcodi.trust.utility.scoring import OracleCurve, exchange_rate, monotone
 from tests.unit.trust.utility.toy import FINDINGS, toy_datasets, write_generated
 
 NUM = 320

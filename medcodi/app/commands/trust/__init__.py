@@ -1,0 +1,1 @@
+"""``medcodi utility``, ``audit`` and ``card``: whether synthetic studies are useful, private, and what a model is."""

@@ -1,0 +1,188 @@
+"""The spending of a private run: its mechanism, whose (epsilon, delta) the library dp-accounting computes, and its secret."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import os
+import secrets
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from medcodi.data.dataset import StudyDataset, read_study
+from medcodi.distributed import Ranks
+from medcodi.errors import MissingExtraError, TrainingError
+from medcodi.storage import atomic
+
+if TYPE_CHECKING:
+    from medcodi.training.config import TrainConfig
+
+METHOD = "Poisson sampling of patients, Gaussian noise, privacy loss distributions"
+_LEAST_NOISE = 0.1  # from which the noise of an epsilon is sought
+
+
+@dataclass(frozen=True, kw_only=True)
+class Mechanism:
+    """A step: each patient is drawn with one probability, their clipped gradients are summed, and noise is added."""
+
+    noise: float  # standard deviation, in units of the clipping norm
+    clip: float  # greatest norm of one patient's gradient
+    delta: float
+    patients: int  # N, in the data
+    expected: int  # patients a step, on average: the sum is divided by it
+
+    @property
+    def rate(self) -> float:
+        """Probability with which a patient is drawn in a step."""
+        return self.expected / self.patients
+
+    def epsilon(self, steps: int) -> float:
+        """Spent by some steps at ``delta``, for one patient more or less; infinite without noise."""
+        return _epsilon(self.noise, self.rate, steps, self.delta)
+
+    def spent(self, steps: int) -> dict[str, Any]:
+        """The promise after some steps, ready for JSON; ``epsilon`` None: there is none."""
+        epsilon = self.epsilon(steps)
+        return {
+            "epsilon": epsilon if math.isfinite(epsilon) else None,
+            "delta": self.delta,
+            "unit": "patient",
+            "patients": self.patients,
+            "steps": steps,
+            "sampling_rate": self.rate,
+            "noise": self.noise,
+            "clip": self.clip if math.isfinite(self.clip) else None,
+            "accountant": f"dp-accounting: {METHOD}",
+        }
+
+
+def mechanism_of(config: TrainConfig, patients: int) -> Mechanism | None:
+    """The mechanism of a run on some patients; None where it is not private.
+
+    Raises:
+        MissingExtraError: If dp-accounting is not installed.
+        TrainingError: If delta is too large for the patients, or there are fewer than a step draws.
+    """
+    privacy = config.privacy
+    if privacy is None:
+        return None
+    if config.batch.global_size > patients:
+        raise TrainingError(
+            f"batch.global_size is {config.batch.global_size}, and the data hold {patients:,} patients",
+            expected="fewer patients in a step than there are",
+            fix=f"batch.global_size={max(1, patients // 10)}",
+        )
+    if privacy.delta * patients >= 1:
+        raise TrainingError(
+            f"privacy.delta is {privacy.delta:g} with {patients:,} patients: publishing one of them whole would keep such a promise",
+            expected=f"less than 1 / patients, which is {1 / patients:.2g}",
+            fix=f"privacy.delta={0.1 / patients:.1g}",
+        )
+    _library()  # missing: refused now, and not when the first checkpoint is due
+    noise, rate = privacy.noise, config.batch.global_size / patients
+    if noise is None:
+        assert privacy.epsilon is not None
+        noise = noise_for(privacy.epsilon, rate, config.steps, privacy.delta)
+    return Mechanism(
+        noise=noise, clip=privacy.clip, delta=privacy.delta, patients=patients, expected=config.batch.global_size
+    )
+
+
+# ---- dp-accounting ---------------------------------------------------------------------------------------------------
+def _library() -> Any:
+    try:
+        import dp_accounting
+        import dp_accounting.mechanism_calibration
+        import dp_accounting.pld
+        import dp_accounting.rdp
+    except ImportError:
+        raise MissingExtraError("dp-accounting", extra="privacy", needed_for="private training") from None
+    return dp_accounting
+
+
+def _event(noise: float, rate: float, steps: int) -> Any:
+    library = _library()
+    step = library.PoissonSampledDpEvent(rate, library.GaussianDpEvent(noise))
+    return library.SelfComposedDpEvent(step, steps)
+
+
+@lru_cache(maxsize=64)
+def _epsilon(noise: float, rate: float, steps: int, delta: float) -> float:
+    if noise == 0:
+        return math.inf
+    if steps == 0:
+        return 0.0
+    return float(_library().pld.PLDAccountant().compose(_event(noise, rate, steps)).get_epsilon(delta))
+
+
+@lru_cache(maxsize=16)
+def noise_for(epsilon: float, rate: float, steps: int, delta: float) -> float:
+    """The noise with which the steps spend ``epsilon``, to two digits, and no more.
+
+    Raises:
+        TrainingError: If no noise is enough.
+    """
+    library = _library()
+
+    def calibrated(accountant: Any, interval: Any) -> float:
+        return library.calibrate_dp_mechanism(
+            accountant, lambda noise: _event(noise, rate, steps), epsilon, delta, bracket_interval=interval, tol=5e-3
+        )
+
+    # Rényi accounting, which is fast and never promises more, gives a noise that is enough; the least one is not far below.
+    try:
+        enough = calibrated(_renyi, library.LowerEndpointAndGuess(_LEAST_NOISE, 1.0))
+    except library.mechanism_calibration.NoBracketIntervalFoundError:
+        raise TrainingError(
+            f"privacy.epsilon is {epsilon:g} over {steps:,} steps at a sampling rate of {rate:.3g}",
+            expected="what some noise can promise",
+            fix="a larger epsilon, fewer steps, or a smaller batch.global_size",
+        ) from None
+    if _epsilon(enough / 2, rate, steps, delta) <= epsilon:
+        return enough / 2
+    interval = library.ExplicitBracketInterval(enough / 2, enough)
+    return math.ceil(calibrated(library.pld.PLDAccountant, interval) * 1e4) / 1e4
+
+
+def _renyi() -> Any:
+    return _library().rdp.RdpAccountant(orders=range(2, 129))
+
+
+# ---- patients, and the run's secret ----------------------------------------------------------------------------------
+def studies_by_patient(dataset: StudyDataset) -> list[list[int]]:
+    """The indices of every patient's studies, in the order of the dataset; no film is read where the dataset knows its patients."""
+    known: Any = dataset
+    if hasattr(dataset, "identifiers"):
+        patients = [known.identifiers(index)[1] for index in range(len(dataset))]
+    elif hasattr(dataset, "contents"):
+        patients = [patient for _, patient, _ in known.contents()]
+    else:
+        patients = [read_study(dataset, index).patient_id for index in range(len(dataset))]
+    groups: dict[str, list[int]] = {}
+    for index, patient in enumerate(patients):
+        groups.setdefault(patient, []).append(index)
+    return list(groups.values())
+
+
+def secret_of(path: Path, ranks: Ranks) -> str:
+    """The secret that the draws of patients and the noise are keyed by, the same on all ranks; made when there is none.
+
+    Anyone who knows it can subtract the noise: it is in the run's folder alone, for its owner alone, and is never published.
+    """
+
+    def read_or_make() -> str:
+        if not path.exists():
+            with atomic.replacing(path, error=TrainingError) as partial:
+                descriptor = os.open(partial, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+                with os.fdopen(descriptor, "w", encoding="ascii") as file:
+                    file.write(secrets.token_hex(32) + "\n")
+        return path.read_text(encoding="ascii").strip()
+
+    return ranks.by_first(read_or_make)
+
+
+def hash_of(secret: str) -> str:
+    """A name of the secret, from which it cannot be computed: a run resumes with its own alone."""
+    return hashlib.sha256(f"medcodi {secret}".encode()).hexdigest()[:16]
