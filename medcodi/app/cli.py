@@ -28,6 +28,7 @@ COMMANDS = (
     "trust.utility",
     "trust.audit",
     "trust.card",
+    "trust.marks",
     "parameters",
     "config",
     "import_xgem",

@@ -95,6 +95,9 @@ def card(results: Mapping[str, Any], name: str) -> dict[str, Any]:
         "subgroups_of_the_prompts": [pool["groups"] for pool in pools],
         "agreement_with_the_prompt": [pool["agreement"] for pool in pools],
         "share_that_passes_the_filter": [pool["pass_filter"] for pool in pools],
+        "marks": "XMP in every film (DigitalSourceType trainedAlgorithmicMedia, the model), result.json with hashes beside it"
+        if options["model"] is not None
+        else "not known",
         "known_limits": limits,
         "privacy_audit": quoted(_audit_of(config), config["privacy_audit"], generator["identity"].get("sha256")),
     }

@@ -52,6 +52,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("torchxrayvision", "eval", [*EVALUATE, "image_reader=xrv", "metrics=[findings]"]),
         ("radeval", "radeval", [*EVALUATE, "labeler=chexbert"]),
         ("radeval", "radeval", [*EVALUATE, "report_scorers=[radgraph]"]),
+        ("c2pa", "c2pa", ["sign-mark", "chest.png", "--key", "key.pem", "--certificates", "chain.pem"]),
         ("presidio_analyzer", "phi", ["audit", "--config", "small", "--model", "{model}", "--out", "out", "presidio=true"]),
         ("tensorboard", "tracking", TRAIN),
         ("wandb", "tracking", [*TRAIN, "tracking.tensorboard=false", "tracking.wandb={project: x}"]),

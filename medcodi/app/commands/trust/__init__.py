@@ -1,1 +1,1 @@
-"""``medcodi utility``, ``audit`` and ``card``: whether synthetic studies are useful, private, and what a model is."""
+"""``medcodi utility``, ``audit``, ``card``, ``verify-mark``, ``sign-mark``: are synthetic studies useful, private and marked, and what is a model."""
