@@ -61,6 +61,8 @@ def check_low_rank(run: TrainConfig) -> None:
         raise ValueError("low_rank changes a model that others have: give init alone, not model, extend or environment")
     if run.engine.name == "deepspeed":
         raise ValueError("low_rank with engine.name=deepspeed: the changes are small; engine.name=plain trains them")
+    if run.stage.options.get("tower_weight"):
+        raise ValueError("low_rank with tower_weight, whose projection is trained whole: remove one of them")
     if run.privacy is None:
         return
 

@@ -10,7 +10,7 @@ from typing import Any
 from medcodi.errors import DataError
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder
-from medcodi.trust.privacy.job import card_text as audit_section
+from medcodi.trust.privacy.job import card_text as audit_text
 
 _POLICY = {
     "reuse": "the contents of each training study, in turn",
@@ -108,7 +108,7 @@ def write_cards(job: JobFolder, results: Mapping[str, Any]) -> None:
     audit = _audit_of(results["config"])
     for name in results["generators"]:
         content = card(results, name)
-        section = "" if audit is None else f"\n{audit_section(audit)}"
+        section = "" if audit is None else f"\n{audit_text(audit)}"
         job.write_json(job.root / "cards" / f"{name}.json", content)
         atomic.write_text(job.root / "cards" / f"{name}.md", card_text(content) + section, error=DataError)
 
