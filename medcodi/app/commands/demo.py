@@ -15,12 +15,13 @@ from medcodi.app.arguments import Device, Model, Steps, read_device
 from medcodi.app.terminal import app, err, out, progress_bar, say_loading
 from medcodi.errors import PromptError
 from medcodi.modality import MODALITIES
+from medcodi.study import finding_words
 
 if TYPE_CHECKING:
     from medcodi.generation.request import Value
     from medcodi.model import MedCoDi
     from medcodi.model.generation_config import GenerationConfig
-    from medcodi.study import Direction, Finding, Study
+    from medcodi.study import Direction, Study
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "demo.html"
 
@@ -118,11 +119,6 @@ def write_demo(
         version=__version__,
     )
     return write_page(folder / "index.html", html)
-
-
-def finding_words(finding: Finding) -> str:
-    """``"large left lower Lung Lesion"``."""
-    return " ".join(filter(None, (finding.size, finding.side, finding.location, finding.label)))
 
 
 def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, console: Console) -> list[DemoRow]:
