@@ -26,7 +26,7 @@ export TRANSFORMERS_OFFLINE := 1
 export HF_DATASETS_OFFLINE := 1
 export TOKENIZERS_PARALLELISM := false
 
-.PHONY: help setup demo test test-long test-faults check format bench bench-gpu golden docs demo-train clean doctor
+.PHONY: help setup demo test test-long test-faults check format bench bench-gpu golden docs notebooks demo-train clean doctor
 
 help: ## this list
 	@awk -F':.*## ' '/^[a-z-]+:.*## / { printf "  make %-11s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
@@ -84,6 +84,11 @@ bench-gpu: $(ENOUGH) ## everything worth knowing of one card, in at most 8 minut
 
 docs: $(STAMP) ## the documentation as a site: build/site/index.html
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build -q
+
+notebooks: $(STAMP) ## the examples as notebooks: build/notebooks/*.ipynb
+	@mkdir -p build/notebooks
+	@for script in examples/*.py; do $(BIN)/jupytext --quiet --to ipynb --output "build/notebooks/$$(basename "$$script" .py).ipynb" "$$script"; done
+	@ls build/notebooks
 
 golden: $(STAMP) ## rewrite the pinned numbers of tests/golden (review the diff before you commit it)
 	MEDCODI_WRITE_GOLDEN=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/golden -n 0 -q

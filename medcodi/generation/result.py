@@ -26,6 +26,7 @@ from medcodi.model import MedCoDi
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.identity import model_identity
 from medcodi.networks.tokenizer import Truncation
+from medcodi.record import Record
 from medcodi.storage import atomic
 from medcodi.study import Content, Direction, content_text
 
@@ -112,8 +113,8 @@ class ImageFormat:
     """A file format for generated images."""
 
     suffix: str
-    # Called with an image [H, W] in [0, 1], a path, the image's modality and its sample's provenance.
-    save: Callable[[np.ndarray, Path, str, Mapping[str, Any]], None]
+    # Called with an image [H, W] in [0, 1], a path, the image's modality, its sample's provenance, and the sample's record, if any.
+    save: Callable[[np.ndarray, Path, str, Mapping[str, Any], Record | None], None]
     needs: tuple[str, str] | None = None  # the package that it imports, and the extra that installs it
 
 
@@ -137,6 +138,7 @@ def write_contents(
 ) -> dict[str, Path]:
     """Write one sample's targets, and its provenance where the format holds it, into a folder; returns target -> file."""
     files: dict[str, Path] = {}
+    record = next((value for value in contents.values() if isinstance(value, Mapping)), None)
     for name, value in contents.items():
         if isinstance(value, str):
             files[name] = folder / f"{name}.txt"
@@ -146,7 +148,7 @@ def write_contents(
             files[name].write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
         else:
             files[name] = folder / f"{name}{format.suffix}"
-            format.save(value, files[name], name, provenance)
+            format.save(value, files[name], name, provenance, record)
     return files
 
 

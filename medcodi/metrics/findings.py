@@ -1,4 +1,4 @@
-"""Scores of findings: F1, precision, recall per finding, micro and macro; AUROC and AUPRC; sides; thresholds.
+"""Scores of findings: F1, precision, recall per finding, micro and macro; AUROC and AUPRC; sides; thresholds; calibration.
 
 Arrays are ``[N, K]``: N studies, K findings; NaN in the truth means unknown, and the pair is left out.
 """
@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from medcodi.errors import DataError, MissingExtraError
-from medcodi.metrics.bootstrap import Statistic, in_blocks, known_mean
+from medcodi.errors import DataError
+from medcodi.metrics.bootstrap import Statistic, in_blocks, known_mean, weighted_mean
 from medcodi.study import Finding
 
 UncertainPolicy = Literal["positive", "negative", "ignore"]
@@ -111,22 +111,9 @@ def finding_scores(truth: np.ndarray, predicted: np.ndarray, names: Sequence[str
     return FindingScores(per_finding, float(confusion.micro_f1()(ones)[0]), float(confusion.macro_f1()(ones)[0]))
 
 
-def import_auroc() -> Any:
-    """scikit-learn's ``roc_auc_score``; MissingExtraError if it is not installed."""
-    try:
-        from sklearn.metrics import roc_auc_score
-    except ImportError:
-        raise MissingExtraError("scikit-learn", extra="eval", needed_for="AUROC") from None
-    return roc_auc_score
-
-
 def auroc(truth: np.ndarray, scores: np.ndarray) -> float:
-    """Area under the ROC curve of one finding, ``[N]``, by scikit-learn (extra ``eval``); NaN where only one class occurs."""
-    roc_auc_score = import_auroc()
-    known = ~np.isnan(truth)
-    if len(np.unique(truth[known])) < 2:
-        return float("nan")
-    return float(roc_auc_score(truth[known], scores[known]))
+    """Area under the ROC curve of one finding, ``[N]``; NaN where only one class occurs."""
+    return float(auroc_statistic(truth, scores)(np.ones((1, len(truth))))[0])
 
 
 # ---- areas under curves, as functions of study weights for bootstrap intervals ---------------------------------------
@@ -236,3 +223,57 @@ def sides_of(findings: Sequence[Finding], label: str) -> frozenset[str]:
     """Sides on which a label is positive: a subset of ``{"left", "right"}``; empty where absent or without a side."""
     sides = {finding.side for finding in findings if finding.label == label and finding.state == "positive"}
     return frozenset(side for side in ("left", "right") if side in sides or "bilateral" in sides)
+
+
+# ---- calibration of probabilities ------------------------------------------------------------------------------------
+NUM_BINS = 10  # of equal width, as in Guo et al. (2017)
+
+
+def _known(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
+    """Known truth, as bool ``[N]``; refused where the arrays are not 0, 1, NaN and probabilities."""
+    if truth.shape != probabilities.shape or truth.ndim != 1:
+        raise DataError(
+            f"truth of shape {truth.shape} and probabilities of shape {probabilities.shape}", expected="[N] both"
+        )
+    known = ~np.isnan(truth)
+    if not np.isin(truth[known], (0.0, 1.0)).all() or not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise DataError(
+            "truth or probabilities are out of range", expected="truth of 0, 1, NaN, probabilities from 0 to 1"
+        )
+    return known
+
+
+def brier_statistic(truth: np.ndarray, probabilities: np.ndarray) -> Statistic:
+    """Mean squared difference of probability and truth: weights ``[R, N]`` -> ``[R]``; ``truth`` ``[N]`` of 0, 1, NaN."""
+    _known(truth, probabilities)
+    return weighted_mean((probabilities - truth) ** 2)  # NaN where the truth is unknown
+
+
+def calibration_error_statistic(truth: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> Statistic:
+    """Expected calibration error: weights ``[R, N]`` -> ``[R]``.
+
+    The mean over studies of the distance, in the bin of their probability, between mean probability and share of positives; bins are
+    of equal width, and the last one holds 1.
+    """
+    known = _known(truth, probabilities)
+    bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
+    member = (bins[:, None] == np.arange(num_bins)) & known[:, None]  # [N, B]
+    gaps = np.where(known, probabilities - np.nan_to_num(truth), 0.0)[:, None] * member  # [N, B]
+
+    def statistic(weights: np.ndarray) -> np.ndarray:
+        with np.errstate(invalid="ignore", divide="ignore"):
+            return np.abs(weights @ gaps).sum(1) / (weights @ known)
+
+    return in_blocks(statistic)
+
+
+def reliability(truth: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> list[dict[str, float]]:
+    """The bins that hold a study with known truth: mean ``predicted``, ``observed`` share of positives, ``studies``."""
+    known = _known(truth, probabilities)
+    bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
+    rows = [known & (bins == number) for number in range(num_bins)]
+    return [
+        {"predicted": float(probabilities[row].mean()), "observed": float(truth[row].mean()), "studies": int(row.sum())}
+        for row in rows
+        if row.any()
+    ]

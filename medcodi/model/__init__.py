@@ -10,8 +10,9 @@ from medcodi.errors import CheckpointError
 
 if TYPE_CHECKING:
     from medcodi.model.config import ModelConfig, tiny_config
+    from medcodi.model.fresh import build_model, tiny_model
     from medcodi.model.generation_config import GenerationConfig
-    from medcodi.model.medcodi import STAGES, MedCoDi, build_model, tiny_model
+    from medcodi.model.medcodi import STAGES, MedCoDi
 
 __all__ = [
     "STAGES",
@@ -27,7 +28,8 @@ __all__ = [
 
 # Imported on first use: a config or a file's index is read without torch's networks.
 _MODULES = {
-    **dict.fromkeys(("STAGES", "MedCoDi", "build_model", "tiny_model"), "medcodi"),
+    **dict.fromkeys(("STAGES", "MedCoDi"), "medcodi"),
+    **dict.fromkeys(("build_model", "tiny_model"), "fresh"),
     **dict.fromkeys(("ModelConfig", "tiny_config"), "config"),
     "GenerationConfig": "generation_config",
 }

@@ -7,7 +7,7 @@ import json
 import math
 import shutil
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from medcodi.errors import CheckpointError
+from medcodi.model.threads import LOADING
 from medcodi.storage.atomic import replacing, sha256_file, writing
 from medcodi.storage.tensors import SAFETENSORS_TYPES, StoredTensor, tensors_in_safetensors
 
@@ -218,3 +219,59 @@ def move_buffers(module: nn.Module, device: str | torch.device) -> None:
     for part in module.modules():
         for name, buffer in part.named_buffers(recurse=False):
             part._buffers[name] = buffer.to(device)
+
+
+class LazyComponents(nn.Module):
+    """A module whose components are read from files when they are first needed; until then their parameters are on the meta device."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.files: ComponentFiles | None = None  # None: built in memory
+        self.pending: set[str] = set()  # names of the components that were not needed yet
+
+    def components(self) -> dict[str, nn.Module]:
+        """Name -> component; each is saved in a file of its own."""
+        raise NotImplementedError
+
+    def load_components(self, names: Iterable[str] | None = None) -> None:
+        """Read pending components (None: all) now; otherwise every method reads those that it needs."""
+        names = None if names is None else set(names)
+        if not (self.pending if names is None else any(name in self.pending for name in names)):
+            return
+        with LOADING:
+            # Another thread may have read some of them meanwhile.
+            todo = sorted(self.pending if names is None else self.pending & names)
+            assert not todo or self.files is not None, (
+                "components are pending, but there are no files to read them from"
+            )
+            modules = self.components()
+            for name in todo:
+                assert self.files is not None
+                with torch.inference_mode(False):  # weights outlive the inference that they are first needed in
+                    self.files.read_into(modules[name], name)
+                self.pending.discard(name)  # last: the others look here first
+
+    def unload_components(self, names: Iterable[str]) -> None:
+        """Free the memory of components of a model with files; they are read again when they are needed."""
+        names = set(names)
+        if self.files is None:
+            raise CheckpointError(
+                f"{', '.join(sorted(names))} cannot be unloaded: this model was built in memory",
+                expected="a model loaded by from_pretrained",
+                fix="save it first and load it again",
+            )
+        modules = self.components()
+        with LOADING:
+            for name in names:
+                self.pending.add(name)
+                empty_parameters(modules[name])
+
+    def hide_components(self, names: Iterable[str]) -> None:
+        """Replace pending components by placeholders, which no engine moves, partitions or saves; they are still usable."""
+        names = set(names)
+        assert names <= self.pending, f"{sorted(names - self.pending)} are in memory, and belong in the module tree"
+        hidden = {id(module) for name, module in self.components().items() if name in names}
+        for parent in (self, *self.children()):
+            for key, module in list(parent.named_children()):
+                if id(module) in hidden:
+                    parent._modules[key] = Placeholder(module.requires_grad_(False))

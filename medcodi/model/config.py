@@ -13,8 +13,7 @@ from medcodi.model.generation_config import SAMPLING_FIELDS, GenerationConfig, w
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.networks.image_autoencoder import ImageAutoencoderConfig
 from medcodi.networks.prompt_encoders import ImageTowerConfig, PromptEncodersConfig, TextTowerConfig
-from medcodi.networks.record_autoencoder import RecordAutoencoderConfig
-from medcodi.networks.record_layers import RecordTowerConfig
+from medcodi.networks.records import RecordAutoencoderConfig, RecordTowerConfig
 from medcodi.networks.report_autoencoder import ReportAutoencoderConfig
 from medcodi.networks.unet import UNetConfig
 from medcodi.record import RecordConfig

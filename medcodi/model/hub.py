@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import tempfile
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -11,13 +10,13 @@ import torch
 
 from medcodi.data.domain import Domain, attested
 from medcodi.errors import CheckpointError, first_line
+from medcodi.model.card import CARD, check_bundles, model_card, write_card
 from medcodi.model.index import INDEX, parse_index
 from medcodi.storage import atomic
 
 if TYPE_CHECKING:
     from medcodi.model.medcodi import MedCoDi
 
-CARD = "README.md"
 STATEMENT = "Everyone who can download this model is covered by the use agreement of the data that it was trained on."
 
 
@@ -28,6 +27,8 @@ def push_to_hub(
     private: bool = True,
     attested_by: str | None = None,
     dtype: torch.dtype | None = None,
+    evaluation: str | Path | None = None,
+    audit: str | Path | None = None,
 ) -> str:
     """Upload a model, with its card.
 
@@ -37,12 +38,15 @@ def push_to_hub(
         private: Whether a new repository is private.
         attested_by: Who attests that it may be shared, if it was trained on data under a use agreement; recorded in card and index.
         dtype: Precision of the stored weights; None: theirs.
+        evaluation: Bundle of ``medcodi evaluate`` whose figures the card shows.
+        audit: Bundle of ``medcodi audit`` whose section the card holds.
 
     Returns:
         The address of the commit.
 
     Raises:
-        DataError: If it was trained on data under a use agreement and nobody attests; nothing is sent.
+        DataError: If it was trained on data under a use agreement and nobody attests, or a bundle judges another model; nothing
+            is sent.
         CheckpointError: If the hub cannot be reached or refuses.
     """
     from huggingface_hub import HfApi
@@ -56,12 +60,22 @@ def push_to_hub(
         statement=STATEMENT,
         option="attested_by=",
     )
+    if evaluation or audit:
+        check_bundles(model.identity(), evaluation, audit)
     try:
         # The repository first: it may be refused, and the weights may be large.
         hub = HfApi()
         hub.create_repo(repository, private=private, exist_ok=True)
         with tempfile.TemporaryDirectory() as temporary:
-            folder = write_publication(model, Path(temporary) / "model", attestation, dtype)
+            folder = write_publication(
+                model,
+                Path(temporary) / "model",
+                attestation,
+                dtype,
+                repository=repository,
+                evaluation=evaluation,
+                audit=audit,
+            )
             return str(hub.upload_folder(repo_id=repository, folder_path=folder, commit_message="MedCoDi model"))
     except (HfHubHTTPError, HFValidationError, HTTPError, OSError) as error:
         raise CheckpointError(
@@ -72,48 +86,22 @@ def push_to_hub(
 
 
 def write_publication(
-    model: MedCoDi, folder: Path, attestation: dict[str, str] | None, dtype: torch.dtype | None = None
+    model: MedCoDi,
+    folder: Path,
+    attestation: dict[str, str] | None,
+    dtype: torch.dtype | None = None,
+    *,
+    repository: str = "",
+    evaluation: str | Path | None = None,
+    audit: str | Path | None = None,
 ) -> Path:
     """Write a model folder as it is published: with the attestation in its index, and its card."""
     model.save_pretrained(folder, dtype=dtype)
-    index = parse_index(folder / INDEX)
     if attestation is not None:
+        index = parse_index(folder / INDEX)
         index["provenance"]["attestation"] = attestation
         atomic.write_json(folder / INDEX, index, error=CheckpointError)
-    atomic.write_text(folder / CARD, card(model, attestation), error=CheckpointError)
+    # The bundles may name the model as it was before its weights were rounded.
+    text = model_card(folder, evaluation=evaluation, audit=audit, repository=repository, judged_as=model.identity())
+    write_card(text, folder / CARD)
     return folder
-
-
-def card(model: MedCoDi, attestation: dict[str, str] | None) -> str:
-    """The card in Markdown: what the model is, what it was trained on, and under whose agreement."""
-    domain = Domain.of(model.provenance)
-    rows = {
-        "generates": ", ".join(model.config.modalities),
-        "stages": ", ".join(model.trained_stages) or "none",
-        "identity": model.identity(),
-        "trained on": "unknown"
-        if domain is None
-        else f"{domain.origin} studies ({', '.join(domain.sources) or 'unnamed'})",
-    }
-    if domain is not None:
-        rows["findings in training"] = ", ".join(domain.findings) or "unknown"
-        rows["use agreement"] = domain.agreement or "none known"
-    if attestation is not None:
-        rows["attestation"] = f"{attestation['attested_by']}: {attestation['statement']}"
-    lines = [f"| {name} | {_cell(value)} |" for name, value in rows.items()]
-    title = json.dumps(f"{model.config.name}, a MedCoDi model", ensure_ascii=False)
-    return "\n".join(
-        [
-            *("---", "library_name: medcodi", "tags: [chest-x-ray, any-to-any]", f"model_name: {title}", "---", ""),
-            *(f"# {_cell(model.config.name)}", ""),
-            "Any-to-any generation of chest examinations. **Research only**: what it generates is synthetic, and not for diagnosis.",
-            *("", "| | |", "| --- | --- |", *lines, ""),
-            "```python",
-            *('import medcodi', 'model = medcodi.MedCoDi.from_pretrained("owner/name")', "```", ""),
-        ]
-    )  # fmt: skip
-
-
-def _cell(text: str) -> str:
-    """Text in one cell of a table."""
-    return " ".join(text.replace("|", "\\|").split())

@@ -11,24 +11,22 @@ import torch
 from torch import Tensor, nn
 
 from medcodi.diffusion.prompts import mix_pooled, mix_tokens
-from medcodi.errors import CheckpointError
 from medcodi.modality import MODALITIES, Kind, in_table_order
-from medcodi.model.components import ComponentFiles, Placeholder, empty_parameters, unwrapped
-from medcodi.model.config import ModelConfig, StudentConfig, tiny_config
+from medcodi.model.components import LazyComponents, unwrapped
+from medcodi.model.config import ModelConfig, StudentConfig
 from medcodi.model.files import load_model, save_model
 from medcodi.model.identity import model_sha256, weights_sha256
 from medcodi.model.low_rank import LowRank, Weights, call_with
-from medcodi.model.threads import LOADING, ModelLock
+from medcodi.model.threads import ModelLock
 from medcodi.networks.attention import Context
 from medcodi.networks.environment import EnvironmentConfig, EnvironmentEncoder
 from medcodi.networks.hearing import Connectors, lockstep
 from medcodi.networks.image_layers import ImageLayers
 from medcodi.networks.prompt_encoding import PromptEncoding
-from medcodi.networks.record_layers import FieldTokens
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
 from medcodi.networks.unet import Layers, UNet, UNetConfig
 from medcodi.networks.vector_layers import VectorLayers
-from medcodi.record import Record, RecordValue
+from medcodi.record import RecordValue
 
 Values = Tensor | list[str] | list[dict[str, RecordValue]]  # images [B, 1, H, W] in [0, 1], B texts, or B records
 Times = Tensor | Mapping[str, Tensor]  # timesteps [B] that all targets share, or target -> its own [B]
@@ -53,7 +51,7 @@ KIND_PARTS: dict[Kind, KindParts] = {
 }
 
 
-class MedCoDi(nn.Module):
+class MedCoDi(LazyComponents):
     """The any-to-any generator; the comments in ``__init__`` describe its attributes."""
 
     def __init__(self, config: ModelConfig, tokenizers: Tokenizers | ReportTokenizer) -> None:
@@ -62,9 +60,6 @@ class MedCoDi(nn.Module):
         self.config, self.tokenizers = config, tokenizers
         self.trained_stages: tuple[str, ...] = ()  # in order
         self.provenance: dict[str, Any] = {}  # where the weights come from
-        # Components are read from the files when they are first needed; until then their parameters are on the meta device.
-        self.files: ComponentFiles | None = None  # None: built in memory
-        self.pending: set[str] = set()  # names of the components that were not needed yet
         self.lock = ModelLock()  # held by the thread that runs the model
         self.home: torch.device | None = None  # the device that inputs are made on; None: that of the weights
 
@@ -154,52 +149,6 @@ class MedCoDi(nn.Module):
             *(f"environment_{name}" for name in targets if len(targets) > 1 and not student),
             *(f"student_{name}" for name in targets if student),
         )
-
-    def load_components(self, names: Iterable[str] | None = None) -> None:
-        """Read pending components (None: all) now; otherwise every method reads those that it needs."""
-        names = None if names is None else set(names)
-        if not (self.pending if names is None else any(name in self.pending for name in names)):
-            return
-        with LOADING:
-            # Another thread may have read some of them meanwhile.
-            todo = sorted(self.pending if names is None else self.pending & names)
-            assert not todo or self.files is not None, (
-                "components are pending, but there are no files to read them from"
-            )
-            modules = self.components()
-            for name in todo:
-                assert self.files is not None
-                with torch.inference_mode(False):  # weights outlive the inference that they are first needed in
-                    self.files.read_into(modules[name], name)
-                self.pending.discard(name)  # last: the others look here first
-
-    def unload_components(self, names: Iterable[str]) -> None:
-        """Free the memory of components of a model with files; they are read again when they are needed."""
-        names = set(names)
-        if self.files is None:
-            raise CheckpointError(
-                f"{', '.join(sorted(names))} cannot be unloaded: this model was built in memory",
-                expected="a model loaded by from_pretrained",
-                fix="save it first and load it again",
-            )
-        modules = self.components()
-        with LOADING:
-            for name in names:
-                self.pending.add(name)
-                empty_parameters(modules[name])
-
-    def hide_components(self, names: Iterable[str]) -> None:
-        """Replace pending components by placeholders, which no engine moves, partitions or saves; they are still usable."""
-        names = set(names)
-        assert names <= self.pending, f"{sorted(names - self.pending)} are in memory, and belong in the module tree"
-        if "prompt_encoders" in names:
-            self.prompt_encoders = _hidden(self.prompt_encoders)
-        groups = {"autoencoder": self.autoencoders, "denoiser": self.denoisers, "environment": self.environment}
-        groups |= {"student": self.students}
-        for prefix, parts in groups.items():
-            for key in list(parts):
-                if f"{prefix}_{key}" in names:
-                    parts[key] = _hidden(parts[key])
 
     # ---- latents -----------------------------------------------------------------------------------------------
     def latent(self, modality: str, values: Values, noise: Tensor | None = None) -> Tensor:
@@ -329,15 +278,29 @@ class MedCoDi(nn.Module):
             return weights_sha256(self.components(), names)
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> Path:
-        """Write a model folder, as :func:`medcodi.model.files.save_model` does."""
-        with self.lock:  # not while another thread runs it in another precision
-            return save_model(self, folder, dtype=dtype)
+        """Write a model folder, as :func:`medcodi.model.files.save_model` does, and its card."""
+        from medcodi.model.card import CARD, model_card, write_card
 
-    def push_to_hub(self, repository: str, *, private: bool = True, attested_by: str | None = None) -> str:
+        with self.lock:  # not while another thread runs it in another precision
+            saved = save_model(self, folder, dtype=dtype)
+        write_card(model_card(saved), saved / CARD)
+        return saved
+
+    def push_to_hub(
+        self,
+        repository: str,
+        *,
+        private: bool = True,
+        attested_by: str | None = None,
+        evaluation: str | Path | None = None,
+        audit: str | Path | None = None,
+    ) -> str:
         """Upload it with its card, as :func:`medcodi.model.hub.push_to_hub` does."""
         from medcodi.model.hub import push_to_hub
 
-        return push_to_hub(self, repository, private=private, attested_by=attested_by)
+        return push_to_hub(
+            self, repository, private=private, attested_by=attested_by, evaluation=evaluation, audit=audit
+        )
 
     @classmethod
     def from_pretrained(
@@ -360,35 +323,3 @@ def _dtype_of(module: nn.Module) -> torch.dtype:
 def _times_of(latents: Mapping[str, Tensor], t: Times) -> Mapping[str, Tensor]:
     """Target -> timesteps ``[B]``."""
     return dict.fromkeys(latents, t) if isinstance(t, Tensor) else t
-
-
-def _hidden(module: nn.Module) -> nn.Module:
-    return module if isinstance(module, Placeholder) else Placeholder(module.requires_grad_(False))
-
-
-def build_model(config: ModelConfig, texts: Sequence[str], records: Sequence[Record] = (), *, seed: int = 0) -> MedCoDi:
-    """A fresh model with random weights, a tokenizer trained on ``texts`` and numbers of records normalised as in ``records``.
-
-    The same for the same seed, texts and records, all of the training split.
-    """
-    tokenizer = ReportTokenizer.train(texts, vocab_size=config.vocab_size)
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)
-        model = MedCoDi(config, tokenizer)
-    fit_records(model, records)
-    return model
-
-
-def fit_records(model: MedCoDi, records: Sequence[Record]) -> None:
-    """Normalise the numbers of records as in ``records``, in the tower as in the autoencoder."""
-    for module in model.modules():
-        if isinstance(module, FieldTokens):
-            module.fit(records)
-
-
-def tiny_model(seed: int = 0, **changes: Any) -> MedCoDi:
-    """A model of :func:`tiny_config` with random weights and a tokenizer trained on phantom reports."""
-    from medcodi.data.sources.phantom import phantom_report
-
-    texts = [phantom_report(seed=0, index=index) for index in range(64)]
-    return build_model(tiny_config(**changes), texts, seed=seed)

@@ -19,7 +19,7 @@ from medcodi.config import config
 from medcodi.errors import ConfigError, PromptError
 from medcodi.modality import Kind
 from medcodi.networks.prompt_encoding import PromptEncoding
-from medcodi.networks.record_layers import RecordTower, RecordTowerConfig
+from medcodi.networks.records import RecordTower, RecordTowerConfig
 from medcodi.networks.tokenizer import ReportTokenizer, Truncation, embedding_size
 from medcodi.record import Record, RecordConfig
 from medcodi.transfer import to_device

@@ -7,9 +7,8 @@ from torch import Tensor, nn
 
 from medcodi.config import Count, Finite, config
 from medcodi.data.loading import Batch
-from medcodi.diffusion.distillation import teacher_prediction, trailing_timesteps
 from medcodi.diffusion.guidance import guided
-from medcodi.diffusion.objective import denoising_error
+from medcodi.diffusion.objective import denoising_error, teacher_prediction, trailing_timesteps
 from medcodi.errors import ConfigError
 from medcodi.model import MedCoDi
 from medcodi.model.config import StudentConfig

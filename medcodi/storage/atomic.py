@@ -104,7 +104,7 @@ def staging_folder(target: Path, within: Path | None = None) -> Iterator[Path]:
     left are not, and are removed first.
     """
     if within is None:
-        _sweep_abandoned(target)
+        sweep_abandoned(target.parent, target.name)
     staging = partial_path((within or target.parent) / target.name)
     staging.mkdir(parents=True)
     descriptor = os.open(staging, os.O_RDONLY)
@@ -117,11 +117,11 @@ def staging_folder(target: Path, within: Path | None = None) -> Iterator[Path]:
         shutil.rmtree(staging, ignore_errors=True)
 
 
-def _sweep_abandoned(target: Path) -> None:
-    """Remove what processes that have ended left of ``target``: staging folders, and the partial files of earlier versions."""
-    for path in target.parent.iterdir() if target.parent.is_dir() else ():
+def sweep_abandoned(folder: Path, name: str | None = None) -> None:
+    """Remove what processes that have ended left in a folder of ``name``, or of any: staging folders, old partial files."""
+    for path in folder.iterdir() if folder.is_dir() else ():
         match = _PARTIAL.fullmatch(path.name)
-        if match is None or match[1] != target.name[:50]:
+        if match is None or (name is not None and match[1] != name[:50]):
             continue
         with suppress(OSError):
             if time.time() - path.stat().st_mtime > ABANDONED_S:  # one that has just been made may not be locked yet

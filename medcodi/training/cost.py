@@ -23,8 +23,7 @@ from medcodi.model import STAGES, MedCoDi, ModelConfig
 from medcodi.model.files import read_index
 from medcodi.networks.tokenizer import AbsentTokenizer, Tokenizers
 from medcodi.stages import build_stage
-from medcodi.stages.counting import LargestResult, Norms, Operations
-from medcodi.stages.dry_run import DryRun, Forward
+from medcodi.stages.dry_run import DryRun, Forward, LargestResult, Norms, Operations
 from medcodi.stages.stage import Stage
 from medcodi.training.config import TrainConfig
 

@@ -21,7 +21,7 @@ from medcodi.randomness import StepRandomness, seed_from_keys
 from medcodi.stages.stage import Stage
 from medcodi.stages.step import accumulations
 from medcodi.training.config import TrainConfig
-from medcodi.training.deepspeed.config import check_deepspeed
+from medcodi.training.deepspeed.library import check_deepspeed
 from medcodi.training.execution import autocast, checkpoint_activations, compile_blocks
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
 

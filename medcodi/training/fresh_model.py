@@ -1,15 +1,26 @@
-"""The model that a run without ``init`` starts from: its recipe, fitted to the studies; the reports of its tokenizer, its records."""
+"""The model that a run makes to start from: fresh by its recipe and fitted to the studies, or a trained one with a further modality.
+
+An extended model keeps every weight that it has, and what it lacks is fresh.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
 
 from medcodi.config import load as load_config
+from medcodi.config import to_dict
 from medcodi.data.dataset import StudyDataset
-from medcodi.errors import TrainingError
+from medcodi.errors import CheckpointError, DataError, TrainingError
 from medcodi.modality import MODALITIES
-from medcodi.model import ModelConfig
+from medcodi.model import MedCoDi, ModelConfig
+from medcodi.model.fresh import build_model
+from medcodi.networks.records import fit_records
+from medcodi.randomness import seed_from_keys
 from medcodi.record import Record
 from medcodi.training.config import TrainConfig
 
@@ -40,6 +51,28 @@ def fresh_model_config(config: TrainConfig, dataset: StudyDataset) -> ModelConfi
     )
 
 
+def new_model(config: TrainConfig, dataset: StudyDataset) -> MedCoDi:
+    """A fresh model of the recipe ``model``, or ``init`` extended to the recipe ``extend``.
+
+    Raises:
+        DataError: If a tokenizer has to be trained and the data hold no report.
+    """
+    seed = seed_from_keys("weights", config.seed)
+    if config.extend is not None:
+        records = records_of(dataset, config.tokenizer_studies)
+        return extended_model(str(config.init), load_config(ModelConfig, config.extend), records, seed=seed)
+    fresh = fresh_model_config(config, dataset)
+    texts = [report for report in reports(dataset, config.tokenizer_studies) if report]
+    if not texts and any(MODALITIES[name].kind == "text" for name in fresh.modalities):
+        raise DataError(
+            f"no reports in {dataset.name}",
+            expected="reports to train the tokenizer on",
+            fix="start from a model with init=…",
+        )
+    records = records_of(dataset, config.tokenizer_studies) if fresh.record is not None else []
+    return build_model(fresh, texts, records, seed=seed)
+
+
 def changes_for_data(config: TrainConfig, dataset: StudyDataset) -> list[str]:
     """Differences of a fresh model from its recipe that the data require, a line each."""
     if config.model is None:
@@ -68,3 +101,74 @@ def records_of(dataset: StudyDataset, num_studies: int) -> list[Record]:
     if read_record is not None:
         return [record for record in map(read_record, indices) if record]
     return [value for index in indices for value in dataset[index].contents.values() if isinstance(value, Mapping)]
+
+
+# ---- a trained model with a further modality -------------------------------------------------------------------------
+_MAY_DIFFER = (
+    "name",
+    "modalities",
+    "record",
+    "vocab_size",
+    "generation",
+)  # keys of the config that fix no trained weight
+
+
+def extended_model(source: str | Path, config: ModelConfig, records: Sequence[Record], *, seed: int = 0) -> MedCoDi:
+    """The model of ``source`` with the modalities of ``config``.
+
+    The parts of a new modality, and what the others need to hear it, have random weights, the same for the same seed; all other
+    weights and the tokenizers are those of ``source``.
+
+    Args:
+        source: A model folder, or ``demo``.
+        config: Like the model's own but for its modalities, ``record``, ``name`` and ``generation``.
+        records: Of the training split, by which the numbers of a new record are normalised.
+        seed: Of the fresh weights.
+
+    Raises:
+        CheckpointError: If the model cannot be loaded, or the config describes another one.
+    """
+    trained = MedCoDi.from_pretrained(source)
+    _check(trained.config, config, source)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MedCoDi(config, trained.tokenizers)
+    # Fresh records are normalised; the weights of the trained model take the place of fresh ones.
+    fit_records(model, records)
+    weights = model.state_dict()
+    for name, value in trained.state_dict().items():
+        assert weights[name].shape == value.shape, name  # the configs agree
+    model.load_state_dict(trained.state_dict(), strict=False)
+    model.trained_stages, model.provenance = trained.trained_stages, dict(trained.provenance)
+    return model.eval()
+
+
+def _check(trained: ModelConfig, config: ModelConfig, source: str | Path) -> None:
+    """Refuse a config that does not describe the trained model and more."""
+    if missing := [name for name in trained.modalities if name not in config.modalities]:
+        raise CheckpointError(
+            f"{source} has the modality {missing[0]}, and the model that extends it does not",
+            expected=f"at least {', '.join(trained.modalities)}",
+            fix="add it to modalities",
+        )
+    if trained.record is not None and trained.record != config.record:
+        raise CheckpointError(
+            f"{source} has a record already, with other fields or sizes",
+            expected="the same record",
+            fix="take them from its model_index.json",
+        )
+    ours, theirs = (_flat(to_dict(each)) for each in (config, trained))
+    if different := [key for key in theirs if ours.get(key) != theirs[key] and key.split(".")[0] not in _MAY_DIFFER]:
+        key = different[0]
+        raise CheckpointError(
+            f"{key} is {ours.get(key)!r}, and {theirs[key]!r} in {source}",
+            expected="the sizes of the model that is extended",
+            fix=f"set {key}: {theirs[key]}",
+        )
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat

@@ -14,15 +14,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from medcodi.config import load, to_dict, to_yaml
+from medcodi.config import to_dict, to_yaml
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.domain import Domain
 from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
-from medcodi.errors import CheckpointError, DataError, TrainingError
-from medcodi.modality import MODALITIES
-from medcodi.model import MedCoDi, ModelConfig, build_model
-from medcodi.model.extension import extended_model
+from medcodi.errors import CheckpointError, TrainingError
+from medcodi.model import MedCoDi
 from medcodi.model.files import read_index
 from medcodi.model.identity import tokenizer_hashes
 from medcodi.randomness import seed_from_keys
@@ -33,7 +31,7 @@ from medcodi.training import checkpoint
 from medcodi.training.caching.training_run import hold_only
 from medcodi.training.checkpoint import CHECKPOINTS, Checkpoint
 from medcodi.training.config import TrainConfig
-from medcodi.training.fresh_model import fresh_model_config, records_of, reports
+from medcodi.training.fresh_model import fresh_model_config, new_model
 
 CONFIG = "config.yaml"
 RUN = JobKind(
@@ -170,24 +168,9 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
     """Write a fresh model to ``start/``, unless an earlier start of the run has."""
     if (folder.start / "model_index.json").is_file():
         return
-    seed = seed_from_keys("weights", config.seed)
-    if config.extend is not None:
-        recipe = load(ModelConfig, config.extend)
-        atomic.write_text(folder.root / _STARTING, _MADE, error=RUN.error, then=RUN.resume)
-        records = records_of(dataset, config.tokenizer_studies)
-        extended_model(str(config.init), recipe, records, seed=seed).save_pretrained(folder.start)
-        return
-    fresh = fresh_model_config(config, dataset)
-    texts = [report for report in reports(dataset, config.tokenizer_studies) if report]
-    if not texts and any(MODALITIES[name].kind == "text" for name in fresh.modalities):
-        raise DataError(
-            f"no reports in {dataset.name}",
-            expected="reports to train the tokenizer on",
-            fix="start from a model with init=…",
-        )
+    model = new_model(config, dataset)
     atomic.write_text(folder.root / _STARTING, _MADE, error=RUN.error, then=RUN.resume)
-    records = records_of(dataset, config.tokenizer_studies) if fresh.record is not None else []
-    build_model(fresh, texts, records, seed=seed).save_pretrained(folder.start)
+    model.save_pretrained(folder.start)
 
 
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:

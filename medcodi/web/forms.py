@@ -94,10 +94,9 @@ class StudyForm:
         for name, drop in self._films.items():
             self._session.drop(self._slot(name))
             film = contents.get(name)
-            there = film is not None and film.is_file()  # an upload may have been removed since
-            if there:
+            if film is not None and film.is_file():  # an upload may have been removed since
                 self._session.adopt(self._slot(name), film)
-            drop.show("from Generate" if there else "")
+            drop.show("from Generate" if self._slot(name) in self._session.uploads else "")
         for name, text in self._texts.items():
             text.value = contents.get(name, "")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from urllib.parse import quote
 
 from nicegui import ui
@@ -36,7 +37,7 @@ class LookPage:
         with self._list:
             for name in names:
                 with ui.element("li"):
-                    opens = ui.button(name, on_click=lambda name=name: self._open(name), color=None)
+                    opens = ui.button(name, on_click=partial(self._open, name), color=None)
                     opens.props("no-caps unelevated align=left")
         if not names:
             given = "holds no page that MedCoDi wrote" if self._service.pages.root else "is not given"

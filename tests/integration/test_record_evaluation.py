@@ -22,8 +22,8 @@ from medcodi.evaluation import (
     train_classifier,
     verify_bundle,
 )
+from medcodi.model import build_model
 from medcodi.model.config import ModelConfig
-from medcodi.model.medcodi import build_model
 
 pytest.importorskip("sklearn")
 pytest.importorskip("jinja2")

@@ -147,7 +147,8 @@ def _write_theirs(root: Path, studies: list[dict[str, str]]) -> None:
 
 # What a page writes itself is not there before.
 WRITES = {
-    "README.md": ["sample", "data", "runs", "theirs", "others.csv"],
+    "QUICKSTART.md": ["sample", "data", "runs"],
+    "CLI.md": ["sample", "data"],
     "DATA.md": ["data/mine"],
     "TRAINING.md": ["runs"],
 }

@@ -50,7 +50,7 @@ def test_every_dotted_name_exists(page: str) -> None:
 
 @pytest.mark.parametrize("page", CURRENT)
 def test_every_path_exists(page: str) -> None:
-    roots = r"(?:medcodi|configs|benchmarks|launch|eval|tests|tools)"
+    roots = r"(?:medcodi|configs|benchmarks|launch|eval|examples|skills|tests|tools)"
     for path in re.findall(rf"(?<![\w./-])({roots}/[\w./-]*[\w/])", TEXTS[page]):
         assert (ROOT / path.rstrip(".")).exists() or list(ROOT.glob(path.rstrip(".") + "*")), path
 

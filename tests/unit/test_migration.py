@@ -30,7 +30,7 @@ ROOT = Path(__file__).resolve().parents[2]
 OLD = json.loads((ROOT / "tests/golden/interface_0_1_0.json").read_text(encoding="utf-8"))
 RENAMED = {"joint_guidance_scale": "environment_guidance_scale"}  # keys of recipes; the old ones are still read
 RECIPES = [name for name in OLD["configs"] if name.endswith(".yaml")]
-COMMANDS = [  # of the README, each stopped before it works by --help
+COMMANDS = [  # of 0.1.0's README, each stopped before it works by --help
     "medcodi generate --prompt report='Right upper lobe nodule.' --target frontal --out nodule/",
     "medcodi generate --prompt frontal=chest.png --prompt report=@report.txt --weight report=0.5 --guidance 3 --out lateral/",
     "medcodi generate --model models/xgem --prompt frontal=chest.dcm --target lateral --execution precision=bfloat16 --execution offload=cpu",

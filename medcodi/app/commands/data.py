@@ -1,8 +1,9 @@
-"""``medcodi data prepare``, ``data cache`` and ``data sample``: a dataset from a source, its encodings, studies to try with."""
+"""``medcodi data prepare``, ``show``, ``cache`` and ``sample``: a dataset from a source, a look at it, its encodings, studies to try with."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from textwrap import shorten
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -12,6 +13,7 @@ from medcodi.app.arguments import Overrides
 from medcodi.app.terminal import count_progress, counting_bar, data_app, err, out, show
 
 if TYPE_CHECKING:
+    from medcodi.data.preparation.overview import Overview
     from medcodi.distributed import Ranks
     from medcodi.model import MedCoDi
     from medcodi.training.caching import EncodedStudies
@@ -55,6 +57,34 @@ def prepare(
     values |= {key: str(value) for key, value in {"source": source, "out": out_dir}.items() if value is not None}
     values = apply_overrides(values, settings or [])
     out.print(prepare(from_dict(PrepareConfig, values, source="data prepare")))
+
+
+@data_app.command("show")
+def show_dataset(
+    data: Annotated[str, typer.Argument(help="A prepared dataset, folder or URL.")],
+    split: Annotated[str | None, typer.Option(help="train, val or test.", show_default="all")] = None,
+    num: Annotated[int, typer.Option("--n", min=1, help="Studies of each split, from the first.")] = 8,
+    page: Annotated[
+        Path | None, typer.Option("--out", help="Write a page as well: films, reports, records, what was left out.")
+    ] = None,
+) -> None:
+    """Look at a prepared dataset: its studies, and the files that the ledger left out, with the reasons.
+
+    [bold]Examples[/bold]
+
+        medcodi data show data/mine
+
+        medcodi data show data/mine --split test --n 24 --out test.html
+    """
+    from medcodi.data.preparation.overview import overview, write_overview
+    from medcodi.pages.page import check_page
+
+    if page is not None:
+        check_page(page)
+    seen = overview(data, split=split, num=num)
+    _print_overview(seen)
+    if page is not None:
+        out.print(f"The page: {write_overview(seen, page)}")
 
 
 @data_app.command()
@@ -135,6 +165,40 @@ def sample(
 
     table = write_sample(out_dir, studies, image_size=image_size)
     out.print(f"{studies} studies: {table}, images and reports beside it")
+
+
+def _print_overview(seen: Overview) -> None:
+    from medcodi.modality import MODALITIES
+    from medcodi.record import record_text
+
+    # The studies, a row each.
+    title = f"{seen.name}: " + ", ".join(f"{count:,} {split}" for split, count in seen.splits.items())
+    letters = ", ".join(
+        f"{row.short} {row.title.lower()}" for row in MODALITIES.values() if row.name in seen.modalities
+    )
+    table = Table("split", "study", "patient", "has", "report", "record", title=title, caption=letters)
+    table.title_justify = table.caption_justify = "left"
+    for row in seen.studies:
+        study = row.study
+        table.add_row(
+            row.split,
+            study.study_id,
+            study.patient_id,
+            "".join(MODALITIES[name].short for name in study.contents),
+            shorten(study.report or "–", 60, placeholder=" …"),
+            record_text(study.record or {}) or "–",
+        )
+    show(table)
+    # What the ledger left out, a row a reason.
+    if not seen.left_out:
+        return out.print("Left out: nothing.")
+    reasons = Table("left out because of", "files", "for one", title_justify="left")
+    reasons.columns[1].justify = "right"
+    for reason in seen.left_out:
+        example = next(iter(reason.examples), None)
+        words = "–" if example is None else ": ".join(filter(None, (example.file, example.detail)))
+        reasons.add_row(reason.reason, f"{reason.num_files:,}", shorten(words, 90, placeholder=" …"))
+    return show(reasons)
 
 
 def _encode(

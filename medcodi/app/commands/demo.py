@@ -15,7 +15,6 @@ from medcodi.app.arguments import Device, Model, Steps, read_device
 from medcodi.app.terminal import app, err, out, progress_bar, say_loading
 from medcodi.errors import PromptError
 from medcodi.modality import MODALITIES
-from medcodi.study import finding_words
 
 if TYPE_CHECKING:
     from medcodi.generation.request import Value
@@ -101,6 +100,7 @@ def write_demo(
     from medcodi.metrics.labeler import label_report
     from medcodi.model.generation_config import GenerationConfig
     from medcodi.pages.page import check_page, render_template, write_page
+    from medcodi.study import finding_words
 
     check_page(folder / "index.html")
     settings = GenerationConfig(num_inference_steps=num_inference_steps)

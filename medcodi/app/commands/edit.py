@@ -24,8 +24,7 @@ from medcodi.app.arguments import (
     refuse_full_folder,
     text_or_file,
 )
-from medcodi.app.commands.generate import print_generation, print_truncations
-from medcodi.app.terminal import app, domain_notes, err, progress_bar, say_loading
+from medcodi.app.terminal import app, domain_notes, err, print_generation, print_truncations, progress_bar, say_loading
 from medcodi.errors import PromptError
 
 

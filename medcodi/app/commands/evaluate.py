@@ -2,23 +2,17 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
-from rich import box
-from rich.table import Table
 from rich.text import Text
 
 from medcodi.app.arguments import Model, Overrides, Preset
-from medcodi.app.terminal import app, err, out, say_loading, show
+from medcodi.app.terminal import app, err, evaluate_and_print, out, print_results, say_loading
 from medcodi.errors import ConfigError
-
-if TYPE_CHECKING:
-    from medcodi.evaluation.config import EvaluateConfig
 
 NUM_STUDIES = 200  # of the phantom, unless the file or the command line names a number
 
@@ -81,7 +75,7 @@ def evaluate(
     if rescore is not None:
         from medcodi.evaluation.recompute import rescore_bundle
 
-        _print_results(rescore_bundle(rescore, apply_overrides({}, settings or []), data=data), rescore)
+        print_results(rescore_bundle(rescore, apply_overrides({}, settings or []), data=data), rescore)
         return
     if data is not None:
         from medcodi.data.dataset import read_info
@@ -93,32 +87,6 @@ def evaluate(
     )
     options = from_dict(EvaluateConfig, apply_overrides(values, overrides), source=str(config or "evaluate"))
     evaluate_and_print(options)
-
-
-def evaluate_and_print(options: EvaluateConfig) -> None:
-    """Evaluate; the first rank prints the table, the verdict and the warnings."""
-    from medcodi.evaluation.pipeline import evaluate as run
-
-    results = run(options)
-    if not int(os.environ.get("RANK", "0")):  # only the first rank prints
-        _print_results(results, Path(options.out))
-
-
-def _print_results(results: dict[str, Any], folder: Path) -> None:
-    from medcodi.evaluation.report.alarms import alarms
-    from medcodi.evaluation.report.summary import terminal_table, verdict
-
-    columns, rows = terminal_table(results)
-    table = Table(*columns, show_lines=True, box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0))
-    table.columns[0].min_width = len("direction")
-    for row in rows:
-        table.add_row(*row)
-    show(table)
-    for line in verdict(results):
-        out.print(line)
-    for line in alarms(results):
-        err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
-    out.print(f"The page: {folder / 'page.html'}")
 
 
 def _verify(folder: Path, data: str | None, model: str | None) -> None:
@@ -159,7 +127,7 @@ def evaluation_values(
     from medcodi.data.dataset import read_info
     from medcodi.evaluation.config import EvaluateConfig
     from medcodi.model import demo_checkpoint
-    from medcodi.model.files import read_index
+    from medcodi.model.index import read_index
 
     # Options that replace a key of the file.
     values = read_recipe(EvaluateConfig, config) if config else {}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.panel import Panel
-from rich.text import Text
 
 from medcodi.app.arguments import (
     Device,
@@ -30,12 +28,9 @@ from medcodi.app.arguments import (
     read_weights,
     refuse_full_folder,
 )
-from medcodi.app.terminal import app, domain_notes, err, out, progress_bar, say_loading, show
-
-if TYPE_CHECKING:
-    from medcodi.generation.pipeline import Generation
-
-SHOWN = 300  # characters of a text that was not read
+from medcodi.app.commands.dicom import RETRY_SECONDS, add_to_outbox, check_store, deliver
+from medcodi.app.terminal import app, domain_notes, err, print_generation, print_truncations, progress_bar, say_loading
+from medcodi.errors import PromptError
 
 
 @app.command()
@@ -77,6 +72,23 @@ def generate(
     sequence: SequenceOfTargets = None,
     seed: Annotated[int, typer.Option(help="Seed of the first sample; the same seed gives the same sample.")] = 0,
     image_format: ImageFormat = "png",
+    dicom_store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Send each sample as a DICOM study: https://HOST/dicom-web (STOW-RS), or dicom://HOST:PORT/AET (C-STORE).",
+        ),
+    ] = None,
+    outbox: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder of DICOM studies to be sent; alone: written, not sent.",
+            show_default="outbox, with --dicom-store",
+        ),
+    ] = None,
+    dicom_pdf: Annotated[
+        bool, typer.Option("--dicom-pdf", help="Reports as encapsulated PDF too, beside the structured report.")
+    ] = False,
     device: Device = None,
     execution: Execution = None,
 ) -> None:
@@ -99,12 +111,23 @@ def generate(
         medcodi generate --order chained --sequence report+frontal+lateral
 
         medcodi generate --target frontal --steps 30 --sampler dpm++ --seed 7 --out here/
+
+        medcodi generate --prompt report=@report.txt --dicom-store https://pacs.example.org/dicom-web
     """
     # Check the options before torch is loaded, which takes seconds.
     prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
     in_sequence = read_sequence(sequence)
     folder = numbered_folder("generated") if out_dir is None else out_dir
     refuse_full_folder(folder)
+    if dicom_store is not None or outbox is not None:
+        outbox = outbox or Path("outbox")
+        check_store(dicom_store, outbox)
+    elif dicom_pdf:
+        raise PromptError(
+            "--dicom-pdf without an outbox",
+            expected="DICOM studies that it is part of",
+            fix="add --outbox or --dicom-store",
+        )
     say_loading("the prompts and the model")
     check_inputs(prompts, targets, weights, num_samples, seed, model)
     with domain_notes(), progress_bar(err) as bar:
@@ -131,8 +154,12 @@ def generate(
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
     generation.save(folder, image_format)
+    if outbox is not None:
+        add_to_outbox(generation, outbox, pdf=dicom_pdf)
     print_truncations(generation, prompts)
     print_generation(generation, folder)
+    if outbox is not None and dicom_store is not None:
+        deliver(outbox, dicom_store, RETRY_SECONDS)
 
 
 def check_inputs(
@@ -152,29 +179,3 @@ def check_inputs(
         read_prompt(name, value, None)
     if model is not None:
         read_index(model)
-
-
-def print_truncations(generation: Generation, prompts: Mapping[str, str]) -> None:
-    """Say which texts the model has not read to their end, and what it has not read."""
-    from medcodi.data.reports import normalise_report
-
-    for name, prompt in generation.provenance["prompts"].items():
-        if cut := prompt.get("truncated"):
-            unread = " ".join(normalise_report(prompts[name])[cut["read_characters"] :].split())
-            seen = f" {cut['read_tokens']} of {cut['tokens']} tokens of the {name} were read, which is all that this model reads."
-            err.print(
-                Text.assemble(("Note:", "yellow"), f"{seen} Not read: {unread[:SHOWN]}{'…' * (len(unread) > SHOWN)}")
-            )
-
-
-def print_generation(generation: Generation, folder: Path) -> None:
-    """Print the texts and records of a generation, and the names of its files."""
-    from medcodi.study import content_text
-
-    for number, sample in enumerate(generation.samples):
-        for name, value in sample.contents.items():
-            text = content_text(value)
-            if text is not None:
-                show(Panel(Text(text), title=f"{name}, sample {number}", title_align="left", expand=False))
-    for path in sorted(path for path in folder.rglob("*") if path.is_file()):
-        out.print(str(path))

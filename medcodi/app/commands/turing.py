@@ -46,7 +46,7 @@ def export(
     """
     if out_dir.is_dir():  # perhaps by an export that was killed when all was written
         from medcodi.storage.job_folder import JobFolder
-        from medcodi.turing.bundle.export_folder import EXPORT
+        from medcodi.turing.bundle.contents import EXPORT
 
         JobFolder.sweep_published(out_dir, EXPORT)
     refuse_full_folder(out_dir)

@@ -192,10 +192,8 @@ class Fit:
             notes |= {
                 group: f"left out: no classifier of findings was trained, because {reason}" for group in _OF_CLASSIFIER
             }
-        missing = {"findings": "sklearn", "text": "pycocoevalcap"}
-        for group, package in missing.items():
-            if find_spec(package) is None:
-                notes[group] = f"left out: {package} is not installed (pip install 'medcodi[eval]')"
+        if find_spec("pycocoevalcap") is None:
+            notes["text"] = "left out: pycocoevalcap is not installed (pip install 'medcodi[eval]')"
         present = tuple(name for name in MODALITIES if self.data.modalities.get(name))
         return {
             "model": str(self.out / "model"),
@@ -210,7 +208,7 @@ class Fit:
         }
 
     def _evaluate(self) -> None:
-        from medcodi.app.commands.evaluate import evaluate_and_print
+        from medcodi.app.terminal import evaluate_and_print
         from medcodi.config import from_dict
         from medcodi.evaluation.config import EvaluateConfig
 

@@ -4,29 +4,22 @@ from __future__ import annotations
 
 import re
 import unicodedata
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from medcodi.data.dicom.pixels import display_from_stored, pixel_aspect, stored_pixels
-from medcodi.data.dicom.tags import Tags, corrupt_if_it_fails
+from medcodi.data.dicom.tags import Tags, corrupt_if_it_fails, read_tags
 from medcodi.data.images import MAX_PIXELS, check_image, square_pixels
-from medcodi.data.refusals import Refused, check_file
+from medcodi.data.refusals import Refused
 from medcodi.data.views import View, view_of
-from medcodi.errors import MissingExtraError
-
-if TYPE_CHECKING:
-    from pydicom import Dataset
 
 # DICOM Modality of projection radiographs; exports often leave it empty.
 _RADIOGRAPHS = ("CR", "DX", "RG", "RF", "OT", "")
 _GRAY = ("MONOCHROME1", "MONOCHROME2")
-_DEFLATED = "1.2.840.10008.1.2.1.99"
-_MAX_INFLATED = 4 * MAX_PIXELS  # bytes: the largest image allowed, 16 bit, and as much again
 _DESCRIPTIONS = ("SeriesDescription", "ProtocolName", "AcquisitionDeviceProcessingDescription", "StudyDescription")
 # Patient Orientation, first value: the direction of image rows. Upright views only (columns run to the feet or the head).
 _VIEW_OF_ROW_DIRECTION = {"L": "PA", "R": "AP", "A": "LL", "P": "RL"}
@@ -35,8 +28,8 @@ _CHEST = re.compile(r"CHEST|THORA|TORAX|LUNG|PULM|HEART|CARDIA|MEDIASTIN|POITRIN
 _NOT_CHEST = re.compile(r"SPINE|VERTEBRA|COLUMNA|COLUNA|WIRBEL")
 _UNNAMED_PART = re.compile(r"(?:UNKNOWN|UNSPECIFIED|OTHER|NONE|NA|N/A|UNDEFINED|PORTABLE|BODY)?")
 _HEADER_TAGS = [
-    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "PatientSize", "PatientWeight", "Modality",
-    "ViewPosition", "ViewCodeSequence", "PatientOrientation", "Manufacturer", "NumberOfFrames", "SamplesPerPixel",
+    "SOPClassUID", "SOPInstanceUID", "StudyInstanceUID", "PatientID", "PatientSex", "PatientAge", "PatientSize", "PatientWeight", "PatientBodyMassIndex",
+    "Modality",    "ViewPosition", "ViewCodeSequence", "PatientOrientation", "Manufacturer", "NumberOfFrames", "SamplesPerPixel",
     "PhotometricInterpretation", "Rows", "Columns", "BodyPartExamined", "AnatomicRegionSequence", *_DESCRIPTIONS,
 ]  # fmt: skip
 
@@ -55,6 +48,7 @@ class DicomHeader:
         position: View Position as it stands, or "".
         size: Patient's Size (metres) as it stands, or "".
         weight: Patient's Weight (kilograms) as it stands, or "".
+        bmi: Patient's Body Mass Index as it stands, or "".
     """
 
     study_id: str
@@ -66,6 +60,7 @@ class DicomHeader:
     position: str = ""
     size: str = ""
     weight: str = ""
+    bmi: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +80,7 @@ def read_header(path: str | Path) -> DicomHeader:
     """
     path = Path(path)
     with corrupt_if_it_fails(str(path)):
-        tags = _read(path, header_only=True)
+        tags = read_tags(path, only=_HEADER_TAGS)
         _check_kind(tags)
         return _header(tags, path)
 
@@ -103,7 +98,7 @@ def read_dicom(path: str | Path) -> DicomImage:
     """
     path = Path(path)
     with corrupt_if_it_fails(str(path)):
-        tags = _read(path)
+        tags = read_tags(path)
         _check_kind(tags)
         _check_pixels(tags)
         image = display_from_stored(tags, stored_pixels(tags))
@@ -125,71 +120,6 @@ def check_view(header: DicomHeader, modality: str | None, where: str) -> None:
             reason="another view",
             expected=f"a {modality} image",
             fix=f"give it as {view.modality}" if view.modality else "leave it out, or correct the tag",
-        )
-
-
-def _read(path: Path, header_only: bool = False) -> Tags:
-    try:
-        import pydicom
-        from pydicom.errors import InvalidDicomError
-    except ImportError:
-        raise MissingExtraError("pydicom", extra="dicom", needed_for="reading DICOM files") from None
-    check_file(path, str(path))
-    only: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": _HEADER_TAGS} if header_only else {}
-    _check_inflated_size(path)
-    try:
-        return Tags(pydicom.dcmread(path, **only), str(path))
-    except InvalidDicomError:
-        pass
-    # No preamble and no DICM mark, as older exports write it: read on trial, and taken if it describes an image.
-    dataset = pydicom.dcmread(path, force=True, **only)
-    if "Rows" not in dataset or "Modality" not in dataset:
-        raise Refused(
-            f"{path} is not a DICOM file (no DICM mark at byte 128, no image tags)",
-            reason="unreadable",
-            expected="a DICOM file",
-            fix="export it as DICOM again, or rename it if it is another kind of image",
-        )
-    if "TransferSyntaxUID" not in dataset.file_meta:
-        dataset.file_meta.TransferSyntaxUID = _plain_syntax(dataset)
-    return Tags(dataset, str(path))
-
-
-def _plain_syntax(dataset: Dataset) -> Any:
-    """The uncompressed transfer syntax that a data set without file meta information was read in."""
-    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
-
-    implicit, little_endian = dataset.original_encoding
-    if implicit:
-        return ImplicitVRLittleEndian
-    return ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
-
-
-def _check_inflated_size(path: Path) -> None:
-    """Refuse a deflated file that grows beyond the largest image allowed, before it is held in memory."""
-    from pydicom.filereader import read_file_meta_info
-
-    try:
-        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
-    except Exception:  # not a DICOM file with meta information: the reader says so
-        return
-    if syntax != _DEFLATED:
-        return
-    with path.open("rb") as file:
-        data = file.read()
-    # The deflated part starts after the meta group, whose length is in its first element.
-    start = 144 + int.from_bytes(data[140:144], "little")
-    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-    rest = data[start:]
-    while rest and size <= _MAX_INFLATED:
-        size += len(inflater.decompress(rest, 2**24))
-        rest = inflater.unconsumed_tail
-    if size > _MAX_INFLATED:
-        raise Refused(
-            f"{path} inflates to more than {_MAX_INFLATED / 2**20:,.0f} MiB",
-            reason="too large",
-            expected=f"an image of at most {MAX_PIXELS:,} pixels",
-            fix="export it uncompressed",
         )
 
 
@@ -290,6 +220,7 @@ def _header(tags: Tags, path: Path) -> DicomHeader:
         position=tags.text("ViewPosition"),
         size=tags.text("PatientSize"),
         weight=tags.text("PatientWeight"),
+        bmi=tags.text("PatientBodyMassIndex"),
     )
 
 

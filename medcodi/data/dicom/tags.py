@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Iterator
+import zlib
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from medcodi.data.refusals import Refused
-from medcodi.errors import MedCoDiError, first_line
+from medcodi.data.images import MAX_PIXELS
+from medcodi.data.refusals import Refused, check_file
+from medcodi.errors import MedCoDiError, MissingExtraError, first_line
 
 if TYPE_CHECKING:
     from pydicom import Dataset
 
+_DEFLATED = "1.2.840.10008.1.2.1.99"
+_MAX_INFLATED = 4 * MAX_PIXELS  # bytes: the largest image allowed, 16 bit, and as much again
 _DECIMAL_COMMA = re.compile(r"[+-]?\d+,\d+")
 
 
@@ -115,3 +120,75 @@ class Tags:
 
 def _decoded(value: Any) -> str:
     return value.decode("latin-1") if isinstance(value, bytes) else str(value)
+
+
+# ---- files -------------------------------------------------------------------------------------------------------------
+def read_tags(path: Path, only: Sequence[str] = ()) -> Tags:
+    """The tags of a file: all of them with its pixels, or ``only`` those that are named.
+
+    Raises:
+        Refused: If the file is missing, empty, no DICOM file, or too large.
+        MissingExtraError: If pydicom is not installed.
+    """
+    try:
+        import pydicom
+        from pydicom.errors import InvalidDicomError
+    except ImportError:
+        raise MissingExtraError("pydicom", extra="dicom", needed_for="reading DICOM files") from None
+    check_file(path, str(path))
+    some: dict[str, Any] = {"stop_before_pixels": True, "specific_tags": list(only)} if only else {}
+    _check_inflated_size(path)
+    try:
+        return Tags(pydicom.dcmread(path, **some), str(path))
+    except InvalidDicomError:
+        pass
+    # No preamble and no DICM mark, as older exports write it: read on trial, and taken if it describes an image.
+    dataset = pydicom.dcmread(path, force=True, **some)
+    if "Rows" not in dataset or "Modality" not in dataset:
+        raise Refused(
+            f"{path} is not a DICOM file (no DICM mark at byte 128, no image tags)",
+            reason="unreadable",
+            expected="a DICOM file",
+            fix="export it as DICOM again, or rename it if it is another kind of image",
+        )
+    if "TransferSyntaxUID" not in dataset.file_meta:
+        dataset.file_meta.TransferSyntaxUID = _plain_syntax(dataset)
+    return Tags(dataset, str(path))
+
+
+def _plain_syntax(dataset: Dataset) -> Any:
+    """The uncompressed transfer syntax that a data set without file meta information was read in."""
+    from pydicom.uid import ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    implicit, little_endian = dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little_endian else ExplicitVRBigEndian
+
+
+def _check_inflated_size(path: Path) -> None:
+    """Refuse a deflated file that grows beyond the largest image allowed, before it is held in memory."""
+    from pydicom.filereader import read_file_meta_info
+
+    try:
+        syntax = read_file_meta_info(path).get("TransferSyntaxUID")
+    except Exception:  # not a DICOM file with meta information: the reader says so
+        return
+    if syntax != _DEFLATED:
+        return
+    with path.open("rb") as file:
+        data = file.read()
+    # The deflated part starts after the meta group, whose length is in its first element.
+    start = 144 + int.from_bytes(data[140:144], "little")
+    inflater, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    rest = data[start:]
+    while rest and size <= _MAX_INFLATED:
+        size += len(inflater.decompress(rest, 2**24))
+        rest = inflater.unconsumed_tail
+    if size > _MAX_INFLATED:
+        raise Refused(
+            f"{path} inflates to more than {_MAX_INFLATED / 2**20:,.0f} MiB",
+            reason="too large",
+            expected=f"an image of at most {MAX_PIXELS:,} pixels",
+            fix="export it uncompressed",
+        )

@@ -1,29 +1,90 @@
-"""Generated images out as DICOM: Secondary Capture, 16 bit, and marked as synthetic wherever the standard has a place for it."""
+"""A generated study out as DICOM: images as Secondary Capture, the report as Basic Text SR, all of one study and marked as synthetic."""
 
 from __future__ import annotations
 
-import hashlib
-import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medcodi.data.dicom.attributes import check_pydicom, derivation, made_by, new_object, uid
+from medcodi.data.dicom.reports import pdf_object, report_object
 from medcodi.data.images import to_uint16
-from medcodi.errors import MissingExtraError
 from medcodi.modality import modality as modality_named
 from medcodi.modality import names
+from medcodi.record import Record
+from medcodi.study import Content
+
+if TYPE_CHECKING:
+    from pydicom import Dataset
 
 # View Position's defined terms (DICOM PS3.3 C.8.1.3); the table's codes also hold words that other sources use.
 _VIEW_TERMS = ("AP", "PA", "LL", "RL")
-_UID_ROOT = "2.25."  # UIDs made of a number of at most 128 bits (ITU-T X.667)
 _SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
-_EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2.1"
 
 
-def write_dicom(image: np.ndarray, path: Path, modality: str, provenance: Mapping[str, Any]) -> None:
-    r"""Write one generated image; :func:`medcodi.data.dicom.reading.read_dicom` reads it back within 1/131070.
+def study_objects(
+    contents: Mapping[str, Content], provenance: Mapping[str, Any], *, pdf: bool = False
+) -> dict[str, Dataset]:
+    """One sample as the DICOM objects of one study, in the order in which a server should receive them.
+
+    Args:
+        contents: Target -> image float32 ``[H, W]`` in [0, 1], text, or record. Only what was generated: a prompt may be a patient's.
+        provenance: Provenance of the sample, with its one seed.
+        pdf: Whether reports are added as encapsulated PDF too.
+
+    Returns:
+        Name (``frontal``, ``report``, ``report-pdf``) -> object: images, then the reports that refer to them. A record is no
+        object: its fields are attributes of the others.
+
+    Raises:
+        DataError: If a report has a letter that the PDF's font lacks.
+        MissingExtraError: If pydicom is not installed.
+    """
+    check_pydicom()
+    record = next((value for value in contents.values() if isinstance(value, Mapping)), {})
+    objects = {
+        name: image_object(value, name, provenance, record)
+        for name, value in contents.items()
+        if isinstance(value, np.ndarray)
+    }
+    images = list(objects.values())
+    for name, value in contents.items():
+        if isinstance(value, str):
+            objects[name] = report_object(value, name, provenance, record, images)
+            if pdf:
+                objects[f"{name}-pdf"] = pdf_object(value, name, provenance, record)
+    return objects
+
+
+def write_dicom(
+    image: np.ndarray, path: Path, modality: str, provenance: Mapping[str, Any], record: Record | None = None
+) -> None:
+    """Write one generated image; :func:`medcodi.data.dicom.reading.read_dicom` reads it back within 1/131070.
+
+    Args:
+        image: float32 ``[H, W]`` in [0, 1], bone bright.
+        path: The file; replaced where there is one.
+        modality: As in :func:`image_object`.
+        provenance: As there.
+        record: As there.
+
+    Raises:
+        MissingExtraError: If pydicom is not installed.
+    """
+    save_object(image_object(image, modality, provenance, record or {}), path)
+
+
+def save_object(dataset: Dataset, path: Path) -> None:
+    """Write a data set as a DICOM file."""
+    from pydicom import dcmwrite
+
+    dcmwrite(path, dataset, enforce_file_format=True)
+
+
+def image_object(image: np.ndarray, modality: str, provenance: Mapping[str, Any], record: Record) -> Dataset:
+    r"""One generated image as a data set.
 
     A Secondary Capture image (PS3.3 A.8.1): MONOCHROME2, 16 bits, conversion type SYN, image type DERIVED\SECONDARY,
     Synthetic Data YES. It carries no date, and no name but a synthetic one. Images of one sample share a study. The same
@@ -31,89 +92,43 @@ def write_dicom(image: np.ndarray, path: Path, modality: str, provenance: Mappin
 
     Args:
         image: float32 ``[H, W]`` in [0, 1], bone bright.
-        path: The file; replaced where there is one.
         modality: An image modality; gives the view position.
         provenance: Provenance of the sample: ``direction``, ``model`` (``name``, ``sha256``), ``prompts``, ``seeds``, ``settings``.
+        record: The record that was generated with it.
 
     Raises:
         MissingExtraError: If pydicom is not installed.
     """
-    try:
-        from pydicom import Dataset, dcmwrite
-        from pydicom.dataset import FileMetaDataset
-        from pydicom.uid import UID
-    except ImportError:
-        raise MissingExtraError("pydicom", extra="dicom", needed_for="writing DICOM files") from None
-    meta = FileMetaDataset()
-    meta.MediaStorageSOPClassUID = UID(_SECONDARY_CAPTURE)
-    meta.MediaStorageSOPInstanceUID = UID(uid(provenance, "image", modality))
-    meta.TransferSyntaxUID = UID(_EXPLICIT_LITTLE_ENDIAN)
-    dataset = Dataset()
-    dataset.file_meta = meta
-    for keyword, value in {**_identity(modality, provenance), **_marks(provenance), **_pixels(image)}.items():
-        setattr(dataset, keyword, value)
-    dcmwrite(path, dataset, enforce_file_format=True)
-
-
-def uid(provenance: Mapping[str, Any], *what: str) -> str:
-    """A UID that depends on the sample (model, direction, prompts, settings, seed) and on ``what`` alone."""
-    made_of = {key: provenance[key] for key in ("direction", "model", "prompts", "seeds", "settings")}
-    made_of |= {key: provenance[key] for key in ("edit",) if key in provenance}
-    digest = hashlib.sha256(json.dumps([*what, made_of], sort_keys=True).encode()).digest()
-    return _UID_ROOT + str(int.from_bytes(digest[:16], "big"))
-
-
-def _identity(modality: str, provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Patient, study, series and instance: one made-up patient for each sample; type 2 attributes are empty."""
-    view = next((code for code in modality_named(modality).view_codes if code in _VIEW_TERMS), "")
-    number = names("image").index(modality) + 1
-    patient = "SYNTHETIC-" + hashlib.sha256(uid(provenance, "study").encode()).hexdigest()[:12]
-    return {
-        "SpecificCharacterSet": "ISO_IR 192",
-        "SOPClassUID": _SECONDARY_CAPTURE,
-        "SOPInstanceUID": uid(provenance, "image", modality),
-        "StudyInstanceUID": uid(provenance, "study"),
+    # A view that the record names counts, where it is one of this modality.
+    terms = [term for term in modality_named(modality).view_codes if term in _VIEW_TERMS]
+    view = record["view"] if record.get("view") in terms else next(iter(terms), "")
+    attributes = {
         "SeriesInstanceUID": uid(provenance, "series", modality),
-        "PatientName": "SYNTHETIC^MEDCODI",
-        "PatientID": patient,
-        "PatientBirthDate": "",
-        "PatientSex": "",
-        "StudyDate": "",
-        "StudyTime": "",
-        "StudyID": patient[-12:],
-        "AccessionNumber": "",
-        "ReferringPhysicianName": "",
-        "StudyDescription": "Synthetic chest examination",
         "SeriesDescription": f"Synthetic {modality_named(modality).title}",
-        "SeriesNumber": number,
+        "SeriesNumber": names("image").index(modality) + 1,
         "InstanceNumber": 1,
         "Modality": "OT",  # a Secondary Capture made by no device; CR or DX would claim a detector
         "BodyPartExamined": "CHEST",
         "PatientOrientation": "",
         "ViewPosition": view,
     }
+    instance = uid(provenance, "image", modality)
+    return new_object(
+        _SECONDARY_CAPTURE, instance, provenance, record, {**attributes, **_marks(provenance), **_pixels(image)}
+    )
 
 
 def _marks(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """Everything that says: this is no patient, or of an edit: this shows none as it was."""
-    model, edited = provenance["model"], "edit" in provenance
-    made_by = f"MedCoDi model {model['name']} {model['sha256'][:12]}"
+    """Statement of how one image was made."""
     return {
         "ImageType": ["DERIVED", "SECONDARY"],
         "ConversionType": "SYN",
-        "SyntheticData": "YES",
         "BurnedInAnnotation": "NO",
         "RecognizableVisualFeatures": "NO",
         "LossyImageCompression": "00",
-        "Manufacturer": "MedCoDi",
-        "ManufacturerModelName": str(model["name"])[:64],
-        "DerivationDescription": f"Edited by {made_by} from given films; not de-identified"
-        if edited
-        else f"Generated by {made_by}; no patient was examined",
-        "ImageComments": f"SYNTHETIC, not for diagnosis. {made_by}, {provenance['direction']}, seed {provenance['seeds'][0]}",
-        "PatientComments": "Edited: may show the patient of the given films"
-        if edited
-        else "Synthetic: this patient does not exist",
+        "DerivationDescription": derivation(provenance),
+        "ImageComments": f"SYNTHETIC, not for diagnosis. {made_by(provenance)}, {provenance['direction']}, "
+        f"seed {provenance['seeds'][0]}",
     }
 
 

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from medcodi.data.dataset import SPLITS
 from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, Loaded
-from medcodi.data.tables import spreadsheet_row
+from medcodi.data.tables import read_rows, spreadsheet_row, text_of_cell
 from medcodi.modality import MODALITIES
 
 LEFT_OUT = "left out"
@@ -100,6 +100,16 @@ class Ledger:
         for view, row in counts["view"].items():
             views.add_row(view, *(f"{row.get(name, 0):,}" for name in columns))
         yield views
+
+
+def read_ledger(folder: Path) -> Iterator[Entry]:
+    """The rows of a dataset's ``ledger.csv``, one after the other.
+
+    Raises:
+        DataError: If the file is missing or damaged; names the line.
+    """
+    for row in read_rows(folder / "ledger.csv"):
+        yield Entry(**{name: text_of_cell(row.cells.get(name, "")) for name in Entry.__dataclass_fields__})
 
 
 def entries_of(study: AnnouncedStudy, loaded: Loaded, split: str) -> Iterator[Entry]:

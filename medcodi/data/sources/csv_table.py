@@ -18,7 +18,7 @@ from medcodi.data.sources.announced import (
     second_images,
     two_patients,
 )
-from medcodi.data.sources.csv_columns import (
+from medcodi.data.sources.detection import (
     FIELD,
     SYNTHESIZED,
     USUAL,
@@ -26,8 +26,8 @@ from medcodi.data.sources.csv_columns import (
     column_whose_cells,
     columns_of,
     columns_of_synthesis,
+    table_at,
 )
-from medcodi.data.sources.detection import table_at
 from medcodi.data.tables import TableRow, is_absent, read_header, read_rows, text_of_cell
 from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean

@@ -104,16 +104,16 @@ def _study(file: Path, options: DicomConfig) -> AnnouncedStudy:
         images={view: file} if view else {},
         texts=texts,
         views={view: header.view} if view else {},
-        values=_values(header) if options.record else {},
+        values=record_values(header) if options.record else {},
         metadata={**header.metadata, "source": "dicom"},
         refused=refused,
         spare=unreadable,
     )
 
 
-def _values(header: DicomHeader) -> dict[str, str]:
+def record_values(header: DicomHeader) -> dict[str, str]:
     """Fields of the record as the tags hold them; a sex other than F or M (``O``), and other positions, say nothing."""
-    bmi = ""
+    bmi = header.bmi
     with suppress(
         ValueError, ZeroDivisionError, OverflowError
     ):  # sizes are typed by hand; one that is no number says nothing

@@ -21,7 +21,7 @@ from medcodi.errors import DataError
 from medcodi.evaluation.annotators.classifier import ClassifierConfig, FindingClassifier, target_truth
 from medcodi.evaluation.annotators.record_head import measure_reading
 from medcodi.metrics.fields import encoded_records
-from medcodi.metrics.findings import auroc, best_thresholds, finding_scores, import_auroc
+from medcodi.metrics.findings import auroc, best_thresholds, finding_scores
 from medcodi.randomness import numpy_generator, torch_generator
 
 MAX_BLUR = 1.6  # pixels: as soft as an autoencoder's images can be, so that findings do not depend on sharpness
@@ -245,7 +245,6 @@ def _describe(dataset: StudyDataset) -> dict[str, object]:
 
 def train_classifier(options: ClassifierTrainConfig, *, quiet: bool = False) -> FindingClassifier:
     """Train, choose thresholds on validation studies, measure ceilings on test studies, save under ``options.out``."""
-    import_auroc()  # before the hours of training that it would measure
     started = time.monotonic()
     datasets = {name: getattr(options, name).build() for name in ("train", "validation", "test")}
     if len({dataset.fingerprint for dataset in datasets.values()}) < 3:

@@ -11,20 +11,21 @@ import numpy as np
 from medcodi.evaluation.annotations import AnnotationTable
 from medcodi.evaluation.scoring.case import Case, ScoredStudies
 from medcodi.evaluation.scoring.coherence import score_coherence
-from medcodi.evaluation.scoring.distributions import score_frechet, score_kernel, score_prdc
 from medcodi.evaluation.scoring.figures import TargetScores, plain, value_of
-from medcodi.evaluation.scoring.findings import score_findings
+from medcodi.evaluation.scoring.findings import score_findings, score_subgroups
 from medcodi.evaluation.scoring.metrics import METRIC_GROUPS, PRIMARY
 from medcodi.evaluation.scoring.records import flag_records, score_obedience, score_records
 from medcodi.evaluation.scoring.similarity import (
     flag_images,
     flag_texts,
     score_diversity,
+    score_frechet,
+    score_kernel,
+    score_prdc,
     score_similarity,
     score_texts,
 )
 from medcodi.evaluation.scoring.statistics import F1Statistic, StudyStatistic
-from medcodi.evaluation.scoring.subgroups import score_subgroups
 from medcodi.metrics.bootstrap import bootstrap_interval, known_mean, paired_difference
 from medcodi.metrics.findings import Confusion
 from medcodi.metrics.text import TextScorer

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any, Protocol, Self
 
 import numpy as np
@@ -39,7 +39,31 @@ class StudyStatistic(Protocol):
 
 
 @dataclass(frozen=True)
-class MeanStatistic:
+class _OfArrays:
+    """A figure of arrays that have a row for each study."""
+
+    def statistic(self) -> Statistic:
+        """The figure as a function of study weights."""
+        raise NotImplementedError
+
+    def take(self, rows: Sequence[int]) -> Self:
+        """The same for some of the studies."""
+        return replace(self, **{name: array[list(rows)] for name, array in self._arrays().items()})
+
+    def stacked(self, other: Self) -> Statistic | None:
+        """The figure over both."""
+        others = other._arrays()
+        return replace(
+            self, **{name: np.concatenate([array, others[name]]) for name, array in self._arrays().items()}
+        ).statistic()
+
+    def _arrays(self) -> dict[str, np.ndarray]:
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        return {name: value for name, value in values.items() if isinstance(value, np.ndarray)}
+
+
+@dataclass(frozen=True)
+class MeanStatistic(_OfArrays):
     """A mean over studies: float ``[N]``, NaN if a study has no value."""
 
     values: np.ndarray
@@ -48,17 +72,9 @@ class MeanStatistic:
         """The mean."""
         return weighted_mean(self.values)
 
-    def take(self, rows: Sequence[int]) -> MeanStatistic:
-        """The same for some of the studies."""
-        return MeanStatistic(self.values[list(rows)])
-
-    def stacked(self, other: MeanStatistic) -> Statistic:
-        """The mean over both."""
-        return weighted_mean(np.concatenate([self.values, other.values]))
-
 
 @dataclass(frozen=True)
-class RatioStatistic:
+class RatioStatistic(_OfArrays):
     """A sum over studies divided by another: both ``[N]``."""
 
     top: np.ndarray
@@ -73,18 +89,9 @@ class RatioStatistic:
 
         return statistic
 
-    def take(self, rows: Sequence[int]) -> RatioStatistic:
-        """The same for some of the studies."""
-        return RatioStatistic(self.top[list(rows)], self.bottom[list(rows)])
-
-    def stacked(self, other: RatioStatistic) -> Statistic:
-        """The ratio over both."""
-        top, bottom = np.concatenate([self.top, other.top]), np.concatenate([self.bottom, other.bottom])
-        return RatioStatistic(top, bottom).statistic()
-
 
 @dataclass(frozen=True)
-class NumberStatistic:
+class NumberStatistic(_OfArrays):
     """R² of numbers, or their correlation with the truth: both ``[N]``, NaN if unknown."""
 
     truth: np.ndarray
@@ -103,15 +110,6 @@ class NumberStatistic:
                 return function(weights[:, known])
 
         return statistic
-
-    def take(self, rows: Sequence[int]) -> NumberStatistic:
-        """The same for some of the studies."""
-        return NumberStatistic(self.truth[list(rows)], self.values[list(rows)], self.measure)
-
-    def stacked(self, other: NumberStatistic) -> Statistic:
-        """Over both."""
-        truth, values = np.concatenate([self.truth, other.truth]), np.concatenate([self.values, other.values])
-        return NumberStatistic(truth, values, self.measure).statistic()
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ class F1Statistic:
 
 
 @dataclass(frozen=True)
-class AreaStatistic:
+class AreaStatistic(_OfArrays):
     """Mean area under a curve over findings."""
 
     truth: np.ndarray  # `[N, K]`
@@ -171,10 +169,6 @@ class AreaStatistic:
         """The mean over findings."""
         columns = range(self.truth.shape[1])
         return mean_statistic([AREAS[self.measure](self.truth[:, k], self.scores[:, k]) for k in columns])
-
-    def take(self, rows: Sequence[int]) -> AreaStatistic:
-        """The same for some of the studies."""
-        return AreaStatistic(self.truth[list(rows)], self.scores[list(rows)], self.measure, self.names)
 
     def of_findings(self, names: Collection[str]) -> AreaStatistic:
         """The same for some of the findings."""
@@ -188,10 +182,7 @@ class AreaStatistic:
 
     def stacked(self, other: AreaStatistic) -> Statistic | None:
         """Over both, if they count the same findings."""
-        if self.names != other.names:
-            return None
-        truth, scores = np.concatenate([self.truth, other.truth]), np.concatenate([self.scores, other.scores])
-        return AreaStatistic(truth, scores, self.measure, self.names).statistic()
+        return super().stacked(other) if self.names == other.names else None
 
 
 @dataclass(frozen=True)

@@ -2,17 +2,11 @@
 
 from __future__ import annotations
 
-import logging
 import zlib
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-import torch
-import torch.distributed as dist
-
-from medcodi.distributed import Ranks
-from medcodi.errors import ConfigError, MissingExtraError, TrainingError
+from medcodi.errors import ConfigError
 from medcodi.training.config import TrainConfig
 
 
@@ -92,67 +86,4 @@ def _check_supported(config: TrainConfig, device_type: str) -> None:
             f"engine.offload_parameters {engine.offload_parameters} with engine.zero_stage {engine.zero_stage}",
             expected="weights that are partitioned",
             fix="engine.zero_stage=3, or engine.offload_parameters=none",
-        )
-
-
-def import_deepspeed(device: torch.device) -> Any:
-    """Import DeepSpeed, quiet, and on the CPU without the communication kernel that it would compile at first use."""
-    try:
-        import deepspeed
-        from deepspeed.ops import __compatible_ops__
-        from deepspeed.utils import logger
-    except ImportError:
-        raise MissingExtraError("deepspeed", extra="deepspeed", needed_for="engine.name=deepspeed") from None
-    logger.setLevel(logging.WARNING)
-    if device.type == "cpu":
-        __compatible_ops__["deepspeed_shm_comm"] = False  # gloo does the same without a compiler
-    return deepspeed
-
-
-def check_deepspeed(config: TrainConfig, ranks: Ranks) -> Any:
-    """Import DeepSpeed, if it can run this config here.
-
-    Raises:
-        ConfigError: If it does not support a setting.
-        MissingExtraError: If it is not installed.
-        TrainingError: If there is no process group.
-    """
-    deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
-    deepspeed = import_deepspeed(ranks.device)
-    if config.engine.offload_optimizer == "nvme":
-        check_async_io(config)
-    if not dist.is_initialized():
-        raise TrainingError(
-            "no process group for DeepSpeed", fix="start with: deepspeed --module medcodi train …, or torchrun"
-        )
-    return deepspeed
-
-
-def check_async_io(config: TrainConfig) -> None:
-    """Refuse a machine that cannot swap to ``engine.nvme_path``; builds nothing but DeepSpeed's one-line probe.
-
-    Raises:
-        ConfigError: If the folder cannot be made, or DeepSpeed's async_io op cannot be built.
-    """
-    from torch.utils.cpp_extension import is_ninja_available
-
-    builders: Any = import_module("deepspeed.ops.op_builder")
-    instead = "or engine.offload_optimizer=cpu"
-    try:
-        swap_folder(config).mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise ConfigError(
-            f"engine.nvme_path {config.engine.nvme_path}: {error.strerror}",
-            expected="a folder on a local disk that can be written",
-            fix=f"another engine.nvme_path, {instead}",
-        ) from error
-    missing = (
-        [] if builders.AsyncIOBuilder().is_compatible(verbose=False) else ["libaio with its headers, or a C compiler"]
-    )
-    missing += [] if is_ninja_available() else ["ninja"]
-    if missing:
-        raise ConfigError(
-            f"engine.offload_optimizer nvme: DeepSpeed's async_io op cannot be built here: {' and '.join(missing)} missing",
-            expected="what it is built from at first use",
-            fix=f"install libaio-dev (libaio-devel), g++ and ninja, {instead}",
         )

@@ -16,8 +16,8 @@ from medcodi.randomness import StepRandomness
 from medcodi.stages.stage import Stage
 from medcodi.stages.step import accumulations
 from medcodi.training.config import TrainConfig
-from medcodi.training.deepspeed import zero3
-from medcodi.training.deepspeed.config import check_deepspeed, deepspeed_dictionary
+from medcodi.training.deepspeed import library
+from medcodi.training.deepspeed.config import deepspeed_dictionary
 from medcodi.training.engine import OPTIMIZER_STATE, Engine, StepResult, check_finite, features_of, marked, seed_step
 from medcodi.training.optimizer import build_optimizer, learning_rate
 
@@ -37,7 +37,7 @@ class DeepSpeedEngine(Engine):
     """ZeRO 0 to 3."""
 
     def __init__(self, stage: Stage, config: TrainConfig, ranks: Ranks) -> None:
-        deepspeed = check_deepspeed(config, ranks)
+        deepspeed = library.check_deepspeed(config, ranks)
         dictionary = deepspeed_dictionary(config, ranks.world_size, ranks.device.type)
         super().__init__(stage, config, ranks)
         self.zero_stage = config.engine.zero_stage
@@ -45,14 +45,14 @@ class DeepSpeedEngine(Engine):
         # DeepSpeed takes the stage and our optimiser over.
         deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
         optimizer = build_optimizer(stage, config.optimizer)
-        prepared = zero3.scalars_as_vectors if self.zero_stage == 3 else scalars_left_alone
+        prepared = library.scalars_as_vectors if self.zero_stage == 3 else scalars_left_alone
         with prepared(stage.parameters()):
             self._engine, self._optimizer, _, _ = deepspeed.initialize(
                 model=stage, optimizer=optimizer, config=dictionary
             )
         if self.zero_stage == 3:
-            zero3.leave_gradients_in_memory(self._optimizer)
-            zero3.clear_padding(self._optimizer, self._trained.values(), ranks.rank)
+            library.leave_gradients_in_memory(self._optimizer)
+            library.clear_padding(self._optimizer, self._trained.values(), ranks.rank)
         self._make_optimizer_state(0)
 
     @contextmanager
@@ -61,8 +61,8 @@ class DeepSpeedEngine(Engine):
         with ExitStack() as stack:
             stack.enter_context(self.autocast())
             if self.zero_stage == 3:
-                stack.enter_context(zero3.shares_changed(self._optimizer))
-                stack.enter_context(zero3.gathering(self.stage))
+                stack.enter_context(library.shares_changed(self._optimizer))
+                stack.enter_context(library.gathering(self.stage))
             yield
 
     def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
@@ -71,11 +71,11 @@ class DeepSpeedEngine(Engine):
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         if self.zero_stage == 3:
-            zero3.clear_gradients(self._optimizer)
+            library.clear_gradients(self._optimizer)
 
         # What micro-batches must know of each other, computed before their own passes.
         batches = [batch.to(self.ranks.device) for batch in micro_batches]
-        with zero3.gathering(self.stage) if self.zero_stage == 3 else nullcontext():
+        with library.gathering(self.stage) if self.zero_stage == 3 else nullcontext():
             step_accumulations = accumulations(self.stage.compare, batches, features_of(self, batches, randomness))
 
         # Accumulate gradients, and exchange them.
@@ -129,7 +129,7 @@ class DeepSpeedEngine(Engine):
 
     def _fill_missing_gradients(self) -> None:
         if self.zero_stage == 3:
-            zero3.fill_missing_gradients(self._optimizer)
+            library.fill_missing_gradients(self._optimizer)
         for parameter in self._trained.values():
             if parameter.grad is None and self.zero_stage in (1, 2):
                 parameter.grad = torch.zeros_like(parameter)
@@ -181,7 +181,7 @@ class DeepSpeedEngine(Engine):
 
         if self.zero_stage == 3:
             names = {parameter: name for name, parameter in self._trained.items()}
-            for parameter, key, share in zero3.shares_of_moments(self._optimizer, OPTIMIZER_STATE, changed=False):
+            for parameter, key, share in library.shares_of_moments(self._optimizer, OPTIMIZER_STATE, changed=False):
                 yield names[parameter], key, self._gathered(share.to(self.ranks.device), parameter)
             return
         for name, parameter in self._trained.items():
@@ -201,7 +201,7 @@ class DeepSpeedEngine(Engine):
         self._make_optimizer_state(num_steps)
         if self.zero_stage == 3:
             names = {parameter: name for name, parameter in self._trained.items()}
-            for parameter, key, share in zero3.shares_of_moments(self._optimizer, OPTIMIZER_STATE, changed=True):
+            for parameter, key, share in library.shares_of_moments(self._optimizer, OPTIMIZER_STATE, changed=True):
                 share.copy_(self._own_share(state[f"{key}.{names[parameter]}"], parameter))
             return
         for name, parameter in self._trained.items():
@@ -237,5 +237,5 @@ class DeepSpeedEngine(Engine):
             yield from self._optimizer.single_partition_of_fp32_groups
         else:
             for group in range(len(self._optimizer.fp16_groups)):
-                with zero3.group_in_memory(self._optimizer, group, changed=True) as owner:
+                with library.group_in_memory(self._optimizer, group, changed=True) as owner:
                     yield owner

@@ -6,8 +6,8 @@ from typing import Any
 
 from medcodi.modality import MODALITIES, names
 from medcodi.model import MedCoDi
+from medcodi.training.fresh_model import reports
 from medcodi.training.monitoring.observer import Observer
-from medcodi.training.run_folder import reports
 
 NUM_STUDIES = 1000  # that are looked at; more change the share little
 

@@ -34,6 +34,7 @@ from medcodi.model import MedCoDi
 from medcodi.model.identity import model_identity
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder
+from medcodi.trust.privacy.attacks.presidio import presidio_analyzer
 from medcodi.trust.privacy.attacks.reidentification import PatientFilms, measure_ruler, train_network
 from medcodi.trust.privacy.config import AuditConfig
 from medcodi.trust.privacy.controls import run_positive
@@ -49,6 +50,7 @@ RESULTS, PAGE, METHODS, CARD, RUN, BUNDLE = (
 )  # fmt: skip
 CONTROL = "control"
 NOT_THE_IDENTITY = ("out", "device")  # where it is stored and what it ran on change no figure
+LATER_KEYS = {"presidio": False}  # keys that earlier versions did not have, with the value that they stood for
 
 
 def audit(config: AuditConfig, *, quiet: bool = False) -> dict[str, Any]:
@@ -98,6 +100,8 @@ def _reporter(progress: Progress, prefix: str = "") -> OnStudies:
 # ---- opening ---------------------------------------------------------------------------------------------------------
 def open_inputs(config: AuditConfig) -> tuple[MedCoDi, MedCoDi | None, tuple[StudyDataset, StudyDataset]]:
     """Model, reference and both datasets, checked as far as is possible without reading a study."""
+    if config.presidio:
+        presidio_analyzer()  # refused before anything is opened
     parts = (config.members.build(), config.non_members.build())
     if parts[0].fingerprint == parts[1].fingerprint:
         raise DataError(
@@ -148,9 +152,10 @@ def identity_of(
     parts: tuple[StudyDataset, StudyDataset],
 ) -> dict[str, Any]:
     """Everything that the figures depend on."""
+    values = {name: value for name, value in to_dict(config).items() if name not in NOT_THE_IDENTITY}
     return {
         "format": FORMAT,
-        "config": {name: value for name, value in to_dict(config).items() if name not in NOT_THE_IDENTITY},
+        "config": {name: value for name, value in values.items() if LATER_KEYS.get(name, ...) != value},
         "limits_sha256": limits_sha256(config.limits),
         "model": model_identity(model),
         "reference": None if reference is None else model_identity(reference),

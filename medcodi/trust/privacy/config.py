@@ -32,7 +32,8 @@ class LimitsConfig:
     verbatim_excess: Limit = (
         0.02  # share of verbatim rare phrases of the own report, members' prompts less non-members'
     )
-    identifier_share: Limit = 0.0  # share of generated reports that hold an identifier or a mark of de-identification
+    # share of generated reports that hold an identifier or a mark of de-identification; 0 could never be shown to hold
+    identifier_share: Limit = 0.005
     reidentification_excess: Limit = 0.02  # share of generations matched to their patient, members' less non-members'
     attribute_gain: Limit = 0.05  # area under the ROC curve of an attribute in generations, members' less non-members'
     p_value: Limit = 0.001  # a family of attacks that separates members from non-members with a smaller p fails
@@ -107,6 +108,7 @@ class AuditConfig:
     noises: Count = 1  # draws of noise at each timestep
     neighbours: Annotated[int, at_least(2)] = 16  # real studies stored for each generation
     phrase_words: Annotated[int, at_least(3)] = 8  # words of a verbatim phrase
+    presidio: bool = False  # whether presidio's pattern recognisers look for identifiers too; extra `phi`
     canaries: CanariesConfig | None = None  # None: none were planted
     reidentification: ReidentificationConfig | None = None  # None: no such network is trained
     limits: LimitsConfig = LimitsConfig()

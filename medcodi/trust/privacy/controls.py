@@ -18,7 +18,8 @@ from medcodi.config import to_dict
 from medcodi.data.dataset import read_study
 from medcodi.data.loading import DataConfig, StudyDataset, collate
 from medcodi.diffusion.objective import NoiseScheduleConfig
-from medcodi.model import MedCoDi, ModelConfig, build_model, tiny_config
+from medcodi.model import MedCoDi, ModelConfig, tiny_config
+from medcodi.model.fresh import build_model
 from medcodi.randomness import StepRandomness, numpy_generator
 from medcodi.stages.encoded import encode_batch
 from medcodi.stages.stage import build_stage

@@ -53,9 +53,13 @@ def _phrases(families: Families) -> Named:
             yield f"{row['direction']}, {row['target']}", row["excess"]
 
 
+def _finder(row: Mapping[str, Any]) -> str:
+    return f" by {row['by']}" if "by" in row else ""
+
+
 def _identifiers(families: Families) -> Named:
     for row in families["extraction"]["identifiers"]:
-        yield f"{row['direction']}, {row['target']}", row["generated"]
+        yield f"{row['direction']}, {row['target']}{_finder(row)}", row["generated"]
 
 
 def _matched(families: Families) -> Named:

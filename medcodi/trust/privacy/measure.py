@@ -171,7 +171,7 @@ def _compare(subject: Subject, direction: Direction, contents: dict[str, list[An
     encoder = next(space for space in spaces if space.name == "prompt encoder")
     parts = {
         "memorisation": memorisation.measure(studies, contents, rows, spaces, config.neighbours),
-        "extraction": extraction.measure(studies, contents, rows, config.phrase_words),
+        "extraction": extraction.measure(studies, contents, rows, config.phrase_words, presidio=config.presidio),
         "attributes": attributes.measure(studies, direction, contents, rows, encoder, config.seed),
     }
     return {f"{attack}/{name}": array for attack, arrays in parts.items() for name, array in arrays.items()}

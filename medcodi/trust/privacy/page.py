@@ -223,10 +223,11 @@ def _extraction_tables(results: Results) -> list[Table]:
     for row in family["identifiers"]:
         categories = ", ".join(f"{name} ({count})" for name, count in row["categories"].items()) or "none"
         real = " / ".join(f"{share:.3f}" for share in row["real"].values())
-        rows.append([row["direction"], categories, interval(row["generated"]), Figure(text=real)])
+        by = row.get("by", "rules of our own")
+        rows.append([row["direction"], by, categories, interval(row["generated"]), Figure(text=real)])
     if rows:
-        columns = ["direction", "identifiers found", "share of generated reports", "of real ones"]
-        tables.append(Table(columns=columns, rows=rows, left=2))
+        columns = ["direction", "by", "identifiers found", "share of generated reports", "of real ones"]
+        tables.append(Table(columns=columns, rows=rows, left=3))
     return tables
 
 

@@ -9,8 +9,14 @@ from typing import Any
 import numpy as np
 
 from medcodi.metrics.bootstrap import Interval, Statistic, known_mean, resampling_weights, weighted_mean
-from medcodi.metrics.calibration import brier_statistic, calibration_error_statistic, reliability
-from medcodi.metrics.findings import Confusion, auprc_statistic, auroc_statistic
+from medcodi.metrics.findings import (
+    Confusion,
+    auprc_statistic,
+    auroc_statistic,
+    brier_statistic,
+    calibration_error_statistic,
+    reliability,
+)
 from medcodi.metrics.paired import holm
 from medcodi.randomness import numpy_generator
 from medcodi.trust.utility.config import ArmConfig, UtilityConfig

@@ -16,8 +16,7 @@ from medcodi.data.domain import Domain, attested
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES
 from medcodi.turing.bundle.canonical import sha256_of
-from medcodi.turing.bundle.contents import OnExportStep, blinded_contents
-from medcodi.turing.bundle.export_folder import opened, stored_samples
+from medcodi.turing.bundle.contents import OnExportStep, blinded_contents, opened, stored_samples
 from medcodi.turing.bundle.files import (
     PAYLOADS,
     READER_STUDY,

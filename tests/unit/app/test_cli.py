@@ -30,8 +30,11 @@ def test_version(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
         ("data", "prepare"),
         ("train",),
         ("generate",),
+        ("dicom", "send"),
+        ("dicom", "fetch"),
         ("evaluate",),
         ("audit",),
+        ("card",),
         ("parameters",),
     ],
 )

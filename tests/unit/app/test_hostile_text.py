@@ -13,8 +13,7 @@ from PIL import Image
 
 from medcodi.app.cli import REFUSED, main
 from medcodi.app.commands.doctor import Check, print_checks
-from medcodi.app.commands.evaluate import _print_results
-from medcodi.app.terminal import out
+from medcodi.app.terminal import out, print_results
 from medcodi.data.dataset import open_dataset
 from medcodi.errors import DataError
 from tests.unit.evaluation.report.conftest import results
@@ -73,7 +72,7 @@ def test_names_in_an_evaluation_and_a_check_of_doctor(tmp_path: Path, capsys: py
     data = {"data": {"phantoms": True, "num_studies": 500}, "excluded": []}
     named = {name: system for name in (HOSTILE, "[/]")}  # of two systems the tables give the names
     comparisons = {**results()["comparisons"], "multi_prompt": []}
-    _print_results({**results(), **data, "systems": named, "comparisons": comparisons}, tmp_path / "[/]")
+    print_results({**results(), **data, "systems": named, "comparisons": comparisons}, tmp_path / "[/]")
     printed = capsys.readouterr()
     assert SHOWN in printed.out.replace("\n", "") and f"Note: {SHOWN}: 3 of 9 prompts" in printed.err
     assert "Note: [/]: 3 of 9 prompts" in printed.err and "\x1b[31m" not in printed.out + printed.err

@@ -10,7 +10,7 @@ from medcodi.data.dataset import PHANTOMS_PER_SPLIT, row_from_study, study_from_
 from medcodi.data.loading import DataConfig
 from medcodi.data.sources.phantom import PhantomDataset, body_of, draw_visit, phantom_visit_study
 from medcodi.data.sources.phantom.body import LASTING
-from medcodi.data.sources.phantom.records import NOISE, expected_values
+from medcodi.data.sources.phantom.patients import NOISE, expected_values
 from medcodi.errors import DataError
 from medcodi.record import CLINICAL_RECORD
 

@@ -6,8 +6,13 @@ import pytest
 import torch
 
 from medcodi.config import to_dict
-from medcodi.diffusion.distillation import ddim_step, prediction_of_step, teacher_prediction, trailing_timesteps
-from medcodi.diffusion.objective import NoiseScheduleConfig
+from medcodi.diffusion.objective import (
+    NoiseScheduleConfig,
+    ddim_step,
+    prediction_of_step,
+    teacher_prediction,
+    trailing_timesteps,
+)
 from medcodi.diffusion.sampling import build_scheduler
 
 SCHEDULES = [NoiseScheduleConfig(), NoiseScheduleConfig(prediction_type="v_prediction")]

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medcodi.diffusion.editing import edit_latents
-from medcodi.diffusion.sampling import SAMPLERS
+from medcodi.diffusion.sampling import SAMPLERS, edit_latents
 from medcodi.errors import PromptError
 
 SCHEDULE = {

@@ -8,7 +8,7 @@ from sklearn.calibration import calibration_curve
 from sklearn.metrics import brier_score_loss
 
 from medcodi.errors import DataError
-from medcodi.metrics.calibration import brier_statistic, calibration_error_statistic, reliability
+from medcodi.metrics.findings import brier_statistic, calibration_error_statistic, reliability
 
 
 @pytest.fixture

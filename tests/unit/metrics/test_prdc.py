@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from medcodi.errors import DataError
-from medcodi.metrics.prdc import prdc
+from medcodi.metrics.similarity import prdc
 
 GENERATOR = np.random.default_rng(0)
 
@@ -29,7 +29,7 @@ def test_blocks_do_not_matter(monkeypatch: pytest.MonkeyPatch) -> None:
 
     real, fake = GENERATOR.normal(size=(50, 6)), GENERATOR.normal(size=(47, 6)) + 0.5
     whole = prdc(real, fake)
-    monkeypatch.setattr(sys.modules["medcodi.metrics.prdc"], "_BLOCK", 7)
+    monkeypatch.setattr(sys.modules["medcodi.metrics.similarity"], "_BLOCK", 7)
     assert prdc(real, fake).to_dict() == whole.to_dict()
 
 

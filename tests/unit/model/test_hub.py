@@ -10,7 +10,7 @@ import pytest
 from medcodi.data.domain import PHANTOM, REAL, Domain
 from medcodi.errors import CheckpointError, DataError
 from medcodi.model import MedCoDi, tiny_model
-from medcodi.model.hub import card, write_publication
+from medcodi.model.hub import write_publication
 from medcodi.model.index import read_index
 
 SAFE = Domain(origin=PHANTOM, sources=("phantom-0",), modalities=("frontal",), findings=("Edema",))
@@ -47,9 +47,10 @@ def test_the_attestation_is_in_the_index_and_in_the_card(model: MedCoDi, tmp_pat
 
 def test_a_card_without_an_agreement_and_without_a_domain(model: MedCoDi, tmp_path: Path) -> None:
     model.provenance = {"domain": asdict(SAFE)}
-    text = card(model, None)
+    text = (write_publication(model, tmp_path / "safe", None) / "README.md").read_text(encoding="utf-8")
     assert "| use agreement | none known |" in text and "| findings in training | Edema |" in text
     assert "attestation" not in text
     model.provenance = {}
-    assert "| trained on | unknown |" in card(model, None)
-    assert "provenance" in read_index(write_publication(model, tmp_path / "model", None))[1]
+    folder = write_publication(model, tmp_path / "model", None)
+    assert "| trained on | unknown |" in (folder / "README.md").read_text(encoding="utf-8")
+    assert "provenance" in read_index(folder)[1]

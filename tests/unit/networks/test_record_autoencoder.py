@@ -2,7 +2,7 @@
 
 import torch
 
-from medcodi.networks.record_autoencoder import RecordAutoencoder, RecordAutoencoderConfig
+from medcodi.networks.records import RecordAutoencoder, RecordAutoencoderConfig
 from medcodi.record import RecordConfig
 
 SCHEMA = RecordConfig(

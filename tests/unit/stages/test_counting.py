@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from medcodi.stages.counting import Operations
+from medcodi.stages.dry_run import Operations
 
 
 def test_operations_are_those_of_both_passes() -> None:

@@ -11,7 +11,7 @@ from medcodi.model import ModelConfig, tiny_config, tiny_model
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
-from medcodi.stages.counting import Operations
+from medcodi.stages.dry_run import Operations
 from medcodi.training.cost import stage_cost, study_flops
 
 from .costs import STAGES, cost_of, run

@@ -1,7 +1,9 @@
 """Phantom version 2: patients with several studies, a body that shows age, sex and habitus, and a record.
 
 The body stays from study to study; findings appear, grow and resolve; posture and exposure differ. A study is a pure function
-of (seed, index, studies_per_patient).
+of (seed, index, studies_per_patient). Values of its record follow the truth with noise; each relation is a published one in its direction
+and rough size (docs/DATA.md lists them with their sources). Haemoglobin is independent of everything, so that a model can be asked whether
+it invents a relation.
 """
 
 from __future__ import annotations
@@ -13,10 +15,9 @@ import numpy as np
 
 from medcodi.data.sources.phantom import reports
 from medcodi.data.sources.phantom.body import LASTING, SIZES, Body, draw_body, draw_findings
-from medcodi.data.sources.phantom.records import draw_record
 from medcodi.errors import DataError
 from medcodi.randomness import numpy_generator
-from medcodi.record import RecordValue
+from medcodi.record import CLINICAL_RECORD, RecordValue
 from medcodi.study import Finding
 
 VERSIONS = (1, 2)
@@ -156,3 +157,60 @@ def _body(keys: tuple[int, ...], number: int, findings: Sequence[Finding]) -> tu
         shoulder_drop=body.shoulder_drop + float(rng.normal(0, 0.015)),
     )
     return body, view
+
+
+# ---- the record of a study -------------------------------------------------------------------------------------------
+_GRADE = {None: 2.0, "small": 1.0, "moderate": 2.0, "large": 3.0}
+MISSING = 0.12  # share of the laboratory values and vitals that were not taken
+
+
+def bmi_of(body: Body) -> float:
+    """Body-mass index in kg/m2: the habitus from 0 to 1 is 18 to 40."""
+    return 18.0 + 22.0 * body.habitus
+
+
+def expected_values(body: Body, findings: Sequence[Finding]) -> dict[str, float]:
+    """Expectation of every laboratory value and vital sign, before noise; ``bnp`` and ``crp`` as natural logarithms."""
+    grade = {finding.label: _GRADE[finding.size] for finding in findings}
+    heart, edema, air = (grade.get(label, 0.0) for label in ("Cardiomegaly", "Edema", "Pneumothorax"))
+    infection = float("Consolidation" in grade)
+    temperature = 36.7 + 1.3 * infection
+    saturation = 97.5 - 2.5 * infection - 2.0 * edema - 1.2 * air
+    return {
+        "bnp": np.log(35.0) + 0.015 * (body.age - 55) + 0.55 * heart + 0.75 * edema,
+        "crp": np.log(3.0) + 3.0 * infection,
+        "leucocytes": 7.2 + 5.0 * infection,
+        "temperature": temperature,
+        "oxygen_saturation": saturation,
+        "heart_rate": 76.0 + 9.0 * (temperature - 36.7) + 1.0 * (97.5 - saturation),
+        "haemoglobin": 13.6,
+    }
+
+
+NOISE = {
+    "bnp": 0.5,
+    "crp": 0.7,
+    "leucocytes": 1.7,
+    "temperature": 0.35,
+    "oxygen_saturation": 1.0,
+    "heart_rate": 8.0,
+    "haemoglobin": 1.3,
+}
+
+
+def draw_record(rng: np.random.Generator, body: Body, findings: Sequence[Finding], view: str) -> dict[str, RecordValue]:
+    """The record of a study; some laboratory values and vital signs are missing."""
+    values: dict[str, RecordValue] = {
+        "age": float(body.age),
+        "sex": body.sex,
+        "bmi": round(bmi_of(body), 1),
+        "view": view,
+    }
+    for name, expected in expected_values(body, findings).items():
+        noise, is_missing = float(rng.normal(0.0, NOISE[name])), float(rng.random()) < MISSING
+        if is_missing:
+            continue
+        field = CLINICAL_RECORD.fields[name]
+        value = np.exp(expected + noise) if field.scale == "log" else expected + noise
+        values[name] = round(float(np.clip(value, field.low, field.high)), field.digits)
+    return CLINICAL_RECORD.parse(values)

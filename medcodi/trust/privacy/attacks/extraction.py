@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,6 +14,7 @@ from medcodi.metrics.paired import holm
 from medcodi.modality import MODALITIES
 from medcodi.trust.privacy.attacks.canaries import canary_figures
 from medcodi.trust.privacy.attacks.identifiers import RULES, identifiers_in
+from medcodi.trust.privacy.attacks.presidio import ENTITIES, entities_in
 from medcodi.trust.privacy.statistics import LEFT_OUT, MEMBER, NON_MEMBER, excess, share_interval
 
 _WORD = re.compile(r"[a-z0-9]+")
@@ -27,7 +28,12 @@ def phrases(text: str, words: int) -> set[tuple[str, ...]]:
 
 # ---- measuring -------------------------------------------------------------------------------------------------------
 def measure(
-    studies: HeldOutStudies, contents: Mapping[str, Sequence[Any]], rows: Sequence[int], words: int
+    studies: HeldOutStudies,
+    contents: Mapping[str, Sequence[Any]],
+    rows: Sequence[int],
+    words: int,
+    *,
+    presidio: bool = False,
 ) -> dict[str, np.ndarray]:
     """Verbatim phrases and identifiers of every generated text of a direction, by row of all studies.
 
@@ -36,7 +42,8 @@ def measure(
     Returns:
         ``"<target>/own"`` ``[N]``: share of the rare phrases of the study's own report that its generation repeats. ``"<target>/others"``
         ``[N]``: number of generations for other patients that repeat a rare phrase of the study. ``"<target>/identifiers"`` and
-        ``"<target>/real identifiers"`` int ``[N, categories]``, whether the generated and the real report hold one.
+        ``"<target>/real identifiers"`` int ``[N, categories]``, whether the generated and the real report hold one; with ``presidio``
+        also ``"<target>/presidio"`` and ``"<target>/real presidio"`` ``[N, entities]``.
     """
     measured: dict[str, np.ndarray] = {}
     for target in (name for name in contents if MODALITIES[name].kind == "text"):
@@ -55,13 +62,27 @@ def measure(
                 if studies.patients[other] != studies.patients[row]:
                     others[other] += 1
         measured |= {f"{target}/own": own, f"{target}/others": others}
-        for name, texts in (("identifiers", contents[target]), ("real identifiers", real)):
-            table = np.zeros((len(studies), len(RULES)), np.int8)
-            for row, text in zip(rows, texts, strict=True):
-                categories = identifiers_in(str(text))
-                table[row] = [category in categories for category in RULES]
-            measured[f"{target}/{name}"] = table
+        for name, texts in (("", [str(value) for value in contents[target]]), ("real ", real)):
+            measured[f"{target}/{name}identifiers"] = _marked(studies, rows, texts, RULES, identifiers_in)
+            if presidio:
+                measured[f"{target}/{name}presidio"] = _marked(studies, rows, texts, ENTITIES, entities_in)
     return measured
+
+
+def _marked(
+    studies: HeldOutStudies,
+    rows: Sequence[int],
+    texts: Sequence[str],
+    categories: Iterable[str],
+    find: Callable[[str], Mapping[str, Any]],
+) -> np.ndarray:
+    """Whether the text of a row holds a passage of each category: int8 ``[N, categories]``."""
+    names = list(categories)
+    table = np.zeros((len(studies), len(names)), np.int8)
+    for row, text in zip(rows, texts, strict=True):
+        passages = find(text)
+        table[row] = [name in passages for name in names]
+    return table
 
 
 def rare_phrases(said: Sequence[set[tuple[str, ...]]], patients: Sequence[str]) -> list[set[tuple[str, ...]]]:
@@ -101,20 +122,29 @@ def extraction_figures(
                 continue
             figures["phrases"].append({**named, "of": kind, "excess": figure})
             tests.append(figure["p_value"])
-        figures["identifiers"].append({**named, **_identifiers(arrays, labels)})
+        for by, categories in _FINDERS.items():
+            if by in arrays:
+                found = _identifiers(arrays, labels, by, categories)
+                figures["identifiers"].append({**named, **({} if by == "identifiers" else {"by": by}), **found})
     if not measured:
         left_out.append({"figure": "verbatim phrases and identifiers", "reason": "no direction generates a report"})
     adjusted = holm(tests) if tests else []
     return {**figures, "p_value": min(adjusted, default=None), "num_tests": len(tests), "left_out": left_out}
 
 
-def _identifiers(arrays: Mapping[str, np.ndarray], labels: np.ndarray) -> dict[str, Any]:
+# Array -> its columns: the rules of our own, and presidio's recognisers.
+_FINDERS: dict[str, Sequence[str]] = {"identifiers": tuple(RULES), "presidio": ENTITIES}
+
+
+def _identifiers(
+    arrays: Mapping[str, np.ndarray], labels: np.ndarray, by: str, categories: Sequence[str]
+) -> dict[str, Any]:
     """Share of generated reports with an identifier, and of each category, beside the real reports of each group."""
     scored = np.isfinite(arrays["others"]) & (labels != LEFT_OUT)
-    made = arrays["identifiers"][scored] > 0
-    rates: Iterable[tuple[str, np.ndarray]] = zip(RULES, made.T, strict=True)
+    made, true = arrays[by][scored] > 0, arrays[f"real {by}"] > 0
+    rates: Iterable[tuple[str, np.ndarray]] = zip(categories, made.T, strict=True)
     real = {
-        name: float((arrays["real identifiers"][scored & (labels == label)] > 0).any(1).mean())
+        name: float(true[scored & (labels == label)].any(1).mean())
         for name, label in (("members", MEMBER), ("non_members", NON_MEMBER))
         if (scored & (labels == label)).any()
     }

@@ -37,16 +37,19 @@ CLINICAL = re.compile(
 )
 
 
+def is_clinical(text: str, start: int, stop: int) -> bool:
+    """Whether a passage is part of a number that belongs to the findings."""
+    return any(match.start() <= start and stop <= match.end() for match in CLINICAL.finditer(text))
+
+
 def identifiers_in(text: str) -> dict[str, list[str]]:
     """Category -> the passages found, in order; empty for a clean text."""
-    clinical = [match.span() for match in CLINICAL.finditer(text)]
     found: dict[str, list[str]] = {}
     taken: list[tuple[int, int]] = []  # one passage counts in one category
     for category, rule in RULES.items():
         for match in rule.finditer(text):
             start, stop = match.span()
-            inside = any(low <= start and stop <= high for low, high in clinical)
-            if inside or any(start < high and low < stop for low, high in taken):
+            if is_clinical(text, start, stop) or any(start < high and low < stop for low, high in taken):
                 continue
             taken.append((start, stop))
             found.setdefault(category, []).append(match.group())

@@ -14,6 +14,7 @@ import numpy as np
 from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.metrics.paired import holm
 from medcodi.modality import MODALITIES
+from medcodi.randomness import numpy_generator
 from medcodi.trust.privacy.attacks.spaces import Space
 from medcodi.trust.privacy.statistics import LEFT_OUT, MEMBER, excess, nearest_excess, separation
 
@@ -53,6 +54,7 @@ def neighbours(
     nearest = np.full((len(studies), num), -1, np.int32)
     distance = np.full((len(studies), num), np.nan)
     index = np.asarray(rows)
+    rng = numpy_generator("audit ties", len(rows))
     for start in range(0, len(rows), _BLOCK):
         part = slice(start, start + _BLOCK)
         own_rows = index[part]
@@ -62,7 +64,8 @@ def neighbours(
         # To studies of other patients.
         same = patients[part][:, None] == patients[None]
         table[same] = np.inf
-        order = np.argsort(table, axis=1, kind="stable")[:, :num]
+        # Ties are drawn: members come first in the rows, and would be the nearest of all equal reports.
+        order = np.lexsort((rng.random(table.shape), table), axis=1)[:, :num]
         found = np.take_along_axis(table, order, axis=1)
         nearest[own_rows] = np.where(np.isfinite(found), index[order], -1)
         distance[own_rows] = np.where(np.isfinite(found), found, np.nan)

@@ -7,7 +7,7 @@ from dataclasses import replace
 import numpy as np
 
 from medcodi.evaluation.config import ScoringConfig
-from medcodi.evaluation.scoring.distributions import merged_moments
+from medcodi.evaluation.scoring.similarity import merged_moments
 from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.metrics import Moments
 from tests.unit.evaluation.scoring.conftest import Toy
@@ -50,7 +50,7 @@ def test_no_interval_of_few_resamples_and_no_ceiling_of_few_studies(toy: Toy, to
 
 
 def test_wide_features_have_no_interval(toy: Toy, monkeypatch) -> None:
-    monkeypatch.setattr("medcodi.evaluation.scoring.distributions.WIDE", 8)
+    monkeypatch.setattr("medcodi.evaluation.scoring.similarity.WIDE", 8)
     scores = toy.score_moved("report->frontal", 7)["targets"]["frontal"]
     figure = scores["metrics"]["frechet/demo"]
     assert figure["low"] is None and figure["ceiling"] is not None

@@ -12,9 +12,9 @@ from medcodi.evaluation.annotations import AnnotationTable, StudyTable
 from medcodi.evaluation.config import ScoringConfig
 from medcodi.evaluation.scoring.case import Case, ScoredStudies
 from medcodi.evaluation.scoring.direction import DirectionScores, score_direction
+from medcodi.evaluation.scoring.findings import score_subgroups
 from medcodi.evaluation.scoring.groups import groups_of, parse_bands
 from medcodi.evaluation.scoring.statistics import F1Statistic
-from medcodi.evaluation.scoring.subgroups import score_subgroups
 from medcodi.metrics.fields import expected_values
 from medcodi.metrics.findings import Confusion
 from medcodi.record import CLINICAL_RECORD

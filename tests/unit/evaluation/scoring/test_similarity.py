@@ -8,13 +8,13 @@ import pytest
 from medcodi.evaluation.annotations import AnnotationTable
 from medcodi.evaluation.scoring.case import Case, ScoredStudies
 from medcodi.evaluation.scoring.similarity import (
-    is_language,
     pairs_are_scored,
     repeated,
     score_diversity,
     score_texts,
 )
 from medcodi.evaluation.studies import Value
+from medcodi.metrics.labeler import is_language
 from tests.unit.evaluation.scoring.conftest import CONFIG, Toy, study_table
 
 

@@ -10,7 +10,8 @@ import torch
 
 from medcodi.errors import ConfigError
 from medcodi.training.config import TrainConfig
-from medcodi.training.deepspeed.config import check_async_io, deepspeed_dictionary, import_deepspeed, swap_folder
+from medcodi.training.deepspeed.config import deepspeed_dictionary, swap_folder
+from medcodi.training.deepspeed.library import check_async_io, import_deepspeed
 from tests.unit.training.toy import toy_config
 
 

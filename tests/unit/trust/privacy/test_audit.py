@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -8,15 +9,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from medcodi.app.cli import main
+from medcodi.config import from_dict, to_dict
 from medcodi.errors import ConfigError, DataError
 from medcodi.model import MedCoDi
 from medcodi.trust.privacy.audit import BUNDLE, RESULTS, audit
 from medcodi.trust.privacy.config import AuditConfig, CanariesConfig, ControlsConfig
 from medcodi.trust.privacy.controls import control_config
 from medcodi.trust.privacy.measure import Subject, directions_left_out
-from medcodi.trust.privacy.verify import verify_audit
+from medcodi.trust.privacy.verify import _differing, verify_audit
+from tests.integration.forked import FORKS, free_port
 
 CONTROLS = ControlsConfig(run=False)
 
@@ -108,6 +112,30 @@ def test_a_killed_audit_resumes_to_the_same_results(
     moved = replace(OWN.limits, membership_auroc=0.99)
     with pytest.raises(ConfigError, match="limits.membership_auroc was 0.55, is 0.99"):
         audit(config_of(model_folder, out, limits=moved), quiet=True)
+
+
+@pytest.mark.long
+@pytest.mark.timeout(300)
+def test_two_ranks_write_the_results_of_one(model_folder: Path, bundle: Path, tmp_path: Path) -> None:
+    port, config = str(free_port()), to_dict(config_of(model_folder, tmp_path / "ranks"))
+    workers = [FORKS.Process(target=_rank, args=(rank, port, config), daemon=True) for rank in range(2)]
+    for worker in workers:
+        worker.start()
+    for worker in workers:
+        worker.join(120)
+        worker.kill()
+    assert [worker.exitcode for worker in workers] == [0, 0]
+    first, second = (json.loads((folder / RESULTS).read_text()) for folder in (bundle, tmp_path / "ranks"))
+    assert not list(_differing(first, second))  # equal but for rounding
+    assert json.loads((tmp_path / "ranks/run.json").read_text())["ranks"] == 2
+    assert verify_audit(tmp_path / "ranks").holds
+
+
+def _rank(rank: int, port: str, config: dict[str, Any]) -> None:
+    torch.set_num_threads(1)
+    variables = {"RANK": str(rank), "WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    os.environ.update(variables, LOCAL_RANK=str(rank))
+    audit(from_dict(AuditConfig, config), quiet=True)
 
 
 def test_directions_that_the_model_lacks_are_left_out_by_name(subject: Subject) -> None:

@@ -45,6 +45,14 @@ def test_what_follows_the_prompt_alike_is_no_memory() -> None:
     assert near["p_value"] > 0.01 and abs(near["rows"][0]["own"]["value"] - 0.5) < 0.15
 
 
+def test_equal_studies_are_no_nearer_because_they_are_members() -> None:
+    studies = Points()
+    # As normal reports, which are word for word alike: each of 20 belongs to two members and two non-members.
+    studies.points = np.tile(studies.points[:20], (4, 1))
+    row = figures(studies, studies.points)["rows"][0]["nearest"]
+    assert row["low"] <= 0 <= row["high"] and row["p_value"] > 0.01  # 1e-12 where ties go to the first row
+
+
 def test_members_that_come_back_are_memory() -> None:
     studies = Points()
     noise = numpy_generator("noise").normal(size=studies.points.shape).astype(np.float32)

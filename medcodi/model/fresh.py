@@ -1,0 +1,35 @@
+"""Fresh models: random weights, and a tokenizer trained on texts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from medcodi.model.config import ModelConfig, tiny_config
+from medcodi.model.medcodi import MedCoDi
+from medcodi.networks.records import fit_records
+from medcodi.networks.tokenizer import ReportTokenizer
+from medcodi.record import Record
+
+
+def build_model(config: ModelConfig, texts: Sequence[str], records: Sequence[Record] = (), *, seed: int = 0) -> MedCoDi:
+    """A fresh model with random weights, a tokenizer trained on ``texts`` and numbers of records normalised as in ``records``.
+
+    The same for the same seed, texts and records, all of the training split.
+    """
+    tokenizer = ReportTokenizer.train(texts, vocab_size=config.vocab_size)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = MedCoDi(config, tokenizer)
+    fit_records(model, records)
+    return model
+
+
+def tiny_model(seed: int = 0, **changes: Any) -> MedCoDi:
+    """A model of :func:`tiny_config` with random weights and a tokenizer trained on phantom reports."""
+    from medcodi.data.sources.phantom import phantom_report
+
+    texts = [phantom_report(seed=0, index=index) for index in range(64)]
+    return build_model(tiny_config(**changes), texts, seed=seed)

@@ -1,0 +1,1 @@
+"""A hospital's servers: generated studies out through an outbox that loses nothing, studies in as prompts."""

@@ -1,0 +1,75 @@
+"""``generate --dicom-store``, ``dicom send`` and ``dicom fetch``: out to a server, in as prompts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("dicomweb_client")
+
+from medcodi.app.cli import REFUSED
+from medcodi.errors import sentence
+from medcodi.pacs.outbox import Outbox
+from tests.unit.pacs.servers import web_server
+
+Run = Callable[..., int]
+LATER = 3
+
+
+@pytest.fixture
+def generate(run: Run, model_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
+    """Generate a film and a report with the smallest model."""
+    monkeypatch.chdir(tmp_path)
+    small = ["--model", model_folder, "--steps", "1", "--device", "cpu", "--target", "frontal", "--target", "report"]
+    return lambda *more: run("generate", *small, *more)
+
+
+def test_a_generated_study_goes_out_and_comes_back(
+    generate: Run, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with web_server() as server:
+        # The server is busy: everything stays in the outbox.
+        server.always = {}
+        server.answers = [507] * 2
+        assert generate("--num-samples", "2", "--outbox", "out box", "--dicom-pdf", "--out", "made") == 0
+        assert len(Outbox(tmp_path / "out box").studies()) == 2 and server.stored == {}
+        assert run("dicom", "send", "out box", "--to", server.url, "--retry-seconds", "0") == LATER
+        said = " ".join(capsys.readouterr().err.split())
+        assert "HTTP 507" in said and f"medcodi dicom send out box --to {server.url}" in said
+        assert run("dicom", "send", "out box", "--to", server.url) == 0
+        assert f"6 instances of 2 studies arrived at {server.url}" in capsys.readouterr().out
+        assert run("dicom", "send", "out box", "--to", server.url) == 0
+        assert "0 instances of 2 studies arrived" in capsys.readouterr().out
+        # In: files that are prompts.
+        report = next(one for one in server.stored.values() if one.Modality == "SR")
+        assert run("dicom", "fetch", server.url, "--study", report.StudyInstanceUID, "--out", "in") == 0
+        captured = capsys.readouterr()
+        assert "in/frontal.dcm" in captured.out and "--prompt report=@in/report.txt" in captured.err
+        assert run("dicom", "fetch", server.url, "--study", "1.2.3", "--out", "in2") == REFUSED
+        # Out at once, and a kind of object that the server does not take.
+        server.refused = {report.SOPClassUID: 0x0122}
+        assert generate("--seed", "9", "--dicom-store", server.url, "--out", "made-2") == REFUSED
+        said = " ".join(capsys.readouterr().err.split())
+        assert "1 of 1 studies have not arrived whole" in said and "does not accept this kind of object" in said
+        assert (tmp_path / "outbox/outbox.json").is_file()
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["--dicom-store", "pacs.example.org"], "is not the address of a DICOM server"),
+        (["--dicom-store", "https://me:secret@host/x"], "holds a user or a password"),
+        (["--outbox", "full"], "does not hold an outbox"),
+        (["--dicom-pdf"], "--dicom-pdf without an outbox"),
+    ],
+)
+def test_what_cannot_be_sent_is_refused_before_anything_is_generated(
+    generate: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str], options: list[str], words: str
+) -> None:
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full/mine.txt").write_text("x")
+    assert generate(*options, "--out", "made") == REFUSED
+    assert sentence(words).rstrip(".") in " ".join(capsys.readouterr().err.split())
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["full"]
