@@ -7,7 +7,6 @@ from typing import Any
 
 from nicegui import ui
 
-from medcodi.modality import MODALITIES
 from medcodi.web.elements import Text, Viewer
 from medcodi.web.forms import RunBar, SettingsForm, StudyForm
 from medcodi.web.generate_page import Downloads, Notes
@@ -36,7 +35,7 @@ class EditPage:
         with ui.element("div").classes("work"):
             with ui.element("section").classes("form").props('aria-label="Study and change"'):
                 Text("h2", "The study", "heading")
-                self._study = StudyForm(service, session, self._start_anew, place="edit")
+                self._study = StudyForm(service, session, self._start_anew, place="edit", kinds=("image", "text"))
                 Text("h2", "The change", "heading")
                 self._statements = ui.textarea("Statements about findings, such as: Large left pleural effusion.")
                 self._statements.props("outlined dense autogrow debounce=150 maxlength=4000").classes("wide")
@@ -75,8 +74,7 @@ class EditPage:
         self._refresh()
 
     def _submit(self) -> Job:
-        given = {name: value for name, value in self._study.contents().items() if MODALITIES[name].kind != "table"}
-        study = self._history[self._position - 1].outcome.contents if self._position else given
+        study = self._history[self._position - 1].outcome.contents if self._position else self._study.contents()
         strength = self._strength.value
         request = EditRequest(
             study=study,

@@ -8,7 +8,7 @@ from typing import Any
 from nicegui import ui
 
 from medcodi.errors import MedCoDiError
-from medcodi.modality import MODALITIES
+from medcodi.modality import MODALITIES, Kind
 from medcodi.model.generation_config import ORDERS
 from medcodi.web.elements import Drop, Text
 from medcodi.web.jobs import Job, public_message
@@ -23,7 +23,9 @@ MAX_TYPED = 100_000  # characters of a report that the browser sends; the model 
 class StudyForm:
     """Inputs for the contents of a study, one for each modality of the model: a drop for films, lines for texts, fields for records."""
 
-    def __init__(self, service: Service, session: Session, changed: Callable[[], Any], *, place: str) -> None:
+    def __init__(
+        self, service: Service, session: Session, changed: Callable[[], Any], *, place: str, kinds: tuple[Kind, ...]
+    ) -> None:
         """Lay the inputs out.
 
         Args:
@@ -31,6 +33,7 @@ class StudyForm:
             session: Takes the films.
             changed: Called when a content comes or goes.
             place: Part of the page, which has its own films: ``generate`` or ``edit``.
+            kinds: Kinds of modalities that have inputs.
         """
         self._session, self._place, self._changed = session, place, changed
         self._films: dict[str, Drop] = {}
@@ -38,7 +41,7 @@ class StudyForm:
         self._fields: dict[str, dict[str, Any]] = {}  # record -> field -> input
         self._weights: dict[str, Any] = {}
         limit, facts = service.config.limits.max_upload_bytes, service.facts
-        for name in facts.modalities:
+        for name in (name for name in facts.modalities if MODALITIES[name].kind in kinds):
             title, kind = MODALITIES[name].title, MODALITIES[name].kind
             with ui.element("div").classes("content-of-study"):
                 if kind == "image":
@@ -48,7 +51,7 @@ class StudyForm:
                     )
                 elif kind == "text":
                     text = ui.textarea(title, on_change=changed).props("outlined dense autogrow debounce=150")
-                    self._texts[name] = text.props(f"maxlength={MAX_TYPED}").classes("wide").mark(f"{place}-{name}")
+                    self._texts[name] = text.props(f"maxlength={MAX_TYPED}").classes("wide")
                 elif facts.record is not None:
                     self._fields[name] = self._record(title, facts, changed)
 

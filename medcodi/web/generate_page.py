@@ -58,7 +58,8 @@ class GeneratePage:
         with ui.element("div").classes("work"):
             with ui.element("section").classes("form").props('aria-label="Prompts and settings"'):
                 Text("h2", "Given", "heading")
-                self._study = StudyForm(service, session, self._refresh, place="generate")
+                kinds = ("image", "text", "table")
+                self._study = StudyForm(service, session, self._refresh, place="generate", kinds=kinds)
                 Text("h2", "To be generated", "heading")
                 with ui.element("div").classes("targets"):
                     self._targets = {name: self._box(name) for name in service.facts.modalities}
