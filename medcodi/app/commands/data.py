@@ -173,9 +173,7 @@ def _print_overview(seen: Overview) -> None:
 
     # The studies, a row each.
     title = f"{seen.name}: " + ", ".join(f"{count:,} {split}" for split, count in seen.splits.items())
-    letters = ", ".join(
-        f"{row.short} {row.title.lower()}" for row in MODALITIES.values() if row.name in seen.modalities
-    )
+    letters = ", ".join(f"{row.short}: {row.title}" for row in MODALITIES.values() if row.name in seen.modalities)
     table = Table("split", "study", "patient", "has", "report", "record", title=title, caption=letters)
     table.title_justify = table.caption_justify = "left"
     for row in seen.studies:

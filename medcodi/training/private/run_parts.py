@@ -14,8 +14,9 @@ import numpy as np
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import GlobalBatches, StepBatches
 from medcodi.distributed import Ranks
-from medcodi.errors import TrainingError
+from medcodi.errors import CheckpointError, TrainingError
 from medcodi.randomness import numpy_generator
+from medcodi.storage.checked_json import foreign
 from medcodi.training.private.accounting import Mechanism, hash_of, mechanism_of, secret_of, studies_by_patient
 
 if TYPE_CHECKING:
@@ -150,7 +151,11 @@ def private_parts(
     """
     if config.privacy is None:
         return None
-    if stage := _trained_on(model.provenance, dataset.fingerprint):
+    with foreign(
+        str(config.init), CheckpointError, expected="an index as save_pretrained writes it", fix="fetch it again"
+    ):
+        stage = _trained_on(model.provenance, dataset.fingerprint)
+    if stage:
         raise TrainingError(
             f"{config.init} was trained on the same studies in stage {stage!r}, without a promise",
             expected="a model of other studies: what it has learnt of these, no noise takes back",
