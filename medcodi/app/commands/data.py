@@ -13,7 +13,7 @@ from medcodi.app.arguments import Overrides
 from medcodi.app.terminal import count_progress, counting_bar, data_app, err, out, show
 
 if TYPE_CHECKING:
-    from medcodi.data.preparation.overview import Overview
+    from medcodi.data.preparation.ledger import Overview
     from medcodi.distributed import Ranks
     from medcodi.model import MedCoDi
     from medcodi.training.caching import EncodedStudies
@@ -76,7 +76,7 @@ def show_dataset(
 
         medcodi data show data/mine --split test --n 24 --out test.html
     """
-    from medcodi.data.preparation.overview import overview, write_overview
+    from medcodi.data.preparation.ledger import overview, write_overview
     from medcodi.pages.page import check_page
 
     if page is not None:
