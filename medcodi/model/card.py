@@ -12,6 +12,7 @@ import yaml
 
 from medcodi.data.domain import PHANTOM, REAL, Domain
 from medcodi.errors import CheckpointError, DataError
+from medcodi.model.adapter import promises
 from medcodi.model.identity import index_sha256
 from medcodi.model.index import INDEX, read_index
 from medcodi.storage import atomic
@@ -140,6 +141,8 @@ def _about(index: Mapping[str, Any], identity: str, provenance: Mapping[str, Any
     if domain is not None:
         rows["findings in training"] = ", ".join(domain.findings) or "unknown"
         rows["use agreement"] = domain.agreement or "none known"
+    if promised := promises(provenance):
+        rows["differential privacy"] = promised
     if attestation is not None:
         rows["attestation"] = f"{attestation['attested_by']}: {attestation['statement']}"
     return _table(["", ""], rows.items())
