@@ -8,7 +8,7 @@ from typing import Any
 
 from medcodi.evaluation.provenance import machine
 from medcodi.evaluation.report.alarms import alarms
-from medcodi.evaluation.report.field_tables import field_sections
+from medcodi.evaluation.report.field_tables import by_finding_table, field_sections
 from medcodi.evaluation.report.summary import summary_table, verdict
 from medcodi.evaluation.report.tables import (
     coherence_table,
@@ -83,6 +83,8 @@ def sections(results: Results, real: RealContent, generated: GeneratedContents) 
     parts += field_sections(results)
     if tables := finding_tables(results):
         parts.append(Section(title="Findings one by one", tables=tables))
+    if (table := by_finding_table(results)) is not None:
+        parts.append(Section(title="Distances by finding", tables=[table], folded=True))
     if results.get("pictures"):
         parts.append(_pictures(results, real, generated))
     # Lists, folded if they are long.

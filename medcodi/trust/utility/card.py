@@ -10,7 +10,7 @@ from typing import Any
 from medcodi.errors import DataError
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder
-from medcodi.trust.privacy.job import card_text as audit_card_text
+from medcodi.trust.privacy.job import card_text as audit_text
 
 _POLICY = {
     "reuse": "the contents of each training study, in turn",
@@ -38,6 +38,10 @@ def read_audit(folder: str) -> dict[str, Any]:
     return results
 
 
+def _audit_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    return None if config["privacy_audit"] is None else read_audit(config["privacy_audit"])
+
+
 def quoted(audit: Mapping[str, Any] | None, folder: str | None, sha256: str | None) -> Any:
     """The entry of a card about an audit: its outcome and lines, and whether it was of this generator (None: of files, whose model nobody knows)."""
     if audit is None:
@@ -54,11 +58,11 @@ def quoted(audit: Mapping[str, Any] | None, folder: str | None, sha256: str | No
     }
 
 
-def card(results: Mapping[str, Any], name: str, audit: Mapping[str, Any] | None = None) -> dict[str, Any]:
+def card(results: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The card of a generator's synthetic studies, JSON-ready; a field that nobody knows says so.
 
     The fields are those of a card of synthetic medical data: source, generator, prompts, counts, findings, subgroups, quality, limits,
-    privacy. ``audit``: the results of the bundle that ``privacy_audit`` names.
+    privacy. The audit that ``privacy_audit`` names is read.
     """
     generator, config = results["generators"][name], results["config"]
     options, pools = config["generators"][name], generator["pools"]
@@ -95,17 +99,16 @@ def card(results: Mapping[str, Any], name: str, audit: Mapping[str, Any] | None 
         if options["model"] is not None
         else "not known",
         "known_limits": limits,
-        "privacy_audit": quoted(audit, config["privacy_audit"], generator["identity"].get("sha256")),
+        "privacy_audit": quoted(_audit_of(config), config["privacy_audit"], generator["identity"].get("sha256")),
     }
 
 
 def write_cards(job: JobFolder, results: Mapping[str, Any]) -> None:
     """Write ``cards/<generator>.json`` and ``.md`` of every generator; the audit's own section ends the text."""
-    folder = results["config"]["privacy_audit"]
-    audit = None if folder is None else read_audit(folder)
+    audit = _audit_of(results["config"])
     for name in results["generators"]:
-        content = card(results, name, audit)
-        section = "" if audit is None else f"\n{audit_card_text(audit)}"
+        content = card(results, name)
+        section = "" if audit is None else f"\n{audit_text(audit)}"
         job.write_json(job.root / "cards" / f"{name}.json", content)
         atomic.write_text(job.root / "cards" / f"{name}.md", card_text(content) + section, error=DataError)
 
