@@ -133,7 +133,7 @@ def main() -> None:
             [
                 way,
                 f"{f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}]",
-                primary["ceiling"],
+                f"{primary['ceiling']:.3f}",
                 facts.get("share_of_weights", "–"),
             ]
         )
