@@ -43,6 +43,11 @@ class Finding:
     state: str = "positive"  # "positive", "negative", "uncertain"
 
 
+def finding_words(finding: Finding) -> str:
+    """``"large left lower Lung Lesion"``."""
+    return " ".join(filter(None, (finding.size, finding.side, finding.location, finding.label)))
+
+
 Content = np.ndarray | str | Record
 # What a study holds of each kind of modality.
 CONTENT_TYPES: dict[Kind, type] = {"image": np.ndarray, "text": str, "table": Mapping}

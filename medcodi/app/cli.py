@@ -20,6 +20,7 @@ COMMANDS = (
     "doctor",
     "generate",
     "edit",
+    "serve",
     "dicom",
     "synthesize",
     "fit",

@@ -24,6 +24,7 @@ BUNDLE, RESULTS, AUDIT_SECTION = "bundle.json", "results.json", "card.md"  # fil
 _SIGNED = re.compile(
     r"\A(?P<text>.*)<!-- medcodi card, SHA-256 of the text above: (?P<sha256>[0-9a-f]{64}) -->\n\Z", re.S
 )
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # of a dataset: shown by its beginning
 
 
 def model_card(
@@ -160,8 +161,11 @@ def _training(provenance: Mapping[str, Any]) -> list[str]:
     stages = provenance.get("training") or {}
     if not stages:
         return []
-    columns = ("steps", "studies", "data", "seed")
-    rows = [[stage, *(entry.get(column, "–") for column in columns)] for stage, entry in stages.items()]
+    columns = ("steps", "studies", "seed", "data")
+    rows = [
+        [stage, *(_HASH.sub(r"\1…", str(entry.get(column, "–"))) for column in columns)]
+        for stage, entry in stages.items()
+    ]
     return ["## Training", "", *_table(["stage", *columns], rows), ""]
 
 

@@ -48,6 +48,7 @@ class DicomWebServer:
         import pydicom
         from requests import HTTPError
 
+        # One request; a refused one may say in its body what holds of each instance.
         datasets = [pydicom.dcmread(instance.path) for instance in instances]
         with self._calling():
             try:

@@ -26,33 +26,22 @@ class ServerError(MedCoDiError):
 
 
 class UnreachableError(ServerError):
-    """A server that is away, or too busy: the same command may succeed later.
-
-    Attributes:
-        answered: The server is there, and answered that it cannot serve this now.
-    """
+    """A server that is away, or too busy: the same command may succeed later."""
 
     exit_code = 3
-    answered: bool = False
+    answered: bool = False  # it is there, and answered that it cannot serve this now
 
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Address of a server.
+    """Address of a server."""
 
-    Attributes:
-        text: As it was given, without a final slash: the server's name in receipts and messages.
-        scheme: ``http``, ``https`` (DICOMweb) or ``dicom`` (C-STORE).
-        called: Title of the server's application entity; "" of DICOMweb.
-        calling: Title by which we call it.
-    """
-
-    text: str
-    scheme: str
+    text: str  # as it was given, without a final slash: the server's name in receipts and messages
+    scheme: str  # http, https (DICOMweb) or dicom (C-STORE)
     host: str
     port: int | None = None
-    called: str = ""
-    calling: str = CALLING_TITLE
+    called: str = ""  # title of the server's application entity; "" of DICOMweb
+    calling: str = CALLING_TITLE  # title by which we call it
 
     @property
     def key(self) -> str:
@@ -89,6 +78,7 @@ def read_address(text: str) -> Address:
         ServerError: If it is no address of a DICOM server, or holds a password.
         MissingExtraError: If the package is not installed.
     """
+    # Parts that every address has.
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -96,6 +86,7 @@ def read_address(text: str) -> Address:
         raise _invalid(text, str(error)) from None
     if parts.scheme not in _PACKAGES or not parts.hostname or parts.query or parts.fragment:
         raise _invalid(text)
+    # Titles of C-STORE are in it; passwords are not.
     text, called, calling = text.rstrip("/"), "", CALLING_TITLE
     if parts.scheme == "dicom":
         called, calling = parts.path.strip("/"), parts.username or CALLING_TITLE

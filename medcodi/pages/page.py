@@ -187,10 +187,11 @@ def check_page(path: str | Path) -> None:
     Raises:
         DataError: If there is such a file.
     """
-    refuse_foreign(Path(path), _is_our_page, what="a page that MedCoDi wrote", fix="choose another name with --out")
+    refuse_foreign(Path(path), is_our_page, what="a page that MedCoDi wrote", fix="choose another name with --out")
 
 
-def _is_our_page(path: Path) -> bool:
+def is_our_page(path: Path) -> bool:
+    """Whether a file is a page that MedCoDi wrote."""
     with path.open("rb") as file:
         head = file.read(4096)
     return head.lower().startswith(b"<!doctype html>") and any(mark in head for mark in _MARKS)

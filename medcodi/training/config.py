@@ -15,7 +15,7 @@ from medcodi.model.low_rank import LowRankConfig
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.recipes import find_recipe
 from medcodi.training.monitoring.config import TrackingConfig
-from medcodi.training.private.config import PrivacyConfig, check_low_rank
+from medcodi.training.private.accounting import PrivacyConfig, check_low_rank
 
 VALIDATION_PHANTOMS = 512  # held-out phantoms, where a recipe names no number
 

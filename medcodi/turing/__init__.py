@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from medcodi.turing.bundle.export import export_bundle
     from medcodi.turing.design.config import ReaderStudyConfig, read_reader_study
     from medcodi.turing.lint.attack import lint_bundle
+    from medcodi.turing.serving.server import study_server
 
 __all__ = [
     "ReaderStudyConfig",
@@ -22,6 +23,7 @@ __all__ = [
     "lint_bundle",
     "read_answers",
     "read_reader_study",
+    "study_server",
     "write_report",
 ]
 
@@ -34,6 +36,7 @@ _MODULES = {
     "lint_bundle": "lint.attack",
     "read_answers": "answers.table",
     "read_reader_study": "design.config",
+    "study_server": "serving.server",
     "write_report": "analysis.report",
 }
 

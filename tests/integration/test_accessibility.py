@@ -71,7 +71,7 @@ def reader_study_report(folder: Path) -> Path:
 
 
 def dataset(folder: Path) -> Path:
-    from medcodi.data.preparation.overview import overview, write_overview
+    from medcodi.data.preparation.ledger import overview, write_overview
     from medcodi.data.preparation.prepare import PrepareConfig, prepare
     from medcodi.data.sample import write_sample
 

@@ -24,6 +24,7 @@ pytest.importorskip("dicomweb_client")
 from medcodi.app.cli import main
 from medcodi.data.dicom.reports import report_text
 from medcodi.data.dicom.writing import study_objects
+from medcodi.modality import names
 from medcodi.model import MedCoDi
 from medcodi.pacs.dicomweb import DicomWebServer
 from medcodi.pacs.fetching import fetch
@@ -102,14 +103,10 @@ def orthanc(tmp_path: Path) -> Iterator[Orthanc]:
         server.kill()
 
 
-def objects(seed: int, *, pdf: bool = False, size: int = 40) -> dict[str, Any]:
-    pixels = np.random.default_rng(seed).random((2, size, size), dtype=np.float32)
-    contents = {
-        "frontal": pixels[0],
-        "lateral": pixels[1],
-        "report": REPORT,
-        "record": {"age": 71.0, "sex": "F", "bmi": 24.3},
-    }
+def objects(seed: int, *, pdf: bool = False, size: int = 40, views: tuple[str, ...] = names("image")) -> dict[str, Any]:
+    noise = np.random.default_rng(seed)
+    films = {view: noise.random((size, size), dtype=np.float32) for view in views}
+    contents = {**films, "report": REPORT, "record": {"age": 71.0, "sex": "F", "bmi": 24.3}}
     provenance = {"direction": "->", "model": {"name": "tiny", "sha256": "0" * 64}, "prompts": {}, "settings": {}}
     return study_objects(contents, {**provenance, "seeds": [seed]}, pdf=pdf)
 

@@ -74,6 +74,9 @@ def test_a_session_by_keyboard_alone_through_a_killed_server(
     num = 0
     while reader.where() == "reading":
         task = reader.wait_for_item()
+        assert reader.page.evaluate(
+            "document.querySelector('#missing.called') === null"
+        )  # nothing is missed before it is asked
         reader.answer(task)
         num += 1
         if num == 2:
@@ -126,14 +129,19 @@ def test_two_computers_of_one_reader_are_told(browser: Any, served: Path, tmp_pa
     assert "Welcome back: 1 of" in second.page.inner_text("main")
     first.press("5")
     settle(first)
+    # An answer of the first does not get through before the second writes.
+    first.context.set_offline(True)
+    first.press("4")
+    first.wait_until("Boolean((document.getElementById('server-note') || {}).textContent)")
     second.page.reload()
     second.page.click("#continue")
     second.go_on()
     second.answer(second.wait_for_item())
     settle(second)
-    # The first is told at its next answer, which stays with it; it is offered as a file.
-    first.press("4")
+    # The first is told as soon as it reaches the server; its answer stays with it, and is offered as a file.
+    first.context.set_offline(False)
     first.page.wait_for_selector("#elsewhere")
+    assert note(first) == ""
     first.press("Enter")  # continue here
     first.page.wait_for_selector("#unsent")
     copy = json.loads(first.download("#unsent button:first-of-type").read_text(encoding="utf-8"))

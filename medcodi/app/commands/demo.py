@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from medcodi.generation.request import Value
     from medcodi.model import MedCoDi
     from medcodi.model.generation_config import GenerationConfig
-    from medcodi.study import Direction, Finding, Study
+    from medcodi.study import Direction, Study
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "demo.html"
 
@@ -100,6 +100,7 @@ def write_demo(
     from medcodi.metrics.labeler import label_report
     from medcodi.model.generation_config import GenerationConfig
     from medcodi.pages.page import check_page, render_template, write_page
+    from medcodi.study import finding_words
 
     check_page(folder / "index.html")
     settings = GenerationConfig(num_inference_steps=num_inference_steps)
@@ -118,11 +119,6 @@ def write_demo(
         version=__version__,
     )
     return write_page(folder / "index.html", html)
-
-
-def finding_words(finding: Finding) -> str:
-    """``"large left lower Lung Lesion"``."""
-    return " ".join(filter(None, (finding.size, finding.side, finding.location, finding.label)))
 
 
 def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, console: Console) -> list[DemoRow]:

@@ -123,7 +123,7 @@ def generate(
     refuse_full_folder(folder)
     if dicom_store is not None or outbox is not None:
         outbox = outbox or Path("outbox")
-        check_store(dicom_store, outbox)
+        check_store(dicom_store, outbox, targets)
     elif dicom_pdf:
         raise PromptError(
             "--dicom-pdf without an outbox",

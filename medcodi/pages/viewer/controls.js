@@ -39,7 +39,18 @@ var Turing = Turing || {};
 
   Turing.KEY_NAMES = { ArrowLeft: "←", ArrowRight: "→", ArrowUp: "↑", ArrowDown: "↓", PageDown: "Page ↓", PageUp: "Page ↑" };
 
-  /** Name of a key in the tables of commands; null while the user types single letters elsewhere. */
+  /** Tables of what keys and mouse do, one a group; `more` holds rows [keys, what they do] that come first in a group. */
+  Turing.commandTables = function (commands, more = {}) {
+    const row = (keys, says) => el("tr", {}, el("th", { scope: "row" }, ...keys.map((key) => el("kbd", {}, Turing.KEY_NAMES[key] || key))), el("td", {}, says));
+    const table = (title, rows) => el("section", {}, el("h3", {}, title), el("table", {}, ...rows));
+    const tables = [...new Set(commands.map((command) => command.group))].map((group) => table(group, [
+      ...(more[group] || []).map(([keys, says]) => row(keys, says)),
+      ...commands.filter((command) => command.group === group).map((command) => row(command.shown || command.keys, command.says)),
+    ]));
+    return [...tables, table("Mouse and touch", Turing.MOUSE.map(([keys, says]) => row([keys], says)))];
+  };
+
+  /** Name of a key in the tables of commands. */
   Turing.keyName = ({ key, shiftKey }) => (key.length === 1 ? key.toUpperCase() : shiftKey && key.startsWith("Arrow") ? `Shift+${key}` : key);
 
   /** The toolbar of some views: window presets, invert, zoom, reset, link, and the window in numbers. */

@@ -44,6 +44,7 @@ from medcodi.trust.privacy.measure import OnStudies, Subject, directions_left_ou
 from medcodi.trust.privacy.populations import AuditedStudies, JoinedStudies
 from medcodi.trust.privacy.results import BUNDLE, RESULTS, compute_results, hashes_of
 from medcodi.trust.privacy.scores import AUDIT
+from medcodi.trust.privacy.statistics import SHOWN_DELTA, epsilon_shown
 
 FORMAT = 1
 PAGE, METHODS, CARD, RUN = "page.html", "methods.md", "card.md", "run.json"
@@ -257,7 +258,8 @@ def methods_text(results: Results) -> str:
 
 def card_text(results: Results) -> str:
     """A section for a model card, or for the card of a synthetic set, as Markdown."""
-    facts = results["populations"]
+    facts, shown = results["populations"], epsilon_shown(results["membership"]["main"])
+    bound = "too few patients to tell" if shown is None else f"at least {shown:.2f} at δ = {SHOWN_DELTA:g}"
     lines = [
         "## Privacy audit",
         "",
@@ -265,6 +267,7 @@ def card_text(results: Results) -> str:
         f"`{results['model']['sha256'][:12]}`, limits `{results['limits_sha256'][:12]}` declared before the run.",
         "",
         *(f"- {line}" for line in results["verdict"]["lines"]),
+        f"- ε that the membership attack proves: {bound}. A training that promises less would be broken; a low bound is no promise.",
         "",
         "| limit | allowed | value | outcome |",
         "| --- | ---: | ---: | --- |",

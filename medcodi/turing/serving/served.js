@@ -95,6 +95,7 @@ var Turing = Turing || {};
         return "stored";
       }
       if (reply.status === 412) { // another tab or computer has written since
+        this.tell("");
         Turing.app.elsewhere();
         return "refused";
       }

@@ -63,14 +63,8 @@ var Turing = Turing || {};
 
   /** The help sheet: the task's instructions, the keys that work in it, and what the mouse does. */
   Turing.helpSheet = function (task, closed) {
-    const row = (keys, says) => el("tr", {}, el("th", { scope: "row" }, ...keys.map((key) => el("kbd", {}, Turing.KEY_NAMES[key] || key))), el("td", {}, says));
-    const table = (title, rows) => el("section", {}, el("h3", {}, title), el("table", {}, ...rows));
     const commands = Turing.COMMANDS.filter((command) => command.says && !(command.when && !command.when(task)));
-    const tables = [...new Set(commands.map((command) => command.group))].map((group) => table(group, [
-      ...(group === "Answer" ? answerKeys(task).map(([keys, says]) => row(keys, says)) : []),
-      ...commands.filter((command) => command.group === group).map((command) => row(command.shown || command.keys, command.says)),
-    ]));
-    tables.push(table("Mouse and touch", Turing.MOUSE.map(([keys, says]) => row([keys], says))));
+    const tables = Turing.commandTables(commands, { Answer: answerKeys(task) });
     const setting = (name, label, on, off) => {
       const box = el("input", { type: "checkbox", id: `set-${name}`, on: { change: () => Turing.settings.set(name, box.checked ? on : off) } });
       box.checked = Turing.settings.values[name] === on;

@@ -15,7 +15,10 @@ var Turing = Turing || {};
     page.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.target.matches("button, a, textarea, input[type=file]")) return;
       const primary = page.querySelector("button.primary:not(:disabled)");
-      if (primary) { event.preventDefault(); primary.click(); }
+      if (!primary) return;
+      event.preventDefault();
+      event.stopPropagation(); // the page that opens listens for Enter too
+      primary.click();
     });
     document.body.dataset.page = name;
     document.getElementById("app").replaceChildren(page);

@@ -19,7 +19,8 @@ var Turing = Turing || {};
       super.draw();
       const { context, canvas, after } = this, edge = Math.round(this.share * canvas.width);
       // The picture after, through the same window, over the right of the line.
-      after.setWindow(this.lo, this.hi, this.invert);
+      const stale = after.lo !== this.lo || after.hi !== this.hi || after.invert !== this.invert;
+      Object.assign(after, { lo: this.lo, hi: this.hi, invert: this.invert, stale: after.stale || stale });
       after.expose();
       context.save();
       context.beginPath();

@@ -160,8 +160,8 @@ def serve(
 
         medcodi turing serve served/ --out answers/ --url https://reading.example.org
     """
+    from medcodi.turing import study_server
     from medcodi.turing.serving.answers_folder import PROGRESS, reader_links
-    from medcodi.turing.serving.server import study_server
 
     with study_server(bundle, out_dir, host, port) as server:
         answers = server.answers

@@ -8,8 +8,7 @@ from pathlib import Path
 import pytest
 
 from medcodi.app.cli import REFUSED
-from medcodi.app.commands.demo import finding_words
-from medcodi.study import Finding
+from medcodi.study import Finding, finding_words
 
 Run = Callable[..., int]
 

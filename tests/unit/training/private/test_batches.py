@@ -7,7 +7,7 @@ import pytest
 
 from medcodi.data.sources.phantom import PhantomDataset
 from medcodi.training.private.accounting import studies_by_patient
-from medcodi.training.private.batches import PatientBatches
+from medcodi.training.private.run_parts import PatientBatches
 
 DATASET = PhantomDataset(24, seed=0, image_size=32, version=2, studies_per_patient=2)
 PATIENTS = studies_by_patient(DATASET)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from medcodi.model.low_rank import LowRankConfig
 from medcodi.stages import Stage
-from medcodi.training.private.gradients import clipped_sum, patient_means, study_gradients
+from medcodi.training.private.engine import clipped_sum, patient_means, study_gradients
 from tests.unit.stages.batches import drawn, phantom_batch, stage_of
 
 
