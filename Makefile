@@ -6,7 +6,7 @@ SHELL := /bin/bash
 
 VENV ?= .venv
 BIN := $(VENV)/bin
-EXTRAS ?= deepspeed,eval,dicom,tracking,turing,web,dev,docs
+EXTRAS ?= deepspeed,eval,dicom,privacy,tracking,turing,c2pa,web,dev,docs
 # The first interpreter on this machine that is new enough; override with `make PYTHON=/path/to/python setup`.
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && { echo "$$p"; break; }; done)

@@ -17,6 +17,8 @@ import subprocess
 import tempfile
 from pathlib import Path
 
+import rich
+
 import medcodi
 from medcodi.data.dataset import open_dataset
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
@@ -43,7 +45,7 @@ for column, value in first.items():
 
 # %%
 ledger = prepare(PrepareConfig(source="csv", path=str(TABLE), out=str(OUT / "data"), image_size=64))
-print(ledger)
+rich.print(ledger)
 
 # %%
 studies = open_dataset(OUT / "data", "train")
@@ -72,4 +74,6 @@ out = medcodi.generate("No pneumothorax.", targets=["frontal"], model=OUT / "fit
 out.frontal
 
 # %%
-print((OUT / "fit/model/README.md").read_text())  # its card, made from what it was trained on
+card = (OUT / "fit/model/README.md").read_text()  # what it was trained on, and the figures of its evaluation
+print(card)
+assert "| floor | ceiling |" in card

@@ -14,8 +14,11 @@
 import tempfile
 from pathlib import Path
 
+from medcodi.trust.privacy.audit import audit
+from medcodi.trust.privacy.verify import verify_audit
+
 from medcodi.config import from_dict
-from medcodi.trust.privacy import AuditConfig, audit, verify_audit
+from medcodi.trust.privacy.config import AuditConfig
 from medcodi.trust.utility.config import UtilityConfig
 from medcodi.trust.utility.job import run as run_utility
 
@@ -53,7 +56,11 @@ study = from_dict(
     },
 )
 results = run_utility(study)
-print(*sorted(results), sep=", ")
+tested = results["tests"]["test"]
+for arm, figures in tested["arms"].items():
+    auroc, rate = figures["macro"]["auroc"], tested["exchange"].get(arm, {}).get("value")
+    print(f"{arm:>10}: AUROC {auroc['value']:.2f} [{auroc['low']:.2f}, {auroc['high']:.2f}], exchange rate {rate}")
+print(*results["notes"], sep="\n")
 print("The page:", OUT / "utility/page.html")
 
 # %% [markdown]

@@ -18,7 +18,7 @@ from PIL import Image, ImageDraw, ImageFont
 
 import medcodi
 from medcodi.generation.result import Generation
-from medcodi.pages.charts import Range, range_chart
+from medcodi.pages.bars import Range, range_chart
 
 ROOT = Path(__file__).resolve().parents[1]
 OUT = ROOT / "docs/images"

@@ -26,15 +26,16 @@ COMMANDS = (
     "fit",
     "train",
     "evaluate",
-    "utility",
-    "audit",
-    "card",
+    "trust.utility",
+    "trust.audit",
+    "trust.card",
+    "trust.marks",
     "parameters",
     "config",
     "import_xgem",
     "data",
-    "turing",
-    "turing_analysis",
+    "turing.bundles",
+    "turing.analysis",
 )
 # Each registers its commands when it is imported.
 for _module in COMMANDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 
 import numpy as np
@@ -9,12 +10,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 from medcodi.data.refusals import Refused
+from medcodi.xmp import GENERATED, MEDCODI, PNG_KEYWORD, Mark
 
 MIN_SIDE = 32  # pixels: below that nothing of a chest is left
 MAX_PIXELS = 10_000 * 10_000  # of one image: more than any detector has
 _MAX_16 = 65535
 _MAX_ASPECT = 5.0  # height over width of a pixel, or its inverse: beyond it the tag is wrong, not the pixel
 _LUMINANCE = np.array([0.299, 0.587, 0.114], dtype=np.float32)  # ITU-R BT.601
+SYNTHETIC = "synthetic"
 ORIGIN = "Origin"  # text chunk of PNGs that no patient was examined for: phantom or synthetic
 BITS_USED = "Bits used"  # text chunk of our own 16-bit PNGs, which may be dark and use all bits
 
@@ -159,24 +162,49 @@ def from_uint16(pixels: np.ndarray) -> np.ndarray:
     return pixels.astype(np.float32) / np.float32(_MAX_16)
 
 
-def save_png16(image: np.ndarray, path: str | Path, *, origin: str | None = None) -> None:
+def to_uint8(image: np.ndarray) -> np.ndarray:
+    """To uint8 from float ``[...]`` in [0, 1], rounded."""
+    return np.rint(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8)
+
+
+def grey_levels(picture: Image.Image) -> np.ndarray:
+    """The grey levels of a picture, uint16 ``[H, W]`` with 65535 as white; a coloured one ``[H, W, 3]``.
+
+    A lossless file of other bits or channels holds the same levels.
+    """
+    if picture.mode.startswith("I"):  # 16 bits
+        return np.asarray(picture).astype(np.uint16)
+    colours = np.asarray(picture.convert("RGB")).astype(np.uint16) * 257
+    return colours if (colours != colours[..., :1]).any() else colours[..., 0]
+
+
+def pixels_sha256(levels: np.ndarray) -> str:
+    """SHA-256 of the shape and values of grey levels, as :func:`grey_levels` gives them."""
+    return hashlib.sha256(str(levels.shape).encode() + levels.astype(">u2").tobytes()).hexdigest()
+
+
+def save_png16(image: np.ndarray, path: str | Path, *, origin: str | None = None, xmp: str = "") -> None:
     """Write float ``[H, W]`` in [0, 1] as a 16-bit gray PNG that says so: a dark one is not stretched when it is read.
 
-    ``origin`` is ``phantom`` or ``synthetic``, where no patient was examined.
+    ``origin`` is ``phantom`` or ``synthetic``, where no patient was examined; ``xmp`` a packet of :mod:`medcodi.xmp`.
     """
-    info = _png_info(origin)
+    info = png_info(origin, xmp)
     info.add_text(BITS_USED, "16")
     Image.fromarray(to_uint16(image)).save(path, format="PNG", pnginfo=info)
 
 
-def save_png8(image: np.ndarray, path: str | Path, *, origin: str | None = None) -> None:
-    """Write float ``[H, W]`` in [0, 1] as an 8-bit gray PNG; ``origin`` as for :func:`save_png16`."""
-    pixels = np.rint(np.clip(image, 0.0, 1.0) * 255).astype(np.uint8)
-    Image.fromarray(pixels).save(path, format="PNG", pnginfo=_png_info(origin))
+def save_png8(image: np.ndarray, path: str | Path, *, origin: str | None = None, xmp: str = "") -> None:
+    """Write float ``[H, W]`` in [0, 1] as an 8-bit gray PNG; ``origin`` and ``xmp`` as for :func:`save_png16`."""
+    Image.fromarray(to_uint8(image)).save(path, format="PNG", pnginfo=png_info(origin, xmp))
 
 
-def _png_info(origin: str | None) -> PngInfo:
+def png_info(origin: str | None = None, xmp: str = "") -> PngInfo:
+    """The text chunks of a PNG: its origin, and the XMP packet that marks it as generated; a synthetic one always has one."""
     info = PngInfo()
+    if origin == SYNTHETIC and not xmp:
+        xmp = Mark(source_type=GENERATED, system=MEDCODI).packet()
     if origin is not None:
         info.add_text(ORIGIN, origin)
+    if xmp:
+        info.add_itxt(PNG_KEYWORD, xmp)
     return info

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from collections.abc import Set
 from pathlib import Path
 
 from medcodi.data.refusals import Refused
@@ -180,3 +181,25 @@ def compose_report(findings: str = "", impression: str = "") -> str:
     """One report of its two sections, either of which may be missing: ``FINDINGS: ...`` and ``IMPRESSION: ...``."""
     parts = (("FINDINGS", findings.strip()), ("IMPRESSION", impression.strip()))
     return "\n".join(f"{heading}: {body}" for heading, body in parts if body)
+
+
+# Share of a text's words that real reports must have; share that must differ, in a text of at least this number of words.
+LEAST_KNOWN, LEAST_VARIED, LEAST_WORDS = 0.25, 0.2, 8
+
+
+def words_of(text: str) -> list[str]:
+    """The words of a text, in small letters: runs of letters."""
+    return re.findall(r"[^\W\d_]+", text.lower())
+
+
+def is_language(text: str, vocabulary: Set[str]) -> bool:
+    """Whether a text that is not empty consists of words: ``"eeeee"`` does not, nor does one word over and over.
+
+    Args:
+        text: A report.
+        vocabulary: Words of real reports, in small letters.
+    """
+    words = words_of(text)
+    known = sum(word in vocabulary for word in words)
+    varied = len(words) < LEAST_WORDS or len(set(words)) >= LEAST_VARIED * len(words)
+    return known >= LEAST_KNOWN * len(words) > 0 and varied

@@ -55,6 +55,7 @@ class Annotators:
     report_scorers: Mapping[str, ReportScorer] = field(default_factory=dict)  # of pairs of reports
     similarity: bool = False  # whether images are compared with the true one
     fields: Fields = field(default_factory=dict)  # of records
+    aligned: bool = False  # whether positions in the latent space matter in every direction, also of prompts
 
     def finds_in(self, modality: str) -> bool:
         """Whether findings are annotated in a modality."""
@@ -109,7 +110,7 @@ class Annotators:
                 floors = similarity_floor(images, true_images, patients)
                 table.arrays.update({f"{name}{FLOOR}": values for name, values in floors.items()})
         # Texts and images: position in the shared latent space.
-        if paired and self.encoder is not None and self.encoder.reads(modality):
+        if (paired or self.aligned) and self.encoder is not None and self.encoder.reads(modality):
             table.arrays["latent"] = self.encoder.annotate(values, modality)  # type: ignore[arg-type]  # [N, D]
         return table
 

@@ -206,11 +206,13 @@ def open_annotators(
             annotators.features = [
                 load_extractor(name, request(name, weights.get(name), config.batch_size)) for name in config.extractors
             ]
-    # Targets generated together: the shared latent space, and bodies.
-    if "coherence" in metrics and any(len(direction.targets) > 1 for direction in directions):
+    # Targets generated together: the shared latent space, and bodies. An image beside its prompt: the latent space.
+    joint = "coherence" in metrics and any(len(direction.targets) > 1 for direction in directions)
+    annotators.aligned = "alignment" in metrics
+    if joint and (folder / GEOMETRY_FILE).is_file() and annotators.images is not None:
+        annotators.geometry = GeometryAnnotator.load(folder)
+    if joint or annotators.aligned:
         judge = model if model is not None else load(None, device)
-        if (folder / GEOMETRY_FILE).is_file() and annotators.images is not None:
-            annotators.geometry = GeometryAnnotator.load(folder)
         annotators.encoder = load_extractor(ENCODER, model=judge, cache=cache, batch_size=config.batch_size)
         weights_sha256 = annotators.encoder.network.weights_sha256
         annotators.encoder_model = {"model": judge.config.name, "weights_sha256": weights_sha256}

@@ -82,6 +82,9 @@ _OF_GROUPS = {
     "obedience": "what the image annotator reads from generated films against the record that prompted them; ceiling: the same of the real films",
     "subgroups": "groups are crossed; the gap is the best group minus the worst, both chosen on all studies; its floor: the same with groups moved "
     "between patients; its ceiling: the gap of the annotators on the real targets",
+    "severity": "micro F1 over all annotated labels, each count times the weight of its urgency in scoring/urgency.yaml, a table of MedCoDi's own; not CRIMSON",
+    "alignment": "cosine in the latent space of the model's own prompt encoders: not comparable with another encoder's",
+    "by_finding": "distances among the studies that truly have the finding, generated against real ones of the same studies",
 }
 
 

@@ -22,6 +22,7 @@ from medcodi.generation.pipeline import as_prompts, decode_contents, generate_ba
 from medcodi.generation.request import Value, check_modalities, check_request, read_prompt, truncations, value_hash
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.generation.statements import merged_report
+from medcodi.generation.watermark import embed_contents
 from medcodi.modality import MODALITIES, in_table_order, names
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
@@ -47,6 +48,7 @@ def edit(
     guidance_scale: float | None = None,
     num_inference_steps: int | None = None,
     sampler: str | None = None,
+    watermark: bool = False,
     seed: int = 0,
     device: str | None = None,
     execution: ExecutionConfig = ExecutionConfig(),
@@ -66,6 +68,7 @@ def edit(
         guidance_scale: As there.
         num_inference_steps: As there.
         sampler: As there.
+        watermark: As there.
         seed: Of the noise.
         device: As there.
         execution: As there.
@@ -84,7 +87,11 @@ def edit(
     given = dict(study.contents) if isinstance(study, Study) else dict(study)
     direction = _direction(given, targets, seed)
     config = GenerationConfig(
-        preset=preset, sampler=sampler, num_inference_steps=num_inference_steps, guidance_scale=guidance_scale
+        preset=preset,
+        sampler=sampler,
+        num_inference_steps=num_inference_steps,
+        guidance_scale=guidance_scale,
+        watermark=watermark,
     )
     contents = {name: read_prompt(name, given[name], None) for name in in_table_order(given)}
     known = str(contents.get(REPORT, report))  # without a report, only check the statements now
@@ -197,7 +204,7 @@ def edit_batch(
             for row, result in enumerate(results):
                 result[film] = after[row][film] = edited[row]
                 before[row][film] = unedited[row]
-    return results
+    return [embed_contents(result) for result in results] if config.watermark else results
 
 
 def _denoiser(

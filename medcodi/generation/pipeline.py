@@ -26,6 +26,7 @@ from medcodi.generation.request import (
     truncations,
 )
 from medcodi.generation.result import Generation, Sample, provenance
+from medcodi.generation.watermark import embed_contents
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
@@ -48,6 +49,7 @@ def generate(
     sampler: str | None = None,
     order: str | None = None,
     sequence: Sequence[str] | None = None,
+    watermark: bool = False,
     seed: int = 0,
     device: str | None = None,
     execution: ExecutionConfig = ExecutionConfig(),
@@ -70,6 +72,7 @@ def generate(
         order: Of several targets: ``"joint"``, ``"staggered"`` or ``"chained"`` (what is finished is a prompt of the next).
             None: the model's own.
         sequence: The targets, first to last, if the order has a sequence. None: that of the table of modalities.
+        watermark: Mark films invisibly, see docs/PRIVACY.md; files are marked in their metadata anyway.
         seed: Seed of the first sample. The same seed gives the same sample, whatever ``num_samples`` is.
         device: ``"cpu"``, ``"cuda"`` …; None: a GPU where there is one.
         execution: Precision, layout, compilation, attention kernels, offload.
@@ -95,6 +98,7 @@ def generate(
         guidance_scale=guidance_scale,
         order=order,
         sequence=None if sequence is None else tuple(sequence),
+        watermark=watermark,
     )
     config.sequence_of(direction.targets)  # refuses one that lacks a target
     values = {name: read_prompt(name, value, None) for name, value in used.items()}
@@ -189,7 +193,9 @@ def generate_batch(
             for target, values in decode_contents(model, latents).items():
                 for result, value in zip(results, values, strict=True):
                     result[target] = value
-        return [{target: result[target] for target in targets} for result in results]
+        # Marked last: the films that were prompts of a chain were not.
+        contents = [{target: result[target] for target in targets} for result in results]
+        return [embed_contents(each) for each in contents] if config.watermark else contents
 
 
 def as_prompts(contents: Mapping[str, Value]) -> dict[str, Value]:

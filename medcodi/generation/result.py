@@ -18,9 +18,10 @@ from PIL import Image
 
 from medcodi.config import to_dict
 from medcodi.data.dicom.writing import write_dicom
-from medcodi.data.images import save_png8, save_png16
+from medcodi.data.images import pixels_sha256, save_png8, save_png16, to_uint8, to_uint16
 from medcodi.errors import DataError, MissingExtraError, one_of
 from medcodi.generation.request import value_hash
+from medcodi.generation.watermark import VERSION as WATERMARK
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
 from medcodi.model.generation_config import GenerationConfig
@@ -29,7 +30,9 @@ from medcodi.networks.tokenizer import Truncation
 from medcodi.record import Record
 from medcodi.storage import atomic
 from medcodi.study import Content, Direction, content_text
+from medcodi.xmp import EDITED, GENERATED, MEDCODI, Mark
 
+PROVENANCE = "provenance.json"
 _LIBRARIES = ("medcodi", "torch", "diffusers", "transformers", "open_clip_torch", "numpy")
 
 
@@ -87,6 +90,8 @@ class Generation:
 
         One sample: ``lateral.png``, ``report.txt``. Several: ``0/lateral.png``, ``1/lateral.png`` ...
 
+        Every film is marked in its own file; ``provenance.json`` has the hash of every file (``medcodi verify-mark``).
+
         Args:
             folder: A new or empty folder.
             format: Format of the images: ``png`` (8 bits), ``png16`` or ``dicom`` (16 bits, marked as synthetic).
@@ -99,12 +104,15 @@ class Generation:
         if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
             raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another folder")
         with atomic.filling(folder, error=DataError) as staging:
+            written: dict[str, str] = {}
             for index, sample in enumerate(self.samples):
                 subfolder = staging if len(self.samples) == 1 else staging / str(index)
                 subfolder.mkdir(exist_ok=True)
                 # Each image carries the provenance of its own sample.
-                write_contents(sample.contents, subfolder, writer, {**self.provenance, "seeds": [sample.seed]})
-            atomic.write_json(staging / "provenance.json", self.provenance)
+                files = write_contents(sample.contents, subfolder, writer, {**self.provenance, "seeds": [sample.seed]})
+                for file in files.values():
+                    written[file.relative_to(staging).as_posix()] = atomic.sha256_file(file)
+            atomic.write_json(staging / PROVENANCE, {**self.provenance, "files": written})
         return folder
 
 
@@ -118,9 +126,33 @@ class ImageFormat:
     needs: tuple[str, str] | None = None  # the package that it imports, and the extra that installs it
 
 
+def mark_of(provenance: Mapping[str, Any], levels: np.ndarray) -> Mark:
+    """The mark of one film: its sample's provenance without the prompts, and the hash of its grey levels, uint16 ``[H, W]``."""
+    model = provenance.get("model", {})
+    return Mark(
+        source_type=EDITED if "edit" in provenance else GENERATED,
+        system=f"{MEDCODI} model {model.get('name', 'unknown')}",
+        version=str(model.get("sha256", "")),
+        direction=str(provenance.get("direction", "")),
+        seed=str(provenance["seeds"][0]),
+        pixels_sha256=pixels_sha256(levels),
+        watermark=WATERMARK if provenance.get("settings", {}).get("watermark") else "",
+        notice=str(provenance.get("notice", "")),
+    )
+
+
+def _save_png(image: np.ndarray, path: Path, modality: str, provenance: Mapping[str, Any], *_: Any) -> None:
+    mark = mark_of(provenance, to_uint8(image) * np.uint16(257))
+    save_png8(image, path, origin="synthetic", xmp=mark.packet())
+
+
+def _save_png16(image: np.ndarray, path: Path, modality: str, provenance: Mapping[str, Any], *_: Any) -> None:
+    save_png16(image, path, origin="synthetic", xmp=mark_of(provenance, to_uint16(image)).packet())
+
+
 IMAGE_FORMATS: dict[str, ImageFormat] = {
-    "png": ImageFormat(suffix=".png", save=lambda image, path, *_: save_png8(image, path, origin="synthetic")),
-    "png16": ImageFormat(suffix=".png", save=lambda image, path, *_: save_png16(image, path, origin="synthetic")),
+    "png": ImageFormat(suffix=".png", save=_save_png),
+    "png16": ImageFormat(suffix=".png", save=_save_png16),
     "dicom": ImageFormat(suffix=".dcm", save=write_dicom, needs=("pydicom", "dicom")),
 }
 

@@ -64,6 +64,10 @@ class Confusion:
             )
         )
 
+    def weighted(self, weights: np.ndarray) -> Confusion:
+        """Every count of a finding times its weight, ``[K]``: the micro F1 of it is weighted."""
+        return Confusion(*(getattr(self, name) * np.asarray(weights, np.float64) for name in ("tp", "fp", "fn")))
+
     def f1(self, weights: np.ndarray) -> np.ndarray:
         """F1 per finding: weights ``[R, N]`` -> ``[R, K]``; NaN where a finding neither occurs nor is predicted."""
         tp, errors = weights @ self.tp, weights @ (self.fp + self.fn)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import lru_cache
 
@@ -183,29 +183,7 @@ def looks_english(text: str) -> bool:
         if foreign > len(letters) / 3:
             return False
     # The function words.
-    words = words_of(text)
+    words = re.findall(r"[^\W\d_]+", text.lower())
     english = sum(word in _ENGLISH for word in words)
     others = sum(word in _OTHERS for word in words)
     return others < 2 or others <= english
-
-
-# Share of a text's words that real reports must have; share that must differ, in a text of at least this number of words.
-LEAST_KNOWN, LEAST_VARIED, LEAST_WORDS = 0.25, 0.2, 8
-
-
-def words_of(text: str) -> list[str]:
-    """The words of a text, in small letters: runs of letters."""
-    return re.findall(r"[^\W\d_]+", text.lower())
-
-
-def is_language(text: str, vocabulary: Set[str]) -> bool:
-    """Whether a text that is not empty consists of words: ``"eeeee"`` does not, nor does one word over and over.
-
-    Args:
-        text: A report.
-        vocabulary: Words of real reports, in small letters.
-    """
-    words = words_of(text)
-    known = sum(word in vocabulary for word in words)
-    varied = len(words) < LEAST_WORDS or len(set(words)) >= LEAST_VARIED * len(words)
-    return known >= LEAST_KNOWN * len(words) > 0 and varied

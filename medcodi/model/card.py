@@ -12,6 +12,7 @@ import yaml
 
 from medcodi.data.domain import PHANTOM, REAL, Domain
 from medcodi.errors import CheckpointError, DataError
+from medcodi.model.adapter import promises
 from medcodi.model.identity import index_sha256
 from medcodi.model.index import INDEX, read_index
 from medcodi.storage import atomic
@@ -23,6 +24,7 @@ BUNDLE, RESULTS, AUDIT_SECTION = "bundle.json", "results.json", "card.md"  # fil
 _SIGNED = re.compile(
     r"\A(?P<text>.*)<!-- medcodi card, SHA-256 of the text above: (?P<sha256>[0-9a-f]{64}) -->\n\Z", re.S
 )
+_HASH = re.compile(r"\b([0-9a-f]{12})[0-9a-f]{52}\b")  # of a dataset: shown by its beginning
 
 
 def model_card(
@@ -139,6 +141,8 @@ def _about(index: Mapping[str, Any], identity: str, provenance: Mapping[str, Any
     if domain is not None:
         rows["findings in training"] = ", ".join(domain.findings) or "unknown"
         rows["use agreement"] = domain.agreement or "none known"
+    if promised := promises(provenance):
+        rows["differential privacy"] = promised
     if attestation is not None:
         rows["attestation"] = f"{attestation['attested_by']}: {attestation['statement']}"
     return _table(["", ""], rows.items())
@@ -157,8 +161,11 @@ def _training(provenance: Mapping[str, Any]) -> list[str]:
     stages = provenance.get("training") or {}
     if not stages:
         return []
-    columns = ("steps", "studies", "data", "seed")
-    rows = [[stage, *(entry.get(column, "–") for column in columns)] for stage, entry in stages.items()]
+    columns = ("steps", "studies", "seed", "data")
+    rows = [
+        [stage, *(_HASH.sub(r"\1…", str(entry.get(column, "–"))) for column in columns)]
+        for stage, entry in stages.items()
+    ]
     return ["## Training", "", *_table(["stage", *columns], rows), ""]
 
 

@@ -27,7 +27,11 @@ _NAMES = {dtype: name for name, dtype in SAFETENSORS_TYPES.items()}
 
 
 def write_weights(
-    path: Path, specs: Specs, read: Callable[[str], Tensor], then: str = "run it again"
+    path: Path,
+    specs: Specs,
+    read: Callable[[str], Tensor],
+    then: str = "run it again",
+    metadata: Mapping[str, str] | None = None,
 ) -> dict[str, str]:
     """Write a safetensors file, whole or not at all, with one tensor in memory at a time (a component can have 8 GB).
 
@@ -36,6 +40,7 @@ def write_weights(
         specs: Shape and stored precision of every tensor.
         read: Key -> tensor, which is cast to the stored precision here.
         then: What the user does once a full disk has room.
+        metadata: Texts by name in the file's header.
 
     Returns:
         ``file`` (its name) and ``sha256``, as in the index of a model.
@@ -45,7 +50,7 @@ def write_weights(
     """
     digest = hashlib.sha256()
     with writing(path, error=CheckpointError, then=then) as file:
-        for piece in _pieces(specs, read):
+        for piece in _pieces(specs, read, metadata):
             digest.update(piece)
             file.write(piece)
     return {"file": path.name, "sha256": digest.hexdigest()}
@@ -68,11 +73,11 @@ def component_specs(module: nn.Module, dtype: torch.dtype | None = None) -> Spec
     }
 
 
-def _pieces(specs: Specs, read: Callable[[str], Tensor]) -> Iterator[Any]:
+def _pieces(specs: Specs, read: Callable[[str], Tensor], metadata: Mapping[str, str] | None = None) -> Iterator[Any]:
     """The bytes of a safetensors file, piece by piece."""
     # Header: the widest numbers first, so that every tensor is aligned.
     keys = sorted(specs, key=lambda key: (-specs[key][1].itemsize, key))
-    header: dict[str, Any] = {}
+    header: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     start = 0
     for key in keys:
         shape, dtype = specs[key]

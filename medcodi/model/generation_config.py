@@ -29,6 +29,7 @@ ORDERS = {
 SAMPLING_FIELDS = (
     "sampler", "num_inference_steps", "guidance_scale", "environment_guidance_scale", "order", "sequence", "lag",
 )  # fmt: skip
+MIN_WATERMARKED_SIDE = 64  # pixels: the band of the watermark needs 52
 RENAMED = {"joint_guidance_scale": "environment_guidance_scale"}  # keys of version 0.1, which are still read
 # Chosen by measurement: docs/PERFORMANCE.md, "Few steps". A preset leaves guidance and order to the model.
 PRESETS: dict[str, dict[str, Any]] = {
@@ -70,6 +71,7 @@ class GenerationConfig:
         lag: Of ``staggered``, the steps by which a target follows the one before it. None: half of all steps.
         joint: False: the targets do not hear each other (an ablation).
         student: Few steps without guidance, by the students of stage ``distil``; of several targets one after the other.
+        watermark: Mark films invisibly (docs/PRIVACY.md). A model's own config cannot turn it on: a reader study must stay blind.
     """
 
     preset: str | None = None
@@ -84,6 +86,7 @@ class GenerationConfig:
     student: Annotated[bool, Field(exclude_if=lambda value: not value)] = (
         False  # left out of files where it is not used
     )
+    watermark: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
     _old_names = model_validator(mode="before")(read_old_names)
 
@@ -150,16 +153,22 @@ class GenerationConfig:
         if filled["order"] != defaults.order:
             filled |= {name: own[name] for name in ("sequence", "lag")}
         student = self.student or preset.get("student", False)
-        return GenerationConfig(**filled, joint=self.joint, student=student)
+        return GenerationConfig(**filled, joint=self.joint, student=student, watermark=self.watermark)
 
     def resolved(self, model: MedCoDi) -> GenerationConfig:
         """The values that ``model`` samples with: no preset, and no None but a ``sequence`` or ``lag`` of the order's own.
 
         Raises:
-            PromptError: If the model's noise schedule has fewer steps, its order does not have the sequence or lag that is given, or
-                it has no students, or students of other steps.
+            PromptError: If the model's noise schedule has fewer steps, its order does not have the sequence or lag that is given,
+                it has no students, or students of other steps, or its films are too small for a watermark.
         """
-        resolved = self.filled_by(model.config.generation)
+        resolved, size = self.filled_by(model.config.generation), model.config.image_size
+        if resolved.watermark and size < MIN_WATERMARKED_SIDE:
+            raise PromptError(
+                f"a watermark of films of {size} pixels",
+                expected=f"films of at least {MIN_WATERMARKED_SIDE} pixels",
+                fix="leave watermark out: PNG and DICOM files are marked in their metadata anyway",
+            )
         if resolved.student:
             return self._as_student(model.config.student)
         limit, num_steps = model.config.schedule.num_train_timesteps, resolved.num_inference_steps or 1
@@ -186,7 +195,8 @@ class GenerationConfig:
                     expected=f"{name} {value}",
                     fix=f"leave {name} out, or choose another preset",
                 )
-        return GenerationConfig(**fixed, environment_guidance_scale=1.0, sequence=self.sequence, student=True)
+        others = {"sequence": self.sequence, "watermark": self.watermark}
+        return GenerationConfig(**fixed, **others, environment_guidance_scale=1.0, student=True)
 
     def ordered(self, order: str | None) -> GenerationConfig:
         """The same in another order (None: as it is), without a sequence or lag that this order does not have."""

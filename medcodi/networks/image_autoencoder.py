@@ -98,8 +98,8 @@ class ImageAutoencoder(Autoencoder):
 
     def reconstruction_terms(
         self, images: Tensor, noise: Tensor, *, edge_scales: int, hard_share: float
-    ) -> dict[str, Tensor]:
-        """Terms ``[B]`` of the reconstruction loss of ``[B, 1, H, W]``, in units of the [-1, 1] range.
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        """Terms ``[B]`` of the reconstruction loss of ``[B, 1, H, W]``, in units of the [-1, 1] range, and the posteriors' mean.
 
         ``l1``; ``edges``, of gradients; ``hard``, l1 over the worst ``hard_share`` of the pixels; ``kl`` per latent element; and
         ``psnr`` in dB, without gradient.
@@ -113,13 +113,14 @@ class ImageAutoencoder(Autoencoder):
         error = (decoded - x).abs().flatten(1)  # [B, pixels]
         num_worst = max(1, round(hard_share * error.shape[1]))
         mse = (0.5 * (decoded.detach() - x)).square().flatten(1).mean(1).clamp(min=1e-10)  # of the [0, 1] range
-        return {
+        terms = {
             "l1": error.mean(1),
             "edges": edge_difference(decoded, x, edge_scales),
             "hard": error.topk(num_worst, dim=1).values.mean(1),
             "kl": kl_to_standard_normal(mean, logvar).flatten(1).mean(1),
             "psnr": -10.0 * torch.log10(mse),
         }
+        return terms, mean
 
 
 def edge_difference(a: Tensor, b: Tensor, num_scales: int) -> Tensor:

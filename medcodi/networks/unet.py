@@ -190,7 +190,7 @@ class UNet(nn.Module):
                 skips.append(width)
 
         # The middle.
-        deepest = widths[-1]
+        self.middle_channels = deepest = widths[-1]
         self.middle_in = layers.residual(deepest, deepest, time_dim)
         self.middle_attention = AttentionBlock(
             deepest, context_dim=context_dim, num_heads=config.num_heads, num_groups=config.num_groups

@@ -38,6 +38,7 @@ class AssociationServer:
     def _associated(self, instances: Sequence[Instance]) -> Association:
         from pynetdicom import AE
 
+        # Propose every kind of object, uncompressed; the server accepts or refuses each kind.
         entity = AE(ae_title=self.address.calling)
         entity.connection_timeout = _CONNECT_S
         entity.acse_timeout = entity.dimse_timeout = entity.network_timeout = _ANSWER_S
@@ -47,6 +48,7 @@ class AssociationServer:
         association = entity.associate(self.address.host, self.address.port, ae_title=self.address.called)
         if association.is_established:
             return association
+        # A rejection is an answer, and would be the same again; everything else may be a network or a server that is away.
         if association.is_rejected:
             raise ServerError(
                 f"{self.address.text} rejects the association of {self.address.calling} with {self.address.called}",
@@ -65,6 +67,7 @@ class AssociationServer:
             answer = None
         if answer is None or "Status" not in answer:
             raise self._unreachable("lost the association", fix="check the network, and that it runs")
+        # Out of resources is temporary; every other failure is of this instance.
         status = int(answer.Status)
         if is_busy(status):
             error = self._unreachable(f"cannot store now: {refusal(status)}", fix="check its disk and log")

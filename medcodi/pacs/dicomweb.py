@@ -13,7 +13,7 @@ from medcodi.pacs.servers import Address, Instance, ServerError, UnreachableErro
 
 if TYPE_CHECKING:
     from pydicom import Dataset
-    from requests import HTTPError, Session
+    from requests import HTTPError, Response, Session
 
 TOKEN = "MEDCODI_DICOM_TOKEN"  # environment variable with a bearer token
 _TIMEOUT_S = (10.0, 120.0)  # to connect, and between two packets of an answer
@@ -48,6 +48,7 @@ class DicomWebServer:
         import pydicom
         from requests import HTTPError
 
+        # One request; a refused one may say in its body what holds of each instance.
         datasets = [pydicom.dcmread(instance.path) for instance in instances]
         with self._calling():
             try:
@@ -130,7 +131,7 @@ class DicomWebServer:
 
     def _raise_for_all(self, error: HTTPError) -> None:
         """Raise where a status is not about single instances."""
-        status = error.response.status_code
+        status = _response(error).status_code
         if status in _BUSY:
             raise self._unreachable(_words(error), answered=True) from None
         if status in _LOCKED_OUT:
@@ -180,12 +181,17 @@ def _session() -> Session:
     return session
 
 
+def _response(error: HTTPError) -> Response:
+    assert error.response is not None  # raised by raise_for_status
+    return error.response
+
+
 def _answer(error: HTTPError) -> Dataset | None:
     """Answers for each instance in the body of a refused store; None where it says nothing."""
     from pydicom import Dataset
 
     try:
-        body = error.response.json()
+        body = _response(error).json()
         answer = Dataset.from_json(body[0] if isinstance(body, list) else body)
     except Exception:  # HTML, XML or text of any kind
         return None
@@ -194,6 +200,6 @@ def _answer(error: HTTPError) -> Dataset | None:
 
 def _words(error: HTTPError) -> str:
     """Status, reason and the beginning of the body of a server's answer."""
-    response = error.response
+    response = _response(error)
     body = " ".join(response.text.split())[:_MAX_ANSWER]
     return f"HTTP {response.status_code} {response.reason or ''}".rstrip() + (f" ({body})" if body else "")

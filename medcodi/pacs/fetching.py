@@ -58,11 +58,12 @@ def fetch(url: str, study: str, folder: str | Path) -> FetchedStudy:
     """
     address, folder = _web_address(url), Path(folder)
     if len(study) > 64 or not _UID.fullmatch(study):
-        raise DataError(
+        raise DataError(  # it becomes a part of addresses
             f"{study[:80]!r} is no Study Instance UID", expected="numbers and points, such as 1.2.840.113619.2.5"
         )
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another folder")
+    # List the study, then fill the folder, which appears whole.
     server = DicomWebServer(address)
     listed = server.instances(study)
     if not listed:
@@ -98,6 +99,7 @@ def _fill(staging: Path, server: DicomWebServer, study: str, listed: list[Datase
     """Retrieve instance by instance: at most one is in memory."""
     fetched, record = FetchedStudy(), {}
     reports: list[Dataset] = []
+    # Films and reports, in a viewer's order.
     for row in sorted(listed, key=_place):
         instance, is_report = str(row.SOPInstanceUID), str(row.get("SOPClassUID", "")).startswith(SR_CLASSES)
         kind = str(row.get("Modality", "") or "").upper()
@@ -115,6 +117,7 @@ def _fill(staging: Path, server: DicomWebServer, study: str, listed: list[Datase
             reports.append(dataset)
         elif header := _film(dataset, staging, fetched):
             record = {**dict(_fields(header)), **record}
+    # The report as text, and the record of the films' tags.
     if text := _report({str(row.SOPInstanceUID) for row in listed}, reports, fetched):
         fetched.files[REPORT] = staging / f"{REPORT}.txt"
         atomic.write_text(fetched.files[REPORT], text + "\n")
@@ -154,6 +157,7 @@ def _film(dataset: Dataset, staging: Path, fetched: FetchedStudy) -> DicomHeader
 
 def _report(listed: set[str], reports: list[Dataset], fetched: FetchedStudy) -> str:
     """The text of the report to be used; notes the others, and images that it refers to and that the server lacks."""
+    # Those with a text before those without, verified ones before others.
     texts = [(report_text(report), report) for report in reports]
     texts.sort(key=lambda pair: (not pair[0], pair[1].get("VerificationFlag") != "VERIFIED"))
     for text, report in texts[1:] if texts and texts[0][0] else texts:

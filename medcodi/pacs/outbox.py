@@ -38,17 +38,11 @@ OUTBOX = JobKind(
 
 @dataclass(frozen=True, kw_only=True)
 class OutgoingStudy:
-    """A study in an outbox.
+    """A study in an outbox."""
 
-    Attributes:
-        shard: Its name in the outbox.
-        study: Study Instance UID.
-        instances: Its files, in the order in which they are sent: a report after the images that it refers to.
-    """
-
-    shard: str
-    study: str
-    instances: tuple[Instance, ...]
+    shard: str  # its name there
+    study: str  # Study Instance UID
+    instances: tuple[Instance, ...]  # in the order of sending: a report after the images that it refers to
 
 
 class Outbox:
@@ -72,7 +66,7 @@ class Outbox:
             pass
 
     def add(self, objects: Mapping[str, Dataset]) -> bool:
-        """Write the DICOM objects of one study, whole or not at all; False: they are here already.
+        """Write the DICOM objects of one study, whole or not at all; False: they are here already, undamaged.
 
         Args:
             objects: Name -> object, in the order in which they are to be sent.
@@ -81,7 +75,7 @@ class Outbox:
             DataError: If they are of several studies, a report refers to images that are not among them, or the folder cannot be
                 written.
         """
-        # Check before anything is written.
+        # One study, and every image that its reports refer to.
         studies = {str(dataset.StudyInstanceUID) for dataset in objects.values()}
         if len(studies) != 1:
             raise DataError(f"objects of {len(studies)} studies", expected="those of one study")
@@ -96,10 +90,12 @@ class Outbox:
         # The same study with other objects, such as a PDF, is another shard.
         objects_hash = sha256(" ".join(sorted(instances)).encode()).hexdigest()[:8]
         shard = f"studies/{studies.pop()}-{objects_hash}"
-        if self._job.record(shard) is not None:
+        record = self._job.record(shard)
+        if record is not None and not self._job.damage(shard, record):
             return False
         self.open()
 
+        # The files and their hashes; the record comes last and vouches for them.
         def fill(folder: Path) -> dict[str, Any]:
             rows = {}
             for name, dataset in objects.items():
@@ -109,7 +105,7 @@ class Outbox:
                 rows[name] = {"file": path.name, **file_row(path), **uids}
             return {"study": str(dataset.StudyInstanceUID), "files": rows}
 
-        self._job.write(shard, fill)
+        self._job.write(shard, fill, replace=True)  # a damaged one
         return True
 
     def studies(self) -> list[OutgoingStudy]:
@@ -178,14 +174,8 @@ class Outbox:
         try:
             values = json.loads(self._receipt(address, study.shard).read_text(encoding="utf-8"))
             stored, refused = dict(values["stored"]), dict(values["refused"])
-        except (
-            OSError,
-            ValueError,
-            KeyError,
-            TypeError,
-            RecursionError,
-        ):  # none, or unreadable: sent again, which does no harm
-            stored, refused = {}, {}
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            stored, refused = {}, {}  # none, or unreadable: sent again, which does no harm
         return Receipt(stored=stored, refused=refused)
 
     def write_receipt(self, address: Address, study: OutgoingStudy, receipt: Receipt) -> None:
@@ -203,15 +193,10 @@ class Outbox:
 
 @dataclass(frozen=True, kw_only=True)
 class Receipt:
-    """Answers of a server to the instances of one study.
+    """Answers of a server to the instances of one study."""
 
-    Attributes:
-        stored: SOP instance UID -> when the server confirmed it.
-        refused: SOP instance UID -> why it was refused; it stays in the outbox.
-    """
-
-    stored: dict[str, str]
-    refused: dict[str, str]
+    stored: dict[str, str]  # SOP instance UID -> when the server confirmed it
+    refused: dict[str, str]  # SOP instance UID -> why it was refused; it stays in the outbox
 
     def note(self, sop_instance: str, problem: str) -> None:
         """Take down one answer."""
@@ -220,6 +205,12 @@ class Receipt:
             self.refused[sop_instance] = problem
         else:
             self.stored[sop_instance] = datetime.now(UTC).isoformat(timespec="seconds")
+
+    def take_over(self, confirmed: Mapping[str, str], study: OutgoingStudy) -> None:
+        """Take what is confirmed of this study by the receipts of others."""
+        for instance in study.instances:
+            if instance.sop_instance in confirmed:
+                self.stored.setdefault(instance.sop_instance, confirmed[instance.sop_instance])
 
     def unsent(self, study: OutgoingStudy) -> list[Instance]:
         """The instances that the server has not confirmed."""

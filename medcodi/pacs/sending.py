@@ -6,8 +6,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
-from medcodi.pacs.outbox import Outbox, OutgoingStudy, Receipt
-from medcodi.pacs.servers import Address, Server, ServerError, UnreachableError, connect, read_address
+from medcodi.pacs.outbox import Outbox, OutgoingStudy
+from medcodi.pacs.servers import Address, Server, UnreachableError, read_address
 
 RETRY_S = 60.0  # how long a server that is away is tried again
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
@@ -15,19 +15,14 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 
 @dataclass(kw_only=True)
 class Delivery:
-    """Outcome of one sending.
+    """Outcome of one sending."""
 
-    Attributes:
-        studies: Studies in the outbox.
-        sent: Instances that the server confirmed now.
-        before: Instances that it had confirmed before.
-        problems: Study Instance UID -> why an instance of it stays in the outbox, in words.
-    """
-
-    studies: int = 0
-    sent: int = 0
-    before: int = 0
-    problems: dict[str, str] = field(default_factory=dict)
+    studies: int = 0  # in the outbox
+    sent: int = 0  # instances that the server confirmed now
+    before: int = 0  # instances that it had confirmed before
+    problems: dict[str, str] = field(
+        default_factory=dict
+    )  # Study Instance UID -> why an instance of it stays in the outbox
 
 
 def send(
@@ -58,63 +53,71 @@ def send(
         MissingExtraError: If a package is not installed.
     """
     address = read_address(to)
-    server, delivery, patience = connect(address), Delivery(), _Patience(retry_s)
     studies = outbox.studies()
-    delivery.studies = len(studies)
+    sending = _Sending(outbox, address, connect(address), _Patience(retry_s), Delivery(studies=len(studies)))
     with outbox.sending(address):
+        # An instance may be in several studies of the outbox: a sample, and the same sample with a PDF.
+        for study in studies:
+            sending.confirmed |= outbox.receipt(address, study).stored
         for number, study in enumerate(studies):
             if on_progress is not None:
                 on_progress(number, len(studies))
-            _send_study(outbox, study, address, server, delivery, patience)
+            sending.send(study)
         if on_progress is not None:
             on_progress(len(studies), len(studies))
-    return delivery
+    return sending.delivery
 
 
-def _send_study(
-    outbox: Outbox, study: OutgoingStudy, address: Address, server: Server, delivery: Delivery, patience: _Patience
-) -> None:
-    receipt = outbox.receipt(address, study)
-    delivery.before += len(study.instances) - len(receipt.unsent(study))
-    # A file that the disk has changed would arrive as another image.
-    if receipt.unsent(study) and (damage := outbox.damage(study)):
-        delivery.problems[study.study] = damage
-        return
-    attempted: set[str] = set()
-    while waiting := [instance for instance in receipt.unsent(study) if instance.sop_instance not in attempted]:
-        try:
-            for sop_instance, problem in server.store(waiting):
-                receipt.note(sop_instance, problem)
-                attempted.add(sop_instance)
-                delivery.sent += not problem
-                patience.renew()
-            break
-        except UnreachableError as error:
-            if patience.wait():
-                continue
-            # A server that answers may fail on this study alone; a second study decides.
-            delivery.problems[study.study] = error.failed
-            if not error.answered or patience.exhausted(study.study):
-                raise _resumable(error, outbox, address) from None
+@dataclass
+class _Sending:
+    outbox: Outbox
+    address: Address
+    server: Server
+    patience: _Patience
+    delivery: Delivery
+    confirmed: dict[str, str] = field(default_factory=dict)  # SOP instance UID -> when the server confirmed it
+
+    def send(self, study: OutgoingStudy) -> None:
+        """Send what is missing of one study; problems are noted, a server that stays away is raised."""
+        receipt = self.outbox.receipt(self.address, study)
+        receipt.take_over(self.confirmed, study)
+        unsent = receipt.unsent(study)
+        self.delivery.before += len(study.instances) - len(unsent)
+        # A file that the disk has changed would arrive as another image.
+        if unsent and (damage := self.outbox.damage(study)):
+            self.delivery.problems[study.study] = f"{damage}; generate it again: the same request and seed replace it"
             return
-        finally:
-            _write(outbox, address, study, receipt)
-    if receipt.refused:
-        first = next(iter(receipt.refused.values()))
-        delivery.problems[study.study] = f"{len(receipt.refused)} of {len(study.instances)} instances refused: {first}"
+        # Each round sends what has no answer yet; a lost connection begins another round.
+        while unsent:
+            try:
+                for sop_instance, problem in self.server.store(unsent):
+                    unsent = [instance for instance in unsent if instance.sop_instance != sop_instance]
+                    receipt.note(sop_instance, problem)
+                    self.delivery.sent += not problem
+                    self.patience.renew()
+                break
+            except UnreachableError as error:
+                if not self.patience.wait():
+                    self._give_up(study, error)
+                    return
+            finally:
+                if receipt.stored or receipt.refused:
+                    self.outbox.write_receipt(self.address, study, receipt)
+        self.confirmed |= receipt.stored
+        if receipt.refused:
+            first, number = next(iter(receipt.refused.values())), len(receipt.refused)
+            self.delivery.problems[study.study] = f"{number} of {len(study.instances)} instances refused: {first}"
 
-
-def _write(outbox: Outbox, address: Address, study: OutgoingStudy, receipt: Receipt) -> None:
-    if receipt.stored or receipt.refused:
-        outbox.write_receipt(address, study, receipt)
-
-
-def _resumable(error: ServerError, outbox: Outbox, address: Address) -> UnreachableError:
-    return UnreachableError(
-        error.failed,
-        expected=error.expected,
-        fix=f"{error.fix}, then medcodi dicom send {outbox.root} --to {address.text}: everything is in the outbox",
-    )
+    def _give_up(self, study: OutgoingStudy, error: UnreachableError) -> None:
+        """Note the study; raise where the server is away, or answers but fails on a second study in a row."""
+        self.delivery.problems[study.study] = error.failed
+        if not error.answered or self.patience.exhausted(study.study):
+            resume = f"medcodi dicom send {self.outbox.root} --to {self.address.text}"
+            raise UnreachableError(
+                error.failed,
+                expected=error.expected,
+                fix=f"{error.fix}, then {resume}: everything is in the outbox",
+            ) from None
 
 
 class _Patience:
@@ -145,3 +148,14 @@ class _Patience:
         """Whether this is the second study that was given up."""
         self.failed.add(study)
         return len(self.failed) > 1
+
+
+def connect(address: Address) -> Server:
+    """The client for an address; the server is called when it is used."""
+    if address.scheme == "dicom":
+        from medcodi.pacs.association import AssociationServer
+
+        return AssociationServer(address)
+    from medcodi.pacs.dicomweb import DicomWebServer
+
+    return DicomWebServer(address)

@@ -1,4 +1,4 @@
-"""Addresses of DICOM servers, what a server can answer to an instance, and the two kinds of servers behind one face."""
+"""Addresses of DICOM servers, and what a server can answer to an instance."""
 
 from __future__ import annotations
 
@@ -26,33 +26,22 @@ class ServerError(MedCoDiError):
 
 
 class UnreachableError(ServerError):
-    """A server that is away, or too busy: the same command may succeed later.
-
-    Attributes:
-        answered: The server is there, and answered that it cannot serve this now.
-    """
+    """A server that is away, or too busy: the same command may succeed later."""
 
     exit_code = 3
-    answered: bool = False
+    answered: bool = False  # it is there, and answered that it cannot serve this now
 
 
 @dataclass(frozen=True, kw_only=True)
 class Address:
-    """Address of a server.
+    """Address of a server."""
 
-    Attributes:
-        text: As it was given, without a final slash: the server's name in receipts and messages.
-        scheme: ``http``, ``https`` (DICOMweb) or ``dicom`` (C-STORE).
-        called: Title of the server's application entity; "" of DICOMweb.
-        calling: Title by which we call it.
-    """
-
-    text: str
-    scheme: str
+    text: str  # as it was given, without a final slash: the server's name in receipts and messages
+    scheme: str  # http, https (DICOMweb) or dicom (C-STORE)
     host: str
     port: int | None = None
-    called: str = ""
-    calling: str = CALLING_TITLE
+    called: str = ""  # title of the server's application entity; "" of DICOMweb
+    calling: str = CALLING_TITLE  # title by which we call it
 
     @property
     def key(self) -> str:
@@ -89,6 +78,7 @@ def read_address(text: str) -> Address:
         ServerError: If it is no address of a DICOM server, or holds a password.
         MissingExtraError: If the package is not installed.
     """
+    # Parts that every address has.
     try:
         parts = urlsplit(text)
         port = parts.port
@@ -96,6 +86,7 @@ def read_address(text: str) -> Address:
         raise _invalid(text, str(error)) from None
     if parts.scheme not in _PACKAGES or not parts.hostname or parts.query or parts.fragment:
         raise _invalid(text)
+    # Titles of C-STORE are in it; passwords are not.
     text, called, calling = text.rstrip("/"), "", CALLING_TITLE
     if parts.scheme == "dicom":
         called, calling = parts.path.strip("/"), parts.username or CALLING_TITLE
@@ -118,17 +109,6 @@ def _invalid(text: str, why: str = "") -> ServerError:
         expected=_EXPECTED,
         fix="ask who runs the server for its DICOMweb address, or for host, port and title (AET) of its C-STORE",
     )
-
-
-def connect(address: Address) -> Server:
-    """The client for an address; the server is called when it is used."""
-    if address.scheme == "dicom":
-        from medcodi.pacs.association import AssociationServer
-
-        return AssociationServer(address)
-    from medcodi.pacs.dicomweb import DicomWebServer
-
-    return DicomWebServer(address)
 
 
 # ---- what a server answers to an instance ----------------------------------------------------------------------------

@@ -1,10 +1,10 @@
-"""Charts as SVG text: lines, intervals (forest), values between floor and ceiling."""
+"""Charts as SVG text: lines, intervals (forest), ROC of each reader, accuracy by trial."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypedDict
+from typing import Any, Literal, TypedDict
 
 from medcodi.pages.svg import BLUE, DASHES, GREEN, GREY, GRID, INK, ORANGE, RED, ROW, SERIES, SOFT, Axis, Canvas
 
@@ -155,59 +155,79 @@ def forest_chart(
     return canvas.svg(bottom + (42 if x_label else 24))
 
 
-@dataclass(frozen=True, kw_only=True)
-class Range:
-    """A value between its floor and its ceiling."""
-
-    label: str  # at the left; neighbours with the same label share it
-    value: float  # the value and its interval
-    low: float | None = None
-    high: float | None = None
-    floor: float | None = None  # what it stands between; None: not drawn
-    ceiling: float | None = None
-    legible: float | None = None  # what a reader of the prompts alone reaches; None: not drawn
-    series: int = 0  # index of the colour
-
-
-def range_chart(title: str, rows: Sequence[Range], names: Sequence[str] = ()) -> str:
-    """Rows of: floor (ring), interval (bar) with the value (dot), ceiling (green line), a pale band between.
+# ---- of reader studies -------------------------------------------------------------------------------------------------
+def roc_chart(title: str, curves: Mapping[str, Sequence[Sequence[float]]], areas: Mapping[str, float | None]) -> str:
+    """ROC curves with the diagonal of guessing.
 
     Args:
         title: Above the chart.
-        rows: From top to bottom.
-        names: Of the series, for the legend, where there are several.
+        curves: Reader -> (false positive rate, true positive rate), in order.
+        areas: Reader -> area under its curve, for the legend.
     """
-    left, right, top = 224.0, 568.0, 46.0
-    bottom = top + ROW * len(rows)
-    marks = [v for r in rows for v in (r.value, r.low, r.high, r.floor, r.ceiling, r.legible) if v is not None]
-    axis = Axis.around(marks, left, right)
-    canvas = Canvas(right + 16, title)
-    for tick in axis.ticks():
-        canvas.line(axis(tick), top - 6, axis(tick), bottom - 4, GRID)
-        canvas.text(axis(tick), top - 10, f"{tick:g}", anchor="middle", colour=SOFT, size=11)
+    size, left, top = 320.0, 56.0, 28.0
+    x_axis, y_axis = Axis(0, 1, left, left + size), Axis(0, 1, top + size, top)
+    canvas = Canvas(left + size + 220, title, title_x=left)
 
-    # From back to front: band, floor, ceiling, legible, interval, value.
-    for index, row in enumerate(rows):
-        y, colour = top + ROW * (index + 0.5), SERIES[row.series % len(SERIES)]
-        if index == 0 or rows[index - 1].label != row.label:
-            canvas.text(0, y + 4, row.label)
-        if row.floor is not None and row.ceiling is not None:
-            start, end = sorted((axis(row.floor), axis(row.ceiling)))
-            canvas.rectangle(start, y - 7, end - start, 14, "#eef2f7")
-        if row.floor is not None:
-            canvas.circle(axis(row.floor), y, 3.6, "#fff", outline=SOFT)
-        if row.ceiling is not None:
-            canvas.line(axis(row.ceiling), y - 8, axis(row.ceiling), y + 8, GREEN, width=2.5)
-        if row.legible is not None:
-            canvas.diamond(axis(row.legible), y, 5, "#fff", outline=GREEN)
-        if row.low is not None and row.high is not None:
-            canvas.line(axis(row.low), y, axis(row.high), y, colour, width=5, opacity=0.35)
-        canvas.circle(axis(row.value), y, 4.2, colour, tip=f"{row.label}: {row.value:.3g}")
+    # Grid, tick labels and the diagonal.
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        canvas.line(x_axis(tick), top, x_axis(tick), top + size, GRID)
+        canvas.line(left, y_axis(tick), left + size, y_axis(tick), GRID)
+        canvas.text(x_axis(tick), top + size + 17, f"{tick:g}", anchor="middle", colour=SOFT)
+        canvas.text(left - 8, y_axis(tick) + 4, f"{tick:g}", anchor="end", colour=SOFT)
+    canvas.line(x_axis(0), y_axis(0), x_axis(1), y_axis(1), GREY, dash="4 3")
 
-    # Legend: the names side by side.
-    x = left
-    for index, name in enumerate(names):
-        canvas.circle(x, bottom + 12, 4, SERIES[index % len(SERIES)])
-        canvas.text(x + 9, bottom + 16, name)
-        x += 30 + 7 * len(name)
-    return canvas.svg(bottom + (20 if names else 6))
+    # One curve a reader, with its name and area beside the chart.
+    for index, (name, points) in enumerate(curves.items()):
+        colour, y = SERIES[index % len(SERIES)], top + 16 + ROW * index
+        pixels = [(x_axis(x), y_axis(y)) for x, y in points]
+        canvas.path(pixels, colour, width=2)
+        for pixel in pixels[1:-1]:
+            canvas.circle(*pixel, 2.6, colour)
+        area = areas.get(name)
+        canvas.rectangle(left + size + 22, y - 9, 14, 4, colour)
+        canvas.text(left + size + 44, y, name + ("" if area is None else f", area {area:.2f}"))
+    canvas.text(
+        left + size / 2, top + size + 38, "real called generated (1 - specificity)", anchor="middle", colour=SOFT
+    )
+    canvas.text(
+        16, top + size / 2, "generated called generated (sensitivity)", anchor="middle", colour=SOFT, upward=True
+    )
+    return canvas.svg(top + size + 50)
+
+
+def trial_chart(title: str, blocks: Sequence[Mapping[str, Any]]) -> str:
+    """Accuracy with intervals over blocks of trials, and the median time of an answer below.
+
+    Args:
+        title: Above the chart.
+        blocks: Each with ``first`` and ``last`` trial, ``accuracy`` (value, low, high) and ``median_seconds``.
+    """
+    left, top, width, height = 56.0, 30.0, 520.0, 200.0
+    axis = Axis(0, 1, top + height, top)
+    canvas = Canvas(left + width + 20, title, title_x=left)
+
+    # Grid, with a dashed line at guessing.
+    for tick in (0, 0.25, 0.5, 0.75, 1):
+        canvas.line(left, axis(tick), left + width, axis(tick), GRID)
+        canvas.text(left - 8, axis(tick) + 4, f"{100 * tick:.0f} %", anchor="end", colour=SOFT)
+    canvas.line(left, axis(0.5), left + width, axis(0.5), GREY, dash="4 3")
+
+    # Blocks without an answer are left out, the others keep their places.
+    shown = [
+        (left + (index + 0.5) / len(blocks) * width, block, block["accuracy"])
+        for index, block in enumerate(blocks)
+        if block["accuracy"]["value"] is not None
+    ]
+    if shown:
+        canvas.path([(x, axis(accuracy["value"])) for x, _, accuracy in shown], BLUE, width=2)
+    for x, block, accuracy in shown:
+        if accuracy["low"] is not None:
+            canvas.line(x, axis(accuracy["low"]), x, axis(accuracy["high"]), BLUE, width=1.5)
+        canvas.circle(x, axis(accuracy["value"]), 4, BLUE)
+        canvas.text(x, top + height + 18, f"{block['first']} to {block['last']}", anchor="middle", colour=SOFT)
+        if block["median_seconds"] is not None:
+            canvas.text(x, top + height + 35, f"{block['median_seconds']:.1f} s", anchor="middle", colour=SOFT)
+    canvas.text(
+        left + width / 2, top + height + 54, "trials of each reader, and median time", anchor="middle", colour=SOFT
+    )
+    return canvas.svg(top + height + 62)

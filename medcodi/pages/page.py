@@ -14,17 +14,20 @@ import jinja2
 import numpy as np
 from PIL import Image
 
+from medcodi.data.images import png_info
 from medcodi.errors import DataError
 from medcodi.storage.atomic import write_text
 from medcodi.storage.ownership import refuse_foreign
+from medcodi.xmp import GENERATED, Mark
 
+_GENERATED = Mark(source_type=GENERATED)  # by whatever system a page shows
 TEMPLATES = Path(__file__).parent / "templates"
 # What proves that a page is ours: the generator in its head, or the style of pages from before it was there.
 _MARKS = (b'<meta name="generator" content="MedCoDi">', b"--ink:#1b2530")
 
 
-def image_data_uri(image: np.ndarray) -> str:
-    """A grey image ``[H, W]`` in [0, 1] as a PNG in a data URI.
+def image_data_uri(image: np.ndarray, *, generated: bool = False) -> str:
+    """A grey image ``[H, W]`` in [0, 1] as a PNG in a data URI; a generated one is marked as such, wherever it is saved.
 
     Raises:
         DataError: If it has not two dimensions.
@@ -32,7 +35,8 @@ def image_data_uri(image: np.ndarray) -> str:
     if image.ndim != 2:
         raise DataError(f"a picture of shape {image.shape}", expected="[H, W]")
     buffer = io.BytesIO()
-    Image.fromarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)).save(buffer, "PNG", optimize=True)
+    picture = Image.fromarray((np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8))
+    picture.save(buffer, "PNG", optimize=True, pnginfo=png_info(xmp=_GENERATED.packet()) if generated else None)
     return png_data_uri(buffer.getvalue())
 
 
@@ -60,7 +64,7 @@ class Cell:
     def uri(self) -> str:
         """The picture as a data URI."""
         assert not isinstance(self.value, str)
-        return image_data_uri(self.value)
+        return image_data_uri(self.value, generated=self.role == "generated")
 
 
 @dataclass(frozen=True, kw_only=True)

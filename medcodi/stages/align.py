@@ -56,6 +56,8 @@ class AlignStage(Stage):
     name = "align"
     Config = AlignConfig
     least_modalities = 2  # a pair
+    takes_low_rank = True
+    not_private = "InfoNCE compares every study with all others of its batch, so no gradient belongs to one patient"
     config: AlignConfig
 
     def __init__(self, model: MedCoDi, config: AlignConfig | None = None) -> None:

@@ -19,6 +19,7 @@ from medcodi.stages.dry_run import DryRun, image_reconstruction, record_reconstr
 from medcodi.stages.stage import Stage
 from medcodi.stages.statements import STATEMENTS, statement_loss, statement_truth
 from medcodi.stages.step import Step, Where, num_ranks
+from medcodi.stages.tower_features import TowerFeatures
 from medcodi.transfer import to_device
 
 if TYPE_CHECKING:
@@ -44,6 +45,8 @@ class AutoencodeConfig:
     edge_scales: int = 3  # resolutions it is taken at, each half the one before
     hard_weight: float = 0.0  # of the mean error over each image's worst pixels: small bright things are few pixels
     hard_share: float = 0.05  # share of the pixels that are the worst
+    # of holding the image latents to the aligned image tower's features (VA-VAE, arXiv 2501.01423); 0: not held
+    tower_weight: float = 0.0
     text_weight: float = 1.0  # of the reports' loss beside the images'
     beta: float = 0.1  # highest weight of the report latents' KL
     cycle_steps: int = 1000  # steps of one beta cycle (Fu et al., 2019)
@@ -59,7 +62,7 @@ class AutoencodeConfig:
     def _check(self) -> AutoencodeConfig:
         if not self.kinds:
             raise ValueError("kinds must name at least one of image, text, table")
-        images = (self.kl_weight, self.edge_weight, self.hard_weight)
+        images = (self.kl_weight, self.edge_weight, self.hard_weight, self.tower_weight)
         reports = (self.text_weight, self.beta, self.free_bits, self.side_weight, self.statement_weight)
         if min(*images, *reports, self.record_weight, self.record_beta) < 0:
             raise ValueError("weights, beta and free_bits must not be negative")
@@ -96,6 +99,10 @@ class AutoencodeStage(Stage):
             self.statements = nn.Linear(model.autoencoders["text"].latent_shape[0], len(STATEMENTS))
             for parameter in self.statements.parameters():
                 nn.init.zeros_(parameter)
+        self.tower: TowerFeatures | None = None  # what image latents are held to
+        if self.config.tower_weight and "image" in self.kinds:
+            self._check_tower()
+            self.tower = TowerFeatures(model.autoencoders["image"].latent_shape[0], model)
         crop = self.config.crop_size
         if "image" in self.kinds and crop is not None:
             factor, size = model.autoencoders["image"].config.factor, model.config.image_size
@@ -103,6 +110,20 @@ class AutoencodeStage(Stage):
                 raise TrainingError(
                     f"crop_size = {crop} does not fit", expected=f"a multiple of {factor}, at most {size} pixels"
                 )
+
+    def _check_tower(self) -> None:
+        """Refuse to hold latents to a tower that is untrained, that sees other pixels, or whose latents stay as they are."""
+        weight = f"tower_weight = {self.config.tower_weight}"
+        if "align" not in self.model.trained_stages:
+            raise TrainingError(
+                f"{weight} holds latents to the image tower, and the model has not been through 'align'",
+                fix="train 'align' first, and start from the model folder it wrote (init)",
+            )
+        if self.config.crop_size is not None or self.config.decoder_only:
+            raise TrainingError(
+                f"{weight} needs whole images and an encoder that is trained",
+                fix="leave crop_size and decoder_only out, or tower_weight=0",
+            )
 
     def parts(self) -> dict[str, list[nn.Module]]:
         """The autoencoder of each kind, or its decoder."""
@@ -148,7 +169,7 @@ class AutoencodeStage(Stage):
         images, weight = torch.cat(parts), torch.cat(weights)  # [N, 1, H, W], [N]
 
         # Reconstruct them, and weigh the terms, each [N].
-        terms = autoencoder.reconstruction_terms(
+        terms, latents = autoencoder.reconstruction_terms(
             images, torch.cat(noises), edge_scales=config.edge_scales, hard_share=config.hard_share
         )
         total = (
@@ -157,6 +178,13 @@ class AutoencodeStage(Stage):
             + config.hard_weight * terms["hard"]
             + config.kl_weight * terms["kl"]
         )
+
+        # Hold the latents, before they are drawn, to the features that the tower sees in the same images.
+        if self.tower is not None:
+            with torch.no_grad():
+                seen = self.model.encode_prompts(self._modalities("image", batch)[0], images)
+            terms["tower"] = self.tower.distance(latents, seen)
+            total = total + config.tower_weight * terms["tower"]
 
         # Average over the present images of the global batch.
         where = self._where("image", batch)

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
 import torch
 from torch import Tensor, nn
 
 from medcodi.config import config
 from medcodi.data.loading import Batch
 from medcodi.diffusion.objective import denoising_error
+from medcodi.errors import TrainingError
+from medcodi.modality import MODALITIES
+from medcodi.model import MedCoDi
+from medcodi.networks.attention import Context
+from medcodi.randomness import StepRandomness
 from medcodi.stages.dry_run import DryRun, denoising, frozen_encoding
-from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
+from medcodi.stages.encoded import DrawnPrompts, EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
 from medcodi.stages.stage import Stage
-from medcodi.stages.step import Step, draw_timesteps
+from medcodi.stages.step import Step, Where, draw_timesteps
+from medcodi.stages.tower_features import TowerFeatures
 from medcodi.transfer import to_device
 
 
@@ -22,12 +32,16 @@ class DiffuseConfig:
     targets: tuple[str, ...] = ()  # empty: every modality of the model
     drop_probability: float = 0.1  # of the null prompt, for guidance
     most_prompts: int | None = None  # at once; 1 is single-prompt training, None the paper's: any subset
+    # of holding the middle of an image's denoiser to the image tower's features of the clean image (REPA, arXiv 2410.06940); 0: not held
+    tower_weight: float = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_probability < 1:
             raise ValueError(f"drop_probability is {self.drop_probability}, expected a number in [0, 1)")
         if self.most_prompts is not None and self.most_prompts < 1:
             raise ValueError(f"most_prompts is {self.most_prompts}, expected at least 1, or nothing")
+        if not 0 <= self.tower_weight < float("inf"):
+            raise ValueError(f"tower_weight is {self.tower_weight}, expected a number that is not negative")
 
 
 class DiffuseStage(Stage):
@@ -37,7 +51,25 @@ class DiffuseStage(Stage):
     requires = ("autoencode", "align")
     Config = DiffuseConfig
     timed = True
+    takes_low_rank = True
+    not_private = None
     config: DiffuseConfig
+
+    def __init__(self, model: MedCoDi, config: DiffuseConfig | None = None) -> None:
+        super().__init__(model, config)
+        self.towers = nn.ModuleDict()  # of each image's denoiser that is held
+        if not self.config.tower_weight:
+            return
+        if model.config.context != "tokens":
+            raise TrainingError(
+                f"tower_weight = {self.config.tower_weight} needs the image tower's tokens, and the model's context is {model.config.context!r}",
+                fix="context: tokens in the model's config, or tower_weight=0",
+            )
+        for name in self.targets:
+            if MODALITIES[name].kind == "image":
+                denoiser: Any = model.denoisers[name]
+                channels = denoiser.middle_channels
+                self.towers[name] = TowerFeatures(channels, model, hidden=4 * channels)
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -66,26 +98,18 @@ class DiffuseStage(Stage):
         encoded, num_timesteps = encode_batch(self.model, batch), self.model.schedule.config["num_train_timesteps"]
         losses = []
         for target in self.targets:
-            # Noise the target at a timestep of each row's own.
-            t = draw_timesteps(step.draws, f"t/{target}", num_timesteps)
-            t = to_device(t, encoded.means[target].device)
-            x_t, training_target = noisy_latent(self.model, encoded, target, t, step.draws)
-
-            # Draw each row's prompts among its other modalities, and mix them into one context.
-            prompts = draw_training_prompts(
-                encoded,
-                (target,),
-                step.draws,
-                drop_probability=self.config.drop_probability,
-                most=self.config.most_prompts,
-            )
-            context = prompts.context(self.model, encoded)
-
             # Predict eps (or v); rows without the target do not count.
-            prediction = self.model.denoise({target: x_t}, t, context)[target]
-            error = denoising_error(prediction, training_target)  # [B]
-            loss = step.mean(error, lambda rows, name=target: rows.present[name], log=f"loss/{target}")
-            losses.append(loss)
+            inputs, prompts = self._denoising(encoded, target, step.draws)
+            with self._middle(target) as maps:
+                error = self._errors(target, inputs)  # [B]
+            where: Where = lambda rows, name=target: rows.present[name]  # noqa: E731
+            losses.append(step.mean(error, where, log=f"loss/{target}"))
+            # Hold the middle of the denoiser to the features that the tower sees in the clean image.
+            if maps:
+                tower: Any = self.towers[target]
+                distance = tower.distance(maps[0], encoded.prompts[target])  # [B]
+                losses.append(self.config.tower_weight * step.mean(distance, where))
+                step.mean(distance.detach(), where, log=f"tower/{target}")
 
             # Log it by the prompts that rows had, and by timestep.
             present = encoded.present[target]
@@ -94,3 +118,58 @@ class DiffuseStage(Stage):
             )
             step.log_timesteps(target, error, present, num_timesteps)
         return torch.stack(losses).sum()
+
+    def study_inputs(self, batch: Batch | EncodedBatch, draws: StepRandomness) -> dict[str, dict[str, Tensor]]:
+        """Target -> inputs of its denoiser, and whether each row has it."""
+        encoded = encode_batch(self.model, batch)
+        return {
+            target: {**self._denoising(encoded, target, draws)[0], "present": encoded.present[target]}
+            for target in self.targets
+        }
+
+    def study_losses(self, inputs: dict[str, dict[str, Tensor]]) -> Tensor:
+        """Sum over the targets that a study has of the mean squared error against eps (or v): ``[B]``."""
+        errors = {target: self._errors(target, tensors) for target, tensors in inputs.items()}
+        return torch.stack(
+            [torch.where(inputs[target]["present"], error, 0.0) for target, error in errors.items()]
+        ).sum(dim=0)
+
+    def _denoising(
+        self, encoded: EncodedBatch, target: str, draws: StepRandomness
+    ) -> tuple[dict[str, Tensor], DrawnPrompts]:
+        """Inputs of one target's denoiser and what it should predict, rows ``[B, ...]``; and the prompts of each row."""
+        # Noise the target at a timestep of each row's own.
+        t = draw_timesteps(draws, f"t/{target}", self.model.schedule.config["num_train_timesteps"])
+        t = to_device(t, encoded.means[target].device)
+        x_t, goal = noisy_latent(self.model, encoded, target, t, draws)
+
+        # Draw each row's prompts among its other modalities, and mix them into one context.
+        prompts = draw_training_prompts(
+            encoded,
+            (target,),
+            draws,
+            drop_probability=self.config.drop_probability,
+            most=self.config.most_prompts,
+        )
+        context = prompts.context(self.model, encoded)
+        weights = {} if context.log_weight is None else {"log_weight": context.log_weight}
+        return {"x_t": x_t, "t": t, "goal": goal, "tokens": context.tokens, **weights}, prompts
+
+    def _errors(self, target: str, inputs: dict[str, Tensor]) -> Tensor:
+        """The denoiser's error for each row, ``[B]``."""
+        context = Context(inputs["tokens"], inputs.get("log_weight"))
+        prediction = self.model.denoise({target: inputs["x_t"]}, inputs["t"], context)[target]
+        return denoising_error(prediction, inputs["goal"])
+
+    @contextmanager
+    def _middle(self, target: str) -> Iterator[list[Tensor]]:
+        """The output of the middle of a target's denoiser, ``[B, C, h, w]``, while it runs; nothing where it is not held."""
+        maps: list[Tensor] = []
+        if target not in self.towers:
+            yield maps
+            return
+        hook = self.model.denoisers[target].middle_out.register_forward_hook(lambda *call: maps.append(call[-1]))  # pyright: ignore
+        try:
+            yield maps
+        finally:
+            hook.remove()

@@ -6,11 +6,13 @@ from collections.abc import Iterable, Mapping
 from importlib import import_module
 from typing import TYPE_CHECKING, Any, ClassVar
 
+import torch
 from torch import Tensor, nn
 
 from medcodi.config import from_dict
 from medcodi.errors import ConfigError, TrainingError, one_of
-from medcodi.randomness import StepRandomness
+from medcodi.model.low_rank import LowRank, LowRankConfig
+from medcodi.randomness import StepRandomness, seed_from_keys
 from medcodi.stages.dry_run import DryRun
 from medcodi.stages.step import Accumulation, Features, Rows, Step, StepOutput
 
@@ -36,6 +38,9 @@ class Stage(nn.Module):
     requires: ClassVar[tuple[str, ...]] = ()  # stages that the model must have been through
     least_modalities: ClassVar[int] = 1  # of its needs, that studies must have for a validation to measure anything
     timed: ClassVar[bool] = False  # whether it draws timesteps, so that a validation can log losses by timestep
+    takes_low_rank: ClassVar[bool] = False  # whether low-rank changes can be trained in place of its weights
+    # Why no gradient belongs to one study, so that the stage cannot be made private; None: it defines study_inputs and study_losses.
+    not_private: ClassVar[str | None] = "it does not give the loss of each study alone"
 
     def __init__(self, model: MedCoDi, config: Any = None) -> None:
         """Take a model over: only the parts that this stage trains keep ``requires_grad``."""
@@ -49,10 +54,48 @@ class Stage(nn.Module):
             )
         self.model = model
         self.config = self.Config() if config is None else config
+        self.adapters = nn.ModuleDict()  # component -> its low-rank changes, where these are trained and no weights
         model.requires_grad_(False)
         for part in self.trained_parts():
             part.requires_grad_(True)
         self.train()
+
+    def train_low_rank(self, config: LowRankConfig, seed: int) -> None:
+        """Freeze the weights, and train a low-rank change of each linear layer and convolution among them.
+
+        Raises:
+            TrainingError: If the stage trains more than weights, or ``config.layers`` names none of its layers.
+        """
+        if not self.takes_low_rank:
+            raise TrainingError(
+                f"low_rank in stage {self.name!r}", expected="stage 'diffuse' or 'align'", fix="remove low_rank"
+            )
+        # The layers that the stage trains, by component; those of a model that is read lazily are read now.
+        self.model.load_components(self.components())
+        trained = {
+            component: [name for name, layer in module.named_modules() if _is_trained_layer(layer)]
+            for component, module in self.model.components().items()
+        }
+        names = sorted({name for layers in trained.values() for name in layers})
+        if unknown := [part for part in config.layers if not any(part in name for name in names)]:
+            raise TrainingError(
+                f"low_rank.layers names {unknown[0]!r}, which is part of no layer that stage {self.name!r} trains",
+                expected=f"parts of names such as {', '.join(names[:: max(1, len(names) // 4)][:5])}",
+                fix="correct low_rank.layers, or leave it out",
+            )
+
+        # One adapter for each component, the same on all ranks.
+        self.model.requires_grad_(False)
+        device = self.model.device
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed_from_keys("low rank", seed))
+            for component, layers in trained.items():
+                chosen = {name for name in layers if not config.layers or any(part in name for part in config.layers)}
+                if chosen:
+                    module = self.model.components()[component]
+                    adapter = LowRank(module, config.rank, chosen)
+                    self.adapters[component] = adapter if device.type == "cpu" else adapter.to(device)
+                    adapter.attach(module)
 
     # ---- what it trains, and on what ---------------------------------------------------------------------------
     def parts(self) -> dict[str, list[nn.Module]]:
@@ -128,8 +171,22 @@ class Stage(nn.Module):
         step.logs |= logs
         return loss
 
+    # ---- losses of single studies --------------------------------------------------------------------------------
+    def study_inputs(self, batch: Batch, draws: StepRandomness) -> Any:
+        """Inputs of each study's loss besides weights: a tree of tensors ``[B, ...]``, computed without gradient."""
+        raise NotImplementedError
+
+    def study_losses(self, inputs: Any) -> Tensor:
+        """The losses ``[B]`` of the studies of :meth:`study_inputs`, each a function of its own row; transformable by ``torch.func``."""
+        raise NotImplementedError
+
+    # ---- the end ---------------------------------------------------------------------------------------------------
     def finish(self, batches: Iterable[Batch]) -> None:
         """Work that remains once training is over, with some batches of training data; none by default."""
+
+
+def _is_trained_layer(layer: nn.Module) -> bool:
+    return isinstance(layer, nn.Linear | nn.Conv2d) and layer.weight.requires_grad
 
 
 def stage_class(name: str) -> type[Stage]:

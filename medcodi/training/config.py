@@ -11,9 +11,11 @@ from medcodi.config import config, to_dict
 from medcodi.data.dataset import read_info
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
+from medcodi.model.low_rank import LowRankConfig
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.recipes import find_recipe
 from medcodi.training.monitoring.config import TrackingConfig
+from medcodi.training.private.accounting import PrivacyConfig, check_low_rank
 
 VALIDATION_PHANTOMS = 512  # held-out phantoms, where a recipe names no number
 
@@ -232,6 +234,10 @@ class TrainConfig:
     num_workers: int = 0  # processes that read data ahead
     # folder of encoded studies, made at the first start; for diffuse and join. None: encode every batch
     cache: str | None = None
+    # diffuse and align: train low-rank changes of init (LoRA) in place of its weights; the run ends in adapter.safetensors
+    low_rank: LowRankConfig | None = None
+    # diffuse with low_rank: what the adapter may disclose of any one patient; None: no promise
+    privacy: PrivacyConfig | None = None
     compile: bool = False  # compile the networks' blocks: the first step takes minutes, later ones less time
     max_minutes: float | None = None  # save and exit cleanly after this time; resume with --resume latest
 
@@ -263,6 +269,7 @@ class TrainConfig:
             raise ValueError(
                 f"cache={self.cache!r}: stage {self.stage.name!r} trains what a cache would freeze; remove it"
             )
+        check_low_rank(self)
         if self.num_workers < 0:
             raise ValueError(f"num_workers is {self.num_workers}, must not be negative")
         if self.tracking.validate_every and self.validation is None:
@@ -307,4 +314,5 @@ class TrainConfig:
         chosen["batch"] = {"global_size": self.batch.global_size}
         chosen["cached"] = self.cache is not None  # encodings are rounded to half precision
         chosen["optimizer"] = {**values["optimizer"], "schedule_horizon": self.horizon}
+        chosen |= {key: values[key] for key in ("low_rank", "privacy") if values[key] is not None}
         return chosen

@@ -86,6 +86,8 @@ def _build(run: TrainConfig, config: ModelConfig) -> tuple[Stage, DryRun]:
     model = MedCoDi(config, empty_vocabularies(config))
     model.trained_stages = STAGES
     stage = build_stage(run.stage.name, model, run.stage.options)
+    if run.low_rank is not None:
+        stage.train_low_rank(run.low_rank, run.seed)
     return stage, stage.dry_run(cached=run.cache is not None)
 
 
@@ -249,6 +251,12 @@ def estimate(
     Raises:
         ConfigError: If the global batch cannot be divided over the GPUs, or there is no such model.
     """
+    if run.privacy is not None:
+        raise ConfigError(
+            "an estimate of a private run",
+            expected="a run without privacy: gradients of single patients are not counted",
+            fix="privacy=null estimates the same run without them",
+        )
     if run.batch.global_size % hardware.gpus:
         raise ConfigError(
             f"batch.global_size {run.batch.global_size} over {hardware.gpus} GPUs",

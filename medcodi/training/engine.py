@@ -143,12 +143,14 @@ class PlainEngine(Engine):
     def __init__(self, stage: Stage, config: TrainConfig, ranks: Ranks) -> None:
         check_plain(config, ranks)
         super().__init__(stage, config, ranks)
-        self._module: nn.Module = self.stage
-        if ranks.world_size > 1:
-            # Ranks may need different denoisers; this setting also keeps the buckets, and so the order of sums, the same.
-            self._module = DistributedDataParallel(stage, broadcast_buffers=False, find_unused_parameters=True)
+        self._module = self._parallel(stage) if ranks.world_size > 1 else self.stage
         self._optimizer = build_optimizer(stage, config.optimizer)
         self._scaler = torch.amp.GradScaler(ranks.device.type, enabled=config.precision == "fp16")
+
+    def _parallel(self, stage: Stage) -> nn.Module:
+        """The stage with an exchange of gradients in its backward pass."""
+        # Ranks may need different denoisers; this setting also keeps the buckets, and so the order of sums, the same.
+        return DistributedDataParallel(stage, broadcast_buffers=False, find_unused_parameters=True)
 
     def run_step(self, micro_batches: Sequence[Batch], randomness: Sequence[StepRandomness]) -> StepResult:
         """Forward and backward over the micro-batches, then one optimiser step."""
@@ -281,6 +283,12 @@ def check_engine(config: TrainConfig, ranks: Ranks, started_by: str) -> None:
     if chosen_engine(config, started_by) == "plain":
         check_plain(config, ranks)
         return
+    if config.low_rank is not None:
+        raise ConfigError(
+            "low_rank with DeepSpeed",
+            expected="the plain engine: low-rank changes are small, and need no ZeRO",
+            fix="engine.name=plain, or start with torchrun",
+        )
     check_deepspeed(config, ranks)
 
 

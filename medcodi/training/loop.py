@@ -135,8 +135,8 @@ class Loop:
         if stop is not None:
             run.announce(f"{stop}: saved at step {step}; resume with --resume latest")
         if stop is None or stop == Interrupts.TIME_IS_UP:  # a scheduler that sends a signal does not wait for the model
-            run_folder.write_model(config, run.folder, run.dataset, run.domain, run.ranks)
-            run.announce(f"model in {run.folder.model}")
+            result = run_folder.write_model(config, run.folder, run.dataset, run.domain, run.ranks)
+            run.announce(f"{'adapter' if config.low_rank is not None else 'model'} in {result}")
         return run.folder.root
 
     def batches(self) -> Iterator[StepBatches]:
@@ -150,7 +150,7 @@ class Loop:
         draws = [
             StepRandomness(seed=run.config.seed, step=step_batches.step, samples=batch.samples)
             for batch in step_batches.micro
-        ]
+        ] or [StepRandomness(seed=run.config.seed, step=step_batches.step, samples=())]  # of a step that drew nobody
         result = run.engine.run_step(step_batches.micro, draws)
         if result.skipped:
             self._report_skipped(step_batches, result)

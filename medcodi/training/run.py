@@ -29,11 +29,14 @@ from medcodi.training.faults import Watchdog
 from medcodi.training.fresh_model import changes_for_data
 from medcodi.training.monitoring.trackers import check_trackers
 from medcodi.training.optimizer import trained_parameters
+from medcodi.training.private.run_parts import PrivateParts, private_parts
 from medcodi.training.run_folder import RunFolder
 
 
 class Run:
     """The parts of one run on one rank, as they were left at the checkpoint that it resumes from."""
+
+    privacy: PrivateParts | None = None  # of a private run
 
     def __init__(
         self, config: TrainConfig, folder: RunFolder, ranks: Ranks, watchdog: Watchdog, resume: str | None
@@ -50,7 +53,8 @@ class Run:
         self._started_by = launcher(os.environ)
 
         # Refuse what cannot work before anything is read or built.
-        config.batch.accumulation(ranks.world_size)
+        if config.privacy is None:  # a private step has as many patients as are drawn
+            config.batch.accumulation(ranks.world_size)
         check_engine(config, ranks, self._started_by)
         if ranks.is_first:
             check_trackers(config.tracking)
@@ -68,6 +72,9 @@ class Run:
             self.announce(change)
         model = run_folder.start_model(config, folder, self.dataset, ranks)
         self.identity = run_folder.identity(config, folder, self.dataset)
+        self.privacy = private_parts(config, model, self.dataset, folder, ranks)
+        if self.privacy is not None:
+            self.identity["privacy"] |= self.privacy.identity
         saved = run_folder.checkpoint_to_resume(folder, resume, self.identity, self.announce)
         if saved is not None:
             self.start_step = saved.step
@@ -75,6 +82,8 @@ class Run:
 
         # The stage, and whether data and disk suffice for it.
         self.stage: Any = build_stage(config.stage.name, model, config.stage.options)
+        if config.low_rank is not None:
+            self.stage.train_low_rank(config.low_rank, config.seed)
         check_data(self.stage, self.dataset)
         if held_out is not None:
             held_out = self._checked(held_out)
@@ -86,12 +95,15 @@ class Run:
             self.dataset, held_out = from_cache(self.stage, config, self.dataset, held_out, ranks, watchdog)
         if saved is not None:
             run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
-        self.batches = self._global_batches(self.dataset)
+        self.batches = self._training_batches()
         self.validation = None if held_out is None else self._global_batches(held_out)
 
         # The engine moves the stage to its device, and divides it among ranks; the average is made of its shards.
         choose_attention(self.stage, config.precision, ranks.device)
-        self.engine: Engine = build_engine(self.stage, config, ranks, self._started_by)
+        if self.privacy is not None:
+            self.engine: Engine = self.privacy.engine(self.stage, config, ranks)
+        else:
+            self.engine = build_engine(self.stage, config, ranks, self._started_by)
         self.ema = Ema(self.engine.shards(), config.ema)
         run_folder.accept(config, folder, ranks)
         if saved is not None:
@@ -128,6 +140,11 @@ class Run:
         self.announce(f"validation of {' and '.join(present)} only: {reason}")
         return held_out
 
+    def _training_batches(self) -> GlobalBatches:
+        if self.privacy is None:
+            return self._global_batches(self.dataset)
+        return self.privacy.batches(self.dataset, self.config, self.ranks)
+
     def _global_batches(self, dataset: StudyDataset) -> GlobalBatches:
         return GlobalBatches(
             dataset,
@@ -142,10 +159,9 @@ class Run:
 
     def describe(self) -> str:
         """The run in one line."""
-        return (
-            f"stage {self.config.stage.name} in {self.folder.root}: {self.config.batch.describe(self.ranks.world_size)}; "
-            f"engine {describe_engine(self.config, self._started_by)}"
-        )
+        plain, private = self.config.batch, self.privacy
+        batch = plain.describe(self.ranks.world_size) if private is None else private.describe(self.config.steps)
+        return f"stage {self.config.stage.name} in {self.folder.root}: {batch}; engine {describe_engine(self.config, self._started_by)}"
 
     def announce(self, text: str) -> None:
         """Print a line, on the first rank."""
@@ -171,6 +187,8 @@ class Run:
             **observers,
             "micro_batches": self._micro_batches,
         }
+        if self.privacy is not None:
+            state["privacy"] = self.privacy.mechanism.spent(step)
         return Checkpoint(tensors, state)
 
     def _restore(self, saved: Checkpoint) -> None:
@@ -186,7 +204,8 @@ class Run:
     @property
     def _micro_batches(self) -> int:
         """Micro-batches in a global batch, those of all ranks."""
-        return self.config.batch.accumulation(self.ranks.world_size) * self.ranks.world_size
+        accumulation = 1 if self.privacy is not None else self.config.batch.accumulation(self.ranks.world_size)
+        return accumulation * self.ranks.world_size
 
     @property
     def micro_ratio(self) -> float:

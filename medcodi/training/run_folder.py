@@ -21,6 +21,7 @@ from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, TrainingError
 from medcodi.model import MedCoDi
+from medcodi.model.adapter import ADAPTER, Adapter, tensors_of, write_adapter
 from medcodi.model.files import read_index
 from medcodi.model.identity import tokenizer_hashes
 from medcodi.randomness import seed_from_keys
@@ -33,11 +34,11 @@ from medcodi.training.checkpoint import CHECKPOINTS, Checkpoint
 from medcodi.training.config import TrainConfig
 from medcodi.training.fresh_model import fresh_model_config, new_model
 
-CONFIG = "config.yaml"
+CONFIG, SECRET = "config.yaml", "privacy.secret"
 RUN = JobKind(
     name="a run",
     index_file="",  # older runs have none; config.yaml shows that the folder is a run's
-    own_patterns=("config.yaml", "start", "model", "log.jsonl", "samples", "summary.html"),
+    own_patterns=("config.yaml", "start", "model", ADAPTER, SECRET, "log.jsonl", "samples", "summary.html"),
     error=TrainingError,
     fix="choose another out=…",
 )
@@ -66,6 +67,16 @@ class RunFolder:
     def model(self) -> Path:
         """The result: a model folder with averaged weights."""
         return self.root / "model"
+
+    @property
+    def adapter(self) -> Path:
+        """The result of a run with ``low_rank``: the averaged changes."""
+        return self.root / ADAPTER
+
+    @property
+    def secret(self) -> Path:
+        """The key of a private run's noise; never published."""
+        return self.root / SECRET
 
 
 @contextmanager
@@ -97,7 +108,7 @@ def _prepare(folder: RunFolder, resume: str | None) -> None:
     """Refuse a folder that holds a run already, or cannot be written; undo what a kill left half done."""
     # One run in a folder, which is resumed from its checkpoints.
     begun = bool(checkpoint.found(folder.checkpoints))
-    if resume is None and (begun or folder.model.exists()):
+    if resume is None and (begun or folder.model.exists() or folder.adapter.exists()):
         raise TrainingError(
             f"{folder.root} holds a run already",
             expected="a new folder",
@@ -130,6 +141,7 @@ def _leave_nothing(folder: RunFolder) -> None:
     """Remove what a refused run has made; files of others stay, and so does their folder."""
     atomic.remove(folder.start)
     atomic.remove(folder.root / _STARTING)
+    atomic.remove(folder.secret)
     with suppress(OSError):
         folder.checkpoints.rmdir()
 
@@ -258,12 +270,17 @@ def load_tensors(stage: nn.Module, tensors: Any) -> None:
 
 
 # ---- the end ---------------------------------------------------------------------------------------------------------
-def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, domain: Domain, ranks: Ranks) -> None:
-    """Write ``model/`` with averaged weights, from the last checkpoint alone. Every rank calls this: a stage may finish on all data."""
+def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, domain: Domain, ranks: Ranks) -> Path:
+    """Write ``model/`` with averaged weights, or the adapter, from the last checkpoint alone; its path.
+
+    Every rank calls this: a stage may finish on all data.
+    """
     # Load the averaged weights into the model that the run started from.
     saved = checkpoint.load(checkpoint.found(folder.checkpoints)[-1])
     model = start_model(config, folder, dataset, ranks)
     stage: Any = build_stage(config.stage.name, model, config.stage.options)
+    if config.low_rank is not None:
+        stage.train_low_rank(config.low_rank, config.seed)
     if config.cache is not None:
         hold_only(stage)  # the other components are copied from file to file
     load_tensors(stage, {**saved.tensors["buffers"], **saved.tensors.get("ema", saved.tensors["weights"])})
@@ -272,18 +289,31 @@ def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, d
     stage.to(ranks.device).eval()
     with torch.no_grad():
         stage.finish(_batches(config, dataset, ranks))
-    if ranks.is_first:
+    record = {"steps": saved.step, "seed": config.seed, "studies": len(dataset), "data": dataset.fingerprint}
+    if "privacy" in saved.state:
+        record["privacy"] = saved.state["privacy"]
+    if ranks.is_first and config.low_rank is not None:
+        adapter = Adapter(
+            base=model.identity(),
+            base_name=model.config.name,
+            stage=config.stage.name,
+            tensors=tensors_of(stage.adapters),
+            training=record,
+            provenance=domain.after({}),
+        )
+        write_adapter(folder.adapter, adapter)
+    elif ranks.is_first:
         model.trained_stages = (
             *(done for done in model.trained_stages if done != config.stage.name),
             config.stage.name,
         )
-        record = {"steps": saved.step, "seed": config.seed, "studies": len(dataset), "data": dataset.fingerprint}
         model.provenance = {
             **domain.after(model.provenance),
             "training": {**model.provenance.get("training", {}), config.stage.name: record},
         }
         model.save_pretrained(folder.model)
     ranks.barrier()
+    return folder.model if config.low_rank is None else folder.adapter
 
 
 def _batches(config: TrainConfig, dataset: StudyDataset, ranks: Ranks) -> Any:

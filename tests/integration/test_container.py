@@ -28,10 +28,12 @@ def folder() -> Iterator[Path]:
 
 
 def without_rights() -> list[str]:
-    """The words before a command that take its rights and its network; without root there are no rights to take."""
+    """The words before a command that take its rights (but reading) and its network; without root there are no rights to take."""
     if os.getuid() != 0:
         return []
-    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups"]
+    # The interpreter may be in root's home: one right stays, to read.
+    read = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
+    user = ["setpriv", f"--reuid={NOBODY}", f"--regid={NOBODY}", "--clear-groups", *read]
     alone = subprocess.run(["unshare", "--net", "true"], capture_output=True).returncode == 0
     return [*(["unshare", "--net"] if alone else []), *user]
 

@@ -14,7 +14,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from medcodi.config import from_dict
+from medcodi.config import from_dict, to_dict
+from medcodi.config import load as load_config
 from medcodi.data.images import save_png8
 from medcodi.errors import CheckpointError, ConfigError, DataError, MedCoDiError
 from medcodi.evaluation import (
@@ -224,6 +225,25 @@ def test_how_the_model_runs_stands_in_the_results_and_in_the_key_of_what_is_kept
         assert system["execution"] == execution
         contents.append(json.loads((tmp_path / "out/scored.json").read_text()))
     assert contents[0] != contents[1]
+
+
+def test_chexgenbench_runs_dry_with_random_weights_and_says_so(model_folder: Path, tmp_path: Path) -> None:
+    recipe = to_dict(load_config(EvaluateConfig, "chexgenbench"))
+    quick = {name: value for name, value in values(model_folder, tmp_path / "out").items() if name != "directions"}
+    quick |= {"data": phantom("test", 24), "min_positives": 3, "neighbours": 2, "batch_size": 12}
+    dry = {"image_reader": "demo", "extractor_weights": {"rad-dino-299": "random"}}
+    evaluate(from_dict(EvaluateConfig, {**recipe, **quick, **dry}), quiet=True)
+    results = json.loads((tmp_path / "out/results.json").read_text())
+    assert results["readers"]["extractors"]["rad-dino-299"]["settings"]["random"] is True
+    target = results["systems"]["tiny"]["directions"]["report->frontal"]["targets"]["frontal"]
+    assert {"kernel/rad-dino-299", "coverage/rad-dino-299", "alignment"} <= set(target["metrics"])
+    alignment = target["metrics"]["alignment"]
+    assert all(-1 <= alignment[name] <= 1 for name in ("value", "ceiling", "floor"))
+    own = target["by_finding"]["Lung Opacity"]
+    assert own["studies"] >= 3 and "coverage/rad-dino-299" in own["metrics"]
+    page = (tmp_path / "out/page.html").read_text()
+    assert "this is a dry run" in page and "Distances by finding" in page and "squeezed to 299" in page
+    assert verify_bundle(tmp_path / "out", device="cpu", quiet=True).holds
 
 
 def test_two_ranks_write_the_same_results(bundle: Path, model_folder: Path, tmp_path: Path) -> None:

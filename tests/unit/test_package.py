@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import importlib
 import re
 from pathlib import Path
 
@@ -25,6 +26,14 @@ def test_the_public_face_loads_on_first_use() -> None:
     assert {"generate", "MedCoDi", "__version__"} <= set(dir(medcodi))
     with pytest.raises(AttributeError, match="'Medcodi'"):
         _ = medcodi.Medcodi  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("room", ["evaluation", "generation", "model", "trust.privacy", "turing"])
+def test_every_public_name_of_a_room_loads_on_first_use(room: str) -> None:
+    module = importlib.import_module(f"medcodi.{room}")
+    assert [name for name in module.__all__ if not callable(getattr(module, name))] in ([], ["STAGES"])
+    with pytest.raises(AttributeError, match="'no_such_name'"):
+        _ = module.no_such_name
 
 
 def test_the_demo_checkpoint_is_found_where_it_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

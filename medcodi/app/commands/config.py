@@ -92,13 +92,14 @@ def copy(
 
         medcodi config copy eval/demo my-evaluation.yaml
     """
-    from medcodi.storage.atomic import write_text
+    from medcodi.storage.atomic import sweep_abandoned, write_text
 
     file = find_recipe(name)
     target = dest or Path()
     if target.is_dir():
         target = target / file.name
     if target.exists():
+        sweep_abandoned(target.parent, target.name)  # of a copy that was killed after its last byte
         raise ConfigError(f"{target} exists", expected="a new file", fix=f"medcodi config copy {name} ANOTHER.yaml")
     if target.suffix not in (".yaml", ".yml"):
         raise ConfigError(

@@ -13,7 +13,7 @@ from medcodi.app.arguments import Overrides
 from medcodi.app.terminal import count_progress, counting_bar, data_app, err, out, show
 
 if TYPE_CHECKING:
-    from medcodi.data.preparation.overview import Overview
+    from medcodi.data.preparation.ledger import Overview
     from medcodi.distributed import Ranks
     from medcodi.model import MedCoDi
     from medcodi.training.caching import EncodedStudies
@@ -76,7 +76,7 @@ def show_dataset(
 
         medcodi data show data/mine --split test --n 24 --out test.html
     """
-    from medcodi.data.preparation.overview import overview, write_overview
+    from medcodi.data.preparation.ledger import overview, write_overview
     from medcodi.pages.page import check_page
 
     if page is not None:
@@ -173,9 +173,7 @@ def _print_overview(seen: Overview) -> None:
 
     # The studies, a row each.
     title = f"{seen.name}: " + ", ".join(f"{count:,} {split}" for split, count in seen.splits.items())
-    letters = ", ".join(
-        f"{row.short} {row.title.lower()}" for row in MODALITIES.values() if row.name in seen.modalities
-    )
+    letters = ", ".join(f"{row.short}: {row.title}" for row in MODALITIES.values() if row.name in seen.modalities)
     table = Table("split", "study", "patient", "has", "report", "record", title=title, caption=letters)
     table.title_justify = table.caption_justify = "left"
     for row in seen.studies:

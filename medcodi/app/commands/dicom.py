@@ -10,8 +10,12 @@ from rich.text import Text
 
 from medcodi.app.arguments import refuse_full_folder
 from medcodi.app.terminal import count_progress, counting_bar, dicom_app, err, out
+from medcodi.errors import PromptError
+from medcodi.modality import modality
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from medcodi.generation.result import Generation
 
 RetrySeconds = Annotated[
@@ -63,9 +67,9 @@ def fetch(
         medcodi generate --prompt frontal=fetched/frontal.dcm --prompt report=@fetched/report.txt --target lateral
     """
     refuse_full_folder(out_dir)
-    from medcodi.modality import modality
     from medcodi.pacs.fetching import fetch as run
 
+    # Files on stdout, notes and the next command on stderr.
     fetched = run(url, study, out_dir)
     for note in fetched.notes:
         err.print(Text.assemble(("Left out:", "yellow"), f" {note}"))
@@ -77,8 +81,8 @@ def fetch(
     err.print(f"Prompts: medcodi generate {' '.join(prompts)}", markup=False)
 
 
-def check_store(url: str | None, outbox: Path | None) -> None:
-    """Refuse an invalid address, a folder that is no outbox, or a missing package, before anything is generated."""
+def check_store(url: str | None, outbox: Path, targets: Sequence[str] | None) -> None:
+    """Refuse an invalid address, a folder that is no outbox, a missing package, or no object, before anything is generated."""
     from medcodi.data.dicom.attributes import check_pydicom
     from medcodi.pacs.outbox import Outbox
     from medcodi.pacs.servers import read_address
@@ -86,8 +90,14 @@ def check_store(url: str | None, outbox: Path | None) -> None:
     check_pydicom()
     if url is not None:
         read_address(url)
-    if outbox is not None and outbox.exists():
+    if outbox.exists():
         Outbox(outbox).open()
+    if targets and all(modality(name).kind == "table" for name in targets):
+        raise PromptError(
+            f"{', '.join(targets)} alone is no DICOM object",
+            expected="an image or a report, whose attributes hold it",
+            fix="add --target frontal or --target report",
+        )
 
 
 def add_to_outbox(generation: Generation, outbox: Path, *, pdf: bool) -> None:
@@ -107,6 +117,7 @@ def deliver(outbox: Path, to: str, retry_seconds: float) -> None:
     from medcodi.pacs.sending import send as run
     from medcodi.pacs.servers import ServerError
 
+    # Send, say what arrived, and refuse where something has not.
     with counting_bar(err) as bar:
         delivery = run(Outbox(outbox), to, retry_s=retry_seconds, on_progress=count_progress(bar, "sending"))
     before = f"; {delivery.before:,} had arrived before" if delivery.before else ""

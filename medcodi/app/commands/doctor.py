@@ -146,11 +146,12 @@ def check_java() -> Check:
 
 
 def check_dicom() -> Check:
-    """DICOM reading, compressed transfer syntaxes included."""
-    missing = [package for package in ("pydicom", "openjpeg", "libjpeg") if not util.find_spec(package)]
+    """DICOM reading, compressed transfer syntaxes included, and servers."""
+    packages = ("pydicom", "openjpeg", "libjpeg", "pynetdicom", "dicomweb_client")
+    missing = [package for package in packages if not util.find_spec(package)]
     if missing:
         return _absent("DICOM", extra="dicom", needed_for="DICOM files; PNG and JPEG are read without")
-    return Check("DICOM", "ok", f"pydicom {metadata.version('pydicom')}, JPEG and JPEG 2000 decoders")
+    return Check("DICOM", "ok", f"pydicom {metadata.version('pydicom')}, JPEG and JPEG 2000 decoders, DICOM servers")
 
 
 def check_tracking() -> Check:

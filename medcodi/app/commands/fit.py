@@ -1,4 +1,4 @@
-"""``medcodi fit``: from a folder of studies to a trained and evaluated model."""
+"""``medcodi fit`` and ``medcodi merge``: from a folder of studies to a trained and evaluated model; from several models to one."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from medcodi.app.arguments import Overrides
-from medcodi.app.terminal import app, out
+from medcodi.app.terminal import app, out, say_loading
 
 
 @app.command()
@@ -72,3 +72,43 @@ def fit(
 
 def _say(text: str) -> None:
     out.print(text)
+
+
+@app.command()
+def merge(
+    sources: Annotated[
+        list[Path], typer.Argument(help="Adapters (adapter.safetensors of runs with low_rank), or model folders.")
+    ],
+    out_dir: Annotated[Path, typer.Option("--out", help="Folder of the merged model.")],
+    base: Annotated[str, typer.Option(help="The model that the adapters change: a folder, or demo.")] = "demo",
+    weights: Annotated[
+        str | None,
+        typer.Option(help="Weight of each source, joined by commas: 900,300.", show_default="all the same"),
+    ] = None,
+) -> None:
+    """Merge adapters into the model that they change, or average models.
+
+    An adapter names its model, and is refused for any other. Weights are divided by their sum.
+
+    [bold]Examples[/bold]
+
+        medcodi merge runs/mine/adapter.safetensors --out models/mine
+
+        medcodi merge a.safetensors b.safetensors --weights 900,300 --base models/public --out models/both
+
+        medcodi merge models/site-a models/site-b --out models/average
+    """
+    from medcodi.app.arguments import refuse_full_folder
+    from medcodi.errors import PromptError
+
+    # Refuse before the networks' libraries are loaded.
+    refuse_full_folder(out_dir)
+    try:
+        shares = None if weights is None else [float(weight) for weight in weights.split(",")]
+    except ValueError:
+        raise PromptError(f"--weights {weights!r}", expected="numbers joined by commas, such as 900,300") from None
+    say_loading("the models")
+    from medcodi.model.merging import merge as merged
+
+    model = merged(sources, base=base, weights=shares)
+    _say(f"The model: {model.save_pretrained(out_dir)}    ({model.identity()[:16]})")

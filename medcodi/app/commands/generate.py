@@ -19,6 +19,7 @@ from medcodi.app.arguments import (
     Sampler,
     SequenceOfTargets,
     Steps,
+    Watermark,
     numbered_folder,
     read_device,
     read_execution,
@@ -70,6 +71,7 @@ def generate(
     sampler: Sampler = None,
     order: Order = None,
     sequence: SequenceOfTargets = None,
+    watermark: Watermark = False,
     seed: Annotated[int, typer.Option(help="Seed of the first sample; the same seed gives the same sample.")] = 0,
     image_format: ImageFormat = "png",
     dicom_store: Annotated[
@@ -121,7 +123,7 @@ def generate(
     refuse_full_folder(folder)
     if dicom_store is not None or outbox is not None:
         outbox = outbox or Path("outbox")
-        check_store(dicom_store, outbox)
+        check_store(dicom_store, outbox, targets)
     elif dicom_pdf:
         raise PromptError(
             "--dicom-pdf without an outbox",
@@ -148,6 +150,7 @@ def generate(
             sampler=sampler,
             order=order,
             sequence=in_sequence,
+            watermark=watermark,
             seed=seed,
             device=read_device(device),
             execution=read_execution(execution or []),

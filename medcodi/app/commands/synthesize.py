@@ -21,6 +21,7 @@ from medcodi.app.arguments import (
     Sampler,
     SequenceOfTargets,
     Steps,
+    Watermark,
     read_device,
     read_execution,
     read_sequence,
@@ -75,6 +76,7 @@ def synthesize(
     sampler: Sampler = None,
     order: Order = None,
     sequence: SequenceOfTargets = None,
+    watermark: Watermark = False,
     keep: Annotated[
         list[str] | None,
         typer.Option(metavar="COLUMN", help="Copy a further column of the manifest into results.csv; repeatable."),
@@ -166,6 +168,7 @@ def synthesize(
             guidance_scale=guidance,
             order=order,
             sequence=read_sequence(sequence),
+            watermark=watermark,
         ),
         defaults=defaults,
         keep=tuple(keep or ()),

@@ -211,8 +211,11 @@ class Fit:
         from medcodi.app.terminal import evaluate_and_print
         from medcodi.config import from_dict
         from medcodi.evaluation.config import EvaluateConfig
+        from medcodi.model.card import CARD, model_card, write_card
 
         evaluate_and_print(from_dict(EvaluateConfig, self.evaluation_values(), source="fit"))
+        model = self.out / "model"
+        write_card(model_card(model, evaluation=self.out / "evaluation"), model / CARD)
 
 
 _OF_CLASSIFIER = ("findings", "frechet", "kernel", "prdc")  # groups that its findings or features are needed for

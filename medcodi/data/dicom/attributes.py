@@ -59,6 +59,7 @@ def new_object(
     from pydicom.dataset import FileMetaDataset
     from pydicom.uid import UID
 
+    # File meta information (PS3.10 7.1), then what every object says.
     meta = FileMetaDataset()
     meta.MediaStorageSOPClassUID = UID(sop_class)
     meta.MediaStorageSOPInstanceUID = UID(instance_uid)

@@ -43,12 +43,14 @@ def study_objects(
         MissingExtraError: If pydicom is not installed.
     """
     check_pydicom()
+    # The record is in the attributes of every object.
     record = next((value for value in contents.values() if isinstance(value, Mapping)), {})
     objects = {
         name: image_object(value, name, provenance, record)
         for name, value in contents.items()
         if isinstance(value, np.ndarray)
     }
+    # Reports last: they refer to the images.
     images = list(objects.values())
     for name, value in contents.items():
         if isinstance(value, str):

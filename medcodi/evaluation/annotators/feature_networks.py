@@ -23,6 +23,7 @@ from medcodi.model import demo_checkpoint
 
 INCEPTION_SIZE = 299
 RAD_DINO = "microsoft/rad-dino"
+RANDOM = "random"  # in place of weights: a dry run of a protocol whose weights cannot be had; its figures mean nothing
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -155,39 +156,75 @@ def load_xrv(name: str, source: WeightSource | None, request: LoadRequest) -> Fe
 # ---- RAD-DINO --------------------------------------------------------------------------------------------------------
 def load_rad_dino(name: str, source: WeightSource | None, request: LoadRequest) -> FeatureNetwork:
     """RAD-DINO by transformers, with its own processor; from a folder, or the hub (``repository@revision``)."""
+    return _rad_dino(name, source, request, lambda image: Image.fromarray(image))
+
+
+def load_rad_dino_299(name: str, source: WeightSource | None, request: LoadRequest) -> FeatureNetwork:
+    """The same network as CheXGenBench feeds it: images are squeezed to 299 × 299 first, whatever their aspect."""
+    side = (INCEPTION_SIZE, INCEPTION_SIZE)
+    return _rad_dino(
+        name, source, request, lambda image: Image.fromarray(image).resize(side, Image.Resampling.BILINEAR)
+    )
+
+
+def _rad_dino(
+    name: str, source: WeightSource | None, request: LoadRequest, resized: Callable[[np.ndarray], Image.Image]
+) -> FeatureNetwork:
     from transformers import AutoImageProcessor, AutoModel
 
     assert source is not None
-    # The whole repository has to be there: weights, configuration, processor.
-    folder = _hub_folder(name, source, request)
-    files = [folder / file for file in ("model.safetensors", "pytorch_model.bin") if (folder / file).is_file()]
-    if not files:
-        raise CheckpointError(f"no model.safetensors in {folder}", fix=f"copy the whole of {source.url}")
-    digest = check_hash(name, files[0], request.sha256 or source.sha256)
-    try:
-        processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
-        network = AutoModel.from_pretrained(folder, local_files_only=True).to(request.device).eval()
-    except (OSError, ValueError, KeyError) as error:
-        raise CheckpointError(
-            f"{folder} does not hold {name!r}: {str(error).splitlines()[0]}",
-            expected="config.json, preprocessor_config.json and model.safetensors",
-            fix=f"copy the whole of {source.url}",
-        ) from None
+    settings: dict[str, Any] = {}
+    if request.weights == RANDOM:
+        processor, network, digest = _random_dino()
+        settings["random"] = True
+    else:
+        # The whole repository has to be there: weights, configuration, processor.
+        folder = _hub_folder(name, source, request)
+        files = [folder / file for file in ("model.safetensors", "pytorch_model.bin") if (folder / file).is_file()]
+        if not files:
+            raise CheckpointError(f"no model.safetensors in {folder}", fix=f"copy the whole of {source.url}")
+        digest = check_hash(name, files[0], request.sha256 or source.sha256)
+        try:
+            processor = AutoImageProcessor.from_pretrained(folder, local_files_only=True)
+            network = AutoModel.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, KeyError) as error:
+            raise CheckpointError(
+                f"{folder} does not hold {name!r}: {str(error).splitlines()[0]}",
+                expected="config.json, preprocessor_config.json and model.safetensors",
+                fix=f"copy the whole of {source.url}",
+            ) from None
+    network = network.to(request.device).eval()
     # The processor's settings decide what the network sees, so they identify the features too.
     processor_json = json.dumps(processor.to_dict(), sort_keys=True, default=str)
-    settings = {
+    settings |= {
         "input_size": int(network.config.image_size),
         "processor": hashlib.sha256(processor_json.encode()).hexdigest(),
     }
 
     def prepare(image: np.ndarray) -> Tensor:
-        return processor(images=Image.fromarray(image).convert("RGB"), return_tensors="pt")["pixel_values"][0]
+        return processor(images=resized(image).convert("RGB"), return_tensors="pt")["pixel_values"][0]
 
     def embed(prepared: list[Tensor], modality: str) -> Tensor:
         return network(pixel_values=torch.stack(prepared).to(request.device)).pooler_output
 
     dim = int(network.config.hidden_size)
     return FeatureNetwork(dim=dim, weights_sha256=digest, prepare=prepare, embed=embed, settings=settings)
+
+
+def _random_dino() -> tuple[Any, Any, str]:
+    """A small network of RAD-DINO's kind with random weights, its processor, and the weights' SHA-256: for a dry run alone."""
+    from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
+
+    config = Dinov2Config(
+        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=56
+    )
+    size = config.image_size
+    processor = BitImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        network = Dinov2Model(config)
+    weights = b"".join(value.numpy().tobytes() for _, value in sorted(network.state_dict().items()))
+    return processor, network, hashlib.sha256(weights).hexdigest()
 
 
 def _hub_folder(name: str, source: WeightSource, request: LoadRequest) -> Path:

@@ -60,6 +60,21 @@ _INCEPTION = ExtractorRow(
     load=networks.load_inception,
 )
 
+_RAD_DINO = ExtractorRow(
+    name="rad-dino",
+    title="RAD-DINO",
+    resize="its own processor's: antialiased bicubic of the short side, centre crop",
+    normalisation="its own processor's mean and deviation",
+    features="the class token after the last norm",
+    weights=WeightSource(
+        file="model.safetensors",
+        url=f"https://huggingface.co/{networks.RAD_DINO}",
+        sha256=None,
+        licence="MSRLA",
+    ),
+    load=networks.load_rad_dino,
+)
+
 # A further extractor is one more row here, and a loader in feature_networks.py.
 _ROWS = (
     _INCEPTION,
@@ -81,19 +96,13 @@ _ROWS = (
         weights=XRV_WEIGHTS,
         load=networks.load_xrv,
     ),
-    ExtractorRow(
-        name="rad-dino",
-        title="RAD-DINO",
-        resize="its own processor's: antialiased bicubic of the short side, centre crop",
-        normalisation="its own processor's mean and deviation",
-        features="the class token after the last norm",
-        weights=WeightSource(
-            file="model.safetensors",
-            url=f"https://huggingface.co/{networks.RAD_DINO}",
-            sha256=None,
-            licence="MSRLA",
-        ),
-        load=networks.load_rad_dino,
+    _RAD_DINO,
+    replace(
+        _RAD_DINO,
+        name="rad-dino-299",
+        title="RAD-DINO, as CheXGenBench",
+        resize="antialiased bilinear (Pillow) to 299 × 299, aspect not kept, 8 bits; then as rad-dino",
+        load=networks.load_rad_dino_299,
     ),
     ExtractorRow(
         name="demo",

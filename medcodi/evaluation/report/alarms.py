@@ -26,7 +26,7 @@ ODD = {
 
 def alarms(results: Results) -> list[str]:
     """Alarms: annotators that do not know such data, missing studies, exclusions, small numbers."""
-    lines = unfit_annotators(results)
+    lines = random_extractors(results) + unfit_annotators(results)
     for name, system in results["systems"].items():
         for direction, coverage in system["coverage"].items():
             if coverage["scored"] < coverage["usable"]:
@@ -49,6 +49,16 @@ def alarms(results: Results) -> list[str]:
     if (num := results["data"]["num_studies"]) < SMALL:
         lines.append(f"Only {num} studies: the intervals are wide, and many metrics are left out.")
     return lines
+
+
+def random_extractors(results: Results) -> list[str]:
+    """One sentence for each feature extractor whose weights are random."""
+    extractors = results.get("readers", {}).get("extractors") or {}
+    return [
+        f"The weights of {name!r} are random: this is a dry run, and no distance in these features means anything."
+        for name, description in extractors.items()
+        if (description.get("settings") or {}).get("random")
+    ]
 
 
 def unfit_annotators(results: dict[str, Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""Tables of the page about records: generated records field by field, obedience of films, and findings by subgroup."""
+"""Tables of the page about fields and parts: generated records, obedience of films, findings by subgroup, distances by finding."""
 
 from __future__ import annotations
 
@@ -132,6 +132,39 @@ def _group_cell(figure: dict[str, Any] | None, group: str, own: dict[str, Any]) 
     shade = {own["worst"]: 0.0, own["best"]: 1.0}.get(group) if is_clear else None
     below = "\n".join(filter(None, (interval(figure), f"n {figure['studies']}{best}")))
     return Figure(text=number(figure["value"]), value=figure["value"], below=below, shade=shade)
+
+
+# ---- distances by finding --------------------------------------------------------------------------------------------
+def by_finding_table(results: Results) -> Table | None:
+    """Distances among the studies with each finding: a row for each system, direction, target and finding; None if there are none."""
+    scored = [
+        (system, name, target, label, own)
+        for system, name, target, scores in _targets(results)
+        for label, own in scores.get("by_finding", {}).items()
+    ]
+    metrics = sorted(
+        {metric for *_, own in scored for metric in own["metrics"]},
+        key=lambda metric: (list(METRICS).index(metric.partition("/")[0]), metric),
+    )
+    if not metrics:
+        return None
+    rows = [
+        (
+            pretty(name),
+            modality(target).title,
+            *system_cells(results, system),
+            label,
+            Figure(text=str(own["studies"]), value=own["studies"]),
+            *(matrix_cell(metric, own["metrics"].get(metric)) for metric in metrics),
+        )
+        for system, name, target, label, own in scored
+    ]
+    heads = ("direction", "target", *system_cells(results, "system"), "finding")
+    caption = (
+        "Generated against real images of the studies that truly have the finding; value [95 % interval]; h: generated half against real "
+        "other half; c: real half against real half. A dash: too few studies for that metric."
+    )
+    return Table(columns=(*heads, "studies", *map(title, metrics)), rows=rows, caption=caption, left=len(heads))
 
 
 # ---- sentences -------------------------------------------------------------------------------------------------------

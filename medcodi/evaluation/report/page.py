@@ -8,7 +8,7 @@ from typing import Any
 
 from medcodi.evaluation.provenance import machine
 from medcodi.evaluation.report.alarms import alarms
-from medcodi.evaluation.report.field_tables import field_sections
+from medcodi.evaluation.report.field_tables import by_finding_table, field_sections
 from medcodi.evaluation.report.summary import summary_table, verdict
 from medcodi.evaluation.report.tables import (
     coherence_table,
@@ -24,7 +24,8 @@ from medcodi.evaluation.report.wording import Results, directions, number, prett
 from medcodi.evaluation.scoring.metrics import ALL_TARGETS, metric_row
 from medcodi.evaluation.studies import Value
 from medcodi.modality import modality
-from medcodi.pages.charts import ForestRow, Range, forest_chart, range_chart
+from medcodi.pages.bars import Range, range_chart
+from medcodi.pages.charts import ForestRow, forest_chart
 from medcodi.pages.page import Cell, Head, PictureRow, Plot, Section, render_page, write_page
 from medcodi.study import Direction, content_text
 
@@ -82,6 +83,8 @@ def sections(results: Results, real: RealContent, generated: GeneratedContents) 
     parts += field_sections(results)
     if tables := finding_tables(results):
         parts.append(Section(title="Findings one by one", tables=tables))
+    if (table := by_finding_table(results)) is not None:
+        parts.append(Section(title="Distances by finding", tables=[table], folded=True))
     if results.get("pictures"):
         parts.append(_pictures(results, real, generated))
     # Lists, folded if they are long.

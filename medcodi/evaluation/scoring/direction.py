@@ -14,6 +14,7 @@ from medcodi.evaluation.scoring.coherence import score_coherence
 from medcodi.evaluation.scoring.figures import TargetScores, plain, value_of
 from medcodi.evaluation.scoring.findings import score_findings, score_subgroups
 from medcodi.evaluation.scoring.metrics import METRIC_GROUPS, PRIMARY
+from medcodi.evaluation.scoring.optional import score_alignment, score_by_finding, score_severity
 from medcodi.evaluation.scoring.records import flag_records, score_obedience, score_records
 from medcodi.evaluation.scoring.similarity import (
     flag_images,
@@ -43,6 +44,9 @@ SCORERS: dict[str, Callable[[Case], None]] = {
     "text": score_texts,
     "records": score_records,
     "obedience": score_obedience,
+    "severity": score_severity,
+    "alignment": score_alignment,
+    "by_finding": score_by_finding,
 }
 FLAGS: dict[Kind, Callable[[Case], None]] = {"image": flag_images, "text": flag_texts, "table": flag_records}
 

@@ -58,6 +58,7 @@ class TargetScores:
     ceilings: dict[str, StudyStatistic] = field(default_factory=dict)
     counted: list[int] = field(default_factory=list)  # columns of CheXpert's labels that count here
     subgroups: dict[str, dict[str, Any]] = field(default_factory=dict)  # metric -> groups, worst, best, gap
+    by_finding: dict[str, dict[str, Any]] = field(default_factory=dict)  # finding -> studies, metrics, left_out
 
     def leave_out(self, metric: str, reason: str, needed: int | None = None, available: int | None = None) -> None:
         """List a metric as left out."""
@@ -113,4 +114,5 @@ class TargetScores:
             "notes": self.notes,
             "flags": self.flags,
             **({"subgroups": self.subgroups} if self.subgroups else {}),
+            **({"by_finding": self.by_finding} if self.by_finding else {}),
         }

@@ -19,7 +19,11 @@ METRIC_GROUPS: dict[str, tuple[Kind, ...]] = {
     "records": ("table",),  # against the true record
     "obedience": ("image",),  # to a record that prompts
     "subgroups": ("image", "text"),  # metrics of findings by groups of patients
+    "severity": ("image", "text"),  # F1 of findings weighted by urgency
+    "alignment": ("image",),  # cosine with the report that prompts, in the shared latent space
+    "by_finding": ("image",),  # distances among the studies with each finding
 }
+OPTIONAL_GROUPS = ("severity", "alignment", "by_finding")  # not scored unless they are named
 
 
 @dataclass(frozen=True)
@@ -38,12 +42,14 @@ METRICS: dict[str, Metric] = {
     "finding_auroc": Metric("finding AUROC", "findings"),
     "finding_auprc": Metric("finding AUPRC", "findings"),
     "side_accuracy": Metric("side right", "findings"),
+    "finding_severity_f1": Metric("finding F1, weighted by urgency", "findings"),
     "frechet": Metric("Fréchet distance", "images", "down"),
     "kernel": Metric("kernel distance", "images", "down"),
     "precision": Metric("precision", "images"),
     "recall": Metric("recall", "images"),
     "density": Metric("density", "images"),
     "coverage": Metric("coverage", "images"),
+    "alignment": Metric("cosine with the report that prompts", "images"),
     "ms_ssim": Metric("MS-SSIM between patients", "images", ""),
     "ssim": Metric("SSIM to the truth", "images"),
     "psnr": Metric("PSNR to the truth, dB", "images"),

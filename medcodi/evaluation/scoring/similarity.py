@@ -14,6 +14,7 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
+from medcodi.data.reports import is_language, words_of
 from medcodi.evaluation.annotations import FEATURES, FLOOR, REPORT_SCORES
 from medcodi.evaluation.scoring.case import Case
 from medcodi.evaluation.scoring.figures import figure_record, flag
@@ -26,7 +27,7 @@ from medcodi.evaluation.scoring.statistics import (
 )
 from medcodi.metrics.bootstrap import Interval, Statistic, bootstrap_interval, weighted_mean
 from medcodi.metrics.distances import Moments, frechet_distance, kernel_distance, kernel_statistic, mmd2
-from medcodi.metrics.labeler import cites_prior, is_language, looks_english, words_of
+from medcodi.metrics.labeler import cites_prior, looks_english
 from medcodi.metrics.similarity import Diversity, prdc
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator

@@ -45,6 +45,7 @@ def generate_many(
     sampler: str | None = None,
     order: str | None = None,
     sequence: Sequence[str] | None = None,
+    watermark: bool = False,
     device: str | None = None,
     execution: ExecutionConfig = ExecutionConfig(),
     on_batch: Callable[[int], None] | None = None,
@@ -66,6 +67,7 @@ def generate_many(
         sampler: As for :func:`medcodi.generate`.
         order: As for :func:`medcodi.generate`.
         sequence: As for :func:`medcodi.generate`.
+        watermark: As for :func:`medcodi.generate`.
         device: ``"cpu"``, ``"cuda"`` …; None: a GPU where there is one.
         execution: As for :func:`medcodi.generate`.
         on_batch: Called after every batch with the number of samples done so far.
@@ -87,6 +89,7 @@ def generate_many(
         guidance_scale=guidance_scale,
         order=order,
         sequence=None if sequence is None else tuple(sequence),
+        watermark=watermark,
     )
     execution.check(device)
 

@@ -13,6 +13,7 @@ import torch
 from PIL import Image, ImageDraw, ImageFont
 
 from medcodi.data.dataset import StudyDataset
+from medcodi.data.images import save_png8
 from medcodi.data.loading import Batch, collate
 from medcodi.modality import in_table_order
 from medcodi.model import MedCoDi
@@ -22,6 +23,7 @@ from medcodi.training.caching.training_run import borrowed
 from medcodi.training.ema import evaluating
 from medcodi.training.monitoring.observer import Observer, StepReport
 from medcodi.training.monitoring.trackers import RunLog
+from medcodi.xmp import EDITED, MEDCODI, Mark
 
 Value = Content
 MAX_INFERENCE_STEPS = 20  # of the sampler: enough to see, cheap enough to be seen often
@@ -184,7 +186,7 @@ def write_samples(samples: Samples, step: int, root: Path, log: RunLog) -> None:
     names = in_table_order({row.target for row in samples.rows} | set(samples.truth))
     truth = [(f"{name}: truth", samples.truth[name]) for name in names if name in samples.truth]
     picture = contact_sheet([*truth, *((row.title, row.values) for row in samples.rows)])
-    Image.fromarray((picture * 255.0 + 0.5).astype(np.uint8)).save(folder / f"step-{step:08d}.png")
+    save_png8(picture, folder / f"step-{step:08d}.png", xmp=Mark(source_type=EDITED, system=MEDCODI).packet())
     log.image(step, "samples", picture)
 
     # The texts.

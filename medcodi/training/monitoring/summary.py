@@ -48,6 +48,7 @@ def read_story(root: str | Path) -> RunStory:
         # The last line of a run that is training, or was killed, may be cut short; a log may be anybody's.
         with suppress(ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             line = json.loads(text)
+            json.dumps(line, ensure_ascii=False).encode()  # raises where a text is none (a lone surrogate)
             step = int(line.pop("step"))
             story.alerts.extend((step, sign) for sign in line.pop("alerts", []))
             timing = {f"timing/{name}": value for name, value in line.pop("timing", {}).items()}

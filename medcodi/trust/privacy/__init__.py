@@ -6,13 +6,13 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from medcodi.trust.privacy.audit import audit
     from medcodi.trust.privacy.config import AuditConfig
-    from medcodi.trust.privacy.verify import verify_audit
+    from medcodi.trust.privacy.job import audit
+    from medcodi.trust.privacy.results import verify_audit
 
 __all__ = ["AuditConfig", "audit", "verify_audit"]
 
-_MODULES = {"AuditConfig": "config", "audit": "audit", "verify_audit": "verify"}  # imported on first use
+_MODULES = {"AuditConfig": "config", "audit": "job", "verify_audit": "results"}  # imported on first use
 
 
 def __getattr__(name: str) -> Any:

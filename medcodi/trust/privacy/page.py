@@ -11,6 +11,7 @@ from medcodi.pages.charts import Curve, ForestRow, forest_chart, line_chart
 from medcodi.pages.page import Cell, Figure, Head, PictureRow, Plot, Section, Table, render_page, write_page
 from medcodi.study import Direction
 from medcodi.trust.privacy.gate import FAILS, HOLDS
+from medcodi.trust.privacy.statistics import epsilon_shown
 
 if TYPE_CHECKING:
     from medcodi.storage.job_folder import JobFolder
@@ -138,7 +139,7 @@ def _controls(results: Results) -> Section:
 
 def _membership(results: Results) -> Section:
     family = results["membership"]
-    main = family["main"]
+    main, shown = family["main"], epsilon_shown(family["main"])
     rows = [
         [row["target"], row["context"], row["attack"], interval(row["auroc"]), _p(row.get("p_holm"))]
         for row in family["attacks"]
@@ -153,6 +154,7 @@ def _membership(results: Results) -> Section:
                     [f"members found at {float(rate):.1%} false alarms", interval(share), Figure(text="–")]
                     for rate, share in main["true_alarms"].items()
                 ),
+                ["ε shown, at least (δ = 1e-5)", Figure(text="–" if shown is None else f"{shown:.2f}"), _p(None)],
                 ["set-level test", Figure(text="–"), _p((main["set_test"] or {}).get("p_value"))],
             ],
         ),

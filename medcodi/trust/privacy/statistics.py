@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy.stats import binomtest, mannwhitneyu, norm, rankdata, ttest_ind
+from scipy.stats import beta, binomtest, mannwhitneyu, norm, rankdata, ttest_ind
 
 from medcodi.randomness import Key, numpy_generator
 from medcodi.turing.lint.separation import auc_of
@@ -15,6 +16,7 @@ MEMBER, NON_MEMBER, LEFT_OUT = 1, 0, -1  # labels of studies
 LEAST_PATIENTS = 10  # of each group, for a figure
 LEAST_ALARMS = 10  # false alarms that a rate of true alarms stands on: 1 % needs 1,000 non-members, 0.1 % needs 10,000
 FALSE_ALARMS = (0.1, 0.01, 0.001)
+SHOWN_DELTA = 1e-5  # of the epsilon that alarms show
 
 
 def by_patient(values: np.ndarray, labels: np.ndarray, patients: Sequence[str]) -> tuple[np.ndarray, np.ndarray]:
@@ -94,6 +96,29 @@ def true_alarms(
     ]
     low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
     return {"value": float(share(inside[None], outside[None])[0]), "low": float(low), "high": float(high)}
+
+
+def epsilon_shown(main: Mapping[str, Any]) -> float | None:
+    """The least epsilon, at delta = ``SHOWN_DELTA``, that the main attack's true alarms are compatible with; None without any.
+
+    An (epsilon, delta)-private training lets no attack exceed TPR = e^epsilon FPR + delta (Kairouz et al., 2015, arXiv 1311.0776). A
+    promise below the bound is broken, or the run that made it has a fault; a bound below a promise proves nothing.
+
+    Args:
+        main: Figures of the main attack; TPR is taken at its lower bound, FPR at its upper one.
+    """
+    shares = {float(rate): share for rate, share in main["true_alarms"].items() if share is not None}
+    if not shares:
+        return None
+    bounds = [0.0]
+    for rate, share in shares.items():
+        # The rate beyond an order statistic of n non-members has a beta distribution; corrected for the number of rates.
+        num = main["auroc"]["non_members"]
+        count = int(rate * num + 1e-9)
+        highest = beta.ppf(1 - 0.025 / len(shares), count + 1, num - count)
+        if share["low"] > SHOWN_DELTA:
+            bounds.append(math.log((share["low"] - SHOWN_DELTA) / highest))
+    return max(bounds)
 
 
 def excess(

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from medcodi.errors import DataError
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder
+from medcodi.trust.privacy.job import card_text as audit_text
 
 _POLICY = {
     "reuse": "the contents of each training study, in turn",
@@ -16,11 +19,50 @@ _POLICY = {
 }
 
 
+def read_audit(folder: str) -> dict[str, Any]:
+    """The results of a bundle of ``medcodi audit``.
+
+    Raises:
+        DataError: If there are none.
+    """
+    path = Path(folder) / "results.json"
+    try:
+        results = json.loads(path.read_text(encoding="utf-8"))
+        _ = results["verdict"]["outcome"], results["limits_sha256"], results["model"]["sha256"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"privacy_audit names {folder}, which holds no results: {error}",
+            expected="a finished bundle of medcodi audit",
+            fix="run the audit to its end, or leave privacy_audit out",
+        ) from None
+    return results
+
+
+def _audit_of(config: Mapping[str, Any]) -> dict[str, Any] | None:
+    return None if config["privacy_audit"] is None else read_audit(config["privacy_audit"])
+
+
+def quoted(audit: Mapping[str, Any] | None, folder: str | None, sha256: str | None) -> Any:
+    """The entry of a card about an audit: its outcome and lines, and whether it was of this generator (None: of files, whose model nobody knows)."""
+    if audit is None:
+        return "none"
+    audited = audit["model"]["sha256"]
+    of = {None: "not known: the studies are files", audited: "yes"}.get(sha256, "no: of another model")
+    return {
+        "bundle": folder,
+        "of_this_generator": of,
+        "model": audited[:12],
+        "limits": audit["limits_sha256"][:12],
+        "outcome": audit["verdict"]["outcome"],
+        "lines": list(audit["verdict"]["lines"]),
+    }
+
+
 def card(results: Mapping[str, Any], name: str) -> dict[str, Any]:
     """The card of a generator's synthetic studies, JSON-ready; a field that nobody knows says so.
 
     The fields are those of a card of synthetic medical data: source, generator, prompts, counts, findings, subgroups, quality, limits,
-    privacy.
+    privacy. The audit that ``privacy_audit`` names is read.
     """
     generator, config = results["generators"][name], results["config"]
     options, pools = config["generators"][name], generator["pools"]
@@ -53,17 +95,22 @@ def card(results: Mapping[str, Any], name: str) -> dict[str, Any]:
         "subgroups_of_the_prompts": [pool["groups"] for pool in pools],
         "agreement_with_the_prompt": [pool["agreement"] for pool in pools],
         "share_that_passes_the_filter": [pool["pass_filter"] for pool in pools],
+        "marks": "XMP in every film (DigitalSourceType trainedAlgorithmicMedia, the model), result.json with hashes beside it"
+        if options["model"] is not None
+        else "not known",
         "known_limits": limits,
-        "privacy_audit": config["privacy_audit"] or "none",
+        "privacy_audit": quoted(_audit_of(config), config["privacy_audit"], generator["identity"].get("sha256")),
     }
 
 
 def write_cards(job: JobFolder, results: Mapping[str, Any]) -> None:
-    """Write ``cards/<generator>.json`` and ``.md`` of every generator."""
+    """Write ``cards/<generator>.json`` and ``.md`` of every generator; the audit's own section ends the text."""
+    audit = _audit_of(results["config"])
     for name in results["generators"]:
         content = card(results, name)
+        section = "" if audit is None else f"\n{audit_text(audit)}"
         job.write_json(job.root / "cards" / f"{name}.json", content)
-        atomic.write_text(job.root / "cards" / f"{name}.md", card_text(content), error=DataError)
+        atomic.write_text(job.root / "cards" / f"{name}.md", card_text(content) + section, error=DataError)
 
 
 def card_text(content: Mapping[str, Any]) -> str:

@@ -152,7 +152,7 @@ class UtilityConfig:
     annotator: str = "demo"  # finding classifier that reads synthetic films again: demo, or its folder
     min_positives: Count = 10  # cases that a finding needs in training, and in a subgroup of the test studies
     bootstrap_samples: int = 1000  # resamples of patients and seeds
-    privacy_audit: str | None = None  # a bundle of medcodi audit, which the card names
+    privacy_audit: str | None = None  # a finished bundle of medcodi audit, which the cards quote
     out: str = "runs/utility"  # folder of the study
     threads: Count = 1  # CPU threads of each rank: rounding depends on it
     device: str = "cpu"  # where tasks are trained

@@ -17,6 +17,7 @@ from medcodi.model import demo_checkpoint
 from medcodi.model.identity import index_sha256
 from medcodi.model.index import read_index
 from medcodi.study import Direction
+from medcodi.trust.utility.card import read_audit
 from medcodi.trust.utility.config import UtilityConfig
 from medcodi.trust.utility.guards import check_patients
 from medcodi.trust.utility.pools import identifiers
@@ -73,9 +74,11 @@ def open_inputs(config: UtilityConfig, datasets: Mapping[str, StudyDataset] | No
         datasets: Set -> studies already open, instead of those that the config names.
 
     Raises:
-        DataError: If data cannot be opened, sets share patients, differ in image size, or a generator saw patients that judge it.
+        DataError: If data or the named audit cannot be opened, sets share patients, differ in image size, or a generator saw patients that judge it.
         CheckpointError: If there is no such model.
     """
+    if config.privacy_audit is not None:
+        read_audit(config.privacy_audit)  # refused now, not when the cards are written
     if datasets is None:
         configs = {name: getattr(config, name) for name in SETS}
         datasets = {name: data.build() for name, data in configs.items() if data is not None}

@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from medcodi.pages.charts import ForestRow, forest_chart
+from medcodi.pages.bars import rating_chart
+from medcodi.pages.charts import ForestRow, forest_chart, roc_chart, trial_chart
 from medcodi.pages.page import render_template
-from medcodi.pages.reader_charts import rating_chart, roc_chart, trial_chart
 from medcodi.storage.names import plain_name
 from medcodi.turing.analysis.wording import methods, verdicts
 from medcodi.turing.answers.schema import spreadsheet_text

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from medcodi.errors import DataError
 from medcodi.turing.answers.schema import (
@@ -24,7 +24,7 @@ from medcodi.turing.answers.schema import (
     short,
 )
 from medcodi.turing.bundle.canonical import sha256_of
-from medcodi.turing.bundle.key import FORMAT, AnswerKey
+from medcodi.turing.bundle.key import FORMAT
 from medcodi.turing.design.config import TaskConfig
 from medcodi.turing.design.tasks import task_kind
 
@@ -51,7 +51,31 @@ class ResultFile:
         return self.values["answers"]
 
 
-def read_result(path: Path, key: AnswerKey) -> ResultFile:
+class StudyFacts(Protocol):
+    """Facts that results are checked against: the answer key, or what the readers' folders say of the study."""
+
+    @property
+    def bundle_id(self) -> str:
+        """Id of the bundle."""
+        ...
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 of the answer key."""
+        ...
+
+    @property
+    def study_sha256(self) -> str:
+        """SHA-256 of the study's config."""
+        ...
+
+    @property
+    def trials(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
+        """Reader -> trial -> its ``position``, ``task`` and ``practice``."""
+        ...
+
+
+def read_result(path: Path, study: StudyFacts) -> ResultFile:
     """Read a reader's file and check it against the key.
 
     Raises:
@@ -60,57 +84,69 @@ def read_result(path: Path, key: AnswerKey) -> ResultFile:
     try:
         if path.stat().st_size > MOST_BYTES:
             raise DataError(f"{path.name} has {path.stat().st_size:,} bytes", expected=f"at most {MOST_BYTES:,}")
-        data = path.read_bytes().removeprefix(codecs.BOM_UTF8)  # a byte-order mark is no content
-        values = parse_result(data)
+        data = path.read_bytes()
     except OSError:
         raise DataError(f"no result at {path}", expected="a reader's results file", fix="check the path") from None
+    return check_result(path.name, data, study)
+
+
+def check_result(file: str, data: bytes, study: StudyFacts) -> ResultFile:
+    """Check the bytes of a results file; ``file`` is its name in the messages.
+
+    Raises:
+        DataError: As :func:`read_result`.
+    """
+    data = data.removeprefix(codecs.BOM_UTF8)  # a byte-order mark is no content
+    try:
+        values = parse_result(data)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise DataError(f"{path.name} is not JSON ({error})", fix="let the reader download it again") from None
+        raise DataError(f"{file} is not JSON ({error})", fix="let the reader download it again") from None
     except ValueError as error:
         raise DataError(
-            f"{path.name} is invalid: {error}",
+            f"{file} is invalid: {error}",
             expected="a file as the viewer saves it",
             fix="let the reader download it again",
         ) from None
     if values.get("kind") != RESULT_KIND:
-        raise DataError(f"{path.name} is no results file", expected=f"kind {RESULT_KIND!r}", fix="leave it out")
+        raise DataError(f"{file} is no results file", expected=f"kind {RESULT_KIND!r}", fix="leave it out")
     missing = [name for name in RESULT_FIELDS if name not in values]
     if values.get("format") != FORMAT or missing:
         raise DataError(
-            f"{path.name} has format {values.get('format')!r}"
-            + (f" and lacks {', '.join(missing)}" if missing else ""),
+            f"{file} has format {values.get('format')!r}" + (f" and lacks {', '.join(missing)}" if missing else ""),
             expected=f"format {FORMAT}",
             fix="the version of medcodi that exported the bundle",
         )
     # The right bundle, unchanged, and this reader's own trials.
-    _check_belongs(path.name, values, key)
-    _check_checksum(path.name, values)
-    _check_answers(path.name, values, key)
-    return ResultFile(path.name, hashlib.sha256(data).hexdigest(), values)
+    _check_belongs(file, values, study)
+    _check_checksum(file, values)
+    _check_answers(file, values, study)
+    return ResultFile(file, hashlib.sha256(data).hexdigest(), values)
 
 
-def _check_belongs(file: str, values: Mapping[str, Any], key: AnswerKey) -> None:
-    if values["bundle_id"] != key.bundle_id:
+def _check_belongs(file: str, values: Mapping[str, Any], study: StudyFacts) -> None:
+    if values["bundle_id"] != study.bundle_id:
         raise DataError(
             f"{file} is of bundle {values['bundle_id']!r}",
-            expected=f"bundle {key.bundle_id!r}",
+            expected=f"bundle {study.bundle_id!r}",
             fix="leave it out, or give that bundle's key",
         )
-    if values["key_sha256"] != key.sha256:
+    if values["key_sha256"] != study.sha256:
         raise DataError(
-            f"{file} was answered under a key with SHA-256 {str(values['key_sha256'])[:12]}..., this key has {key.sha256[:12]}...",
+            f"{file} was answered under a key with SHA-256 {str(values['key_sha256'])[:12]}..., this key has {study.sha256[:12]}...",
             expected="the key as it was exported",
             fix="use the copy of key.json: this one, or the result, was changed",
         )
-    if values["study_sha256"] != key.study_sha256:
+    if values["study_sha256"] != study.study_sha256:
         raise DataError(
             f"{file} was answered under another config of the study",
             expected="the study in the key",
             fix="leave it out",
         )
-    if values["reader"] not in key.trials:
+    if values["reader"] not in study.trials:
         raise DataError(
-            f"{file} is of reader {values['reader']!r}", expected="one of " + ", ".join(key.trials), fix="leave it out"
+            f"{file} is of reader {values['reader']!r}",
+            expected="one of " + ", ".join(study.trials),
+            fix="leave it out",
         )
     if not (values.get("consent") or {}).get("given"):
         raise DataError(f"{file} holds no consent", expected="a reader who agreed to take part", fix="leave it out")
@@ -132,8 +168,8 @@ def _check_checksum(file: str, values: Mapping[str, Any]) -> None:
         )
 
 
-def _check_answers(file: str, values: Mapping[str, Any], key: AnswerKey) -> None:
-    trials = key.trials[values["reader"]]
+def _check_answers(file: str, values: Mapping[str, Any], study: StudyFacts) -> None:
+    trials = study.trials[values["reader"]]
     seen: set[str] = set()
     for answer in values["answers"]:
         missing = [name for name in ANSWER_FIELDS if name not in answer]

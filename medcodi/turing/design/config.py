@@ -161,6 +161,13 @@ class PagesConfig:
         "you can stop at any time and continue later, here or, with a progress file, on another computer.\n\n"
         "Please read alone, in a darkened room, and do not talk about the items with other readers before all have finished."
     )
+    # the same where the study is served: answers leave the reader's computer
+    welcome_served: str = (
+        "Thank you for reading. You will see chest examinations, one after the other, and answer one question about each.\n\n"
+        "Your answers are sent to the server of the study as you go; you can stop at any time and continue later by the same "
+        "link, here or on another computer. The link is yours alone: please do not pass it on.\n\n"
+        "Please read alone, in a darkened room, and do not talk about the items with other readers before all have finished."
+    )
     # what a reader agrees to
     consent: str = (
         "Taking part is voluntary, and you may stop at any time. Your answers, the time you take for each, and the size of "
@@ -179,10 +186,12 @@ class PagesConfig:
         "You have finished. Please download the results file and send it to the person who gave you this folder. "
         "Thank you."
     )
+    # the same where the study is served
+    end_served: str = "You have finished: there is nothing to send. Thank you."
 
     def before_tasks(self) -> tuple[str, ...]:
         """Texts that a reader sees before the first task."""
-        return self.welcome, self.consent, self.consent_label, self.display_check
+        return self.welcome, self.welcome_served, self.consent, self.consent_label, self.display_check
 
 
 @config

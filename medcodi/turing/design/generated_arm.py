@@ -30,6 +30,7 @@ from medcodi.data.generated_files import (
 from medcodi.data.images import fit_square
 from medcodi.data.refusals import Refused
 from medcodi.errors import DataError, PromptError
+from medcodi.generation.watermark import detect
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.randomness import seed_from_keys
@@ -40,6 +41,7 @@ from medcodi.turing.design.real_arm import RealArm
 if TYPE_CHECKING:
     from medcodi.model import MedCoDi
 
+_WATERMARKS = 0.05  # more of the films are no false alarms, of which there are fewer than 1 in 10,000
 GenerationRequest = tuple[str, Direction]  # study id, prompts and targets
 GeneratedContents = dict[GenerationRequest, dict[str, Content]]  # target -> image [H, W] in [0, 1], or text
 # Gives the contents stored under a name; where there are none, makes and stores them.
@@ -98,12 +100,25 @@ class GeneratedFolder:
         """Read the files.
 
         Raises:
-            DataError: If one is missing or unreadable.
+            DataError: If one is missing or unreadable, or the films carry the watermark.
         """
-        return {
+        contents: GeneratedContents = {
             (case, direction): {name: self._read(case, name) for name in direction.targets}
             for case, direction in requests
         }
+        self._refuse_watermarks([value for values in contents.values() for value in values.values()])
+        return contents
+
+    def _refuse_watermarks(self, values: Sequence[Content]) -> None:
+        """Files are read for their pixels alone, so that no metadata reach a reader; a watermark is in the pixels."""
+        films = [value for value in values if isinstance(value, np.ndarray)]
+        num_marked = sum(detect(film).is_marked for film in films)
+        if num_marked > len(films) * _WATERMARKS:
+            raise DataError(
+                f"{num_marked} of {len(films)} generated films in {self.name} carry the watermark, which real films do not",
+                expected="films that nothing but their content tells from real ones",
+                fix="generate them again without --watermark",
+            )
 
     def _read(self, case: str, modality: str) -> Content:
         try:
@@ -251,6 +266,12 @@ def open_generated(source: str, sampling: SamplingConfig, seed: int, device: str
         CheckpointError: If the model cannot be loaded.
     """
     path = Path(source)
+    if sampling.watermark:
+        raise PromptError(
+            "the sampling of a reader study has a watermark, which real films do not have",
+            expected="films that nothing but their content tells from real ones",
+            fix="leave sampling.watermark out",
+        )
     if source == "demo" or (path / "model_index.json").is_file():
         from medcodi.generation.pipeline import load
 

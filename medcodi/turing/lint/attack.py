@@ -25,7 +25,6 @@ from medcodi.turing.design.blinding import BlindingConfig
 from medcodi.turing.design.items import GENERATED, REAL
 from medcodi.turing.lint.features import PayloadFeatures, file_features, name_features
 from medcodi.turing.lint.files import Leak, check_files
-from medcodi.turing.lint.multiplicity import multiplicity_leaks
 from medcodi.turing.lint.separation import (
     ALPHA,
     SHARE,
@@ -34,6 +33,7 @@ from medcodi.turing.lint.separation import (
     chance_of_classifier,
     chance_of_turns,
     classifier_scores,
+    multiplicity_leaks,
     outlier_test,
 )
 

@@ -15,7 +15,10 @@ var Turing = Turing || {};
     page.addEventListener("keydown", (event) => {
       if (event.key !== "Enter" || event.target.matches("button, a, textarea, input[type=file]")) return;
       const primary = page.querySelector("button.primary:not(:disabled)");
-      if (primary) { event.preventDefault(); primary.click(); }
+      if (!primary) return;
+      event.preventDefault();
+      event.stopPropagation(); // the page that opens listens for Enter too
+      primary.click();
     });
     document.body.dataset.page = name;
     document.getElementById("app").replaceChildren(page);
@@ -67,17 +70,20 @@ var Turing = Turing || {};
     }
 
     storageNote() {
-      return this.session.keeps ? null : note(
+      return this.session.keeps || Turing.server ? null : note(
         "This browser stores nothing between visits. Save a progress file (key S) before you close the page, or your answers are lost.");
     }
 
     welcome() {
-      const [file, said] = this.loadControl();
+      const [file, said] = this.loadControl(), { pages } = this.study;
+      const stored = Turing.server
+        ? "Answers are stored on the server of the study after every click; you may close the page and come back by the same link."
+        : "Answers are stored in this browser after every click; you may close the page and come back. Nothing is sent anywhere: at the end you save one file.";
       Turing.showPage({
         name: "welcome", title: this.study.title,
         body: [
-          ...paragraphs(this.study.pages.welcome), this.storageNote(),
-          el("p", { class: "quiet" }, `${count(this.session.trials.length, "item")}. Answers are stored in this browser after every click; you may close the page and come back. Nothing is sent anywhere: at the end you save one file.`),
+          ...paragraphs(Turing.server ? pages.welcome_served : pages.welcome), this.storageNote(),
+          el("p", { class: "quiet" }, `${count(this.session.trials.length, "item")}. ${stored}`),
           said,
         ],
         buttons: [button("Begin", { primary: true, id: "begin", click: () => { this.session.begin(); this.app.resume(); } }), file],
@@ -150,23 +156,25 @@ var Turing = Turing || {};
     }
 
     end() {
-      const { session } = this, open = session.trials.length - session.done;
+      const { session } = this, { server } = Turing, open = session.trials.length - session.done;
       session.save();
+      const saved = el("p", { class: "note done", id: "saved", role: "status" });
       Turing.showPage({
         name: "end", title: open ? `${count(open, "item")} could not be answered` : "Thank you",
         body: [
-          ...paragraphs(this.study.pages.end),
-          open ? note("The file will say which items are missing. Please tell the people who run the study.") : null,
-          el("p", {}, "Save the result and send this one file, unchanged, to the people who run the study: ", el("code", {}, session.fileName)),
-          el("p", { class: "note done", id: "saved", role: "status" }),
+          ...paragraphs(server ? this.study.pages.end_served : this.study.pages.end),
+          open ? note("The result says which items are missing. Please tell the people who run the study.") : null,
+          server ? null : el("p", {}, "Save the result and send this one file, unchanged, to the people who run the study: ", el("code", {}, session.fileName)),
+          saved,
         ],
-        buttons: [button("Save the result", {
-          primary: true, id: "download", click: () => {
+        buttons: [button(server ? "Save a copy" : "Save the result", {
+          primary: !server, id: "download", click: () => {
             this.app.saveFile();
-            document.getElementById("saved").textContent = "Saved to your download folder. You may save it again, and close this page.";
+            saved.textContent = "Saved to your download folder. You may save it again, and close this page.";
           },
         })],
       });
+      if (server) server.delivered(session).then(() => { saved.textContent = "Your answers are stored on the server of the study. You may close this page."; });
     }
   };
 })();

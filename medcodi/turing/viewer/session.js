@@ -36,18 +36,18 @@ var Turing = Turing || {};
       return { consent: null, display_check: null, sessions: [], items: {}, begun: -1, shut: -1, skipped: [] };
     }
 
-    /** Load what this browser stored. Returns whether there was anything. */
+    /** Load what this browser stored, or the server of a served study has. Returns whether there was anything. */
     load() {
+      let stored = null;
       try {
-        const stored = localStorage.getItem(this.storageKey);
+        stored = localStorage.getItem(this.storageKey);
         if (stored) this.state = { ...this.empty(), ...JSON.parse(stored) };
         else localStorage.setItem(`${this.storageKey}/try`, "1");
         localStorage.removeItem(`${this.storageKey}/try`);
-        return Boolean(stored);
       } catch {
         this.keeps = false;
-        return false;
       }
+      return Turing.server ? Turing.server.load(this, Boolean(stored)) : Boolean(stored);
     }
 
     save() {
@@ -60,6 +60,7 @@ var Turing = Turing || {};
       } catch {
         this.keeps = false;
       }
+      if (Turing.server) Turing.server.save(this);
     }
 
     /** Begin a session: the first, or one after a break. */

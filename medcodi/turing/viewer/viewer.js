@@ -64,14 +64,14 @@ Turing.VERSION = "1";
       Turing.download(this.session.fileName, this.session.result());
     }
 
-    /** The same session was opened in another tab: two pens on one sheet. */
+    /** The same session was opened in another tab, or on another computer: two pens on one sheet. */
     elsewhere() {
       if (document.getElementById("elsewhere")) return;
       this.session.frozen = true;
       if (this.page) this.page.clock.hold("elsewhere");
       Turing.dialog({
         id: "elsewhere", title: "Open in another tab",
-        body: [Turing.el("p", {}, "This session goes on in another tab or window. Close this one, or continue here after closing the other.")],
+        body: [Turing.el("p", {}, "This session goes on in another tab, window or computer. Close this one, or continue here after closing the other.")],
         buttons: [{ label: "Continue here", primary: true, click: () => location.reload() }],
       });
     }

@@ -15,6 +15,15 @@ Run = Callable[..., int]
 TINY_STUDIES = ["data={source: phantom, split: test, num_studies: 8, image_size: 32}", "device=cpu"]
 EVALUATE = ["evaluate", "--model", "{model}", "--out", "out", *TINY_STUDIES]
 TRAIN = ["train", "--config", "tiny/align", "init={model}", "out=out"]
+PRIVATE = [
+    "train",
+    "--config",
+    "tiny/diffuse",
+    "init={model}",
+    "out=out",
+    "low_rank={rank: 2}",
+    "tracking.tensorboard=false",
+]
 
 
 @pytest.fixture
@@ -43,9 +52,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("torchxrayvision", "eval", [*EVALUATE, "image_reader=xrv", "metrics=[findings]"]),
         ("radeval", "radeval", [*EVALUATE, "labeler=chexbert"]),
         ("radeval", "radeval", [*EVALUATE, "report_scorers=[radgraph]"]),
+        ("c2pa", "c2pa", ["sign-mark", "chest.png", "--key", "key.pem", "--certificates", "chain.pem"]),
         ("presidio_analyzer", "phi", ["audit", "--config", "small", "--model", "{model}", "--out", "out", "presidio=true"]),
         ("tensorboard", "tracking", TRAIN),
         ("wandb", "tracking", [*TRAIN, "tracking.tensorboard=false", "tracking.wandb={project: x}"]),
+        ("dp_accounting", "privacy", [*PRIVATE, "privacy={noise: 1, delta: 1e-3}"]),
         ("deepspeed", "deepspeed", [*TRAIN, "engine.name=deepspeed"]),
         ("xformers", "xformers", ["generate", "--model", "{model}", "--out", "out", "--execution", "attention=xformers"]),
     ],

@@ -64,7 +64,7 @@ def test_a_saved_model_has_a_card_of_what_its_index_says(model: MedCoDi, folder:
     header = yaml.safe_load(text.split("---")[1])
     assert header["model_name"] == "tiny, a MedCoDi model" and "model-index" not in header
     assert f"| identity | {model.identity()} |" in text and "| stages | align |" in text
-    assert "| align | 12 | 64 | phantom\\|0 | 0 |" in text
+    assert "| align | 12 | 64 | 0 | phantom\\|0 |" in text
     assert (
         "knows no real patient" in text and "how well it does is unknown" in text and "its training is unknown" in text
     )

@@ -78,7 +78,7 @@ def test_refusals() -> None:
 def test_reconstruction_terms_by_hand() -> None:
     autoencoder, x = small(), torch.rand(2, 1, 32, 32)
     mean, logvar = autoencoder.encode(x)
-    terms = autoencoder.reconstruction_terms(x, torch.zeros_like(mean), edge_scales=1, hard_share=0.25)
+    terms, latents = autoencoder.reconstruction_terms(x, torch.zeros_like(mean), edge_scales=1, hard_share=0.25)
     error = (autoencoder.decode_unclamped(mean) - (2 * x - 1)).flatten(1)
     worst = error.abs().sort(dim=1, descending=True).values[:, : 32 * 32 // 4]
     expected = {

@@ -24,10 +24,10 @@ def contents(seed: int) -> dict[str, Any]:
     return {"frontal": pixels[0], "lateral": pixels[1], "report": REPORT, "record": {"age": 71.0, "sex": "F"}}
 
 
-def objects(seed: int) -> dict[str, Any]:
+def objects(seed: int, *, pdf: bool = False) -> dict[str, Any]:
     """A small study: two films and a report."""
     provenance = {"direction": "->", "model": {"name": "tiny", "sha256": "0" * 64}, "prompts": {}, "settings": {}}
-    return study_objects(contents(seed), {**provenance, "seeds": [seed]})
+    return study_objects(contents(seed), {**provenance, "seeds": [seed]}, pdf=pdf)
 
 
 class Web(ThreadingHTTPServer):

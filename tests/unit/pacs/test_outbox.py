@@ -9,11 +9,10 @@ import pytest
 
 pytest.importorskip("pydicom")
 
-from medcodi.data.dicom.writing import study_objects
 from medcodi.errors import DataError
 from medcodi.pacs.outbox import Outbox
 from medcodi.pacs.servers import Address
-from tests.unit.pacs.servers import contents, objects
+from tests.unit.pacs.servers import objects
 
 SERVER = Address(text="http://host/dicom-web", scheme="http", host="host")
 
@@ -25,14 +24,7 @@ def test_a_study_is_added_once_and_listed_in_the_order_of_sending(tmp_path: Path
     assert [instance.path.name for instance in study.instances] == ["frontal.dcm", "lateral.dcm", "report.dcm"]
     assert study.study == objects(0)["report"].StudyInstanceUID and outbox.damage(study) == ""
     # The same sample with a PDF is more than what is there.
-    provenance = {
-        "direction": "->",
-        "model": {"name": "tiny", "sha256": "0" * 64},
-        "prompts": {},
-        "settings": {},
-        "seeds": [0],
-    }
-    assert outbox.add(study_objects(contents(0), provenance, pdf=True)) and len(outbox.studies()) == 2
+    assert outbox.add(objects(0, pdf=True)) and len(outbox.studies()) == 2
 
 
 def test_a_report_whose_images_are_not_there_is_refused(tmp_path: Path) -> None:

@@ -50,6 +50,16 @@ def test_everything_arrives_once_and_is_not_sent_again(outbox: Outbox) -> None:
         assert send(outbox, other.url).sent == 9
 
 
+def test_what_two_studies_of_the_outbox_share_is_sent_once(outbox: Outbox) -> None:
+    outbox.add(objects(0, pdf=True))
+    with web_server() as server:
+        assert send(outbox, server.url).sent == 7 and len(server.arrived) == 7
+        outbox.add(objects(1, pdf=True))
+        delivery = send(outbox, server.url)
+        assert (delivery.sent, delivery.before) == (1, 13) and len(server.arrived) == 8
+        assert send(outbox, server.url).sent == 0
+
+
 def test_a_server_that_is_away_loses_nothing(outbox: Outbox) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -186,6 +196,9 @@ def test_a_damaged_study_is_not_sent_and_the_others_are(outbox: Outbox) -> None:
         assert delivery.sent == 3 and "is damaged" in str(delivery.problems)
         path.unlink()
         assert "files are missing" in str(send(outbox, server.url).problems)
+        # The same sample generated again replaces it.
+        assert [outbox.add(objects(seed)) for seed in (0, 1)].count(True) == 1
+        assert send(outbox, server.url).sent == 3
 
 
 def test_two_processes_do_not_send_at_once_and_studies_are_added_meanwhile(outbox: Outbox) -> None:

@@ -7,16 +7,16 @@ from collections.abc import Sequence
 
 import pytest
 
+from medcodi.pages.bars import Range, range_chart, rating_chart
 from medcodi.pages.charts import (
     MAX_POINTS,
     Curve,
     ForestRow,
-    Range,
     forest_chart,
     line_chart,
-    range_chart,
+    roc_chart,
+    trial_chart,
 )
-from medcodi.pages.reader_charts import rating_chart, roc_chart, trial_chart
 from medcodi.pages.svg import GREEN, GREY, RED, SERIES
 
 

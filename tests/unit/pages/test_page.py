@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 
 from medcodi.errors import DataError
-from medcodi.pages.charts import ForestRow, Range, forest_chart, range_chart
+from medcodi.pages.bars import Range, range_chart
+from medcodi.pages.charts import ForestRow, forest_chart
 from medcodi.pages.page import (
     Cell,
     Figure,
@@ -26,12 +27,22 @@ from medcodi.pages.page import (
     render_template,
     write_page,
 )
+from medcodi.xmp import GENERATED, PNG_KEYWORD, read_mark
 
 
 def test_a_picture_survives() -> None:
     image = np.linspace(0, 1, 64).reshape(8, 8)
     decoded = Image.open(io.BytesIO(base64.b64decode(image_data_uri(image).partition(",")[2])))
     np.testing.assert_allclose(np.asarray(decoded) / 255, image, atol=0.5 / 255)
+
+
+def test_generated_pictures_are_marked_wherever_they_are_saved() -> None:
+    def info(role: str) -> dict[object, object]:
+        uri = Cell(caption="Frontal X-ray", role=role, value=np.zeros((8, 8))).uri
+        return dict(Image.open(io.BytesIO(base64.b64decode(uri.partition(",")[2]))).info)
+
+    assert read_mark(str(info("generated")[PNG_KEYWORD]), "it").source_type == GENERATED
+    assert not info("truth") and not info("prompt")
 
 
 def test_only_grey_images() -> None:

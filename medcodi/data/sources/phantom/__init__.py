@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +11,7 @@ from scipy import ndimage
 
 from medcodi.data.sources.phantom import grammar, lines, rendering
 from medcodi.data.sources.phantom.body import Body, draw_body, draw_findings, labels_of
-from medcodi.data.sources.phantom.film import draw_exposure, expose
+from medcodi.data.sources.phantom.film import VIEWS, draw_exposure, expose
 from medcodi.data.sources.phantom.painting import HALF_DEPTH
 from medcodi.data.sources.phantom.patients import check_population, draw_visit
 from medcodi.data.sources.phantom.volume import build
@@ -24,22 +23,6 @@ from medcodi.study import Finding, Study
 VERSION = "1"
 VERSION_2 = "2.2"  # the second draft of version 2: what was cached of the first is another's
 MIN_SIZE, MAX_SIZE = 32, 1024
-
-
-@dataclass(frozen=True, kw_only=True)
-class FilmGeometry:
-    """The geometry between a film and the body, whose volume is indexed [z, y, x] and whose points are (x, y, z)."""
-
-    along: int  # axis of the volume that the rays follow
-    half: float  # of the volume's extent along it
-    axes: tuple[int, int]  # which of x, y, z runs across and down the film
-    marker: str
-
-
-VIEWS = {
-    "frontal": FilmGeometry(along=1, half=HALF_DEPTH, axes=(0, 2), marker="R"),
-    "lateral": FilmGeometry(along=2, half=1.0, axes=(1, 2), marker="L"),
-}
 
 
 def phantom_findings(seed: int, index: int) -> tuple[Finding, ...]:
@@ -145,7 +128,7 @@ def phantom_visit_study(seed: int, index: int, size: int = 128, studies_per_pati
     _check_size(size)
     visit = draw_visit(seed, index, studies_per_patient)
     films = {}
-    for view, path in rendering.project(visit.body, visit.findings, visit.rng_of, size, VIEWS).items():
+    for view, path in rendering.project(visit.body, visit.findings, visit.rng_of, size).items():
         keys = (seed, index, studies_per_patient, view)
         exposure = draw_exposure(numpy_generator("phantom2 exposure", *keys), VIEWS[view].marker)
         films[view] = rendering.expose(path, exposure, numpy_generator("phantom2 grain", *keys))

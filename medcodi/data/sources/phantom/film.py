@@ -1,4 +1,4 @@
-"""From line integrals to a film: Beer-Lambert, scatter, quantum noise, exposure, the marker letter."""
+"""The views of a film, and from line integrals to it: Beer-Lambert, scatter, quantum noise, exposure, the marker letter."""
 
 from __future__ import annotations
 
@@ -9,8 +9,26 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from scipy import ndimage
 
+from medcodi.data.sources.phantom.painting import HALF_DEPTH
+
 OPTICAL_THICKNESS = 3.0  # of the reference path; the automatic exposure control brings every film near it
 REFERENCE_PERCENTILE = 80
+
+
+@dataclass(frozen=True, kw_only=True)
+class FilmGeometry:
+    """The geometry between a film and the body, whose volume is indexed [z, y, x] and whose points are (x, y, z)."""
+
+    along: int  # axis of the volume that the rays follow
+    half: float  # of the volume's extent along it
+    axes: tuple[int, int]  # which of x, y, z runs across and down the film
+    marker: str
+
+
+VIEWS = {
+    "frontal": FilmGeometry(along=1, half=HALF_DEPTH, axes=(0, 2), marker="R"),
+    "lateral": FilmGeometry(along=2, half=1.0, axes=(1, 2), marker="L"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -7,9 +7,9 @@ one cascade of narrow filters blurs every radius, and the volume's projection is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 from scipy import ndimage
@@ -25,17 +25,6 @@ GRID = grid(80, 38, 80, version=2)
 RADII = (0.026, 0.018, 0.012, 0.008, 0.005)  # of all tubes but the upper arms, widest first
 _SPACING = 1.6  # radii between the points of a tube: the sum of their Gaussians is smooth to 0.1 per cent
 _PAD = 10  # voxels around the volume, where arms stick out of it
-
-
-class View(Protocol):
-    """The geometry of a film, as in the package's table."""
-
-    @property
-    def along(self) -> int: ...
-    @property
-    def half(self) -> float: ...
-    @property
-    def axes(self) -> tuple[int, int]: ...
 
 
 # ---- anatomy ---------------------------------------------------------------------------------------------------------
@@ -90,7 +79,6 @@ def project(
     findings: Sequence[Finding],
     rng_of: Callable[[Finding], np.random.Generator],
     size: int,
-    views: Mapping[str, View],
 ) -> dict[str, np.ndarray]:
     """Integrate a patient's attenuation along the rays of every view.
 
@@ -99,7 +87,6 @@ def project(
         findings: What the patient has.
         rng_of: Generator that places a finding and draws its texture.
         size: Pixels a side.
-        views: Name -> geometry.
 
     Returns:
         View -> float32 ``[size, size]``, in units of tissue half-films.
@@ -112,7 +99,7 @@ def project(
     tubes = [body_tubes, (points, weight, level)]
     origin = np.array(body.shift)
     paths = {}
-    for name, view in views.items():
+    for name, view in film.VIEWS.items():
         flesh, bone = lines.arms(body, name)
         coarse = thorax.mu.sum(axis=view.along) * (2 * view.half / thorax.mu.shape[view.along])  # [NZ, NX] or [NZ, NY]
         coarse += _wide(flesh, view.axes[0], coarse.shape)

@@ -56,6 +56,14 @@ def test_a_generated_study_goes_out_and_comes_back(
         assert (tmp_path / "outbox/outbox.json").is_file()
 
 
+def test_a_record_alone_is_no_dicom_object(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert run("generate", "--target", "record", "--outbox", "outbox") == REFUSED
+    assert "record alone is no DICOM object" in capsys.readouterr().err and not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

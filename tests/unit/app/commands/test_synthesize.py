@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -66,3 +68,33 @@ def test_balance_writes_a_manifest_and_half_a_request_is_refused(
     assert "--balance is given alone" in capsys.readouterr().err
     assert run("synthesize", "--out", str(tmp_path / "out")) == REFUSED
     assert "no --manifest" in capsys.readouterr().err and not (tmp_path / "out").exists()
+
+
+def test_near_copies_are_excluded_and_counted_and_again_on_a_second_run(
+    run: Callable[..., int], model_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = {"num_studies": 24}
+    prepare(PrepareConfig(source="phantom", image_size=32, out=str(tmp_path / "data"), options=options))
+    (tmp_path / "prompts.csv").write_text("id,report\na,Normal chest.\nb,Large left pleural effusion.\n")
+    arguments = [
+        "synthesize",
+        "--manifest",
+        str(tmp_path / "prompts.csv"),
+        "--out",
+        str(tmp_path / "out"),
+        "--model",
+        model_folder,
+    ]
+    arguments += ["--target", "frontal", "--steps", "2", "--exclude-near-copies"]
+    assert run(*arguments, str(tmp_path / "none")) == REFUSED and not (tmp_path / "out").exists()
+    tables = []
+    for _ in range(2):
+        assert run(*arguments, str(tmp_path / "data")) == 0
+        said = " ".join(capsys.readouterr().err.split())
+        summary = json.loads((tmp_path / "out/near_copies.json").read_text())
+        assert f"{summary['excluded']} of 2 studies are nearer to a training study" in said and "no proof" in said
+        with (tmp_path / "out/results.csv").open(newline="") as file:
+            left = list(csv.DictReader(file))
+        assert len(left) == 2 - summary["excluded"] and summary["training"]["studies"] == 24
+        tables.append((left, summary))
+    assert tables[0] == tables[1]

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from medcodi.app.commands.turing_analysis import _numbers, _planned_tests
+from medcodi.app.commands.turing.analysis import _numbers, _planned_tests
 from medcodi.errors import ConfigError, DataError
 
 STUDY = Path(__file__).resolve().parents[4] / "configs/turing/medcodi-m.yaml"

@@ -12,8 +12,7 @@ import pytest
 from medcodi.app.cli import main
 from medcodi.data.dataset import open_dataset
 from medcodi.data.images import save_png8
-from medcodi.data.preparation.ledger import read_ledger
-from medcodi.data.preparation.overview import overview, write_overview
+from medcodi.data.preparation.ledger import overview, read_ledger, write_overview
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.errors import DataError
 

@@ -130,3 +130,29 @@ def test_without_the_library_its_extra_is_named(monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setitem(__import__("sys").modules, "torchxrayvision", None)
     with pytest.raises(MissingExtraError, match="torchxrayvision.*medcodi\\[eval\\]"):
         xrv_network(Path("x"), "", None)
+
+
+def test_rad_dino_299_squeezes_images_as_chexgenbench_does(rad_dino: Path) -> None:
+    """By torchvision's Resize on Pillow images, 8 bits, then the processor; whatever the aspect."""
+    from torchvision.transforms import Resize
+    from transformers import AutoImageProcessor
+
+    image = np.random.default_rng(4).integers(0, 256, (120, 80), dtype=np.uint8)
+    squeezed = Resize((299, 299))(Image.fromarray(image).convert("RGB"))
+    processor = AutoImageProcessor.from_pretrained(rad_dino)
+    expected = processor(images=squeezed, return_tensors="pt")["pixel_values"][0]
+    ours, plain = (load_extractor(name, weights=rad_dino) for name in ("rad-dino-299", "rad-dino"))
+    torch.testing.assert_close(ours.prepare(image), expected)
+    assert ours.identity("frontal") != plain.identity("frontal")
+    # Its 8 bits go through [0, 1] and back there: nothing is lost.
+    levels = np.arange(256, dtype=np.float32)
+    assert np.array_equal((levels / np.float32(255) * np.float32(255)).astype(np.uint8), levels.astype(np.uint8))
+
+
+def test_random_weights_are_a_dry_run_that_says_so() -> None:
+    first, second = (load_extractor("rad-dino-299", weights="random") for _ in range(2))
+    features = first.annotate(IMAGES, "frontal")
+    np.testing.assert_array_equal(features, second.annotate(IMAGES, "frontal"))
+    described = first.describe()
+    assert described["settings"]["random"] is True and described["published_weights"] is False
+    assert features.shape == (3, described["dim"]) and np.ptp(features) > 0

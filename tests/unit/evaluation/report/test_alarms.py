@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from medcodi.evaluation.report.alarms import alarms, unfit_annotators
+from medcodi.evaluation.report.alarms import alarms, random_extractors, unfit_annotators
 
 
 def results(phantoms: bool | None, trained_on: str = "phantom-demo/train", model: str | None = None) -> dict[str, Any]:
@@ -44,3 +44,12 @@ def test_prompts_that_were_not_read_to_their_ends_are_an_alarm() -> None:
     system = {"coverage": {}, "directions": {}, "truncated_prompts": cut}
     (line,) = alarms({**results(True), "systems": {"ours": system}})
     assert line == "ours: 7 of 60 prompts of report are longer than the model reads; their ends had no influence."
+
+
+def test_random_weights_come_first() -> None:
+    dry = results(True)
+    assert random_extractors(dry) == []
+    dry["readers"]["extractors"]["rad-dino-299"] = {"settings": {"random": True}}
+    assert alarms(dry)[0] == (
+        "The weights of 'rad-dino-299' are random: this is a dry run, and no distance in these features means anything."
+    )

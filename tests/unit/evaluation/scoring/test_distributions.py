@@ -5,11 +5,15 @@ from __future__ import annotations
 from dataclasses import replace
 
 import numpy as np
+import pytest
 
 from medcodi.evaluation.config import ScoringConfig
 from medcodi.evaluation.scoring.similarity import merged_moments
 from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.metrics import Moments
+from medcodi.metrics.distances import mmd2
+from medcodi.metrics.similarity import prdc
+from medcodi.study import CHEXPERT_LABELS
 from tests.unit.evaluation.scoring.conftest import Toy
 
 
@@ -55,3 +59,26 @@ def test_wide_features_have_no_interval(toy: Toy, monkeypatch) -> None:
     figure = scores["metrics"]["frechet/demo"]
     assert figure["low"] is None and figure["ceiling"] is not None
     assert "frechet/demo: interval" in {entry["metric"] for entry in scores["left_out"]}
+
+
+def test_distances_by_finding_are_those_of_the_studies_that_have_it(toy: Toy) -> None:
+    config = ScoringConfig(
+        bootstrap_samples=100, min_positives=8, neighbours=3, kernel_subset=8, metrics=("kernel", "prdc", "by_finding")
+    )
+
+    def moved(target: str, rows: list[int]) -> list:
+        return toy.held_out.values(target, np.roll(rows, -1).tolist())
+
+    own = toy.score("report->frontal", moved, config).to_dict()["targets"]["frontal"]["by_finding"]
+    column = CHEXPERT_LABELS.index("Cardiomegaly")
+    rows = np.flatnonzero(toy.held_out.truth[:, column] == 1)
+    assert own["Cardiomegaly"]["studies"] == len(rows) >= 8 and "Edema" not in own
+    # By hand: features of the same studies alone.
+    values = moved("frontal", list(range(len(toy.held_out))))
+    made = toy.annotate("frontal", values).arrays["features/demo"][rows]
+    real = toy.annotate("frontal", toy.held_out.values("frontal", list(range(len(values))))).arrays["features/demo"][
+        rows
+    ]
+    metrics = own["Cardiomegaly"]["metrics"]
+    assert metrics["coverage/demo"]["value"] == pytest.approx(prdc(real, made, k=3).coverage)
+    assert metrics["kernel/demo"]["value"] == pytest.approx(mmd2(real, made, study_paired=True))

@@ -7,9 +7,10 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from medcodi.evaluation.annotations import side_codes
-from medcodi.evaluation.scoring.case import NUM_DERANGEMENTS, derangements
+from medcodi.evaluation.annotations import AnnotationTable, StudyTable, side_codes
+from medcodi.evaluation.scoring.case import NUM_DERANGEMENTS, Case, ScoredStudies, derangements
 from medcodi.evaluation.scoring.findings import SIDED, counted_findings, sided
+from medcodi.evaluation.scoring.optional import score_severity, urgency
 from medcodi.evaluation.scoring.statistics import AreaStatistic
 from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.study import CHEXPERT_LABELS, Finding
@@ -75,3 +76,27 @@ def test_what_is_shown_and_was_not_mentioned_is_a_false_positive(toy: Toy, toy_d
     absent = primary("absent")
     assert primary("unknown") is None  # without a negative nothing counts
     assert absent is not None and absent < 0.8
+
+
+def test_a_missed_pneumothorax_weighs_four_times_an_enlarged_heart() -> None:
+    """The example of docs/METRICS.md by hand: 2 (1 + 2) / (2 (1 + 2) + 4 + 1), of patients a and b."""
+    weight_of = dict(zip(CHEXPERT_LABELS, urgency(), strict=True))
+    assert (weight_of["Pneumothorax"], weight_of["Pleural Effusion"], weight_of["No Finding"]) == (4, 2, 0)
+
+    def table(*studies: set[str]) -> np.ndarray:
+        return np.array([[float(label in study) for label in CHEXPERT_LABELS] for study in studies], np.float32)
+
+    truth = table({"Pneumothorax", "Cardiomegaly"}, {"Pleural Effusion", "No Finding"})
+    made = table({"Cardiomegaly"}, {"Pleural Effusion", "Atelectasis"})
+    known = StudyTable(["1", "2"], ["a", "b"], [0, 1], [frozenset({"report"})] * 2, truth, np.zeros((2, 14), np.int8))
+    generated, real = (AnnotationTable("report", [0, 1], arrays={"labels": labels}) for labels in (made, truth))
+    case = Case("report", ScoredStudies(known, [0, 1], CONFIG, 32), generated, real)
+    score_severity(case)
+    figure = case.scores.metrics["finding_severity_f1"]
+    assert figure["value"] == pytest.approx(6 / 11) and figure["ceiling"] == 1
+    assert figure["floor"] == pytest.approx(0)  # of the other patient nothing is right
+    # A finding whose truth is unknown counts neither way; without any positive there is no figure.
+    truth[:] = np.nan
+    case = Case("report", ScoredStudies(known, [0, 1], CONFIG, 32), generated, real)
+    score_severity(case)
+    assert not case.scores.metrics and case.scores.left_out[0]["metric"] == "finding_severity_f1"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from medcodi.data.reports import is_language
 from medcodi.evaluation.annotations import AnnotationTable
 from medcodi.evaluation.scoring.case import Case, ScoredStudies
 from medcodi.evaluation.scoring.similarity import (
@@ -14,7 +15,6 @@ from medcodi.evaluation.scoring.similarity import (
     score_texts,
 )
 from medcodi.evaluation.studies import Value
-from medcodi.metrics.labeler import is_language
 from tests.unit.evaluation.scoring.conftest import CONFIG, Toy, study_table
 
 

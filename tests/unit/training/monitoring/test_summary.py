@@ -31,6 +31,7 @@ def run(root: Path, height: float = 1.0) -> Path:
         {"step": 29, "validation/loss": 0.4, "validation/t/000-099/frontal": 0.9, "validation/t/900-999/frontal": 0.1}
     )
     lines.append({"step": 29, "alerts": ["loss spike: <b>look</b>"]})
+    lines.append({"step": 29, "alerts": ["\ud800"]})  # no text: the line is left out
     text = "".join(json.dumps(line) + "\n" for line in lines) + '{"step": 30, "lo'  # it goes on writing
     (root / "log.jsonl").write_text(text)
     return root

@@ -15,11 +15,11 @@ from medcodi.app.cli import main
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import ConfigError, DataError
 from medcodi.model import MedCoDi
-from medcodi.trust.privacy.audit import BUNDLE, RESULTS, audit
 from medcodi.trust.privacy.config import AuditConfig, CanariesConfig, ControlsConfig
 from medcodi.trust.privacy.controls import control_config
+from medcodi.trust.privacy.job import audit
 from medcodi.trust.privacy.measure import Subject, directions_left_out
-from medcodi.trust.privacy.verify import _differing, verify_audit
+from medcodi.trust.privacy.results import BUNDLE, RESULTS, _differing, verify_audit
 from tests.integration.forked import FORKS, free_port
 
 CONTROLS = ControlsConfig(run=False)

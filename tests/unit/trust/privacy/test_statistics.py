@@ -8,6 +8,7 @@ from medcodi.metrics.findings import auroc
 from medcodi.randomness import numpy_generator
 from medcodi.trust.privacy.statistics import (
     by_patient,
+    epsilon_shown,
     excess,
     nearest_excess,
     ranked,
@@ -89,3 +90,20 @@ def test_the_nearest_is_a_member_as_often_as_chance_says() -> None:
 def test_a_share_of_nothing_has_a_bound() -> None:
     share = share_interval(0, 300)
     assert share["low"] == 0 and share["high"] == pytest.approx(1 - 0.025 ** (1 / 300))
+
+
+def main_figures(shift: float, num: int, *keys: int) -> dict:
+    values, labels, patients = population(num, shift, *keys)
+    rates = {f"{rate:g}": true_alarms(values, labels, patients, rate, 200, *keys) for rate in (0.1, 0.01, 0.001)}
+    return {"true_alarms": rates, "auroc": separation(values, labels, patients)}
+
+
+def test_the_epsilon_that_alarms_show_stays_below_that_of_the_mechanism() -> None:
+    """Scores of a Gaussian mechanism of sensitivity 1 and noise 1, which is (4.38, 1e-5)-private (Balle & Wang, 2018)."""
+    bounds = [epsilon_shown(main_figures(1.0, 1000, seed)) for seed in range(20)]
+    assert all(bound is not None and 0.5 < bound < 4.38 for bound in bounds)
+    assert np.mean([epsilon_shown(main_figures(0.0, 1000, seed)) for seed in range(20)]) < 0.05  # nobody is a member
+    # A model that names every member: what 1,000 non-members can show of it.
+    named = epsilon_shown(main_figures(20.0, 1000, 0))
+    assert named is not None and 3.5 < named < 4.5
+    assert epsilon_shown(main_figures(1.0, 50, 0)) is None

@@ -11,10 +11,10 @@ import pytest
 
 from medcodi.config import to_dict
 from medcodi.trust.utility.config import UtilityConfig
-from medcodi.trust.utility.exchange import OracleCurve, exchange_rate, monotone
 from medcodi.trust.utility.job import KIND, run
 from medcodi.trust.utility.page import verdict
 from medcodi.trust.utility.results import verify
+from medcodi.trust.utility.scoring import OracleCurve, exchange_rate, monotone
 from tests.unit.trust.utility.toy import FINDINGS, toy_datasets, write_generated
 
 NUM = 320
@@ -28,7 +28,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from tests.unit.trust.utility.conftest import DATA, NETWORK
 
     folder = tmp_path_factory.mktemp("exchange")
-    generators = {kind: write_generated(folder / kind, NUM, kind=kind) for kind in ("new", "copies", "deaf")}
+    generators = {kind: write_generated(folder / kind, NUM, kind=kind) for kind in ("new", "copies", "deaf", "noise")}
     config = UtilityConfig(
         train=DATA,
         validation=DATA,
@@ -45,6 +45,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
             "copies": {**ADDED, "generator": "copies", "prompts": "own", "times": 1},
             "duplicates": {**REAL, "add": "duplicates", "times": 2, "against": "base"},
             "deaf": {**ADDED, "times": 5, "generator": "deaf"},
+            "noise": {**REAL, "add": "synthetic", "times": 5, "generator": "noise"},
             "shuffled": {**ADDED, "times": 5, "generator": "new", "shuffle_labels": True},
         },
         seeds=2,
@@ -64,7 +65,8 @@ def test_what_a_study_is_worth(finished: Path) -> None:
     for control in ("copies", "duplicates"):
         assert abs(rates[control]["value"]) < 0.25, control
         assert rates[control]["low"] < 0.1 and rates[control]["high"] < new["low"], control
-    for wrong in ("deaf", "shuffled"):  # what is generated has nothing to do with its prompt, or with its label
+    # What is generated has nothing to do with its prompt, or with its label, or says nothing at all.
+    for wrong in ("deaf", "shuffled", "noise"):
         assert rates[wrong]["value"] < 0 and rates[wrong]["high"] < 0 < new["low"], wrong
     # The same in the comparisons: new studies help, shuffled labels harm, duplicates do neither.
     rows = {row["arm"]: row for row in results["tests"]["test"]["comparisons"]}

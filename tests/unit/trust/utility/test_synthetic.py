@@ -13,6 +13,8 @@ import pytest
 import torch
 
 from medcodi.errors import DataError
+from medcodi.model.identity import model_identity
+from medcodi.trust.utility.card import quoted
 from medcodi.trust.utility.config import GeneratorConfig, UtilityConfig
 from medcodi.trust.utility.job import run
 from medcodi.trust.utility.pools import Pool
@@ -99,7 +101,18 @@ def test_a_model_generates_what_an_arm_adds(study: Callable[..., UtilityConfig],
         "added": {"add": "synthetic", "times": 0.25},
         "read": {"add": "synthetic", "times": 0.25, "labels": "annotator"},
     }
-    config = study(arms, generators={"tiny": generator})
+    audited = {
+        "model": {"name": "tiny", "sha256": model_identity(tiny_model)["sha256"]},
+        "limits_sha256": "ab" * 32,
+        "limits": [{"title": "a limit", "allowed": 0.5, "outcome": "not shown"}],
+        "populations": {"members": 20, "non_members": 20},
+        "verdict": {"outcome": "inconclusive", "lines": ["Inconclusive: this is no pass."]},
+    }
+    config = study(arms, generators={"tiny": generator}, privacy_audit=str(tmp_path / "audit"))
+    with pytest.raises(DataError, match="privacy_audit names .*, which holds no results"):
+        run(config, datasets=toy_datasets(24, 24))
+    (tmp_path / "audit").mkdir()
+    (tmp_path / "audit/results.json").write_text(json.dumps(audited))
     results = run(config, datasets=toy_datasets(24, 24))
     facts = results["generators"]["tiny"]
     assert (
@@ -114,7 +127,14 @@ def test_a_model_generates_what_an_arm_adds(study: Callable[..., UtilityConfig],
     assert len(rows) == 6 and all(row["training_study"].startswith("toy-0-") for row in rows)
     assert rows[0]["report_prompt"] == ToyStudies(24)[int(rows[0]["training_study"].split("-")[2])].report
     card = json.loads((out / "cards/tiny.json").read_text())
-    assert card["generator"]["training_patients"] == 50 and card["studies"] == [6] and card["privacy_audit"] == "none"
+    assert card["generator"]["training_patients"] == 50 and card["studies"] == [6]
+    # The card quotes the audit, and says whose it is.
+    quote = card["privacy_audit"]
+    assert (quote["outcome"], quote["of_this_generator"], quote["limits"]) == ("inconclusive", "yes", "ab" * 6)
+    text = (out / "cards/tiny.md").read_text()
+    assert "Outcome: **inconclusive**" in text and "- Inconclusive: this is no pass." in text
+    assert quoted(audited, "b", "0" * 64)["of_this_generator"] == "no: of another model"
+    assert quoted(audited, "b", None)["of_this_generator"].startswith("not known") and quoted(None, None, "x") == "none"
     # One that was trained on the population of the test is refused.
     leaking = {**generator, "trained_on": {"source": "phantom", "num_studies": 50, "image_size": 32, "split": "test"}}
     phantoms = {"source": "phantom", "num_studies": 20, "image_size": 32}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 
-from medcodi.errors import ConfigError
+from medcodi.errors import ConfigError, DataError
+from medcodi.model import MedCoDi
 from medcodi.randomness import torch_generator
 from medcodi.trust.utility.arms import Selection
 from medcodi.trust.utility.config import ArmConfig, GeneratorConfig, UtilityConfig
@@ -101,13 +103,22 @@ def test_duplicates_are_no_negatives_of_retrieval(study: Callable[..., UtilityCo
     assert task.loss(network, pool, same, torch.ones(2), "none", rng).item() == pytest.approx(0, abs=1e-5)
 
 
-def test_an_estimate_counts_the_trainings(study: Callable[..., UtilityConfig]) -> None:
+def test_an_estimate_counts_trainings_generations_and_readings(
+    study: Callable[..., UtilityConfig], tmp_path: Path, tiny_model: MedCoDi
+) -> None:
     arms = {"a": {}, "b": {"real": 0.5}, "c": {"add": "synthetic"}}
-    generators = {"g": {"model": "demo", "num_studies": 7}}
+    model = str(tiny_model.save_pretrained(tmp_path / "tiny"))
+    generators = {"g": {"model": model, "num_studies": 7, "batch_size": 2}}
     config = study(arms, generators=generators, seeds=3, sampling_seeds=2, task="films")
-    cost = estimate(config, 32)
-    assert cost["trainings"] == 3 + 6 + 6 and cost["synthetic"] == 14
-    assert cost["minutes"] == pytest.approx(15 * 4 / cost["steps_per_second"] / 60)
+    cost = estimate(config)
+    assert cost["trainings"] == 3 + 6 + 6 and cost["synthetic"] == 14 and cost["real"] == 3
+    assert cost["training_minutes"] == pytest.approx(15 * 4 / cost["steps_per_second"] / 60)
+    parts = [cost[f"{what}_minutes"] for what in ("training", "generation", "reading")]
+    assert min(parts) > 0 and cost["minutes"] == pytest.approx(sum(parts))
+    # Prompts that no training study has are refused, as in the study itself.
+    lacking = {"g": {"model": model, "direction": "record->frontal", "num_studies": 2}}
+    with pytest.raises(DataError, match="none of the first 1 studies of phantom.* has record"):
+        estimate(study(arms, generators=lacking))
 
 
 def test_configs_that_mean_nothing_are_refused(study: Callable[..., UtilityConfig]) -> None:

@@ -76,12 +76,19 @@ def toy_datasets(num: int = 320, held_out: int = 160) -> dict[str, ToyStudies]:
     return {name: ToyStudies(size, seed) for seed, (name, size) in enumerate(sizes.items())}
 
 
+def toy_noise(*keys: int) -> str:
+    """A report of words drawn from the whole vocabulary, which says nothing."""
+    draw = numpy_generator("toy noise", *keys)
+    words = [f"finding{finding}word{word}" for finding in range(len(FINDINGS)) for word in range(NUM_WORDS)]
+    return " ".join(draw.choice([*words, *(f"noise{number}" for number in range(300))], 12)) + "."
+
+
 def write_generated(folder: Path, num: int, *, kind: str) -> Path:
-    """Reports that a generator made for the training studies: ``new`` ones, ``copies`` of the real ones, or ``deaf`` to them."""
+    """Reports that a generator made for the training studies: ``new`` ones, ``copies`` of the real ones, ``deaf`` to them, or ``noise``."""
     for index in range(num):
         truth = toy_truth(index, 98 if kind == "deaf" else 0)
         keys = (0, index) if kind == "copies" else (99, index)
         path = folder / "frontal_to_report" / f"toy-0-{index}" / "report.txt"
         path.parent.mkdir(parents=True)
-        path.write_text(toy_report(truth, *keys))
+        path.write_text(toy_noise(*keys) if kind == "noise" else toy_report(truth, *keys))
     return folder

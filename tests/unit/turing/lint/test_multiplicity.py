@@ -14,7 +14,7 @@ from medcodi.turing.bundle.payloads import payload_script, read_payload, text_co
 from medcodi.turing.design.blinding import BlindingConfig
 from medcodi.turing.lint.features import PayloadFeatures
 from medcodi.turing.lint.files import check_files
-from medcodi.turing.lint.multiplicity import multiplicity_leaks
+from medcodi.turing.lint.separation import multiplicity_leaks
 from tests.unit.turing.planter import Planter
 
 

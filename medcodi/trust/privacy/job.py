@@ -13,6 +13,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -41,13 +42,12 @@ from medcodi.trust.privacy.controls import run_positive
 from medcodi.trust.privacy.gate import limits_sha256
 from medcodi.trust.privacy.measure import OnStudies, Subject, directions_left_out, measure
 from medcodi.trust.privacy.populations import AuditedStudies, JoinedStudies
-from medcodi.trust.privacy.results import compute_results
+from medcodi.trust.privacy.results import BUNDLE, RESULTS, compute_results, hashes_of
 from medcodi.trust.privacy.scores import AUDIT
+from medcodi.trust.privacy.statistics import SHOWN_DELTA, epsilon_shown
 
 FORMAT = 1
-RESULTS, PAGE, METHODS, CARD, RUN, BUNDLE = (
-    "results.json", "page.html", "methods.md", "card.md", "run.json", "bundle.json",
-)  # fmt: skip
+PAGE, METHODS, CARD, RUN = "page.html", "methods.md", "card.md", "run.json"
 CONTROL = "control"
 NOT_THE_IDENTITY = ("out", "device")  # where it is stored and what it ran on change no figure
 LATER_KEYS = {"presidio": False}  # keys that earlier versions did not have, with the value that they stood for
@@ -206,7 +206,6 @@ def read_subject(
 # ---- the end ---------------------------------------------------------------------------------------------------------
 def _finish(subject: Subject, job: JobFolder, seconds: float) -> dict[str, Any]:
     """Compute the results, render them, and seal the bundle."""
-    from medcodi.trust.privacy.card import card_text, methods_text
     from medcodi.trust.privacy.page import write_audit_page
 
     (job.content / BUNDLE).unlink(missing_ok=True)  # incomplete until it is written again
@@ -227,7 +226,54 @@ def _finish(subject: Subject, job: JobFolder, seconds: float) -> dict[str, Any]:
     return results
 
 
-def hashes_of(folder: Path) -> dict[str, str]:
-    """File -> SHA-256 of everything in a bundle, but for its index."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix(): atomic.sha256_file(path) for path in files if path.name != BUNDLE}
+# ---- the card --------------------------------------------------------------------------------------------------------
+Results = Mapping[str, Any]
+
+
+def methods_text(results: Results) -> str:
+    """A paragraph for a paper: what was done, with the numbers that a reader needs to judge it."""
+    config, facts, controls = results["config"], results["populations"], results["controls"]
+    parts = [
+        f"We audited {results['model']['name']} (SHA-256 {results['model']['sha256'][:12]}) for disclosure of its training studies with "
+        f"medcodi audit: {facts['members']} members and {facts['non_members']} non-members (matching: {facts['matching']}), which a classifier "
+        f"without access to the model could tell apart with AUROC {facts['bias_floor']['value']:.2f}.",
+        f"Membership was inferred from denoising losses at {len(config['timesteps'])} timesteps, main attack "
+        f"{results['membership']['main']['attack']!r}; memorisation from distances of generations in directions {', '.join(config['directions'])} "
+        "to their own and to other patients' studies, members' prompts against non-members'; extraction from canaries, rare phrases and identifiers.",
+        "Patients are the units of all tests (Mann and Whitney, one-sided; Holm within a family); intervals have 95 %.",
+    ]
+    if controls is None:
+        parts.append("The controls were not run.")
+    else:
+        negative = controls["negative"]
+        parts.append(
+            f"A tiny overfitted model was flagged by {len(controls['positive']['flagged'])} of {len(controls['positive']['p_values'])} families (p < 0.001); "
+            f"{negative['passed']} of {negative['repeats']} redraws of members never seen passed."
+        )
+    parts.append(
+        f"Limits were declared before the run (SHA-256 {results['limits_sha256'][:12]}); outcome: {results['verdict']['outcome']}."
+    )
+    return " ".join(parts) + "\n"
+
+
+def card_text(results: Results) -> str:
+    """A section for a model card, or for the card of a synthetic set, as Markdown."""
+    facts, shown = results["populations"], epsilon_shown(results["membership"]["main"])
+    bound = "too few patients to tell" if shown is None else f"at least {shown:.2f} at δ = {SHOWN_DELTA:g}"
+    lines = [
+        "## Privacy audit",
+        "",
+        f"Outcome: **{results['verdict']['outcome']}**, {facts['members']} members against {facts['non_members']} non-members; model "
+        f"`{results['model']['sha256'][:12]}`, limits `{results['limits_sha256'][:12]}` declared before the run.",
+        "",
+        *(f"- {line}" for line in results["verdict"]["lines"]),
+        f"- ε that the membership attack proves: {bound}. A training that promises less would be broken; a low bound is no promise.",
+        "",
+        "| limit | allowed | value | outcome |",
+        "| --- | ---: | ---: | --- |",
+    ]
+    for entry in results["limits"]:
+        value = entry.get("value")
+        shown = "–" if value is None else f"{value:.3g}"
+        lines.append(f"| {entry['title']} | {entry['allowed']:g} | {shown} | {entry['outcome']} |")
+    return "\n".join(lines) + "\n"

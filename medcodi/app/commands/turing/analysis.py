@@ -36,10 +36,9 @@ def analyze(
         medcodi turing analyze table/answers.csv --task realism-frontal --out report/
     """
     refuse_full_folder(out_dir)
-    from medcodi.turing.analysis.analyze import analyze as analyze_answers
-    from medcodi.turing.analysis.report import write_report
+    from medcodi.turing import analyze as analyze_answers
+    from medcodi.turing import read_answers, write_report
     from medcodi.turing.analysis.wording import verdicts
-    from medcodi.turing.answers.table import read_answers
 
     answers = read_answers(table)
     # Everything is computed before the folder is written, so a failure leaves none.

@@ -76,10 +76,14 @@ def utility(
 def _estimate(study: UtilityConfig) -> None:
     from medcodi.trust.utility.estimate import estimate
 
-    cost = estimate(study, study.train.build().image_size)
+    cost = estimate(study)
     out.print(
         f"{cost['trainings']} trainings of {study.training.num_steps} steps at {cost['steps_per_second']:.1f} steps/s: "
-        f"{cost['minutes']:.0f} minutes on one rank. To be generated: {cost['synthetic']} studies."
+        f"{cost['training_minutes']:.0f} minutes. {cost['synthetic']} studies to be generated: {cost['generation_minutes']:.0f} "
+        f"minutes. {cost['real']} studies to be read: {cost['reading_minutes']:.0f} minutes."
+    )
+    out.print(
+        f"In all {cost['minutes']:.0f} minutes on one rank, as this machine is loaded now, and a few for the test."
     )
 
 

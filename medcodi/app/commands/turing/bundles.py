@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -51,7 +52,7 @@ def export(
         JobFolder.sweep_published(out_dir, EXPORT)
     refuse_full_folder(out_dir)
     from medcodi.generation.pipeline import load
-    from medcodi.turing.bundle.export import export_bundle
+    from medcodi.turing import export_bundle
     from medcodi.turing.design.config import max_cases, read_reader_study
     from medcodi.turing.design.generated_arm import open_generated
     from medcodi.turing.design.real_arm import open_real
@@ -105,7 +106,7 @@ def lint(
         medcodi turing lint bundle/readers/reader-01 --key custodian/ --report lint.json
     """
     from medcodi.storage.atomic import write_json
-    from medcodi.turing.lint.attack import lint_bundle
+    from medcodi.turing import lint_bundle
 
     # A whole bundle holds its key; a reader's folder is tested without, unless --key names one.
     own = bundle / "custodian"
@@ -130,6 +131,52 @@ def lint(
         raise typer.Exit(1)
 
 
+@turing_app.command()
+def serve(
+    bundle: Annotated[
+        Path, typer.Argument(help="Folder with readers/ of a bundle, without custodian/; or one reader's folder.")
+    ],
+    out_dir: Annotated[
+        Path, typer.Option("--out", help="Folder for the answers: new, or that of an earlier serving, which resumes.")
+    ],
+    host: Annotated[
+        str, typer.Option(help="Address to listen on. Others than this machine reach 0.0.0.0.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to listen on; 0: any free one.")] = 8400,
+    url: Annotated[
+        str | None,
+        typer.Option(
+            help="Where readers reach the server through a proxy, for the links.", show_default="host and port"
+        ),
+    ] = None,
+) -> None:
+    """Serve the readings over HTTP: a link for each reader, answers stored here as they are given, a page of the progress.
+
+    The answer key must not be on this machine. The results are files as the viewer saves them: OUT/results/*.json.
+
+    [bold]Examples[/bold]
+
+        medcodi turing serve served/ --out answers/
+
+        medcodi turing serve served/ --out answers/ --url https://reading.example.org
+    """
+    from medcodi.turing import study_server
+    from medcodi.turing.serving.answers_folder import PROGRESS, reader_links
+
+    with study_server(bundle, out_dir, host, port) as server:
+        answers = server.answers
+        for name, link in reader_links(url or server.url, answers.tokens, list(answers.study.trials)).items():
+            out.print(f"{'coordinator' if name == PROGRESS else name}: {link}", markup=False)
+        if url is None and host not in ("127.0.0.1", "localhost", "::1"):
+            err.print("Links and answers travel unencrypted. Put a proxy with TLS before this, and name it by --url.")
+        err.print(
+            f"Serving; answers are stored in {out_dir}. Stop with Ctrl-C: the same command resumes.", markup=False
+        )
+        with suppress(KeyboardInterrupt):
+            server.serve_forever()
+    out.print(f"Next: medcodi turing import {out_dir / 'results'}/*.json --key custodian --out table/", markup=False)
+
+
 @turing_app.command("import")
 def import_answers(
     results: Annotated[list[Path], typer.Argument(help="Readers' files, as they downloaded them.")],
@@ -143,7 +190,7 @@ def import_answers(
         medcodi turing import results/*.json --key bundle/custodian --out table/
     """
     refuse_full_folder(out_dir)
-    from medcodi.turing.answers.import_results import import_results
+    from medcodi.turing import import_results
 
     imported = import_results(results, key, out_dir)
 

@@ -64,7 +64,7 @@ def audit(
 
     values = audit_values(config, model, members, non_members, out_dir, reference, preset)
     options = from_dict(AuditConfig, apply_overrides(values, settings or []), source=str(config or "audit"))
-    from medcodi.trust.privacy.audit import audit as run
+    from medcodi.trust.privacy.job import audit as run
 
     results = run(options)
     if not int(os.environ.get("RANK", "0")):  # only the first rank prints
@@ -127,7 +127,7 @@ def _print_results(results: dict[str, Any], folder: Path) -> None:
 
 
 def _verify(folder: Path) -> None:
-    from medcodi.trust.privacy.verify import verify_audit
+    from medcodi.trust.privacy.results import verify_audit
 
     check = verify_audit(folder)
     for difference in check.differences:

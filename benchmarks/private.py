@@ -1,0 +1,150 @@
+"""The price of a promise: finding F1 of the demo model on another scanner's films, after full, low-rank and private fine-tuning.
+
+    python benchmarks/private.py [--patients 400] [--steps 60] [--test 96] [--work runs/private-benchmark]
+
+The site is phantoms of another population, darker and of harder contrast (examples/federated/two_sites.py). Every way of training
+sees the same studies for the same number of steps. Scored: macro F1 of findings in frontals generated from held-out reports, with
+the demo's classifier. About 15 minutes of one core; what is in ``--work`` is used again. Writes benchmarks/results/private.json.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib.util
+import os
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):  # before torch is imported
+    os.environ.setdefault(name, "1")
+
+from measuring import machine, report  # noqa: E402
+
+from medcodi.config import from_dict  # noqa: E402
+from medcodi.evaluation import EvaluateConfig, evaluate  # noqa: E402
+from medcodi.model import MedCoDi  # noqa: E402
+from medcodi.model.adapter import ADAPTER, read_adapter  # noqa: E402
+from medcodi.model.merging import merge  # noqa: E402
+from medcodi.training.config import TrainConfig  # noqa: E402
+from medcodi.training.loop import train  # noqa: E402
+
+DIRECTION = "report->frontal"
+LOW_RANK = {
+    "low_rank": {"rank": 8, "layers": ["attention"]},
+    "optimizer": {"lr": 1e-3, "warmup_steps": 5, "weight_decay": 0.0},
+}
+WAYS: dict[str, dict[str, Any] | None] = {
+    "demo as it is": None,
+    "full": {"optimizer": {"lr": 1e-4, "warmup_steps": 5}},
+    "low rank": LOW_RANK,
+    "private, epsilon ∞": {**LOW_RANK, "privacy": {"noise": 0.0, "delta": 1e-4, "clip": 0.1}},
+    "private, epsilon 8": {**LOW_RANK, "privacy": {"epsilon": 8.0, "delta": 1e-4, "clip": 0.1}},
+}
+
+
+def site_data(work: Path, patients: int, test: int) -> Path:
+    """The site's prepared studies."""
+    path = Path(__file__).resolve().parents[1] / "examples/federated/two_sites.py"
+    spec = importlib.util.spec_from_file_location("two_sites", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return (
+        work / "site/data"
+        if (work / "site/data").exists()
+        else module.site_data(work / "site", "b", 128, patients, test)
+    )
+
+
+def fine_tuned(
+    work: Path, way: str, values: dict[str, Any] | None, data: Path, steps: int
+) -> tuple[Path, dict[str, Any]]:
+    """The model folder of one way of training, and what is known of its run."""
+    folder = work / way.replace(" ", "-").replace(",", "")
+    if values is None:
+        return Path(MedCoDi.from_pretrained("demo", lazy=True).save_pretrained(folder / "model")), {}
+    started = time.process_time()
+    run = {
+        "stage": {"name": "diffuse", "options": {"targets": ["frontal"]}},
+        "init": "demo",
+        "data": str(data),
+        "out": str(folder / "run"),
+        "steps": steps,
+        "batch": {"global_size": 32, "micro_size": 16},
+        "ema": {"decay": 0.9},
+        "cache": str(work / "cache"),
+        "tracking": {"tensorboard": False, "mfu": False},
+        **values,
+    }
+    if not (folder / "run/model").exists() and not (folder / "run" / ADAPTER).exists():
+        train(from_dict(TrainConfig, run), resume="latest")
+    facts: dict[str, Any] = {"training_cpu_seconds": round(time.process_time() - started, 1)}
+    if "low_rank" not in values:
+        return folder / "run/model", facts
+    adapter = read_adapter(folder / "run" / ADAPTER)
+    whole = MedCoDi.from_pretrained("demo").denoisers["frontal"]
+    facts["share_of_weights"] = round(adapter.num_parameters / sum(p.numel() for p in whole.parameters()), 4)
+    facts["promise"] = adapter.training.get("privacy")
+    if not (folder / "merged").exists():
+        merge([folder / "run" / ADAPTER], base="demo").save_pretrained(folder / "merged")
+    return folder / "merged", facts
+
+
+def finding_f1(folder: Path, model: Path, data: Path, test: int) -> dict[str, Any]:
+    """Macro F1 of the findings in generated frontals (``model``, with its interval), and of the real films (``ceiling``)."""
+    values = {
+        "model": str(model),
+        "data": {"path": str(data), "split": "test"},
+        "num_studies": test,
+        "directions": [DIRECTION],
+        "metrics": ["findings"],
+        "classifier": "demo",
+        "generation": {"sampler": "dpm++", "num_inference_steps": 10},
+        "batch_size": 32,
+        "bootstrap_samples": 500,
+        "name": "model",
+        "out": str(folder),
+    }
+    results = evaluate(from_dict(EvaluateConfig, values), quiet=True)
+    return results["systems"]["model"]["directions"][DIRECTION]["primary"]
+
+
+def main() -> None:
+    """Train in every way, generate, and compare."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--patients", type=int, default=400)
+    parser.add_argument("--steps", type=int, default=60)
+    parser.add_argument("--test", type=int, default=96)
+    parser.add_argument("--work", type=Path, default=Path("runs/private-benchmark"))
+    arguments = parser.parse_args()
+    arguments.work.mkdir(parents=True, exist_ok=True)
+    data = site_data(arguments.work, arguments.patients, arguments.test)
+    rows, results = [], {}
+    for way, values in WAYS.items():
+        model, facts = fine_tuned(arguments.work, way, values, data, arguments.steps)
+        scored = arguments.work / "scores" / way.replace(" ", "-").replace(",", "")
+        primary = finding_f1(scored, model, data, arguments.test)
+        results[way] = {**facts, "finding_f1": primary}
+        f1 = primary["model"]
+        rows.append(
+            [
+                way,
+                f"{f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}]",
+                primary["ceiling"],
+                facts.get("share_of_weights", "–"),
+            ]
+        )
+    setting = {name: value for name, value in vars(arguments).items() if name != "work"}
+    report(
+        "private",
+        {"machine": machine(), "setting": setting, "ways": results},
+        ["fine-tuned", "finding F1", "real films", "of the weights"],
+        rows,
+    )
+    shutil.rmtree(arguments.work / "cache", ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

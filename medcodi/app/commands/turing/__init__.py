@@ -1,0 +1,1 @@
+"""``medcodi turing``: reader studies, from the bundle to the analysis."""
