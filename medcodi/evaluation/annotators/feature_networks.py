@@ -215,10 +215,8 @@ def _random_dino() -> tuple[Any, Any, str]:
     """A small network of RAD-DINO's kind with random weights, its processor, and the weights' SHA-256: for a dry run alone."""
     from transformers import BitImageProcessor, Dinov2Config, Dinov2Model
 
-    config = Dinov2Config(
-        hidden_size=48, num_hidden_layers=2, num_attention_heads=4, intermediate_size=96, image_size=56
-    )
-    size = config.image_size
+    size = 56  # four patches a side
+    config = Dinov2Config(hidden_size=48, num_hidden_layers=2, num_attention_heads=4, image_size=size)
     processor = BitImageProcessor(size={"shortest_edge": size}, crop_size={"height": size, "width": size})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)

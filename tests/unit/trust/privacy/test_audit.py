@@ -122,7 +122,7 @@ def test_two_ranks_write_the_results_of_one(model_folder: Path, bundle: Path, tm
     for worker in workers:
         worker.start()
     for worker in workers:
-        worker.join(120)
+        worker.join(240)
         worker.kill()
     assert [worker.exitcode for worker in workers] == [0, 0]
     first, second = (json.loads((folder / RESULTS).read_text()) for folder in (bundle, tmp_path / "ranks"))

@@ -106,6 +106,7 @@ def test_a_model_generates_what_an_arm_adds(study: Callable[..., UtilityConfig],
         "limits_sha256": "ab" * 32,
         "limits": [{"title": "a limit", "allowed": 0.5, "outcome": "not shown"}],
         "populations": {"members": 20, "non_members": 20},
+        "membership": {"main": {"true_alarms": {"0.1": None}}},
         "verdict": {"outcome": "inconclusive", "lines": ["Inconclusive: this is no pass."]},
     }
     config = study(arms, generators={"tiny": generator}, privacy_audit=str(tmp_path / "audit"))
