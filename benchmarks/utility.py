@@ -18,7 +18,7 @@ from measuring import interleaved, machine, ratio, report  # noqa: E402
 from medcodi.data.loading import DataConfig  # noqa: E402
 from medcodi.trust.utility.arms import Selection  # noqa: E402
 from medcodi.trust.utility.config import ArmConfig, TrainingConfig, UtilityConfig  # noqa: E402
-from medcodi.trust.utility.estimate import random_pool  # noqa: E402
+from medcodi.trust.utility.cost import random_pool  # noqa: E402
 from medcodi.trust.utility.tasks import finding_loss, task_of  # noqa: E402
 from medcodi.trust.utility.training import train  # noqa: E402
 

@@ -17,8 +17,8 @@ from pathlib import Path
 from medcodi.config import from_dict
 from medcodi.trust.privacy import audit, verify_audit
 from medcodi.trust.privacy.config import AuditConfig
+from medcodi.trust.utility import run as run_utility
 from medcodi.trust.utility.config import UtilityConfig
-from medcodi.trust.utility.job import run as run_utility
 
 OUT = Path(tempfile.mkdtemp(prefix="medcodi-trust-"))
 

@@ -64,6 +64,7 @@ SequenceOfTargets = Annotated[
 ]
 ImageFormat = Annotated[str, typer.Option("--format", help="Of images: png (8 bits), png16 or dicom.")]
 Watermark = Annotated[bool, typer.Option("--watermark", help="Mark films invisibly too (docs/PRIVACY.md).")]
+RETRY_SECONDS = 60.0  # how long a DICOM server that is away is tried again
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU where there is one")]
 
 

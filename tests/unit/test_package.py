@@ -28,7 +28,7 @@ def test_the_public_face_loads_on_first_use() -> None:
         _ = medcodi.Medcodi  # type: ignore[attr-defined]
 
 
-@pytest.mark.parametrize("room", ["evaluation", "generation", "model", "trust.privacy", "turing"])
+@pytest.mark.parametrize("room", ["evaluation", "generation", "model", "trust.privacy", "trust.utility", "turing"])
 def test_every_public_name_of_a_room_loads_on_first_use(room: str) -> None:
     module = importlib.import_module(f"medcodi.{room}")
     assert [name for name in module.__all__ if not callable(getattr(module, name))] in ([], ["STAGES"])

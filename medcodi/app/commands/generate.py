@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medcodi.app.arguments import (
+    RETRY_SECONDS,
     Device,
     Execution,
     Guidance,
@@ -29,9 +30,21 @@ from medcodi.app.arguments import (
     read_weights,
     refuse_full_folder,
 )
-from medcodi.app.commands.dicom import RETRY_SECONDS, add_to_outbox, check_store, deliver
-from medcodi.app.terminal import app, domain_notes, err, print_generation, print_truncations, progress_bar, say_loading
+from medcodi.app.terminal import (
+    app,
+    deliver,
+    domain_notes,
+    err,
+    print_generation,
+    print_truncations,
+    progress_bar,
+    say_loading,
+)
 from medcodi.errors import PromptError
+from medcodi.modality import modality
+
+if TYPE_CHECKING:
+    from medcodi.generation.result import Generation
 
 
 @app.command()
@@ -182,3 +195,33 @@ def check_inputs(
         read_prompt(name, value, None)
     if model is not None:
         read_index(model)
+
+
+def check_store(url: str | None, outbox: Path, targets: Sequence[str] | None) -> None:
+    """Refuse an invalid address, a folder that is no outbox, a missing package, or no object, before anything is generated."""
+    from medcodi.data.dicom.attributes import check_pydicom
+    from medcodi.pacs.outbox import Outbox
+    from medcodi.pacs.servers import read_address
+
+    check_pydicom()
+    if url is not None:
+        read_address(url)
+    if outbox.exists():
+        Outbox(outbox).open()
+    if targets and all(modality(name).kind == "table" for name in targets):
+        raise PromptError(
+            f"{', '.join(targets)} alone is no DICOM object",
+            expected="an image or a report, whose attributes hold it",
+            fix="add --target frontal or --target report",
+        )
+
+
+def add_to_outbox(generation: Generation, outbox: Path, *, pdf: bool) -> None:
+    """Write each sample into the outbox, as one study."""
+    from medcodi.data.dicom.writing import study_objects
+    from medcodi.pacs.outbox import Outbox
+
+    for sample in generation.samples:
+        objects = study_objects(sample.contents, {**generation.provenance, "seeds": [sample.seed]}, pdf=pdf)
+        if objects:
+            Outbox(outbox).add(objects)

@@ -28,7 +28,7 @@ from medcodi.errors import DataError
 from medcodi.evaluation.annotators.classifier import TARGETS
 from medcodi.pages.page import check_page
 from medcodi.storage import atomic
-from medcodi.storage.job_folder import JobFolder, JobKind
+from medcodi.storage.job_folder import JobFolder
 from medcodi.trust.utility.arms import Selection, num_samplings, number_added, select
 from medcodi.trust.utility.card import write_cards
 from medcodi.trust.utility.config import UtilityConfig
@@ -36,22 +36,12 @@ from medcodi.trust.utility.guards import TestOnce, check_equal
 from medcodi.trust.utility.inputs import Inputs, load_annotator, open_inputs
 from medcodi.trust.utility.page import write_utility_page
 from medcodi.trust.utility.pools import Pool, PoolBuilder, findings_of, read_studies
-from medcodi.trust.utility.results import METHODS, PAGE, RESULTS, compute_results, methods
+from medcodi.trust.utility.results import KIND, METHODS, PAGE, RESULTS, compute_results, methods
 from medcodi.trust.utility.synthetic.prompts import generate, prompts_of, write_manifest
 from medcodi.trust.utility.synthetic.reading import facts_of, labels_of_files, labels_of_prompts, read_synthetic
 from medcodi.trust.utility.tasks import Task, task_of
 from medcodi.trust.utility.training import predict, threads, train
 
-KIND = JobKind(
-    name="a utility study",
-    index_file="study.json",
-    identity_key="",
-    record_file="{shard}/record.json",
-    own_patterns=("pools", "synthetic", "classifiers", "tests", "cards", "*.json", "*.html", "*.md"),
-    error=DataError,
-    fix="choose another --out",
-    resume="run the same command again: it resumes",
-)
 WEIGHTS, PREDICTIONS = "classifier.safetensors", "predictions.npz"
 Progress = Callable[[str, int, int], None]  # what is done, how many are, of how many
 

@@ -19,6 +19,17 @@ from medcodi.trust.utility.guards import check_equal
 from medcodi.trust.utility.scoring import Predicted, Scorer, main_measure
 from medcodi.trust.utility.training import protocol
 
+KIND = JobKind(
+    name="a utility study",
+    index_file="study.json",
+    identity_key="",
+    record_file="{shard}/record.json",
+    own_patterns=("pools", "synthetic", "classifiers", "tests", "cards", "*.json", "*.html", "*.md"),
+    error=DataError,
+    fix="choose another --out",
+    resume="run the same command again: it resumes",
+)
+
 RESULTS, PAGE, METHODS = "results.json", "page.html", "methods.md"
 SCHEMA_VERSION = 1
 _COUNTS = ("num_real", "num_real_patients", "num_added", "num_cut", "prompt_patients")
@@ -195,9 +206,9 @@ def methods(results: Mapping[str, Any]) -> str:
     )
 
 
-def verify(folder: Path, kind: JobKind) -> list[str]:
+def verify(folder: Path) -> list[str]:
     """Check a finished study: the hash of every shard, and every figure computed again; returns the differences."""
-    job = JobFolder(folder, kind)
+    job = JobFolder(folder, KIND)
     if job.read_index() is None:
         raise DataError(f"no utility study in {folder}", expected="the folder of a finished one", fix="check the path")
     shards = [

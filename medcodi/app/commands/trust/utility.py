@@ -74,7 +74,7 @@ def utility(
 
 
 def _estimate(study: UtilityConfig) -> None:
-    from medcodi.trust.utility.estimate import estimate
+    from medcodi.trust.utility import estimate
 
     cost = estimate(study)
     out.print(
@@ -90,7 +90,7 @@ def _estimate(study: UtilityConfig) -> None:
 def _run(study: UtilityConfig) -> None:
     from medcodi.distributed import join_ranks
     from medcodi.errors import DataError
-    from medcodi.trust.utility.job import run
+    from medcodi.trust.utility import run
     from medcodi.trust.utility.page import verdict
 
     ranks = join_ranks(computing=study.device != "cpu", error=DataError)
@@ -121,10 +121,9 @@ def _progress(bar: Progress) -> Callable[[str, int, int], None]:
 
 
 def _verify(folder: Path) -> None:
-    from medcodi.trust.utility.job import KIND
     from medcodi.trust.utility.results import verify
 
-    differences = verify(folder, KIND)
+    differences = verify(folder)
     for line in differences:
         out.print(f"- {line}")
     if differences:

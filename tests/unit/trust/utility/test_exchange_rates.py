@@ -11,7 +11,7 @@ import pytest
 
 from medcodi.config import to_dict
 from medcodi.trust.utility.config import UtilityConfig
-from medcodi.trust.utility.job import KIND, run
+from medcodi.trust.utility.job import run
 from medcodi.trust.utility.page import verdict
 from medcodi.trust.utility.results import verify
 from medcodi.trust.utility.scoring import OracleCurve, exchange_rate, monotone
@@ -93,12 +93,12 @@ def test_every_figure_has_its_interval_and_counts(finished: Path) -> None:
 
 
 def test_a_finished_study_verifies_and_a_changed_figure_does_not(finished: Path) -> None:
-    assert verify(finished, KIND) == []
+    assert verify(finished) == []
     stored = (finished / "results.json").read_text()
     results = json.loads(stored)
     results["tests"]["test"]["exchange"]["new"]["value"] += 0.1
     (finished / "results.json").write_text(json.dumps(results))
-    (difference,) = verify(finished, KIND)
+    (difference,) = verify(finished)
     assert "exchange / new / value" in difference
     (finished / "results.json").write_text(stored)
     for name in ("page.html", "methods.md", "cards/new.md"):

@@ -13,7 +13,7 @@ import torch.distributed as dist
 from medcodi.distributed import Ranks
 from medcodi.errors import ConfigError, DataError
 from medcodi.trust.utility.config import UtilityConfig
-from medcodi.trust.utility.job import KIND, run
+from medcodi.trust.utility.job import run
 from medcodi.trust.utility.results import verify
 from tests.unit.trust.utility.toy import ToyStudies, toy_datasets, write_generated
 
@@ -60,7 +60,7 @@ def test_killed_and_resumed_or_over_two_ranks_the_results_are_the_same(films: Ut
     assert results["arms"]["base"]["num_trainings"] == 2 and results["generators"]["g"]["pools"][0]["sizes"] == {
         "32×32": 24
     }
-    assert verify(Path(films.out), KIND) == []
+    assert verify(Path(films.out)) == []
 
     # Killed in the middle of training, and while it tests.
     again, kills = moved(films, "again"), iter([("training", 2), ("testing on test", 1)])

@@ -15,7 +15,7 @@ from medcodi.model import MedCoDi
 from medcodi.randomness import torch_generator
 from medcodi.trust.utility.arms import Selection
 from medcodi.trust.utility.config import ArmConfig, GeneratorConfig, UtilityConfig
-from medcodi.trust.utility.estimate import estimate, random_pool
+from medcodi.trust.utility.cost import estimate, random_pool
 from medcodi.trust.utility.tasks import RetrievalTask, Tokens, augmented, task_of
 from medcodi.trust.utility.training import Batches, learning_rate, positive_weights, predict, train
 
