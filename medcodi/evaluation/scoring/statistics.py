@@ -180,7 +180,7 @@ class AreaStatistic(_OfArrays):
         """All findings."""
         return list(self.names)
 
-    def stacked(self, other: AreaStatistic) -> Statistic | None:
+    def stacked(self, other: Self) -> Statistic | None:
         """Over both, if they count the same findings."""
         return super().stacked(other) if self.names == other.names else None
 
