@@ -58,6 +58,7 @@ def model_card(
     identities = {identity, judged_as} - {""}
     results, figures = _evaluated(Path(evaluation), identities) if evaluation else ([], _NOT_EVALUATED)
     disclosure = _audited(Path(audit), identities) if audit else _NOT_AUDITED
+    load = f'model = medcodi.MedCoDi.from_pretrained("{repository or "path/of/this/folder"}")'
     name, domain = str(index["config"].get("name", "model")), Domain.of(provenance)
     text = "\n".join(
         [
@@ -65,7 +66,7 @@ def model_card(
             yaml.safe_dump(_header(name, results), sort_keys=False, allow_unicode=True, width=120).rstrip(),
             *("---", "", f"# {_cell(name)}", ""),
             "Any-to-any generation of chest examinations. **Research only**: what it generates is synthetic, and not for diagnosis.",
-            *("", *about, "", *training, *figures, "", *disclosure, "", *_limits(domain), "", *_use(repository), ""),
+            *("", *about, "", *training, *figures, "", *disclosure, "", *_limits(domain), "", *("## Use", "", "```python", "import medcodi", "", load, "```"), ""),
         ]
     )  # fmt: skip
     return f"{text}<!-- medcodi card, SHA-256 of the text above: {_sha256(text)} -->\n"
@@ -238,11 +239,6 @@ def _limits(domain: Domain | None) -> list[str]:
             "It was trained on real studies: it can repeat what it has seen, and knows the patients of its source only."
         )
     return lines
-
-
-def _use(repository: str) -> list[str]:
-    load = f'model = medcodi.MedCoDi.from_pretrained("{repository or "path/of/this/folder"}")'
-    return ["## Use", "", "```python", "import medcodi", "", load, "```"]
 
 
 # ---- bundles ---------------------------------------------------------------------------------------------------------
