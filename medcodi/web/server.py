@@ -116,6 +116,7 @@ def build_app(service: Service, ready: Callable[[], Any] = lambda: None) -> Any:
         build_page(service)
 
     pages.on_startup(ready)
+    pages.config.quasar_config["loadingBar"]["skipHijack"] = True  # its bar has no name that a screen reader could say
     ui.run_with(
         app, title="MedCoDi", dark=True, language="en-US", reconnect_timeout=RECONNECT_S, show_welcome_message=False
     )
