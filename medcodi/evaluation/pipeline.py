@@ -72,6 +72,7 @@ def produce(inputs: Inputs, generated: Path, progress: Progress, seconds: dict[s
         contents = ContentFolder(generated / system.name)
         for direction in system.directions:
             started = time.monotonic()
+            contents.sweep(direction)
             bar = progress.add_task(f"{system.name}: {direction!s:36}", total=None)
             output = system.produce(direction, contents, inputs.ranks, lambda num, bar=bar: progress.advance(bar, num))
             progress.update(bar, total=len(output.rows), completed=len(output.rows))

@@ -59,6 +59,10 @@ class ContentFolder:
         """The file of a shard."""
         return self.folder / direction_folder(direction) / f"{shard.number:05d}.npz"
 
+    def sweep(self, direction: Direction) -> None:
+        """Remove what runs that were killed left beside their shards."""
+        atomic.sweep_abandoned(self.folder / direction_folder(direction))
+
     def read(self, direction: Direction, shard: Shard, key: str | None = None) -> Contents | None:
         """A shard's contents; None if they are missing, damaged, or were made with another key."""
         stored_key, contents = read_contents(self.path(direction, shard), direction) or (None, None)

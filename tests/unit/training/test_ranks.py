@@ -71,7 +71,7 @@ def test_two_ranks_take_the_steps_of_one(tmp_path: Path, one_rank: dict[str, Ten
 def test_weights_worth_a_disk_take_the_same_steps_from_there(tmp_path: Path, offload: str) -> None:
     if not built("async_io") and "nvme" in offload:
         pytest.skip("DeepSpeed's async_io op is not built here")
-    words = ["wide", "optimizer.lr=1e-3", "optimizer.eps=1e-4"]  # or rounding would choose the sign of a step
+    words = ["wide", "optimizer.lr=3e-3", "optimizer.eps=1e-4"]  # or rounding would choose the sign of a step
     engine = f"engine.name=deepspeed engine.zero_stage=3 engine.offload_{offload} engine.nvme_path={tmp_path / 'swap'}"
     one = trained(tmp_path / "plain.safetensors", 1, *words)
     two = trained(tmp_path / "offloaded.safetensors", 2, *words, *engine.split())
