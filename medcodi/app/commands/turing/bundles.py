@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
@@ -172,6 +173,9 @@ def serve(
         err.print(
             f"Serving; answers are stored in {out_dir}. Stop with Ctrl-C: the same command resumes.", markup=False
         )
+        # A service is stopped by either; a shell that starts one in the background has SIGINT ignored.
+        for number in (signal.SIGINT, signal.SIGTERM):
+            signal.signal(number, signal.default_int_handler)
         with suppress(KeyboardInterrupt):
             server.serve_forever()
     out.print(f"Next: medcodi turing import {out_dir / 'results'}/*.json --key custodian --out table/", markup=False)
