@@ -4,11 +4,13 @@
 #   docker build --tag medcodi:cuda .                                               CUDA: the libraries come with PyTorch
 #   docker run --network none --user "$(id -u):$(id -g)" --volume "$PWD:/data" medcodi generate --target report --out first
 #
+#   docker run --publish 127.0.0.1:8080:8080 medcodi serve --host 0.0.0.0          the page; its address, with a token, is printed
+#
 # Every step is in tools/container_steps.sh, which a test runs. At run time it needs no network, no rights, and writes to /data alone.
 ARG PYTHON=3.12
 FROM python:${PYTHON}-slim AS build
 ARG TORCH_INDEX=
-ARG EXTRAS=eval,dicom,turing
+ARG EXTRAS=eval,dicom,turing,web
 WORKDIR /source
 COPY . .
 RUN EXTRAS="${EXTRAS}" TORCH_INDEX="${TORCH_INDEX}" tools/container_steps.sh install /opt/medcodi
@@ -24,6 +26,8 @@ ENV PATH=/opt/medcodi/bin:$PATH \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
 USER 10001
 WORKDIR /data
+# Of medcodi serve.
+EXPOSE 8080
 HEALTHCHECK --interval=10m --timeout=2m --start-period=1m --retries=2 CMD ["medcodi", "doctor"]
 ENTRYPOINT ["medcodi"]
 CMD ["--help"]

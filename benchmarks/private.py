@@ -101,7 +101,8 @@ def finding_f1(folder: Path, model: Path, data: Path, test: int) -> dict[str, An
         "directions": [DIRECTION],
         "metrics": ["findings"],
         "classifier": "demo",
-        "generation": {"sampler": "dpm++", "num_inference_steps": 10},
+        "sampler": "dpm++",
+        "num_inference_steps": 10,
         "batch_size": 32,
         "bootstrap_samples": 500,
         "name": "model",
@@ -132,7 +133,7 @@ def main() -> None:
             [
                 way,
                 f"{f1['value']:.3f} [{f1['low']:.3f}, {f1['high']:.3f}]",
-                primary["ceiling"],
+                f"{primary['ceiling']:.3f}",
                 facts.get("share_of_weights", "–"),
             ]
         )

@@ -14,10 +14,8 @@
 import tempfile
 from pathlib import Path
 
-from medcodi.trust.privacy.audit import audit
-from medcodi.trust.privacy.verify import verify_audit
-
 from medcodi.config import from_dict
+from medcodi.trust.privacy import audit, verify_audit
 from medcodi.trust.privacy.config import AuditConfig
 from medcodi.trust.utility.config import UtilityConfig
 from medcodi.trust.utility.job import run as run_utility

@@ -10,7 +10,7 @@ set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 
 install() {
-  local prefix="$1" python="${PYTHON:-python3}" extras="${EXTRAS-eval,dicom,turing}" wheels="${WHEELS:-$root/wheels}"
+  local prefix="$1" python="${PYTHON:-python3}" extras="${EXTRAS-eval,dicom,turing,web}" wheels="${WHEELS:-$root/wheels}"
   local package="medcodi${extras:+[$extras]}" options=(--disable-pip-version-check --no-cache-dir --quiet --constraint "$root/constraints.txt")
   "$python" -m venv "$prefix"
   if [ -d "$wheels" ]; then

@@ -18,7 +18,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 
 from medcodi.config import from_dict
 from medcodi.data.images import save_png8
-from medcodi.data.preparation.overview import overview, write_overview
+from medcodi.data.preparation.ledger import overview, write_overview
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.sample import write_sample
 from medcodi.data.sources.phantom import phantom_study

@@ -4,7 +4,7 @@
 #   tools/wheels.sh wheels/ [EXTRAS]           where there is a network, on the same platform and Python as the target
 #   tools/wheels.sh --check wheels/            on the target: complete, unchanged, and of this version
 #
-# EXTRAS: eval,dicom,turing if left out. pip's own variables hold: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_PROXY, PIP_CERT.
+# EXTRAS: eval,dicom,turing,web if left out. pip's own variables hold: PIP_INDEX_URL, PIP_EXTRA_INDEX_URL, PIP_PROXY, PIP_CERT.
 set -euo pipefail
 root="$(cd "$(dirname "$0")/.." && pwd)"
 python="${PYTHON:-python3}"
@@ -35,7 +35,7 @@ fi
 
 # ---- where there is a network
 folder="${1:?a new folder for the wheels}"
-extras="${2:-eval,dicom,turing}"
+extras="${2:-eval,dicom,turing,web}"
 [ ! -e "$folder" ] || [ -z "$(ls -A "$folder")" ] || refuse "$folder is not empty" "a new or empty folder" "another folder, or remove it"
 mkdir -p "$folder"
 "$python" -m pip wheel --no-deps --wheel-dir "$folder" "$root"

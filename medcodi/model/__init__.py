@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from medcodi.model.fresh import build_model, tiny_model
     from medcodi.model.generation_config import GenerationConfig
     from medcodi.model.medcodi import STAGES, MedCoDi
+    from medcodi.model.merging import merge
 
 __all__ = [
     "STAGES",
@@ -21,6 +22,7 @@ __all__ = [
     "ModelConfig",
     "build_model",
     "demo_checkpoint",
+    "merge",
     "named_model",
     "tiny_config",
     "tiny_model",
@@ -32,6 +34,7 @@ _MODULES = {
     **dict.fromkeys(("build_model", "tiny_model"), "fresh"),
     **dict.fromkeys(("ModelConfig", "tiny_config"), "config"),
     "GenerationConfig": "generation_config",
+    "merge": "merging",
 }
 # The shipped demo model: the wheel carries checkpoints/demo as medcodi/shipped/demo (pyproject.toml, wheel.sources).
 _PACKAGE = Path(__file__).resolve().parents[1]

@@ -104,7 +104,7 @@ def build_app(service: Service, ready: Callable[[], Any] = lambda: None) -> Any:
     from nicegui import ui
     from starlette.staticfiles import StaticFiles
 
-    from medcodi.web.files import files_of
+    from medcodi.web.access import files_of
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     app.mount("/viewer", StaticFiles(directory=str(files("medcodi.pages") / "viewer")))
@@ -126,10 +126,8 @@ def build_page(service: Service) -> None:
     """One open page: its session, its three parts, and its end."""
     from nicegui import ui
 
-    from medcodi.web.edit_page import EditPage
     from medcodi.web.elements import Text
-    from medcodi.web.generate_page import GeneratePage
-    from medcodi.web.look_page import LookPage
+    from medcodi.web.parts import EditPage, GeneratePage, LookPage
 
     _add_head(service.config.root_path)
     try:

@@ -15,6 +15,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +29,7 @@ pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
-PATIENCE_MS = 60_000  # on a busy machine
+PATIENCE_MS = 180_000  # on a busy machine, on which the model is loaded meanwhile
 FOCUSED = """() => {
   const element = document.activeElement;
   return [element.getAttribute("role") || element.tagName.toLowerCase(), element.getAttribute("aria-label") || element.innerText];
@@ -41,15 +42,10 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-@pytest.fixture(scope="module")
-def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server with the shipped model, and a folder with one page of ours and one that is not."""
-    look = tmp_path_factory.mktemp("runs")
-    section = Section(title="A run", text="Loss went down.")
-    write_page(look / "run" / "index.html", render_page(Head(title="The run", lead="one line"), [section]))
-    (look / "notes.html").write_text("<!doctype html><script>alert(1)</script>")
-    temporary, port = tmp_path_factory.mktemp("tmp"), free_port()
-    command = [sys.executable, "-m", "medcodi", "serve", "--port", str(port), "--look", str(look)]
+@contextmanager
+def serving(temporary: Path, *options: str) -> Iterator[str]:
+    """A server with the shipped model, as the command line starts it: its address. It ends as by Ctrl-C, and leaves nothing."""
+    command = [sys.executable, "-m", "medcodi", "serve", "--port", str(free_port()), *options]
     environment = {**os.environ, "TMPDIR": str(temporary)}
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment
@@ -60,9 +56,20 @@ def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert found is not None, "the server did not start"
         yield found
         server.send_signal(signal.SIGINT)
-        assert server.wait(timeout=30) == 0
+        assert server.wait(timeout=60) == 0
         assert "Traceback" not in server.stdout.read()
-    assert not list(temporary.glob("medcodi-serve-*"))  # everything that was uploaded or made is gone
+    assert not list(temporary.glob("medcodi-serve-*"))
+
+
+@pytest.fixture(scope="module")
+def address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A server with a folder to look at, which holds one page of ours and one that is not."""
+    look = tmp_path_factory.mktemp("runs")
+    section = Section(title="A run", text="Loss went down.")
+    write_page(look / "run" / "index.html", render_page(Head(title="The run", lead="one line"), [section]))
+    (look / "notes.html").write_text("<!doctype html><script>alert(1)</script>")
+    with serving(tmp_path_factory.mktemp("tmp"), "--look", str(look)) as found:
+        yield found
 
 
 @pytest.fixture(scope="module")
@@ -79,9 +86,9 @@ def browser() -> Iterator[Any]:
 class Person:
     """Somebody at the page; notes every error of the console and every request that leaves this machine."""
 
-    def __init__(self, browser: Any, address: str) -> None:
+    def __init__(self, browser: Any, address: str, **options: Any) -> None:
         self.failures: list[str] = []
-        self.context = browser.new_context(viewport={"width": 1400, "height": 900}, accept_downloads=True)
+        self.context = browser.new_context(viewport={"width": 1400, "height": 900}, accept_downloads=True, **options)
         self.page = self.context.new_page()
         self.page.set_default_timeout(PATIENCE_MS)
         self.page.on("pageerror", lambda error: self.failures.append(str(error)))
@@ -345,3 +352,30 @@ def test_pages_of_a_folder_are_opened_read_only(person: Person, address: str) ->
     page.frame_locator("iframe").get_by_text("Loss went down.").wait_for()
     for name in ("notes.html", "../pyproject.toml", "%2e%2e/secret.html"):
         assert page.request.get(f"{address}look/{name}").status == 404
+
+
+def test_names_passwords_and_tokens_are_asked_for_and_a_port_in_use_is_refused(browser: Any, tmp_path: Path) -> None:
+    with serving(tmp_path, "--auth", "ann:secret") as address:
+        # Web socket, films and pages are open to the one who gave her password, and to nobody else.
+        ann = Person(browser, address, http_credentials={"username": "ann", "password": "secret"})
+        ann.page.get_by_role("tab", name="Edit").click()
+        ann.page.get_by_label("Statements about findings").wait_for()
+        ann.leave()
+        stranger = browser.new_context(http_credentials={"username": "ann", "password": "guessed"})
+        assert stranger.request.get(address).status == stranger.request.get(f"{address}viewer/dom.js").status == 401
+        stranger.close()
+        port = address.rstrip("/").rpartition(":")[2]
+        second = [sys.executable, "-m", "medcodi", "serve", "--port", port]
+        refused = subprocess.run(second, capture_output=True, text=True)
+        assert refused.returncode == 2 and f"--port {int(port) + 1}" in refused.stderr
+    # Behind a proxy that strips the path, the page names itself by the path that the browser sees.
+    with serving(tmp_path, "--root-path", "/medcodi") as address:
+        here, _, token = address.partition("medcodi/?token=")
+        visitor = browser.new_context()
+        assert visitor.request.get(f"{here}?token=wrong").status == 401
+        opened = visitor.request.get(f"{here}?token={token}", max_redirects=0)
+        cookie = {"Cookie": opened.headers["set-cookie"].partition(";")[0]}
+        assert (opened.status, opened.headers["location"]) == (303, "/medcodi/")
+        assert 'src="/medcodi/viewer/dom.js' in visitor.request.get(here, headers=cookie).text()
+        assert visitor.request.get(f"{here}viewer/dom.js", headers=cookie).status == 200
+        visitor.close()

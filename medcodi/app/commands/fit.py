@@ -108,7 +108,7 @@ def merge(
     except ValueError:
         raise PromptError(f"--weights {weights!r}", expected="numbers joined by commas, such as 900,300") from None
     say_loading("the models")
-    from medcodi.model.merging import merge as merged
+    from medcodi.model import merge as merged
 
     model = merged(sources, base=base, weights=shares)
     _say(f"The model: {model.save_pretrained(out_dir)}    ({model.identity()[:16]})")

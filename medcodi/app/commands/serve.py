@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated
 
@@ -66,7 +67,6 @@ def serve(
         out.print(f"The page: {address}", markup=False)
         err.print("Ctrl-C ends it.", markup=False)
 
-    try:
+    with suppress(KeyboardInterrupt):  # as uvicorn leaves it once everything is closed
         serve(config, say)
-    except KeyboardInterrupt:  # as uvicorn leaves it once everything is closed
-        err.print("Ended. Everything that was uploaded is deleted.", markup=False)
+    err.print("Ended. Everything that was uploaded is deleted.", markup=False)

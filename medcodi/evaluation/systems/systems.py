@@ -132,7 +132,7 @@ class ModelSystem:
         return {
             "kind": "model",
             "model": self.model.config.name,
-            "sha256": self.fingerprint,
+            "sha256": self.model.identity(),
             "settings": to_dict(self.generation),
             "orders": {
                 str(direction): self.generation.order for direction in self.directions if len(direction.targets) > 1

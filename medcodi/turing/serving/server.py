@@ -127,6 +127,7 @@ class Handler(BaseHTTPRequestHandler):
     server: StudyServer  # type: ignore[assignment]
     protocol_version = "HTTP/1.1"
     timeout = SILENCE_S
+    disable_nagle_algorithm = True  # heads and contents are written one after the other: do not wait in between
 
     def version_string(self) -> str:
         """The name that the server gives itself: no version."""

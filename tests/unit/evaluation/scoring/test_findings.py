@@ -9,8 +9,8 @@ import pytest
 
 from medcodi.evaluation.annotations import AnnotationTable, StudyTable, side_codes
 from medcodi.evaluation.scoring.case import NUM_DERANGEMENTS, Case, ScoredStudies, derangements
+from medcodi.evaluation.scoring.direction import score_severity, urgency
 from medcodi.evaluation.scoring.findings import SIDED, counted_findings, sided
-from medcodi.evaluation.scoring.optional import score_severity, urgency
 from medcodi.evaluation.scoring.statistics import AreaStatistic
 from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.study import CHEXPERT_LABELS, Finding

@@ -74,5 +74,6 @@ def test_a_model_says_how_many_prompts_it_does_not_read_to_their_ends(toy_datase
         generation=GenerationConfig().resolved(model), seed=0, fingerprint="",
     )  # fmt: skip
     assert "truncated_prompts" not in system.describe()
+    assert system.describe()["sha256"] == model.identity()  # the name that it has everywhere
     system.held_out.studies.without_images[3].contents["report"] = "No effusion. " * 100
     assert system.describe()["truncated_prompts"] == {"report": {"studies": 8, "truncated": 1}}
