@@ -66,8 +66,8 @@ def model_card(
             yaml.safe_dump(_header(name, results), sort_keys=False, allow_unicode=True, width=120).rstrip(),
             *("---", "", f"# {_cell(name)}", ""),
             "Any-to-any generation of chest examinations. **Research only**: what it generates is synthetic, and not for diagnosis.",
-            *("", *about, "", *training, *figures, "", *disclosure, "", *_limits(domain), "",
-            *("## Use", "", "```python", "import medcodi", "", load, "```"), ""),
+            *("", *about, "", *training, *figures, "", *disclosure, "", *_limits(domain), ""),
+            *("## Use", "", "```python", "import medcodi", "", load, "```", ""),
         ]
     )  # fmt: skip
     return f"{text}<!-- medcodi card, SHA-256 of the text above: {_sha256(text)} -->\n"
