@@ -71,7 +71,7 @@ class Commands(TyperGroup):
 app = typer.Typer(
     name="medcodi",
     cls=Commands,
-    help="Train, run and judge any-to-any generators of chest examinations: frontal X-ray, lateral X-ray, report.",
+    help="Train, run and judge any-to-any generators of chest examinations: frontal X-ray, lateral X-ray, report, record.",
     epilog="Start with: medcodi demo. Research only: nothing here is for diagnosis.",
     no_args_is_help=True,
     add_completion=False,

@@ -82,7 +82,8 @@ def domain_of_data(config: DataConfig, dataset: StudyDataset) -> Domain:
     # One study tells what the description of its source does not: a table may hold phantoms, or what a model has generated.
     info, study = read_info(config.path), read_study(dataset, 0)
     source = str(study.metadata.get("source", ""))
-    is_phantom = source == PHANTOM or study.study_id.startswith("phantom-")  # as `data sample` names them
+    named = f"{study.study_id} {study.patient_id}".split()  # `data sample` names patients so
+    is_phantom = source == PHANTOM or any(name.startswith("phantom-") for name in named)
     counts, findings = getattr(dataset, "modality_counts", dict)(), getattr(dataset, "positive_labels", tuple)()
     return Domain(
         origin=PHANTOM if is_phantom else SYNTHETIC if source == SYNTHESIZED else REAL,

@@ -69,7 +69,7 @@ def write_sample(out: Path, num_studies: int = 32, *, image_size: int = 128, see
                 study = phantom_study(seed, index, image_size)
                 cells = _write_study(folder, f"study{number:03d}", study)
                 labels = [f"{study.labels[label]:g}" if label in study.labels else "" for label in CHEXPERT_LABELS]
-                patient = f"patient{number:03d}"
+                patient = f"phantom-{number:03d}"  # by which training knows the domain: no real patient
                 table.writerow([f"study{number:03d}", patient, split, *(cells[name] for name in WRITTEN), *labels])
         (folder / TABLE).write_text(text.getvalue(), encoding="utf-8")
     return out / TABLE

@@ -55,7 +55,7 @@ def train(
         float | None, typer.Option(help="With --estimate: of a GPU-hour, in any currency.", show_default="no costs")
     ] = None,
 ) -> None:
-    """Train one stage: autoencode, align, diffuse or join.
+    """Train one stage: autoencode, align, diffuse, join or distil.
 
     On several devices: torchrun --nproc-per-node 8 -m medcodi train ... or deepspeed --module medcodi train ...
 

@@ -99,7 +99,8 @@ def _of_phantoms(name: str | None) -> bool:
 
 def _alarms_of_directions(name: str, system: dict[str, Any]) -> list[str]:
     """Figures that rest on *No Finding* alone, and contents that are odd in many studies."""
-    lines = []
+    lines: list[str] = []
+    odd: dict[str, list[str]] = {}  # what is said of contents -> the directions of which it is said
     for direction, scores in system["directions"].items():
         for target, labels in counted_findings(scores).items():
             if labels == [NO_FINDING]:
@@ -111,5 +112,5 @@ def _alarms_of_directions(name: str, system: dict[str, Any]) -> list[str]:
             for flag, said in ODD.items():
                 count, num = own.get("flags", {}).get(flag, {}).get("count", 0), scores["num_studies"]
                 if count > MANY * num:
-                    lines.append(f"{name}, {pretty(direction)}: {count} of {num} contents of {target} {said}.")
-    return lines
+                    odd.setdefault(f"{count} of {num} contents of {target} {said}", []).append(pretty(direction))
+    return lines + [f"{name}, {', '.join(directions)}: {what}." for what, directions in odd.items()]

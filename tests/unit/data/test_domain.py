@@ -48,6 +48,7 @@ def test_of_tables(tmp_path: Path) -> None:
     real = prepared(tmp_path, header, "s1,p1,a.png,1,0", "s2,p2,a.png,,-1")
     assert (real.origin, real.modalities, real.findings) == (REAL, ("frontal",), ("Cardiomegaly",))
     assert prepared(tmp_path, header, "phantom-0-0000001,p1,a.png,1,0", out="sample").origin == PHANTOM
+    assert prepared(tmp_path, header, "study001,phantom-001,a.png,1,0", out="sample again").origin == PHANTOM
     results = "study_id,patient_id,frontal,direction,seed,model_sha256"
     assert prepared(tmp_path, results, "s1,p1,a.png,->frontal,0,00", out="synthetic").origin == SYNTHETIC
     assert prepared(tmp_path, header, "s1,p1,a.png,1,0", out="chexpert-small").agreement == "chexpert"
