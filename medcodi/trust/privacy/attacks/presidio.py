@@ -29,9 +29,9 @@ def presidio_analyzer() -> Any:
         MissingExtraError: If presidio or spacy is not installed.
     """
     try:
-        import spacy
-        from presidio_analyzer import AnalyzerEngine, RecognizerRegistry
-        from presidio_analyzer.nlp_engine import SpacyNlpEngine
+        import spacy  # pyright: ignore[reportMissingImports]
+        from presidio_analyzer import AnalyzerEngine, RecognizerRegistry  # pyright: ignore[reportMissingImports]
+        from presidio_analyzer.nlp_engine import SpacyNlpEngine  # pyright: ignore[reportMissingImports]
     except ImportError:
         raise MissingExtraError("presidio-analyzer", extra="phi", needed_for="presidio: true") from None
     engine = SpacyNlpEngine()
