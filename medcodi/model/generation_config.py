@@ -74,36 +74,26 @@ class WeakModelConfig:
 
 @config
 class GenerationConfig:
-    """How to sample. A field that is None takes the preset's value, else the model's own.
+    """How to sample. A field that is None takes the preset's value, else the model's own."""
 
-    Attributes:
-        preset: A key of ``PRESETS``.
-        sampler: A key of ``medcodi.diffusion.sampling.SAMPLERS``.
-        num_inference_steps: Denoiser evaluations for each sample.
-        guidance_scale: Classifier-free guidance over the context: 0 ignores the prompts, 1 is no guidance.
-        environment_guidance_scale: Guidance over what targets hear of each other, of requests without a prompt; 1 is the paper.
-        order: A key of ``ORDERS``.
-        sequence: The targets of ``staggered`` and ``chained``, first to last; further modalities are passed over. None: table order.
-        lag: Of ``staggered``, the steps by which a target follows the one before it. None: half of all steps.
-        joint: False: the targets do not hear each other (an ablation).
-        weak: Guidance by a weaker model; None: without.
-        student: Few steps without guidance, by the students of stage ``distil``; of several targets one after the other.
-        watermark: Mark films invisibly (docs/PRIVACY.md). A model's own config cannot turn it on: a reader study must stay blind.
-    """
-
-    preset: str | None = None
-    sampler: str | None = None
-    num_inference_steps: int | None = None
+    preset: str | None = None  # A key of ``PRESETS``
+    sampler: str | None = None  # A key of ``medcodi.diffusion.sampling.SAMPLERS``
+    num_inference_steps: int | None = None  # Denoiser evaluations for each sample
+    # Classifier-free guidance over the context: 0 ignores the prompts, 1 is no guidance
     guidance_scale: float | None = None
+    # Guidance over what targets hear of each other, of requests without a prompt; 1 is the paper
     environment_guidance_scale: float | None = None
-    order: str | None = None
+    order: str | None = None  # A key of ``ORDERS``
+    # The targets of ``staggered`` and ``chained``, first to last; further modalities are passed over. None: table order
     sequence: tuple[str, ...] | None = None
+    # Of ``staggered``, the steps by which a target follows the one before it. None: half of all steps
     lag: int | None = None
-    joint: bool = True
+    joint: bool = True  # False: the targets do not hear each other (an ablation)
+    # Guidance by a weaker model; None: without
     weak: Annotated[WeakModelConfig | None, Field(exclude_if=lambda value: value is None)] = None
-    student: Annotated[bool, Field(exclude_if=lambda value: not value)] = (
-        False  # left out of files where it is not used
-    )
+    # Few steps without guidance, by the students of stage ``distil``; of several targets one after the other
+    student: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    # Mark films invisibly (docs/PRIVACY.md). A model's own config cannot turn it on: a reader study must stay blind
     watermark: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
     _old_names = model_validator(mode="before")(read_old_names)
