@@ -126,47 +126,45 @@ def trained(precision: str, size: str, batch: int, repeats: int, *, compiled: bo
     length = 8 if size == "tiny" else 77
     z, t, tokens = denoiser_inputs(config, batch, length, "cpu")
     offsets = tokens.new_zeros(tokens.shape[:2])
-    networks = {"ours": fill(our_denoiser(config), seed=0), "diffusers": fill(their_denoiser(config), seed=1)}
-    if precision == "bf16":
-        networks["diffusers cast"] = fill(their_denoiser(config), seed=1, dtype=dtype)
-    for network in networks.values():
-        network.train().requires_grad_(True)
+    # One network for each way: to change the layout of one would take time within its turn.
+    networks = {"ours": fill(our_denoiser(config), seed=0)}
+    for name, kind in {"diffusers": torch.float32, "diffusers cast": dtype}.items():
+        if name == "diffusers" or precision == "bf16":
+            networks[name] = fill(their_denoiser(config), seed=1, dtype=kind)
+            networks[f"{name}, channels_last"] = fill(their_denoiser(config), seed=1, dtype=kind)
+    for name, network in networks.items():
+        layout = torch.channels_last if "channels_last" in name else torch.contiguous_format
+        network.train().requires_grad_(True).to(memory_format=layout)
     choose_attention(networks["ours"], precision, CPU)
 
-    def step(name: str, layout: torch.memory_format, network: Callable[..., Any]) -> None:
-        module, inputs = networks[name], [z.contiguous(memory_format=layout), t, tokens]
-        if name == "diffusers cast":
-            inputs = [inputs[0].to(dtype), t, tokens.to(dtype)]
-        elif name == "ours":
-            inputs[2] = Context(tokens, offsets)
-        with autocast(CPU, "fp32" if name == "diffusers cast" else precision):
-            out = network(*inputs)
-            loss = (out if name == "ours" else out.sample).float().square().mean()
+    def step(name: str, network: Callable[..., Any]) -> None:
+        cast = "cast" in name
+        layout = torch.channels_last if "channels_last" in name else torch.contiguous_format
+        map_, prompts = (part.to(dtype) if cast else part for part in (z.contiguous(memory_format=layout), tokens))
+        with autocast(CPU, "fp32" if cast else precision):
+            if name.startswith("ours"):
+                out = network(map_, t, Context(prompts, offsets))
+            else:
+                out = network(map_, t, prompts).sample
+            loss = out.float().square().mean()
         loss.backward()
-        module.zero_grad(set_to_none=True)
+        networks[name].zero_grad(set_to_none=True)
 
-    def ours(network: Callable[..., Any]) -> None:
+    def ours(name: str) -> None:
         with attention_kernels(precision, CPU):
-            step("ours", torch.contiguous_format, network)
+            step(name, networks[name])
 
-    def theirs(name: str, layout: torch.memory_format, network: Callable[..., Any]) -> None:
-        networks[name].to(memory_format=layout)
-        step(name, layout, network)
-
-    calls: dict[str, Callable[[], Any]] = {"ours": lambda: ours(networks["ours"])}
-    for name in list(networks)[1:]:
-        for layout in (torch.contiguous_format, torch.channels_last):
-            label = f"{name}{', channels_last' if layout == torch.channels_last else ''}"
-            calls[label] = lambda name=name, layout=layout: theirs(name, layout, networks[name])
+    calls: dict[str, Callable[[], Any]] = {"ours": lambda: ours("ours")}
+    calls |= {name: lambda name=name: step(name, networks[name]) for name in list(networks)[1:]}
     if compiled:
         # The blocks of a second network of ours: those of the first stay as they are.
         networks["ours, compiled"] = fill(our_denoiser(config), seed=0).train().requires_grad_(True)
         choose_attention(networks["ours, compiled"], precision, CPU)
         compile_blocks(networks["ours, compiled"], CPU)
-        calls["ours, compiled"] = lambda: ours(networks["ours, compiled"])
-        for name in [name for name in networks if name.startswith("diffusers")]:
+        calls["ours, compiled"] = lambda: ours("ours, compiled")
+        for name in [name for name in networks if name.startswith("diffusers") and "channels_last" not in name]:
             call = torch.compile(networks[name])
-            calls[f"{name}, compiled"] = lambda name=name, call=call: theirs(name, torch.contiguous_format, call)
+            calls[f"{name}, compiled"] = lambda name=name, call=call: step(name, call)
 
     # The limit: one product of random numbers, of about the operations of a tenth of a pass.
     flops = operations(config, batch, length, backward=True)
