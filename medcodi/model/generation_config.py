@@ -16,7 +16,7 @@ from medcodi.errors import PromptError, one_of
 from medcodi.modality import in_table_order, modality
 
 if TYPE_CHECKING:
-    from medcodi.model.config import StudentConfig
+    from medcodi.model.config import ModelConfig
     from medcodi.model.medcodi import MedCoDi
 
 # The orders in which several targets are generated.
@@ -149,8 +149,8 @@ class GenerationConfig:
         """The values that ``model`` samples with: no preset, and no None but a ``sequence`` or ``lag`` of the order's own.
 
         Raises:
-            PromptError: If the model's noise schedule has fewer steps, its order does not have the sequence or lag that is given,
-                it has no students, or students of other steps, or its films are too small for a watermark.
+            PromptError: If the sampler is not for what the model predicts, its noise schedule has fewer steps, its order does not have
+                the sequence or lag that is given, it has no students, or students of other steps, or its films are too small for a watermark.
         """
         resolved, size = self.filled_by(model.config.generation), model.config.image_size
         if resolved.watermark and size < MIN_WATERMARKED_SIDE:
@@ -160,7 +160,11 @@ class GenerationConfig:
                 fix="leave watermark out: PNG and DICOM files are marked in their metadata anyway",
             )
         if resolved.student:
-            return self._as_student(model.config.student)
+            return self._as_student(model.config)
+        from medcodi.diffusion.sampling import check_sampler
+
+        assert resolved.sampler is not None
+        check_sampler(resolved.sampler, model.config.schedule.prediction_type)
         limit, num_steps = model.config.schedule.num_train_timesteps, resolved.num_inference_steps or 1
         if num_steps > limit:
             raise PromptError(
@@ -168,15 +172,17 @@ class GenerationConfig:
             )
         return resolved
 
-    def _as_student(self, student: StudentConfig | None) -> GenerationConfig:
+    def _as_student(self, model: ModelConfig) -> GenerationConfig:
         """How a student samples, which nothing but the sequence of the targets can change."""
+        student = model.student
         if student is None:
             raise PromptError(
                 "this model has no students, which the preset interactive needs",
                 expected="a model that was trained by stage distil",
                 fix="the preset faster, or medcodi train --config distil",
             )
-        fixed = {"sampler": "ddim", "num_inference_steps": student.steps, "guidance_scale": 1.0, "order": "chained"}
+        sampler = "euler" if model.schedule.prediction_type == "velocity" else "ddim"
+        fixed = {"sampler": sampler, "num_inference_steps": student.steps, "guidance_scale": 1.0, "order": "chained"}
         for name, value in fixed.items():
             if getattr(self, name) not in (None, value):
                 built_in = f", and guidance {student.guidance_scale:g} built in" if name == "guidance_scale" else ""

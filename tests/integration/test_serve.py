@@ -27,6 +27,7 @@ playwright = pytest.importorskip("playwright.sync_api", reason="playwright is no
 pytest.importorskip("nicegui", reason="the extra web is not installed: make setup")
 pytestmark = [pytest.mark.long, pytest.mark.filterwarnings("ignore")]
 
+ROOT = Path(__file__).resolve().parents[2]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"]
 PATIENCE_MS = 180_000  # on a busy machine, on which the model is loaded meanwhile
@@ -379,3 +380,16 @@ def test_names_passwords_and_tokens_are_asked_for_and_a_port_in_use_is_refused(b
         assert 'src="/medcodi/viewer/dom.js' in visitor.request.get(here, headers=cookie).text()
         assert visitor.request.get(f"{here}viewer/dom.js", headers=cookie).status == 200
         visitor.close()
+
+
+def test_the_benchmark_of_many_people_ends_and_loses_no_click() -> None:
+    pytest.importorskip("aiohttp")
+    pytest.importorskip("socketio")
+    command = [sys.executable, str(ROOT / "benchmarks/serve.py"), "--dry-run"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=500)
+    assert done.returncode == 0, done.stderr
+    figures = json.loads(done.stdout)
+    load = figures["load"]
+    assert load["people"] == 2 and load["lost"] == load["refused"] == 0
+    assert load["served"] == load["clicks"] >= 2  # each of both at least once
+    assert figures["first_picture"]["click_to_film_s"]["n"] == 2
