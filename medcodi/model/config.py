@@ -88,9 +88,8 @@ class ModelConfig:
     record: Annotated[RecordModelConfig | None, Field(exclude_if=lambda value: value is None)] = None
     # Of a model with students; left out otherwise, for the same reason.
     student: Annotated[StudentConfig | None, Field(exclude_if=lambda value: value is None)] = None
-    joint_attention: Literal["others", "self"] = (
-        "others"  # self: each denoiser hears its own V alone, as the released weights do
-    )
+    # self: each denoiser hears its own V alone, as the released weights do
+    joint_attention: Literal["others", "self"] = "others"
     schedule: NoiseScheduleConfig = NoiseScheduleConfig()
     # How this model generates best; a request may set any of it.
     generation: Annotated[
