@@ -10,13 +10,12 @@ import numpy as np
 from medcodi.errors import DataError
 from medcodi.randomness import Key, numpy_generator
 
-LEVEL = 0.95  # coverage of the intervals
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights [R, N] -> values [R]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its 95 % bootstrap interval."""
+    """A value with its bootstrap interval (95 % unless said otherwise)."""
 
     value: float
     low: float
@@ -74,15 +73,17 @@ def weighted_mean(values: np.ndarray) -> Statistic:
     return statistic
 
 
-def _interval(value: float, resampled: np.ndarray) -> Interval:
+def _interval(value: float, resampled: np.ndarray, level: float) -> Interval:
     resampled = resampled[~np.isnan(resampled)]
     if not resampled.size or np.isnan(value):
         return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(resampled, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
     return Interval(float(value), float(low), float(high))
 
 
-def bootstrap_interval(statistic: Statistic, weights: np.ndarray, *, centred: bool = False) -> Interval:
+def bootstrap_interval(
+    statistic: Statistic, weights: np.ndarray, *, level: float = 0.95, centred: bool = False
+) -> Interval:
     """The statistic on all studies, with its percentile bootstrap interval from :func:`resampling_weights`.
 
     ``centred`` moves the resampled values so that their median is the plain value: for statistics that resampling biases, such as a
@@ -93,11 +94,12 @@ def bootstrap_interval(statistic: Statistic, weights: np.ndarray, *, centred: bo
     resampled = np.asarray(statistic(weights), dtype=np.float64)
     if centred:
         resampled = np.clip(resampled - np.nanmedian(resampled) + value, 0.0, None)
-    return _interval(value, resampled)
+    return _interval(value, resampled, level)
 
 
-def paired_difference(first: Statistic, second: Statistic, weights: np.ndarray) -> Interval:
+def paired_difference(first: Statistic, second: Statistic, weights: np.ndarray, *, level: float = 0.95) -> Interval:
     """``first - second`` with its percentile interval, both on the *same* resamples, so what studies share cancels."""
     ones = np.ones((1, weights.shape[1]))
-    resampled = np.asarray(first(weights)) - np.asarray(second(weights))
-    return _interval(float(first(ones)[0] - second(ones)[0]), resampled)
+    return _interval(
+        float(first(ones)[0] - second(ones)[0]), np.asarray(first(weights)) - np.asarray(second(weights)), level
+    )

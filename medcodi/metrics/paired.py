@@ -66,6 +66,7 @@ def paired_test(
     *keys: Key,
     num_resamples: int = 1000,
     num_permutations: int = 10000,
+    level: float = 0.95,
 ) -> PairedTest:
     """Test whether two systems differ on the same studies.
 
@@ -79,6 +80,7 @@ def paired_test(
         *keys: Keys of the randomness of resamples and exchanges.
         num_resamples: Of the bootstrap interval.
         num_permutations: At most.
+        level: Coverage of the interval.
     """
     # Values, and the difference on bootstrap resamples.
     num = len(patients)
@@ -86,7 +88,7 @@ def paired_test(
     ones = np.ones((1, num))
     values = float(first(ones)[0]), float(second(ones)[0])
     weights = resampling_weights(patients, num_resamples, *keys)
-    difference = paired_difference(first, second, weights)
+    difference = paired_difference(first, second, weights, level=level)
     # The permutation test: how often an exchange differs as much as observed.
     names, cluster = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     exact = len(names) < 60 and 2 ** len(names) <= num_permutations
