@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -233,27 +233,21 @@ def print_results(results: dict[str, Any], folder: Path) -> None:
     show(table)
     for line in verdict(results):
         out.print(line)
-    for line in alarms(results):
-        err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
+    print_notes(alarms(results))
     out.print(f"The page: {folder / 'page.html'}")
 
 
-def deliver(outbox: Path, to: str, retry_seconds: float) -> None:
-    """Send an outbox, and print what has arrived; refusals of the server end in a ServerError."""
-    from medcodi.pacs.outbox import Outbox
-    from medcodi.pacs.sending import send as run
-    from medcodi.pacs.servers import ServerError
+def print_notes(lines: Iterable[str]) -> None:
+    """Print what a reader of the figures must know."""
+    for line in lines:
+        err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
 
-    # Send, say what arrived, and refuse where something has not.
-    with counting_bar(err) as bar:
-        delivery = run(Outbox(outbox), to, retry_s=retry_seconds, on_progress=count_progress(bar, "sending"))
-    before = f"; {delivery.before:,} had arrived before" if delivery.before else ""
-    out.print(f"{delivery.sent:,} instances of {delivery.studies:,} studies arrived at {to}{before}", markup=False)
-    if problems := delivery.problems:
-        for study, problem in list(problems.items())[:10]:
-            err.print(Text.assemble(("Not sent:", "yellow"), f" study {study}: {problem}"))
-        raise ServerError(
-            f"{len(problems):,} of {delivery.studies:,} studies have not arrived whole",
-            expected="a server that takes every object",
-            fix=f"have it accept them, or repair it; medcodi dicom send {outbox} --to {to} tries them again",
-        )
+
+def print_verification(folder: Path, differences: Sequence[object], checked: str) -> None:
+    """Print what differs in a bundle that was computed again; exit code 1 where something does."""
+    for difference in differences:
+        out.print(f"- {difference}")
+    if differences:
+        out.print(f"{folder} does not reproduce: {len(differences)} differences ({checked} checked).")
+        raise typer.Exit(1)
+    out.print(f"{folder} reproduces: {checked} checked, no difference.")
