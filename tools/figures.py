@@ -131,6 +131,18 @@ TABLES = {
             beside({"psnr": r}, "psnr", "psnr", "round_trip", 1) if "round_trip" in r else number(r["psnr"], 1)
         ),
     }),
+    "limits": (lambda results: ({**row, "limit": row["title"]} for row in results["limits"]), {  # of an audit
+        "allowed": lambda r: f"{r['allowed']:g}",
+        "worst figure": lambda r: f"{r['value']:.2g}" if r.get("low") is None else bounds(r, 3),
+        "of": lambda r: (r.get("of") or "–").replace("'", "").replace("->", " → "),
+        "outcome": lambda r: r["outcome"],
+    }),
+    "attacks": (lambda results: iter(results["membership"]["attacks"]), {
+        "target": lambda r: r["target"],
+        "context": lambda r: r["context"],
+        "AUROC": lambda r: bounds(r["auroc"], 3),
+        "p": lambda r: f"{r['auroc']['p_value']:.1g}",
+    }),
     "orders": (orders, {
         "pair": lambda r: r["pair"],
         "κ of findings (real pairs)": lambda r: bounds(r["finding_kappa"]) + f" ({number(r['finding_kappa']['ceiling'])})",
@@ -155,7 +167,7 @@ TABLES = {
 def table(source: Any, columns: Row, results: Row) -> str:
     """A Markdown table between empty lines; it begins with what each row is called."""
     rows = list(source(results))
-    first = [name for name in ("edit", "two prompts", "direction", "system") if rows[0].get(name)]
+    first = [name for name in ("edit", "two prompts", "limit", "attack", "direction", "system") if rows[0].get(name)]
     if "two prompts" in first and len(results["systems"]) == 1:
         first.remove("system")
     cells = [[*(row[name] for name in first), *(cell(row) for cell in columns.values())] for row in rows]

@@ -34,8 +34,11 @@ from medcodi.training.loop import train
 GAMMA = {"a": 1.0, "b": 1.8}  # site -> exponent of its scanner's tone curve
 
 
-def site_data(folder: Path, site: str, image_size: int, patients: int, held_out: int) -> Path:
-    """A prepared dataset of one site; its films never leave it."""
+def site_data(
+    folder: Path, site: str, image_size: int, patients: int, held_out: int, gamma: float | None = None
+) -> Path:
+    """A prepared dataset of one site; its films never leave it. ``gamma``: of its scanner, else that of ``GAMMA``."""
+    gamma = GAMMA[site] if gamma is None else gamma
     table = folder / "films" / "studies.csv"
     table.parent.mkdir(parents=True)
     with table.open("w", newline="", encoding="utf-8") as file:
@@ -48,7 +51,7 @@ def site_data(folder: Path, site: str, image_size: int, patients: int, held_out:
                 films = {}
                 for view in ("frontal", "lateral"):
                     films[view] = f"{split}{index}_{view}.png"
-                    film = np.asarray(study.contents[view]) ** GAMMA[site]
+                    film = np.asarray(study.contents[view]) ** gamma
                     save_png8(film, table.parent / films[view], origin="phantom")
                 name = f"{site}-{split}-{index}"
                 rows.writerow([name, name, split, films["frontal"], films["lateral"], study.contents["report"]])

@@ -64,6 +64,43 @@ SequenceOfTargets = Annotated[
 ]
 ImageFormat = Annotated[str, typer.Option("--format", help="Of images: png (8 bits), png16 or dicom.")]
 Watermark = Annotated[bool, typer.Option("--watermark", help="Mark films invisibly too (docs/PRIVACY.md).")]
+DicomStore = Annotated[
+    str | None,
+    typer.Option(
+        metavar="URL",
+        help="Send each sample as a DICOM study: https://HOST/dicom-web (STOW-RS), dicom://HOST:PORT/AET (C-STORE), or dicoms:// (with TLS).",
+        show_default=False,
+    ),
+]
+DicomOutbox = Annotated[
+    Path | None,
+    typer.Option(
+        "--outbox",
+        help="Folder of DICOM studies to be sent; alone: written, not sent.",
+        show_default="outbox, with --dicom-store",
+    ),
+]
+DicomPdf = Annotated[
+    bool, typer.Option("--dicom-pdf", help="Reports as encapsulated PDF too, beside the structured report.")
+]
+DicomCa = Annotated[
+    Path | None,
+    typer.Option(
+        "--dicom-ca",
+        metavar="CA.pem",
+        help="Authorities that the certificate of https:// or dicoms:// may be of.",
+        show_default="those of the system",
+    ),
+]
+DicomCert = Annotated[
+    Path | None,
+    typer.Option(
+        "--dicom-cert",
+        metavar="CLIENT.pem",
+        help="Our certificate and its key, for a server that asks for one.",
+        show_default=False,
+    ),
+]
 RETRY_SECONDS = 60.0  # how long a DICOM server that is away is tried again
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU where there is one")]
 

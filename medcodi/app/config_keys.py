@@ -23,7 +23,6 @@ WIDTH, SHOWN = 110, 80  # columns of a comment, and of a default in it
 _PYTHON = {"None": "null", "True": "true", "False": "false"}  # values in meanings -> in YAML
 _WORDS = {int: "integer", float: "number", bool: "true or false", str: "text", type(None): "null", Any: "any value"}
 _NO_MEANING = re.compile(r"(fmt|type|pyright|noqa)\b")  # comments for tools
-_ENTRY = re.compile(r"^    (\w+): (.+?)(?=^    \S|^\S|\Z)", re.MULTILINE | re.DOTALL)  # of a docstring's "Attributes:"
 
 # (class, its values) -> class of its key `options`, whose kind the values name; None: it has no such key
 OptionsOf = Callable[[type, Mapping[str, Any]], type | None]
@@ -60,18 +59,12 @@ def keys_of(cls: type) -> list[Key]:
 
 @cache
 def meanings(cls: type) -> dict[str, str]:
-    """Field -> its meaning: the comment above it or behind it, or its entry under ``Attributes:``; inherited ones too."""
+    """Field -> its meaning, the comment above it or behind it; inherited ones too."""
     result: dict[str, str] = {}
     for owner in reversed(cls.__mro__):
         if "__annotations__" in owner.__dict__:
-            result |= _described(owner) | _commented(owner)
+            result |= _commented(owner)
     return result
-
-
-def _described(cls: type) -> dict[str, str]:
-    """The entries below ``Attributes:`` of a docstring."""
-    _, _, section = inspect.cleandoc(cls.__doc__ or "").partition("Attributes:\n")
-    return {name: " ".join(text.split()).rstrip(".") for name, text in _ENTRY.findall(section)}
 
 
 def _commented(cls: type) -> dict[str, str]:

@@ -236,24 +236,3 @@ def print_results(results: dict[str, Any], folder: Path) -> None:
     for line in alarms(results):
         err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
     out.print(f"The page: {folder / 'page.html'}")
-
-
-def deliver(outbox: Path, to: str, retry_seconds: float) -> None:
-    """Send an outbox, and print what has arrived; refusals of the server end in a ServerError."""
-    from medcodi.pacs.outbox import Outbox
-    from medcodi.pacs.sending import send as run
-    from medcodi.pacs.servers import ServerError
-
-    # Send, say what arrived, and refuse where something has not.
-    with counting_bar(err) as bar:
-        delivery = run(Outbox(outbox), to, retry_s=retry_seconds, on_progress=count_progress(bar, "sending"))
-    before = f"; {delivery.before:,} had arrived before" if delivery.before else ""
-    out.print(f"{delivery.sent:,} instances of {delivery.studies:,} studies arrived at {to}{before}", markup=False)
-    if problems := delivery.problems:
-        for study, problem in list(problems.items())[:10]:
-            err.print(Text.assemble(("Not sent:", "yellow"), f" study {study}: {problem}"))
-        raise ServerError(
-            f"{len(problems):,} of {delivery.studies:,} studies have not arrived whole",
-            expected="a server that takes every object",
-            fix=f"have it accept them, or repair it; medcodi dicom send {outbox} --to {to} tries them again",
-        )

@@ -29,24 +29,16 @@ BatchContent = Tensor | list[str] | list[dict[str, RecordValue]]
 
 @dataclass(frozen=True)
 class Batch:
-    """A batch of B studies.
+    """A batch of B studies."""
 
-    Attributes:
-        contents: Modality -> float32 ``[B, 1, H, W]`` in [0, 1] (zeros where absent), B strings ("" where absent), or B records
-            ({} where absent).
-        present: Modality -> bool ``[B]``, True where the study holds it.
-        labels: float32 ``[B, 14]`` in ``CHEXPERT_LABELS`` order: 1 present, 0 absent, -1 uncertain, NaN unknown.
-        study_ids: B identifiers.
-        patient_ids: B identifiers.
-        samples: Index of each study in its dataset: the key of its randomness.
-    """
-
+    # modality -> float32 ``[B, 1, H, W]`` in [0, 1] (zeros where absent), B strings ("" where absent), or B records
+    # ({} where absent)
     contents: dict[str, BatchContent]
-    present: dict[str, Tensor]
-    labels: Tensor
-    study_ids: list[str] = field(default_factory=list)
-    patient_ids: list[str] = field(default_factory=list)
-    samples: tuple[int, ...] = ()
+    present: dict[str, Tensor]  # modality -> bool ``[B]``, True where the study holds it
+    labels: Tensor  # float32 ``[B, 14]`` in ``CHEXPERT_LABELS`` order: 1 present, 0 absent, -1 uncertain, NaN unknown
+    study_ids: list[str] = field(default_factory=list)  # B identifiers
+    patient_ids: list[str] = field(default_factory=list)  # B identifiers
+    samples: tuple[int, ...] = ()  # index of each study in its dataset: the key of its randomness
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -279,27 +271,22 @@ PHANTOM_SIZE = 128  # pixels a side of a phantom's films, where none are named
 
 @config
 class DataConfig:
-    """The studies: a prepared folder (``path``) or a generator (``source: phantom``), and their split; a text alone is the path.
+    """The studies: a prepared folder (``path``) or a generator (``source: phantom``), and their split; a text alone is the path."""
 
-    Attributes:
-        path: A folder made by ``medcodi data prepare``, or a URL of one that fsspec reads (``s3://...``), copied once.
-        source: ``"phantom"``: generated on the fly.
-        split: ``train``, ``val`` or ``test``; the phantom's are disjoint by construction.
-        num_studies: Use the first N studies; None: all of a prepared split (the phantom needs a number).
-        image_size: Pixels a side; must be the prepared folder's. None: the prepared folder's, 128 for the phantom.
-        seed: Of the phantom.
-        version: Of the phantom: 1, or 2 with a record and several studies a patient.
-        studies_per_patient: Of phantom version 2: 1, 2, 4, 5, 8 or 10.
-    """
-
+    # A folder made by ``medcodi data prepare``, or a URL of one that fsspec reads (``s3://...``), copied once
     path: str | None = None
-    source: str | None = None
-    split: str = "train"
+    source: str | None = None  # ``"phantom"``: generated on the fly
+    split: str = "train"  # ``train``, ``val`` or ``test``; the phantom's are disjoint by construction
+    # Use the first N studies; None: all of a prepared split (the phantom needs a number)
     num_studies: int | None = None
+    # Pixels a side; must be the prepared folder's. None: the prepared folder's, 128 for the phantom
     image_size: int | None = None
-    seed: int = 0
-    # Left out of a stored config at their defaults, so that runs from before they existed can be resumed.
+    seed: int = 0  # Of the phantom
+    # Both are left out of a stored config at their defaults, so that runs from before they existed can be resumed.
+
+    # Of the phantom: 1, or 2 with a record and several studies a patient
     version: Annotated[int, Field(exclude_if=lambda value: value == 1)] = 1
+    # Of phantom version 2: 1, 2, 4, 5, 8 or 10
     studies_per_patient: Annotated[int, Field(exclude_if=lambda value: value == 1)] = 1
 
     @model_validator(mode="before")

@@ -16,15 +16,11 @@ _OTHER_VIEWS = re.compile(
 
 @dataclass(frozen=True)
 class View:
-    """The view that a text names.
+    """The view that a text names."""
 
-    Attributes:
-        modality: The image modality that it means; None where it names another view, several views, or none.
-        named: It names a view, known or not used: a default view must not replace it.
-    """
-
+    # the image modality that it means; None where it names another view, several views, or none
     modality: str | None = None
-    named: bool = False
+    named: bool = False  # it names a view, known or not used: a default view must not replace it
 
 
 def view_of(text: str, *, position: bool = False) -> View:

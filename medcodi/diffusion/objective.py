@@ -1,5 +1,8 @@
 """Forward process, training target and error of a denoiser (Ho et al., 2020; v: Salimans & Ho, 2022), and of a distilled student.
 
+Every forward process is a path x_t = a_t x0 + s_t eps over integer timesteps, 0 almost clean: that of DDPM, or the straight path of flow
+matching (Lipman et al., 2023, arXiv 2210.02747) with the shifted schedule of Esser et al., 2024 (arXiv 2403.03206).
+
 A student samples in few steps without guidance (Salimans & Ho, 2022, arXiv 2202.00512; Meng et al., 2023, arXiv 2210.03142): one of its steps
 is to go where several guided steps of the teacher go. Both take steps of DDIM (Song et al., 2021, eq. 12, eta = 0) on trailing timesteps;
 the student has a grid of K of them, and the teacher M steps between two of the student's.
@@ -8,13 +11,17 @@ the student has a grid of K of them, and the teacher M steps between two of the 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Annotated, Literal
 
 import torch
-from diffusers import DDPMScheduler
+from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
+from pydantic import Field
 from torch import Tensor
 
-from medcodi.config import Count, config
+from medcodi.config import Count, Finite, config
+
+Schedule = DDPMScheduler | FlowMatchEulerDiscreteScheduler
+CLEAN = -1  # the timestep after the last: no noise is left
 
 
 @config
@@ -26,14 +33,24 @@ class NoiseScheduleConfig:
     beta_end: float = 0.012  # variance of the noise added at the last step
     # how beta rises between them
     beta_schedule: Literal["linear", "scaled_linear", "squaredcos_cap_v2"] = "scaled_linear"
-    prediction_type: Literal["epsilon", "v_prediction"] = "epsilon"  # what denoisers predict: the noise, or v
+    # what denoisers predict: the noise, v, or the velocity eps - x0 of the straight path, which has no betas
+    prediction_type: Literal["epsilon", "v_prediction", "velocity"] = "epsilon"
+    # velocity only: s_t = shift u / (1 + (shift - 1) u), u = (t + 1) / num_train_timesteps; above 1, more of the timesteps are noisy
+    shift: Annotated[Finite, Field(exclude_if=lambda value: value == 1.0)] = 1.0  # left out of files where it is 1
 
     def __post_init__(self) -> None:
         if not 0 < self.beta_start < self.beta_end < 1:
             raise ValueError(f"betas must rise within (0, 1), got {self.beta_start} -> {self.beta_end}")
+        if self.shift <= 0 or (self.shift != 1 and self.prediction_type != "velocity"):
+            raise ValueError(
+                f"shift is {self.shift} with prediction_type: {self.prediction_type}, expected a positive number with velocity, "
+                "and 1 with the others, whose schedule is that of the betas"
+            )
 
-    def build(self) -> DDPMScheduler:
+    def build(self) -> Schedule:
         """The forward process as a ``diffusers`` scheduler."""
+        if self.prediction_type == "velocity":
+            return FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_train_timesteps, shift=self.shift)
         return DDPMScheduler(
             num_train_timesteps=self.num_train_timesteps,
             beta_start=self.beta_start,
@@ -44,13 +61,37 @@ class NoiseScheduleConfig:
         )
 
 
-def add_noise(schedule: DDPMScheduler, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps, for ``t`` ``[B]``."""
+def prediction_type(schedule: Schedule) -> str:
+    """The quantity that denoisers predict: see :class:`NoiseScheduleConfig`."""
+    return "velocity" if isinstance(schedule, FlowMatchEulerDiscreteScheduler) else schedule.config["prediction_type"]
+
+
+def path_scales(schedule: Schedule, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
+    """a_t and s_t of x_t = a_t x0 + s_t eps at timesteps ``[B]``, shaped to be multiplied with ``like``; 1 and 0 of :data:`CLEAN`.
+
+    sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t); of the straight path 1 - s_t and s_t.
+    """
+    shape = (-1, *(1,) * (like.dim() - 1))
+    if isinstance(schedule, FlowMatchEulerDiscreteScheduler):
+        # The scheduler lists its noise levels from the noisiest down; CLEAN is the last.
+        s = torch.cat([schedule.sigmas.flip(0), torch.zeros(1)]).to(like.device)[t].view(shape)
+        return 1 - s, s
+    alpha_bar = torch.cat([schedule.alphas_cumprod, torch.ones(1)]).to(like.device)[t]  # CLEAN is the last
+    return alpha_bar.sqrt().view(shape), (1 - alpha_bar).sqrt().view(shape)
+
+
+def add_noise(schedule: Schedule, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """x_t = a_t x0 + s_t eps, for ``t`` ``[B]``."""
+    if isinstance(schedule, FlowMatchEulerDiscreteScheduler):
+        a, s = path_scales(schedule, t, x0)
+        return a * x0 + s * noise
     return schedule.add_noise(x0, noise, t)  # pyright: ignore[reportArgumentType]
 
 
-def training_target(schedule: DDPMScheduler, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
-    """Eps itself, or v = sqrt(alpha_bar_t) eps - sqrt(1 - alpha_bar_t) x0."""
+def training_target(schedule: Schedule, x0: Tensor, noise: Tensor, t: Tensor) -> Tensor:
+    """Eps itself, v = a_t eps - s_t x0, or the velocity d x_t / d s_t = eps - x0."""
+    if isinstance(schedule, FlowMatchEulerDiscreteScheduler):
+        return noise - x0
     if schedule.config["prediction_type"] == "v_prediction":
         return schedule.get_velocity(x0, noise, t)  # pyright: ignore[reportArgumentType]
     return noise
@@ -66,26 +107,33 @@ def denoising_error(prediction: Tensor, target: Tensor) -> Tensor:
     return (prediction.float() - target.float()).square().flatten(1).mean(dim=1)
 
 
+def min_snr_weight(schedule: Schedule, t: Tensor, gamma: float) -> Tensor | None:
+    """Weight of each row's :func:`denoising_error`, ``[B]``: that of x0 weighs min(SNR, gamma) (Hang et al., 2023, arXiv 2303.09556).
+
+    None for a gamma of 0: all weigh alike.
+
+    The error of x0 is c^2 times that of the prediction, so the weight is min(SNR, gamma) / SNR of eps, min(SNR, gamma) / (SNR + 1) of
+    v, and min(SNR, gamma) s^2 of the velocity.
+    """
+    if not gamma:
+        return None
+    a, s = path_scales(schedule, t, t)
+    c = s / a if prediction_type(schedule) == "epsilon" else s
+    return (a / s).square().clamp(max=gamma) * c.square()
+
+
 # ---- distillation: where one step of a student is to go --------------------------------------------------------------
-CLEAN = -1  # the timestep after the last: no noise is left
-
-
 def trailing_timesteps(num_train_timesteps: int, num_steps: int) -> Tensor:
     """The timesteps of a sampler of ``num_steps`` steps, first to last, and :data:`CLEAN`: int64 ``[num_steps + 1]``."""
     steps = torch.arange(num_steps, 0, -1) * num_train_timesteps / num_steps
     return torch.cat([steps.round().long() - 1, torch.tensor([CLEAN])])
 
 
-def _scales(schedule: DDPMScheduler, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t) of timesteps ``[B]``, shaped to be multiplied with ``like``; 1 and 0 of CLEAN."""
-    alpha_bar = torch.cat([schedule.alphas_cumprod, torch.ones(1)]).to(like.device)[t]  # CLEAN is the last
-    shape = (-1, *(1,) * (like.dim() - 1))
-    return alpha_bar.sqrt().view(shape), (1 - alpha_bar).sqrt().view(shape)
-
-
-def ddim_step(schedule: DDPMScheduler, prediction: Tensor, t: Tensor, then: Tensor, z: Tensor) -> Tensor:
-    """The latents ``[B, ...]`` at timesteps ``then`` ``[B]``, from ``z`` at ``t`` and the prediction there (eps or v)."""
-    (a, s), (a_then, s_then) = _scales(schedule, t, z), _scales(schedule, then, z)
+def ddim_step(schedule: Schedule, prediction: Tensor, t: Tensor, then: Tensor, z: Tensor) -> Tensor:
+    """The latents ``[B, ...]`` at timesteps ``then`` ``[B]``, from ``z`` at ``t`` and the prediction there (eps, v or velocity)."""
+    (a, s), (a_then, s_then) = path_scales(schedule, t, z), path_scales(schedule, then, z)
+    if prediction_type(schedule) == "velocity":
+        return z + (s_then - s) * prediction  # Euler's step: the same on a straight path
     if schedule.config["prediction_type"] == "v_prediction":
         clean, noise = a * z - s * prediction, a * prediction + s * z
     else:
@@ -93,16 +141,18 @@ def ddim_step(schedule: DDPMScheduler, prediction: Tensor, t: Tensor, then: Tens
     return a_then * clean + s_then * noise
 
 
-def prediction_of_step(schedule: DDPMScheduler, z: Tensor, t: Tensor, then: Tensor, z_then: Tensor) -> Tensor:
-    """The prediction (eps or v) with which one :func:`ddim_step` goes from ``z`` to ``z_then``: its inverse, ``[B, ...]``."""
-    (a, s), (a_then, s_then) = _scales(schedule, t, z), _scales(schedule, then, z)
+def prediction_of_step(schedule: Schedule, z: Tensor, t: Tensor, then: Tensor, z_then: Tensor) -> Tensor:
+    """The prediction (eps, v or velocity) with which one :func:`ddim_step` goes from ``z`` to ``z_then``: its inverse, ``[B, ...]``."""
+    (a, s), (a_then, s_then) = path_scales(schedule, t, z), path_scales(schedule, then, z)
+    if prediction_type(schedule) == "velocity":
+        return (z_then - z) / (s_then - s)
     if schedule.config["prediction_type"] == "v_prediction":
         return (z_then - (a_then * a + s_then * s) * z) / (s_then * a - a_then * s)
     return (z_then - a_then / a * z) / (s_then - a_then * s / a)
 
 
 def teacher_prediction(
-    schedule: DDPMScheduler,
+    schedule: Schedule,
     denoise: Callable[[Tensor, Tensor], Tensor],
     z: Tensor,
     place: Tensor,

@@ -1,7 +1,7 @@
 """Sampling several targets together, on the samplers of ``diffusers``: at one t, or each at its own; and editing latents.
 
 An edit steps along its noised original: a denoiser's step is corrected by what it would do to the original itself. The original's path is
-its own noising with one noise, z*_t = sqrt(alpha_bar_t) z0 + sqrt(1 - alpha_bar_t) eps. The edit starts on it, and each step adds only the
+its own noising with one noise, z*_t = a_t z0 + s_t eps. The edit starts on it, and each step adds only the
 difference that the new prompts make: z_s = step(z_t; new) + z*_s - step(z*_t; original), the consistent inversion of Xu et al. (2024,
 "Inversion-free image editing"). So with the same prompts nothing changes, at any strength.
 """
@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from medcodi.diffusion.guidance import Denoise, Latents
+from medcodi.diffusion.objective import NoiseScheduleConfig, path_scales, trailing_timesteps
 from medcodi.errors import PromptError, one_of
 from medcodi.randomness import Key, keyed_normal, torch_generator
 
@@ -29,9 +30,14 @@ class Sampler:
     scheduler: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     step_settings: Mapping[str, Any] = field(default_factory=dict)
+    velocity: Mapping[str, Any] | None = (
+        None  # further settings for models that predict the velocity; None: not for them
+    )
+    noise: bool = True  # whether it is for models that predict eps or v
 
 
 _TRAILING = {"timestep_spacing": "trailing"}
+_FLOW = {"use_flow_sigmas": True, "prediction_type": "flow_prediction"}
 
 SAMPLERS: dict[str, Sampler] = {
     "ddim": Sampler("DDIMScheduler", {"clip_sample": False, "set_alpha_to_one": True, **_TRAILING}),
@@ -42,16 +48,37 @@ SAMPLERS: dict[str, Sampler] = {
         {"clip_sample": False, "set_alpha_to_one": False, "timestep_spacing": "leading", "steps_offset": 0},
     ),
     "ddpm": Sampler("DDPMScheduler", {"clip_sample": False, **_TRAILING}),
-    "dpm++": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "dpmsolver++", "solver_order": 2, **_TRAILING}),
-    "sde-dpm++": Sampler("DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **_TRAILING}),
-    "unipc": Sampler("UniPCMultistepScheduler", {"solver_order": 2, **_TRAILING}),
+    "dpm++": Sampler(
+        "DPMSolverMultistepScheduler",
+        {"algorithm_type": "dpmsolver++", "solver_order": 2, **_TRAILING},
+        velocity=_FLOW,
+    ),
+    "sde-dpm++": Sampler(
+        "DPMSolverMultistepScheduler", {"algorithm_type": "sde-dpmsolver++", **_TRAILING}, velocity=_FLOW
+    ),
+    "unipc": Sampler("UniPCMultistepScheduler", {"solver_order": 2, **_TRAILING}, velocity=_FLOW),
     "deis": Sampler("DEISMultistepScheduler", _TRAILING),
+    "euler": Sampler("FlowMatchEulerDiscreteScheduler", velocity={}, noise=False),
 }
+
+
+def check_sampler(name: str, prediction_type: str) -> None:
+    """Refuse a sampler that does not exist, or not for models that predict this, by a PromptError."""
+    one_of("sampler", name, SAMPLERS, PromptError)
+    velocity = prediction_type == "velocity"
+    fitting = [key for key, each in SAMPLERS.items() if (each.velocity is not None if velocity else each.noise)]
+    if name not in fitting:
+        raise PromptError(
+            f"the sampler {name} for a model that predicts {prediction_type}",
+            expected="one of " + ", ".join(fitting),
+            fix=f"sampler {'euler' if velocity else 'ddim'}, or dpm++ in fewer steps",
+        )
 
 
 def build_scheduler(name: str, schedule: Mapping[str, Any], num_inference_steps: int) -> Any:
     """A fresh scheduler of that sampler, on the noise schedule of a model (the fields of its ``NoiseScheduleConfig``)."""
-    sampler = SAMPLERS[one_of("sampler", name, SAMPLERS, PromptError)]
+    check_sampler(name, schedule.get("prediction_type", "epsilon"))
+    sampler = SAMPLERS[name]
     limit = schedule["num_train_timesteps"]
     if not 1 <= num_inference_steps <= limit:
         raise PromptError(
@@ -59,9 +86,28 @@ def build_scheduler(name: str, schedule: Mapping[str, Any], num_inference_steps:
             expected=f"a number from 1 to {limit}",
             fix="20 to 50 steps serve most uses",
         )
-    scheduler = getattr(diffusers, sampler.scheduler)(**{**schedule, **sampler.settings})
+    scheduler_class = getattr(diffusers, sampler.scheduler)
+    if schedule.get("prediction_type") == "velocity":
+        settings = {**sampler.settings, **(sampler.velocity or {})}
+        scheduler = scheduler_class(num_train_timesteps=limit, **settings)
+        scheduler.set_timesteps(num_inference_steps)
+        _put_on_straight_path(scheduler, NoiseScheduleConfig(**schedule), num_inference_steps)
+        return scheduler
+    scheduler = scheduler_class(**{**schedule, **sampler.settings})
     scheduler.set_timesteps(num_inference_steps)
     return scheduler
+
+
+def _put_on_straight_path(scheduler: Any, schedule: NoiseScheduleConfig, num_inference_steps: int) -> None:
+    """Give a scheduler the trailing timesteps of the model, and exactly the noise levels that the model has there."""
+    timesteps = trailing_timesteps(schedule.num_train_timesteps, num_inference_steps)
+    sigmas = path_scales(schedule.build(), timesteps, timesteps)[1]  # the last is 0, of CLEAN
+    # Solvers of higher order divide by 1 - sigma.
+    if isinstance(scheduler, diffusers.FlowMatchEulerDiscreteScheduler):
+        scheduler.timesteps = timesteps[:-1].float()  # it takes no integers
+    else:
+        scheduler.timesteps, sigmas = timesteps[:-1], sigmas.clamp(max=1 - 1e-6)
+    scheduler.sigmas = sigmas
 
 
 def sample_jointly(
@@ -89,8 +135,7 @@ def sample_jointly(
     latents = {}
     for target, shape in latent_shapes.items():
         keys = [("start", seed, target) for seed in seeds]
-        noise = start[target].to(device) if start else keyed_normal(keys, shape, device)
-        latents[target] = noise * schedulers[target].init_noise_sigma
+        latents[target] = start[target].to(device) if start else keyed_normal(keys, shape, device)
 
     # Step all of them down the same timesteps, each after its delay.
     timesteps = [int(t) for t in next(iter(schedulers.values())).timesteps]
@@ -99,10 +144,9 @@ def sample_jointly(
     for index in range(num_steps):
         own = {target: index - delay for target, delay in delays.items()}  # target -> number of its step
         t = {target: (timesteps[max(step, 0) :] or [0])[0] for target, step in own.items()}
-        inputs = {target: schedulers[target].scale_model_input(z, t[target]) for target, z in latents.items()}
         times = {target: torch.full((len(seeds),), each, device=device) for target, each in t.items()}  # [B], int64
         shared = len(set(t.values())) == 1
-        predictions = denoise(inputs, next(iter(times.values())) if shared else times)
+        predictions = denoise(dict(latents), next(iter(times.values())) if shared else times)
         # Only targets between their first and last timestep move.
         for target, scheduler in schedulers.items():
             if 0 <= own[target] < len(timesteps):
@@ -119,7 +163,8 @@ def take_step(
 ) -> Tensor:
     """One step of that sampler's scheduler from ``t``: the next latents ``[B, *shape]``; generators serve those that add noise."""
     keywords = {"generator": generators, **SAMPLERS[sampler].step_settings} if _takes_generator(scheduler) else {}
-    return scheduler.step(prediction, t, latents, **keywords).prev_sample
+    timestep = float(t) if scheduler.timesteps.is_floating_point() else t
+    return scheduler.step(prediction, timestep, latents, **keywords).prev_sample
 
 
 def _takes_generator(scheduler: Any) -> bool:
@@ -181,13 +226,14 @@ def edit_latents(
         target: keyed_normal([("start", seed, target) for seed in seeds], z0.shape[1:], device)
         for target, z0 in original.items()
     }
-    alpha_bar = build_scheduler(sampler, schedule, num_inference_steps).alphas_cumprod
+    forward = NoiseScheduleConfig(**schedule).build()
 
     def noised(t: int) -> Latents:
-        return {
-            target: alpha_bar[t].sqrt() * z0 + (1 - alpha_bar[t]).sqrt() * noise[target]
-            for target, z0 in original.items()
-        }
+        noisy = {}
+        for target, z0 in original.items():
+            a, s = path_scales(forward, torch.tensor([t]), z0)
+            noisy[target] = a * z0 + s * noise[target]
+        return noisy
 
     # Step both down: the original along its path, the edit beside it.
     latents = path = noised(times[0])

@@ -8,6 +8,8 @@ from pydantic import AfterValidator, BeforeValidator, Field, PlainSerializer
 
 from medcodi.config import Count, Finite, config
 from medcodi.diffusion.objective import NoiseScheduleConfig
+from medcodi.diffusion.sampling import check_sampler
+from medcodi.errors import PromptError
 from medcodi.modality import MODALITIES, STANDARD, in_table_order
 from medcodi.model.generation_config import SAMPLING_FIELDS, GenerationConfig, with_new_names
 from medcodi.networks.environment import EnvironmentConfig
@@ -110,12 +112,21 @@ class ModelConfig:
                 "joint_attention: self with environment: {kind: features}: a denoiser has its own features already"
             )
         self._check_latent_size()
+        self._check_sampler()
 
     @property
     def records(self) -> RecordModelConfig:
         """:attr:`record` of a model that has the modality."""
         assert self.record is not None
         return self.record
+
+    def _check_sampler(self) -> None:
+        """Refuse a sampler of its own that is not for what its denoisers predict."""
+        assert self.generation.sampler is not None
+        try:
+            check_sampler(self.generation.sampler, self.schedule.prediction_type)
+        except PromptError as error:
+            raise ValueError(f"generation: {error}") from None
 
     def _check_latent_size(self) -> None:
         """Refuse an image latent that the image denoiser cannot halve at each step down (the way up doubles it again)."""

@@ -16,7 +16,7 @@ from medcodi.errors import PromptError, one_of
 from medcodi.modality import in_table_order, modality
 
 if TYPE_CHECKING:
-    from medcodi.model.config import StudentConfig
+    from medcodi.model.config import ModelConfig
     from medcodi.model.medcodi import MedCoDi
 
 # The orders in which several targets are generated.
@@ -58,34 +58,24 @@ def read_old_names(values: Any) -> Any:
 
 @config
 class GenerationConfig:
-    """How to sample. A field that is None takes the preset's value, else the model's own.
+    """How to sample. A field that is None takes the preset's value, else the model's own."""
 
-    Attributes:
-        preset: A key of ``PRESETS``.
-        sampler: A key of ``medcodi.diffusion.sampling.SAMPLERS``.
-        num_inference_steps: Denoiser evaluations for each sample.
-        guidance_scale: Classifier-free guidance over the context: 0 ignores the prompts, 1 is no guidance.
-        environment_guidance_scale: Guidance over what targets hear of each other, of requests without a prompt; 1 is the paper.
-        order: A key of ``ORDERS``.
-        sequence: The targets of ``staggered`` and ``chained``, first to last; further modalities are passed over. None: table order.
-        lag: Of ``staggered``, the steps by which a target follows the one before it. None: half of all steps.
-        joint: False: the targets do not hear each other (an ablation).
-        student: Few steps without guidance, by the students of stage ``distil``; of several targets one after the other.
-        watermark: Mark films invisibly (docs/PRIVACY.md). A model's own config cannot turn it on: a reader study must stay blind.
-    """
-
-    preset: str | None = None
-    sampler: str | None = None
-    num_inference_steps: int | None = None
+    preset: str | None = None  # A key of ``PRESETS``
+    sampler: str | None = None  # A key of ``medcodi.diffusion.sampling.SAMPLERS``
+    num_inference_steps: int | None = None  # Denoiser evaluations for each sample
+    # Classifier-free guidance over the context: 0 ignores the prompts, 1 is no guidance
     guidance_scale: float | None = None
+    # Guidance over what targets hear of each other, of requests without a prompt; 1 is the paper
     environment_guidance_scale: float | None = None
-    order: str | None = None
+    order: str | None = None  # A key of ``ORDERS``
+    # The targets of ``staggered`` and ``chained``, first to last; further modalities are passed over. None: table order
     sequence: tuple[str, ...] | None = None
+    # Of ``staggered``, the steps by which a target follows the one before it. None: half of all steps
     lag: int | None = None
-    joint: bool = True
-    student: Annotated[bool, Field(exclude_if=lambda value: not value)] = (
-        False  # left out of files where it is not used
-    )
+    joint: bool = True  # False: the targets do not hear each other (an ablation)
+    # Few steps without guidance, by the students of stage ``distil``; of several targets one after the other
+    student: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    # Mark films invisibly (docs/PRIVACY.md). A model's own config cannot turn it on: a reader study must stay blind
     watermark: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
     _old_names = model_validator(mode="before")(read_old_names)
@@ -159,8 +149,8 @@ class GenerationConfig:
         """The values that ``model`` samples with: no preset, and no None but a ``sequence`` or ``lag`` of the order's own.
 
         Raises:
-            PromptError: If the model's noise schedule has fewer steps, its order does not have the sequence or lag that is given,
-                it has no students, or students of other steps, or its films are too small for a watermark.
+            PromptError: If the sampler is not for what the model predicts, its noise schedule has fewer steps, its order does not have
+                the sequence or lag that is given, it has no students, or students of other steps, or its films are too small for a watermark.
         """
         resolved, size = self.filled_by(model.config.generation), model.config.image_size
         if resolved.watermark and size < MIN_WATERMARKED_SIDE:
@@ -170,7 +160,11 @@ class GenerationConfig:
                 fix="leave watermark out: PNG and DICOM files are marked in their metadata anyway",
             )
         if resolved.student:
-            return self._as_student(model.config.student)
+            return self._as_student(model.config)
+        from medcodi.diffusion.sampling import check_sampler
+
+        assert resolved.sampler is not None
+        check_sampler(resolved.sampler, model.config.schedule.prediction_type)
         limit, num_steps = model.config.schedule.num_train_timesteps, resolved.num_inference_steps or 1
         if num_steps > limit:
             raise PromptError(
@@ -178,15 +172,17 @@ class GenerationConfig:
             )
         return resolved
 
-    def _as_student(self, student: StudentConfig | None) -> GenerationConfig:
+    def _as_student(self, model: ModelConfig) -> GenerationConfig:
         """How a student samples, which nothing but the sequence of the targets can change."""
+        student = model.student
         if student is None:
             raise PromptError(
                 "this model has no students, which the preset interactive needs",
                 expected="a model that was trained by stage distil",
                 fix="the preset faster, or medcodi train --config distil",
             )
-        fixed = {"sampler": "ddim", "num_inference_steps": student.steps, "guidance_scale": 1.0, "order": "chained"}
+        sampler = "euler" if model.schedule.prediction_type == "velocity" else "ddim"
+        fixed = {"sampler": sampler, "num_inference_steps": student.steps, "guidance_scale": 1.0, "order": "chained"}
         for name, value in fixed.items():
             if getattr(self, name) not in (None, value):
                 built_in = f", and guidance {student.guidance_scale:g} built in" if name == "guidance_scale" else ""

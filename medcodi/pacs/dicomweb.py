@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcodi.errors import MedCoDiError, first_line
 from medcodi.pacs.servers import Address, Instance, ServerError, UnreachableError, is_busy, is_stored, refusal
+from medcodi.pacs.tls import Tls, tls_error
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -35,12 +36,13 @@ _MAX_ANSWER = 200  # characters of a server's own words in a message
 class DicomWebServer:
     """One DICOMweb server. Credentials are those of ``~/.netrc``, or a bearer token in ``MEDCODI_DICOM_TOKEN``."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, tls: Tls = Tls()) -> None:
         from dicomweb_client import DICOMwebClient
 
+        tls.check(address)
         self.address = address
         # The whole request in one piece, because some servers take no chunks.
-        self._client = DICOMwebClient(address.text, session=_session(), chunk_size=2**31)
+        self._client = DICOMwebClient(address.text, session=_session(tls), chunk_size=2**31)
         self._client.set_http_retry_params(retry=False)  # the outbox tries again, and writes down what has arrived
 
     def store(self, instances: Sequence[Instance]) -> Iterator[tuple[str, str]]:
@@ -127,6 +129,8 @@ class DicomWebServer:
                 fix="check that the address is the root of DICOMweb, not of a web page",
             ) from None
         except RequestException as error:
+            if (refused := tls_error(self.address, error)) is not None:
+                raise refused from None
             raise self._unreachable(first_line(error)[:_MAX_ANSWER]) from None
 
     def _raise_for_all(self, error: HTTPError) -> None:
@@ -160,14 +164,18 @@ class DicomWebServer:
         return error
 
 
-def _session() -> Session:
-    """A session with a time limit, with our token, and without two faults of the client."""
+def _session(tls: Tls = Tls()) -> Session:
+    """A session with a time limit, with our token and certificates, and without two faults of the client."""
     from requests import Session
+
+    # Given with each request, because the environment takes precedence over what a session has.
+    given = {"verify": tls.ca, "cert": tls.certificate}
+    certificates = {name: str(path) for name, path in given.items() if path is not None}
 
     class LimitedSession(Session):
         def request(self, *args: Any, **more: Any) -> Any:
             (more.get("headers") or {}).pop("Host", None)  # the client's lacks the port
-            response = super().request(*args, **{"timeout": _TIMEOUT_S, **more})
+            response = super().request(*args, **{"timeout": _TIMEOUT_S, **certificates, **more})
             # The client compares the whole header, a character set included.
             kind = response.headers.get("Content-Type", "")
             if kind.startswith("application/"):

@@ -17,6 +17,7 @@ from medcodi.errors import DataError
 from medcodi.modality import names
 from medcodi.pacs.dicomweb import DicomWebServer
 from medcodi.pacs.servers import Address, ServerError, UnreachableError, read_address
+from medcodi.pacs.tls import Tls
 from medcodi.record import CLINICAL_RECORD, RecordValue
 from medcodi.storage import atomic
 
@@ -41,7 +42,7 @@ class FetchedStudy:
     notes: list[str] = field(default_factory=list)
 
 
-def fetch(url: str, study: str, folder: str | Path) -> FetchedStudy:
+def fetch(url: str, study: str, folder: str | Path, *, tls: Tls = Tls()) -> FetchedStudy:
     """Fetch one study by QIDO-RS and WADO-RS into a new folder that only its owner can read.
 
     One film a view, the first that can be read; the first structured report with a text, a verified one before others; age, sex,
@@ -51,6 +52,7 @@ def fetch(url: str, study: str, folder: str | Path) -> FetchedStudy:
         url: Root of the DICOMweb server.
         study: Study Instance UID.
         folder: A new or empty folder.
+        tls: Certificates.
 
     Raises:
         ServerError: If the address is invalid, or the server refuses; UnreachableError if it is away.
@@ -64,7 +66,7 @@ def fetch(url: str, study: str, folder: str | Path) -> FetchedStudy:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another folder")
     # List the study, then fill the folder, which appears whole.
-    server = DicomWebServer(address)
+    server = DicomWebServer(address, tls)
     listed = server.instances(study)
     if not listed:
         raise DataError(
@@ -86,7 +88,7 @@ def fetch(url: str, study: str, folder: str | Path) -> FetchedStudy:
 
 def _web_address(url: str) -> Address:
     address = read_address(url)
-    if address.scheme == "dicom":
+    if address.is_association:
         raise ServerError(
             f"{url} is the address of C-STORE, which only takes studies",
             expected="a DICOMweb address, https://HOST/dicom-web: studies come by QIDO-RS and WADO-RS, not by C-MOVE",

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -43,6 +44,15 @@ class OutgoingStudy:
     shard: str  # its name there
     study: str  # Study Instance UID
     instances: tuple[Instance, ...]  # in the order of sending: a report after the images that it refers to
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ledger:
+    """Numbers of studies of an outbox by what one server has of them."""
+
+    arrived: int = 0  # studies of which it has confirmed every instance
+    refused: int = 0  # studies of which it has refused an instance
+    waiting: int = 0  # studies that are still to be sent
 
 
 class Outbox:
@@ -177,6 +187,26 @@ class Outbox:
         except (OSError, ValueError, KeyError, TypeError, RecursionError):
             stored, refused = {}, {}  # none, or unreadable: sent again, which does no harm
         return Receipt(stored=stored, refused=refused)
+
+    def ledger(self, address: Address, only: Collection[str] | None = None) -> Ledger:
+        """Count what a server has of all studies, or of those with these Study Instance UIDs.
+
+        Raises:
+            DataError: If the folder is no outbox.
+        """
+        # An instance may have been confirmed with another study of the outbox.
+        receipts = [(study, self.receipt(address, study)) for study in self.studies()]
+        confirmed = {instance for _, receipt in receipts for instance in receipt.stored}
+        counts = Counter(
+            "arrived"
+            if all(instance.sop_instance in confirmed for instance in study.instances)
+            else "refused"
+            if receipt.refused
+            else "waiting"
+            for study, receipt in receipts
+            if only is None or study.study in only
+        )
+        return Ledger(**counts)
 
     def write_receipt(self, address: Address, study: OutgoingStudy, receipt: Receipt) -> None:
         """Write down what a server has answered, flushed to the disk.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from medcodi.pacs.servers import (
     read_address,
     refusal,
 )
+from medcodi.pacs.tls import Tls, probe
 
 if TYPE_CHECKING:
     from pynetdicom.association import Association
@@ -44,6 +46,7 @@ def send(
     outbox: Outbox,
     to: str,
     *,
+    tls: Tls = Tls(),
     retry_s: float = RETRY_S,
     on_progress: Callable[[int, int], None] | None = None,
 ) -> Delivery:
@@ -54,7 +57,8 @@ def send(
 
     Args:
         outbox: The outbox.
-        to: Address of the server: ``https://host/dicom-web`` or ``dicom://host:port/AET``.
+        to: Address of the server: ``https://host/dicom-web``, ``dicom://host:port/AET``, or ``dicoms://`` with TLS.
+        tls: Certificates.
         retry_s: Seconds for which a server that is away or busy is tried again, since its last answer.
         on_progress: Called with (studies done, studies in all).
 
@@ -69,7 +73,9 @@ def send(
     """
     address = read_address(to)
     studies = outbox.studies()
-    sending = _Sending(outbox, address, connect(address), _Patience(retry_s), Delivery(studies=len(studies)))
+    sending = _Sending(
+        outbox, address, connect(address, tls), _Patience(retry_s), Delivery(studies=len(studies)), tls.options
+    )
     with outbox.sending(address):
         # An instance may be in several studies of the outbox: a sample, and the same sample with a PDF.
         for study in studies:
@@ -90,6 +96,7 @@ class _Sending:
     server: Server
     patience: _Patience
     delivery: Delivery
+    options: str  # of the command that resumes, beside the address
     confirmed: dict[str, str] = field(default_factory=dict)  # SOP instance UID -> when the server confirmed it
 
     def send(self, study: OutgoingStudy) -> None:
@@ -127,7 +134,7 @@ class _Sending:
         """Note the study; raise where the server is away, or answers but fails on a second study in a row."""
         self.delivery.problems[study.study] = error.failed
         if not error.answered or self.patience.exhausted(study.study):
-            resume = f"medcodi dicom send {self.outbox.root} --to {self.address.text}"
+            resume = f"medcodi dicom send {shlex.quote(str(self.outbox.root))} --to {self.address.text}{self.options}"
             raise UnreachableError(
                 error.failed,
                 expected=error.expected,
@@ -165,13 +172,13 @@ class _Patience:
         return len(self.failed) > 1
 
 
-def connect(address: Address) -> Server:
+def connect(address: Address, tls: Tls = Tls()) -> Server:
     """The client for an address; the server is called when it is used."""
-    if address.scheme == "dicom":
-        return AssociationServer(address)
+    if address.is_association:
+        return AssociationServer(address, tls)
     from medcodi.pacs.dicomweb import DicomWebServer
 
-    return DicomWebServer(address)
+    return DicomWebServer(address, tls)
 
 
 # ---- a server behind the DICOM protocol itself: C-STORE over an association, by pynetdicom ---------------------------
@@ -182,8 +189,10 @@ _IMPLICIT_LITTLE_ENDIAN, _EXPLICIT_LITTLE_ENDIAN = "1.2.840.10008.1.2", "1.2.840
 class AssociationServer:
     """One application entity that takes C-STORE. It may know us by title and host only, and have to be given both."""
 
-    def __init__(self, address: Address) -> None:
+    def __init__(self, address: Address, tls: Tls = Tls()) -> None:
+        tls.check(address)
         self.address = address
+        self._context = tls.context() if address.encrypted else None
 
     def store(self, instances: Sequence[Instance]) -> Iterator[tuple[str, str]]:
         """Store the instances of one study over one association (PS3.4 B)."""
@@ -210,7 +219,10 @@ class AssociationServer:
         for sop_class in sorted({instance.sop_class for instance in instances}):
             entity.add_requested_context(sop_class, [_EXPLICIT_LITTLE_ENDIAN, _IMPLICIT_LITTLE_ENDIAN])
         assert self.address.port is not None
-        association = entity.associate(self.address.host, self.address.port, ae_title=self.address.called)
+        certificates = None if self._context is None else (self._context, self.address.host)
+        association = entity.associate(
+            self.address.host, self.address.port, ae_title=self.address.called, tls_args=certificates
+        )
         if association.is_established:
             return association
         # A rejection is an answer, and would be the same again; everything else may be a network or a server that is away.
@@ -220,6 +232,8 @@ class AssociationServer:
                 expected="two titles (AET) that the server knows",
                 fix=f"have {self.address.calling} and this host registered there, or give dicom://TITLE@HOST:PORT/TITLE",
             )
+        if self._context is not None:
+            probe(self.address, self._context)
         raise self._unreachable("cannot be reached", fix="check host, port and network, and that it runs")
 
     def _stored(self, association: Association, instance: Instance) -> str:

@@ -17,8 +17,8 @@ CALLING_TITLE = "MEDCODI"
 _TITLE = re.compile(
     r"[\x21-\x5b\x5d-\x7e]{1,16}"
 )  # an application entity's (PS3.5, value representation AE), without blanks
-_PACKAGES = {"http": "dicomweb_client", "https": "dicomweb_client", "dicom": "pynetdicom"}
-_EXPECTED = "https://HOST/dicom-web (the DICOMweb root of the server), or dicom://HOST:PORT/AET"
+_PACKAGES = {"http": "dicomweb_client", "https": "dicomweb_client", "dicom": "pynetdicom", "dicoms": "pynetdicom"}
+_EXPECTED = "https://HOST/dicom-web (the DICOMweb root of the server), or dicom://HOST:PORT/AET (dicoms:// with TLS)"
 
 
 class ServerError(MedCoDiError):
@@ -37,11 +37,21 @@ class Address:
     """Address of a server."""
 
     text: str  # as it was given, without a final slash: the server's name in receipts and messages
-    scheme: str  # http, https (DICOMweb) or dicom (C-STORE)
+    scheme: str  # http, https (DICOMweb), dicom or dicoms (C-STORE, the latter with TLS)
     host: str
     port: int | None = None
     called: str = ""  # title of the server's application entity; "" of DICOMweb
     calling: str = CALLING_TITLE  # title by which we call it
+
+    @property
+    def is_association(self) -> bool:
+        """Whether it is spoken to by C-STORE; otherwise by DICOMweb."""
+        return self.scheme in ("dicom", "dicoms")
+
+    @property
+    def encrypted(self) -> bool:
+        """Whether the connection is encrypted."""
+        return self.scheme in ("https", "dicoms")
 
     @property
     def key(self) -> str:
@@ -88,7 +98,7 @@ def read_address(text: str) -> Address:
         raise _invalid(text)
     # Titles of C-STORE are in it; passwords are not.
     text, called, calling = text.rstrip("/"), "", CALLING_TITLE
-    if parts.scheme == "dicom":
+    if parts.scheme in ("dicom", "dicoms"):
         called, calling = parts.path.strip("/"), parts.username or CALLING_TITLE
         if port is None or not all(map(_TITLE.fullmatch, (called, calling))) or parts.password:
             raise _invalid(text)

@@ -9,9 +9,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from medcodi.config import config
+from medcodi.config import Finite, config
 from medcodi.data.loading import Batch
-from medcodi.diffusion.objective import denoising_error
+from medcodi.diffusion.objective import denoising_error, min_snr_weight
 from medcodi.errors import TrainingError
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
@@ -34,6 +34,8 @@ class DiffuseConfig:
     most_prompts: int | None = None  # at once; 1 is single-prompt training, None the paper's: any subset
     # of holding the middle of an image's denoiser to the image tower's features of the clean image (REPA, arXiv 2410.06940); 0: not held
     tower_weight: float = 0.0
+    # errors weigh so that that of x0 weighs min(SNR, this): 5 in Hang et al., 2023 (arXiv 2303.09556); 0: errors of the prediction weigh alike
+    min_snr_gamma: Finite = 0.0
 
     def __post_init__(self) -> None:
         if not 0 <= self.drop_probability < 1:
@@ -42,10 +44,12 @@ class DiffuseConfig:
             raise ValueError(f"most_prompts is {self.most_prompts}, expected at least 1, or nothing")
         if not 0 <= self.tower_weight < float("inf"):
             raise ValueError(f"tower_weight is {self.tower_weight}, expected a number that is not negative")
+        if self.min_snr_gamma < 0:
+            raise ValueError(f"min_snr_gamma is {self.min_snr_gamma}, expected a number that is not negative")
 
 
 class DiffuseStage(Stage):
-    """Prediction of eps (or v) of one modality at a time, prompts drawn per sample; autoencoders and encoders are frozen."""
+    """Prediction of eps (v, velocity) of one modality at a time, prompts drawn per sample; autoencoders and encoders are frozen."""
 
     name = "diffuse"
     requires = ("autoencode", "align")
@@ -94,16 +98,17 @@ class DiffuseStage(Stage):
         return DryRun(trained, () if cached else frozen_encoding(self.model))
 
     def loss(self, batch: Batch | EncodedBatch, step: Step) -> Tensor:
-        """Sum over targets of the mean squared error against eps (or v); logs it by target, by prompts and by timestep."""
+        """Sum over targets of the (weighted) mean squared error against eps (v, velocity); logs it unweighted by target, prompts, timestep."""
         encoded, num_timesteps = encode_batch(self.model, batch), self.model.schedule.config["num_train_timesteps"]
         losses = []
         for target in self.targets:
-            # Predict eps (or v); rows without the target do not count.
+            # Predict eps (v, velocity); rows without the target do not count.
             inputs, prompts = self._denoising(encoded, target, step.draws)
             with self._middle(target) as maps:
                 error = self._errors(target, inputs)  # [B]
             where: Where = lambda rows, name=target: rows.present[name]  # noqa: E731
-            losses.append(step.mean(error, where, log=f"loss/{target}"))
+            factors = min_snr_weight(self.model.schedule, inputs["t"], self.config.min_snr_gamma)
+            losses.append(step.mean(error, where, factors=factors, log=f"loss/{target}"))
             # Hold the middle of the denoiser to the features that the tower sees in the clean image.
             if maps:
                 tower: Any = self.towers[target]
@@ -128,8 +133,11 @@ class DiffuseStage(Stage):
         }
 
     def study_losses(self, inputs: dict[str, dict[str, Tensor]]) -> Tensor:
-        """Sum over the targets that a study has of the mean squared error against eps (or v): ``[B]``."""
+        """Sum over the targets that a study has of the (weighted) mean squared error against eps (v, velocity): ``[B]``."""
         errors = {target: self._errors(target, tensors) for target, tensors in inputs.items()}
+        for target, tensors in inputs.items():
+            factors = min_snr_weight(self.model.schedule, tensors["t"], self.config.min_snr_gamma)
+            errors[target] = errors[target] if factors is None else factors * errors[target]
         return torch.stack(
             [torch.where(inputs[target]["present"], error, 0.0) for target, error in errors.items()]
         ).sum(dim=0)

@@ -79,9 +79,9 @@ def encode_nulls(model: MedCoDi, names: Iterable[str]) -> dict[str, PromptEncodi
 def noisy_latent(
     model: MedCoDi, batch: EncodedBatch, name: str, t: Tensor, draws: StepRandomness
 ) -> tuple[Tensor, Tensor]:
-    """Draw latents x0 of a modality from their posteriors; x_t at timesteps ``[B]`` and the denoiser's target (eps or v).
+    """Draw latents x0 of a modality from their posteriors; x_t at timesteps ``[B]`` and the denoiser's target (eps, v or velocity).
 
-    Both are ``[B, *latent_shape]``; x_t = sqrt(alpha_bar_t) x0 + sqrt(1 - alpha_bar_t) eps.
+    Both are ``[B, *latent_shape]``; x_t = a_t x0 + s_t eps.
     """
     mean, std = batch.means[name], batch.stds[name]
     x0 = mean + std * draws.normal(f"posterior/{name}", mean.shape[1:], mean.device)

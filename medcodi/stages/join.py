@@ -7,9 +7,9 @@ from itertools import combinations
 import torch
 from torch import Tensor, nn
 
-from medcodi.config import config
+from medcodi.config import Finite, config
 from medcodi.data.loading import Batch
-from medcodi.diffusion.objective import denoising_error
+from medcodi.diffusion.objective import denoising_error, min_snr_weight
 from medcodi.modality import in_table_order
 from medcodi.model import MedCoDi
 from medcodi.randomness import StepRandomness
@@ -17,7 +17,7 @@ from medcodi.stages.contrastive import contrast, group_ids
 from medcodi.stages.dry_run import DryRun, denoising, denoising_together, environment, frozen_encoding
 from medcodi.stages.encoded import EncodedBatch, draw_training_prompts, encode_batch, noisy_latent
 from medcodi.stages.stage import Stage
-from medcodi.stages.step import Features, Rows, Step, StepOutput, draw_timesteps
+from medcodi.stages.step import Features, Rows, Step, StepOutput, Where, draw_timesteps
 from medcodi.transfer import to_device
 
 
@@ -33,6 +33,7 @@ class JoinConfig:
     share_timesteps: float = 0.5
     # and share of the rows in which one of the targets is finished: at t = 0, heard, and not in the loss
     finish_one: float = 0.2
+    min_snr_gamma: Finite = 0.0  # as in stage diffuse
 
     def __post_init__(self) -> None:
         for name in ("share_timesteps", "finish_one"):
@@ -40,6 +41,8 @@ class JoinConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, expected a share in [0, 1]")
         if not 0 <= self.drop_probability < 1 or self.temperature <= 0 or self.contrastive_weight < 0:
             raise ValueError("expected drop_probability in [0, 1), temperature > 0 and contrastive_weight >= 0")
+        if self.min_snr_gamma < 0:
+            raise ValueError(f"min_snr_gamma is {self.min_snr_gamma}, expected a number that is not negative")
 
 
 class JoinStage(Stage):
@@ -109,7 +112,9 @@ class JoinStage(Stage):
         losses = []
         for name, error in errors.items():
             weights = counted[name] / share
-            losses.append(step.mean(error, lambda rows: _complete(rows, targets), weights, log=f"loss/{name}"))
+            factors = min_snr_weight(self.model.schedule, times[name], self.config.min_snr_gamma)
+            where: Where = lambda rows: _complete(rows, targets)  # noqa: E731
+            losses.append(step.mean(error, where, weights, factors=factors, log=f"loss/{name}"))
         loss = torch.stack(losses).sum()
 
         # Add the InfoNCE between the environments of one study.

@@ -62,18 +62,29 @@ class Step:
     accumulation: Accumulation | None = None  # rows of all micro-batches of the step; None: this is the only one
     logs: dict[str, Tensor] = field(default_factory=dict)  # see StepOutput
 
-    def mean(self, values: Tensor, where: Where, weights: Tensor | None = None, *, log: str | None = None) -> Tensor:
+    def mean(
+        self,
+        values: Tensor,
+        where: Where,
+        weights: Tensor | None = None,
+        *,
+        factors: Tensor | None = None,
+        log: str | None = None,
+    ) -> Tensor:
         """This micro-batch's term of the mean of ``values`` ``[B]`` over the global batch; engines average terms (:func:`mean_over_ranks`).
 
         ``where`` gives the weights of any micro-batch's rows; ``weights`` those of ``values``, if these are only some rows of this one.
-        ``log`` names the term in the log, where it is NaN (absent) if no row of the step counts: 0 would be a perfect loss.
+        ``factors`` ``[B]`` multiply the values, but not in the log. ``log`` names the term in the log, where it is NaN (absent) if no
+        row of the step counts: 0 would be a perfect loss.
         """
         parts = (self.rows,) if self.accumulation is None else self.accumulation.rows
         weights = where(self.rows) if weights is None else weights
         term, total = _term_and_total(values, weights, [where(rows) for rows in parts])
         if log is not None:
             self.logs[log] = torch.where(total > 0, term.detach(), torch.nan)
-        return term
+        return (
+            term if factors is None else _term_and_total(values * factors, weights, [where(rows) for rows in parts])[0]
+        )
 
     def log_cells(self, values: Tensor, weights: Tensor, cells: Tensor, names: Sequence[str]) -> None:
         """Log the mean of the rows of each cell; see :func:`cell_sums`."""

@@ -7,7 +7,6 @@ import json
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -47,36 +46,16 @@ _MADE = "start/ is made by a training run\n"
 FINISH_STUDIES = 256  # training studies that a stage's `finish` is given, at least
 
 
-@dataclass(frozen=True)
 class RunFolder:
     """Paths within a run's folder."""
 
-    root: Path
-
-    @property
-    def checkpoints(self) -> Path:
-        """Checkpoints, ``step-…`` each."""
-        return self.root / "checkpoints"
-
-    @property
-    def start(self) -> Path:
-        """The fresh model that a run without ``init`` starts from."""
-        return self.root / "start"
-
-    @property
-    def model(self) -> Path:
-        """The result: a model folder with averaged weights."""
-        return self.root / "model"
-
-    @property
-    def adapter(self) -> Path:
-        """The result of a run with ``low_rank``: the averaged changes."""
-        return self.root / ADAPTER
-
-    @property
-    def secret(self) -> Path:
-        """The key of a private run's noise; never published."""
-        return self.root / SECRET
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.checkpoints = root / "checkpoints"  # ``step-…`` each
+        self.start = root / "start"  # the fresh model that a run without ``init`` starts from
+        self.model = root / "model"  # the result: a model folder with averaged weights
+        self.adapter = root / ADAPTER  # the result of a run with ``low_rank``: the averaged changes
+        self.secret = root / SECRET  # the key of a private run's noise; never published
 
 
 @contextmanager
@@ -166,12 +145,8 @@ def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, r
         lazy = config.cache is not None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_from_keys("environment", config.seed))  # of a fresh environment
-            return MedCoDi.from_pretrained(
-                config.init,
-                lazy=lazy,
-                device=ranks.device if lazy else "cpu",
-                environment=config.environment,
-            )
+            device = ranks.device if lazy else "cpu"
+            return MedCoDi.from_pretrained(config.init, lazy=lazy, device=device, environment=config.environment)
     ranks.by_first(lambda: _make_start(config, folder, dataset))
     return MedCoDi.from_pretrained(folder.start)
 
@@ -188,10 +163,7 @@ def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -
 def identity(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> dict[str, Any]:
     """Everything that must be unchanged when a run is resumed: settings, data and starting weights."""
     _, index = read_index(folder.start if config.makes_start else str(config.init))
-    weights = [
-        tokenizer_hashes(index),
-        {name: part["sha256"] for name, part in index["components"].items()},
-    ]
+    weights = [tokenizer_hashes(index), {name: part["sha256"] for name, part in index["components"].items()}]
     model = index["config"] if config.model is None else to_dict(fresh_model_config(config, dataset))
     if config.environment is not None:
         model = {**model, "environment": to_dict(config.environment)}
@@ -303,10 +275,8 @@ def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, d
         )
         write_adapter(folder.adapter, adapter)
     elif ranks.is_first:
-        model.trained_stages = (
-            *(done for done in model.trained_stages if done != config.stage.name),
-            config.stage.name,
-        )
+        before = [done for done in model.trained_stages if done != config.stage.name]
+        model.trained_stages = (*before, config.stage.name)
         model.provenance = {
             **domain.after(model.provenance),
             "training": {**model.provenance.get("training", {}), config.stage.name: record},

@@ -16,7 +16,7 @@ from medcodi import modality
 from medcodi.config import from_dict, read_yaml
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.data.sources import SOURCES, Source, phantoms
-from medcodi.data.sources.announced import AnnouncedPhantom, Loaded
+from medcodi.data.sources.announced import Loaded
 from medcodi.evaluation import EvaluateConfig, evaluate
 from medcodi.model import MedCoDi
 from medcodi.training.config import TrainConfig
@@ -36,7 +36,7 @@ FIELDS = {
 ROW = modality.Modality(name="vitals", kind="table", title="Vital signs", short="V", standard=False)
 
 
-class AnnouncedVitals(AnnouncedPhantom):
+class AnnouncedVitals(phantoms.AnnouncedPhantom):
     """A phantom with its age and sex as the record, pulse and fever as vital signs."""
 
     def load(self, image_size: int) -> Loaded:

@@ -8,10 +8,11 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +21,8 @@ import pytest
 
 pytest.importorskip("pynetdicom")
 pytest.importorskip("dicomweb_client")
+
+from pydicom import dcmread
 
 from medcodi.app.cli import main
 from medcodi.data.dicom.reports import report_text
@@ -42,6 +45,7 @@ pytestmark = [
 ]
 REPORT = "FINDINGS: The heart is large, größer als üblich.\nIMPRESSION: Cardiomegaly."
 KILLS = 3
+UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 class Orthanc:
@@ -207,3 +211,39 @@ def test_a_generated_study_goes_to_the_server_and_comes_back_as_a_prompt(
     run("dicom", "fetch", orthanc.url, "--study", uid, "--out", "in")
     run(*small, "--prompt", "frontal=in/frontal.dcm", "--target", "lateral", "--out", "made-2")
     assert (tmp_path / "made-2/lateral.png").is_file()
+
+
+def test_a_synthesis_that_is_killed_sends_every_study_once(
+    orthanc: Orthanc, tmp_path: Path, tiny_model: MedCoDi
+) -> None:
+    model = str(tiny_model.save_pretrained(tmp_path / "model"))
+    rows = [f"s{number},Nodule of {number} mm.,frontal" for number in range(20)]
+    (tmp_path / "m.csv").write_text("\n".join(["id,report,targets", *rows]))
+    small = ["--model", model, "--steps", "1", "--device", "cpu", "--batch-size", "2", "--format", "dicom"]
+    words = ["synthesize", "--manifest", "m.csv", "--out", "made", *small, "--dicom-store", orthanc.url]
+    command = [sys.executable, "-m", "medcodi", *words]
+
+    def killed_when(enough: Callable[[], bool]) -> None:
+        process = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        until = time.monotonic() + 120
+        while process.poll() is None and not enough():
+            assert time.monotonic() < until
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+
+    # Killed while it generates, and while it sends.
+    killed_when(lambda: len(list(tmp_path.glob("made/studies/*/*/result.json"))) >= 5)
+    assert not orthanc.get("studies") and len(list(tmp_path.glob("made/studies/*/*/result.json"))) < 20
+    killed_when(lambda: len(list(tmp_path.glob("outbox/receipts/*/*.json"))) >= 4)
+    assert 4 <= len(orthanc.get("studies")) < 20
+    subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
+    delivery = json.loads((tmp_path / "made/delivery.json").read_text())
+    assert (delivery["arrived"], delivery["waiting"], delivery["refused"]) == (20, 0, 0)
+    assert len(orthanc.get("studies")) == len(orthanc.get("instances")) == 20
+    # Each is what the folder has.
+    client = DicomWebServer(read_address(orthanc.url))
+    for path in tmp_path.glob("made/studies/*/*/frontal.dcm"):
+        film = dcmread(path)
+        stored = client.retrieve(*(str(film[name].value) for name in UIDS))
+        assert stored.PixelData == film.PixelData

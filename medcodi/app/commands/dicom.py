@@ -8,8 +8,9 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from medcodi.app.arguments import RETRY_SECONDS, refuse_full_folder
-from medcodi.app.terminal import deliver, dicom_app, err, out
+from medcodi.app.arguments import RETRY_SECONDS, DicomCa, DicomCert, refuse_full_folder
+from medcodi.app.delivery import deliver
+from medcodi.app.terminal import dicom_app, err, out
 from medcodi.modality import modality
 
 RetrySeconds = Annotated[
@@ -19,14 +20,20 @@ RetrySeconds = Annotated[
 
 @dicom_app.command()
 def send(
-    outbox: Annotated[Path, typer.Argument(help="An outbox, as generate --dicom-store or --outbox writes it.")],
+    outbox: Annotated[
+        Path, typer.Argument(help="An outbox, as --dicom-store or --outbox of generate and synthesize write it.")
+    ],
     to: Annotated[
         str,
         typer.Option(
-            "--to", metavar="URL", help="https://HOST/dicom-web (STOW-RS), or dicom://HOST:PORT/AET (C-STORE)."
+            "--to",
+            metavar="URL",
+            help="https://HOST/dicom-web (STOW-RS), dicom://HOST:PORT/AET (C-STORE), or dicoms:// (with TLS).",
         ),
     ],
     retry_seconds: RetrySeconds = RETRY_SECONDS,
+    dicom_ca: DicomCa = None,
+    dicom_cert: DicomCert = None,
 ) -> None:
     """Send what a server has not confirmed yet. What is in the outbox stays there; each instance arrives once.
 
@@ -39,8 +46,12 @@ def send(
         medcodi dicom send outbox --to dicom://pacs.example.org:104/ARCHIVE
 
         medcodi dicom send outbox --to dicom://MYTITLE@pacs.example.org:104/ARCHIVE --retry-seconds 3600
+
+        medcodi dicom send outbox --to dicoms://pacs.example.org:2762/ARCHIVE --dicom-ca hospital-ca.pem --dicom-cert client.pem
     """
-    deliver(outbox, to, retry_seconds)
+    from medcodi.pacs.tls import Tls
+
+    deliver(outbox, to, retry_seconds, Tls(ca=dicom_ca, certificate=dicom_cert))
 
 
 @dicom_app.command()
@@ -50,6 +61,8 @@ def fetch(
     out_dir: Annotated[
         Path, typer.Option("--out", help="A new folder, which only you can read: the study is a patient's.")
     ] = Path("fetched"),
+    dicom_ca: DicomCa = None,
+    dicom_cert: DicomCert = None,
 ) -> None:
     """Fetch a study as files that are prompts: a film a view, the report's text, the record of the tags.
 
@@ -61,9 +74,10 @@ def fetch(
     """
     refuse_full_folder(out_dir)
     from medcodi.pacs.fetching import fetch as run
+    from medcodi.pacs.tls import Tls
 
     # Files on stdout, notes and the next command on stderr.
-    fetched = run(url, study, out_dir)
+    fetched = run(url, study, out_dir, tls=Tls(ca=dicom_ca, certificate=dicom_cert))
     for note in fetched.notes:
         err.print(Text.assemble(("Left out:", "yellow"), f" {note}"))
     for path in fetched.files.values():

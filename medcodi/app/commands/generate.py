@@ -9,8 +9,12 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from medcodi.app.arguments import (
-    RETRY_SECONDS,
     Device,
+    DicomCa,
+    DicomCert,
+    DicomOutbox,
+    DicomPdf,
+    DicomStore,
     Execution,
     Guidance,
     ImageFormat,
@@ -30,9 +34,9 @@ from medcodi.app.arguments import (
     read_weights,
     refuse_full_folder,
 )
+from medcodi.app.delivery import read_delivery
 from medcodi.app.terminal import (
     app,
-    deliver,
     domain_notes,
     err,
     print_generation,
@@ -40,11 +44,9 @@ from medcodi.app.terminal import (
     progress_bar,
     say_loading,
 )
-from medcodi.errors import PromptError
-from medcodi.modality import modality
 
 if TYPE_CHECKING:
-    from medcodi.generation.result import Generation
+    pass
 
 
 @app.command()
@@ -87,23 +89,11 @@ def generate(
     watermark: Watermark = False,
     seed: Annotated[int, typer.Option(help="Seed of the first sample; the same seed gives the same sample.")] = 0,
     image_format: ImageFormat = "png",
-    dicom_store: Annotated[
-        str | None,
-        typer.Option(
-            metavar="URL",
-            help="Send each sample as a DICOM study: https://HOST/dicom-web (STOW-RS), or dicom://HOST:PORT/AET (C-STORE).",
-        ),
-    ] = None,
-    outbox: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder of DICOM studies to be sent; alone: written, not sent.",
-            show_default="outbox, with --dicom-store",
-        ),
-    ] = None,
-    dicom_pdf: Annotated[
-        bool, typer.Option("--dicom-pdf", help="Reports as encapsulated PDF too, beside the structured report.")
-    ] = False,
+    dicom_store: DicomStore = None,
+    outbox: DicomOutbox = None,
+    dicom_pdf: DicomPdf = False,
+    dicom_ca: DicomCa = None,
+    dicom_cert: DicomCert = None,
     device: Device = None,
     execution: Execution = None,
 ) -> None:
@@ -134,15 +124,7 @@ def generate(
     in_sequence = read_sequence(sequence)
     folder = numbered_folder("generated") if out_dir is None else out_dir
     refuse_full_folder(folder)
-    if dicom_store is not None or outbox is not None:
-        outbox = outbox or Path("outbox")
-        check_store(dicom_store, outbox, targets)
-    elif dicom_pdf:
-        raise PromptError(
-            "--dicom-pdf without an outbox",
-            expected="DICOM studies that it is part of",
-            fix="add --outbox or --dicom-store",
-        )
+    delivery = read_delivery(dicom_store, outbox, targets, pdf=dicom_pdf, ca=dicom_ca, certificate=dicom_cert)
     say_loading("the prompts and the model")
     check_inputs(prompts, targets, weights, num_samples, seed, model)
     with domain_notes(), progress_bar(err) as bar:
@@ -170,12 +152,14 @@ def generate(
             on_step=lambda done, total: bar.update(task, description="generating", completed=done, total=total),
         )
     generation.save(folder, image_format)
-    if outbox is not None:
-        add_to_outbox(generation, outbox, pdf=dicom_pdf)
+    if delivery is not None:
+        delivery.add(
+            (sample.contents, generation.provenance | {"seeds": [sample.seed]}) for sample in generation.samples
+        )
     print_truncations(generation, prompts)
     print_generation(generation, folder)
-    if outbox is not None and dicom_store is not None:
-        deliver(outbox, dicom_store, RETRY_SECONDS)
+    if delivery is not None:
+        delivery.send()
 
 
 def check_inputs(
@@ -195,33 +179,3 @@ def check_inputs(
         read_prompt(name, value, None)
     if model is not None:
         read_index(model)
-
-
-def check_store(url: str | None, outbox: Path, targets: Sequence[str] | None) -> None:
-    """Refuse an invalid address, a folder that is no outbox, a missing package, or no object, before anything is generated."""
-    from medcodi.data.dicom.attributes import check_pydicom
-    from medcodi.pacs.outbox import Outbox
-    from medcodi.pacs.servers import read_address
-
-    check_pydicom()
-    if url is not None:
-        read_address(url)
-    if outbox.exists():
-        Outbox(outbox).open()
-    if targets and all(modality(name).kind == "table" for name in targets):
-        raise PromptError(
-            f"{', '.join(targets)} alone is no DICOM object",
-            expected="an image or a report, whose attributes hold it",
-            fix="add --target frontal or --target report",
-        )
-
-
-def add_to_outbox(generation: Generation, outbox: Path, *, pdf: bool) -> None:
-    """Write each sample into the outbox, as one study."""
-    from medcodi.data.dicom.writing import study_objects
-    from medcodi.pacs.outbox import Outbox
-
-    for sample in generation.samples:
-        objects = study_objects(sample.contents, {**generation.provenance, "seeds": [sample.seed]}, pdf=pdf)
-        if objects:
-            Outbox(outbox).add(objects)

@@ -12,6 +12,11 @@ from rich.table import Table
 
 from medcodi.app.arguments import (
     Device,
+    DicomCa,
+    DicomCert,
+    DicomOutbox,
+    DicomPdf,
+    DicomStore,
     Execution,
     Guidance,
     ImageFormat,
@@ -27,6 +32,7 @@ from medcodi.app.arguments import (
     read_sequence,
     read_targets,
 )
+from medcodi.app.delivery import read_delivery, send_synthesis
 from medcodi.app.terminal import app, count_progress, counting_bar, domain_notes, err, out, say_loading, show
 from medcodi.errors import PromptError
 
@@ -103,6 +109,11 @@ def synthesize(
     collect: Annotated[
         bool, typer.Option("--collect", help="Write results.csv from the finished studies; generate nothing.")
     ] = False,
+    dicom_store: DicomStore = None,
+    outbox: DicomOutbox = None,
+    dicom_pdf: DicomPdf = False,
+    dicom_ca: DicomCa = None,
+    dicom_cert: DicomCert = None,
 ) -> None:
     """Generate studies for a manifest of requests, into one folder. An interrupted run resumes with the same command.
 
@@ -118,6 +129,9 @@ def synthesize(
     Each study has its own folder and a row in results.csv. Rows that fail are printed, listed in failed.csv and skipped; the
     exit code is then 3. The files are the same, byte by byte, for any number of ranks.
 
+    [bold]--format dicom --dicom-store URL[/bold] sends every study of results.csv through an outbox, once each, by the rank that ends
+    last; with --collect, those that are finished.
+
     [bold]Examples[/bold]
 
         medcodi synthesize --manifest prompts.csv --out synthetic/
@@ -129,10 +143,15 @@ def synthesize(
         medcodi synthesize --manifest prompts.jsonl --out synthetic/ --rank $SLURM_PROCID --world $SLURM_NTASKS
 
         medcodi synthesize --balance sex,age:20 --data data/mine --manifest balanced.csv
+
+        medcodi synthesize --manifest prompts.csv --out synthetic/ --format dicom --dicom-store https://pacs.example.org/dicom-web
     """
     # Check the options before torch is loaded, which takes seconds.
     rank, world = _rank_and_world(rank, world, os.environ)
     targets = read_targets(target or [])
+    delivery = read_delivery(
+        dicom_store, outbox, targets, pdf=dicom_pdf, ca=dicom_ca, certificate=dicom_cert, folder_format=image_format
+    )
     if balance is not None or data is not None:
         manifest = manifest or Path("balanced.csv")
         _write_balanced(balance, data, split, seed, manifest)
@@ -197,6 +216,12 @@ def synthesize(
     _print_outcome(outcome, out_dir, rank, world)
     if exclude_near_copies is not None and not outcome.num_pending:
         _exclude(exclude_near_copies, out_dir, model, chosen)
+    if delivery is not None and outcome.num_there:
+        # The rank that ends last knows what is excluded.
+        if not outcome.num_pending or (collect and exclude_near_copies is None):
+            send_synthesis(delivery, out_dir)
+        else:
+            err.print("No DICOM study is sent yet: the rank that ends last sends them")
     raise typer.Exit(_exit_code(outcome, os.environ))
 
 

@@ -36,31 +36,19 @@ _HEADER_TAGS = [
 
 @dataclass(frozen=True, kw_only=True)
 class DicomHeader:
-    """The tags that a data set or a prompt needs.
+    """The tags that a data set or a prompt needs."""
 
-    Attributes:
-        study_id: Study Instance UID, or the file's stem where there is none.
-        patient_id: Patient ID, or ``"study:<study_id>"`` where it was removed.
-        modality: The image modality that the view means, or None where the tags do not say, or name another view.
-        view: The tag value that names the view, for messages; all that was looked at where none does.
-        view_named: The tags name a view, known or not: a default view does not apply.
-        metadata: Sex, age, view position, manufacturer: no name, no date.
-        position: View Position as it stands, or "".
-        size: Patient's Size (metres) as it stands, or "".
-        weight: Patient's Weight (kilograms) as it stands, or "".
-        bmi: Patient's Body Mass Index as it stands, or "".
-    """
-
-    study_id: str
-    patient_id: str
+    study_id: str  # Study Instance UID, or the file's stem where there is none
+    patient_id: str  # Patient ID, or ``"study:<study_id>"`` where it was removed
+    # the image modality that the view means, or None where the tags do not say, or name another view
     modality: str | None
-    view: str
-    view_named: bool = False
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    position: str = ""
-    size: str = ""
-    weight: str = ""
-    bmi: str = ""
+    view: str  # the tag value that names the view, for messages; all that was looked at where none does
+    view_named: bool = False  # the tags name a view, known or not: a default view does not apply
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # sex, age, view position, manufacturer: no name, no date
+    position: str = ""  # View Position as it stands, or ""
+    size: str = ""  # Patient's Size (metres) as it stands, or ""
+    weight: str = ""  # Patient's Weight (kilograms) as it stands, or ""
+    bmi: str = ""  # Patient's Body Mass Index as it stands, or ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,23 +15,15 @@ Each = Callable[[Callable[[Any], Any], Iterable[Any]], Iterator[Any]]  # map, or
 
 @dataclass(frozen=True)
 class Source:
-    """A kind of source.
+    """A kind of source."""
 
-    Attributes:
-        title: For the command line.
-        module: Module of this folder that holds its config class and its function of studies.
-        config: Name of the class of its options, made by :func:`medcodi.config.config`.
-        studies: Name of the function: config -> the studies it announces, in a fixed order; and an ``Each``, where it
-            reads headers.
-        reads_headers: It opens every file to learn its content, which several processes may share.
-        credentialed: Its use agreement says who may see the data: showing it to readers needs their attestation.
-    """
-
-    title: str
-    module: str
-    config: str
+    title: str  # for the command line
+    module: str  # module of this folder that holds its config class and its function of studies
+    config: str  # name of the class of its options, made by :func:`medcodi.config.config`
+    # name of the function: config, and an ``Each`` where it reads headers -> the studies it announces, in a fixed order
     studies: str = "studies"
-    reads_headers: bool = False
+    reads_headers: bool = False  # it opens every file to learn its content, which several processes may share
+    # its use agreement says who may see the data: showing it to readers needs their attestation
     credentialed: bool = False
 
     def announce(self, kind: str, options: Mapping[str, Any], each: Each = map) -> Iterator[AnnouncedStudy]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,69 +23,43 @@ OLDEST = 90.0  # years
 
 @dataclass(frozen=True, kw_only=True)
 class LeftOut:
-    """A file or text that does not enter the dataset, and why.
+    """A file or text that does not enter the dataset, and why."""
 
-    Attributes:
-        file: Its name in the source.
-        reason: Two or three words, the same for every refusal of this sort.
-        detail: The whole message.
-        view: View position of an image, as the source gives it.
-    """
-
-    file: str
-    reason: str
-    detail: str = ""
-    view: str = ""
+    file: str  # its name in the source
+    reason: str  # two or three words, the same for every refusal of this sort
+    detail: str = ""  # the whole message
+    view: str = ""  # view position of an image, as the source gives it
 
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """The result of reading a record.
+    """The result of reading a record."""
 
-    Attributes:
-        study: The study, or None where it cannot be used.
-        refused: Why it cannot.
-        spare: Files left out although the study is kept, beyond those of the record.
-    """
-
-    study: Study | None = None
-    refused: LeftOut | None = None
-    spare: tuple[LeftOut, ...] = ()
+    study: Study | None = None  # the study, or None where it cannot be used
+    refused: LeftOut | None = None  # why it cannot
+    spare: tuple[LeftOut, ...] = ()  # files left out although the study is kept, beyond those of the record
 
 
 @dataclass(frozen=True, kw_only=True)
 class AnnouncedStudy:
-    """A study to be read.
+    """A study to be read."""
 
-    Attributes:
-        study_id: Unique in its source.
-        patient_id: Studies of one patient go to one split.
-        split: ``train``, ``val`` or ``test`` where the source has an official one.
-        images: Image modality -> file.
-        texts: Text modality -> text as the source holds it.
-        views: Image modality -> view position as the source gives it (``"PA"``), where it does.
-        labels: CheXpert name -> 1, 0 or -1.
-        values: Field of the record -> value as the source holds it.
-        fields: Further fields than :data:`medcodi.record.CLINICAL_RECORD` has.
-        values_from: Where its values come from, for the ledger, where that is a choice (the hours before the study).
-        metadata: Further values of the source.
-        refused: Why the study cannot be used, if the source already knows.
-        spare: Files of the study that are not used, though nothing is wrong with it.
-    """
-
-    study_id: str
-    patient_id: str
-    split: str | None = None
-    images: Mapping[str, Path] = field(default_factory=dict)
-    texts: Mapping[str, str] = field(default_factory=dict)
+    study_id: str  # unique in its source
+    patient_id: str  # studies of one patient go to one split
+    split: str | None = None  # ``train``, ``val`` or ``test`` where the source has an official one
+    images: Mapping[str, Path] = field(default_factory=dict)  # image modality -> file
+    texts: Mapping[str, str] = field(default_factory=dict)  # text modality -> text as the source holds it
+    # image modality -> view position as the source gives it (``"PA"``), where it does
     views: Mapping[str, str] = field(default_factory=dict)
-    labels: Mapping[str, float] = field(default_factory=dict)
-    values: Mapping[str, Any] = field(default_factory=dict)
+    labels: Mapping[str, float] = field(default_factory=dict)  # CheXpert name -> 1, 0 or -1
+    values: Mapping[str, Any] = field(default_factory=dict)  # field of the record -> value as the source holds it
+    # further fields than :data:`medcodi.record.CLINICAL_RECORD` has
     fields: Mapping[str, FieldConfig] = field(default_factory=dict)
+    # where its values come from, for the ledger, where that is a choice (the hours before the study)
     values_from: str = ""
-    metadata: Mapping[str, Any] = field(default_factory=dict)
-    refused: LeftOut | None = None
-    spare: tuple[LeftOut, ...] = ()
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # further values of the source
+    refused: LeftOut | None = None  # why the study cannot be used, if the source already knows
+    spare: tuple[LeftOut, ...] = ()  # files of the study that are not used, though nothing is wrong with it
 
     def files(self) -> dict[str, str]:
         """Modality -> what it is called in the ledger."""
@@ -156,41 +130,6 @@ class AnnouncedStudy:
         return Loaded(study=study, spare=spare)
 
 
-@dataclass(frozen=True, kw_only=True)
-class AnnouncedPhantom(AnnouncedStudy):
-    """A study that is computed, not read."""
-
-    seed: int
-    index: int
-    version: int = 1
-    studies_per_patient: int = 1
-
-    @classmethod
-    def of(cls, version: int, seed: int, index: int, studies_per_patient: int, split: str) -> AnnouncedPhantom:
-        """The study ``index`` of a population."""
-        study = patient = f"phantom-{seed}-{index:07d}"
-        if version == 2:
-            study = f"phantom2-{seed}-{index:07d}"
-            patient = f"phantom2-{seed}-{studies_per_patient}-{index // studies_per_patient:07d}"
-        return cls(
-            study_id=study, patient_id=patient, split=split, seed=seed, index=index,
-            version=version, studies_per_patient=studies_per_patient,
-        )  # fmt: skip
-
-    def files(self) -> dict[str, str]:
-        """The study alone: no file exists."""
-        return {"study": self.study_id}
-
-    def load(self, image_size: int) -> Loaded:
-        """Compute it."""
-        # Imported here: its compiler and torch are not for those who read files.
-        from medcodi.data.sources.phantom import phantom_study, phantom_visit_study
-
-        if self.version == 2:
-            return Loaded(study=phantom_visit_study(self.seed, self.index, image_size, self.studies_per_patient))
-        return Loaded(study=phantom_study(self.seed, self.index, image_size))
-
-
 def projection(view: str) -> str:
     """PA or AP, as a record's field ``view`` knows them, from a view position such as ``AP SUPINE``; "" of any other."""
     word = view.strip().upper().partition(" ")[0].partition("_")[0]
@@ -239,7 +178,32 @@ def two_patients(old: AnnouncedStudy, new: AnnouncedStudy) -> LeftOut:
     return LeftOut(file=old.study_id, reason=TWO_PATIENTS, detail=detail)
 
 
-def second_images(old: AnnouncedStudy, new: AnnouncedStudy) -> list[LeftOut]:
+def joined(
+    old: AnnouncedStudy,
+    new: AnnouncedStudy,
+    differing: Callable[[AnnouncedStudy, AnnouncedStudy], list[LeftOut]] = lambda old, new: [],
+) -> AnnouncedStudy:
+    """Two files or rows of one study as one; of what both have the first counts, and ``differing`` lists the rest for the ledger."""
+    # One study of two patients is a fault of the export: left out.
+    if new.patient_id != old.patient_id:
+        return replace(old, refused=two_patients(old, new))
+    # Beside what can be used, what cannot is left out alone.
+    if old.refused is not None and new.refused is None and old.refused.reason != TWO_PATIENTS:
+        old, new = new, old
+    unusable = () if new.refused is None else (new.refused,)
+    return replace(
+        old,
+        images={**new.images, **old.images},
+        texts={**new.texts, **old.texts},
+        views={**new.views, **old.views},
+        labels={**new.labels, **old.labels},
+        values={**new.values, **{name: value for name, value in old.values.items() if value}},
+        split=old.split or new.split,
+        spare=(*old.spare, *new.spare, *unusable, *_second_images(old, new), *differing(old, new)),
+    )
+
+
+def _second_images(old: AnnouncedStudy, new: AnnouncedStudy) -> list[LeftOut]:
     """The images of ``new`` whose view ``old`` has already: one image a view, the first counts."""
     return [
         LeftOut(

@@ -9,15 +9,7 @@ from pathlib import Path
 
 from medcodi.data.dataset import SPLIT_NAMES
 from medcodi.data.reports import compose_report
-from medcodi.data.sources.announced import (
-    TWO_PATIENTS,
-    AnnouncedStudy,
-    LeftOut,
-    check_patients,
-    projection,
-    second_images,
-    two_patients,
-)
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, check_patients, joined, projection
 from medcodi.data.sources.detection import (
     FIELD,
     SYNTHESIZED,
@@ -218,32 +210,15 @@ def _label(cell: str | None) -> float | None:
 
 
 def _joined(old: AnnouncedStudy, new: AnnouncedStudy, *, by_study: bool) -> AnnouncedStudy:
-    """Two rows of one study as one record."""
-    # One study of two patients is a fault of the table: left out.
-    if new.patient_id != old.patient_id:
-        return replace(old, refused=two_patients(old, new))
-    # One row a study: a second row is a duplicate.
-    if by_study:
+    """Two rows of one study as one record; where a row is a study, the second is a duplicate."""
+    if by_study and new.patient_id == old.patient_id:
         spare = LeftOut(
             file=old.study_id,
             reason="duplicate study",
             detail=f"study {old.study_id!r} appears in several rows; the first is used",
         )
         return replace(old, spare=(*old.spare, spare))
-    # An image that cannot be used is left out alone where another can be used.
-    if old.refused is not None and new.refused is None and old.refused.reason != TWO_PATIENTS:
-        old, new = new, old
-    unusable = () if new.refused is None else (new.refused,)
-    return replace(
-        old,
-        images={**new.images, **old.images},
-        texts={**new.texts, **old.texts},
-        views={**new.views, **old.views},
-        labels={**new.labels, **old.labels},
-        values={**new.values, **{name: value for name, value in old.values.items() if value}},
-        split=old.split or new.split,
-        spare=(*old.spare, *new.spare, *unusable, *second_images(old, new), *_differing(old, new)),
-    )
+    return joined(old, new, _differing)
 
 
 def _differing(old: AnnouncedStudy, new: AnnouncedStudy) -> list[LeftOut]:

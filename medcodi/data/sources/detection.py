@@ -108,34 +108,28 @@ SYNTHESIZED = {"study_id", "direction", "seed", "model_sha256"}  # results of `m
 
 @config
 class CsvConfig:
-    r"""Options of source ``csv``.
+    """Options of source ``csv``."""
 
-    Attributes:
-        path: The table; comma, semicolon or tab between columns. Of a folder, its only table.
-        root: Folder that image paths start from; None: the table's.
-        columns: Meaning -> column, e.g. ``{image: file, view: view_group}``; null: not used. A meaning not named here is looked up by
-            its usual names. Meanings: study_id, patient_id, image and view (one row an image), frontal, lateral (one row a
-            study), report or findings and impression, split, sex, age, labels (their names, with ``|``, ``;`` or comma
-            between them). ``record.FIELD`` fills a field of the record: ``{record.age: PatientAge}``. Columns with CheXpert's
-            names are labels.
-        record: Fill the record from the columns that have the usual names of its fields (Patient Age, Sex ...) too.
-        fields: Further fields of the record: ``{troponin: {low: 0.1, high: 50000, unit: ng/L, scale: log}}``.
-        label_names: Name in the column of labels -> CheXpert's name, or null for none (``{Effusion: Pleural Effusion}``); what
-            a row does not name is absent. Empty: the column holds CheXpert's names.
-        patient_pattern: Regular expression that finds the patient in a row's image path, by its first group:
-            ``"(patient\d+)"`` for CheXpert's tables.
-        study_pattern: Likewise the study, by one or more groups: ``"(patient\d+)/(study\d+)"``.
-        study_is_patient: Each study is a patient of its own: for tables that truly have no patient with two studies.
-    """
-
-    path: str
-    root: str | None = None
+    path: str  # The table; comma, semicolon or tab between columns. Of a folder, its only table
+    root: str | None = None  # Folder that image paths start from; None: the table's
+    # Meaning -> column, e.g. ``{image: file, view: view_group}``; null: not used. A meaning not named here is looked
+    # up by its usual names. Meanings: study_id, patient_id, image and view (one row an image), frontal, lateral (one
+    # row a study), report or findings and impression, split, sex, age, labels (their names, with ``|``, ``;`` or comma
+    # between them). ``record.FIELD`` fills a field of the record: ``{record.age: PatientAge}``. Columns with
+    # CheXpert's names are labels
     columns: dict[str, str | None] = field(default_factory=dict)
+    # Fill the record from the columns that have the usual names of its fields (Patient Age, Sex ...) too
     record: bool = False
+    # Further fields of the record: ``{troponin: {low: 0.1, high: 50000, unit: ng/L, scale: log}}``
     fields: dict[str, FieldConfig] = field(default_factory=dict)
+    # Name in the column of labels -> CheXpert's name, or null for none (``{Effusion: Pleural Effusion}``); what a row
+    # does not name is absent. Empty: the column holds CheXpert's names
     label_names: dict[str, str | None] = field(default_factory=dict)
+    # Regular expression that finds the patient in a row's image path, by its first group: ``"(patient\d+)"`` for
+    # CheXpert's tables
     patient_pattern: str | None = None
-    study_pattern: str | None = None
+    study_pattern: str | None = None  # Likewise the study, by one or more groups: ``"(patient\d+)/(study\d+)"``
+    # Each study is a patient of its own: for tables that truly have no patient with two studies
     study_is_patient: bool = False
 
     def __post_init__(self) -> None:

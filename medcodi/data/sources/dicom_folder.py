@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from contextlib import suppress
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -13,15 +12,7 @@ from medcodi.data.dicom.reading import DicomHeader, read_header
 from medcodi.data.image_files import is_dicom
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import read_text
-from medcodi.data.sources.announced import (
-    TWO_PATIENTS,
-    AnnouncedStudy,
-    LeftOut,
-    check_patients,
-    projection,
-    second_images,
-    two_patients,
-)
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, check_patients, joined, projection
 from medcodi.errors import DataError
 from medcodi.modality import modality, names
 from medcodi.storage.names import is_plain_name
@@ -29,21 +20,15 @@ from medcodi.storage.names import is_plain_name
 
 @config
 class DicomConfig:
-    """Options of source ``dicom``.
+    """Options of source ``dicom``."""
 
-    Attributes:
-        path: The folder; searched with all folders below it.
-        default_view: Modality of images whose tags name no view; None: they are left out.
-        reports: Folder of reports, ``<study id>.txt`` or ``<file stem>.txt``; None: beside the images.
-        study_is_patient: Each study is a patient of its own: for folders whose Patient IDs were removed or replaced, and
-            that truly hold no patient with two studies.
-        record: Fill records from the tags: age, sex, view position (PA, AP), body-mass index where size and weight are there.
-    """
-
-    path: str
-    default_view: str | None = None
-    reports: str | None = None
+    path: str  # The folder; searched with all folders below it
+    default_view: str | None = None  # Modality of images whose tags name no view; None: they are left out
+    reports: str | None = None  # Folder of reports, ``<study id>.txt`` or ``<file stem>.txt``; None: beside the images
+    # Each study is a patient of its own: for folders whose Patient IDs were removed or replaced, and that truly hold
+    # no patient with two studies
     study_is_patient: bool = False
+    # Fill records from the tags: age, sex, view position (PA, AP), body-mass index where size and weight are there
     record: bool = False
 
     def __post_init__(self) -> None:
@@ -70,7 +55,7 @@ def studies(options: DicomConfig, each: Callable[..., Iterator[AnnouncedStudy]] 
         )
     by_id: dict[str, AnnouncedStudy] = {}
     for study in each(partial(_study, options=options), files):
-        by_id[study.study_id] = _joined(by_id[study.study_id], study) if study.study_id in by_id else study
+        by_id[study.study_id] = joined(by_id[study.study_id], study) if study.study_id in by_id else study
     # Without reliable patients, splits by patient would be wrong.
     usable = [study for study in by_id.values() if study.refused is None]
     if not options.study_is_patient:
@@ -141,24 +126,3 @@ def _report(file: Path, study_id: str, options: DicomConfig) -> tuple[dict[str, 
                 reason = error.reason if isinstance(error, Refused) else "report: unreadable"
                 return {}, (LeftOut(file=str(path), reason=reason, detail=f"{path}: {error}"),)
     return {}, ()
-
-
-def _joined(old: AnnouncedStudy, new: AnnouncedStudy) -> AnnouncedStudy:
-    """Two files of one study as one record; beside a usable file, one that cannot be used is left out alone."""
-    # One study of two patients is a fault of the export: left out.
-    if new.patient_id != old.patient_id:
-        return replace(old, refused=two_patients(old, new))
-    # A file that can be used replaces one that cannot.
-    if old.refused is not None and new.refused is None and old.refused.reason != TWO_PATIENTS:
-        old, new = new, old
-    spare = [*old.spare, *new.spare, *second_images(old, new)]
-    if new.refused is not None:
-        spare.append(new.refused)
-    return replace(
-        old,
-        images={**new.images, **old.images},
-        texts={**new.texts, **old.texts},
-        views={**new.views, **old.views},
-        values={**new.values, **{name: value for name, value in old.values.items() if value}},
-        spare=tuple(spare),
-    )

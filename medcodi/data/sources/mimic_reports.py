@@ -23,50 +23,21 @@ from dataclasses import dataclass
 _FINDINGS, _IMPRESSION, _FILM, _OPEN, _CLOSED = "findings", "impression", "film", "open", "closed"
 _TEXTS, _NO_HEADING = (_FINDINGS, _IMPRESSION, _FILM), "no heading"
 _NAMES = {
-    _FINDINGS: (
-        "FINDINGS",
-        "FINDING",
-        "REPORT",
-        "FINDINGS/IMPRESSION",
-        "FINDINGS AND IMPRESSION",
-        "FINDINGS & IMPRESSION",
-    )
-    + ("IMPRESSION/FINDINGS", "IMPRESSION AND FINDINGS", "FINDNGS", "CHEST FINDINGS"),
-    _IMPRESSION: ("IMPRESSION", "IMPRESSIONS", "IMPRSSION", "IMPRESSON", "CONCLUSION", "CONCLUSIONS", "OPINION")
-    + (
-        "SUMMARY",
-        "INTERPRETATION",
-        "CONCLUSION/IMPRESSION",
-        "IMPRESSION/RECOMMENDATION",
-        "IMPRESSION AND RECOMMENDATION",
-    ),
+    _FINDINGS: "FINDINGS|FINDING|REPORT|FINDINGS/IMPRESSION|FINDINGS AND IMPRESSION|FINDINGS & IMPRESSION"
+    "|IMPRESSION/FINDINGS|IMPRESSION AND FINDINGS|FINDNGS|CHEST FINDINGS",
+    _IMPRESSION: "IMPRESSION|IMPRESSIONS|IMPRSSION|IMPRESSON|CONCLUSION|CONCLUSIONS|OPINION|SUMMARY|INTERPRETATION"
+    "|CONCLUSION/IMPRESSION|IMPRESSION/RECOMMENDATION|IMPRESSION AND RECOMMENDATION",
     # Sections of one paragraph: what follows a blank line is under no heading.
-    _OPEN: (
-        "COMPARISON",
-        "COMPARISONS",
-        "COMPARISON STUDY",
-        "COMPARISON STUDIES",
-        "COMPARISON EXAM",
-        "TECHNIQUE",
-        "STUDY",
-    )
-    + ("EXAMINATION", "EXAM", "PROCEDURE", "REFERENCE EXAM", "REFERENCE", "TYPE OF EXAMINATION", "VIEWS"),
+    _OPEN: "COMPARISON|COMPARISONS|COMPARISON STUDY|COMPARISON STUDIES|COMPARISON EXAM|TECHNIQUE|STUDY|EXAMINATION|EXAM"
+    "|PROCEDURE|REFERENCE EXAM|REFERENCE|TYPE OF EXAMINATION|VIEWS",
     # Never findings, however long.
-    _CLOSED: ("INDICATION", "INDICATIONS", "HISTORY", "CLINICAL HISTORY", "CLINICAL INFORMATION", "CLINICAL INDICATION")
-    + ("MEDICAL CONDITION", "REASON FOR EXAM", "REASON FOR EXAMINATION", "REASON FOR THIS EXAMINATION", "REASON")
-    + (
-        "NOTIFICATION",
-        "NOTIFICATIONS",
-        "RECOMMENDATION",
-        "RECOMMENDATIONS",
-        "RECOMMENDATION(S)",
-        "ADDENDUM",
-        "DISCUSSION",
-    )
-    + ("WET READ", "PROVISIONAL FINDINGS IMPRESSION", "PROVISIONAL FINDINGS IMPRESSION (PFI)", "PFI", "ATTENDING")
-    + ("DLP", "DOSE", "PATIENT HISTORY", "SIGNED", "DICTATED", "ATTESTATION", "COMMENT ON COMMUNICATION"),
+    _CLOSED: "INDICATION|INDICATIONS|HISTORY|CLINICAL HISTORY|CLINICAL INFORMATION|CLINICAL INDICATION|MEDICAL CONDITION"
+    "|REASON FOR EXAM|REASON FOR EXAMINATION|REASON FOR THIS EXAMINATION|REASON|NOTIFICATION|NOTIFICATIONS"
+    "|RECOMMENDATION|RECOMMENDATIONS|RECOMMENDATION(S)|ADDENDUM|DISCUSSION|WET READ|PROVISIONAL FINDINGS IMPRESSION"
+    "|PROVISIONAL FINDINGS IMPRESSION (PFI)|PFI|ATTENDING|DLP|DOSE|PATIENT HISTORY|SIGNED|DICTATED|ATTESTATION"
+    "|COMMENT ON COMMUNICATION",
 }
-_KIND = {name: kind for kind, names in _NAMES.items() for name in names}
+_KIND = {name: kind for kind, names in _NAMES.items() for name in names.split("|")}
 _KNOWN = "|".join(sorted((re.escape(name) for name in _KIND), key=len, reverse=True))
 _HEADING = re.compile(
     rf"^[ \t]*(?P<line>(?i:{_KNOWN}))[ \t]*:"
@@ -89,16 +60,11 @@ _MIN_WORDS = 4  # a paragraph of fewer is a title
 
 @dataclass(frozen=True, kw_only=True)
 class MimicReport:
-    """The parts of a report that are used.
+    """The parts of a report that are used."""
 
-    Attributes:
-        findings: Their text, or "".
-        impression: Its text, or "".
-        parts: Kinds of the parts that the text has: ``final``, ``wet read``, ``addendum``, ``preliminary``.
-    """
-
-    findings: str = ""
-    impression: str = ""
+    findings: str = ""  # their text, or ""
+    impression: str = ""  # its text, or ""
+    # kinds of the parts that the text has: ``final``, ``wet read``, ``addendum``, ``preliminary``
     parts: tuple[str, ...] = ()
 
     @property

@@ -22,34 +22,23 @@ _LABELS = {"1.0": 1.0, "0.0": 0.0, "-1.0": -1.0, "1": 1.0, "0": 0.0, "-1": -1.0}
 
 @config
 class MimicConfig:
-    """Options of sources ``mimic-cxr`` and ``mimic-cxr-jpg``.
+    """Options of sources ``mimic-cxr`` and ``mimic-cxr-jpg``."""
 
-    Attributes:
-        path: The folder that holds ``files/``.
-        tables: Folder of the tables (split, metadata, labels; they come with MIMIC-CXR-JPG); None: ``path``.
-        reports: Folder that holds ``files/p10/...txt``; None: ``path``, or ``mimic-cxr-reports`` in it.
-        need_reports: Refuse where no report is found; false prepares images alone.
-        labels: ``chexpert``, ``negbio``, or null for none.
-        official_split: Take the official split; false divides by patient as for other sources.
-        groups: Only these folders of patients (``[p10, p11]``); None: all of them must be there.
-        mimic_iv: Folder of MIMIC-IV, which holds ``hosp/`` and ``icu/``: fills the records; None: no records.
-        mimic_iv_ed: Folder of MIMIC-IV-ED, which holds ``ed/``: its vital signs too.
-        record_hours: Window before the study of whose values the first is taken, in hours.
-        fields: Further fields of the record: those of ``items``, and columns of the table of admissions.
-        items: Field -> itemids of laboratory values or vital signs, beside the usual (``{creatinine: [50912]}``).
-    """
-
-    path: str
+    path: str  # The folder that holds ``files/``
+    # Folder of the tables (split, metadata, labels; they come with MIMIC-CXR-JPG); None: ``path``
     tables: str | None = None
-    reports: str | None = None
-    need_reports: bool = True
-    labels: str | None = "chexpert"
-    official_split: bool = True
-    groups: list[str] | None = None
+    reports: str | None = None  # Folder that holds ``files/p10/...txt``; None: ``path``, or ``mimic-cxr-reports`` in it
+    need_reports: bool = True  # Refuse where no report is found; false prepares images alone
+    labels: str | None = "chexpert"  # ``chexpert``, ``negbio``, or null for none
+    official_split: bool = True  # Take the official split; false divides by patient as for other sources
+    groups: list[str] | None = None  # Only these folders of patients (``[p10, p11]``); None: all of them must be there
+    # Folder of MIMIC-IV, which holds ``hosp/`` and ``icu/``: fills the records; None: no records
     mimic_iv: str | None = None
-    mimic_iv_ed: str | None = None
-    record_hours: Finite = 24.0
+    mimic_iv_ed: str | None = None  # Folder of MIMIC-IV-ED, which holds ``ed/``: its vital signs too
+    record_hours: Finite = 24.0  # Window before the study of whose values the first is taken, in hours
+    # Further fields of the record: those of ``items``, and columns of the table of admissions
     fields: dict[str, FieldConfig] = field(default_factory=dict)
+    # Field -> itemids of laboratory values or vital signs, beside the usual (``{creatinine: [50912]}``)
     items: dict[str, list[int]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

@@ -26,19 +26,13 @@ _PROJECTIONS = ("*projections",)
 
 @config
 class OpeniConfig:
-    """Options of source ``openi``.
+    """Options of source ``openi``."""
 
-    Attributes:
-        path: The folder that holds reports and images.
-        reports: Folder of the XML reports; None: ``ecgen-radiology``, ``NLMCXR_reports`` or ``reports`` in ``path``.
-        images: Folder of the PNG images; None: ``NLMCXR_png``, ``images`` or ``png`` in ``path``.
-        projections: The table of views; None: ``indiana_projections.csv`` in ``path``, where it is.
-    """
-
-    path: str
+    path: str  # The folder that holds reports and images
+    # Folder of the XML reports; None: ``ecgen-radiology``, ``NLMCXR_reports`` or ``reports`` in ``path``
     reports: str | None = None
-    images: str | None = None
-    projections: str | None = None
+    images: str | None = None  # Folder of the PNG images; None: ``NLMCXR_png``, ``images`` or ``png`` in ``path``
+    projections: str | None = None  # The table of views; None: ``indiana_projections.csv`` in ``path``, where it is
 
 
 def studies(options: OpeniConfig) -> Iterator[AnnouncedStudy]:

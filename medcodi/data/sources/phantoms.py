@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 
 from medcodi.config import config
 from medcodi.data.dataset import PHANTOMS_PER_SPLIT, SPLITS
-from medcodi.data.sources.announced import AnnouncedPhantom, AnnouncedStudy
-from medcodi.data.sources.phantom.patients import check_population
+from medcodi.data.sources.announced import AnnouncedStudy, Loaded
+from medcodi.data.sources.phantom import phantom_study, phantom_visit_study
+from medcodi.data.sources.phantom.patients import check_population, identifiers
 
 
 @config
@@ -29,9 +31,34 @@ class PhantomConfig:
         check_population(self.version, self.studies_per_patient)
 
 
-def studies(options: PhantomConfig) -> Iterator[AnnouncedStudy]:
+@dataclass(frozen=True, kw_only=True)
+class AnnouncedPhantom(AnnouncedStudy):
+    """A study that is computed, not read."""
+
+    seed: int
+    index: int
+    version: int = 1
+    studies_per_patient: int = 1
+
+    def files(self) -> dict[str, str]:
+        """The study alone: no file exists."""
+        return {"study": self.study_id}
+
+    def load(self, image_size: int) -> Loaded:
+        """Compute it."""
+        if self.version == 2:
+            return Loaded(study=phantom_visit_study(self.seed, self.index, image_size, self.studies_per_patient))
+        return Loaded(study=phantom_study(self.seed, self.index, image_size))
+
+
+def studies(options: PhantomConfig) -> Iterator[AnnouncedPhantom]:
     """The studies of the training split, then of the others."""
+    version, seed, per_patient = options.version, options.seed, options.studies_per_patient
     for split, count in zip(SPLITS, (options.num_studies, options.val, options.test), strict=True):
         first = SPLITS.index(split) * PHANTOMS_PER_SPLIT
         for index in range(first, first + count):
-            yield AnnouncedPhantom.of(options.version, options.seed, index, options.studies_per_patient, split)
+            study, patient = identifiers(version, seed, index, per_patient)
+            yield AnnouncedPhantom(
+                study_id=study, patient_id=patient, split=split, seed=seed, index=index,
+                version=version, studies_per_patient=per_patient,
+            )  # fmt: skip

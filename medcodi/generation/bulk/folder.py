@@ -5,23 +5,26 @@ from __future__ import annotations
 import csv
 import io
 import json
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from medcodi.data.tables import spreadsheet_row, spreadsheet_text
+from medcodi.data.image_files import read_image
+from medcodi.data.tables import read_rows, spreadsheet_row, spreadsheet_text, text_of_cell
 from medcodi.errors import DataError
 from medcodi.generation.bulk.manifest import RESULT_COLUMNS, BadRow
 from medcodi.generation.bulk.plan import StudyShard
 from medcodi.metrics.labeler import label_report, labels_from_findings
-from medcodi.modality import names
+from medcodi.modality import MODALITIES, names
 from medcodi.model.generation_config import RENAMED, with_new_names
 from medcodi.storage import atomic
-from medcodi.storage.checked_json import foreign
-from medcodi.storage.job_folder import JobFolder, JobKind
-from medcodi.study import CHEXPERT_LABELS
+from medcodi.storage.checked_json import foreign, parse_json
+from medcodi.storage.job_folder import JobFolder, JobKind, damage
+from medcodi.storage.names import plain_name
+from medcodi.study import CHEXPERT_LABELS, Content
 
-RESULTS, FAILED = "results.csv", "failed.csv"
+RESULTS, FAILED, DELIVERY = "results.csv", "failed.csv", "delivery.json"
+_AGAIN = "remove the folder of the study, and run again: it is generated anew, with the same bytes"
 
 
 def _upgrade(identity: dict[str, Any]) -> dict[str, Any]:
@@ -204,3 +207,34 @@ class SynthesisFolder:
         writer.writerow({column: spreadsheet_text(column) for column in columns})
         writer.writerows(map(spreadsheet_row, rows))
         atomic.write_text(self.out / name, text.getvalue(), error=SYNTHESIS.error, then=SYNTHESIS.resume)
+
+
+def finished_studies(out: Path) -> Iterator[tuple[dict[str, Content], dict[str, Any]]]:
+    """Contents and provenance of every study that the table of results lists, in its order; one is in memory at a time.
+
+    Raises:
+        DataError: If there is no table, or a file is missing or has changed.
+    """
+    for row in read_rows(out / RESULTS):
+        cells = {name: text_of_cell(row.cells.get(name, "")) for name in MODALITIES}
+        place = out / Path(next(filter(None, cells.values()))).parent / "result.json"
+        if not place.is_file():
+            raise DataError(f"{place} is missing", expected="the studies that the table names", fix=_AGAIN)
+        with foreign(str(place), expected="a study as it was written", fix=_AGAIN):
+            record = parse_json(place.read_bytes(), str(place))
+            contents = {}
+            for name, file in record["files"].items():
+                path = place.parent / plain_name(file["file"], str(place))
+                if problem := damage(path, file):
+                    raise DataError(f"{path} is damaged: {problem}", fix=_AGAIN)
+                contents[name] = _content(name, path, record["texts"])
+            provenance = dict(record["provenance"])
+        yield contents, provenance
+
+
+def _content(name: str, path: Path, texts: Mapping[str, str]) -> Content:
+    """One content: an image or record of its file, a text as the model wrote it."""
+    kind = MODALITIES[name].kind
+    if kind == "image":
+        return read_image(path, modality=name, allow_constant=True)
+    return texts[name] if kind == "text" else json.loads(path.read_text(encoding="utf-8"))

@@ -24,14 +24,9 @@ class Inner:
 
 @config
 class Outer:
-    """Keys of every kind.
+    """Keys of every kind."""
 
-    Attributes:
-        described: In the docstring,
-            over two lines.
-    """
-
-    described: str
+    described: str  # without a default
     # above, over
     # two lines
     above: Annotated[int, at_least(2)] | None = None
@@ -52,7 +47,7 @@ class Inherited(Outer):
 
 def test_keys_have_type_default_and_meaning() -> None:
     keys = {key.name: key for key in keys_of(Inherited)}
-    assert keys["described"] == Key("described", "text", "", "In the docstring, over two lines", None)
+    assert keys["described"] == Key("described", "text", "", "without a default", None)
     assert keys["above"] == Key("above", "integer, at least 2 or null", "null", "above, over two lines", None)
     assert (keys["behind"].type, keys["behind"].default) == ("a or b", "a")
     assert keys["inner"] == Key("inner", "group of keys", "", "What an inner group is for", Inner)

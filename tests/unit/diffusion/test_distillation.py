@@ -13,28 +13,34 @@ from medcodi.diffusion.objective import (
     teacher_prediction,
     trailing_timesteps,
 )
-from medcodi.diffusion.sampling import build_scheduler
+from medcodi.diffusion.sampling import build_scheduler, take_step
 
-SCHEDULES = [NoiseScheduleConfig(), NoiseScheduleConfig(prediction_type="v_prediction")]
+SCHEDULES = [
+    NoiseScheduleConfig(),
+    NoiseScheduleConfig(prediction_type="v_prediction"),
+    NoiseScheduleConfig(prediction_type="velocity", shift=3.0),
+]
+IDS = ["eps", "v", "velocity"]
 
 
-@pytest.mark.parametrize("config", SCHEDULES, ids=["eps", "v"])
+@pytest.mark.parametrize("config", SCHEDULES, ids=IDS)
 def test_steps_are_those_of_the_sampler_and_have_an_inverse(config: NoiseScheduleConfig) -> None:
-    schedule, sampler = config.build(), build_scheduler("ddim", to_dict(config), 4)
+    name = "euler" if config.prediction_type == "velocity" else "ddim"
+    schedule, sampler = config.build(), build_scheduler(name, to_dict(config), 4)
     timesteps = trailing_timesteps(1000, 4)
     assert timesteps.tolist() == [*sampler.timesteps.tolist(), -1]
     generator = torch.Generator().manual_seed(0)
     z = torch.randn(3, 4, 8, 8, generator=generator)
     for t, then in pairwise(timesteps):
         prediction = torch.randn(3, 4, 8, 8, generator=generator)
-        expected = sampler.step(prediction, int(t), z).prev_sample
+        expected = take_step(name, sampler, prediction, int(t), z, [])
         rows = (t.expand(3), then.expand(3))
         stepped = ddim_step(schedule, prediction, *rows, z)
         torch.testing.assert_close(stepped, expected, rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(prediction_of_step(schedule, z, *rows, stepped), prediction, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize("config", SCHEDULES, ids=["eps", "v"])
+@pytest.mark.parametrize("config", SCHEDULES, ids=IDS)
 def test_one_step_of_the_goal_goes_where_the_teacher_goes(config: NoiseScheduleConfig) -> None:
     schedule = config.build()
     z, place = torch.randn(2, 4, generator=torch.Generator().manual_seed(1)), torch.tensor([0, 3])

@@ -28,7 +28,8 @@ def towards(point: float):
 
 def run(new, original, seeds=(1, 2, 3), strength=0.6, sampler="dpm++", z0=None):
     z0 = torch.randn(3, 4, generator=torch.Generator().manual_seed(0)) if z0 is None else z0
-    arguments = {"sampler": sampler, "schedule": SCHEDULE, "num_inference_steps": 10, "strength": strength}
+    schedule = SCHEDULE if SAMPLERS[sampler].noise else {**SCHEDULE, "prediction_type": "velocity"}
+    arguments = {"sampler": sampler, "schedule": schedule, "num_inference_steps": 10, "strength": strength}
     return edit_latents(new, original, {"x": z0}, list(seeds), **arguments)["x"], z0
 
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from medcodi.diffusion.objective import NoiseScheduleConfig
+from medcodi.diffusion.objective import NoiseScheduleConfig, path_scales
 from medcodi.diffusion.sampling import SAMPLERS, build_scheduler, sample_jointly
 from medcodi.errors import PromptError
 
@@ -14,9 +14,40 @@ SCHEDULE = {
     "beta_schedule": "scaled_linear",
     "prediction_type": "epsilon",
 }
+FLOW = {**SCHEDULE, "prediction_type": "velocity", "shift": 3.0}
+OF_NOISE = [name for name, sampler in SAMPLERS.items() if sampler.noise]
+OF_VELOCITY = [name for name, sampler in SAMPLERS.items() if sampler.velocity is not None]
 
 
-@pytest.mark.parametrize("sampler", SAMPLERS)
+@pytest.mark.parametrize("num_steps", [1, 4, 40])
+@pytest.mark.parametrize("sampler", OF_VELOCITY)
+def test_the_exact_velocity_leads_to_a_point_mass(sampler, num_steps):
+    forward, seen = NoiseScheduleConfig(**FLOW).build(), []
+
+    def denoise(latents, t):
+        seen.append(int(t[0]))
+        s = path_scales(forward, t, t)[1].view(-1, 1)
+        return {name: (z - 0.7) / s for name, z in latents.items()}
+
+    settings = {"sampler": sampler, "schedule": FLOW, "num_inference_steps": num_steps}
+    out = sample_jointly(denoise, {"x": (6,)}, [1, 2, 3], **settings)
+    torch.testing.assert_close(out["x"], torch.full((3, 6), 0.7), atol=1e-4, rtol=0)
+    assert seen[0] == 999 and len(seen) == num_steps
+
+
+def test_a_sampler_for_other_predictions_is_refused():
+    for sampler, schedule, fix in (("ddim", FLOW, "sampler euler"), ("euler", SCHEDULE, "sampler ddim")):
+        with pytest.raises(PromptError, match=fix):
+            build_scheduler(sampler, schedule, 10)
+
+
+@pytest.mark.parametrize("sampler", OF_NOISE)
+def test_samplers_start_from_unit_noise_and_take_latents_as_they_are(sampler):
+    scheduler, z = build_scheduler(sampler, SCHEDULE, 4), torch.ones(1)
+    assert scheduler.init_noise_sigma == 1 and scheduler.scale_model_input(z, scheduler.timesteps[0]) is z
+
+
+@pytest.mark.parametrize("sampler", OF_NOISE)
 def test_every_sampler_finds_a_point_mass(sampler):
     """The exact eps of data that is one point leads every sampler to that point."""
     point = 0.7
@@ -36,7 +67,8 @@ def test_a_sample_depends_on_its_own_seed_only(sampler):
         return {name: torch.tanh(z) for name, z in latents.items()}
 
     def run(shapes, seeds):
-        return sample_jointly(denoise, shapes, seeds, sampler=sampler, schedule=SCHEDULE, num_inference_steps=5)
+        schedule = SCHEDULE if sampler in OF_NOISE else FLOW
+        return sample_jointly(denoise, shapes, seeds, sampler=sampler, schedule=schedule, num_inference_steps=5)
 
     together = run({"x": (4,), "y": (3,)}, [7, 8, 9])
     alone = run({"y": (3,)}, [8])

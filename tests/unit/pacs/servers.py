@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import ssl
 import threading
 import time
 from collections.abc import Iterator
@@ -33,8 +34,11 @@ def objects(seed: int, *, pdf: bool = False) -> dict[str, Any]:
 class Web(ThreadingHTTPServer):
     """A DICOMweb server in memory. ``answers`` are what it does with the next stores: a status, or ``"drop"`` after storing."""
 
-    def __init__(self) -> None:
+    def __init__(self, context: ssl.SSLContext | None) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
+        self.scheme = "http" if context is None else "https"
+        if context is not None:
+            self.socket = context.wrap_socket(self.socket, server_side=True, do_handshake_on_connect=False)
         self.stored: dict[str, pydicom.Dataset] = {}  # by SOP instance UID
         self.arrived: list[str] = []  # every arrival, also of what is there
         self.answers: list[int | str] = []
@@ -45,15 +49,16 @@ class Web(ThreadingHTTPServer):
 
     @property
     def url(self) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/dicom-web"
+        return f"{self.scheme}://127.0.0.1:{self.server_address[1]}/dicom-web"
 
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that went away is no news."""
 
 
 @contextmanager
-def web_server() -> Iterator[Web]:
-    server = Web()
+def web_server(context: ssl.SSLContext | None = None) -> Iterator[Web]:
+    """A DICOMweb server, encrypted where it is given a context."""
+    server = Web(context)
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
     thread.start()
     try:
@@ -149,8 +154,10 @@ class Archive:
 
 
 @contextmanager
-def archive_server(*sop_classes: str, title: str = "ARCHIVE") -> Iterator[Archive]:
-    """A C-STORE server of these SOP classes that knows one title."""
+def archive_server(
+    *sop_classes: str, title: str = "ARCHIVE", context: ssl.SSLContext | None = None
+) -> Iterator[Archive]:
+    """A C-STORE server of these SOP classes that knows one title, encrypted where it is given a context."""
     from pynetdicom import AE, evt
 
     archive = Archive()
@@ -172,8 +179,10 @@ def archive_server(*sop_classes: str, title: str = "ARCHIVE") -> Iterator[Archiv
     entity.require_called_aet = True
     for sop_class in sop_classes:
         entity.add_supported_context(sop_class)
-    server = entity.start_server(("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)])
-    archive.url = f"dicom://127.0.0.1:{server.socket.getsockname()[1]}/{title}"
+    server = entity.start_server(
+        ("127.0.0.1", 0), block=False, evt_handlers=[(evt.EVT_C_STORE, store)], ssl_context=context
+    )
+    archive.url = f"{'dicom' if context is None else 'dicoms'}://127.0.0.1:{server.socket.getsockname()[1]}/{title}"
     try:
         yield archive
     finally:

@@ -7,6 +7,7 @@ import torch
 
 from medcodi.data.loading import Batch, collate
 from medcodi.data.sources.phantom import PhantomDataset
+from medcodi.diffusion.objective import min_snr_weight
 from medcodi.distributed import Ranks
 from medcodi.errors import ConfigError
 from medcodi.model import MedCoDi, tiny_model
@@ -96,3 +97,20 @@ def test_refusals(model):
         build_stage("diffuse", model, {"drop_probability": 1.5})
     with pytest.raises(ConfigError, match="most_prompts"):
         build_stage("diffuse", model, {"most_prompts": 0})
+
+
+def test_min_snr_weighs_the_loss_and_leaves_the_log(model, batch):
+    plain = build_stage("diffuse", model, {"targets": ["report"]}).eval()
+    weighted = build_stage("diffuse", model, {"targets": ["report"], "min_snr_gamma": 5.0}).eval()
+    with torch.no_grad():
+        one, other = (stage(batch, drawn(batch)) for stage in (plain, weighted))
+        inputs = weighted.study_inputs(batch, drawn(batch))
+        own, rows = plain.study_losses(inputs), weighted.study_losses(inputs)
+    assert torch.equal(one.logs["loss/report"], other.logs["loss/report"]) and torch.equal(
+        one.loss, one.logs["loss/report"]
+    )
+    factors = min_snr_weight(model.schedule, inputs["report"]["t"], 5.0)
+    torch.testing.assert_close(rows, own * factors)
+    torch.testing.assert_close(other.loss, rows.mean())
+    with pytest.raises(ConfigError, match="min_snr_gamma is -1"):
+        build_stage("diffuse", model, {"min_snr_gamma": -1.0})

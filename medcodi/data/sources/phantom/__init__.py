@@ -13,7 +13,7 @@ from medcodi.data.sources.phantom import grammar, lines, rendering
 from medcodi.data.sources.phantom.body import Body, draw_body, draw_findings, labels_of
 from medcodi.data.sources.phantom.film import VIEWS, draw_exposure, expose
 from medcodi.data.sources.phantom.painting import HALF_DEPTH
-from medcodi.data.sources.phantom.patients import check_population, draw_visit
+from medcodi.data.sources.phantom.patients import check_population, draw_visit, identifiers
 from medcodi.data.sources.phantom.volume import build
 from medcodi.errors import DataError
 from medcodi.randomness import numpy_generator
@@ -63,10 +63,10 @@ def phantom_study(seed: int, index: int, size: int = 128) -> Study:
     for view, path in paths.items():
         exposure = draw_exposure(rng, VIEWS[view].marker)
         films[view] = expose(path, exposure, numpy_generator("phantom grain", seed, index, view))
-    name = _name(1, seed, index)
+    study_id, patient_id = identifiers(1, seed, index)
     return Study(
-        study_id=name,
-        patient_id=name,
+        study_id=study_id,
+        patient_id=patient_id,
         contents={**films, "report": phantom_report(seed, index)},
         labels=labels_of(findings),
         findings=findings,
@@ -132,10 +132,11 @@ def phantom_visit_study(seed: int, index: int, size: int = 128, studies_per_pati
         keys = (seed, index, studies_per_patient, view)
         exposure = draw_exposure(numpy_generator("phantom2 exposure", *keys), VIEWS[view].marker)
         films[view] = rendering.expose(path, exposure, numpy_generator("phantom2 grain", *keys))
+    study_id, patient_id = identifiers(2, seed, index, studies_per_patient)
     metadata = {"sex": visit.body.sex, "age": visit.body.age, "view": visit.view, "source": "phantom", "seed": seed}
     return Study(
-        study_id=_name(2, seed, index),
-        patient_id=_patient_id(seed, index, studies_per_patient),
+        study_id=study_id,
+        patient_id=patient_id,
         contents={**films, "report": visit.report, "record": visit.record},
         labels=labels_of(visit.findings),
         findings=visit.findings,
@@ -147,14 +148,6 @@ def phantom_visit_study(seed: int, index: int, size: int = 128, studies_per_pati
             "visit": visit.number,
         },
     )
-
-
-def _name(version: int, seed: int, index: int) -> str:
-    return f"phantom{'' if version == 1 else version}-{seed}-{index:07d}"
-
-
-def _patient_id(seed: int, index: int, studies_per_patient: int) -> str:
-    return f"phantom2-{seed}-{studies_per_patient}-{index // studies_per_patient:07d}"
 
 
 def body_of(metadata: Mapping[str, Any]) -> Body:
@@ -225,9 +218,7 @@ class PhantomDataset:
 
     def identifiers(self, index: int) -> tuple[str, str]:
         """The ids of a study and of its patient, without computing anything else of it."""
-        study = _name(self.version, self.seed, self.offset + index)
-        patient = _patient_id(self.seed, self.offset + index, self.studies_per_patient)
-        return study, patient if self.version == 2 else study
+        return identifiers(self.version, self.seed, self.offset + index, self.studies_per_patient)
 
     def report(self, index: int) -> str:
         """The report of a study, without computing its films."""

@@ -63,6 +63,14 @@ def check_population(version: int, studies_per_patient: int) -> None:
         )
 
 
+def identifiers(version: int, seed: int, index: int, studies_per_patient: int = 1) -> tuple[str, str]:
+    """The ids of a study and of its patient."""
+    if version == 1:
+        return (f"phantom-{seed}-{index:07d}",) * 2
+    patient = f"phantom2-{seed}-{studies_per_patient}-{index // studies_per_patient:07d}"
+    return f"phantom2-{seed}-{index:07d}", patient
+
+
 def draw_visit(seed: int, index: int, studies_per_patient: int = 1) -> Visit:
     """A study of phantom version 2, a pure function of its arguments.
 
