@@ -150,7 +150,9 @@ def peak_mib() -> float:
     return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
 
 
-def report(name: str, results: Mapping[str, Any], header: Sequence[str], rows: Sequence[Sequence[Any]]) -> None:
+def report(
+    name: str, results: Mapping[str, Any], header: Sequence[str], rows: Sequence[Sequence[Any]], *, write: bool = True
+) -> None:
     """Print a table and write the results as JSON."""
     cells = [list(map(str, row)) for row in [header, *rows]]
     widths = [max(len(row[column]) for row in cells) for column in range(len(header))]
@@ -158,6 +160,8 @@ def report(name: str, results: Mapping[str, Any], header: Sequence[str], rows: S
         "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |" for row in cells
     ]
     print("\n".join([lines[0], "|" + "|".join("-" * (width + 2) for width in widths) + "|", *lines[1:]]))
+    if not write:
+        return
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / f"{name}.json").write_text(json.dumps(results, indent=2) + "\n", encoding="utf-8")
     print(f"written: benchmarks/results/{name}.json")

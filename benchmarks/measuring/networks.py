@@ -138,24 +138,29 @@ def their_denoiser(config: ModelConfig, context_dim: int | None = None) -> UNet2
         )
 
 
-def their_pipeline(config: ModelConfig, device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
-    """``StableDiffusionPipeline`` without a safety checker, from components of the same configuration."""
-    text, image, schedule = config.prompt_encoders.text, config.image_autoencoder, config.schedule
-    levels = len(image.channels)
+def their_text_encoder(config: ModelConfig) -> nn.Module:
+    """CLIP's text model of the size of our text tower, on the meta device."""
+    text = config.prompt_encoders.text
+    shape = CLIPTextConfig(
+        vocab_size=text.vocab_size or 2048,
+        hidden_size=text.width,
+        intermediate_size=4 * text.width,
+        num_hidden_layers=text.layers,
+        num_attention_heads=text.heads,
+        max_position_embeddings=text.context_length,
+    )
     with init_empty_weights(include_buffers=False):
-        text_encoder = CLIPTextModel(
-            CLIPTextConfig(
-                vocab_size=text.vocab_size or 2048,
-                hidden_size=text.width,
-                intermediate_size=4 * text.width,
-                num_hidden_layers=text.layers,
-                num_attention_heads=text.heads,
-                max_position_embeddings=text.context_length,
-            )
-        )
-        vae = AutoencoderKL(
-            in_channels=image.in_channels,
-            out_channels=image.in_channels,
+        return CLIPTextModel(shape)
+
+
+def their_autoencoder(config: ModelConfig) -> nn.Module:
+    """``AutoencoderKL`` of the size of ours, on the meta device; of an autoencoder on patches, behind the patches."""
+    image = config.image_autoencoder
+    levels, channels = len(image.channels), image.in_channels * image.patch_size**2
+    with init_empty_weights(include_buffers=False):
+        return AutoencoderKL(
+            in_channels=channels,
+            out_channels=channels,
             down_block_types=("DownEncoderBlock2D",) * levels,
             up_block_types=("UpDecoderBlock2D",) * levels,
             block_out_channels=image.channels,
@@ -164,7 +169,13 @@ def their_pipeline(config: ModelConfig, device: str, dtype: torch.dtype) -> Stab
             norm_num_groups=image.norm_num_groups,
             sample_size=config.image_size,
         )
-    network = their_denoiser(config, text.width)
+
+
+def their_pipeline(config: ModelConfig, device: str, dtype: torch.dtype) -> StableDiffusionPipeline:
+    """``StableDiffusionPipeline`` without a safety checker, from components of the same configuration."""
+    schedule = config.schedule
+    text_encoder, vae = their_text_encoder(config), their_autoencoder(config)
+    network = their_denoiser(config, config.prompt_encoders.text.width)
     for part in (text_encoder, vae, network):
         fill(part, device=device, dtype=dtype)
     scheduler = DDIMScheduler(

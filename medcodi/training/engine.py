@@ -191,14 +191,22 @@ class PlainEngine(Engine):
         finite = math.isfinite(grad_norm)
         clip = self.config.optimizer.grad_clip
         if finite and clip is not None and grad_norm + 1e-6 > clip:  # otherwise torch would multiply by one
-            nn.utils.clip_grads_with_norm_(parameters, clip, total)
+            self._clip(parameters, clip, total)
         for group in self._optimizer.param_groups:
             group["lr"] = lr
         if finite or self._scaler.is_enabled():
             self._scaler.step(self._optimizer)  # the scaler itself skips a step with infinities
         self._scaler.update()
         self._optimizer.zero_grad(set_to_none=True)
+        self._optimizer.__dict__.pop("grad_scale", None)
         return grad_norm, not finite
+
+    def _clip(self, parameters: list[nn.Parameter], clip: float, total: Tensor) -> None:
+        """Shorten the gradients to ``clip``: as the fused optimiser reads them, which saves a pass over memory."""
+        if self._scaler.is_enabled():  # it sets the optimiser's scale itself
+            nn.utils.clip_grads_with_norm_(parameters, clip, total)
+        else:
+            self._optimizer.grad_scale = (total + 1e-6) / clip  # pyright: ignore[reportAttributeAccessIssue]
 
     def shards(self) -> dict[str, Tensor]:
         """Name -> live tensor of the trained weights: whole, on every rank."""

@@ -37,6 +37,8 @@ class ServeConfig:
     model: str | None = None  # folder, hub repository, or demo; None: the shipped demo
     device: str | None = None  # None: a GPU where there is one
     annotator: str | None = None  # reads findings in films; None: the demo's, of a model of phantoms
+    dicom_store: str | None = None  # address of a DICOM server to which results may be sent; None: sending is off
+    outbox: Path = Path("outbox")  # folder of the studies on their way there
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

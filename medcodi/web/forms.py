@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from nicegui import ui
 
@@ -11,10 +11,13 @@ from medcodi.errors import MedCoDiError
 from medcodi.modality import MODALITIES, Kind
 from medcodi.model.generation_config import ORDERS
 from medcodi.web.elements import Drop, Text
-from medcodi.web.jobs import Job, public_message
-from medcodi.web.requests import Outcome, Settings
+from medcodi.web.jobs import Job, JobQueue, public_message
+from medcodi.web.requests import Settings
 from medcodi.web.service import ModelFacts, Service
 from medcodi.web.sessions import Session
+
+if TYPE_CHECKING:
+    from medcodi.web.sending import Sender
 
 POLL_S = 0.1  # between looks at a job
 MAX_TYPED = 100_000  # characters of a report that the browser sends; the model says how many words it reads
@@ -146,20 +149,26 @@ class SettingsForm:
 class RunBar:
     """A button that starts a job; its place in the queue, its progress, a button that cancels, and its refusal."""
 
-    def __init__(self, service: Service, label: str, submit: Callable[[], Job], done: Callable[[Outcome], Any]) -> None:
+    look = "primary"  # class of the button
+    can_cancel = True
+
+    def __init__(
+        self, service: Service, queue: JobQueue, label: str, submit: Callable[[], Job], done: Callable[[Any], Any]
+    ) -> None:
         """Lay the bar out.
 
         Args:
-            service: Its queue runs the job.
+            service: The service.
+            queue: Runs the job.
             label: Of the button.
             submit: Puts the job into the queue; its refusal is shown.
             done: Called with the result.
         """
-        self._service, self._submit, self._done, self._job = service, submit, done, None
+        self._service, self._queue, self._submit, self._done = service, queue, submit, done
+        self._job: Job | None = None
         with ui.element("div").classes("run"):
-            self._button = (
-                ui.button(label, on_click=self.start, color=None).props("no-caps unelevated").classes("primary")
-            )
+            self._button = ui.button(label, on_click=self.start, color=None).props("no-caps unelevated")
+            self._button.classes(self.look)
             self._cancel = ui.button("Cancel", on_click=self.cancel, color=None).props("no-caps unelevated")
             self._progress = ui.element("progress").props('max=1 value=0 aria-label="Progress"')
             self._status = Text("p", classes="status").props("role=status")
@@ -184,12 +193,12 @@ class RunBar:
     def cancel(self) -> None:
         """End the job, at its next step if it runs."""
         if self._job is not None:
-            self._service.queue.cancel(self._job)
+            self._queue.cancel(self._job)
             self._status.text = "Cancelling …"
 
     def _show(self, *, running: bool) -> None:
         self._button.set_enabled(not running)
-        self._cancel.set_visibility(running)
+        self._cancel.set_visibility(running and self.can_cancel)
         self._progress.set_visibility(running)
 
     def _look(self) -> None:
@@ -213,10 +222,41 @@ class RunBar:
 
     def _words(self, job: Job) -> str:
         if job.state == "waiting":
-            if not self._service.warm.ended:
+            if self._queue is self._service.queue and not self._service.warm.ended:
                 return "The model is being loaded …"
-            place = self._service.queue.place(job)
+            place = self._queue.place(job)
             return f"Waiting: {place} before you" if place else "Starting …"
+        return self._progress_words(job)
+
+    def _progress_words(self, job: Job) -> str:
+        """How far a running job is."""
         if not job.total:
             return "Reading the prompts …"
         return f"Denoising: step {job.done} of {job.total}" if job.done < job.total else "Decoding …"
+
+
+class SendBar(RunBar):
+    """A button that sends the result that is shown to the DICOM server of the service. What is in the outbox is not cancelled."""
+
+    look, can_cancel = "", False
+
+    def __init__(self, service: Service, session: Session, sender: Sender) -> None:
+        """Lay it out, unseen until there is a result."""
+        self._key = ""
+        with ui.element("div").classes("sending") as self._all:
+            label = f"Send to {sender.address.host}"
+            super().__init__(service, sender.queue, label, lambda: service.send(session, self._key), self._say)
+        self._all.set_visibility(False)
+
+    def offer(self, key: str) -> None:
+        """Offer to send this result."""
+        self._key = key
+        self._all.set_visibility(True)
+        if self._job is None:
+            self._refusal.text = self._status.text = ""
+
+    def _say(self, sentence: str) -> None:
+        self._status.text = sentence
+
+    def _progress_words(self, job: Job) -> str:
+        return f"Sending: study {min(job.done + 1, job.total)} of {job.total} …" if job.total else "Writing …"

@@ -13,7 +13,7 @@ from nicegui import ui
 
 from medcodi.modality import MODALITIES
 from medcodi.web.elements import Text, Viewer
-from medcodi.web.forms import RunBar, SettingsForm, StudyForm
+from medcodi.web.forms import RunBar, SendBar, SettingsForm, StudyForm
 from medcodi.web.jobs import Job
 from medcodi.web.requests import EditRequest, GenerateRequest, Outcome
 from medcodi.web.service import IMAGE_FORMATS, Service
@@ -74,7 +74,7 @@ class GeneratePage:
                         self._samples.props("outlined dense").classes("wide")
                         self._settings = SettingsForm(service.facts, ordered=True)
                         self._study.add_weights()
-                self._run = RunBar(service, "Generate", self._submit, self._show)
+                self._run = RunBar(service, service.queue, "Generate", self._submit, self._show)
             with ui.element("section").classes("result").props('aria-label="Result"'):
                 self._viewer = Viewer(
                     "Films and reports", "Give a report, a film or nothing at all, and press Generate."
@@ -84,6 +84,7 @@ class GeneratePage:
                     self._downloads = Downloads(session)
                     self._to_edit = ui.button("Edit this examination", on_click=self._take_to_edit, color=None)
                     self._to_edit.props("no-caps unelevated").set_visibility(False)
+                self._send = SendBar(service, session, service.sender) if service.sender else None
         self._refresh()
 
     def _box(self, name: str) -> Any:
@@ -113,6 +114,8 @@ class GeneratePage:
         self._viewer.show(self._session.id, outcome.panels)
         self._notes.show(outcome.notes)
         self._downloads.show(outcome.key)
+        if self._send is not None:
+            self._send.offer(outcome.key)
         self._to_edit.set_visibility(any(MODALITIES[name].kind == "image" for name in outcome.contents))
 
     def _take_to_edit(self) -> None:
@@ -142,8 +145,10 @@ class EditPage:
                 Text("h2", "The study", "heading")
                 self._study = StudyForm(service, session, self._start_anew, place="edit", kinds=("image", "text"))
                 Text("h2", "The change", "heading")
-                self._statements = ui.textarea("Statements about findings, such as: Large left pleural effusion.")
-                self._statements.props("outlined dense autogrow debounce=150 maxlength=4000").classes("wide")
+                example = "Large left pleural effusion. No pneumothorax."
+                self._statements = ui.textarea("Statements about findings", placeholder=example)
+                self._statements.props("outlined dense stack-label autogrow debounce=150 maxlength=4000")
+                self._statements.classes("wide")
                 with ui.element("details").classes("wide"):
                     Text("summary", "Settings")
                     with ui.element("div").classes("fields"):
@@ -152,7 +157,7 @@ class EditPage:
                         )
                         self._strength.props("outlined dense").classes("wide")
                         self._settings = SettingsForm(service.facts, ordered=False)
-                self._run = RunBar(service, "Edit", self._submit, self._add)
+                self._run = RunBar(service, service.queue, "Edit", self._submit, self._add)
                 Text("h2", "History", "heading")
                 with ui.element("div").classes("run"):
                     self._undo = ui.button("Undo", on_click=lambda: self._go(self._position - 1), color=None)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcodi.config import from_dict
 from medcodi.data.domain import PHANTOM, Domain
+from medcodi.errors import DataError
 from medcodi.model.generation_config import PRESETS
 from medcodi.model.index import read_index
 from medcodi.pages.page import is_our_page
@@ -20,6 +21,7 @@ from medcodi.web.requests import EditRequest, GenerateRequest
 from medcodi.web.sessions import Session, Sessions
 
 if TYPE_CHECKING:
+    from medcodi.web.sending import Sender
     from medcodi.web.worker import Worker
 
 MAX_PAGES = 500  # that are listed
@@ -92,6 +94,7 @@ class Service:
 
     def __init__(self, config: ServeConfig) -> None:
         self.config, self.facts = config, ModelFacts(config.model)
+        self.sender = self._make_sender()
         self.pages, self.sessions = FolderOfPages(config.look), Sessions(config.limits)
         self.queue = JobQueue(max_waiting=config.limits.max_waiting)
         # The networks' libraries and the model are loaded by the worker, while the page is there already.
@@ -114,15 +117,31 @@ class Service:
         request.check(self.config.limits)
         return self._submit(session, lambda on_step: self.worker.edit(session, request, on_step))
 
+    def send(self, session: Session, key: str) -> Job:
+        """Queue the sending of a result to the DICOM server of the config; its result is a sentence."""
+        generation = session.results.get(key)
+        if generation is None or self.sender is None:
+            raise DataError("this result is no longer there", fix="generate it again, with the same seed")
+        return self.sender.submit(session.id, generation)
+
+    def _make_sender(self) -> Sender | None:
+        if self.config.dicom_store is None:
+            return None
+        from medcodi.web.sending import Sender
+
+        return Sender(self.config.dicom_store, self.config.outbox, max_waiting=self.config.limits.max_waiting)
+
     def _submit(self, session: Session, work: Callable[[OnStep], Any]) -> Job:
         return self.queue.submit(session.id, work)
 
     def leave(self, session: Session) -> None:
-        """A page was closed: its jobs end, its files go."""
+        """A page was closed: its jobs end, its files go; what it sends is sent."""
         self.queue.cancel_of(session.id)
         self.sessions.close(session)
 
     def close(self) -> None:
-        """End the worker, and delete everything."""
+        """End the worker and the sender, and delete everything but the outbox."""
         self.queue.close()
+        if self.sender is not None:
+            self.sender.queue.close()
         self.sessions.close_all()

@@ -49,10 +49,13 @@ class Worker:
         return self._model
 
     def warm_up(self, on_step: OnStep) -> None:
-        """Load everything, and take one step of every target, so that nobody's first picture waits for it."""
-        generate(
+        """Load everything, take one step of every target, and read its findings, so that nobody's first picture waits for it."""
+        generation = generate(
             {}, self.model.config.modalities, model=self.model, num_inference_steps=1, order="joint", on_step=on_step
         )
+        # The annotator's weights are loaded at its first film.
+        for name, value in generation.samples[0].contents.items():
+            self._findings(name, value)
 
     def generate(self, session: Session, request: GenerateRequest, on_step: OnStep) -> Outcome:
         """Generate, and lay out prompts and samples side by side."""

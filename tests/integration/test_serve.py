@@ -393,3 +393,40 @@ def test_the_benchmark_of_many_people_ends_and_loses_no_click() -> None:
     assert load["people"] == 2 and load["lost"] == load["refused"] == 0
     assert load["served"] == load["clicks"] >= 2  # each of both at least once
     assert figures["first_picture"]["click_to_film_s"]["n"] == 2
+
+
+def test_a_result_is_sent_to_a_dicom_server_that_is_away_and_comes_back(browser: Any, tmp_path: Path) -> None:
+    """Orthanc, killed and started again: the person reads what it answers, and every study arrives once."""
+    pacs = pytest.importorskip("tests.integration.test_pacs", reason="the extra dicom is not installed")
+    if pacs.ORTHANC is None or not pacs.PLUGIN.exists():
+        pytest.skip("needs Orthanc (Debian: orthanc orthanc-dicomweb)")
+    orthanc = pacs.Orthanc(tmp_path)
+    orthanc.start()
+    try:
+        with serving(tmp_path, "--dicom-store", orthanc.url, "--outbox", str(tmp_path / "outbox")) as address:
+            person = Person(browser, address)
+            send = person.button("Send to 127.0.0.1")
+            assert not send.is_visible()
+            person.ask("Severe cardiomegaly.", targets=("Frontal X-ray", "Lateral X-ray"))
+            person.generate()
+            send.click()
+            arrived = person.page.get_by_role("status").filter(has_text=f"Arrived at {orthanc.url}: 1 study")
+            arrived.wait_for()
+            assert len(orthanc.get("studies")) == 1 and len(orthanc.get("instances")) == 2
+            # The server goes; another result waits in the outbox, and the person reads why.
+            orthanc.kill()
+            person.page.get_by_label("Seed").first.fill("1")
+            person.page.wait_for_timeout(400)
+            person.generate()
+            arrived.wait_for(state="detached")
+            send.click()
+            refusal = person.page.get_by_role("alert").filter(has_text="cannot be reached")
+            refusal.wait_for()
+            assert "everything is in the outbox" in refusal.inner_text() and str(tmp_path) not in refusal.inner_text()
+            orthanc.start()
+            send.click()
+            arrived.wait_for()
+            assert len(orthanc.get("studies")) == 2 and len(orthanc.get("instances")) == 4
+            person.leave()
+    finally:
+        orthanc.kill()

@@ -31,6 +31,14 @@ def serve(
         str | None,
         typer.Option(help="Reads findings in films: demo or xrv.", show_default="demo, of a model of phantoms"),
     ] = None,
+    dicom_store: Annotated[
+        str | None,
+        typer.Option(
+            metavar="URL",
+            help="Offer to send what was generated: https://HOST/dicom-web (STOW-RS), or dicom://HOST:PORT/AET (C-STORE).",
+        ),
+    ] = None,
+    outbox: Annotated[Path, typer.Option(help="Folder of DICOM studies on their way there.")] = Path("outbox"),
     queue: Annotated[int, typer.Option(help="Requests that may wait.")] = 32,
     device: Device = None,
 ) -> None:
@@ -45,6 +53,8 @@ def serve(
         medcodi serve --model models/ours --look runs/ --port 8081
 
         medcodi serve --host 0.0.0.0 --auth @people.txt
+
+        medcodi serve --dicom-store https://pacs.example.org/dicom-web
     """
     from medcodi.web.config import Limits, ServeConfig, read_users
     from medcodi.web.server import check_installed, serve
@@ -59,6 +69,8 @@ def serve(
         model=model,
         device=device,
         annotator=annotator,
+        dicom_store=dicom_store,
+        outbox=outbox,
         limits=Limits(max_waiting=queue),
     )
     err.print(Text("Starting ...", style="dim"))

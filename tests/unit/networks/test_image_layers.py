@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from medcodi.networks.image_layers import SMALL_SIDE, Convolution, ImageLayers, MeanPool, ResidualBlock
+from medcodi.networks.image_layers import FOLDED_SIDE, SMALL_SIDE, Convolution, ImageLayers, MeanPool, ResidualBlock
 from medcodi.networks.unet import UNetConfig
 
 
@@ -22,6 +22,28 @@ def test_every_way_is_the_convolution(layout, stride, size):
     assert out.shape == expected.shape
     assert (out - expected).abs().max() <= 2e-6 * expected.abs().max()
     assert torch.equal(layer(x), F.conv2d(x, layer.weight, layer.bias, stride, 1)), "with gradients: nn.Conv2d"
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("size", [(FOLDED_SIDE, FOLDED_SIDE + 3), (FOLDED_SIDE - 1, 20), (1, 2)])
+def test_doubling_and_convolution_in_one_are_what_they_are_one_after_the_other(layout, size):
+    """Values, and gradients of map, kernel and bias, to the rounding of float32."""
+    generator = torch.Generator().manual_seed(0)
+    layer = Convolution(24, 16, doubled=True)
+    layer.weight.data = torch.randn(16, 24, 3, 3, generator=generator).contiguous(memory_format=layout)
+    x = torch.randn(2, 24, *size, generator=generator).contiguous(memory_format=layout).requires_grad_()
+    exact = [t.detach().double().requires_grad_() for t in (x, layer.weight, layer.bias)]
+    expected = F.conv2d(F.interpolate(exact[0], scale_factor=2.0, mode="nearest"), *exact[1:], 1, 1)
+    towards = torch.randn(expected.shape, generator=generator)
+    out = layer(x)
+    gradients = torch.autograd.grad(out, (x, layer.weight, layer.bias), towards)
+    assert out.shape == (2, 16, 2 * size[0], 2 * size[1])
+    for ours, theirs in zip(
+        (out, *gradients), (expected, *torch.autograd.grad(expected, exact, towards.double())), strict=True
+    ):
+        assert (ours - theirs).abs().max() <= 5e-6 * theirs.abs().max()
+    with torch.no_grad():
+        assert (layer(x) - expected).abs().max() <= 5e-6 * expected.abs().max()
 
 
 def test_a_channels_last_layer_answers_in_its_layout():

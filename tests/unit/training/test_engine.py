@@ -94,6 +94,22 @@ def test_gradients_are_clipped_by_their_global_norm() -> None:
     assert all((value - before[name]).abs().max() < 1e-9 for name, value in plain.shards().items())
 
 
+def test_clipping_within_the_optimiser_is_torchs_clipping_before_it() -> None:
+    """To two roundings: the optimiser divides each gradient by norm / clip, torch multiplies it by clip / norm."""
+    fused, before = (engine(ToyStage(), optimizer={"lr": 0.1, "grad_clip": 0.01}) for _ in range(2))
+    before._clip = lambda parameters, clip, total: nn.utils.clip_grads_with_norm_(parameters, clip, total)  # type: ignore[method-assign]
+    norms = [[step.grad_norm for step in run(plain, 0, 3)] for plain in (fused, before)]
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5) and min(norms[0]) > 0.01  # type: ignore[type-var]
+    for name, value in fused.optimizer_state().items():
+        torch.testing.assert_close(value, before.optimizer_state()[name], rtol=1e-5, atol=1e-9)
+    for name, value in fused.shards().items():
+        torch.testing.assert_close(value, before.shards()[name], rtol=1e-5, atol=1e-6)
+    # A step that is not clipped is the same bits as without a limit.
+    wide, none = (engine(ToyStage(), optimizer={"lr": 0.1, "grad_clip": clip}) for clip in (1e9, None))
+    run(fused, 3, 4), run(wide, 0, 2), run(none, 0, 2)
+    assert all(value.equal(none.shards()[name]) for name, value in wide.shards().items())
+
+
 def test_a_step_that_is_not_finite_is_left_out_and_its_studies_named() -> None:
     plain = engine()
     before = {name: value.clone() for name, value in plain.shards().items()}

@@ -63,6 +63,22 @@ def test_a_refused_upload_leaves_nothing(sessions: Sessions, slot: str, data: by
     assert list(session.folder.iterdir()) == [] and session.uploads == {}
 
 
+def test_an_upload_whose_connection_is_lost_leaves_the_film_before_it(sessions: Sessions, tmp_path: Path) -> None:
+    session = sessions.open()
+    save_png8(IMAGE, tmp_path / "a.png")
+    data = (tmp_path / "a.png").read_bytes()
+    take(session, "edit.frontal", "first.png", data)
+
+    async def cut_off() -> AsyncIterator[bytes]:
+        yield data[:1000]
+        raise ConnectionResetError
+
+    with pytest.raises(ConnectionResetError):
+        asyncio.run(session.take("edit.frontal", "second.png", cut_off()))
+    assert session.uploads["edit.frontal"].read_bytes() == data
+    assert list(session.folder.iterdir()) == [session.uploads["edit.frontal"].parent]
+
+
 def test_a_film_of_a_result_can_become_an_upload(sessions: Sessions) -> None:
     session = sessions.open()
     film = session.film_path(session.film("result", IMAGE, origin="synthetic"))

@@ -16,7 +16,7 @@ from medcodi.web.config import Limits, ServeConfig
 from medcodi.web.jobs import Cancelled
 from medcodi.web.requests import EditRequest, GenerateRequest, Settings
 from medcodi.web.service import FolderOfPages, ModelFacts
-from medcodi.web.sessions import Session
+from medcodi.web.sessions import Session, Sessions
 from medcodi.web.worker import Worker
 
 FAST = Settings(num_inference_steps=2)
@@ -78,6 +78,28 @@ def test_an_edit_shows_before_after_and_difference(worker: Worker, session: Sess
     )
     np.testing.assert_allclose(shown, 0.5 + (after - before) / 2, atol=1e-4)
     assert "cardiomegaly" in outcome.contents["report"].lower() and outcome.contents["frontal"].is_file()
+
+
+def test_two_people_who_edit_one_study_do_not_see_each_other(worker: Worker, tmp_path: Path, film: Path) -> None:
+    sessions, outcomes = Sessions(Limits()), []
+    people = [sessions.open() for _ in range(2)]
+    for person, statements in zip(people, ("Severe cardiomegaly.", "Large left pleural effusion."), strict=True):
+        person.adopt("edit.frontal", film)  # the same film, a copy for each
+        study = {"frontal": person.uploads["edit.frontal"], "report": "No edema."}
+        outcomes.append(
+            worker.edit(person, EditRequest(study=study, statements=statements, settings=FAST), lambda *_: None)
+        )
+    # Each has an own result; a key of the other's opens nothing.
+    reports = [outcome.contents["report"] for outcome in outcomes]
+    assert "cardiomegaly" in reports[0] and "effusion" in reports[1] and "cardiomegaly" not in reports[1]
+    assert people[0].results.keys().isdisjoint(people[1].results)
+    assert people[1].film_path(outcomes[0].panels[0]["after"]) is None
+    # One leaves: the other's study, film and result stay, and can be edited on.
+    sessions.close(people[0])
+    again = EditRequest(study=outcomes[1].contents, statements="Severe cardiomegaly.", settings=FAST)
+    after = worker.edit(people[1], again, lambda *_: None).contents["report"]
+    assert "effusion" in after and "cardiomegaly" in after
+    sessions.close_all()
 
 
 def test_a_cancelled_request_ends_at_its_next_step(worker: Worker, session: Session) -> None:
