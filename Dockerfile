@@ -19,8 +19,9 @@ FROM python:${PYTHON}-slim
 COPY --from=build /opt/medcodi /opt/medcodi
 COPY tools/container_steps.sh /opt/medcodi/bin/container_steps.sh
 RUN /opt/medcodi/bin/container_steps.sh user medcodi
+# PyTorch wants a name of the user, which one of docker run --user may not have.
 # Nothing is fetched; the card of the host is visible where the runtime offers one (docker run --gpus all).
-ENV PATH=/opt/medcodi/bin:$PATH \
+ENV PATH=/opt/medcodi/bin:$PATH USER=medcodi \
     HF_HUB_OFFLINE=1 TRANSFORMERS_OFFLINE=1 HF_DATASETS_OFFLINE=1 \
     PYTHONDONTWRITEBYTECODE=1 PYTHONUNBUFFERED=1 \
     NVIDIA_VISIBLE_DEVICES=all NVIDIA_DRIVER_CAPABILITIES=compute,utility
