@@ -23,8 +23,8 @@ from medcodi.config import load as load_config
 from medcodi.generation.pipeline import load
 from medcodi.model import MedCoDi, ModelConfig
 from medcodi.model.execution import ExecutionConfig
+from medcodi.model.fresh import absent_tokenizers
 from medcodi.networks.attention import Context
-from medcodi.training.cost import empty_vocabularies
 
 FILMS, ALL = ("frontal", "lateral"), ("frontal", "lateral", "report")
 
@@ -33,7 +33,7 @@ def full_size() -> MedCoDi:
     """The full-size model, of which only the denoisers and connectors of both films have weights."""
     config = load_config(ModelConfig, "configs/models/medcodi-m-features.yaml")
     with init_empty_weights(include_buffers=False):
-        model = MedCoDi(config, empty_vocabularies(config))
+        model = MedCoDi(config, absent_tokenizers(config))
     for name in FILMS:
         for part in (model.denoisers[name], model.environment[name]):
             fill(part, dtype=torch.bfloat16)

@@ -58,17 +58,11 @@ def keyed_uniform(samples: Sequence[tuple[Key, ...]], num: int = 1) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class StepRandomness:
-    """The randomness of one training step, keyed by (seed, step, sample), so it does not know batch, rank or order.
+    """The randomness of one training step, keyed by (seed, step, sample), so it does not know batch, rank or order."""
 
-    Attributes:
-        seed: The run's seed.
-        step: Optimiser step, counted from 0.
-        samples: One key per row of the batch: the sample's index in the dataset.
-    """
-
-    seed: int
-    step: int
-    samples: tuple[int, ...]
+    seed: int  # the run's seed
+    step: int  # optimiser step, counted from 0
+    samples: tuple[int, ...]  # one key per row of the batch: the sample's index in the dataset
 
     def keys(self, what: str) -> list[tuple[Key, ...]]:
         """Keys of one named draw, one tuple per row of the batch."""

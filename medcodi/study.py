@@ -62,23 +62,17 @@ def content_text(value: Content | None) -> str | None:
 
 @dataclass(frozen=True, kw_only=True)
 class Study:
-    """One examination: at most one image per view, a report, labels, metadata.
+    """One examination: at most one image per view, a report, labels, metadata."""
 
-    Attributes:
-        study_id: Unique in its dataset.
-        patient_id: Studies of one patient share it; splits keep them together.
-        contents: Modality name -> image (float32 ``[H, W]`` in [0, 1], bone bright), text, or record (field -> value). What is
-            absent has no key.
-        labels: CheXpert name -> 1 present, 0 absent, -1 uncertain. Unknown labels have no key.
-        findings: Exact truth where it is known (the phantom), else empty.
-        metadata: Further values of the source (sex, age, view position, licence ...).
-    """
-
-    study_id: str
-    patient_id: str
+    study_id: str  # unique in its dataset
+    patient_id: str  # studies of one patient share it; splits keep them together
+    # modality name -> image (float32 ``[H, W]`` in [0, 1], bone bright), text, or record (field -> value). What is
+    # absent has no key
     contents: Mapping[str, Content] = field(default_factory=dict)
+    # CheXpert name -> 1 present, 0 absent, -1 uncertain. Unknown labels have no key
     labels: Mapping[str, float] = field(default_factory=dict)
-    findings: tuple[Finding, ...] = ()
+    findings: tuple[Finding, ...] = ()  # exact truth where it is known (the phantom), else empty
+    # further values of the source (sex, age, view position, licence ...)
     metadata: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

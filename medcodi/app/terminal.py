@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -233,6 +233,21 @@ def print_results(results: dict[str, Any], folder: Path) -> None:
     show(table)
     for line in verdict(results):
         out.print(line)
-    for line in alarms(results):
-        err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
+    print_notes(alarms(results))
     out.print(f"The page: {folder / 'page.html'}")
+
+
+def print_notes(lines: Iterable[str]) -> None:
+    """Print what a reader of the figures must know."""
+    for line in lines:
+        err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
+
+
+def print_verification(folder: Path, differences: Sequence[object], checked: str) -> None:
+    """Print what differs in a bundle that was computed again; exit code 1 where something does."""
+    for difference in differences:
+        out.print(f"- {difference}")
+    if differences:
+        out.print(f"{folder} does not reproduce: {len(differences)} differences ({checked} checked).")
+        raise typer.Exit(1)
+    out.print(f"{folder} reproduces: {checked} checked, no difference.")

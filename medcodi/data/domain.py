@@ -43,9 +43,8 @@ class Domain:
         entry = provenance.get(_KEY)
         if not isinstance(entry, Mapping) or not isinstance(entry.get("origin"), str):
             return None
-        lists = {
-            name: tuple(map(str, entry.get(name) or ())) for name in ("sources", "modalities", "findings")
-        }  # JSON has no tuples
+        # JSON has no tuples.
+        lists = {name: tuple(map(str, entry.get(name) or ())) for name in ("sources", "modalities", "findings")}
         return Domain(origin=entry["origin"], agreement=str(entry.get("agreement") or ""), **lists)
 
     def after(self, provenance: Mapping[str, Any]) -> dict[str, Any]:

@@ -17,9 +17,8 @@ from medcodi.networks.tokenizer import AbsentTokenizer
 from medcodi.study import Direction
 
 OUTSIDE = "outside_domain"  # key in provenance
-MAX_UNKNOWN_WORDS = (
-    0.5  # share of a text's words; of 300 phantom reports none had more than 0.15 that the demo does not know
-)
+# Share of a text's words; of 300 phantom reports none had more than 0.15 that the demo does not know.
+MAX_UNKNOWN_WORDS = 0.5
 MIN_WORDS = 3
 
 

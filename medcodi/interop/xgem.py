@@ -17,18 +17,11 @@ from medcodi.errors import CheckpointError
 from medcodi.interop.xgem_checkpoint import Checkpoint, open_checkpoint
 from medcodi.interop.xgem_disposition import Disposition
 from medcodi.interop.xgem_layout import LayoutConfig, infer_config
-from medcodi.interop.xgem_plan import (
-    Recipe,
-    Recipes,
-    UnusableWeightsError,
-    absent_tokenizers,
-    check_derived,
-    noise_schedule,
-    plan,
-)
+from medcodi.interop.xgem_plan import Recipe, Recipes, UnusableWeightsError, check_derived, noise_schedule, plan
 from medcodi.model import STAGES, ModelConfig
 from medcodi.model.components import write_weights
 from medcodi.model.files import write_index
+from medcodi.model.fresh import absent_tokenizers
 from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
 from medcodi.networks.tokenizer_file import read_tokenizer
 from medcodi.storage.job_folder import JobFolder, JobKind
@@ -255,12 +248,8 @@ def find_tokenizers(folder: Path | None, config: ModelConfig) -> Tokenizers:
             expected="prompts.json (CLIP's), report.json (BERT's, cased), decoder.json (GPT-2's)",
             fix="put the tokenizer.json of each there under that name",
         )
-    return Tokenizers(
-        **{
-            role: _read_tokenizer(file, role, absent[role].vocab_size) if file else absent[role]
-            for role, file in files.items()
-        }
-    )
+    found = {role: _read_tokenizer(file, role, absent[role].vocab_size) for role, file in files.items() if file}
+    return Tokenizers(**{**absent, **found})
 
 
 def _read_tokenizer(file: Path, role: str, vocab_size: int) -> ReportTokenizer:

@@ -6,7 +6,7 @@ import math
 import pickle
 import warnings
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from medcodi.errors import CheckpointError, first_line
+from medcodi.interop.xgem_disposition import some_of
 from medcodi.interop.xgem_keys import Census, rooted, unwrapped
 from medcodi.interop.xgem_unets import UNET_ROOT, UNETS
 from medcodi.storage.checked_json import parse_json, shown
@@ -26,7 +27,6 @@ TORCH_FILES, SAFETENSORS = (".pt", ".pth", ".bin", ".ckpt"), ".safetensors"
 _NESTING = ("state_dict", "net", "module")  # keys under which training scripts put the weights
 _INDEX = ".index.json"  # suffix of the table of shards of a checkpoint
 _OLD_IMAGE_UNET = "unet_image"  # name of the UNet in older files of a single view
-_SHOWN = 5
 _MAX_NESTING = 8  # dictionaries around the weights; a dictionary of a pickle may contain itself
 _MAX_PICKLE = 256 * 2**20  # bytes of names and shapes, without the numbers
 
@@ -152,19 +152,17 @@ def _shards(index: Path) -> list[Path]:
     missing = [name for name in names if not (index.parent / name).is_file()]
     if missing:
         raise CheckpointError(
-            f"{len(missing)} of {len(names)} shards are missing: {', '.join(missing[:_SHOWN])}",
+            f"{len(missing)} of {len(names)} shards are missing: {', '.join(missing[:5])}",
             expected=f"every file that {index} names",
             fix="fetch them",
         )
     return [index.parent / name for name in names]
 
 
-def _refuse_unknown(keys: Iterable[str]) -> None:
-    keys = list(keys)
+def _refuse_unknown(keys: Sequence[str]) -> None:
     if keys:
-        more = f", and {len(keys) - _SHOWN:,} more" if len(keys) > _SHOWN else ""
         raise CheckpointError(
-            f"{len(keys):,} keys are not of the published layout: {', '.join(keys[:_SHOWN])}{more}",
+            f"{len(keys):,} keys are not of the published layout: {some_of(keys)}",
             expected="keys such as model.diffusion_model.unet_frontal.*, autokl.*, optimus.*, clip.model.*",
             fix="remove them if they belong to something else; a layout of another model cannot be read",
         )

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 Status = Literal["used", "kept", "dropped", "derivable"]
 Shaping = Literal["same", "matrix", "transposed"]  # matrix: a 1x1 convolution there, a linear map here
 WB = r"(weight|bias)"
+_SHOWN = 5
 VIDEO = "video layer: never runs on a still image"
 
 
@@ -30,6 +32,12 @@ class Disposition:
     status: Status
     why: str = ""  # the reason, unless it is simply used
     targets: tuple[Target, ...] = ()  # empty where it is dropped or derivable
+
+
+def some_of(names: Sequence[str]) -> str:
+    """The first names of a list, and how many more there are."""
+    more = f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
+    return ", ".join(names[:_SHOWN]) + more
 
 
 def used(component: str, key: str, shaping: Shaping = "same", part: int = 0, num_parts: int = 1) -> Disposition:

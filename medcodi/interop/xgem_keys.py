@@ -29,9 +29,8 @@ class Census:
     """Counts over all keys, without which single keys cannot be interpreted."""
 
     vae_levels: int  # levels of the image autoencoder
-    last_environment: Mapping[
-        str, int
-    ]  # published name of a UNet -> index of the last block of its environment encoder
+    # published name of a UNet -> index of the last block of its environment encoder
+    last_environment: Mapping[str, int]
 
     @classmethod
     def of(cls, keys: Iterable[str]) -> Census:

@@ -13,17 +13,14 @@ from torch import Tensor
 from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.errors import CheckpointError, ConfigError
 from medcodi.interop.xgem_checkpoint import Checkpoint
-from medcodi.interop.xgem_disposition import Disposition, Shaping, Target
+from medcodi.interop.xgem_disposition import Disposition, Shaping, Target, some_of
 from medcodi.interop.xgem_keys import TIED, TIED_TO, disposition
 from medcodi.model import MedCoDi, ModelConfig
-from medcodi.networks.tokenizer import AbsentTokenizer, Tokenizers
+from medcodi.model.fresh import absent_tokenizers
 
-LATENT_SCALES = {
-    "autoencoder_image": 0.18215,
-    "autoencoder_text": 4.3108,
-}  # from the published code; not in its checkpoint
+# From the published code; not in its checkpoint.
+LATENT_SCALES = {"autoencoder_image": 0.18215, "autoencoder_text": 4.3108}
 _HALVES = (torch.float16, torch.bfloat16)
-_SHOWN = 5
 
 
 class UnusableWeightsError(CheckpointError):
@@ -73,13 +70,6 @@ class Recipe:
 
 
 Recipes = dict[str, dict[str, Recipe]]  # component -> key -> recipe
-
-
-def absent_tokenizers(config: ModelConfig) -> Tokenizers:
-    """Tokenizers of the sizes that the weights have, without vocabularies."""
-    text, report = config.prompt_encoders.text, config.report_autoencoder
-    sizes = {"prompts": text.vocab_size, "report": report.encoder_vocab_size, "decoder": report.decoder_vocab_size}
-    return Tokenizers(**{role: AbsentTokenizer(size or config.vocab_size, role) for role, size in sizes.items()})
 
 
 def plan(
@@ -156,7 +146,7 @@ def _refuse_missing(missing: Sequence[str]) -> None:
     if missing:
         parts = sorted({name.split("/")[0] for name in missing})
         raise CheckpointError(
-            f"the checkpoint lacks what {len(missing):,} tensors of {', '.join(parts)} are made of: {_some(missing)}",
+            f"the checkpoint lacks what {len(missing):,} tensors of {', '.join(parts)} are made of: {some_of(missing)}",
             expected="every layer of the published model",
             fix="fetch it again; where parts were saved in files of their own, give them too (--also)",
         )
@@ -166,7 +156,7 @@ def _refuse_left_over(sources: Mapping[tuple[str, str], Sequence[tuple[str, Targ
     extra = [key for pairs in sources.values() for key, _ in pairs]
     if extra:
         raise CheckpointError(
-            f"{len(extra):,} tensors belong to no layer of a model of this size: {_some(extra)}",
+            f"{len(extra):,} tensors belong to no layer of a model of this size: {some_of(extra)}",
             expected="the layers that the checkpoint's own sizes ask for",
             fix="fetch the checkpoint again, or remove what does not belong to it",
         )
@@ -184,7 +174,7 @@ def _refuse_misfits(checkpoint: Checkpoint, recipes: Recipes, allow_half: bool) 
                 wrong_type.append((key, stored.dtype))
     if misshapen:
         raise CheckpointError(
-            f"{len(misshapen):,} tensors are misshapen: {_some(misshapen)}",
+            f"{len(misshapen):,} tensors are misshapen: {some_of(misshapen)}",
             expected="the shapes that the checkpoint's other layers ask for",
             fix="fetch it again",
         )
@@ -196,11 +186,6 @@ def _refuse_misfits(checkpoint: Checkpoint, recipes: Recipes, allow_half: bool) 
             expected="float32, as published",
             fix="--allow-half takes them as they are, rounded" if is_half else "fetch the checkpoint again",
         )
-
-
-def _some(names: Sequence[str]) -> str:
-    more = f", and {len(names) - _SHOWN:,} more" if len(names) > _SHOWN else ""
-    return ", ".join(names[:_SHOWN]) + more
 
 
 # ---- derivable tensors: compared, then computed anew ---------------------------------------------------------------

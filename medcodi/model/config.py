@@ -29,6 +29,8 @@ def _own_values(generation: GenerationConfig) -> GenerationConfig:
     """A model's own generation config: complete, because it is what a request falls back to."""
     if not generation.joint:
         raise ValueError("joint: false is a choice of a request, not of a model")
+    if generation.weak is not None:
+        raise ValueError("weak is a choice of a request, not of a model")
     return generation.filled_by(PAPER)
 
 
@@ -86,9 +88,8 @@ class ModelConfig:
     record: Annotated[RecordModelConfig | None, Field(exclude_if=lambda value: value is None)] = None
     # Of a model with students; left out otherwise, for the same reason.
     student: Annotated[StudentConfig | None, Field(exclude_if=lambda value: value is None)] = None
-    joint_attention: Literal["others", "self"] = (
-        "others"  # self: each denoiser hears its own V alone, as the released weights do
-    )
+    # self: each denoiser hears its own V alone, as the released weights do
+    joint_attention: Literal["others", "self"] = "others"
     schedule: NoiseScheduleConfig = NoiseScheduleConfig()
     # How this model generates best; a request may set any of it.
     generation: Annotated[

@@ -1,4 +1,4 @@
-"""Fresh models: random weights, and a tokenizer trained on texts."""
+"""Fresh models: random weights, and a tokenizer trained on texts, or none of the right size."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import torch
 from medcodi.model.config import ModelConfig, tiny_config
 from medcodi.model.medcodi import MedCoDi
 from medcodi.networks.records import fit_records
-from medcodi.networks.tokenizer import ReportTokenizer
+from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
 from medcodi.record import Record
 
 
@@ -25,6 +25,13 @@ def build_model(config: ModelConfig, texts: Sequence[str], records: Sequence[Rec
         model = MedCoDi(config, tokenizer)
     fit_records(model, records)
     return model
+
+
+def absent_tokenizers(config: ModelConfig) -> Tokenizers:
+    """Tokenizers with vocabularies of the sizes that a model embeds, without words."""
+    text, report = config.prompt_encoders.text, config.report_autoencoder
+    sizes = {"prompts": text.vocab_size, "report": report.encoder_vocab_size, "decoder": report.decoder_vocab_size}
+    return Tokenizers(**{role: AbsentTokenizer(size or config.vocab_size, role) for role, size in sizes.items()})
 
 
 def tiny_model(seed: int = 0, **changes: Any) -> MedCoDi:

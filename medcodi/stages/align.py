@@ -168,9 +168,8 @@ class AlignStage(Stage):
         values: Any = batch.contents[name]
         if not self.training or MODALITIES[name].kind != "image" or not (self.config.shift or self.config.intensity):
             return values
-        u = (
-            to_device(draws.uniform(f"align/{name}", 4).to(values.dtype), values.device) * 2.0 - 1.0
-        )  # [B, 4] in [-1, 1)
+        # [B, 4] in [-1, 1)
+        u = to_device(draws.uniform(f"align/{name}", 4).to(values.dtype), values.device) * 2.0 - 1.0
         return jitter(values, shift=u[:, :2] * self.config.shift, gain=u[:, 2:] * self.config.intensity)
 
 

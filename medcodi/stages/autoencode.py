@@ -32,11 +32,8 @@ SIDE_WORDS = ("left", "right", "bilateral", "bilaterally", "both")
 class AutoencodeConfig:
     """Config of stage ``autoencode``."""
 
-    kinds: tuple[Kind, ...] = (
-        "image",
-        "text",
-        "table",
-    )  # of modalities whose autoencoders are trained, where the model has them
+    # of modalities whose autoencoders are trained, where the model has them
+    kinds: tuple[Kind, ...] = ("image", "text", "table")
     decoder_only: bool = False  # the encoder and its latents stay as they are, so denoisers trained on them still fit
     # Train on random crops of this many pixels a side; None: whole images. End with whole images: norms see other statistics in crops.
     crop_size: int | None = None
@@ -198,24 +195,18 @@ class AutoencodeStage(Stage):
         """Cross-entropy + cyclic beta times the KL above the free bits, nats per token."""
         autoencoder, config = self._autoencoder("text"), self.config
 
-        # Collect the present reports, the noise of their posteriors, and the words that are dropped.
-        texts, noises, drops, weights = [], [], [], []
+        # The present reports, the noise of their posteriors, and the words that are dropped.
+        texts, noise, weight = self._present_values("text", batch, step)
+        drops = []
         for name in self._modalities("text", batch):
-            values: Any = batch.contents[name]
-            rows, weight = _present_rows(batch.present[name])
-            noise = step.draws.normal(f"autoencode/noise/{name}", autoencoder.latent_shape, weight.device)
             u = step.draws.uniform(f"autoencode/words/{name}", autoencoder.config.max_length)
-            texts += [values[row] for row in rows.tolist()]
-            noises.append(noise[rows])
-            drops.append((u < config.word_dropout)[rows.cpu()])
-            weights.append(weight)
-        weight = torch.cat(weights)
+            drops.append((u < config.word_dropout)[_present_rows(batch.present[name])[0].cpu()])
 
         # Reconstruct them.
         beta = cyclic_beta(step.draws.step, config)
         result = autoencoder.reconstruction_loss(
             texts,
-            torch.cat(noises),
+            noise,
             beta=beta,
             free_bits=config.free_bits,
             dropped=torch.cat(drops) if config.word_dropout else None,
@@ -252,17 +243,8 @@ class AutoencodeStage(Stage):
     # ---- records -----------------------------------------------------------------------------------------------
     def _record_loss(self, batch: Batch, step: Step) -> Tensor:
         """Squared error of numbers + cross-entropy of categories + the weighted KL (:meth:`RecordAutoencoder.reconstruction_loss`)."""
-        autoencoder = self._autoencoder("table")
-        records, noises, weights = [], [], []
-        for name in self._modalities("table", batch):
-            values: Any = batch.contents[name]
-            rows, weight = _present_rows(batch.present[name])
-            noise = step.draws.normal(f"autoencode/noise/{name}", autoencoder.latent_shape, weight.device)
-            records += [values[row] for row in rows.tolist()]
-            noises.append(noise[rows])
-            weights.append(weight)
-        weight = torch.cat(weights)
-        result = autoencoder.reconstruction_loss(records, torch.cat(noises), beta=self.config.record_beta)
+        records, noise, weight = self._present_values("table", batch, step)
+        result = self._autoencoder("table").reconstruction_loss(records, noise, beta=self.config.record_beta)
 
         # Average over the present records of the global batch.
         where = self._where("table", batch)
@@ -271,6 +253,19 @@ class AutoencodeStage(Stage):
         return self.config.record_weight * step.mean(result.loss, where, weight)
 
     # ---- all ---------------------------------------------------------------------------------------------------
+    def _present_values(self, kind: Kind, batch: Batch, step: Step) -> tuple[list[Any], Tensor, Tensor]:
+        """The N present reports or records of a batch, the noise of their posteriors ``[N, ...]``, and their weights ``[N]``."""
+        present, noises, weights = [], [], []
+        for name in self._modalities(kind, batch):
+            values: Any = batch.contents[name]
+            rows, weight = _present_rows(batch.present[name])
+            shape = self._autoencoder(kind).latent_shape
+            noise = step.draws.normal(f"autoencode/noise/{name}", shape, weight.device)
+            present += [values[row] for row in rows.tolist()]
+            noises.append(noise[rows])
+            weights.append(weight)
+        return present, torch.cat(noises), torch.cat(weights)
+
     def _autoencoder(self, kind: Kind) -> Any:
         return self.model.autoencoders[kind]
 

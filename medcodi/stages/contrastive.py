@@ -25,9 +25,8 @@ class Contrast:
     loss: Tensor  # 0 where no row has both sides
     accuracy: Tensor  # share of rows, both ways, whose partner is the nearest of all candidates
     num_rows: Tensor  # with both sides, on all ranks
-    spread: (
-        Tensor  # standard deviation of the cosines of all rows with all partners; 0: every study is encoded the same
-    )
+    # standard deviation of the cosines of all rows with all partners; 0: every study is encoded the same
+    spread: Tensor
 
 
 class _GatherRows(torch.autograd.Function):

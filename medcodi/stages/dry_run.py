@@ -179,10 +179,9 @@ class LargestResult(TorchDispatchMode):
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, (tuple, list)) else (result,):
             if isinstance(tensor, Tensor):
-                size = tensor.numel() * tensor.element_size()
-                self.bytes = max(
-                    self.bytes, min(size, tensor.untyped_storage().nbytes())
-                )  # an expanded view is no larger than its storage
+                # An expanded view is no larger than its storage.
+                size = min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
+                self.bytes = max(self.bytes, size)
         return result
 
 

@@ -12,6 +12,8 @@ from medcodi.errors import DataError, MedCoDiError, first_line
 
 MAX_DEPTH = 64  # of nested lists and objects
 MAX_INTEGER = 2**64  # beyond it, an integer fits no field of ours, and no tensor
+# What code raises that reads a value of another shape than it expects.
+_OF_WRONG_SHAPE = (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError, AssertionError)
 
 
 def parse_json(data: bytes, source: str, error: type[MedCoDiError] = DataError) -> Any:
@@ -52,15 +54,7 @@ def foreign(source: str, error: type[MedCoDiError] = DataError, *, expected: str
         yield
     except MedCoDiError:
         raise
-    except (
-        LookupError,
-        TypeError,
-        ValueError,
-        AttributeError,
-        ArithmeticError,
-        RecursionError,
-        AssertionError,
-    ) as cause:
+    except _OF_WRONG_SHAPE as cause:
         what = f"{type(cause).__name__}: {first_line(cause)[:100]}"
         raise error(f"{source} holds invalid values ({what})", expected=expected, fix=fix) from cause
 

@@ -37,9 +37,8 @@ class JobKind:
     index_header: Mapping[str, Any] = field(default_factory=dict)
     # the record of a shard. A shard whose record is ``{shard}/…`` is a folder, and appears in one piece.
     record_file: str = "shards/{shard}.json"
-    old_shard_file: str = (
-        ""  # a shard's only file, where old records hold that file's ``bytes`` and ``sha256`` themselves
-    )
+    # a shard's only file, where old records hold that file's ``bytes`` and ``sha256`` themselves
+    old_shard_file: str = ""
     # patterns of everything that the job writes in its folder: a restart removes these, and rewrites the index last. Without an
     # index, only their partial files are swept
     own_patterns: tuple[str, ...] = ()

@@ -33,15 +33,7 @@ def refuse_foreign(
             return
         if is_ours(path):
             return
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        MedCoDiError,
-    ):  # not what we write
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError):  # not what we write
         pass
     raise error(
         f"{path} is there already, and is not {what}",

@@ -116,9 +116,8 @@ class CheckpointWriter:
         The snapshot's tensors must be the writer's own: nobody changes them any more.
         """
         self.finish()
-        snapshot = Checkpoint(
-            snapshot.tensors, copy.deepcopy(snapshot.state)
-        )  # the run changes its own means meanwhile
+        # The run changes its own means meanwhile.
+        snapshot = Checkpoint(snapshot.tensors, copy.deepcopy(snapshot.state))
         # Not a daemon: an interpreter that ends in order waits for it.
         self._thread = threading.Thread(target=self._write, args=(snapshot,), name="checkpoint writer")
         self._thread.start()

@@ -27,13 +27,6 @@ def _positive(owner: object, *names: str) -> None:
             raise ValueError(f"{name} is {value}, must be above 0")
 
 
-def _fraction(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if not 0.0 <= value < 1.0:
-            raise ValueError(f"{name} is {value}, must be in [0, 1)")
-
-
 @config
 class StageConfig:
     """Name of the stage, and its own config (checked by the stage)."""
@@ -114,7 +107,8 @@ class EmaConfig:
     decay: float = 0.999  # highest decay
 
     def __post_init__(self) -> None:
-        _fraction(self, "decay")
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"decay is {self.decay}, must be in [0, 1)")
 
 
 @config

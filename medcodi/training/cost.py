@@ -21,7 +21,7 @@ from medcodi.data.dataset import read_info
 from medcodi.errors import ConfigError
 from medcodi.model import STAGES, MedCoDi, ModelConfig
 from medcodi.model.files import read_index
-from medcodi.networks.tokenizer import AbsentTokenizer, Tokenizers
+from medcodi.model.fresh import absent_tokenizers
 from medcodi.stages import build_stage
 from medcodi.stages.dry_run import DryRun, Forward, LargestResult, Norms, Operations
 from medcodi.stages.stage import Stage
@@ -53,9 +53,8 @@ class Cost:
     frozen: int  # parameters without gradient that are in memory; none that the cache replaces
     fixed_activations: float  # bytes saved for the backward pass for any batch (weights cast by autocast)
     study_activations: float  # bytes saved for the backward pass, per study of the micro-batch
-    study_transient: (
-        float  # bytes of the frozen networks' largest intermediate results, per study; freed before the rest
-    )
+    # bytes of the frozen networks' largest intermediate results, per study; freed before the rest
+    study_transient: float
     study_flops: float  # floating-point operations per study, forward and backward
 
 
@@ -83,7 +82,7 @@ def stage_cost(run: TrainConfig, model: ModelConfig | None = None, *, device: st
 
 def _build(run: TrainConfig, config: ModelConfig) -> tuple[Stage, DryRun]:
     """A run's stage around a model without numbers, and its forward passes; call it where tensors are fake."""
-    model = MedCoDi(config, empty_vocabularies(config))
+    model = MedCoDi(config, absent_tokenizers(config))
     model.trained_stages = STAGES
     stage = build_stage(run.stage.name, model, run.stage.options)
     if run.low_rank is not None:
@@ -97,17 +96,6 @@ def _model_config(run: TrainConfig) -> ModelConfig:
     folder, index = read_index(str(run.init))
     config = from_dict(ModelConfig, index["config"], source=str(folder))
     return config if run.environment is None else replace(config, environment=run.environment)
-
-
-def empty_vocabularies(config: ModelConfig) -> Tokenizers:
-    """Tokenizers with vocabularies of the right sizes, without words."""
-    sizes = {
-        "prompts": config.prompt_encoders.text.vocab_size,
-        "report": config.report_autoencoder.encoder_vocab_size,
-        "decoder": config.report_autoencoder.decoder_vocab_size,
-    }
-    default = config.vocab_size
-    return Tokenizers(**{role: AbsentTokenizer(size or default, role) for role, size in sizes.items()})
 
 
 def _autocast(run: TrainConfig) -> Any:

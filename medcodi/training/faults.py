@@ -79,9 +79,8 @@ class Watchdog:
     def _connect(self) -> Any:
         """A connection to the store; None when there are no other ranks."""
         environment = self._environment
-        if (
-            not self._others or "MASTER_ADDR" not in environment
-        ):  # ranks that did not come from a launcher have no store
+        # Ranks that did not come from a launcher have no store.
+        if not self._others or "MASTER_ADDR" not in environment:
             self._others.clear()
             return None
         store = dist.TCPStore(

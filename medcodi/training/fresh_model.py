@@ -104,13 +104,8 @@ def records_of(dataset: StudyDataset, num_studies: int) -> list[Record]:
 
 
 # ---- a trained model with a further modality -------------------------------------------------------------------------
-_MAY_DIFFER = (
-    "name",
-    "modalities",
-    "record",
-    "vocab_size",
-    "generation",
-)  # keys of the config that fix no trained weight
+# Keys of the config that fix no trained weight.
+_MAY_DIFFER = ("name", "modalities", "record", "vocab_size", "generation")
 
 
 def extended_model(source: str | Path, config: ModelConfig, records: Sequence[Record], *, seed: int = 0) -> MedCoDi:

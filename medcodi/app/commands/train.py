@@ -15,7 +15,7 @@ from medcodi.app.terminal import app, out, say_loading, show
 
 if TYPE_CHECKING:
     from medcodi.training.config import TrainConfig
-    from medcodi.training.cost import Estimate, Hardware
+    from medcodi.training.cost import Estimate
 
 
 @app.command()
@@ -75,18 +75,15 @@ def train(
 
     # --print-config and --estimate stop before anything is trained; --estimate also plans all recipes of a folder.
     if plan:
+        from medcodi.config import from_dict
         from medcodi.errors import ConfigError, one_of
-        from medcodi.training.cost import CARDS, estimate
+        from medcodi.training.cost import CARDS, Hardware, estimate
 
         memory, peak = CARDS[one_of("card", card, CARDS, ConfigError)]
-        hardware = _hardware(
-            gpus=gpus,
-            gpu_memory=memory if gpu_memory is None else gpu_memory,
-            peak_tflops=peak if peak_tflops is None else peak_tflops,
-            mfu=mfu,
-            reserved=reserved,
-            price=price,
-        )
+        values = {"gpus": gpus, "mfu": mfu, "reserved": reserved, "price": price}
+        values["gpu_memory"] = memory if gpu_memory is None else gpu_memory
+        values["peak_tflops"] = peak if peak_tflops is None else peak_tflops
+        hardware = from_dict(Hardware, values, source="--estimate")
         runs = planned_runs(config, settings or [])
         plans = [estimate(run, hardware, studies=studies, epochs=epochs) for run in runs]
         for part in plan_tables(runs[0], plans[0]) if len(runs) == 1 else stage_tables(config, runs, plans):
@@ -139,13 +136,6 @@ def plot(
 
 
 # ---- the plan of a run, or of all stages -----------------------------------------------------------------------------
-def _hardware(**values: float | None) -> Hardware:
-    from medcodi.config import from_dict
-    from medcodi.training.cost import Hardware
-
-    return from_dict(Hardware, values, source="--estimate")
-
-
 def planned_runs(config: str, settings: list[str]) -> list[TrainConfig]:
     """The run of a recipe, or those of a folder of recipes, in the order of the stages.
 

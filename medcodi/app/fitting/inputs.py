@@ -58,10 +58,8 @@ def open_data(path: str, settings: Sequence[str] = ()) -> FitData:
     Raises:
         DataError: If it is none of these, holds too few studies, or fewer than two modalities.
     """
-    if is_url(path) or (Path(path) / INFO_FILE).is_file():
-        data = _prepared(path, settings)
-    else:
-        data = _raw(path, settings)
+    is_prepared = is_url(path) or (Path(path) / INFO_FILE).is_file()
+    data = _prepared(path, settings) if is_prepared else _raw(path, settings)
     check_data(data)
     return data
 
@@ -108,30 +106,21 @@ def _prepared(path: str, settings: Sequence[str]) -> FitData:
         )
     info = read_info(path)
     counts = info["counts"]
+    splits = {name: open_dataset(path, name) for name in SPLITS if counts["split"].get(name)}  # no image is read
     return FitData(
         path=path,
         source=None,
         table=None,
         counts={name: int(counts["split"].get(name, 0)) for name in SPLITS},
         modalities={name: int(counts.get("modality", {}).get(name, 0)) for name in MODALITIES},
-        joined={split: _num_joined(path, split) for split in SPLITS if counts["split"].get(split)},
-        num_labelled=_num_labelled(path) if counts["split"].get("train") else 0,
+        joined={name: sum(len(present) > 1 for _, _, present in split.contents()) for name, split in splits.items()},
+        num_labelled=splits["train"].num_labelled() if "train" in splits else 0,
         image_size=int(info["image_size"]),
     )
 
 
-def _num_labelled(path: str) -> int:
-    """Training studies of a prepared dataset with at least one label; no image is read."""
-    return open_dataset(path, "train").num_labelled()
-
-
 def _holds_two(study: AnnouncedStudy) -> bool:
     return len(study.images) + len(study.texts) > 1
-
-
-def _num_joined(path: str, split: str) -> int:
-    """Studies of a split that hold two modalities or more; no image is read."""
-    return sum(len(present) > 1 for _, _, present in open_dataset(path, split).contents())
 
 
 def _raw(path: str, settings: Sequence[str]) -> FitData:

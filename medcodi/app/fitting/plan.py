@@ -118,7 +118,8 @@ def stage_config(
     # A batch of at most a quarter of the studies.
     words += [f"batch.global_size={min(plain.batch.global_size, max(4, data.counts['train'] // 4))}"]
     # Small crops of small images; validation where there is something to validate on.
-    words += _crop(plain, data.image_size or row.image_size)
+    crop = plain.stage.options.get("crop_size")
+    words += ["stage.options.crop_size=null"] if crop is not None and crop > (data.image_size or row.image_size) else []
     words += ["validation=null", "tracking.validate_every=0"] if not data.counts["val"] else []
     if minutes is not None:
         words += [f"steps={UNLIMITED}", "optimizer.schedule=constant", "checkpoint.every=100", "ema.decay=0.99"]
@@ -126,11 +127,6 @@ def stage_config(
         words += ["tracking.log_every=20", "tracking.samples_every=0", "tracking.mfu=false"]
         words += ["tracking.validate_every=100"] if data.counts["val"] and plain.validation else []
     return load(TrainConfig, find_recipe(row.stages[stage]), words)
-
-
-def _crop(plain: TrainConfig, image_size: int) -> list[str]:
-    crop = plain.stage.options.get("crop_size")
-    return ["stage.options.crop_size=null"] if crop is not None and crop > image_size else []
 
 
 def spent_minutes(run: Path) -> float:

@@ -144,9 +144,8 @@ def _uncompressed(tags: Tags, syntax: str) -> np.ndarray | None:
             expected="whole pixel data",
             fix="copy or export it again",
         )
-    if len(data) - due >= max(
-        width * allocated // 8, 2
-    ):  # a row or more: the picture would be a part of what is there, or sheared
+    # A row or more: the picture would be a part of what is there, or sheared.
+    if len(data) - due >= max(width * allocated // 8, 2):
         raise Refused(
             f"{tags.where} holds {len(data):,} bytes of pixels, and its tags say {width}×{height} of {allocated} bits, {due:,} bytes",
             reason="invalid tag",

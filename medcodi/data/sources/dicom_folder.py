@@ -99,9 +99,8 @@ def _study(file: Path, options: DicomConfig) -> AnnouncedStudy:
 def record_values(header: DicomHeader) -> dict[str, str]:
     """Fields of the record as the tags hold them; a sex other than F or M (``O``), and other positions, say nothing."""
     bmi = header.bmi
-    with suppress(
-        ValueError, ZeroDivisionError, OverflowError
-    ):  # sizes are typed by hand; one that is no number says nothing
+    # Sizes are typed by hand; one that is no number says nothing.
+    with suppress(ValueError, ZeroDivisionError, OverflowError):
         bmi = str(round(float(header.weight) / float(header.size) ** 2, 1))
     sex = str(header.metadata.get("sex", "")).upper()
     return {

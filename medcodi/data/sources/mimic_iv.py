@@ -28,11 +28,8 @@ ITEMS: dict[str, tuple[int, ...]] = {
     "oxygen_saturation": (220277,),  # O2 saturation pulseoxymetry
     "heart_rate": (220045,),  # Heart Rate
 }
-_VITAL_SIGNS = {
-    "temperature": "temperature",
-    "o2sat": "oxygen_saturation",
-    "heartrate": "heart_rate",
-}  # of ed/vitalsign
+# Column of ed/vitalsign -> field.
+_VITAL_SIGNS = {"temperature": "temperature", "o2sat": "oxygen_saturation", "heartrate": "heart_rate"}
 _ED_UNITS = {"temperature": "F"}
 _FAHRENHEIT = ("f", "°f", "?f")
 _TOP_CODED = 91  # anchor_age of all patients who were older than 89 in their anchor year

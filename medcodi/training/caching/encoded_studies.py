@@ -72,9 +72,8 @@ class EncodedStudies:
         self._parts: list[dict[str, Any]] = index["parts"]
         for part in self._parts:
             plain_name(part["file"], f"{folder}/{CACHE.index_file}")
-        self.present = {
-            str(name): int(num) for name, num in index["present"].items()
-        }  # modality -> studies that have it
+        # Modality -> studies that have it.
+        self.present = {str(name): int(num) for name, num in index["present"].items()}
         self.num_bytes = sum(part["bytes"] for part in [*self._parts, index["nulls"]])  # of all arrays
         self._ids = [pair for part in self._parts for pair in self._ids_of(part)]  # [study, patient] of each row
         if len(self._ids) != self.key.studies:

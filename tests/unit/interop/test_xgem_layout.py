@@ -12,8 +12,9 @@ from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.errors import CheckpointError
 from medcodi.interop.xgem_checkpoint import open_checkpoint
 from medcodi.interop.xgem_layout import LayoutConfig, infer_config
-from medcodi.interop.xgem_plan import absent_tokenizers, plan
+from medcodi.interop.xgem_plan import plan
 from medcodi.model import MedCoDi, ModelConfig
+from medcodi.model.fresh import absent_tokenizers
 from tests.golden.xgem.weights import HERE
 from tests.unit.interop.published import MINI, MINI_LAYOUT, published_shapes, sparse_checkpoint
 from tests.unit.interop.published_unets import Sizes

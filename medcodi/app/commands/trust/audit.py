@@ -9,10 +9,9 @@ from typing import Annotated, Any
 import typer
 from rich import box
 from rich.table import Table
-from rich.text import Text
 
 from medcodi.app.arguments import Model, Overrides, Preset
-from medcodi.app.terminal import app, err, out, say_loading, show
+from medcodi.app.terminal import app, out, print_notes, print_verification, say_loading, show
 from medcodi.errors import ConfigError
 
 FAILED = 4  # exit code if a limit or a control fails, or the audit is inconclusive
@@ -121,8 +120,7 @@ def _print_results(results: dict[str, Any], folder: Path) -> None:
     out.print(f"Verdict: {results['verdict']['outcome']}")
     for line in results["verdict"]["lines"]:
         out.print(line)
-    for line in results["alarms"]:
-        err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
+    print_notes(results["alarms"])
     out.print(f"The page: {folder / 'page.html'}")
 
 
@@ -130,10 +128,4 @@ def _verify(folder: Path) -> None:
     from medcodi.trust.privacy.results import verify_audit
 
     check = verify_audit(folder)
-    for difference in check.differences:
-        out.print(f"- {difference}")
-    checked = f"{check.num_files} files, {check.num_figures} figures"
-    if not check.holds:
-        out.print(f"{folder} does not reproduce: {len(check.differences)} differences ({checked} checked).")
-        raise typer.Exit(1)
-    out.print(f"{folder} reproduces: {checked} checked, no difference.")
+    print_verification(folder, check.differences, f"{check.num_files} files, {check.num_figures} figures")

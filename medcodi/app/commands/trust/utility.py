@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.progress import Progress
-from rich.text import Text
 
 from medcodi.app.arguments import Overrides
-from medcodi.app.terminal import app, counting_bar, err, out, say_loading
+from medcodi.app.terminal import app, counting_bar, err, out, print_notes, say_loading
 from medcodi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -103,8 +102,7 @@ def _run(study: UtilityConfig) -> None:
     if ranks.is_first:
         for line in verdict(results):
             out.print(line)
-        for line in results["notes"]:
-            err.print(Text.assemble(("Note:", "yellow"), f" {line}"))
+        print_notes(results["notes"])
         out.print(f"The page: {Path(study.out) / 'page.html'}")
 
 
