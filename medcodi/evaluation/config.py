@@ -79,9 +79,8 @@ class ScoringConfig:
     # Meaning of a blank label in a study that has others: `absent`, as in CheXpert's tables, or `unknown`, if
     # labels are incomplete. Uncertain labels (-1) are left out either way.
     unmentioned: Literal["absent", "unknown"] = "absent"
-    kernel_subset: Annotated[int, at_least(2)] = (
-        1000  # size of the subsets that the kernel distance is also averaged over
-    )
+    # size of the subsets that the kernel distance is also averaged over
+    kernel_subset: Annotated[int, at_least(2)] = 1000
     kernel_subsets: Count = 100  # number of these subsets
     neighbours: Count = 5  # k of precision, recall, density and coverage
     diversity_pairs: Count = 100  # number of pairs for MS-SSIM
