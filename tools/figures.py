@@ -1,7 +1,7 @@
-"""Quality figures in README and docs, written from results files by `python tools/figures.py [--write]`.
+"""Figures of quality and speed in README and docs, written from results files by `python tools/figures.py [--write]`.
 
 A document marks each place, a table or a few words:  <!-- figures: FILE KEY [DIRECTION ...] -->...<!-- /figures -->
-FILE is a JSON under the repository's root, KEY an entry of TABLES or WORDS. Without --write, a place that differs is named, and the
+FILE is a JSON under the repository's root (not there: "not measured"), KEY an entry of TABLES or WORDS. Without --write, a place that differs is named, and the
 exit code is 1. The results.json of any evaluation fits; of several systems, tables name each.
 """
 
@@ -86,6 +86,65 @@ def better_single(results: Row) -> Iterator[Row]:
             yield {"two prompts": pretty(test["direction"]), **test, "direction": None}
 
 
+def only_test(results: Row) -> Row:
+    """The scores of a utility study's first test set."""
+    return next(iter(results["tests"].values()))
+
+
+def arms(results: Row) -> Iterator[Row]:
+    """Every arm of a utility study, with its scores, exchange rate and comparison."""
+    test = only_test(results)
+    compared = {row["arm"]: {"against": row["against"], "p_holm": row["p_holm"]} for row in test["comparisons"]}
+    for name, scores in test["arms"].items():
+        yield {
+            "arm": name,
+            **results["arms"][name],
+            **scores,
+            "exchange": test["exchange"].get(name),
+            **compared.get(name, {}),
+        }
+
+
+def peers(results: Row) -> Iterator[Row]:
+    """Ours beside every peer of benchmarks/peers.py."""
+    for name, part in results["parts"].items():
+        if "skipped" in part:
+            yield {"comparison": name, "peer": f"not measured: {part['skipped']}"}
+            continue
+        times = part["times"]
+        ours = next(times[each] for each in times if each.startswith("ours"))
+        for peer in (each for each in times if not each.startswith("ours")):
+            row = {"comparison": part["what"], "peer": peer, "ours": ours["seconds"], "theirs": times[peer]["seconds"]}
+            yield {**row, "ratio": part["ratios"][peer], **{key: part[key] for key in ("goal", "turns", "machine")}}
+
+
+def passes(results: Row) -> Iterator[Row]:
+    """Every way to run a training pass of benchmarks/denoiser.py, and the matrix product that is its limit."""
+    for part in results["rounds"]:
+        ours = part["times"]["ours"]["seconds"]["median"]
+        for name, row in part["times"].items():
+            if name == "matrix product":
+                row = {**row, "share": f"{number(part['peak_tflops'], 3)} TFLOP/s"}
+            else:
+                ratio = None if name == "ours" else ours / row["seconds"]["median"]
+                row = {**row, "share": f"{100 * row['share_of_peak']:.0f} %", "ratio": ratio}
+            yield {"comparison": f"{part['precision']}: {name}", **row}
+
+
+def spread(value: Row | None, unit: str = " s") -> str:
+    """``1.20 s (1.10 to 1.40)``."""
+    if value is None:
+        return "–"
+    digits = 2 if value["median"] >= 0.1 else 4
+    return f"{number(value['median'], digits)}{unit} ({number(value['min'], digits)} to {number(value['max'], digits)})"
+
+
+def load(results: Row) -> str:
+    """What a measurement ran on, and what ran beside it."""
+    where = results["machine"]
+    return f"{where['cpu']}, {where['threads']} thread{'s' * (where['threads'] > 1)}, load {where['load_average']:.0f}"
+
+
 # ---- tables: rows, and columns as functions of a row -----------------------------------------------------------------
 TABLES = {
     "findings": (lambda results: (row for row in directions(results) if row["prompts"]), {
@@ -143,6 +202,25 @@ TABLES = {
         "AUROC": lambda r: bounds(r["auroc"], 3),
         "p": lambda r: f"{r['auroc']['p_value']:.1g}",
     }),
+    "arms": (arms, {  # of a utility study
+        "real": lambda r: r["num_real"],
+        "added": lambda r: r["num_added"] or "–",
+        "generator's patients beyond": lambda r: f"{r['generator_patients_beyond']:,}" if r.get("generator_patients_beyond") else "–",
+        "AUROC": lambda r: bounds(r["macro"]["auroc"], 3),
+        "AUPRC": lambda r: number(r["macro"]["auprc"]["value"], 3),
+        "F1": lambda r: number(r["macro"]["f1"]["value"], 3),
+        "calibration error": lambda r: number(r["macro"]["ece"]["value"], 3),
+        "worst of sex × age": lambda r: f"{number(r['worst_subgroup']['value'], 3)} ({r['worst_subgroup']['group']})",
+        "new real studies that one added is worth": lambda r: bounds(r["exchange"]),
+        "p against": lambda r: f"{r['p_holm']:.2g} ({r['against']})" if "against" in r else "–",
+    }),
+    "arms_by_finding": (lambda results: (
+        {"finding": name, **{arm: row["findings"][name]["auroc"] for arm, row in only_test(results)["arms"].items()}}
+        for name in only_test(results)["arms"]["real"]["findings"] if "/" not in name
+    ), {
+        arm: lambda r, arm=arm: number(r[arm]["value"], 3)
+        for arm in ("real", "synthetic-only", "quarter", "quarter-duplicates-5", "quarter-synthetic-5", "quarter-oracle-5", "cut", "cut-synthetic")
+    }),
     "orders": (orders, {
         "pair": lambda r: r["pair"],
         "κ of findings (real pairs)": lambda r: bounds(r["finding_kappa"]) + f" ({number(r['finding_kappa']['ceiling'])})",
@@ -153,6 +231,20 @@ TABLES = {
             number(m["frechet/demo"]["halves"] / m["frechet/demo"]["ceiling"], 1)
             for m in (t["metrics"] for t in r["targets"].values()) if "frechet/demo" in m
         ),
+    }),
+    "peers": (peers, {
+        "peer": lambda r: r["peer"],
+        "ours": lambda r: spread(r.get("ours")),
+        "the peer": lambda r: spread(r.get("theirs")),
+        "ours ÷ peer, by turns": lambda r: spread(r.get("ratio"), ""),
+        "figure to reach": lambda r: f"≤ {number(r['goal'])}" if r.get("goal") else "–",
+        "N, machine": lambda r: f"{r['turns']}; {load(r)}" if "machine" in r else "–",
+    }),
+    "passes": (passes, {
+        "seconds": lambda r: spread(r["seconds"]),
+        "processor seconds": lambda r: number(r["cpu_seconds"]["median"]),
+        "ours ÷ this": lambda r: number(r.get("ratio")),
+        "share of the product's rate": lambda r: r["share"],
     }),
     "coherence": (agreements, {
         "pair": lambda r: r["pair"],
@@ -167,10 +259,11 @@ TABLES = {
 def table(source: Any, columns: Row, results: Row) -> str:
     """A Markdown table between empty lines; it begins with what each row is called."""
     rows = list(source(results))
-    first = [name for name in ("edit", "two prompts", "limit", "attack", "direction", "system") if rows[0].get(name)]
+    names = ("comparison", "edit", "two prompts", "limit", "attack", "arm", "finding", "direction", "system")
+    first = [name for name in names if rows[0].get(name)]
     if "two prompts" in first and len(results["systems"]) == 1:
         first.remove("system")
-    cells = [[*(row[name] for name in first), *(cell(row) for cell in columns.values())] for row in rows]
+    cells = [[*(row[name] for name in first), *(str(cell(row)) for cell in columns.values())] for row in rows]
     lines = [f"| {' | '.join(line)} |" for line in ([*first, *columns], *cells)]
     return "\n".join(["\n", lines[0], "|" + "---|" * (len(first) + len(columns)), *lines[1:], "\n"])
 
@@ -199,6 +292,8 @@ def words(key: str, results: Row, names: list[str]) -> str:
         return " and ".join(
             f"{sum(values) / len(values):.3f} on real held-out {view}s" for view, values in views.items()
         )
+    if key == "machine":
+        return f"`{results['command']}`, {load(results)}"
     scored = next(iter(results["systems"].values()))["directions"]
     if key == "verdict":
         primary = [scores["primary"] for scores in scored.values() if scores["prompts"]]
@@ -213,8 +308,12 @@ def words(key: str, results: Row, names: list[str]) -> str:
 # ---- documents -------------------------------------------------------------------------------------------------------
 def written(place: re.Match[str]) -> str:
     """A place with what its results file has."""
-    results, key = json.loads((ROOT / place["file"]).read_text(encoding="utf-8")), place["key"]
-    text = table(*TABLES[key], results) if key in TABLES else words(key, results, place["names"].split())
+    path, key = ROOT / place["file"], place["key"]
+    if path.exists():
+        results = json.loads(path.read_text(encoding="utf-8"))
+        text = table(*TABLES[key], results) if key in TABLES else words(key, results, place["names"].split())
+    else:
+        text = "not measured"
     return f"<!-- figures: {place['file']} {key}{place['names']} -->{text}<!-- /figures -->"
 
 

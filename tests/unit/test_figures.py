@@ -45,3 +45,30 @@ def test_a_changed_result_is_named_and_written(tmp_path: Path) -> None:
     figures(tmp_path, "--write")
     text = (tmp_path / "docs/EVALUATION.md").read_text()
     assert "| direction | system | pair |" in text and "| report → frontal | demo-chained | 0.90" in text
+
+
+def test_a_figure_without_its_results_file_is_not_measured(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "tools/figures.py", tmp_path / "tools/figures.py")
+    (tmp_path / "README.md").write_text("Speed: <!-- figures: later.json passes -->12 s<!-- /figures -->.")
+    assert figures(tmp_path).returncode == 1 and figures(tmp_path, "--write").returncode == 0
+    assert ">not measured<" in (tmp_path / "README.md").read_text()
+
+
+def test_speed_beside_peers_is_a_table_of_its_results_file(tmp_path: Path) -> None:
+    (tmp_path / "tools").mkdir()
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "tools/figures.py", tmp_path / "tools/figures.py")
+    spread = {"median": 1.0, "min": 0.5, "max": 2.0}
+    times = {"ours": {"seconds": spread}, "peer": {"seconds": {**spread, "median": 4.0}}}
+    part = {"what": "a step", "times": times, "ratios": {"peer": {"median": 0.25, "min": 0.2, "max": 0.3}}}
+    part |= {"goal": 0.5, "turns": 5, "machine": {"cpu": "a CPU", "threads": 1, "load_average": 3.2}}
+    (tmp_path / "peers.json").write_text(
+        json.dumps({"parts": {"one": part, "two": {"skipped": "it is not installed"}}})
+    )
+    (tmp_path / "README.md").write_text("<!-- figures: peers.json peers --><!-- /figures -->")
+    assert figures(tmp_path, "--write").returncode == 0
+    row = "| a step | peer | 1.00 s (0.50 to 2.00) | 4.00 s (0.50 to 2.00) | 0.25 (0.20 to 0.30) | ≤ 0.50 | 5; a CPU, 1 thread, load 3 |"
+    text = (tmp_path / "README.md").read_text()
+    assert row in text and "| two | not measured: it is not installed | – |" in text
