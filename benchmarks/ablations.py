@@ -104,7 +104,7 @@ class Setting:
     chunk: int = 10_000  # phantoms
     num_held_out: int = 128
     base_channels: int = 32
-    batch_size: int = 64
+    batch_size: int = 32
     lr: float = 1.0e-3
     num_inference_steps: int = 20
     min_positives: int = 5  # studies with a finding, for it to count

@@ -308,7 +308,11 @@ def main() -> None:
     if args.dry_run:
         args.people, args.seconds, args.pictures = 2, 10.0, 2
     command = f"python benchmarks/serve.py --people {args.people} --seconds {args.seconds:g} --pictures {args.pictures}"
-    machine = {"cores": os.cpu_count(), "load_average": os.getloadavg()[0]}  # what else the machine does
+    machine = {
+        "cores": os.cpu_count(),
+        "threads": os.environ.get("OMP_NUM_THREADS", "all cores"),  # of the model
+        "load_average": os.getloadavg()[0],  # what else the machine does
+    }
     with tempfile.TemporaryDirectory() as folder:
         server = Server(Path(folder))
         # Whatever hangs, the benchmark and its server end.

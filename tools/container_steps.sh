@@ -3,7 +3,7 @@
 #
 #   tools/container_steps.sh install PREFIX    a virtual environment with medcodi and $EXTRAS in PREFIX
 #   tools/container_steps.sh user NAME         a user without rights, with a home folder
-#   tools/container_steps.sh check             as that user, without network: doctor, a generation, its provenance
+#   tools/container_steps.sh check             as that user, without network: doctor, a generation, its provenance, the served page
 #
 # Beside the repository a folder wheels/ (tools/wheels.sh) is installed from alone, without any index; else packages are downloaded.
 set -euo pipefail
@@ -24,6 +24,7 @@ install() {
     "$prefix/bin/pip" install "${options[@]}" "$root${extras:+[$extras]}"
   fi
   "$prefix/bin/python" -c 'from importlib.metadata import version; print("medcodi", version("medcodi"))'
+  echo "Installed in $SECONDS s: $(du --summarize --block-size=1M "$prefix" | cut -f1) MiB."
 }
 
 user() {
@@ -40,8 +41,31 @@ check() {
   medcodi doctor
   medcodi generate --prompt report="Cardiomegaly." --target frontal --steps 2 --out generated
   [ -s generated/frontal.png ] && [ -s generated/provenance.json ]
+  echo "As user $(id -u), without network: doctor is content, and an X-ray was generated, after $SECONDS s."
+  # The page, where the extra web is installed: it must answer on loopback.
+  if python -c 'import nicegui' 2>/dev/null; then
+    serve_once
+    echo "The page is served, after $SECONDS s."
+  fi
   rm -r "$folder"
-  echo "As user $(id -u), without network: doctor is content, and an X-ray was generated."
+}
+
+serve_once() {
+  local server
+  medcodi serve --port "${PORT:-8080}" >serve.log 2>&1 &
+  server=$!
+  for _ in $(seq 120); do
+    kill -0 "$server" 2>/dev/null || break
+    if python -c "import urllib.request as r; assert b'<html' in r.urlopen('http://127.0.0.1:${PORT:-8080}/', timeout=10).read()" 2>/dev/null; then
+      kill -INT "$server"
+      wait "$server" || true
+      return
+    fi
+    sleep 1
+  done
+  cat serve.log >&2
+  echo "Error: the page was not served within two minutes. Expected: HTML at port ${PORT:-8080}. Fix: read the lines above." >&2
+  exit 1
 }
 
 step="${1:?install, user or check}"

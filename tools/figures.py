@@ -86,6 +86,25 @@ def better_single(results: Row) -> Iterator[Row]:
             yield {"two prompts": pretty(test["direction"]), **test, "direction": None}
 
 
+def only_test(results: Row) -> Row:
+    """The scores of a utility study's first test set."""
+    return next(iter(results["tests"].values()))
+
+
+def arms(results: Row) -> Iterator[Row]:
+    """Every arm of a utility study, with its scores, exchange rate and comparison."""
+    test = only_test(results)
+    compared = {row["arm"]: {"against": row["against"], "p_holm": row["p_holm"]} for row in test["comparisons"]}
+    for name, scores in test["arms"].items():
+        yield {
+            "arm": name,
+            **results["arms"][name],
+            **scores,
+            "exchange": test["exchange"].get(name),
+            **compared.get(name, {}),
+        }
+
+
 def peers(results: Row) -> Iterator[Row]:
     """Ours beside every peer of benchmarks/peers.py."""
     for name, part in results["parts"].items():
@@ -183,6 +202,25 @@ TABLES = {
         "AUROC": lambda r: bounds(r["auroc"], 3),
         "p": lambda r: f"{r['auroc']['p_value']:.1g}",
     }),
+    "arms": (arms, {  # of a utility study
+        "real": lambda r: r["num_real"],
+        "added": lambda r: r["num_added"] or "–",
+        "generator's patients beyond": lambda r: f"{r['generator_patients_beyond']:,}" if r.get("generator_patients_beyond") else "–",
+        "AUROC": lambda r: bounds(r["macro"]["auroc"], 3),
+        "AUPRC": lambda r: number(r["macro"]["auprc"]["value"], 3),
+        "F1": lambda r: number(r["macro"]["f1"]["value"], 3),
+        "calibration error": lambda r: number(r["macro"]["ece"]["value"], 3),
+        "worst of sex × age": lambda r: f"{number(r['worst_subgroup']['value'], 3)} ({r['worst_subgroup']['group']})",
+        "new real studies that one added is worth": lambda r: bounds(r["exchange"]),
+        "p against": lambda r: f"{r['p_holm']:.2g} ({r['against']})" if "against" in r else "–",
+    }),
+    "arms_by_finding": (lambda results: (
+        {"finding": name, **{arm: row["findings"][name]["auroc"] for arm, row in only_test(results)["arms"].items()}}
+        for name in only_test(results)["arms"]["real"]["findings"] if "/" not in name
+    ), {
+        arm: lambda r, arm=arm: number(r[arm]["value"], 3)
+        for arm in ("real", "synthetic-only", "quarter", "quarter-duplicates-5", "quarter-synthetic-5", "quarter-oracle-5", "cut", "cut-synthetic")
+    }),
     "orders": (orders, {
         "pair": lambda r: r["pair"],
         "κ of findings (real pairs)": lambda r: bounds(r["finding_kappa"]) + f" ({number(r['finding_kappa']['ceiling'])})",
@@ -221,11 +259,11 @@ TABLES = {
 def table(source: Any, columns: Row, results: Row) -> str:
     """A Markdown table between empty lines; it begins with what each row is called."""
     rows = list(source(results))
-    names = ("comparison", "edit", "two prompts", "limit", "attack", "direction", "system")
+    names = ("comparison", "edit", "two prompts", "limit", "attack", "arm", "finding", "direction", "system")
     first = [name for name in names if rows[0].get(name)]
     if "two prompts" in first and len(results["systems"]) == 1:
         first.remove("system")
-    cells = [[*(row[name] for name in first), *(cell(row) for cell in columns.values())] for row in rows]
+    cells = [[*(row[name] for name in first), *(str(cell(row)) for cell in columns.values())] for row in rows]
     lines = [f"| {' | '.join(line)} |" for line in ([*first, *columns], *cells)]
     return "\n".join(["\n", lines[0], "|" + "---|" * (len(first) + len(columns)), *lines[1:], "\n"])
 

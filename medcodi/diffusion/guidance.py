@@ -1,4 +1,4 @@
-"""Classifier-free guidance (Ho & Salimans, 2022): by prompts, or without a prompt by the other targets."""
+"""Guidance: by prompts (classifier-free, Ho & Salimans, 2022); without a prompt by the other targets, or by a weaker model."""
 
 from __future__ import annotations
 
@@ -47,3 +47,15 @@ def guided_by_each_other(together: Denoise, apart: Denoise, scale: float, unprom
         return result
 
     return denoise
+
+
+def guided_by_weaker(strong: Latents, weak: Latents, scale: float, rows: Tensor) -> Latents:
+    """Eps = eps_weak + s (eps - eps_weak) in the ``rows`` (bool ``[B]``), eps elsewhere: autoguidance (Karras et al., 2024, arXiv 2406.02507).
+
+    The weak model errs as the strong one does, but more, so away from it is towards the data. s = 1 is off.
+    """
+    result = {}
+    for name, eps in strong.items():
+        chosen = to_device(rows, eps.device).view(-1, *(1,) * (eps.dim() - 1))  # [B, 1, ...]
+        result[name] = torch.where(chosen, weak[name] + scale * (eps - weak[name]), eps)
+    return result

@@ -74,7 +74,8 @@ def path_scales(schedule: Schedule, t: Tensor, like: Tensor) -> tuple[Tensor, Te
     shape = (-1, *(1,) * (like.dim() - 1))
     if isinstance(schedule, FlowMatchEulerDiscreteScheduler):
         # The scheduler lists its noise levels from the noisiest down; CLEAN is the last.
-        s = torch.cat([schedule.sigmas.flip(0), torch.zeros(1)]).to(like.device)[t].view(shape)
+        sigmas = torch.as_tensor(schedule.sigmas).flip(0)
+        s = torch.cat([sigmas, torch.zeros(1)]).to(like.device)[t].view(shape)
         return 1 - s, s
     alpha_bar = torch.cat([schedule.alphas_cumprod, torch.ones(1)]).to(like.device)[t]  # CLEAN is the last
     return alpha_bar.sqrt().view(shape), (1 - alpha_bar).sqrt().view(shape)

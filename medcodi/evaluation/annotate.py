@@ -219,15 +219,7 @@ def write_tables(
 ) -> dict[str, dict[Direction, dict[str, list[str]]]]:
     """Join the shards of every table, annotate pairs (report and reference, images of two patients), and write it into ``folder``.
 
-    Args:
-        annotators: Who annotated.
-        held_out: The real studies.
-        outputs: What every system gave.
-        scored: Direction -> the studies that all systems gave.
-        generated: Folder of the contents.
-        work: Folder of the shards.
-        folder: Of the annotations.
-        config: Number of pairs, seed and groups of metrics.
+    ``scored``: direction -> the studies that all systems gave; ``generated``: folder of the contents; ``work``: of the shards.
 
     Returns:
         System -> direction -> target -> SHA-256 of each content.

@@ -36,6 +36,18 @@ METADATA, STUDIES, REAL = "annotations.json", "studies.npz", "real"
 SIDES = {"left": 1, "right": 2}  # bits of a side code
 FEATURES, REPORT_SCORES, FLOOR = "features/", "report/", "_floor"  # in names of arrays
 _RECORDS = "records/"  # in names of the arrays of the table of studies
+# What reading a damaged npz file, and the values in it, may raise.
+_DAMAGED = (
+    OSError,
+    ValueError,
+    LookupError,
+    TypeError,
+    AttributeError,
+    RecursionError,
+    EOFError,
+    BadZipFile,
+    zlib.error,
+)
 
 
 def side_codes(findings: Sequence[Sequence[Finding]]) -> np.ndarray:
@@ -141,11 +153,7 @@ class AnnotationTable:
         with _reading(path) as file:
             header = json.loads(str(file["header"]))
             arrays = {name: file[name] for name in file.files}
-            parts = {
-                name: arrays.pop(f"pairs/{name}")
-                for name in ("pairs", "generated", "real")
-                if f"pairs/{name}" in arrays
-            }
+            parts = {name.removeprefix("pairs/"): arrays[name] for name in arrays if name.startswith("pairs/")}
             return cls(
                 header["modality"],
                 arrays["rows"].tolist(),
@@ -273,17 +281,7 @@ def _reading(path: Path) -> Iterator[Any]:
     try:
         with np.load(path, allow_pickle=False) as file:
             yield file
-    except (
-        OSError,
-        ValueError,
-        LookupError,
-        TypeError,
-        AttributeError,
-        RecursionError,
-        EOFError,
-        BadZipFile,
-        zlib.error,
-    ) as error:
+    except _DAMAGED as error:
         raise _unreadable(path, error) from None
 
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import field, fields
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
 from medcodi.config import Count, at_least, config
 from medcodi.data.loading import DataConfig
@@ -18,7 +18,7 @@ from medcodi.evaluation.scoring.groups import parse_bands
 from medcodi.evaluation.scoring.metrics import METRIC_GROUPS
 from medcodi.modality import MODALITIES, STANDARD, in_table_order, modality
 from medcodi.model.execution import ExecutionConfig
-from medcodi.model.generation_config import GenerationConfig, read_old_names
+from medcodi.model.generation_config import GenerationConfig, WeakModelConfig, read_old_names
 from medcodi.storage.names import stays_inside
 from medcodi.study import Direction, all_directions
 
@@ -79,9 +79,8 @@ class ScoringConfig:
     # Meaning of a blank label in a study that has others: `absent`, as in CheXpert's tables, or `unknown`, if
     # labels are incomplete. Uncertain labels (-1) are left out either way.
     unmentioned: Literal["absent", "unknown"] = "absent"
-    kernel_subset: Annotated[int, at_least(2)] = (
-        1000  # size of the subsets that the kernel distance is also averaged over
-    )
+    # size of the subsets that the kernel distance is also averaged over
+    kernel_subset: Annotated[int, at_least(2)] = 1000
     kernel_subsets: Count = 100  # number of these subsets
     neighbours: Count = 5  # k of precision, recall, density and coverage
     diversity_pairs: Count = 100  # number of pairs for MS-SSIM
@@ -141,6 +140,8 @@ class EvaluateConfig(ScoringConfig):
     # several orders, each a system of its own in the tables; after the first, only directions of several targets
     orders: tuple[str, ...] = ()
     joint: bool = True  # False: targets generated together do not hear each other (an ablation)
+    # guidance by a weaker model, of what nothing prompts; None: without
+    weak: Annotated[WeakModelConfig | None, Field(exclude_if=lambda value: value is None)] = None
     # how the model runs: precision, layout, kernels, offload; what may change digits is recorded in the results
     execution: ExecutionConfig = field(default_factory=ExecutionConfig)
     out: str = "runs/evaluation"  # folder of the bundle

@@ -161,12 +161,7 @@ def open_annotators(
 ) -> Annotators:
     """Load what the metrics of these directions need.
 
-    Args:
-        config: The evaluation.
-        model: The model that is evaluated.
-        directions: Every direction of every system.
-        device: Where networks run.
-        cache: Folder of cached annotations; None: nothing is cached.
+    ``cache``: folder of cached annotations; None: nothing is cached.
 
     Raises:
         CheckpointError, ConfigError, MissingExtraError: If weights, a row of a table, or a package is missing.

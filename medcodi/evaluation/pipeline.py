@@ -250,10 +250,7 @@ def _score_and_render(
 def render(bundle: Bundle, results: dict[str, Any], real: Callable[[str, dict[str, Any]], Value]) -> None:
     """Write the page from results and contents.
 
-    Args:
-        bundle: Its generated contents are shown.
-        results: With the studies that are shown.
-        real: Modality and shown study -> its real content.
+    ``real``: modality and shown study -> its real content.
     """
     size = results["config"]["batch_size"]
     annotations = Annotations(bundle.annotations)

@@ -178,8 +178,10 @@ class HeldOutStudies:
         own: list[list[_ReadStudy | Exclusion]] = []
 
         def read() -> None:
-            for start, stop in ranks.share(_bounds(len(dataset), shard_size)):
-                own.append([_read(dataset, place, in_memory, exclude_unreadable) for place in range(start, stop)])
+            places = range(len(dataset))
+            for start in ranks.share(places[::shard_size]):
+                shard = places[start : start + shard_size]
+                own.append([_read(dataset, place, in_memory, exclude_unreadable) for place in shard])
 
         ranks.by_each(read)
         records = [record for shard in ranks.unshare(own) for record in shard]
@@ -252,10 +254,6 @@ class HeldOutStudies:
         is_image = MODALITIES[modality].kind == "image"
         studies = [self.studies[row] if is_image else self.studies.without_images[row] for row in rows]
         return [as_annotated(study.contents[modality]) for study in studies]
-
-
-def _bounds(num_studies: int, size: int) -> list[tuple[int, int]]:
-    return [(start, min(start + size, num_studies)) for start in range(0, num_studies, size)]
 
 
 class _ReadStudy(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -18,7 +19,8 @@ from medcodi.diffusion.sampling import check_strength, edit_latents
 from medcodi.errors import PromptError
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.domain import warn_outside_domain
-from medcodi.generation.pipeline import as_prompts, decode_contents, generate_batch, guided_denoiser, load
+from medcodi.generation.guided import guided_denoiser
+from medcodi.generation.pipeline import as_prompts, decode_contents, generate_batch, load
 from medcodi.generation.request import Value, check_modalities, check_request, read_prompt, truncations, value_hash
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.generation.statements import merged_report
@@ -175,14 +177,15 @@ def edit_batch(
     """
     config = config.resolved(model)
     assert config.sampler is not None and config.num_inference_steps is not None
+    weak = load(config.weak.model, str(model.device)) if config.weak is not None else None
     before, after = [dict(prompts) for prompts in original], [dict(prompts) for prompts in new]
     results: list[dict[str, Value]] = [{} for _ in studies]
-    with model.lock:
+    with model.lock, nullcontext() if weak is None else weak.lock:
         encoder = PromptContexts(model)
         for place, film in enumerate(films):
             # One denoiser with the new prompts, one with the original's.
             denoise, denoise_original = (
-                _denoiser(model, config, film, encoder, prompts) for prompts in (after, before)
+                _denoiser(model, config, film, encoder, prompts, weak) for prompts in (after, before)
             )
             images = np.stack([np.asarray(study[film], np.float32) for study in studies])
             z0 = {film: model.latent(film, torch.from_numpy(images)[:, None].to(model.device)).float()}  # [B, ...]
@@ -208,8 +211,13 @@ def edit_batch(
 
 
 def _denoiser(
-    model: MedCoDi, config: GenerationConfig, film: str, encoder: PromptContexts, prompts: Sequence[Mapping[str, Value]]
+    model: MedCoDi,
+    config: GenerationConfig,
+    film: str,
+    encoder: PromptContexts,
+    prompts: Sequence[Mapping[str, Value]],
+    weak: MedCoDi | None,
 ) -> Denoise:
     context, null = encoder.contexts(prompts, [{}] * len(prompts))
     unprompted = torch.tensor([not own for own in prompts])  # [B]
-    return guided_denoiser(model, config, (film,), context, null, unprompted)
+    return guided_denoiser(model, config, (film,), context, null, unprompted, weak)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,11 @@ import torch
 from torch import Tensor
 
 from medcodi.config import to_dict
-from medcodi.diffusion.guidance import Denoise, Latents, Times, guided, guided_by_each_other
 from medcodi.diffusion.sampling import sample_jointly
 from medcodi.errors import DataError
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.domain import warn_outside_domain
+from medcodi.generation.guided import guided_denoiser
 from medcodi.generation.request import (
     Value,
     check_batch,
@@ -30,10 +31,9 @@ from medcodi.generation.watermark import embed_contents
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
-from medcodi.model.generation_config import GenerationConfig
+from medcodi.model.generation_config import GenerationConfig, WeakModelConfig
 from medcodi.model.medcodi import Values
 from medcodi.model.threads import LOADING
-from medcodi.networks.attention import Context
 
 
 def generate(
@@ -49,6 +49,7 @@ def generate(
     sampler: str | None = None,
     order: str | None = None,
     sequence: Sequence[str] | None = None,
+    weak: WeakModelConfig | None = None,
     watermark: bool = False,
     seed: int = 0,
     device: str | None = None,
@@ -72,6 +73,7 @@ def generate(
         order: Of several targets: ``"joint"``, ``"staggered"`` or ``"chained"`` (what is finished is a prompt of the next).
             None: the model's own.
         sequence: The targets, first to last, if the order has a sequence. None: that of the table of modalities.
+        weak: Guidance of the targets that nothing prompts, by a weaker model: ``WeakModelConfig(model="runs/early/model", scale=2.0)``.
         watermark: Mark films invisibly, see docs/PRIVACY.md; files are marked in their metadata anyway.
         seed: Seed of the first sample. The same seed gives the same sample, whatever ``num_samples`` is.
         device: ``"cpu"``, ``"cuda"`` …; None: a GPU where there is one.
@@ -83,7 +85,7 @@ def generate(
 
     Raises:
         PromptError: If the request is invalid: unknown or doubled modality, no target left, negative weight, unknown sampler, preset or
-            order, a sequence that names a target twice or not at all.
+            order, a sequence that names a target twice or not at all, a weak model that differs in more than its denoisers.
         DataError: If a prompt cannot be read.
         CheckpointError: If the model cannot be loaded.
         ConfigError: If ``execution`` needs what this machine does not have.
@@ -98,6 +100,7 @@ def generate(
         guidance_scale=guidance_scale,
         order=order,
         sequence=None if sequence is None else tuple(sequence),
+        weak=weak,
         watermark=watermark,
     )
     config.sequence_of(direction.targets)  # refuses one that lacks a target
@@ -166,7 +169,8 @@ def generate_batch(
     num_steps = [config.num_inference_steps + max(config.delays_of(group).values()) for group in groups]
 
     # In one thread at a time: another one may run the model in another precision.
-    with model.lock:
+    weak = load(config.weak.model, str(model.device)) if config.weak is not None else None
+    with model.lock, nullcontext() if weak is None else weak.lock:
         contexts = contexts or PromptContexts(model)
         results: list[dict[str, Value]] = [{} for _ in prompts]
         for place, group in enumerate(groups):
@@ -178,7 +182,7 @@ def generate_batch(
             unprompted = torch.tensor([not prompt for prompt in given])  # [B]
             done = sum(num_steps[:place])
             latents = sample_jointly(
-                guided_denoiser(model, config, group, context, null, unprompted),
+                guided_denoiser(model, config, group, context, null, unprompted, weak),
                 {target: model.latent_shape(target) for target in group},
                 list(seeds),
                 sampler=config.sampler,
@@ -207,49 +211,6 @@ def as_prompts(contents: Mapping[str, Value]) -> dict[str, Value]:
         except DataError:
             continue
     return prompts
-
-
-def guided_denoiser(
-    model: MedCoDi,
-    config: GenerationConfig,
-    targets: Sequence[str],
-    context: Context,
-    null: Context,
-    unprompted: Tensor,
-) -> Denoise:
-    """The denoiser of a joint run, with guidance.
-
-    Rows with prompts are guided by their context against the null context; ``unprompted`` rows (bool ``[B]``) by the other
-    targets that they hear against not hearing them.
-    """
-    scale, environment_scale = config.guidance_scale, config.environment_guidance_scale
-    assert scale is not None and environment_scale is not None
-    heard: dict[str, Tensor] | None = (
-        None if config.joint else {}
-    )  # None: environments are computed; {}: nothing is heard
-
-    # Students have their own weights, and guidance built in.
-    if config.student:
-        weights, alone = model.student_weights(targets), context.remembering()
-        return lambda latents, t: model.denoise(latents, t, alone, weights=weights)
-
-    # Guidance over the context: both halves in one batch.
-    both = (Context.cat([null, context]) if scale != 1.0 else context).remembering()
-
-    def denoise(latents: Latents, t: Times) -> Latents:
-        return model.denoise(latents, t, both, heard=heard)
-
-    prompted = guided(denoise, scale) if scale != 1.0 else denoise
-    if not config.joint or environment_scale == 1.0 or len(targets) < 2 or not bool(unprompted.any()):
-        return prompted
-
-    # Guidance over the other targets, for the rows without a prompt.
-    alone = context.remembering()
-
-    def denoise_alone(latents: Latents, t: Times) -> Latents:
-        return model.denoise(latents, t, alone, heard={})
-
-    return guided_by_each_other(prompted, denoise_alone, environment_scale, unprompted)
 
 
 def decode_contents(model: MedCoDi, latents: Mapping[str, Tensor]) -> dict[str, list[Any]]:

@@ -208,19 +208,8 @@ def _open_meteor(java: str) -> Any:
 
     class ClosableMeteor(meteor.Meteor):
         def __init__(self) -> None:
-            command = [
-                java,
-                "-Xmx2G",
-                "-Dfile.encoding=UTF-8",
-                "-jar",
-                meteor.METEOR_JAR,
-                "-",
-                "-",
-                "-stdio",
-                "-l",
-                "en",
-                "-norm",
-            ]
+            program = ["-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
+            command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", *program]
             self.lock = threading.Lock()
             self.meteor_p = subprocess.Popen(
                 command,

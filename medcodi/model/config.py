@@ -29,6 +29,8 @@ def _own_values(generation: GenerationConfig) -> GenerationConfig:
     """A model's own generation config: complete, because it is what a request falls back to."""
     if not generation.joint:
         raise ValueError("joint: false is a choice of a request, not of a model")
+    if generation.weak is not None:
+        raise ValueError("weak is a choice of a request, not of a model")
     return generation.filled_by(PAPER)
 
 

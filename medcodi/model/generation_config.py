@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from pydantic import Field, model_validator
 from pydantic_core import ArgsKwargs
 
-from medcodi.config import config
+from medcodi.config import Finite, config
 from medcodi.errors import PromptError, one_of
 from medcodi.modality import in_table_order, modality
 
@@ -57,6 +57,22 @@ def read_old_names(values: Any) -> Any:
 
 
 @config
+class WeakModelConfig:
+    """Autoguidance: predictions go away from those of a weaker model, smaller or trained for less time."""
+
+    model: str  # its folder or hub repository; all but its denoisers must be those of the model that it guides
+    scale: Finite = 2.0  # 1 is no guidance, 1.5 to 3 are usual
+    everywhere: bool = False  # also where something prompts; else only targets that nothing prompts
+    sha256: str | None = None  # its identity; filled in when a request is resolved
+
+    def __post_init__(self) -> None:
+        if self.scale < 0:
+            raise PromptError(
+                f"weak.scale is {self.scale}", expected="a number >= 0", fix="1 is no guidance, 2 is usual"
+            )
+
+
+@config
 class GenerationConfig:
     """How to sample. A field that is None takes the preset's value, else the model's own."""
 
@@ -73,6 +89,8 @@ class GenerationConfig:
     # Of ``staggered``, the steps by which a target follows the one before it. None: half of all steps
     lag: int | None = None
     joint: bool = True  # False: the targets do not hear each other (an ablation)
+    # Guidance by a weaker model; None: without
+    weak: Annotated[WeakModelConfig | None, Field(exclude_if=lambda value: value is None)] = None
     # Few steps without guidance, by the students of stage ``distil``; of several targets one after the other
     student: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
     # Mark films invisibly (docs/PRIVACY.md). A model's own config cannot turn it on: a reader study must stay blind
@@ -143,14 +161,17 @@ class GenerationConfig:
         if filled["order"] != defaults.order:
             filled |= {name: own[name] for name in ("sequence", "lag")}
         student = self.student or preset.get("student", False)
-        return GenerationConfig(**filled, joint=self.joint, student=student, watermark=self.watermark)
+        own_choices = {"joint": self.joint, "weak": self.weak, "watermark": self.watermark}
+        return GenerationConfig(**filled, **own_choices, student=student)
 
     def resolved(self, model: MedCoDi) -> GenerationConfig:
         """The values that ``model`` samples with: no preset, and no None but a ``sequence`` or ``lag`` of the order's own.
 
         Raises:
             PromptError: If the sampler is not for what the model predicts, its noise schedule has fewer steps, its order does not have
-                the sequence or lag that is given, it has no students, or students of other steps, or its films are too small for a watermark.
+                the sequence or lag that is given, it has no students, or students of other steps, its films are too small for a
+                watermark, or the weak model does not fit.
+            CheckpointError: If the weak model cannot be found.
         """
         resolved, size = self.filled_by(model.config.generation), model.config.image_size
         if resolved.watermark and size < MIN_WATERMARKED_SIDE:
@@ -170,7 +191,11 @@ class GenerationConfig:
             raise PromptError(
                 f"num_inference_steps is {num_steps}", expected=f"at most {limit}", fix="20 to 50 steps serve most uses"
             )
-        return resolved
+        if resolved.weak is None:
+            return resolved
+        from medcodi.model.identity import check_weak
+
+        return replace(resolved, weak=replace(resolved.weak, sha256=check_weak(model, resolved.weak)))
 
     def _as_student(self, model: ModelConfig) -> GenerationConfig:
         """How a student samples, which nothing but the sequence of the targets can change."""
@@ -180,6 +205,11 @@ class GenerationConfig:
                 "this model has no students, which the preset interactive needs",
                 expected="a model that was trained by stage distil",
                 fix="the preset faster, or medcodi train --config distil",
+            )
+        if self.weak is not None:
+            raise PromptError(
+                f"the weak model {self.weak.model} for students, which have guidance built in",
+                fix="leave weak out, or choose another preset",
             )
         sampler = "euler" if model.schedule.prediction_type == "velocity" else "ddim"
         fixed = {"sampler": sampler, "num_inference_steps": student.steps, "guidance_scale": 1.0, "order": "chained"}

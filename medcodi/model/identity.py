@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
-from medcodi.config import to_dict
+from medcodi.config import from_dict, to_dict
+from medcodi.errors import PromptError
 from medcodi.model.components import component_specs, hash_weights
+from medcodi.model.config import ModelConfig
 from medcodi.model.files import write_tokenizers
+from medcodi.model.index import read_index
 
 if TYPE_CHECKING:
+    from medcodi.model.generation_config import WeakModelConfig
     from medcodi.model.medcodi import MedCoDi
+
+# What fixes the noise, the latents and the context that both models are given.
+_SHARED = ("modalities", "image_size", "schedule", "context", "context_scale", "prompt_encoders")
 
 
 def model_identity(model: MedCoDi) -> dict[str, Any]:
@@ -66,3 +73,38 @@ def weights_sha256(components: Mapping[str, nn.Module], names: Iterable[str]) ->
             digest.update(f"{component}.{name}".encode())
             digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def check_weak(model: MedCoDi, weak: WeakModelConfig) -> str:
+    """The identity of the weak model, from its index alone.
+
+    Raises:
+        CheckpointError: If there is no such model.
+        PromptError: If it differs from ``model`` in more than its denoisers, or is another one than ``weak.sha256`` names.
+    """
+    index = read_index(weak.model)[1]
+    theirs = from_dict(ModelConfig, index["config"], source=f"the index of {weak.model}")
+    differing = [key for key in _SHARED if getattr(model.config, key) != getattr(theirs, key)]
+
+    # Encoders and autoencoders by the hashes of their files, or of the files that they would be saved in.
+    files = None if model.files is None else model.files.index
+    for name, module in model.components().items():
+        if name == "prompt_encoders" or name.startswith("autoencoder_"):
+            own = component_sha256(module) if files is None else files["components"][name]["sha256"]
+            if own != index["components"].get(name, {}).get("sha256"):
+                differing.append(name)
+    if files is not None and tokenizer_hashes(files) != tokenizer_hashes(index):
+        differing.append("the tokenizer")
+    if differing:
+        raise PromptError(
+            f"the weak model {weak.model} differs from {model.config.name!r} in {', '.join(differing)}",
+            expected="one that differs in its denoisers alone, with the same latents and contexts",
+            fix="a model of an earlier step of the same training, or smaller denoisers trained on the same encoders",
+        )
+    identity = index_sha256(index)
+    if weak.sha256 not in (None, identity):
+        raise PromptError(
+            f"the weak model {weak.model} is {identity[:16]}, not {str(weak.sha256)[:16]}",
+            fix="the model of that identity, or leave weak.sha256 out",
+        )
+    return identity

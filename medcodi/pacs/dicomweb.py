@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -131,7 +132,9 @@ class DicomWebServer:
         except RequestException as error:
             if (refused := tls_error(self.address, error)) is not None:
                 raise refused from None
-            raise self._unreachable(first_line(error)[:_MAX_ANSWER]) from None
+            # Of a connection, the system's own words; the rest names objects of libraries.
+            reason = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(error))
+            raise self._unreachable(reason[1] if reason else first_line(error)[:_MAX_ANSWER]) from None
 
     def _raise_for_all(self, error: HTTPError) -> None:
         """Raise where a status is not about single instances."""

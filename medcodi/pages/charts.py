@@ -92,6 +92,11 @@ class ForestRow:
     # population). Of differences: "better", "worse", "alike"
     tone: Literal["single", "pooled", "faint", "better", "worse", "alike"] = "single"
 
+    @classmethod
+    def of(cls, label: str, figure: Mapping[str, Any], tone: Any = "single") -> ForestRow:
+        """The row of a figure with ``value``, ``low`` and ``high``."""
+        return cls(label=label, value=figure["value"], low=figure["low"], high=figure["high"], tone=tone)
+
 
 def forest_chart(
     title: str,

@@ -93,6 +93,14 @@ class Figure:
     shade: float | None = None  # 0 (as bad as the floor) to 1 (as good as the ceiling); None: no colour
     strong: bool = False  # whether it is printed in bold
 
+    @classmethod
+    def of(cls, figure: Mapping[str, Any] | None, digits: int = 3) -> Figure:
+        """A figure with ``value``, ``low`` and ``high`` as a number with its interval beside it; a dash where unknown."""
+        if figure is None or figure["value"] is None:
+            return cls(text="–")
+        spread = "" if figure["low"] is None else f"[{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]"
+        return cls(text=f"{figure['value']:.{digits}f}", value=figure["value"], small=spread)
+
     @property
     def colour(self) -> str:
         """CSS colour of the cell: from red over pale yellow to green, light enough for black print."""

@@ -191,17 +191,13 @@ class JobFolder:
 
     def _files(self, shard: str, record: Mapping[str, Any]) -> dict[Path, Mapping[str, Any]]:
         """File -> what the record says of it."""
-        folder = self.place(shard).parent if self._in_folders else self.content
+        folder = self.place(shard).parent if self.kind.record_file.startswith("{shard}/") else self.content
         if "files" not in record and self.kind.old_shard_file:
             return {folder / self.kind.old_shard_file.format(shard=shard): record}
         paths = {row.get("file", name): row for name, row in record["files"].items()}
         if not all(map(stays_inside, (part for path in paths for part in path.split("/")))):
             raise self.kind.error(f"{self.place(shard)} names files outside of its folder", fix=self.kind.fix)
         return {folder / path: row for path, row in paths.items()}
-
-    @property
-    def _in_folders(self) -> bool:
-        return self.kind.record_file.startswith("{shard}/")
 
     def todo(self, shards: Iterable[str]) -> list[str]:
         """The shards that are not whole yet."""

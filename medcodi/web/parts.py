@@ -145,8 +145,10 @@ class EditPage:
                 Text("h2", "The study", "heading")
                 self._study = StudyForm(service, session, self._start_anew, place="edit", kinds=("image", "text"))
                 Text("h2", "The change", "heading")
-                self._statements = ui.textarea("Statements about findings, such as: Large left pleural effusion.")
-                self._statements.props("outlined dense autogrow debounce=150 maxlength=4000").classes("wide")
+                example = "Large left pleural effusion. No pneumothorax."
+                self._statements = ui.textarea("Statements about findings", placeholder=example)
+                self._statements.props("outlined dense stack-label autogrow debounce=150 maxlength=4000")
+                self._statements.classes("wide")
                 with ui.element("details").classes("wide"):
                     Text("summary", "Settings")
                     with ui.element("div").classes("fields"):

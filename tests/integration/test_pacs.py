@@ -21,6 +21,7 @@ import pytest
 
 pytest.importorskip("pynetdicom")
 pytest.importorskip("dicomweb_client")
+pytest.importorskip("cryptography")
 
 from pydicom import dcmread
 
@@ -33,7 +34,9 @@ from medcodi.pacs.dicomweb import DicomWebServer
 from medcodi.pacs.fetching import fetch
 from medcodi.pacs.outbox import Outbox
 from medcodi.pacs.sending import send
-from medcodi.pacs.servers import read_address
+from medcodi.pacs.servers import ServerError, read_address
+from medcodi.pacs.tls import Tls
+from tests.unit.pacs.certificates import Authority
 
 PLUGIN = Path("/usr/share/orthanc/plugins/libOrthancDicomWeb.so")
 ORTHANC = shutil.which("Orthanc") or shutil.which("Orthanc", path="/usr/sbin:/usr/local/sbin")
@@ -49,9 +52,9 @@ UIDS = ("StudyInstanceUID", "SeriesInstanceUID", "SOPInstanceUID")
 
 
 class Orthanc:
-    """One server with its folder; it may be killed and started again."""
+    """One server with its folder, its C-STORE encrypted where it has an authority; it may be killed and started again."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, authority: Authority | None = None) -> None:
         with socket.socket() as web, socket.socket() as archive:
             for one in (web, archive):
                 one.bind(("127.0.0.1", 0))
@@ -69,6 +72,11 @@ class Orthanc:
             "AuthenticationEnabled": False,
             "Plugins": [str(PLUGIN)],
         }
+        if authority is not None:
+            own = str(authority.sign("orthanc"))
+            values["DicomTlsEnabled"] = True  # not its HTTPS: Orthanc 1.10.1 ends at the first request
+            values |= {"DicomTlsCertificate": own, "DicomTlsPrivateKey": own, "DicomTlsRemoteCertificateRequired": True}
+            values |= {"DicomTlsTrustedCertificates": str(authority.ca)}
         self.config.write_text(json.dumps(values))
         self.root = f"http://127.0.0.1:{self.web}"
         self.url = f"{self.root}/dicom-web"
@@ -247,3 +255,25 @@ def test_a_synthesis_that_is_killed_sends_every_study_once(
         film = dcmread(path)
         stored = client.retrieve(*(str(film[name].value) for name in UIDS))
         assert stored.PixelData == film.PixelData
+
+
+def test_an_encrypted_server_takes_studies_of_those_whom_it_knows(tmp_path: Path) -> None:
+    authority = Authority(tmp_path / "hospital")
+    mutual = Tls(ca=authority.ca, certificate=authority.sign("client"))
+    (tmp_path / "orthanc").mkdir()
+    server, outbox = Orthanc(tmp_path / "orthanc", authority), Outbox(tmp_path / "outbox")
+    outbox.add(parts := objects(0))
+    archive = f"dicoms://127.0.0.1:{server.archive}/ORTHANC"
+    try:
+        server.start()
+        # Without the authority, and without a certificate of ours.
+        for tls, words in (
+            (Tls(), "not trusted here"),
+            (Tls(ca=authority.ca), "does not take our certificate"),
+        ):
+            with pytest.raises(ServerError, match=words):
+                send(outbox, archive, tls=tls, retry_s=0)
+        assert send(outbox, archive, tls=mutual).sent == 3 and len(server.get("instances")) == 3
+        check_arrived(server, outbox, {str(parts["report"].StudyInstanceUID): parts})
+    finally:
+        server.kill()

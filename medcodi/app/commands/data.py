@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from textwrap import shorten
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.table import Table
@@ -14,8 +14,6 @@ from medcodi.app.terminal import count_progress, counting_bar, data_app, err, ou
 
 if TYPE_CHECKING:
     from medcodi.data.preparation.ledger import Overview
-    from medcodi.distributed import Ranks
-    from medcodi.model import MedCoDi
     from medcodi.training.caching import EncodedStudies
 
 
@@ -121,8 +119,11 @@ def cache(
 
         medcodi data cache --model runs/align/model --out runs/cache source=phantom num_studies=10000
     """
+    from medcodi.config import apply_overrides, from_dict
+    from medcodi.data.loading import DataConfig
     from medcodi.distributed import join_ranks
     from medcodi.model import MedCoDi
+    from medcodi.training.caching import cache_key, make_cache
 
     ranks = join_ranks()
     try:
@@ -130,17 +131,27 @@ def cache(
         values = {"image_size": opened.config.image_size, **({} if data is None else {"path": data})}
         for name in split or ["train"]:
             # One cache per split; a failure leaves the finished ones.
-            encoded = _encode(
-                opened,
-                {**values, "split": name},
-                settings or [],
-                out_dir,
-                precision,
-                ranks,
-                batch_size=batch_size,
-                num_workers=num_workers,
-                overwrite=overwrite,
+            studies = from_dict(
+                DataConfig, apply_overrides({**values, "split": name}, settings or []), source="data cache"
             )
+            dataset = studies.build()
+            # The key decides whether an existing cache belongs to these weights and data.
+            key = cache_key(opened, dataset, split=studies.split, precision=precision)
+            # Encode; only the first rank shows a bar.
+            with counting_bar(err) as bar:
+                bar.disable = not ranks.is_first
+                encoded = make_cache(
+                    opened,
+                    dataset,
+                    out_dir / studies.split,
+                    key,
+                    ranks=ranks,
+                    batch_size=batch_size,
+                    num_workers=num_workers,
+                    overwrite=overwrite,
+                    verify=True,
+                    on_progress=count_progress(bar, "encoding"),
+                )
             if ranks.is_first:
                 _print_summary(encoded)
     finally:
@@ -197,38 +208,6 @@ def _print_overview(seen: Overview) -> None:
         words = "–" if example is None else ": ".join(filter(None, (example.file, example.detail)))
         reasons.add_row(reason.reason, f"{reason.num_files:,}", shorten(words, 90, placeholder=" …"))
     return show(reasons)
-
-
-def _encode(
-    model: MedCoDi,
-    values: dict[str, Any],
-    settings: list[str],
-    out_dir: Path,
-    precision: str,
-    ranks: Ranks,
-    **options: Any,
-) -> EncodedStudies:
-    from medcodi.config import apply_overrides, from_dict
-    from medcodi.data.loading import DataConfig
-    from medcodi.training.caching import cache_key, make_cache
-
-    # The key decides whether an existing cache belongs to these weights and data.
-    data = from_dict(DataConfig, apply_overrides(values, settings), source="data cache")
-    dataset = data.build()
-    key = cache_key(model, dataset, split=data.split, precision=precision)
-    # Encode; only the first rank shows a bar.
-    with counting_bar(err) as bar:
-        bar.disable = not ranks.is_first
-        return make_cache(
-            model,
-            dataset,
-            out_dir / data.split,
-            key,
-            ranks=ranks,
-            verify=True,
-            on_progress=count_progress(bar, "encoding"),
-            **options,
-        )
 
 
 def _print_summary(encoded: EncodedStudies) -> None:

@@ -59,19 +59,15 @@ def fit(
     machine = "as given"
     if minutes is None:
         minutes, machine = default_minutes(size, gpu_gib())
-    plan = Fit(data=studies, size=size, out=out_dir, minutes=minutes, say=_say)
+    plan = Fit(data=studies, size=size, out=out_dir, minutes=minutes, say=out.print)
 
     # Say what will be done, and do it.
     for line in plan.description(why, machine):
-        _say(line)
+        out.print(line)
     model = plan.run()
-    _say(f"The model: {model}    (medcodi generate --model {model} --help)")
+    out.print(f"The model: {model}    (medcodi generate --model {model} --help)")
     if not plan.without_evaluation():
-        _say(f"The page: {out_dir / 'evaluation' / 'page.html'}")
-
-
-def _say(text: str) -> None:
-    out.print(text)
+        out.print(f"The page: {out_dir / 'evaluation' / 'page.html'}")
 
 
 @app.command()
@@ -111,4 +107,4 @@ def merge(
     from medcodi.model import merge as merged
 
     model = merged(sources, base=base, weights=shares)
-    _say(f"The model: {model.save_pretrained(out_dir)}    ({model.identity()[:16]})")
+    out.print(f"The model: {model.save_pretrained(out_dir)}    ({model.identity()[:16]})")

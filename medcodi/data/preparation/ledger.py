@@ -249,7 +249,6 @@ def overview(path: str | Path, *, split: str | None = None, start: int = 0, num:
 def render_overview(seen: Overview) -> str:
     """The page as one HTML text: a contact sheet that is filtered by split, and what was left out."""
     from medcodi.data.images import fit_square
-    from medcodi.modality import MODALITIES
     from medcodi.pages.page import render_template
     from medcodi.record import record_text
 

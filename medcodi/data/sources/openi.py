@@ -127,6 +127,7 @@ def _study(report: Path, images: Mapping[str, Path], projections: Mapping[str, s
         label, part = (node.get("Label") or "").strip().upper(), "".join(node.itertext()).strip()
         parts[label] = f"{parts.get(label, '')} {part}".strip()
     text = compose_report(parts.get("FINDINGS", ""), parts.get("IMPRESSION", ""))
+    terms = [" ".join((node.text or "").split()) for node in tree.iter("major")]
     refused = None
     if not text:
         detail = f"{name}: neither FINDINGS nor IMPRESSION"
@@ -139,7 +140,7 @@ def _study(report: Path, images: Mapping[str, Path], projections: Mapping[str, s
         images=chosen,
         texts={names("text")[0]: text} if text else {},
         views=views,
-        metadata={"source": "openi", "views": views, "mesh": _terms(tree)},
+        metadata={"source": "openi", "views": views, "mesh": terms},
         refused=refused,
         spare=tuple(spare),
     )
@@ -174,10 +175,6 @@ def _images(
         else:
             chosen[modality], views[modality] = file, view
     return chosen, views
-
-
-def _terms(tree: ElementTree.Element) -> list[str]:
-    return [" ".join((node.text or "").split()) for node in tree.iter("major")]
 
 
 def _attribute(node: ElementTree.Element | None, name: str) -> str:

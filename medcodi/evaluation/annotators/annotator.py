@@ -1,4 +1,8 @@
-"""The protocol of all annotators, and the base of those that annotate in batches and store rows by content."""
+"""The base of annotators that annotate in batches and store rows by content.
+
+Every annotator has a ``name``, ``reads(modality)``, ``identity(modality)`` and ``annotate(contents, modality)`` (rows ``[N, D]``); scorers of
+reports, which take pairs, have ``annotate`` of two sequences.
+"""
 
 from __future__ import annotations
 
@@ -13,7 +17,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
@@ -25,27 +29,6 @@ from medcodi.storage import atomic
 Content = np.ndarray | str | Path  # an image [H, W], a text, or the path of an image file
 ROWS_PER_SHARD = 512
 _FULL_DISK = atomic.Refusal(error=DataError, then="run it again, or choose another cache folder")
-
-
-class Annotator(Protocol):
-    """Contents of one modality -> one row of numbers each. Report scorers, which take pairs, have ``annotate`` of two sequences."""
-
-    @property
-    def name(self) -> str:
-        """As in configurations and results."""
-        ...
-
-    def reads(self, modality: str) -> bool:
-        """Whether it annotates contents of a modality."""
-        ...
-
-    def identity(self, modality: str) -> str:
-        """SHA-256 over all that a row depends on besides the content: weights, preprocessing, version."""
-        ...
-
-    def annotate(self, contents: Sequence[Any], modality: str) -> np.ndarray:
-        """Rows ``[N, D]`` of ``N`` contents, in their order."""
-        ...
 
 
 @dataclass(frozen=True)

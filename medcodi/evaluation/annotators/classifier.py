@@ -89,9 +89,8 @@ class FindingClassifier(nn.Module):
     map over its left and its right half, so that it can tell sides.
     """
 
-    thresholds: (
-        Tensor  # float32 [V, K]: probability from which a target counts as present, chosen on validation studies
-    )
+    # float32 [V, K]: probability from which a target counts as present, chosen on validation studies
+    thresholds: Tensor
 
     def __init__(self, config: ClassifierConfig) -> None:
         super().__init__()
@@ -162,14 +161,8 @@ class FindingClassifier(nn.Module):
                     f"image {index} of shape {tuple(x.shape)} is not a finite [H, W] array",
                     fix="look at what made it; no image is replaced",
                 )
-            if x.shape != (self.config.image_size,) * 2:
-                x = F.interpolate(
-                    x[None, None],
-                    size=(self.config.image_size,) * 2,
-                    mode="bilinear",
-                    antialias=True,
-                    align_corners=False,
-                )[0, 0]
+            if x.shape != (size := (self.config.image_size,) * 2):
+                x = F.interpolate(x[None, None], size, mode="bilinear", antialias=True)[0, 0]
             rows.append(x.clamp(0, 1)[None])
         return torch.stack(rows)
 
@@ -279,10 +272,7 @@ def target_truth(study: Study, targets: Sequence[str] = TARGETS) -> np.ndarray:
         values[k] = known
         # A present label with a side: on this side, or on both.
         if side and known == 1:
-            sides = [
-                finding.side for finding in study.findings if finding.label == label and finding.state == "positive"
-            ]
-            values[k] = (
-                np.nan if not any(sides) else float(any(known_side in (side, "bilateral") for known_side in sides))
-            )
+            own = [finding for finding in study.findings if finding.label == label and finding.state == "positive"]
+            sides = {finding.side for finding in own if finding.side}
+            values[k] = float(bool(sides & {side, "bilateral"})) if sides else np.nan
     return values

@@ -7,7 +7,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -99,12 +99,8 @@ def augment(images: Tensor, generator: torch.Generator) -> Tensor:
         return (torch.rand(batch, generator=generator) * (high - low) + low).to(images.device)
 
     # A small rotation, zoom and shift of each image.
-    angle, zoom, shift_x, shift_y = (
-        uniform(-0.07, 0.07),
-        uniform(0.94, 1.06),
-        uniform(-0.06, 0.06),
-        uniform(-0.06, 0.06),
-    )
+    ranges = ((-0.07, 0.07), (0.94, 1.06), (-0.06, 0.06), (-0.06, 0.06))
+    angle, zoom, shift_x, shift_y = (uniform(*ends) for ends in ranges)
     rows = [
         torch.stack([zoom * angle.cos(), -zoom * angle.sin(), shift_x], 1),
         torch.stack([zoom * angle.sin(), zoom * angle.cos(), shift_y], 1),
@@ -132,12 +128,26 @@ def blurred(images: Tensor, sigma: Tensor) -> Tensor:
     return F.conv2d(rows, kernels[:, None, None, :], groups=len(images)).transpose(0, 1)
 
 
-def _loss(logits: Tensor, truth: Tensor, positive_weight: Tensor) -> Tensor:
-    known = ~truth.isnan()
+def finding_loss(logits: Tensor, truth: Tensor, weights: Tensor, present: Tensor | None = None) -> Tensor:
+    """Binary cross-entropy over known findings.
+
+    Args:
+        logits: ``[..., K]``.
+        truth: ``[..., K]`` of 0, 1, NaN.
+        weights: ``[K]``, of positives.
+        present: bool ``[...]``: rows that count; None: all.
+    """
+    known = ~truth.isnan() if present is None else ~truth.isnan() & present[..., None]
     losses = F.binary_cross_entropy_with_logits(
-        logits.float(), truth.nan_to_num(0.0), pos_weight=positive_weight, reduction="none"
+        logits.float(), truth.nan_to_num(0.0), pos_weight=weights, reduction="none"
     )
     return (losses * known).sum() / known.sum().clamp(min=1)
+
+
+def learning_rate(step: int, options: Any) -> float:
+    """Linear warm-up over ``options.warmup_steps`` to ``options.learning_rate``, cosine decay to 0 over ``options.num_steps``."""
+    warm = min((step + 1) / max(options.warmup_steps, 1), 1.0)
+    return options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / options.num_steps))
 
 
 def _positive_weight(truth: Tensor) -> Tensor:
@@ -167,10 +177,8 @@ def fit(
         if batch == 0:
             order = torch.from_numpy(numpy_generator("classifier epoch", options.seed, epoch).permutation(len(bank)))
         rows = order[batch * options.batch_size : (batch + 1) * options.batch_size]
-        # Learning rate: linear warm-up, cosine decay.
-        warm = min((step + 1) / max(options.warmup_steps, 1), 1.0)
         for group in optimizer.param_groups:
-            group["lr"] = options.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / options.num_steps))
+            group["lr"] = learning_rate(step, options)
         # Forward on augmented images.
         images = bank.images[rows].to(device).float().div(255)[:, None]
         images = augment(images, torch_generator("classifier augmentation", options.seed, step)).contiguous(
@@ -178,7 +186,7 @@ def fit(
         )
         with torch.autocast(device.type, dtype=torch.bfloat16):
             logits = model(images, bank.views[rows].to(device))
-        loss = _loss(logits[:, :num_targets], bank.truth[rows].to(device), weight)
+        loss = finding_loss(logits[:, :num_targets], bank.truth[rows].to(device), weight)
         if model.record_head is not None:
             loss = loss + model.record_head.loss(logits[:, num_targets:], bank.values[rows].to(device))
         # Backward and update.
@@ -239,10 +247,6 @@ def measure_record_ceiling(model: FindingClassifier, bank: ImageBank) -> dict[st
     }
 
 
-def _describe(dataset: StudyDataset) -> dict[str, object]:
-    return {"name": dataset.name, "fingerprint": dataset.fingerprint, "num_studies": len(dataset)}
-
-
 def train_classifier(options: ClassifierTrainConfig, *, quiet: bool = False) -> FindingClassifier:
     """Train, choose thresholds on validation studies, measure ceilings on test studies, save under ``options.out``."""
     started = time.monotonic()
@@ -268,7 +272,10 @@ def train_classifier(options: ClassifierTrainConfig, *, quiet: bool = False) -> 
     model.card = {
         "task": "findings of chest images, side included; mean-pooled last map as features of Fréchet distances",
         "parameters": sum(parameter.numel() for parameter in model.parameters()),
-        "data": {name: _describe(dataset) for name, dataset in datasets.items()},
+        "data": {
+            name: {"name": dataset.name, "fingerprint": dataset.fingerprint, "num_studies": len(dataset)}
+            for name, dataset in datasets.items()
+        },
         "training": {
             "num_steps": options.num_steps,
             "batch_size": options.batch_size,

@@ -37,9 +37,8 @@ class WeightSource:
 
     file: str  # its name
     url: str
-    sha256: (
-        str | None
-    )  # None where the publisher may renew the file: then its hash is recorded, and a request can require one
+    # None where the publisher may renew the file: then its hash is recorded, and a request can require one
+    sha256: str | None
     caches: tuple[str, ...] = ()  # folders in which the publishing library keeps it; ``~`` is the home folder
     licence: str = ""  # in a word
 

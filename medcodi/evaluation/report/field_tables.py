@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from medcodi.evaluation.report.tables import matrix_cell, system_cells
+from medcodi.evaluation.report.tables import matrix_cell, row_heads, system_cells
 from medcodi.evaluation.report.wording import Results, directions, interval, number, pretty, title
 from medcodi.evaluation.scoring.groups import group_order
-from medcodi.evaluation.scoring.metrics import METRICS, PRIMARY
-from medcodi.modality import modality
+from medcodi.evaluation.scoring.metrics import METRICS, PRIMARY, metric_order
 from medcodi.pages.page import Figure, Section, Table
 
 Scored = tuple[str, str, str, dict[str, Any]]  # system, direction, target, its scores
@@ -36,12 +35,10 @@ def field_sections(results: Results) -> list[Section]:
     shown = _field_table(
         results, "obedience", f"What is read from generated films of the record that prompted them. {bounds}."
     )
-    parts = []
-    if records is not None:
-        parts.append(Section(title="Records", tables=[records]))
-    if shown is not None:
-        parts.append(Section(title="Do films obey the record?", tables=[shown]))
-    return parts + [section for section in [_subgroup_section(results)] if section is not None]
+    tables = {"Records": records, "Do films obey the record?": shown}
+    parts = [Section(title=name, tables=[table]) for name, table in tables.items() if table is not None]
+    subgroups = _subgroup_section(results)
+    return parts if subgroups is None else [*parts, subgroups]
 
 
 # ---- fields of records -----------------------------------------------------------------------------------------------
@@ -53,10 +50,8 @@ def _field_table(results: Results, table: str, caption: str) -> Table | None:
         figures = {key: figure for key, figure in own["metrics"].items() if key.partition("/")[0] in metrics}
         used |= {key.partition("/")[0] for key in figures}
         for field in dict.fromkeys(key.partition("/")[2] for key in figures):
-            heads = (pretty(name), modality(target).title, *system_cells(results, system), field)
-            rows.append(
-                (heads, {key.partition("/")[0]: figure for key, figure in figures.items() if key.endswith(f"/{field}")})
-            )
+            own_figures = {key.partition("/")[0]: figures[key] for key in figures if key.endswith(f"/{field}")}
+            rows.append(((*row_heads(results, system, name, target), field), own_figures))
     if not rows:
         return None
     chosen = [metric for metric in metrics if metric in used]
@@ -103,17 +98,13 @@ def _subgroup_table(results: Results, metric: str) -> Table:
     rows = []
     for system, name, target, own in scored:
         gap = own["gap"] or {}
-        cells = [_group_cell(own["groups"].get(group), group, own) for group in groups]
         rows.append(
             (
-                pretty(name),
-                modality(target).title,
-                *system_cells(results, system),
+                *row_heads(results, system, name, target),
                 own["worst"] or "–",
                 Figure(text=number(gap.get("value")), value=gap.get("value"), below=interval(gap), strong=True),
-                Figure(text=number(gap.get("floor")), value=gap.get("floor")),
-                Figure(text=number(gap.get("ceiling")), value=gap.get("ceiling")),
-                *cells,
+                *(Figure(text=number(gap.get(bound)), value=gap.get(bound)) for bound in ("floor", "ceiling")),
+                *(_group_cell(own["groups"].get(group), group, own) for group in groups),
             )
         )
     heads = ("direction", "target", *system_cells(results, "system"), "worst group")
@@ -142,17 +133,12 @@ def by_finding_table(results: Results) -> Table | None:
         for system, name, target, scores in _targets(results)
         for label, own in scores.get("by_finding", {}).items()
     ]
-    metrics = sorted(
-        {metric for *_, own in scored for metric in own["metrics"]},
-        key=lambda metric: (list(METRICS).index(metric.partition("/")[0]), metric),
-    )
+    metrics = sorted({metric for *_, own in scored for metric in own["metrics"]}, key=metric_order)
     if not metrics:
         return None
     rows = [
         (
-            pretty(name),
-            modality(target).title,
-            *system_cells(results, system),
+            *row_heads(results, system, name, target),
             label,
             Figure(text=str(own["studies"]), value=own["studies"]),
             *(matrix_cell(metric, own["metrics"].get(metric)) for metric in metrics),

@@ -32,9 +32,8 @@ from medcodi.study import Direction, content_text
 PLOTTED = ("side_accuracy", "finding_auroc", "bleu_4", "cider")
 Picture = dict[str, Any]  # one study of results["pictures"]
 RealContent = Callable[[str, Picture], Value]  # modality, study -> its real content
-GeneratedContents = Callable[
-    [str, Direction, Picture], dict[str, Value]
-]  # system, direction, study -> target -> content
+# System, direction, study -> target -> content.
+GeneratedContents = Callable[[str, Direction, Picture], dict[str, Value]]
 _COLOURS = (
     "Green and red: different by the permutation test, Holm-adjusted p below 0.05, or, where there is no p-value, by an interval that "
     "excludes 0; grey: not shown to differ."
@@ -160,16 +159,14 @@ def _range_section(results: Results) -> Section:
     rows = [
         Range(
             label=_label(name),
-            value=primary["model"]["value"],
-            low=primary["model"]["low"],
-            high=primary["model"]["high"],
+            **{key: primary["model"][key] for key in ("value", "low", "high")},
             floor=primary["shuffled"]["value"],
             ceiling=primary["ceiling"],
             legible=(primary.get("prompt_reader") or {}).get("value"),
             series=names.index(system),
         )
-        for system, name, primary in ((system, name, scores["primary"]) for system, name, scores in directions(results))
-        if primary["model"] and primary["model"]["value"] is not None
+        for system, name, scores in directions(results)
+        if (primary := scores["primary"])["model"] and primary["model"]["value"] is not None
     ]
     plots = [Plot(svg=range_chart("Finding F1, macro, over all targets", rows, legend))] if rows else []
     # Other metrics with a ceiling, target by target.
@@ -249,8 +246,7 @@ def _comparisons(results: Results) -> list[Section]:
 
 
 def _difference(label: str, test: dict[str, Any]) -> ForestRow:
-    bounds = {key: test["difference"][key] for key in ("value", "low", "high")}
-    return ForestRow(label=label, **bounds, tone=test["first_is"])
+    return ForestRow.of(label, test["difference"], test["first_is"])
 
 
 def _difference_plots(title: str, rows: list[ForestRow]) -> list[Plot]:

@@ -18,7 +18,7 @@ from medcodi.evaluation.report.wording import (
     share,
     title,
 )
-from medcodi.evaluation.scoring.metrics import ALL_TARGETS, METRICS, metric_row
+from medcodi.evaluation.scoring.metrics import ALL_TARGETS, metric_order, metric_row
 from medcodi.modality import MODALITIES, modality
 from medcodi.pages.page import Figure, Table
 from medcodi.study import CHEXPERT_LABELS
@@ -31,6 +31,11 @@ def system_cells(results: Results, name: str) -> tuple[str, ...]:
     return (name,) if several(results) else ()
 
 
+def row_heads(results: Results, system: str, direction: str, target: str) -> tuple[str, ...]:
+    """The first cells of a row about a target: direction, target, and the system where there are several."""
+    return pretty(direction), modality(target).title, *system_cells(results, system)
+
+
 # ---- figures ---------------------------------------------------------------------------------------------------------
 def matrix_table(results: Results, kind: str, tables: tuple[str, ...], caption: str = "") -> Table | None:
     """Direction and target -> every metric of some tables; coloured from floor to ceiling."""
@@ -40,20 +45,12 @@ def matrix_table(results: Results, kind: str, tables: tuple[str, ...], caption: 
         for target in scores["targets"]
         if MODALITIES[target].kind == kind
     ]
-    order = list(METRICS)
-    chosen = sorted(
-        {metric for *_, metrics in scored for metric in metrics if metric_row(metric).table in tables},
-        key=lambda metric: (order.index(metric.partition("/")[0]), metric),
-    )
+    present = {metric for *_, metrics in scored for metric in metrics if metric_row(metric).table in tables}
+    chosen = sorted(present, key=metric_order)
     if not chosen:
         return None
     rows = [
-        (
-            pretty(name),
-            modality(target).title,
-            *system_cells(results, system),
-            *(matrix_cell(metric, metrics.get(metric)) for metric in chosen),
-        )
+        (*row_heads(results, system, name, target), *(matrix_cell(metric, metrics.get(metric)) for metric in chosen))
         for system, name, target, metrics in scored
     ]
     heads = ("direction", "target", *system_cells(results, "system"))

@@ -42,10 +42,7 @@ def multi_prompt_tests(scores: Scores, patients: Sequence[str], config: ScoringC
     The primary figure's tests have ``against_better``: whether the single prompt is the better one of the direction's. It is given only
     if all of its single prompts were tested, and the better one is chosen on the studies and findings that all of them have.
 
-    Args:
-        scores: Of every system.
-        patients: Of each held-out study.
-        config: Seed, resamples, permutations.
+    ``patients`` are those of all held-out studies.
     """
     comparisons = Comparisons()
     for system, directions in scores.items():

@@ -84,13 +84,7 @@ class TargetScores:
     ) -> None:
         """Add a figure with its interval, ceiling and floor.
 
-        Args:
-            name: Of the metric.
-            statistic: Of the generated contents.
-            weights: Bootstrap resamples, ``[R, N]``.
-            ceiling: Statistic on the same studies, or a number.
-            floor: The same.
-            **more: Further keys of the figure.
+        ``weights`` are bootstrap resamples, ``[R, N]``; ceiling and floor are statistics on the same studies, or numbers; ``more``: further keys.
         """
 
         def number(bound: StudyStatistic | float | None) -> float | None:

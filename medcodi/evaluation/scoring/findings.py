@@ -52,9 +52,7 @@ def counted_findings(truth: np.ndarray, annotated: np.ndarray, min_positives: in
 def sided(codes: np.ndarray, labels: np.ndarray) -> np.ndarray:
     """Findings with a side, in the order of ``SIDED``: ``[N, K]`` of 0, 1, NaN (present, but the side is unknown).
 
-    Args:
-        codes: int8 ``[N, 14]``, see :func:`medcodi.evaluation.annotations.side_codes`.
-        labels: ``[N, 14]`` of 0, 1, NaN.
+    ``codes`` are int8 ``[N, 14]``, see :func:`medcodi.evaluation.annotations.side_codes`; ``labels`` are ``[N, 14]`` of 0, 1, NaN.
     """
     columns = []
     for column in _SIDED_COLUMNS:

@@ -92,6 +92,11 @@ ALL_TARGETS = "all"  # in comparisons: the primary figure
 PRIMARY = "finding_macro_f1"  # averaged over a direction's targets: the figure that decides
 
 
+def metric_order(name: str) -> tuple[int, str]:
+    """Key that sorts metrics, with or without an extractor, as the table has them."""
+    return list(METRICS).index(name.partition("/")[0]), name
+
+
 def metric_row(name: str) -> Metric:
     """A metric's row; ``frechet/xrv``, with an extractor, has the row of ``frechet``."""
     return METRICS.get(name.partition("/")[0], Metric(name, "other", ""))

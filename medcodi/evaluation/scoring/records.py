@@ -138,9 +138,7 @@ def _score_field(
 def _measures(target: str, name: str, field: FieldConfig) -> dict[str, Measure]:
     """Measure -> its statistic: of numbers mean error, R², correlation; of categories accuracy and AUROC."""
     if field.is_numeric:
-        measures: dict[str, Measure] = {
-            "mae": lambda truth, values: MeanStatistic(np.abs(values[:, 0] - truth)),
-        }
+        measures: dict[str, Measure] = {"mae": lambda truth, values: MeanStatistic(np.abs(values[:, 0] - truth))}
         for measure in NUMBERS:
             measures[measure] = lambda truth, values, measure=measure: NumberStatistic(truth, values[:, 0], measure)
         return measures

@@ -142,18 +142,14 @@ def flag_texts(case: Case) -> None:
         "repeated": flag(repeated(case.generated.hashes) & ~empty, ids),
     }
     case.scores.flags |= {name: entry for name, entry in flags.items() if entry}
-    if entry := flags["empty"]:
-        case.scores.notes.append(
-            f"{entry['count']} of {len(ids)} reports are empty; they score 0 and count as without findings"
-        )
-    if entry := flags["no language"]:
-        case.scores.notes.append(
-            f"{entry['count']} of {len(ids)} reports are no language; they were scored as they are"
-        )
-    if entry := flags["not English"]:
-        case.scores.notes.append(
-            f"{entry['count']} of {len(ids)} reports do not look English; the labeler reads English only"
-        )
+    notes = {
+        "empty": "are empty; they score 0 and count as without findings",
+        "no language": "are no language; they were scored as they are",
+        "not English": "do not look English; the labeler reads English only",
+    }
+    for name, note in notes.items():
+        if entry := flags[name]:
+            case.scores.notes.append(f"{entry['count']} of {len(ids)} reports {note}")
 
 
 # ---- sets of images: distances in each extractor's features ----------------------------------------------------------

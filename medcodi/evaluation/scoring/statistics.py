@@ -271,14 +271,6 @@ def compare(
 
     Figures of findings are compared on those that both count; ``findings`` is their number, ``findings_left_out`` names the others.
 
-    Args:
-        first: Of N studies.
-        second: Of the same studies.
-        patients: Of each study.
-        seed: Of resamples and permutations.
-        resamples: At most this many.
-        permutations: At most this many.
-
     Returns:
         JSON-ready.
 

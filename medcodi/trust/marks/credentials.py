@@ -119,10 +119,6 @@ def manifest_path(film: Path) -> Path:
 def sign(films: Sequence[tuple[Path, Mark]], key: SigningKey) -> list[Path]:
     """Write the manifest of each film beside it; none is replaced.
 
-    Args:
-        films: PNG files, with their marks.
-        key: From :func:`read_key`.
-
     Raises:
         DataError: If a manifest exists, or the certificates are none that C2PA accepts.
     """

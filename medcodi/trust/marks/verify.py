@@ -27,15 +27,8 @@ RESULT = "result.json"  # of one study of `medcodi synthesize`
 IMAGE_SUFFIXES = (*SUFFIXES["image"], ".webp")
 _BESIDE = (*SUFFIXES["text"], *SUFFIXES["table"])  # files with no place for a mark
 # Outcomes, the worst first; a file is the worst of what was seen.
-BROKEN, CHANGED, UNMARKED, FOREIGN, INCOMPLETE, MARKED = (
-    "broken",
-    "changed",
-    "unmarked",
-    "foreign",
-    "incomplete",
-    "marked",
-)
-OUTCOMES = (BROKEN, CHANGED, UNMARKED, FOREIGN, INCOMPLETE, MARKED)
+OUTCOMES = ("broken", "changed", "unmarked", "foreign", "incomplete", "marked")
+BROKEN, CHANGED, UNMARKED, FOREIGN, INCOMPLETE, MARKED = OUTCOMES
 _AS_WRITTEN = "take the file as it was generated"
 _IMAGE_TAGS = {"ConversionType": "SYN", "ImageType": "DERIVED", "DerivationDescription": "MedCoDi"}
 

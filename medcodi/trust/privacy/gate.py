@@ -119,16 +119,12 @@ def _families(families: Families, limits: LimitsConfig, of_members_only: bool) -
     judged = []
     for family in FAMILIES if limits.p_value is not None else ():
         p = families[family]["p_value"]
-        entry: dict[str, Any] = {
-            "limit": "p_value",
-            "title": f"{family}: p over all its tests",
-            "allowed": limits.p_value,
-        }
-        if p is None:
-            if not of_members_only:
-                judged.append({**entry, "of": family, "outcome": NO_FIGURE})
-            continue
-        judged.append({**entry, "of": family, "value": p, "outcome": FAILS if p < (limits.p_value or 0) else HOLDS})
+        title = f"{family}: p over all its tests"
+        entry = {"limit": "p_value", "title": title, "allowed": limits.p_value, "of": family}
+        if p is not None:
+            judged.append({**entry, "value": p, "outcome": FAILS if p < (limits.p_value or 0) else HOLDS})
+        elif not of_members_only:
+            judged.append({**entry, "outcome": NO_FIGURE})
     return judged
 
 

@@ -35,7 +35,7 @@ from medcodi.model import MedCoDi
 from medcodi.model.identity import model_identity
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder
-from medcodi.trust.privacy.attacks.presidio import presidio_analyzer
+from medcodi.trust.privacy.attacks.identifiers import presidio_analyzer
 from medcodi.trust.privacy.attacks.reidentification import PatientFilms, measure_ruler, train_network
 from medcodi.trust.privacy.config import AuditConfig
 from medcodi.trust.privacy.controls import run_positive
@@ -73,9 +73,8 @@ def audit(config: AuditConfig, *, quiet: bool = False) -> dict[str, Any]:
     model, reference, parts = open_inputs(config)
     job = JobFolder(Path(config.out), AUDIT, identity_of(config, model, reference, parts), ranks)
     ranks.by_first(job.check)
-    subject = read_subject(
-        config, model, reference, parts, ranks
-    )  # refuses what cannot be audited before anything is written
+    # What cannot be audited is refused before anything is written.
+    subject = read_subject(config, model, reference, parts, ranks)
     with job.opened(), progress_of(disable=quiet or not ranks.is_first) as progress:
         measure(subject, job, _reporter(progress))
         if config.controls.run:

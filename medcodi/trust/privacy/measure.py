@@ -181,9 +181,8 @@ def _score_the_rest(subject: Subject, job: JobFolder) -> None:
     """Canaries and the ruler of re-identification."""
     config = subject.config
     if config.canaries is not None and job.record(CANARIES) is None:
-        arrays = canary_ranks(
-            subject.model, subject.reference, config.canaries, config.timesteps, config.noises, config.seed
-        )
+        models = subject.model, subject.reference
+        arrays = canary_ranks(*models, config.canaries, config.timesteps, config.noises, config.seed)
         write_shard(job, CANARIES, arrays)
     if subject.ruler is not None and job.record(RULER) is None:
         write_shard(job, RULER, {}, **subject.ruler)

@@ -58,7 +58,7 @@ def sections(results: Results, pairs: Sequence[PictureRow] = ()) -> list[Section
     if rows := results["reidentification"]["rows"]:
         table = Table(
             columns=["direction", "target", "matched, members less non-members"],
-            rows=[[row["direction"], row["target"], interval(row["excess"])] for row in rows],
+            rows=[[row["direction"], row["target"], Figure.of(row["excess"])] for row in rows],
             left=2,
         )
         parts.append(Section(title="Re-identification", tables=[table, *_ruler_tables(results)]))
@@ -69,17 +69,6 @@ def sections(results: Results, pairs: Sequence[PictureRow] = ()) -> list[Section
         rows = [[entry["figure"], entry["reason"]] for entry in results["left_out"]]
         parts.append(Section(title="Left out", tables=[Table(columns=["figure", "reason"], rows=rows, left=2)]))
     return parts
-
-
-def interval(figure: Mapping[str, Any] | None, digits: int = 3) -> Figure:
-    """A figure with its interval as a cell; a dash without one."""
-    if figure is None:
-        return Figure(text="–")
-    return Figure(
-        text=f"{figure['value']:.{digits}f}",
-        value=figure["value"],
-        small=f"[{figure['low']:.{digits}f}, {figure['high']:.{digits}f}]",
-    )
 
 
 def _p(value: float | None) -> Figure:
@@ -108,8 +97,7 @@ def _head(results: Results) -> Head:
 def _gate_table(results: Results) -> Table:
     rows = []
     for entry in results["limits"]:
-        has_interval = "low" in entry
-        value = interval(entry) if has_interval else _p(entry.get("value"))
+        value = Figure.of(entry) if "low" in entry else _p(entry.get("value"))
         outcome = Figure(text=entry["outcome"], shade=_SHADES.get(entry["outcome"]))
         rows.append([entry["title"], entry.get("of", ""), outcome, value, Figure(text=f"{entry['allowed']:g}")])
     return Table(columns=["limit", "worst figure", "outcome", "value", "allowed"], rows=rows, left=2)
@@ -141,7 +129,7 @@ def _membership(results: Results) -> Section:
     family = results["membership"]
     main, shown = family["main"], epsilon_shown(family["main"])
     rows = [
-        [row["target"], row["context"], row["attack"], interval(row["auroc"]), _p(row.get("p_holm"))]
+        [row["target"], row["context"], row["attack"], Figure.of(row["auroc"]), _p(row.get("p_holm"))]
         for row in family["attacks"]
     ]
     tables = [
@@ -149,9 +137,9 @@ def _membership(results: Results) -> Section:
         Table(
             columns=["main attack", "value", "p"],
             rows=[
-                ["AUROC over all targets", interval(main["auroc"]), _p((main["auroc"] or {}).get("p_value"))],
+                ["AUROC over all targets", Figure.of(main["auroc"]), _p((main["auroc"] or {}).get("p_value"))],
                 *(
-                    [f"members found at {float(rate):.1%} false alarms", interval(share), Figure(text="–")]
+                    [f"members found at {float(rate):.1%} false alarms", Figure.of(share), Figure(text="–")]
                     for rate, share in main["true_alarms"].items()
                 ),
                 ["ε shown, at least (δ = 1e-5)", Figure(text="–" if shown is None else f"{shown:.2f}"), _p(None)],
@@ -160,23 +148,16 @@ def _membership(results: Results) -> Section:
         ),
     ]
     forest = [
-        ForestRow(
-            label=f"{row['target']}, {row['context']}: {row['attack']}",
-            value=row["auroc"]["value"],
-            low=row["auroc"]["low"],
-            high=row["auroc"]["high"],
-        )
-        for row in family["attacks"]
+        ForestRow.of(f"{row['target']}, {row['context']}: {row['attack']}", row["auroc"]) for row in family["attacks"]
     ]
     targets = list(dict.fromkeys(row["target"] for row in family["timesteps"]))
-    curves = [
-        Curve(
-            target,
-            [(round(row["timestep"] * 1000), row["auroc"]) for row in family["timesteps"] if row["target"] == target],
-            colour=place,
-        )
-        for place, target in enumerate(targets)
-    ]
+    points = {
+        target: [
+            (round(row["timestep"] * 1000), row["auroc"]) for row in family["timesteps"] if row["target"] == target
+        ]
+        for target in targets
+    }
+    curves = [Curve(target, points[target], colour=place) for place, target in enumerate(targets)]
     plots = [
         Plot(svg=forest_chart("Members against non-members", forest, x_label="AUROC", reference=0.5)),
         Plot(svg=line_chart("AUROC by timestep, with prompts", curves, x_label="timestep, thousandths")),
@@ -187,13 +168,8 @@ def _membership(results: Results) -> Section:
 def _memorisation_table(results: Results) -> Table:
     rows = [
         [
-            row["direction"],
-            row["target"],
-            row["space"],
-            interval(row["calibrated"]),
-            interval(row["own"]),
-            interval(row["nearest"]),
-            interval(row["copies"]),
+            *(row[name] for name in ("direction", "target", "space")),
+            *(Figure.of(row[name]) for name in ("calibrated", "own", "nearest", "copies")),
         ]
         for row in results["memorisation"]["rows"]
     ]
@@ -217,7 +193,7 @@ def _extraction_tables(results: Results) -> list[Table]:
     if family["phrases"]:
         what = {"own": "share of the own rare phrases", "others": "generations that repeat it for others"}
         rows = [
-            [row["direction"], what[row["of"]], interval(row["excess"], 4), _p(row["excess"]["p_value"])]
+            [row["direction"], what[row["of"]], Figure.of(row["excess"], 4), _p(row["excess"]["p_value"])]
             for row in family["phrases"]
         ]
         tables.append(Table(columns=["direction", "phrases", "members less non-members", "p"], rows=rows, left=2))
@@ -226,7 +202,7 @@ def _extraction_tables(results: Results) -> list[Table]:
         categories = ", ".join(f"{name} ({count})" for name, count in row["categories"].items()) or "none"
         real = " / ".join(f"{share:.3f}" for share in row["real"].values())
         by = row.get("by", "rules of our own")
-        rows.append([row["direction"], by, categories, interval(row["generated"]), Figure(text=real)])
+        rows.append([row["direction"], by, categories, Figure.of(row["generated"]), Figure(text=real)])
     if rows:
         columns = ["direction", "by", "identifiers found", "share of generated reports", "of real ones"]
         tables.append(Table(columns=columns, rows=rows, left=3))
@@ -236,7 +212,7 @@ def _extraction_tables(results: Results) -> list[Table]:
 def _ruler_tables(results: Results) -> list[Table]:
     ruler = results["reidentification"]["ruler"] or {}
     rows = [
-        [view, interval(own["auroc"]), Figure(text=f"{own['matched_real_pairs']:.2f}"), Figure(text=str(own["pairs"]))]
+        [view, Figure.of(own["auroc"]), Figure(text=f"{own['matched_real_pairs']:.2f}"), Figure(text=str(own["pairs"]))]
         for view, own in ruler.items()
     ]
     columns = ["view", "AUROC on real pairs", "real pairs matched at 1 % false matches", "pairs"]
@@ -250,7 +226,7 @@ def _attribute_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             row["direction"],
             *(Figure(text=f"{row['members'][source]:.2f}") for source in ("prompts", "generated", "real")),
             Figure(text=f"{row['non_members']['generated']:.2f}"),
-            interval(row["gain"]),
+            Figure.of(row["gain"]),
         ]
         for row in rows
     ]

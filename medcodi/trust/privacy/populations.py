@@ -84,13 +84,8 @@ class AuditedStudies(HeldOutStudies):
         super().__init__(dataset, shard_size=shard_size, ranks=ranks)
         inside = np.array([dataset.is_member(place) for place in self.studies.places])
         refuse_overlap(self.patients, inside)
-        self.records = [
-            record_of(self.studies[row]) for row in range(len(self))
-        ]  # what is known of each study's patient
-        strata = [
-            stratum(study, self.records[row], self.modalities[row])
-            for row, study in enumerate(self.studies.without_images)
-        ]
+        self.records = [record_of(study) for study in self.studies.without_images]
+        strata = list(map(stratum, self.studies.without_images, self.records, self.modalities))
         self.labels = choose(strata, inside, matching, num_studies, seed)
         counts = {"members": int((self.labels == MEMBER).sum()), "non_members": int((self.labels == NON_MEMBER).sum())}
         for name, count in counts.items():
@@ -106,8 +101,8 @@ class AuditedStudies(HeldOutStudies):
             "pools": {"members": int(inside.sum()), "non_members": int((~inside).sum())},
             **counts,
             "patients": {
-                "members": len({self.patients[row] for row in self.rows(MEMBER)}),
-                "non_members": len({self.patients[row] for row in self.rows(NON_MEMBER)}),
+                name: len({self.patients[row] for row in self.rows(label)})
+                for name, label in (("members", MEMBER), ("non_members", NON_MEMBER))
             },
             "differences": differences(self),
             "bias_floor": bias_floor(self),

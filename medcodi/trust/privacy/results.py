@@ -100,14 +100,8 @@ def verify_audit(folder: str | Path) -> AuditCheck:
     now = hashes_of(root)
     for name in sorted({*stored, *now}):
         if stored.get(name) != now.get(name):
-            what = (
-                "is missing"
-                if name not in now
-                else "is not part of the bundle"
-                if name not in stored
-                else "was changed"
-            )
-            check.differences.append(f"{name} {what}")
+            absent = "is missing" if name in stored else "is not part of the bundle"
+            check.differences.append(f"{name} {'was changed' if name in stored and name in now else absent}")
     # Figures, from the scores alone.
     computed = json.loads(json.dumps(compute_results(JobFolder(root, AUDIT))))
     for path, first, second in _differing(_read(root / RESULTS), computed):

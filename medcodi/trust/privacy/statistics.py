@@ -88,10 +88,7 @@ def true_alarms(
 
     rng = numpy_generator("audit alarms", *keys)
     drawn = [
-        share(
-            rng.choice(inside, (size, len(inside))),
-            rng.choice(outside, (size, len(outside))),
-        )
+        share(rng.choice(inside, (size, len(inside))), rng.choice(outside, (size, len(outside))))
         for size in _blocks(resamples)
     ]
     low, high = np.quantile(np.concatenate(drawn), [0.025, 0.975])
@@ -176,14 +173,8 @@ def nearest_excess(nearest: np.ndarray, labels: np.ndarray, patients: Sequence[s
     value = float(counts[member].sum() / total - expected)
     p = float(norm.sf(value / spread)) if spread > 0 else 1.0
     width = 1.959964 * spread
-    return {
-        "value": value,
-        "low": value - width,
-        "high": value + width,
-        "chance": expected,
-        "p_value": p,
-        **_counts(member),
-    }
+    bounds = {"low": value - width, "high": value + width}
+    return {"value": value, **bounds, "chance": expected, "p_value": p, **_counts(member)}
 
 
 def share_interval(hits: int, total: int) -> dict[str, Any]:

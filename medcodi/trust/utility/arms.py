@@ -74,13 +74,7 @@ def select(
     source, rows = train, np.zeros(0, np.int64)
     if arm.add != "nothing":
         number = _number(arm, real, removed, train)
-        source = (
-            pools[added_from]
-            if arm.add == "synthetic"
-            else pools.get("oracle", train)
-            if arm.add == "oracle"
-            else train
-        )
+        source = pools[added_from] if arm.add == "synthetic" else pools.get(arm.add, train)
         candidates = _candidates(arm, source, train, kept, own, findings)
         rows = _draw(name, arm, sampling, candidates, number, added_from or arm.add)
     added = _labelled(arm, source.take(rows), sampling)

@@ -244,13 +244,10 @@ class Study:
         guard = TestOnce(
             self.job.root, {shard: record["files"][WEIGHTS]["sha256"] for shard, record in records.items()}
         )
-        studies = guard.read(lambda: {name: self._read_test(name) for name in names})
+        studies = guard.read(lambda: {name: self._built(name) for name in names})
         for name, (pool, left_out) in studies.items():
-            self.job.write(f"tests/{name}", partial(self._write_predictions, name, pool, left_out), replace=True)
-
-    def _read_test(self, name: str) -> tuple[Pool, int]:
-        pool, num_left_out = self._built(name)
-        return self._with_findings(pool), num_left_out
+            write = partial(self._write_predictions, name, self._with_findings(pool), left_out)
+            self.job.write(f"tests/{name}", write, replace=True)
 
     def _write_predictions(self, name: str, pool: Pool, num_left_out: int, folder: Path) -> dict[str, Any]:
         arrays: dict[str, Any] = {"truth": pool.truth.numpy()}

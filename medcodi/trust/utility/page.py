@@ -28,8 +28,6 @@ _RATE_TEXT = (
     "should be. Below 0: it cost as much as leaving real studies out. The oracle's curve is that of the arms which add new real "
     "studies; where it does not rise, or rises in fewer than 95 % of the resamples, there is no rate or no interval."
 )
-
-
 _SEEN = "generator's patients (beyond the arm's)"
 
 
@@ -92,11 +90,6 @@ def shown(row: Mapping[str, Any], digits: int, *, sign: bool = False) -> str:
     return f"{row['value']:{'+' if sign else ''}.{digits}f}{spread}"
 
 
-def _figure(row: Mapping[str, Any], digits: int = 3) -> Figure:
-    small = "" if row["low"] is None else f"[{row['low']:.{digits}f}, {row['high']:.{digits}f}]"
-    return Figure(text="–" if row["value"] is None else f"{row['value']:.{digits}f}", value=row["value"], small=small)
-
-
 def _head(results: Results) -> Head:
     test, config = results["tests"]["test"], results["config"]
     return Head(
@@ -116,27 +109,20 @@ def _head(results: Results) -> Head:
 # ---- charts ----------------------------------------------------------------------------------------------------------
 def _curves(results: Results) -> list[Plot]:
     """Performance against the real studies of plain arms; and against the studies added, for each base with several arms."""
-    arms, config, test, measure = (
-        results["arms"],
-        results["config"]["arms"],
-        results["tests"]["test"]["arms"],
-        results["measure"],
-    )
+    arms, config, measure = results["arms"], results["config"]["arms"], results["measure"]
+    test = results["tests"]["test"]["arms"]
 
     def curve(label: str, names: list[str], key: str, colour: int) -> Curve:
         known = [name for name in names if test[name]["macro"][measure]["value"] is not None]
         rows = [(arms[name][key], test[name]["macro"][measure]) for name in sorted(known, key=lambda n: arms[n][key])]
         bars = [(row["low"], row["high"]) for _, row in rows if row["low"] is not None]
-        return Curve(
-            label, [(x, row["value"]) for x, row in rows], colour=colour, bars=bars if len(bars) == len(rows) else ()
-        )
+        points = [(x, row["value"]) for x, row in rows]
+        return Curve(label, points, colour=colour, bars=bars if len(bars) == len(rows) else ())
 
     plain = [name for name, arm in config.items() if arm["add"] == "nothing" and not arm["cut"]]
-    plots = (
-        [Plot(svg=line_chart("Real studies alone", [curve("real", plain, "num_real", 0)], "real studies"))]
-        if len(plain) > 1
-        else []
-    )
+    plots = []
+    if len(plain) > 1:
+        plots.append(Plot(svg=line_chart("Real studies alone", [curve("real", plain, "num_real", 0)], "real studies")))
     bases: dict[tuple[Any, ...], list[str]] = {}
     for name, arm in config.items():
         bases.setdefault((arm["real"], arm["cut"], arm["cut_to"]), []).append(name)
@@ -163,12 +149,7 @@ def _is_usual(arm: Mapping[str, Any]) -> bool:
 
 def _rates(test: Results) -> list[Plot]:
     rows = [
-        ForestRow(
-            label=f"{arm}{' (at least)' if rate['beyond'] else ''}",
-            value=rate["value"],
-            low=rate["low"],
-            high=rate["high"],
-        )
+        ForestRow.of(f"{arm}{' (at least)' if rate['beyond'] else ''}", rate)
         for arm, rate in test["exchange"].items()
         if rate["value"] is not None
     ]
@@ -199,7 +180,7 @@ def _arm_table(results: Results, name: str) -> Table:
     measures = list(next(iter(test["arms"].values()))["macro"])
     for arm, figures in test["arms"].items():
         facts = results["arms"][arm]
-        macro = [_figure(figures["macro"][measure]) for measure in measures]
+        macro = [Figure.of(figures["macro"][measure]) for measure in measures]
         rows.append([arm, f"{facts['num_real']:,}", f"{facts['num_added']:,}", _seen(facts), *macro])
     columns = ["arm", "real", "added", _SEEN, *(NAMES[measure] for measure in measures)]
     return Table(columns=columns, rows=rows, caption=f"Macro figures on {test['num_studies']:,} studies")
@@ -209,11 +190,9 @@ def _subgroup_tables(results: Results) -> list[Table]:
     """The worst subgroup of every arm, where subgroups are known."""
     arms = results["tests"]["test"]["arms"]
     known = {arm: figures["worst_subgroup"] for arm, figures in arms.items() if figures["worst_subgroup"] is not None}
-    rows = [[arm, worst["group"], _figure(worst)] for arm, worst in known.items()]
-    columns = ("arm", "worst subgroup", NAMES[results["measure"]])
-    return (
-        [Table(columns=columns, rows=rows, left=2, caption="The worst of the subgroups by sex and age")] if rows else []
-    )
+    rows = [[arm, worst["group"], Figure.of(worst)] for arm, worst in known.items()]
+    columns, caption = ("arm", "worst subgroup", NAMES[results["measure"]]), "The worst of the subgroups by sex and age"
+    return [Table(columns=columns, rows=rows, left=2, caption=caption)] if rows else []
 
 
 def _rate_table(results: Results) -> Table:
@@ -221,25 +200,17 @@ def _rate_table(results: Results) -> Table:
     for arm, rate in results["tests"]["test"]["exchange"].items():
         facts = results["arms"][arm]
         counts = [f"{facts['num_real']:,}", f"{rate['num_added']:,}", _seen(facts)]
-        rows.append([arm, *counts, _figure(rate, 2), "yes" if rate["beyond"] else "no", f"{rate['resolved']:.0%}"])
+        rows.append([arm, *counts, Figure.of(rate, 2), "yes" if rate["beyond"] else "no", f"{rate['resolved']:.0%}"])
     columns = ("arm", "real", "added", _SEEN, "exchange rate", "beyond the curve", "resamples with a rate")
     return Table(columns=columns, rows=rows)
 
 
 def _comparison_table(results: Results) -> Table:
-    def p_cell(value: float | None) -> Figure:
-        return Figure(text="–" if value is None else f"{value:.4f}", value=value)
-
-    rows = [
-        [
-            row["arm"],
-            row["against"],
-            _seen(results["arms"][row["arm"]]),
-            _figure(row),
-            *map(p_cell, (row["p_value"], row["p_holm"])),
-        ]
-        for row in results["tests"]["test"]["comparisons"]
-    ]
+    rows = []
+    for row in results["tests"]["test"]["comparisons"]:
+        p_values = (row["p_value"], row["p_holm"])
+        cells = [Figure(text="–" if p is None else f"{p:.4f}", value=p) for p in p_values]
+        rows.append([row["arm"], row["against"], _seen(results["arms"][row["arm"]]), Figure.of(row), *cells])
     columns = ("arm", "against", _SEEN, f"difference of {NAMES[results['measure']]}", "p", "p (Holm)")
     return Table(columns=columns, rows=rows, left=2)
 
@@ -247,7 +218,11 @@ def _comparison_table(results: Results) -> Table:
 def _finding_table(results: Results) -> Table:
     test = results["tests"]["test"]
     rows = [
-        [finding, f"{cases:,}", *(_figure(figures["findings"][finding]["auroc"]) for figures in test["arms"].values())]
+        [
+            finding,
+            f"{cases:,}",
+            *(Figure.of(figures["findings"][finding]["auroc"]) for figures in test["arms"].values()),
+        ]
         for finding, cases in test["cases"].items()
     ]
     return Table(columns=("finding", "cases", *test["arms"]), rows=rows, caption="AUROC")

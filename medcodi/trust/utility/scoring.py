@@ -275,10 +275,7 @@ def monotone(values: np.ndarray) -> np.ndarray:
 def exchange_rate(curve: OracleCurve, num_added: int, values: np.ndarray) -> dict[str, Any]:
     """The rate of an arm with its interval, JSON-ready.
 
-    Args:
-        curve: Of the oracle arms of the same base.
-        num_added: Studies added in the arm.
-        values: Performance of the arm, ``[1 + R]``.
+    ``curve`` is that of the oracle arms of the same base; ``values`` are the performance of the arm, ``[1 + R]``.
 
     Returns:
         ``value``, ``low``, ``high`` (null where the curve does not rise in more than 5 % of the resamples), ``num_added``,

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from medcodi.evaluation.annotators.classifier import ClassifierConfig, FindingClassifier
-from medcodi.evaluation.annotators.classifier_training import augment
+from medcodi.evaluation.annotators.classifier_training import augment, finding_loss
 from medcodi.trust.utility.config import NetworkConfig, UtilityConfig
 from medcodi.trust.utility.pools import Pool
 
@@ -41,17 +41,6 @@ class Task(Protocol):
     def predict(self, network: Any, pool: Pool) -> np.ndarray:
         """Findings: probabilities float64 ``[N, K]``. Retrieval: the rank of each study's film, from 1, ``[N, 1]``."""
         ...
-
-
-def finding_loss(logits: Tensor, truth: Tensor, weights: Tensor, present: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy over known findings: logits ``[..., K]``, truth of 0, 1, NaN; ``present``: rows that count."""
-    known = ~truth.isnan()
-    if present is not None:
-        known = known & present[..., None]
-    losses = F.binary_cross_entropy_with_logits(
-        logits.float(), truth.nan_to_num(0.0), pos_weight=weights, reduction="none"
-    )
-    return (losses * known).sum() / known.sum().clamp(min=1)
 
 
 # ---- films -----------------------------------------------------------------------------------------------------------
@@ -117,11 +106,16 @@ class FilmTask:
         return np.concatenate(parts)
 
     def _logits(self, network: Any, pool: Pool, rows: Tensor, augmentation: str, rng: torch.Generator) -> Tensor:
-        device = network.head.weight.device
-        films = pool.images[rows].to(device).flatten(0, 1)[:, None].float() / 255  # [B V, 1, S, S]
-        views = torch.arange(len(self.views), device=device).repeat(len(rows))
-        films = augmented(films, augmentation, rng).contiguous(memory_format=torch.channels_last)
+        films, views = films_of(pool, rows, augmentation, rng, network.head.weight.device)
         return network(films, views).unflatten(0, (len(rows), len(self.views)))
+
+
+def films_of(pool: Pool, rows: Tensor, augmentation: str, rng: torch.Generator, device: Any) -> tuple[Tensor, Tensor]:
+    """Films of some rows, one after the other: ``[B V, 1, S, S]`` in [0, 1], augmented; and the view of each, ``[B V]``."""
+    films = pool.images[rows].to(device)  # [B, V, S, S]
+    views = torch.arange(films.shape[1], device=device).repeat(len(rows))
+    films = augmented(films.flatten(0, 1)[:, None].float() / 255, augmentation, rng)
+    return films.contiguous(memory_format=torch.channels_last), views
 
 
 # ---- reports ---------------------------------------------------------------------------------------------------------
@@ -191,13 +185,8 @@ class ReportTask:
 
     def predict(self, network: Any, pool: Pool) -> np.ndarray:
         """As :class:`Task`."""
-        return (
-            self._logits(network, pool, torch.arange(len(pool)), "none", torch.Generator())
-            .double()
-            .sigmoid()
-            .cpu()
-            .numpy()
-        )
+        logits = self._logits(network, pool, torch.arange(len(pool)), "none", torch.Generator())
+        return logits.double().sigmoid().cpu().numpy()
 
     def _logits(self, network: Any, pool: Pool, rows: Tensor, augmentation: str, rng: torch.Generator) -> Tensor:
         tokens = self._tokens([pool.reports[row] for row in rows.tolist()], DROPPED[augmentation], rng)
@@ -244,7 +233,7 @@ class RetrievalTask:
         """As :class:`Task`; the same study drawn twice, or its duplicate, is no negative of itself."""
         films, reports = self._embeddings(network, pool, rows, augmentation, rng)
         logits = network.logit_scale.clamp(0, math.log(100.0)).exp() * films.float() @ reports.float().T  # [B, B]
-        numbers = torch.tensor([hash_of(pool.ids[row]) for row in rows.tolist()], device=logits.device)
+        numbers = torch.tensor([zlib.crc32(pool.ids[row].encode()) for row in rows.tolist()], device=logits.device)
         same = (numbers[:, None] == numbers[None]) & ~torch.eye(len(rows), dtype=torch.bool, device=logits.device)
         logits = logits.masked_fill(same, -1e4)
         truth = torch.arange(len(rows), device=logits.device)
@@ -264,19 +253,12 @@ class RetrievalTask:
         self, network: Any, pool: Pool, rows: Tensor, augmentation: str, rng: torch.Generator
     ) -> tuple[Tensor, Tensor]:
         device = network.project.weight.device
-        films = pool.images[rows].to(device).flatten(0, 1)[:, None].float() / 255
-        views = torch.arange(len(self.views), device=device).repeat(len(rows))
-        films = augmented(films, augmentation, rng).contiguous(memory_format=torch.channels_last)
+        films, views = films_of(pool, rows, augmentation, rng, device)
         present = pool.has_image[rows].to(device)[..., None].float()
         embedded = network.film_embeddings(films, views).unflatten(0, present.shape[:2])  # [B, V, D]
         tokens = self._tokens([pool.reports[row] for row in rows.tolist()], DROPPED[augmentation], rng)
         texts = network.reports(*(part.to(device) for part in tokens))
         return F.normalize((embedded.float() * present).sum(1), dim=1), F.normalize(texts.float(), dim=1)
-
-
-def hash_of(study_id: str) -> int:
-    """A number of a study's id, for comparisons within a batch."""
-    return zlib.crc32(study_id.encode())
 
 
 def task_of(config: UtilityConfig, size: int, findings: tuple[str, ...]) -> Task:

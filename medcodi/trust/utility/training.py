@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from medcodi.config import to_dict
+from medcodi.evaluation.annotators.classifier_training import learning_rate
 from medcodi.metrics.findings import best_thresholds
 from medcodi.randomness import numpy_generator, seed_from_keys, torch_generator
 from medcodi.trust.utility.arms import Selection
@@ -67,13 +67,6 @@ class Batches:
         return self._orders[phase, epoch]
 
 
-def learning_rate(step: int, config: UtilityConfig) -> float:
-    """Linear warm-up, cosine decay to 0 over all steps."""
-    training = config.training
-    warm = min((step + 1) / max(training.warmup_steps, 1), 1.0)
-    return training.learning_rate * warm * 0.5 * (1 + math.cos(math.pi * step / training.num_steps))
-
-
 def positive_weights(arm: ArmConfig, truth: Tensor) -> Tensor:
     """Weights of positives ``[K]``: 1, or with ``loss_weights`` the odds against each finding, at most 50."""
     if not arm.loss_weights:
@@ -101,7 +94,7 @@ def train(
     best: dict[str, Tensor] = {}
     for step in range(options.num_steps):
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(step, config)
+            group["lr"] = learning_rate(step, options)
         # Forward, backward, update.
         rng = torch_generator("utility augmentation", seed, step)
         with torch.autocast(device.type, dtype=torch.bfloat16, enabled=options.precision == "bfloat16"):

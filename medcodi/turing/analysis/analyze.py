@@ -10,13 +10,13 @@ import numpy as np
 
 from medcodi import __version__
 from medcodi.errors import ConfigError, DataError, did_you_mean
+from medcodi.metrics.paired import holm
 from medcodi.turing.analysis.task_results import TaskResults
 from medcodi.turing.analysis.tasks import ANALYSES
 from medcodi.turing.answers.schema import AnswerRow
 from medcodi.turing.answers.table import Answers
 from medcodi.turing.statistics import THESE_READERS, consistency
 from medcodi.turing.statistics.equivalence import check_margin
-from medcodi.turing.statistics.ratings import holm
 
 
 def analyze(

@@ -12,12 +12,12 @@ from typing import Any
 
 import numpy as np
 
+from medcodi.data.tables import spreadsheet_row
 from medcodi.pages.bars import rating_chart
 from medcodi.pages.charts import ForestRow, forest_chart, roc_chart, trial_chart
 from medcodi.pages.page import render_template
 from medcodi.storage.names import plain_name
 from medcodi.turing.analysis.wording import methods, verdicts
-from medcodi.turing.answers.schema import spreadsheet_text
 from medcodi.turing.answers.table import Answers, TaskAnswers
 from medcodi.turing.bundle.files import new_folder
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
@@ -97,10 +97,7 @@ def _csv(records: Sequence[Mapping[str, Any]]) -> str:
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, columns, lineterminator="\n", restval="")
     writer.writeheader()
-    writer.writerows(
-        {key: spreadsheet_text(value) if isinstance(value, str) else value for key, value in record.items()}
-        for record in records
-    )
+    writer.writerows(map(spreadsheet_row, records))
     return buffer.getvalue()
 
 
@@ -248,17 +245,9 @@ def _rows_of(estimates: Sequence[Mapping[str, Any]], heading: str) -> list[Fores
     single = [e for e in estimates if e["reader"]]
     pooled = [e for e in estimates if not e["reader"] and e["group"] != "mixed model"]
     rows = [ForestRow(label=heading)]
-    rows += [ForestRow(label=e["reader"], value=e["value"], low=e["low"], high=e["high"]) for e in single]
-    rows += [
-        ForestRow(
-            label=f"all: {names[e['population']]}",
-            value=e["value"],
-            low=e["low"],
-            high=e["high"],
-            tone="faint" if e["population"] == NEW_READERS else "pooled",
-        )
-        for e in pooled
-    ]
+    rows += [ForestRow.of(e["reader"], e) for e in single]
+    tones = {THESE_READERS: "pooled", NEW_READERS: "faint"}
+    rows += [ForestRow.of(f"all: {names[e['population']]}", e, tones[e["population"]]) for e in pooled]
     return rows if len(rows) > 1 else []
 
 
@@ -278,9 +267,5 @@ def _share_rows(results: dict[str, Any], task: str) -> list[ForestRow]:
     accuracies = [e for e in _chosen(results, task, "accuracy") if e["group"].startswith("finding:")]
     for group in dict.fromkeys(e["group"] for e in accuracies):
         rows.append(ForestRow(label=group.partition(": ")[2] + ": accuracy"))
-        rows += [
-            ForestRow(label=e["contrast"], value=e["value"], low=e["low"], high=e["high"])
-            for e in accuracies
-            if e["group"] == group
-        ]
+        rows += [ForestRow.of(e["contrast"], e) for e in accuracies if e["group"] == group]
     return rows

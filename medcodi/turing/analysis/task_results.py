@@ -12,6 +12,7 @@ from medcodi.errors import DataError
 from medcodi.turing.answers.table import TaskAnswers
 from medcodi.turing.statistics import (
     NEW_READERS,
+    SINGLE_READER,
     THESE_READERS,
     Cases,
     Estimate,
@@ -66,6 +67,17 @@ class TaskResults:
         if np.isfinite(p):
             head = {"task": self.task, "group": group, "contrast": contrast, "reader": reader, "test": name}
             self.tests.append(head | {"population": population, "p": float(p)})
+
+    def t_tests(self, name: str, resampled: Resampled, null: float, *, group: str, contrast: str) -> None:
+        """Record t tests of the mean over readers against ``null``, for these readers and for new ones."""
+        for population in (THESE_READERS, NEW_READERS):
+            p = detection.t_test(resampled, null, population)
+            self.test(name, p, group=group, contrast=contrast, population=population)
+
+    def chance_test(self, correct: np.ndarray, *, contrast: str, reader: str) -> None:
+        """Record an exact test of one reader's answers, float ``[I]``, against guessing."""
+        named = {"group": "detection", "contrast": contrast, "reader": reader, "population": SINGLE_READER}
+        self.test("exact binomial against guessing", detection.chance_test(correct), **named)
 
     def equivalent(
         self,

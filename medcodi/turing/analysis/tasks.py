@@ -41,22 +41,12 @@ def analyze_ratings(answers: TaskAnswers, results: TaskResults) -> None:
         counts = [ratings.distribution(row[chosen], 1, highest).tolist() for row in values]
         results.extra.setdefault("distributions", {})[arm] = dict(zip(answers.readers, counts, strict=True))
         if chosen.sum() > 1:
-            means = jackknife(
-                detection.mean_statistic(values[:, chosen]), answers.cases(chosen), num=num_known(values[:, chosen])
-            )
+            own = values[:, chosen]
+            means = jackknife(detection.mean_statistic(own), answers.cases(chosen), num=num_known(own))
             results.both("ratings", "mean rating", means, contrast=arm, possible=(1, highest))
     # Each other arm against real items.
-    if not (answers.arm == "real").any() or not arms:
-        raise _one_arm(answers)
     for arm in _enough(answers, arms, results):
-        chosen = (answers.arm == "real") | (answers.arm == arm)
-        pair = ratings.Ratings(
-            readers=answers.readers,
-            values=values[:, chosen],
-            other=answers.arm[chosen] == arm,
-            case=answers.case[chosen],
-            cases=answers.cases(chosen),
-        )
+        pair = answers.ratings(values, arm)
         _contrast(pair, f"{arm} - real", results, equivalent=arm == "generated", widest=highest - 1)
     add_agreement(values, answers.readers, answers.cases(), results, ordered=True)
     add_time(answers, results)
@@ -80,22 +70,15 @@ def _contrast(pair: ratings.Ratings, contrast: str, results: TaskResults, *, equ
             results.notes.append(f"{contrast}: {reader} did not answer items of both arms and is left out here")
             continue
         own = difference.single(position).estimate(THESE_READERS, level=results.level)
-        results.add(
-            "ratings",
-            "difference in mean rating",
-            change(own, population=SINGLE_READER).within(*possible),
-            contrast=contrast,
-            reader=reader,
-        )
+        own = change(own, population=SINGLE_READER).within(*possible)
+        results.add("ratings", "difference in mean rating", own, contrast=contrast, reader=reader)
         name, p = ratings.reader_rank_test(pair, r)
         results.test(name, p, group="ratings", contrast=contrast, reader=reader, population=SINGLE_READER)
         position += 1
     # Tests of all readers together, and equivalence.
     name, p = ratings.pooled_rank_test(pair)
     results.test(f"{name} on item means", p, group="ratings", contrast=contrast)
-    for population in (THESE_READERS, NEW_READERS):
-        p = detection.t_test(difference, 0.0, population)
-        results.test("t test of the difference", p, group="ratings", contrast=contrast, population=population)
+    results.t_tests("t test of the difference", difference, 0.0, group="ratings", contrast=contrast)
     if equivalent:
         results.equivalent("difference in mean rating", difference, reference=0.0, contrast=contrast, possible=possible)
     # Mixed model.
@@ -115,8 +98,6 @@ def analyze_choices(answers: TaskAnswers, results: TaskResults) -> None:
         _forced_choice(answers, results)
         return
     arms = [arm for arm in OTHER_ARMS if (answers.arm == arm).any()]
-    if not (answers.arm == "real").any() or not arms:
-        raise _one_arm(answers)
     for arm in _enough(answers, arms, results):
         chosen = (answers.arm == "real") | (answers.arm == arm)
         pair = detection.Detection(
@@ -156,25 +137,13 @@ def _detection(pair: detection.Detection, contrast: str, results: TaskResults, *
             label = "d'" if name == "d_prime" else "criterion c"
             results.add("detection", label, estimate, contrast=contrast, reader=reader)
         results.add("detection", "area under the ROC curve", singles[r], contrast=contrast, reader=reader)
-        p = detection.chance_test(pair.correct[r])
-        results.test(
-            "exact binomial against guessing",
-            p,
-            group="detection",
-            contrast=contrast,
-            reader=reader,
-            population=SINGLE_READER,
-        )
+        results.chance_test(pair.correct[r], contrast=contrast, reader=reader)
         if np.isfinite(singles[r].value):
             curves[reader] = detection.roc_points(pair.scores[r], pair.generated).round(6).tolist()
     results.extra.setdefault("roc", {})[contrast] = curves
     # Tests of all readers together, and equivalence with guessing.
     balanced = jackknife(statistics["balanced_accuracy"], pair.cases, num=pair.num)
-    for population in (THESE_READERS, NEW_READERS):
-        p = detection.t_test(balanced, 0.5, population)
-        results.test(
-            "t test of balanced accuracy against 0.5", p, group="detection", contrast=contrast, population=population
-        )
+    results.t_tests("t test of balanced accuracy against 0.5", balanced, 0.5, group="detection", contrast=contrast)
     if equivalent:
         results.equivalent("balanced accuracy", balanced, reference=0.5, contrast=contrast, possible=(0, 1))
 
@@ -190,20 +159,10 @@ def _forced_choice(answers: TaskAnswers, results: TaskResults) -> None:
         known = correct[r][np.isfinite(correct[r])]
         estimate = detection.wilson_estimate(float(known.sum()), len(known), level=results.level)
         results.add("detection", "accuracy", estimate, contrast=contrast, reader=reader)
-        p = detection.chance_test(correct[r])
-        results.test(
-            "exact binomial against guessing",
-            p,
-            group="detection",
-            contrast=contrast,
-            reader=reader,
-            population=SINGLE_READER,
-        )
+        results.chance_test(correct[r], contrast=contrast, reader=reader)
     # Tests against guessing, and equivalence with it.
     plain = jackknife(statistic, cases, num=num_known(correct))
-    for population in (THESE_READERS, NEW_READERS):
-        p = detection.t_test(plain, 0.5, population)
-        results.test("t test of accuracy against 0.5", p, group="detection", contrast=contrast, population=population)
+    results.t_tests("t test of accuracy against 0.5", plain, 0.5, group="detection", contrast=contrast)
     results.equivalent("accuracy", plain, reference=0.5, contrast=contrast, possible=(0, 1))
     add_agreement(correct, answers.readers, cases, results, ordered=False)
     add_learning(answers, results)
@@ -224,12 +183,9 @@ def analyze_findings(answers: TaskAnswers, results: TaskResults) -> None:
                 ("sensitivity", chosen & (true == 1)),
                 ("specificity", chosen & (true == 0)),
             ):
-                if np.isfinite(correct[:, items]).any() and items.sum() > 1:
-                    resampled = jackknife(
-                        detection.mean_statistic(correct[:, items]),
-                        answers.cases(items),
-                        num=num_known(correct[:, items]),
-                    )
+                own = correct[:, items]
+                if np.isfinite(own).any() and items.sum() > 1:
+                    resampled = jackknife(detection.mean_statistic(own), answers.cases(items), num=num_known(own))
                     estimate = resampled.share(THESE_READERS, level=results.level)
                     results.add(f"finding: {name}", statistic, estimate, contrast=arm)
         if np.isfinite(marked).any() and len(answers.readers) > 1:
@@ -242,33 +198,23 @@ def analyze_findings(answers: TaskAnswers, results: TaskResults) -> None:
     count = np.isfinite(known).sum(0)
     share = np.where(count > 0, np.nansum(known, axis=0) / np.maximum(count, 1), np.nan)
     # Real against generated items, as if the share were a rating.
-    chosen = np.isin(answers.arm, ("real", "generated"))
     if not all((answers.arm == arm).any() for arm in ("real", "generated")):
         raise _one_arm(answers)
-    pair = ratings.Ratings(
-        readers=answers.readers,
-        values=share[:, chosen],
-        other=answers.arm[chosen] == "generated",
-        case=answers.case[chosen],
-        cases=answers.cases(chosen),
-    )
-    difference = ratings.difference(pair)
-    name = "difference in accuracy over all findings"
-    results.both("findings", name, difference, contrast="generated - real", possible=(-1, 1))
-    for population in (THESE_READERS, NEW_READERS):
-        p = detection.t_test(difference, 0.0, population)
-        results.test(
-            "t test of the difference", p, group="findings", contrast="generated - real", population=population
-        )
-    results.equivalent(name, difference, reference=0.0, contrast="generated - real", possible=(-1, 1))
+    difference = ratings.difference(answers.ratings(share, "generated"))
+    name, contrast = "difference in accuracy over all findings", "generated - real"
+    results.both("findings", name, difference, contrast=contrast, possible=(-1, 1))
+    results.t_tests("t test of the difference", difference, 0.0, group="findings", contrast=contrast)
+    results.equivalent(name, difference, reference=0.0, contrast=contrast, possible=(-1, 1))
 
 
 def _enough(answers: TaskAnswers, arms: list[str], results: TaskResults) -> list[str]:
     """Arms with at least two items; the others are noted.
 
     Raises:
-        DataError: If there are fewer than two real items.
+        DataError: If there is no item of one of these arms, or there are fewer than two real ones.
     """
+    if not (answers.arm == "real").any() or not arms:
+        raise _one_arm(answers)
     counts = {arm: int((answers.arm == arm).sum()) for arm in ("real", *arms)}
     if counts["real"] < 2:
         raise DataError(

@@ -39,10 +39,7 @@ def import_results(files: Iterable[str | Path], key_place: str | Path, out: str 
 
     Files of unfinished readers are used and listed; answers with an invalid value or an impossible time are excluded and listed.
 
-    Args:
-        files: Results (or progress files) as readers downloaded them.
-        key_place: The custodian's folder.
-        out: A new or empty folder.
+    ``key_place`` is the custodian's folder; ``out`` a new or empty one.
 
     Raises:
         DataError: If the key is missing or changed, or a file is of another bundle, was changed or contradicts another; names every such
@@ -125,15 +122,8 @@ def _rows(
             entry = key.trials[result.reader][answer["trial"]]
             why = wrong_value(answer["value"], tasks[entry["task"]]) or impossible_time(answer, sessions)
             if why:
-                excluded.append(
-                    {
-                        "reader": result.reader,
-                        "trial": answer["trial"],
-                        "task": entry["task"],
-                        "item": entry["item"],
-                        "why": why,
-                    }
-                )
+                named = {"reader": result.reader, "trial": answer["trial"]}
+                excluded.append({**named, "task": entry["task"], "item": entry["item"], "why": why})
             else:
                 rows.append(_row(result.reader, answer, entry, tasks[entry["task"]].kind))
     return rows, excluded, doubts

@@ -16,6 +16,7 @@ from medcodi.storage.checked_json import parse_json
 from medcodi.turing.answers.schema import FACTS, TABLE, AnswerRow, NumberColumn, mark_value, read_row
 from medcodi.turing.design.tasks import TaskKind, task_kind
 from medcodi.turing.statistics.consistency import Repeats
+from medcodi.turing.statistics.ratings import Ratings
 from medcodi.turing.statistics.resampling import Cases
 
 
@@ -141,6 +142,17 @@ class TaskAnswers:
         for row in self.rows:
             values[readers.index(row["reader"]), items[row["item"]]] = row[column]
         return values
+
+    def ratings(self, values: np.ndarray, arm: str) -> Ratings:
+        """Ratings, float ``[R, I]``, of the real items and of those of one other arm."""
+        chosen = (self.arm == "real") | (self.arm == arm)
+        return Ratings(
+            readers=self.readers,
+            values=values[:, chosen],
+            other=self.arm[chosen] == arm,
+            case=self.case[chosen],
+            cases=self.cases(chosen),
+        )
 
     @cached_property
     def says_generated(self) -> np.ndarray:

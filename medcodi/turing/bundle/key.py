@@ -76,10 +76,7 @@ class AnswerKey:
 
 
 def read_key(place: str | Path) -> AnswerKey:
-    """Read a key.
-
-    Args:
-        place: The custodian's folder, or the key file.
+    """Read a key, from the custodian's folder or its file.
 
     Raises:
         DataError: If it is missing or invalid.

@@ -88,14 +88,7 @@ class ReaderTrial:
 
 
 def reader_trials(study: ReaderStudyConfig, items: Sequence[ReaderItem], reader: int, salt: str) -> list[ReaderTrial]:
-    """The trials of one reader.
-
-    Args:
-        study: The study.
-        items: Items of all tasks.
-        reader: Index of the reader, from 0.
-        salt: Salt of the answer key.
-    """
+    """The trials of one reader, whose index is from 0; ``salt`` is that of the answer key."""
     blocks = [[item for item in items if item.task == task.id] for task in study.blocks]
     kinds = {task.id: task_kind(task.kind) for task in study.tasks}
     order = reader_order(blocks, reader, study.readers, salt)

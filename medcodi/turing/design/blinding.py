@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
+from functools import lru_cache
 from typing import Literal
 
 import numpy as np
@@ -17,11 +18,11 @@ from medcodi.config import config
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import normalise_report
 from medcodi.errors import ConfigError
-from medcodi.turing.design.corners import corner_mask, with_filled_corners
 
 WHITE = 65535  # the brightest grey value, whatever the depth
 DITHER = (5 / 12) ** 0.5  # spread of the error of dither and rounding, in steps: four uniform draws and the rounding
 MIN_SIDE = 16  # pixels a side that must remain after the crop
+_BAND = 3  # pixels beside a corner that it is filled from
 _ASCII = {
     "‘": "'",
     "’": "'",
@@ -218,3 +219,45 @@ def _first_sentences(text: str, num_words: int) -> str:
             break
         text_so_far += piece
     return "\n".join(line.strip() for line in text_so_far.splitlines()).strip()
+
+
+# ---- corners: where markers are, filled from around them, so that nothing of what they held remains and nothing is cut ----
+def corner_mask(size: int, share: float) -> np.ndarray:
+    """True in the four corner squares: bool ``[size, size]``."""
+    side = round(share * size)
+    edge = np.zeros(size, dtype=bool)
+    edge[:side] = edge[size - side :] = side > 0
+    return edge[:, None] & edge[None, :]
+
+
+def with_filled_corners(image: np.ndarray, share: float) -> np.ndarray:
+    """The image with each corner square replaced by the smoothest continuation of the pixels beside it.
+
+    It solves Laplace's equation with the means of the three nearest pixels on the two inner sides, and no slope at the image's edges. No
+    pixel of the corner itself is used; no value exceeds those beside it, and there is no step at the inner sides.
+
+    Args:
+        image: float ``[S, S]``.
+        share: Side of the squares, as a share of S; at most 0.3.
+    """
+    image = image.copy()
+    side = round(share * len(image))
+    if not side:
+        return image
+    values, vectors = _laplacian(side)
+    # Views: each has another corner at its upper left.
+    for turned in (image, image[::-1], image[:, ::-1], image[::-1, ::-1]):
+        beside = np.zeros((side, side))
+        beside[:, -1] += turned[:side, side : side + _BAND].mean(axis=1)
+        beside[-1] += turned[side : side + _BAND, :side].mean(axis=0)
+        # In the eigenvectors of both directions the equation is a division.
+        turned[:side, :side] = vectors @ ((vectors.T @ beside @ vectors) / (values[:, None] + values)) @ vectors.T
+    return image
+
+
+@lru_cache(maxsize=4)
+def _laplacian(side: int) -> tuple[np.ndarray, np.ndarray]:
+    """Eigenvalues and eigenvectors of the second difference: no slope at the first pixel, a known value after the last."""
+    matrix = 2 * np.eye(side) - np.eye(side, k=1) - np.eye(side, k=-1)
+    matrix[0, 0] = 1
+    return np.linalg.eigh(matrix)

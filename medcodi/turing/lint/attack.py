@@ -108,7 +108,8 @@ def lint_bundle(
     # With the key: names, separation of the arms, order.
     report.leaks += _secret_names(bundle, key)
     contents = _contents(key)
-    tables = [table for modality in contents if (table := _encoding_table(modality, contents[modality], features))]
+    averaged = (_averaged(modality, places, features.encoding.get) for modality, places in contents.items())
+    tables = [table for table in averaged if table]
     tables += [table for kind in ("image", "text") if (table := _file_table(kind, bundle, key, files, features))]
     _test_columns(report, tables)
     report.leaks += _order_leaks(bundle, key) + multiplicity_leaks(bundle, key, features)
@@ -207,10 +208,6 @@ def _averaged(what: str, places: _Places, features_of: Callable[[tuple[str, str]
     return _Table.of(what, rows)
 
 
-def _encoding_table(modality: str, places: _Places, features: PayloadFeatures) -> _Table | None:
-    return _averaged(modality, places, features.encoding.get)
-
-
 def _file_table(
     kind: str, bundle: ReaderBundle, key: AnswerKey, files: Mapping, features: PayloadFeatures
 ) -> _Table | None:
@@ -257,8 +254,8 @@ def _test_classifiers(
     for table, fails, what in jobs:
         columns = np.stack(list(table.columns.values()), axis=1)  # [N, D]
         scores = classifier_scores(columns, table.generated, table.cases)
-        auc = auc_of(scores, table.generated, 1 - SHARE / len(tables) if fails else 0.95)
         alpha = SHARE / len(tables)
+        auc = auc_of(scores, table.generated, 1 - alpha if fails else 0.95)
         leaks = fails and auc.value > 0.5 and chance_of_classifier(columns, table.generated, table.cases, alpha) < alpha
         (report.tested if fails else report.reported).append(Separation(f"classifier: {what}", auc, leaks))
         if leaks:
@@ -285,9 +282,8 @@ def _order_leaks(bundle: ReaderBundle, key: AnswerKey) -> list[Leak]:
         counted = [entry for entry in known if not entry["practice"] and entry["arm"] in (REAL, GENERATED)]
         for task in dict.fromkeys(entry["task"] for entry in known):
             orders[task].append([entry["arm"] == GENERATED for entry in counted if entry["task"] == task])
-    alpha = SHARE / max(
-        1, 2 * len(orders) + bool(sides)
-    )  # early or late, and a pattern, of each task; and the sides of pairs
+    # Tests: early or late, and a pattern, of each task; and the sides of pairs.
+    alpha = SHARE / max(1, 2 * len(orders) + bool(sides))
     for task, arms in orders.items():
         # Early or late: area under the curve of the position.
         positions = np.array([place / max(1, len(row) - 1) for row in arms for place in range(len(row))])

@@ -14,8 +14,7 @@ import numpy as np
 from scipy import ndimage
 
 from medcodi.turing.bundle.payloads import Payload
-from medcodi.turing.design.blinding import DITHER, WHITE, BlindingConfig
-from medcodi.turing.design.corners import corner_mask, with_filled_corners
+from medcodi.turing.design.blinding import DITHER, WHITE, BlindingConfig, corner_mask, with_filled_corners
 
 # Burnt-in marks: letters and arrows, not ribs or wires.
 _MARK_SIDE = 128  # pixels a side of the image that is searched
@@ -90,11 +89,7 @@ def image_encoding(image: np.ndarray, corner: float, depth: int, *, old: bool = 
     own = np.abs(grey - (0 if old else with_filled_corners(grey, corner))) > (0 if old else _CORNER_STEPS * step)
     hidden = corner_mask(len(grey), corner)
     return {
-        "grey offset": {
-            "darkest": float(image.min()),
-            "brightest": float(image.max()),
-            "grey step": _grey_step(image),
-        },
+        "grey offset": {"darkest": float(image.min()), "brightest": float(image.max()), "grey step": _grey_step(image)},
         "border": _border(grey, corner, step),
         "resolution": {"side": float(len(grey)), "finest band": _finest_band(grey, step, dither)},
         "burnt-in mark": {"marks": _marks(grey, corner), "in the corners": float(own[hidden].sum())},
@@ -183,9 +178,8 @@ def _finest_band(grey: np.ndarray, step: float, dither: float) -> float:
     if inside.sum() < 8:
         return _BAND_LIMIT
     tiles = tiles[inside]
-    second = (
-        tiles[:, :-1, :-1] - tiles[:, 1:, :-1] - tiles[:, :-1, 1:] + tiles[:, 1:, 1:]
-    ) / 2  # of white noise: its own spread
+    # Half the second difference: of white noise, its own spread.
+    second = (tiles[:, :-1, :-1] - tiles[:, 1:, :-1] - tiles[:, :-1, 1:] + tiles[:, 1:, 1:]) / 2
     spread = np.sqrt((second**2).mean(axis=(1, 2)))
     return float(min(np.percentile(spread, 5) / dither, _BAND_LIMIT))
 

@@ -52,10 +52,7 @@ def check_files(
 ) -> tuple[list[Leak], Files]:
     """Check every file of every reader, and measure each payload on the way, so that each is read once.
 
-    Args:
-        bundle: As opened.
-        features: Receives the features of every readable payload.
-        on_step: Called with (payloads read, total).
+    ``on_step`` is called with (payloads read, total).
     """
     leaks: list[Leak] = []
     files: Files = {}

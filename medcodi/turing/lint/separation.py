@@ -217,10 +217,8 @@ def _of_reader(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) 
     alpha = SHARE / max(1, 2 * len(contrasts))
     for task, panel, arm, others, where in contrasts:
         own = [entry for entry in shown if (entry.task, entry.panel) == (task, panel) and entry.arm in (arm, *others)]
-        times, marked = (
-            np.array([getattr(entry, where) for entry in own]),
-            np.array([entry.arm == arm for entry in own]),
-        )
+        times = np.array([getattr(entry, where) for entry in own])
+        marked = np.array([entry.arm == arm for entry in own])
         if not own or marked.all() or not marked.any() or not np.ptp(times):
             continue
         if auc_of(times, marked, 1 - alpha).separates or outlier_test(times, marked)[1] < alpha:
@@ -235,12 +233,9 @@ def _of_reader(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) 
 
 def _shown(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) -> Iterator[_Shown]:
     """Every panel of the trials that count; those of practice and repeats are counted, but not compared."""
+    entries, digests = key.trials.get(reader.name, {}), features.digests
     panels = [
-        (
-            key.trials.get(reader.name, {}).get(trial["trial"]),
-            panel,
-            features.digests.get((reader.name, panel["payload"])),
-        )
+        (entries.get(trial["trial"]), panel, digests.get((reader.name, panel["payload"])))
         for trial in reader.study["trials"]
         for panel in trial["panels"]
     ]

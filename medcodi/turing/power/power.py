@@ -17,7 +17,7 @@ from medcodi.turing.statistics import NEW_READERS, THESE_READERS, Cases, Resampl
 from medcodi.turing.statistics.detection import mean_statistic, rates
 from medcodi.turing.statistics.equivalence import check_margin, tost
 from medcodi.turing.statistics.intervals import wilson
-from medcodi.turing.statistics.ratings import Ratings, difference, fit_mixed
+from medcodi.turing.statistics.ratings import difference, fit_mixed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,14 +32,6 @@ class PowerCell:
     high: float
 
 
-def _rating_difference(study: SimulatedStudy) -> Resampled:
-    return difference(study.as_ratings)
-
-
-def _balanced_accuracy(study: SimulatedStudy) -> Resampled:
-    return jackknife(rates(study.as_detection)["balanced_accuracy"], study.cases)
-
-
 def _accuracy_of_pairs(study: SimulatedStudy) -> Resampled:
     """Accuracy of a forced choice: each pair of a real and a generated item is a case."""
     right = study.forced_choice
@@ -50,8 +42,12 @@ def _accuracy_of_pairs(study: SimulatedStudy) -> Resampled:
 # Statistic, its value at equality, name of its truth.
 _Simulated = tuple[Callable[[SimulatedStudy], Resampled], float, str]
 _STATISTICS: dict[tuple[str, int], _Simulated] = {  # by answer and number of sides
-    ("rating", 1): (_rating_difference, 0.0, "difference"),
-    ("choice", 1): (_balanced_accuracy, 0.5, "balanced_accuracy"),
+    ("rating", 1): (lambda study: difference(study.as_ratings), 0.0, "difference"),
+    ("choice", 1): (
+        lambda study: jackknife(rates(study.as_detection)["balanced_accuracy"], study.cases),
+        0.5,
+        "balanced_accuracy",
+    ),
     ("choice", 2): (_accuracy_of_pairs, 0.5, "forced_choice"),
 }
 
@@ -109,17 +105,8 @@ def power(
         # Count the studies that show equivalence, for these readers and for new ones.
         shown = np.zeros(2)
         for index in range(num_studies):
-            study = simulate(
-                model,
-                "power",
-                seed,
-                num_readers,
-                num_items,
-                index,
-                num_readers=num_readers,
-                num_per_arm=num_items,
-                paired=paired,
-            )
+            keys = ("power", seed, num_readers, num_items, index)
+            study = simulate(model, *keys, num_readers=num_readers, num_per_arm=num_items, paired=paired)
             resampled = statistic(study)
             for p, population in enumerate((THESE_READERS, NEW_READERS)):
                 shown[p] += tost(resampled, margin, population, reference=reference, alpha=alpha).shown
@@ -189,14 +176,7 @@ def model_from_pilot(answers: Answers, task: str) -> ReaderModel:
         raise ConfigError(
             f"the pilot's task {task!r} is not a rating", expected="a rating task", fix="choose another with --task"
         )
-    chosen = np.isin(own.arm, ("real", "generated"))
-    pair = Ratings(
-        readers=own.readers,
-        values=own.matrix("rating")[:, chosen],
-        other=own.arm[chosen] == "generated",
-        case=own.case[chosen],
-        cases=own.cases(chosen),
-    )
+    pair = own.ratings(own.matrix("rating"), "generated")
     model = fit_mixed(pair)
     if model is None:
         raise ConfigError(f"the pilot's task {task!r} has no mixed model", expected="2 readers, ratings that differ")

@@ -44,6 +44,7 @@ HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "X-Robots-Tag": "noindex",
 }
+NO_LINK = "This link is not valid. Ask the people who run the study for yours."
 PROGRESS_POLICY = "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'"
 
 
@@ -150,7 +151,7 @@ class Handler(BaseHTTPRequestHandler):
             headers = {"Refresh": str(REFRESH_S), "Content-Security-Policy": PROGRESS_POLICY}
             self._reply(HTTPStatus.OK, page, TYPES[".html"], headers)
         else:
-            self._refuse(HTTPStatus.NOT_FOUND, "This link is not valid. Ask the people who run the study for yours.")
+            self._refuse(HTTPStatus.NOT_FOUND, NO_LINK)
 
     def do_HEAD(self) -> None:
         """The same, without the content."""
@@ -160,9 +161,7 @@ class Handler(BaseHTTPRequestHandler):
         """Answers of a reader."""
         place, reader, name = self._asked_for()
         if place != "read" or reader is None or name != ANSWERS:
-            return self._refuse(
-                HTTPStatus.NOT_FOUND, "This link is not valid. Ask the people who run the study for yours."
-            )
+            return self._refuse(HTTPStatus.NOT_FOUND, NO_LINK)
         # Nothing is read before its size is known and small enough.
         length, most = self.headers.get("Content-Length", ""), self.server.max_bytes(reader)
         if not (length.isascii() and length.isdecimal()):

@@ -80,9 +80,7 @@ def dprime_statistic(detection: Detection, *, criterion: bool = False) -> Reader
 def auc_statistic(scores: np.ndarray, positive: np.ndarray) -> ReaderStatistic:
     """P(score of a positive item > of a negative one), ties half, for each reader: the area under the empirical ROC curve.
 
-    Args:
-        scores: float ``[R, I]``, NaN where not answered.
-        positive: bool ``[I]``.
+    ``scores`` are float ``[R, I]``, NaN where not answered; ``positive`` is bool ``[I]``.
     """
     wins, rows, columns = [], [], []
     for reader in scores:
@@ -193,13 +191,9 @@ def pooled_roc(detection: Detection, *, level: float = 0.95) -> tuple[list[Estim
             singles.append(Estimate(value=float("nan"), population=SINGLE_READER))
             continue
         own = resampled.single(position).share(THESE_READERS, level=level)
-        singles.append(_renamed(own, SINGLE_READER))
+        singles.append(replace(own, population=SINGLE_READER))
         position += 1
     return singles, both(resampled, share=True, level=level)
-
-
-def _renamed(estimate: Estimate, population: str) -> Estimate:
-    return replace(estimate, population=population)
 
 
 def chance_test(correct: np.ndarray) -> float:

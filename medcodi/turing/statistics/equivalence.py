@@ -62,13 +62,6 @@ def tost(
 ) -> Equivalence:
     """Two one-sided t tests on the mean over readers.
 
-    Args:
-        resampled: Each reader's value, with covariances over cases.
-        margin: Declared margin.
-        population: These readers, or new readers.
-        reference: Value of equality.
-        alpha: Level of each test.
-
     Raises:
         ConfigError: If the margin is not positive.
     """

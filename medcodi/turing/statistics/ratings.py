@@ -1,4 +1,4 @@
-"""Ratings of real and generated items: distributions, differences, rank tests, Holm's correction, a linear mixed model."""
+"""Ratings of real and generated items: distributions, differences, rank tests, a linear mixed model."""
 
 from __future__ import annotations
 
@@ -96,21 +96,6 @@ def rank_test(values: np.ndarray, ratings: Ratings) -> tuple[str, float]:
 
 def _by_case(values: np.ndarray, ratings: Ratings, arm: np.ndarray) -> dict[str, float]:
     return {c: float(np.mean(values[arm & (ratings.case == c)])) for c in ratings.paired_cases()}
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Holm's step-down correction (Holm 1979); NaN stay NaN and are not counted."""
-    try:
-        from statsmodels.stats.multitest import multipletests
-    except ImportError:
-        raise MissingExtraError("statsmodels", extra="turing", needed_for="corrected p-values") from None
-    known = [i for i, p in enumerate(p_values) if np.isfinite(p)]
-    result = [float("nan")] * len(p_values)
-    if known:
-        corrected = np.asarray(multipletests([p_values[i] for i in known], method="holm")[1])
-        for i, p in zip(known, corrected, strict=True):
-            result[i] = float(p)
-    return result
 
 
 def distribution(values: np.ndarray, lowest: int, highest: int) -> np.ndarray:

@@ -81,8 +81,8 @@ def test_a_missing_package_names_its_extra(
 
 def test_the_analysis_of_a_reader_study_names_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     from medcodi.errors import MissingExtraError
-    from medcodi.turing.statistics.ratings import holm
+    from medcodi.turing.statistics.agreement import inter_rater
 
-    monkeypatch.setitem(sys.modules, "statsmodels.stats.multitest", None)
+    monkeypatch.setitem(sys.modules, "statsmodels.stats", None)
     with pytest.raises(MissingExtraError, match=r"medcodi\[turing\]"):
-        holm([0.1, 0.2])
+        inter_rater()

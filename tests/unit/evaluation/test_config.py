@@ -109,3 +109,9 @@ def test_the_words_of_the_protocol_are_of_the_chosen_groups_alone() -> None:
     old = scoring_protocol(config(metrics=["findings"]))
     assert not {"records", "obedience", "subgroups", "subgroup_by", "subgroup_studies"} & set(old)
     assert {"subgroups", "subgroup_by", "records"} <= set(scoring_protocol(config()))
+
+
+def test_a_weaker_model_may_guide_and_is_left_out_of_configs_without_one() -> None:
+    weak = config(weak={"model": "runs/early/model", "scale": 1.5})
+    assert {own.weak.scale for own in weak.generations.values() if own.weak is not None} == {1.5}
+    assert "weak" not in to_dict(config()) and config().generation.weak is None

@@ -1,4 +1,4 @@
-"""A certificate authority in a folder, and what it signs: servers of any name and age, and clients."""
+"""A certificate authority in a folder, and what it signs: servers of any name and age, and clients; RSA, which Orthanc takes."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from ipaddress import ip_address
 from pathlib import Path
 
 from cryptography import x509
-from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.serialization import BestAvailableEncryption, Encoding, NoEncryption, PrivateFormat
 from cryptography.x509.oid import NameOID
@@ -22,7 +22,7 @@ class Authority:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir()
-        self.key = ec.generate_private_key(ec.SECP256R1())
+        self.key = rsa.generate_private_key(65537, 2048)
         self.name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, folder.name)])
         usage = x509.KeyUsage(True, False, False, False, False, True, True, False, False)
         now = datetime.now(UTC)
@@ -37,14 +37,14 @@ class Authority:
         self.ca.write_bytes(certificate.public_bytes(Encoding.PEM))
 
     def _builder(
-        self, subject: x509.Name, key: ec.EllipticCurvePrivateKey, start: datetime, end: datetime
+        self, subject: x509.Name, key: rsa.RSAPrivateKey, start: datetime, end: datetime
     ) -> x509.CertificateBuilder:
         builder = x509.CertificateBuilder().subject_name(subject).issuer_name(self.name).public_key(key.public_key())
         return builder.serial_number(x509.random_serial_number()).not_valid_before(start).not_valid_after(end)
 
     def sign(self, name: str, host: str = "127.0.0.1", *, days: tuple[int, int] = (-1, 1), password: str = "") -> Path:
         """A certificate of a host, with its key, in one PEM file; valid between two days from now."""
-        key = ec.generate_private_key(ec.SECP256R1())
+        key = rsa.generate_private_key(65537, 2048)
         names = x509.IPAddress(ip_address(host)) if host[0].isdigit() else x509.DNSName(host)
         now, authority = datetime.now(UTC), self.key.public_key()
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import resource
 import socket
 from pathlib import Path
 
@@ -199,6 +200,19 @@ def test_a_damaged_study_is_not_sent_and_the_others_are(outbox: Outbox) -> None:
         # The same sample generated again replaces it.
         assert [outbox.add(objects(seed)) for seed in (0, 1)].count(True) == 1
         assert send(outbox, server.url).sent == 3
+
+
+def test_a_disk_that_is_full_while_sending_loses_nothing(outbox: Outbox) -> None:
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with web_server() as server:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (200, before[1]))  # a lock fits, a receipt does not
+        try:
+            with pytest.raises(DataError, match=r"cannot be written.*what has arrived is not sent again"):
+                send(outbox, server.url)
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+        # What arrived without a receipt is sent once more, and the server keeps one.
+        assert send(outbox, server.url).sent == 6 and set(server.stored) == every(outbox)
 
 
 def test_two_processes_do_not_send_at_once_and_studies_are_added_meanwhile(outbox: Outbox) -> None:

@@ -80,7 +80,11 @@ def test_a_server_that_is_away_costs_nothing_but_time(senders: list[Sender], tmp
         probe.bind(("127.0.0.1", 0))
         away = f"http://127.0.0.1:{probe.getsockname()[1]}/dicom-web"
     job = ended(sender_to(away, tmp_path / "outbox", senders).submit("ann", generation(0)))
-    assert job.state == "failed" and "cannot be reached" in job.message and "everything is in the outbox" in job.message
+    assert (
+        job.state == "failed"
+        and "cannot be reached: Connection refused." in job.message
+        and "everything is in the outbox" in job.message
+    )
     assert str(tmp_path) not in job.message
     # The next sending from this outbox takes it along.
     with web_server() as server:

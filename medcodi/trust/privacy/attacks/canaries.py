@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -40,13 +41,8 @@ class Canary:
 
 def draw_canaries(config: CanariesConfig) -> list[Canary]:
     """Every canary of a config, numbered; their codes are functions of (seed, number)."""
-    kinds = [
-        (modality, count)
-        for modality in config.modalities
-        for count in config.repetitions
-        for _ in range(config.of_each)
-    ]
-    return [Canary(number, modality, count) for number, (modality, count) in enumerate(kinds)]
+    kinds = product(config.modalities, config.repetitions, range(config.of_each))
+    return [Canary(number, modality, count) for number, (modality, count, _) in enumerate(kinds)]
 
 
 def content_of(canary: Canary, config: CanariesConfig, image_size: int, candidate: int = 0) -> Content:
@@ -139,22 +135,16 @@ def canary_figures(measured: dict[str, np.ndarray]) -> dict[str, Any]:
         for count in sorted(set(measured["repetitions"].tolist())):
             chosen = (measured["modality"] == modality) & (measured["repetitions"] == count)
             if chosen.any():
-                mean = float(exposure[chosen].mean())
-                rows.append(
-                    {"modality": modality, "repetitions": count, "canaries": int(chosen.sum()), "exposure": mean}
-                )
+                figure = {"canaries": int(chosen.sum()), "exposure": float(exposure[chosen].mean())}
+                rows.append({"modality": modality, "repetitions": count, **figure})
     figures: dict[str, Any] = {"rows": rows, "highest": float(np.log2(num_codes)), "planted": int(planted.sum())}
     if planted.any():
         value = float(exposure[planted].mean())
         width = 1.959964 * EXPECTED_BITS / float(np.sqrt(planted.sum()))
         chances = measured["rank"][planted] / num_codes  # uniform for a code that was never learnt
         fisher: Any = combine_pvalues(chances, method="fisher")
-        figures["exposure"] = {
-            "value": value,
-            "low": value - width,
-            "high": value + width,
-            "p_value": float(fisher.pvalue),
-        }
+        bounds = {"low": value - width, "high": value + width}
+        figures["exposure"] = {"value": value, **bounds, "p_value": float(fisher.pvalue)}
     if len(set(measured["repetitions"].tolist())) > 1 and np.ptp(exposure) > 0:
         trend: Any = spearmanr(measured["repetitions"], exposure, alternative="greater")
         figures["trend"] = {"correlation": float(trend.statistic), "p_value": float(trend.pvalue)}

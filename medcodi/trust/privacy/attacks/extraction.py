@@ -13,11 +13,15 @@ from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.metrics.paired import holm
 from medcodi.modality import MODALITIES
 from medcodi.trust.privacy.attacks.canaries import canary_figures
-from medcodi.trust.privacy.attacks.identifiers import RULES, identifiers_in
-from medcodi.trust.privacy.attacks.presidio import ENTITIES, entities_in
+from medcodi.trust.privacy.attacks.identifiers import ENTITIES, RULES, entities_in, identifiers_in
 from medcodi.trust.privacy.statistics import LEFT_OUT, MEMBER, NON_MEMBER, excess, share_interval
 
 _WORD = re.compile(r"[a-z0-9]+")
+# Array -> its columns, and what finds them in a text: the rules of our own, and presidio's recognisers.
+FINDERS: dict[str, tuple[Sequence[str], Callable[[str], Mapping[str, Any]]]] = {
+    "identifiers": (tuple(RULES), identifiers_in),
+    "presidio": (ENTITIES, entities_in),
+}
 
 
 def phrases(text: str, words: int) -> set[tuple[str, ...]]:
@@ -63,25 +67,18 @@ def measure(
                     others[other] += 1
         measured |= {f"{target}/own": own, f"{target}/others": others}
         for name, texts in (("", [str(value) for value in contents[target]]), ("real ", real)):
-            measured[f"{target}/{name}identifiers"] = _marked(studies, rows, texts, RULES, identifiers_in)
-            if presidio:
-                measured[f"{target}/{name}presidio"] = _marked(studies, rows, texts, ENTITIES, entities_in)
+            for finder in FINDERS if presidio else ("identifiers",):
+                measured[f"{target}/{name}{finder}"] = _marked(studies, rows, texts, finder)
     return measured
 
 
-def _marked(
-    studies: HeldOutStudies,
-    rows: Sequence[int],
-    texts: Sequence[str],
-    categories: Iterable[str],
-    find: Callable[[str], Mapping[str, Any]],
-) -> np.ndarray:
-    """Whether the text of a row holds a passage of each category: int8 ``[N, categories]``."""
-    names = list(categories)
-    table = np.zeros((len(studies), len(names)), np.int8)
+def _marked(studies: HeldOutStudies, rows: Sequence[int], texts: Sequence[str], finder: str) -> np.ndarray:
+    """Whether the text of a row holds a passage of each category of a finder: int8 ``[N, categories]``."""
+    categories, find = FINDERS[finder]
+    table = np.zeros((len(studies), len(categories)), np.int8)
     for row, text in zip(rows, texts, strict=True):
         passages = find(text)
-        table[row] = [name in passages for name in names]
+        table[row] = [name in passages for name in categories]
     return table
 
 
@@ -122,18 +119,13 @@ def extraction_figures(
                 continue
             figures["phrases"].append({**named, "of": kind, "excess": figure})
             tests.append(figure["p_value"])
-        for by, categories in _FINDERS.items():
+        for by, (categories, _) in FINDERS.items():
             if by in arrays:
                 found = _identifiers(arrays, labels, by, categories)
                 figures["identifiers"].append({**named, **({} if by == "identifiers" else {"by": by}), **found})
     if not measured:
         left_out.append({"figure": "verbatim phrases and identifiers", "reason": "no direction generates a report"})
-    adjusted = holm(tests) if tests else []
-    return {**figures, "p_value": min(adjusted, default=None), "num_tests": len(tests), "left_out": left_out}
-
-
-# Array -> its columns: the rules of our own, and presidio's recognisers.
-_FINDERS: dict[str, Sequence[str]] = {"identifiers": tuple(RULES), "presidio": ENTITIES}
+    return {**figures, "p_value": min(holm(tests), default=None), "num_tests": len(tests), "left_out": left_out}
 
 
 def _identifiers(

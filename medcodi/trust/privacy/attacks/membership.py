@@ -18,6 +18,7 @@ from torch import Tensor
 from medcodi.diffusion.objective import add_noise, denoising_error, training_target
 from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.generation.contexts import PromptContexts
+from medcodi.metrics.bootstrap import known_mean
 from medcodi.metrics.paired import holm
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi
@@ -100,8 +101,12 @@ def latents_of(model: MedCoDi, modality: str, values: Sequence[Any]) -> Tensor:
     """Means of the latents' posteriors of some contents: ``[B, *latent_shape]``."""
     if MODALITIES[modality].kind != "image":
         return model.latent(modality, list(values)).float()
-    images = torch.from_numpy(np.stack([np.asarray(value, np.float32) for value in values]))[:, None]  # [B, 1, H, W]
-    return model.latent(modality, images.to(model.device)).float()
+    return model.latent(modality, stacked(values).to(model.device)).float()
+
+
+def stacked(images: Sequence[np.ndarray]) -> Tensor:
+    """Images ``[H, W]`` of one size -> float32 ``[B, 1, H, W]``."""
+    return torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images]))[:, None]
 
 
 # ---- figures ---------------------------------------------------------------------------------------------------------
@@ -139,10 +144,7 @@ class Losses:
             for target in self.targets
             if (target, CONTEXTS[1], self.main_attack) in attacks
         ]
-        table = np.stack(ranks)  # [targets, N]
-        known = np.isfinite(table)
-        with np.errstate(invalid="ignore"):
-            return np.where(known, table, 0).sum(0) / known.sum(0)
+        return known_mean(np.stack(ranks), 0)
 
 
 def membership_figures(
@@ -178,7 +180,7 @@ def membership_figures(
         left_out.append({"figure": "attacks calibrated by a reference model", "reason": "no reference was given"})
     tests = [row["auroc"]["p_value"] for row in rows]
     tests += [test["p_value"] for test in (figures["main"]["auroc"], figures["main"]["set_test"]) if test]
-    adjusted = holm(tests) if tests else []
+    adjusted = holm(tests)
     for row, p in zip(rows, adjusted, strict=False):
         row["p_holm"] = p
     return {**figures, "p_value": min(adjusted, default=None), "num_tests": len(tests), "left_out": left_out}

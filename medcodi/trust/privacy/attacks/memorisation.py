@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from medcodi.evaluation.studies import HeldOutStudies
+from medcodi.metrics.bootstrap import known_mean
 from medcodi.metrics.paired import holm
 from medcodi.modality import MODALITIES
 from medcodi.randomness import numpy_generator
@@ -111,34 +112,16 @@ def memorisation_figures(
             left_out.append({"figure": f"{direction} of {target} in {space}", "reason": "too few patients have it"})
             continue
         # Calibrated by how near the generation is to anybody: a plain film is near to many.
-        others = _mean_known(arrays["distance"])
+        others = known_mean(arrays["distance"], 1)
         calibrated = separation(-arrays["own"] / np.maximum(others, 1e-9), labels, patients)
         nearest = nearest_excess(_nearest_labelled(arrays["nearest"], labels), labels, patients)
         threshold = copy_threshold(arrays["real"], labels)
-        copies = excess(
-            np.where(np.isfinite(arrays["own"]), (arrays["own"] < threshold).astype(float), np.nan),
-            labels,
-            patients,
-            resamples,
-            seed,
-            "copies",
-            direction,
-            target,
-            space,
-        )
-        rows.append(
-            {
-                **named,
-                "own": own,
-                "calibrated": calibrated,
-                "nearest": nearest,
-                "copies": copies,
-                "copy_distance": threshold,
-            }
-        )
+        copied = np.where(np.isfinite(arrays["own"]), (arrays["own"] < threshold).astype(float), np.nan)
+        copies = excess(copied, labels, patients, resamples, seed, "copies", direction, target, space)
+        figures = {"own": own, "calibrated": calibrated, "nearest": nearest, "copies": copies}
+        rows.append({**named, **figures, "copy_distance": threshold})
     tests = [row[name]["p_value"] for row in rows for name in ("own", "calibrated", "nearest") if row[name]]
-    adjusted = holm(tests) if tests else []
-    return {"rows": rows, "p_value": min(adjusted, default=None), "num_tests": len(tests), "left_out": left_out}
+    return {"rows": rows, "p_value": min(holm(tests), default=None), "num_tests": len(tests), "left_out": left_out}
 
 
 def copy_threshold(between: np.ndarray, labels: np.ndarray) -> float:
@@ -156,7 +139,7 @@ def most_similar(
     """
     pairs = []
     for (direction, target, space), arrays in measured.items():
-        ratio = arrays["own"] / np.maximum(_mean_known(arrays["distance"]), 1e-9)
+        ratio = arrays["own"] / np.maximum(known_mean(arrays["distance"], 1), 1e-9)
         for row in np.flatnonzero((labels == MEMBER) & np.isfinite(ratio)):
             pairs.append((float(ratio[row]), direction, target, space, int(row)))
     share = -(-num // max(len({key[:2] for key in measured}), 1))
@@ -176,9 +159,3 @@ def _nearest_labelled(nearest: np.ndarray, labels: np.ndarray) -> np.ndarray:
     usable = (nearest >= 0) & (labels[np.maximum(nearest, 0)] != LEFT_OUT)  # [N, K]
     first = np.argmax(usable, axis=1)
     return np.where(usable.any(1), nearest[np.arange(len(nearest)), first], -1)
-
-
-def _mean_known(distance: np.ndarray) -> np.ndarray:
-    known = np.isfinite(distance)
-    with np.errstate(invalid="ignore"):
-        return np.where(known, distance, 0).sum(1) / known.sum(1)

@@ -24,6 +24,7 @@ from medcodi.evaluation.annotators.classifier import ResidualBlock
 from medcodi.evaluation.annotators.classifier_training import augment
 from medcodi.randomness import numpy_generator, torch_generator
 from medcodi.stages.contrastive import info_nce
+from medcodi.trust.privacy.attacks.membership import stacked
 from medcodi.trust.privacy.attacks.spaces import Space, cosine
 from medcodi.trust.privacy.config import ReidentificationConfig
 from medcodi.trust.privacy.statistics import excess
@@ -60,8 +61,7 @@ class FilmEncoder(nn.Module):
     @torch.no_grad()
     def embed(self, view: str, images: Sequence[np.ndarray]) -> np.ndarray:
         """Films ``[S, S]`` -> float32 ``[B, D]``."""
-        stack = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images]))[:, None]
-        return self(stack, view).numpy()
+        return self(stacked(images), view).numpy()
 
     def space(self) -> Space:
         """The space of its vectors."""
@@ -94,9 +94,7 @@ class PatientFilms:
                 expected="a re-identification network that has seen neither members nor non-members",
                 fix="train it on other patients (reidentification.train, reidentification.validation)",
             )
-        several = {
-            view: {name: own for name, own in patients.items() if len(own) > 1} for view, patients in films.items()
-        }
+        several = {view: {name: own for name, own in of.items() if len(own) > 1} for view, of in films.items()}
         several = {view: patients for view, patients in several.items() if len(patients) >= LEAST_PATIENTS}
         if not several:
             raise DataError(

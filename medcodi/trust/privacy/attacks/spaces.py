@@ -12,7 +12,7 @@ from torch.nn import functional as F
 
 from medcodi.modality import MODALITIES, Kind
 from medcodi.model import MedCoDi
-from medcodi.trust.privacy.attacks.membership import latents_of
+from medcodi.trust.privacy.attacks.membership import latents_of, stacked
 
 SIDE, REACH = 32, 2  # of registered images: pixels a side, and the farthest shift that is tried
 _BATCH = 64
@@ -42,10 +42,8 @@ def spaces_of(model: MedCoDi, more: Sequence[Space] = ()) -> list[Space]:
 
     @torch.no_grad()
     def encoding(modality: str, contents: Sequence[Any]) -> np.ndarray:
-        values: Any = list(contents)
-        if MODALITIES[modality].kind == "image":
-            values = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in contents]))[:, None]
-            values = values.to(model.device)
+        is_image = MODALITIES[modality].kind == "image"
+        values: Any = stacked(contents).to(model.device) if is_image else list(contents)
         return F.normalize(model.encode_prompts(modality, values).pooled.float(), dim=1).cpu().numpy()
 
     return [
@@ -70,7 +68,7 @@ def cosine(first: np.ndarray, second: np.ndarray) -> np.ndarray:
 # ---- pixels after registration ---------------------------------------------------------------------------------------
 def reduced(_: str, images: Sequence[np.ndarray]) -> np.ndarray:
     """Images at at most ``SIDE`` pixels a side: float32 ``[B, S, S]``."""
-    stack = torch.from_numpy(np.stack([np.asarray(image, np.float32) for image in images]))[:, None]
+    stack = stacked(images)
     if stack.shape[-1] > SIDE:
         stack = F.interpolate(stack, (SIDE, SIDE), mode="bilinear", antialias=True)
     return stack[:, 0].numpy()

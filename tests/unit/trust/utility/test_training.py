@@ -64,7 +64,7 @@ def test_every_arm_sees_the_same_number_of_studies() -> None:
 
 def test_the_schedule_warms_up_and_ends_at_0(study: Callable[..., UtilityConfig]) -> None:
     config = study({"a": {}}, training={"num_steps": 100, "warmup_steps": 10, "learning_rate": 1.0})
-    rates = [learning_rate(step, config) for step in range(100)]
+    rates = [learning_rate(step, config.training) for step in range(100)]
     assert rates[0] == pytest.approx(0.1) and max(rates) < 1 and rates[99] < 0.001 and rates[50] == pytest.approx(0.5)
 
 

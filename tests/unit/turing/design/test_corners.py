@@ -7,8 +7,7 @@ import pytest
 
 from medcodi.data.sources.phantom import phantom_study
 from medcodi.randomness import numpy_generator
-from medcodi.turing.design.blinding import BlindingConfig, cut_image, finish_image
-from medcodi.turing.design.corners import corner_mask, with_filled_corners
+from medcodi.turing.design.blinding import BlindingConfig, corner_mask, cut_image, finish_image, with_filled_corners
 
 SHARE = 0.16
 

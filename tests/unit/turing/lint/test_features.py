@@ -6,8 +6,7 @@ import numpy as np
 import pytest
 
 from medcodi.turing.bundle.payloads import Payload
-from medcodi.turing.design.blinding import BlindingConfig
-from medcodi.turing.design.corners import with_filled_corners
+from medcodi.turing.design.blinding import BlindingConfig, with_filled_corners
 from medcodi.turing.lint.features import (
     PayloadFeatures,
     file_features,

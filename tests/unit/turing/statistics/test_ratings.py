@@ -28,12 +28,6 @@ def test_superiority_is_the_mann_whitney_effect(study: SimulatedStudy) -> None:
     assert ratings.superiority(study.as_ratings).values[0] == pytest.approx(u / 900, **CLOSE)
 
 
-def test_holm_leaves_missing_tests_out() -> None:
-    corrected = ratings.holm([0.01, float("nan"), 0.04, 0.03])
-    assert corrected[0] == pytest.approx(0.03) and corrected[2] == pytest.approx(0.06)
-    assert corrected[3] == pytest.approx(0.06) and np.isnan(corrected[1])
-
-
 def test_a_mixed_model_is_statsmodels_own() -> None:
     import pandas as pd
     import statsmodels.formula.api as smf

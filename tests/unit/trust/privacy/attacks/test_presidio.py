@@ -7,7 +7,7 @@ import pytest
 
 from medcodi.data.sources.phantom import phantom_report
 from medcodi.trust.privacy.attacks.extraction import extraction_figures, measure
-from medcodi.trust.privacy.attacks.presidio import ENTITIES, entities_in
+from medcodi.trust.privacy.attacks.identifiers import ENTITIES, entities_in
 from medcodi.trust.privacy.gate import RULES
 
 pytest.importorskip("presidio_analyzer", reason="needs the extra phi, which is no part of CI's: spacy is large")
