@@ -29,9 +29,14 @@ def comparison(sizes: Sizes, folder: Path) -> Comparison:
 
     readers: dict[str, Callable[[Path], Any]] = {"ours": ours}
     facts: dict[str, Any] = {"files": len(paths), "pixels": prepare.SIDE}
-    for name, reader in {"monai": _monai, "torchxrayvision": _torchxrayvision}.items():
-        if find_spec(name) is None:
-            facts[f"{name}_skipped"] = f"{name} is not installed"
+    peers = {
+        "monai, antialiased": lambda: _monai(mode="bilinear", anti_aliasing=True),
+        "monai, area": lambda: _monai(mode="area"),
+        "torchxrayvision": _torchxrayvision,
+    }
+    for name, reader in peers.items():
+        if find_spec(name.partition(",")[0]) is None:
+            facts[f"{name}: skipped"] = "not installed"
         else:
             readers[name] = reader()
 
@@ -48,12 +53,11 @@ def comparison(sizes: Sizes, folder: Path) -> Comparison:
     return Comparison(what=what, calls=calls, goal=1 / 1.5, facts=facts)
 
 
-def _monai() -> Callable[[Path], Any]:
+def _monai(**resizing: Any) -> Callable[[Path], Any]:
     from monai.transforms import Compose, LoadImage, Resize, ScaleIntensity  # pyright: ignore[reportMissingImports]
 
     load = LoadImage(reader="PydicomReader", image_only=True, ensure_channel_first=True)
-    resize = Resize((SIZE, SIZE), mode="bilinear", anti_aliasing=True)
-    return Compose([load, ScaleIntensity(), resize])
+    return Compose([load, ScaleIntensity(), Resize((SIZE, SIZE), **resizing)])
 
 
 def _torchxrayvision() -> Callable[[Path], Any]:

@@ -80,41 +80,22 @@ class Contingency:
 
         return lambda weights: known_mean(per_finding(np.asarray(weights, dtype=np.float64)), 1)
 
-
-@dataclass(frozen=True)
-class Agreement:
-    """How two annotations of the same studies agree."""
-
-    per_finding: dict[str, dict[str, float]]  # name -> kappa, f1, agreement, first (its positives), second, studies
-    macro_kappa: float  # mean over findings, NaN left out
-    macro_f1: float
-    table: Contingency = field(repr=False, compare=False)  # for weights and bootstrap: table.macro("kappa")
-
-
-def agreement(first: np.ndarray, second: np.ndarray | Contingency, names: Sequence[str]) -> Agreement:
-    """Cohen's kappa, F1 and plain agreement of two annotations, per finding and as means.
-
-    Args:
-        first: ``[N, K]`` of 0, 1, NaN: findings in one modality.
-        second: ``[N, K]``: in the other; or an expected table (then ``first`` is not used).
-        names: The ``K`` findings.
-    """
-    table = second if isinstance(second, Contingency) else Contingency.of(first, second)
-    if table.both.shape[1] != len(names):
-        raise DataError(f"annotations of {table.both.shape[1]} findings and {len(names)} names", expected="as many")
-    ones = np.ones((1, len(table.both)))
-    measures = {name: getattr(table, name)(ones)[0] for name in ("kappa", "f1", "agreement")}
-    both, only_first, only_second, neither = (part[0] for part in table.counts(ones))
-    per_finding = {
-        name: {
-            **{measure: float(values[k]) for measure, values in measures.items()},
-            "first": float(both[k] + only_first[k]),
-            "second": float(both[k] + only_second[k]),
-            "studies": float(both[k] + only_first[k] + only_second[k] + neither[k]),
+    def per_finding(self, names: Sequence[str]) -> dict[str, dict[str, float]]:
+        """Name of each of the ``K`` findings -> kappa, f1, agreement, first (its positives), second, studies."""
+        if self.both.shape[1] != len(names):
+            raise DataError(f"annotations of {self.both.shape[1]} findings and {len(names)} names", expected="as many")
+        ones = np.ones((1, len(self.both)))
+        measures = {name: getattr(self, name)(ones)[0] for name in ("kappa", "f1", "agreement")}
+        both, only_first, only_second, neither = (part[0] for part in self.counts(ones))
+        return {
+            name: {
+                **{measure: float(values[k]) for measure, values in measures.items()},
+                "first": float(both[k] + only_first[k]),
+                "second": float(both[k] + only_second[k]),
+                "studies": float(both[k] + only_first[k] + only_second[k] + neither[k]),
+            }
+            for k, name in enumerate(names)
         }
-        for k, name in enumerate(names)
-    }
-    return Agreement(per_finding, float(table.macro("kappa")(ones)[0]), float(table.macro("f1")(ones)[0]), table)
 
 
 @dataclass(frozen=True)

@@ -193,9 +193,7 @@ class GenerationConfig:
             )
         if resolved.weak is None:
             return resolved
-        from medcodi.model.identity import check_weak
-
-        return replace(resolved, weak=replace(resolved.weak, sha256=check_weak(model, resolved.weak)))
+        return replace(resolved, weak=replace(resolved.weak, sha256=model.checked_identity_of(resolved.weak)))
 
     def _as_student(self, model: ModelConfig) -> GenerationConfig:
         """How a student samples, which nothing but the sequence of the targets can change."""

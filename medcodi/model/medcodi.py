@@ -15,7 +15,8 @@ from medcodi.modality import MODALITIES, Kind, in_table_order
 from medcodi.model.components import LazyComponents, unwrapped
 from medcodi.model.config import ModelConfig, StudentConfig
 from medcodi.model.files import load_model, save_model
-from medcodi.model.identity import model_sha256, weights_sha256
+from medcodi.model.generation_config import WeakModelConfig
+from medcodi.model.identity import check_weak, model_sha256, weights_sha256
 from medcodi.model.low_rank import LowRank, Weights, call_with
 from medcodi.model.threads import ModelLock
 from medcodi.networks.attention import Context
@@ -269,6 +270,10 @@ class MedCoDi(LazyComponents):
     def identity(self) -> str:
         """The :func:`~medcodi.model.identity.model_sha256` that names this model everywhere."""
         return model_sha256(self)
+
+    def checked_identity_of(self, weak: WeakModelConfig) -> str:
+        """The identity of a weak model that may guide this one, or the refusals of :func:`~medcodi.model.identity.check_weak`."""
+        return check_weak(self, weak)
 
     def fingerprint(self, components: Iterable[str] | None = None) -> str:
         """SHA-256 over names and bytes of the weights of some components (None: all), which are loaded."""

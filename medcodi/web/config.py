@@ -39,6 +39,10 @@ class ServeConfig:
     annotator: str | None = None  # reads findings in films; None: the demo's, of a model of phantoms
     dicom_store: str | None = None  # address of a DICOM server to which results may be sent; None: sending is off
     outbox: Path = Path("outbox")  # folder of the studies on their way there
+    dicom_ca: Path | None = (
+        None  # PEM file of the authorities that its certificate may be of; None: those of the system
+    )
+    dicom_cert: Path | None = None  # PEM file with our certificate and its key, for a server that asks for one
     limits: Limits = Limits()
 
     def __post_init__(self) -> None:

@@ -11,6 +11,7 @@ from medcodi.errors import PromptError
 from medcodi.pacs.outbox import Outbox
 from medcodi.pacs.sending import send
 from medcodi.pacs.servers import ServerError, read_address
+from medcodi.pacs.tls import Tls
 from medcodi.web.jobs import Job, JobQueue, OnStep
 
 if TYPE_CHECKING:
@@ -22,16 +23,18 @@ RETRY_S = 10.0  # for which a server that is away is tried again, while a person
 class Sender:
     """One DICOM server, the outbox on the way to it, and the thread that sends."""
 
-    def __init__(self, url: str, outbox: Path, *, max_waiting: int, retry_s: float = RETRY_S) -> None:
-        """Check address, packages and outbox; nothing is connected.
+    def __init__(self, url: str, outbox: Path, *, max_waiting: int, tls: Tls = Tls(), retry_s: float = RETRY_S) -> None:
+        """Check address, packages, certificates and outbox; nothing is connected.
 
         Raises:
-            ServerError: If the address is invalid.
+            ServerError: If the address is invalid, or a certificate cannot be used.
             DataError: If the folder holds something else than an outbox.
             MissingExtraError: If the extra ``dicom`` is not installed.
         """
         check_pydicom()
-        self.address, self.outbox, self.retry_s = read_address(url), Outbox(outbox), retry_s
+        self.address, self.outbox = read_address(url), Outbox(outbox)
+        self.tls, self.retry_s = tls, retry_s
+        tls.check(self.address)
         if outbox.exists():
             self.outbox.open()
         self.queue = JobQueue(max_waiting=max_waiting)
@@ -56,7 +59,7 @@ class Sender:
             )
         # What earlier sendings left goes too; this person is answered about these studies alone.
         address = self.address.text
-        delivery = send(self.outbox, address, retry_s=self.retry_s, on_progress=on_step)
+        delivery = send(self.outbox, address, tls=self.tls, retry_s=self.retry_s, on_progress=on_step)
         problems = [delivery.problems[study] for study in studies if study in delivery.problems]
         if problems:
             raise ServerError(

@@ -127,9 +127,12 @@ class Service:
     def _make_sender(self) -> Sender | None:
         if self.config.dicom_store is None:
             return None
+        from medcodi.pacs.tls import Tls
         from medcodi.web.sending import Sender
 
-        return Sender(self.config.dicom_store, self.config.outbox, max_waiting=self.config.limits.max_waiting)
+        tls = Tls(ca=self.config.dicom_ca, certificate=self.config.dicom_cert)
+        most = self.config.limits.max_waiting
+        return Sender(self.config.dicom_store, self.config.outbox, max_waiting=most, tls=tls)
 
     def _submit(self, session: Session, work: Callable[[OnStep], Any]) -> Job:
         return self.queue.submit(session.id, work)

@@ -9,7 +9,7 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from medcodi.app.arguments import Device, Model
+from medcodi.app.arguments import Device, DicomCa, DicomCert, Model
 from medcodi.app.terminal import app, err, out
 
 
@@ -35,10 +35,12 @@ def serve(
         str | None,
         typer.Option(
             metavar="URL",
-            help="Offer to send what was generated: https://HOST/dicom-web (STOW-RS), or dicom://HOST:PORT/AET (C-STORE).",
+            help="Offer to send what was generated: https://HOST/dicom-web (STOW-RS), dicom://HOST:PORT/AET (C-STORE), or dicoms:// (with TLS).",
         ),
     ] = None,
     outbox: Annotated[Path, typer.Option(help="Folder of DICOM studies on their way there.")] = Path("outbox"),
+    dicom_ca: DicomCa = None,
+    dicom_cert: DicomCert = None,
     queue: Annotated[int, typer.Option(help="Requests that may wait.")] = 32,
     device: Device = None,
 ) -> None:
@@ -71,6 +73,8 @@ def serve(
         annotator=annotator,
         dicom_store=dicom_store,
         outbox=outbox,
+        dicom_ca=dicom_ca,
+        dicom_cert=dicom_cert,
         limits=Limits(max_waiting=queue),
     )
     err.print(Text("Starting ...", style="dim"))

@@ -129,14 +129,7 @@ def blurred(images: Tensor, sigma: Tensor) -> Tensor:
 
 
 def finding_loss(logits: Tensor, truth: Tensor, weights: Tensor, present: Tensor | None = None) -> Tensor:
-    """Binary cross-entropy over known findings.
-
-    Args:
-        logits: ``[..., K]``.
-        truth: ``[..., K]`` of 0, 1, NaN.
-        weights: ``[K]``, of positives.
-        present: bool ``[...]``: rows that count; None: all.
-    """
+    """Binary cross-entropy over known findings: logits ``[..., K]``, truth of 0, 1, NaN; ``present``: rows that count, None: all."""
     known = ~truth.isnan() if present is None else ~truth.isnan() & present[..., None]
     losses = F.binary_cross_entropy_with_logits(
         logits.float(), truth.nan_to_num(0.0), pos_weight=weights, reduction="none"

@@ -19,7 +19,7 @@ from medcodi.evaluation.scoring.case import Case
 from medcodi.evaluation.scoring.figures import TargetScores, plain, value_of
 from medcodi.evaluation.scoring.findings import counted_findings
 from medcodi.metrics.bootstrap import Interval, bootstrap_interval
-from medcodi.metrics.coherence import RECALLS, Contingency, agreement, pair_similarity, partner_ranks, retrieval
+from medcodi.metrics.coherence import RECALLS, Contingency, pair_similarity, partner_ranks, retrieval
 from medcodi.study import CHEXPERT_LABELS
 
 LEAST_STUDIES = 8
@@ -148,8 +148,7 @@ def _findings(
             value_of(floor.macro(measure), num),
         )
     # One finding at a time.
-    each = agreement(first, pairs, names).per_finding
-    ceilings = None if ceiling is None else agreement(first, ceiling, names).per_finding
+    each, ceilings = pairs.per_finding(names), None if ceiling is None else ceiling.per_finding(names)
     for name in names:
         figures = {key: plain(value) for key, value in each[name].items()}
         for key in ("kappa", "f1"):

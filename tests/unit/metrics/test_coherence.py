@@ -8,7 +8,6 @@ import pytest
 from medcodi.errors import DataError
 from medcodi.metrics.coherence import (
     Contingency,
-    agreement,
     correlation_statistic,
     pair_similarity,
     partner_ranks,
@@ -23,14 +22,16 @@ def test_kappa_and_f1_are_scikit_learns() -> None:
     first = (GENERATOR.random((80, 3)) < 0.3).astype(float)
     second = np.where(GENERATOR.random((80, 3)) < 0.8, first, 1 - first)
     second[:10, 1] = np.nan
-    found = agreement(first, second, ["a", "b", "c"])
+    table = Contingency.of(first, second)
+    found = table.per_finding(["a", "b", "c"])
     for k, name in enumerate("abc"):
         known = ~np.isnan(second[:, k])
         one, other = first[known, k], second[known, k]
-        assert found.per_finding[name]["kappa"] == pytest.approx(metrics.cohen_kappa_score(one, other), rel=1e-9)
-        assert found.per_finding[name]["f1"] == pytest.approx(metrics.f1_score(one, other), rel=1e-9)
-        assert found.per_finding[name]["studies"] == known.sum()
-    assert found.macro_kappa == pytest.approx(np.mean([found.per_finding[name]["kappa"] for name in "abc"]))
+        assert found[name]["kappa"] == pytest.approx(metrics.cohen_kappa_score(one, other), rel=1e-9)
+        assert found[name]["f1"] == pytest.approx(metrics.f1_score(one, other), rel=1e-9)
+        assert found[name]["studies"] == known.sum()
+    ones = np.ones((1, len(first)))
+    assert table.macro("kappa")(ones)[0] == pytest.approx(np.mean([found[name]["kappa"] for name in "abc"]))
 
 
 def test_weights_repeat_studies_and_expected_tables_average() -> None:
@@ -44,9 +45,10 @@ def test_weights_repeat_studies_and_expected_tables_average() -> None:
 
 
 def test_a_finding_that_nobody_reads_has_no_kappa() -> None:
-    found = agreement(np.array([[1.0, 0], [0, 0]]), np.array([[1.0, 0], [0, 0]]), ["a", "b"])
-    assert found.per_finding["a"]["kappa"] == 1 and np.isnan(found.per_finding["b"]["kappa"])
-    assert found.macro_kappa == 1 and found.macro_f1 == 1
+    table = Contingency.of(np.array([[1.0, 0], [0, 0]]), np.array([[1.0, 0], [0, 0]]))
+    found = table.per_finding(["a", "b"])
+    assert found["a"]["kappa"] == 1 and np.isnan(found["b"]["kappa"])
+    assert all(table.macro(measure)(np.ones((1, 2)))[0] == 1 for measure in ("kappa", "f1"))
 
 
 def test_ranks_by_hand() -> None:
@@ -100,4 +102,4 @@ def test_refusals(first: np.ndarray, second: np.ndarray, message: str) -> None:
     with pytest.raises(DataError, match=message):
         retrieval(first, second)
     with pytest.raises(DataError, match="other than 0, 1 and NaN"):
-        agreement(np.array([[2.0]]), np.array([[1.0]]), ["a"])
+        Contingency.of(np.array([[2.0]]), np.array([[1.0]]))

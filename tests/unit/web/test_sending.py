@@ -104,6 +104,8 @@ def test_a_record_alone_is_no_study(senders: list[Sender], tmp_path: Path) -> No
 def test_an_invalid_address_or_outbox_is_refused_before_the_page_is_served(tmp_path: Path) -> None:
     with pytest.raises(ServerError, match="not the address of a DICOM server"):
         Service(ServeConfig(dicom_store="ftp://pacs", outbox=tmp_path / "outbox"))
+    with pytest.raises(ServerError, match="not encrypted"):
+        Service(ServeConfig(dicom_store="http://127.0.0.1:9/dicom-web", dicom_ca=tmp_path / "ca.pem"))
     (tmp_path / "photos").mkdir()
     (tmp_path / "photos" / "cat.png").write_bytes(b"")
     with pytest.raises(DataError):

@@ -65,8 +65,8 @@ def check_population(version: int, studies_per_patient: int) -> None:
 
 def identifiers(version: int, seed: int, index: int, studies_per_patient: int = 1) -> tuple[str, str]:
     """The ids of a study and of its patient."""
-    if version == 1:
-        return (f"phantom-{seed}-{index:07d}",) * 2
+    if version == 1:  # each study is another patient
+        return (study := f"phantom-{seed}-{index:07d}"), study
     patient = f"phantom2-{seed}-{studies_per_patient}-{index // studies_per_patient:07d}"
     return f"phantom2-{seed}-{index:07d}", patient
 

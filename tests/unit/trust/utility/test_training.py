@@ -11,13 +11,14 @@ import pytest
 import torch
 
 from medcodi.errors import ConfigError, DataError
+from medcodi.evaluation.annotators.classifier_training import learning_rate
 from medcodi.model import MedCoDi
 from medcodi.randomness import torch_generator
 from medcodi.trust.utility.arms import Selection
 from medcodi.trust.utility.config import ArmConfig, GeneratorConfig, UtilityConfig
 from medcodi.trust.utility.cost import estimate, random_pool
 from medcodi.trust.utility.tasks import RetrievalTask, Tokens, augmented, task_of
-from medcodi.trust.utility.training import Batches, learning_rate, positive_weights, predict, train
+from medcodi.trust.utility.training import Batches, positive_weights, predict, train
 
 PLAIN = ArmConfig()
 FINDINGS = ("Cardiomegaly", "Edema")
