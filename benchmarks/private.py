@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import argparse
 import importlib.util
+import json
 import os
 import shutil
 import time
@@ -32,16 +33,31 @@ from medcodi.training.config import TrainConfig  # noqa: E402
 from medcodi.training.loop import train  # noqa: E402
 
 DIRECTION = "frontal->report"
-LOW_RANK = {
-    "low_rank": {"rank": 8, "layers": ["attention"]},
-    "optimizer": {"lr": 1e-3, "warmup_steps": 5, "weight_decay": 0.0},
-}
+
+
+def rate(value: float, **more: float) -> dict[str, Any]:
+    """An optimiser of this learning rate."""
+    return {"optimizer": {"lr": value, "warmup_steps": 5, **more}}
+
+
+def low_rank(value: float) -> dict[str, Any]:
+    """Low-rank training at this learning rate."""
+    return {"low_rank": {"rank": 8, "layers": ["attention"]}, **rate(value, weight_decay=0.0)}
+
+
+def promise(**values: float) -> dict[str, Any]:
+    """Private low-rank training."""
+    return {**low_rank(1e-3), "privacy": {"delta": 1e-4, "clip": 0.1, **values}}
+
+
 WAYS: dict[str, dict[str, Any] | None] = {
     "demo as it is": None,
-    "full": {"optimizer": {"lr": 1e-4, "warmup_steps": 5}},
-    "low rank": LOW_RANK,
-    "private, epsilon ∞": {**LOW_RANK, "privacy": {"noise": 0.0, "delta": 1e-4, "clip": 0.1}},
-    "private, epsilon 8": {**LOW_RANK, "privacy": {"epsilon": 8.0, "delta": 1e-4, "clip": 0.1}},
+    "full, rate 1e-4": rate(1e-4),
+    "full, rate 3e-4": rate(3e-4),
+    "low rank, rate 1e-3": low_rank(1e-3),
+    "low rank, rate 3e-3": low_rank(3e-3),
+    "private, epsilon ∞": promise(noise=0.0),
+    "private, epsilon 8": promise(epsilon=8.0),
 }
 
 
@@ -78,7 +94,9 @@ def fine_tuned(
     }
     if not (folder / "run/model").exists() and not (folder / "run" / ADAPTER).exists():
         train(from_dict(TrainConfig, run), resume="latest")
-    facts: dict[str, Any] = {"training_cpu_seconds": round(time.process_time() - started, 1)}
+        seconds = {"training_cpu_seconds": round(time.process_time() - started, 1)}
+        (folder / "seconds.json").write_text(json.dumps(seconds), encoding="utf-8")
+    facts: dict[str, Any] = json.loads((folder / "seconds.json").read_text(encoding="utf-8"))
     if "low_rank" not in values:
         return folder / "run/model", facts
     adapter = read_adapter(folder / "run" / ADAPTER)

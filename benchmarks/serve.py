@@ -154,7 +154,10 @@ class Person:
                 return {"refusal": refusal, "s": seconds}
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait(), 1)
-        return {"lost": self._element("status")[1].get("text")}
+        seconds = round(time.perf_counter() - begun, 1)
+        return {
+            "lost": {"status": self._element("status")[1].get("text"), "connected": self.socket.connected, "s": seconds}
+        }
 
     async def click_until(self, until: float) -> list[dict[str, Any]]:
         """Press, look at the picture, press again."""
@@ -281,6 +284,7 @@ async def load(server: Server, http: aiohttp.ClientSession, num_people: int, sec
         "served": len(served),
         "refused": sum("refusal" in answer for answer in answers),
         "lost": sum("lost" in answer for answer in answers),
+        "how_lost": [answer["lost"] for answer in answers if "lost" in answer],
         "click_to_film_s": spread(served),
         "pictures_a_second": round(len(served) / took, 2),
         "cores_used_by_server": round(cpu_s / took, 2),

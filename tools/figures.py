@@ -214,6 +214,12 @@ TABLES = {
         "new real studies that one added is worth": lambda r: bounds(r["exchange"]),
         "p against": lambda r: f"{r['p_holm']:.2g} ({r['against']})" if "against" in r else "–",
     }),
+    "tunings": (lambda results: ({"fine-tuned": name, **row} for name, row in results["ways"].items()), {  # of benchmarks/private.py
+        "finding F1 at the site": lambda r: bounds(r["finding_f1"]["model"], 3),
+        "of the weights": lambda r: f"{100 * r['share_of_weights']:.1f} %" if "share_of_weights" in r else "–" if "training_cpu_seconds" not in r else "all",
+        "processor seconds of training": lambda r: number(r.get("training_cpu_seconds"), 0),
+        "ε": lambda r: "–" if not r.get("promise") else "∞" if r["promise"]["epsilon"] is None else number(r["promise"]["epsilon"]),
+    }),
     "arms_by_finding": (lambda results: (
         {"finding": name, **{arm: row["findings"][name]["auroc"] for arm, row in only_test(results)["arms"].items()}}
         for name in only_test(results)["arms"]["real"]["findings"] if "/" not in name
@@ -259,7 +265,18 @@ TABLES = {
 def table(source: Any, columns: Row, results: Row) -> str:
     """A Markdown table between empty lines; it begins with what each row is called."""
     rows = list(source(results))
-    names = ("comparison", "edit", "two prompts", "limit", "attack", "arm", "finding", "direction", "system")
+    names = (
+        "comparison",
+        "fine-tuned",
+        "edit",
+        "two prompts",
+        "limit",
+        "attack",
+        "arm",
+        "finding",
+        "direction",
+        "system",
+    )
     first = [name for name in names if rows[0].get(name)]
     if "two prompts" in first and len(results["systems"]) == 1:
         first.remove("system")
