@@ -164,7 +164,7 @@ def tell(
         for how, cells in spreads.items()
     ]
     results = {
-        "what": "stage diffuse of the demo's image denoisers, batch as told, bf16 autocast, from encoded studies",
+        "what": "stage diffuse of the demo's image denoisers, batch as given, bf16 autocast, from encoded studies",
         "command": "python benchmarks/checkpoint_stall.py " + " ".join(map(str, words)),
         "machine": machine(),
         "load_average": spread(loads),

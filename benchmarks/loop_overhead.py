@@ -179,7 +179,7 @@ def main() -> None:
         waits = two_ranks(config, Path(name), 16) if device.type == "cpu" else []
     found = {"clock": overhead(run, 0), **({"processor": overhead(run, 1)} if device.type == "cpu" else {})}
     results = {
-        "what": "stage diffuse of the demo's image denoisers, 128 x 128, bf16 autocast, from encoded studies, batch as told",
+        "what": "stage diffuse of the demo's image denoisers, 128 x 128, bf16 autocast, from encoded studies, batch as given",
         "command": f"python benchmarks/loop_overhead.py {steps} {batch_size} {device}",
         "machine": {**machine(device.type), "load_average_at_the_end": round(os.getloadavg()[0], 1)},
         "steps": len(run.looped) - WARM_UP,
