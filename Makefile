@@ -76,8 +76,10 @@ format: $(STAMP) ## format the code
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# By name only: what needs a card, or trains for long, or data of your own.
+LONG_BENCHMARKS = $(addprefix benchmarks/,ablations.py gpu.py private.py real_words.py)
 bench: $(STAMP) ## speed and memory figures, one JSON line each
-	@for script in $(filter-out benchmarks/gpu.py,$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
+	@for script in $(filter-out $(LONG_BENCHMARKS),$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
 
 bench-gpu: $(ENOUGH) ## everything worth knowing of one card, in at most 8 minutes
 	$(BIN)/python benchmarks/gpu.py $(BENCH_ARGS)
