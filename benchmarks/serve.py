@@ -107,6 +107,7 @@ class Person:
     def __init__(self, http: aiohttp.ClientSession, address: str, number: int) -> None:
         self.http, self.address, self.number = http, address, number
         self.elements: dict[str, dict[str, Any]] = {}  # id -> what the server says of an element
+        self.next_message = self.num_reconnections = 0
         self.places: set[int] = set()  # in the queue, as the page said
         self.changed = asyncio.Event()
         self.socket = socketio.AsyncClient(http_session=http, reconnection=False)
@@ -120,12 +121,19 @@ class Person:
         client = re.search(r"'client_id': '([0-9a-f-]+)'", html)
         assert elements and client, "the page is not as NiceGUI writes it"
         self.elements, self.client = json.loads(unescape(elements[1])), client[1]
+        self.tab = {"tab_id": str(uuid4()), "document_id": str(uuid4())}
+        await self._connect()
+        await self._set("Report", f"Large left pleural effusion. Visit {self.number}.")
+        await self._set("Lateral X-ray", False)
+        await self._set("Steps (empty: the preset's)", STEPS)
+
+    async def _connect(self) -> None:
+        """Open the web socket, or open it again as a browser does: the server sends what was missed."""
         query = {
             "client_id": self.client,
-            "next_message_id": 0,
+            "next_message_id": self.next_message,
             "implicit_handshake": "true",
-            "tab_id": str(uuid4()),
-            "document_id": str(uuid4()),
+            **self.tab,
         }
         await self.socket.connect(
             f"{self.address}?{urlencode(query)}",
@@ -133,9 +141,11 @@ class Person:
             transports=["websocket"],
             wait_timeout=30,
         )
-        await self._set("Report", f"Large left pleural effusion. Visit {self.number}.")
-        await self._set("Lateral X-ray", False)
-        await self._set("Steps (empty: the preset's)", STEPS)
+
+    async def _stay_connected(self) -> None:
+        if not self.socket.connected:
+            self.num_reconnections += 1
+            await self._connect()
 
     async def press(self, limit_s: float = LOST_S) -> dict[str, Any]:
         """Press Generate and fetch the film: the seconds, a refusal, or that the click is lost."""
@@ -143,7 +153,8 @@ class Person:
         self._element("refusal")[1]["text"] = ""  # of the press before
         begun = time.perf_counter()
         await self._emit(self._find(lambda each: each["props"].get("label") == "Generate", tag="q-btn"), "click", None)
-        while (seconds := time.perf_counter() - begun) < limit_s and self.socket.connected:
+        while (seconds := time.perf_counter() - begun) < limit_s:
+            await self._stay_connected()
             self.changed.clear()
             new = [film for film in self._films() if film not in earlier]
             if new:
@@ -155,9 +166,7 @@ class Person:
             with suppress(TimeoutError):
                 await asyncio.wait_for(self.changed.wait(), 1)
         seconds = round(time.perf_counter() - begun, 1)
-        return {
-            "lost": {"status": self._element("status")[1].get("text"), "connected": self.socket.connected, "s": seconds}
-        }
+        return {"lost": {"status": self._element("status")[1].get("text"), "s": seconds}}
 
     async def click_until(self, until: float) -> list[dict[str, Any]]:
         """Press, look at the picture, press again."""
@@ -172,7 +181,7 @@ class Person:
 
     async def _update(self, message: dict[str, Any]) -> None:
         """Take over elements that are new, changed or (None) gone."""
-        number = message.pop("_id")
+        self.next_message = message.pop("_id") + 1
         for key, element in message.items():
             if element is None:
                 self.elements.pop(key, None)
@@ -181,7 +190,8 @@ class Person:
         if place := re.search(r"Waiting: (\d+)", self._element("status")[1].get("text") or ""):
             self.places.add(int(place[1]))
         self.changed.set()
-        await self.socket.emit("ack", {"client_id": self.client, "next_message_id": number + 1})
+        with suppress(socketio.exceptions.SocketIOError):  # of a socket that has just closed
+            await self.socket.emit("ack", {"client_id": self.client, "next_message_id": self.next_message})
 
     def _find(self, matches: Callable[[dict[str, Any]], Any], tag: str = "") -> tuple[str, dict[str, Any]]:
         """The first element of the page that matches: those of Generate come before those of Edit."""
@@ -203,6 +213,7 @@ class Person:
         key, values = element
         listener = next(event["listener_id"] for event in values["events"] if event["type"].startswith(kind))
         message = {"id": int(key), "client_id": self.client, "listener_id": listener, "args": [json.dumps(value)]}
+        await self._stay_connected()
         await self.socket.emit("event", message)
 
 
@@ -285,6 +296,7 @@ async def load(server: Server, http: aiohttp.ClientSession, num_people: int, sec
         "refused": sum("refusal" in answer for answer in answers),
         "lost": sum("lost" in answer for answer in answers),
         "how_lost": [answer["lost"] for answer in answers if "lost" in answer],
+        "reconnections": sum(person.num_reconnections for person in people),
         "click_to_film_s": spread(served),
         "pictures_a_second": round(len(served) / took, 2),
         "cores_used_by_server": round(cpu_s / took, 2),
