@@ -142,13 +142,13 @@ class JobQueue:
             self.cancel(job)
 
     def close(self) -> None:
-        """Cancel everything and end the worker."""
+        """Cancel everything, and wait for the worker: a thread that is inside a library when Python ends would abort the process."""
         with self._changed:
             jobs, self._closed = self._jobs(), True
             self._changed.notify_all()
         for job in jobs:
             self.cancel(job)
-        self._worker.join(timeout=10)
+        self._worker.join()
 
     def _jobs(self) -> list[Job]:
         return [*([self._running] if self._running else []), *self._waiting]

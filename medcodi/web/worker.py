@@ -50,6 +50,7 @@ class Worker:
 
     def warm_up(self, on_step: OnStep) -> None:
         """Load everything, take one step of every target, and read its findings, so that nobody's first picture waits for it."""
+        on_step(0, 1)  # ends here where the server was stopped meanwhile
         generation = generate(
             {}, self.model.config.modalities, model=self.model, num_inference_steps=1, order="joint", on_step=on_step
         )
