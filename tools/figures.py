@@ -200,7 +200,7 @@ TABLES = {
         "target": lambda r: r["target"],
         "context": lambda r: r["context"],
         "AUROC": lambda r: bounds(r["auroc"], 3),
-        "p": lambda r: f"{r['auroc']['p_value']:.1g}",
+        "p, not adjusted": lambda r: f"{r['auroc']['p_value']:.1g}",
     }),
     "arms": (arms, {  # of a utility study
         "real": lambda r: r["num_real"],

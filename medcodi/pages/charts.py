@@ -44,7 +44,8 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str = "step") -> st
     if not xs:
         return ""
     width, height, left, right, top, bottom = 520, 250, 62, 510, 26, 216
-    x_axis = Axis(min(xs), max(max(xs), min(xs) + 1), left, right)
+    alone = min(xs) == max(xs)  # in the middle, with its own tick
+    x_axis = Axis(min(xs) - alone, max(xs) + alone, left, right)
     y_axis = Axis.around(ys, bottom, top, logarithmic=min(ys) > 0 and max(ys) / min(ys) > LOG_RATIO)
     canvas = Canvas(width, title, title_x=left)
 
@@ -52,7 +53,7 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str = "step") -> st
     for tick in y_axis.ticks(4):
         canvas.line(left, y_axis(tick), right, y_axis(tick), GRID)
         canvas.text(left - 5, y_axis(tick) + 4, f"{tick:.3g}", anchor="end", size=11)
-    for tick in x_axis.ticks():
+    for tick in [xs[0]] if alone else x_axis.ticks():
         canvas.text(x_axis(tick), bottom + 16, f"{tick:,.6g}", anchor="middle", size=11)
     canvas.text(right, height - 4, x_label, anchor="end", colour=SOFT, size=11)
 

@@ -10,7 +10,7 @@ import typer
 from rich.progress import Progress
 
 from medcodi.app.arguments import Overrides
-from medcodi.app.terminal import app, counting_bar, err, out, print_notes, say_loading
+from medcodi.app.terminal import app, counting_bar, err, out, print_notes, print_verification, say_loading
 from medcodi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -121,10 +121,4 @@ def _progress(bar: Progress) -> Callable[[str, int, int], None]:
 def _verify(folder: Path) -> None:
     from medcodi.trust.utility.results import verify
 
-    differences = verify(folder)
-    for line in differences:
-        out.print(f"- {line}")
-    if differences:
-        out.print(f"{folder} does not hold: {len(differences)} differences.")
-        raise typer.Exit(1)
-    out.print(f"{folder} holds: every hash and every figure is as stored.")
+    print_verification(folder, verify(folder), "every hash and every figure")
