@@ -226,7 +226,9 @@ class Interrupts:
 
     def __exit__(self, kind: Any, error: Any, trace: Any) -> None:
         for number, handler in self._previous.items():
-            signal.signal(number, handler)
+            # A signal that ends processes stays noted where it was received: a launcher may forward it when the run is saved already.
+            if number != self._signal or handler is not signal.SIG_DFL:
+                signal.signal(number, handler)
 
     @property
     def by_keyboard(self) -> bool:

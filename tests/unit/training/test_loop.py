@@ -130,6 +130,9 @@ def test_a_signal_is_a_reason_and_the_handlers_are_put_back() -> None:
         signal.raise_signal(signal.SIGUSR1)
         signal.raise_signal(signal.SIGUSR1)  # forwarded by a launcher: the same request
         assert interrupts.reason(Ranks()) == "SIGUSR1 received"
+    # The launcher forwards it once more when all is saved: the process ends as it would have. The others are put back.
+    signal.raise_signal(signal.SIGUSR1)
+    signal.signal(signal.SIGUSR1, signal.SIG_DFL)
     assert [signal.getsignal(number) for number in STOP_SIGNALS] == before
 
 
