@@ -87,8 +87,12 @@ class AlignStage(Stage):
         return not self.config.kinds or MODALITIES[name].kind in self.config.kinds
 
     def dry_run(self, *, cached: bool = False) -> DryRun:
-        """Both towers."""
-        return DryRun(prompt_encoding(self.model))
+        """All towers; those that are not trained run without gradient."""
+        towers, chosen = prompt_encoding(self.model), self.config.kinds
+        trained, frozen = [], []
+        for kind, tower in towers.items():
+            (trained if not chosen or kind in chosen else frozen).append(tower)
+        return DryRun(tuple(trained), tuple(frozen))
 
     def loss(self, batch: Batch, step: Step) -> Tensor:
         """Sum over pairs of modalities of the symmetric InfoNCE; logs loss, top-1 accuracy and spread of each pair.

@@ -65,8 +65,8 @@ def record_reconstruction(model: Any) -> Forward:
     return forward
 
 
-def prompt_encoding(model: Any) -> tuple[Forward, ...]:
-    """The image tower on every view, the text tower on reports of the greatest length, the record tower where there is one."""
+def prompt_encoding(model: Any) -> dict[Kind, Forward]:
+    """Kind -> its tower: of images on every view, of text on reports of the greatest length, of records where there is one."""
     encoders = model.prompt_encoders
 
     def image_tower(studies: int) -> list[Tensor]:
@@ -80,8 +80,8 @@ def prompt_encoding(model: Any) -> tuple[Forward, ...]:
     def record_tower(studies: int) -> list[Tensor]:
         return [encoders.encode("table", [{}] * studies).tokens]
 
-    towers = (image_tower, text_tower)
-    return towers if encoders.record_tower is None else (*towers, record_tower)
+    towers: dict[Kind, Forward] = {"image": image_tower, "text": text_tower}
+    return towers if encoders.record_tower is None else {**towers, "table": record_tower}
 
 
 def frozen_encoding(model: Any) -> tuple[Forward, ...]:
@@ -98,7 +98,7 @@ def frozen_encoding(model: Any) -> tuple[Forward, ...]:
         return list(autoencoders["table"].encode([{}] * studies))
 
     passes = {"image": image, "text": report, "table": record}
-    return *(passes[kind] for kind in autoencoders), *prompt_encoding(model)
+    return *(passes[kind] for kind in autoencoders), *prompt_encoding(model).values()
 
 
 def denoising(model: Any, name: str, num_environments: int = 0, *, student: bool = False) -> Forward:

@@ -60,6 +60,16 @@ def test_a_cache_leaves_encoding_out_of_the_time_and_of_the_peak() -> None:
     assert cached.study_transient == 0 < fresh.study_transient and cached.study_flops < fresh.study_flops
 
 
+def test_operations_of_one_tower_are_a_part_of_all_towers() -> None:
+    """Towers that ``kinds`` leaves out run without gradient, where they are all that a pass has too."""
+    described = load(ModelConfig, "configs/models/tiny-record.yaml")
+    every, table, text = (
+        study_flops(run("align", **options), described)
+        for options in ({}, {"stage.options.kinds": "[table]"}, {"stage.options.kinds": "[text]"})
+    )
+    assert 0 < table < text < every
+
+
 def test_operations_are_those_of_an_average_step() -> None:
     """`join` draws two targets or three of three: 9 denoisers in 4 steps; the plan counts them as the running MFU does."""
     cost = cost_of("join", cache="somewhere")
