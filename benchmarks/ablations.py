@@ -56,6 +56,7 @@ from medcodi.study import Direction
 from medcodi.training.caching import EncodedStudies, cache_key, make_cache
 from medcodi.training.config import EmaConfig, OptimizerConfig
 from medcodi.training.ema import Ema
+from medcodi.training.execution import attention_kernels, choose_attention
 from medcodi.training.optimizer import build_optimizer, learning_rate, trained_parameters
 
 TARGET = "frontal"
@@ -138,13 +139,14 @@ def train(stage: Stage, batch_of: Callable[[int], Any], seconds: float, lr: floa
     optimizer, parameters = build_optimizer(stage, config), trained_parameters(stage)
     ema = Ema(parameters, EmaConfig(decay=0.99))
     stage.train()
+    choose_attention(stage, "bf16", torch.device("cpu"))  # as the training loop does
     began, step = time.process_time(), 0
     while (spent := time.process_time() - began) < seconds:
         # The learning rate by the share of the time.
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, int(MOMENTS_OF_RATE * spent / seconds), MOMENTS_OF_RATE)
         batch = batch_of(step)
-        with torch.autocast("cpu", torch.bfloat16):
+        with attention_kernels("bf16", torch.device("cpu")), torch.autocast("cpu", torch.bfloat16):
             loss = stage(batch, StepRandomness(seed=seed, step=step, samples=tuple(batch.samples))).loss
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
