@@ -25,6 +25,8 @@ class Context:
     log_weight: Tensor | None = None
     projected: Projected | None = None  # one attention layer's projection of the tokens, where it is known already
     memory: dict[Hashable, list[Context]] | None = None  # denoiser -> the projections of all its layers; None: not kept
+    # The tokens whose weight is not 0, [n, D], and their places among all B * L. None: every token is projected.
+    present: tuple[Tensor, Tensor] | None = None
 
     def __len__(self) -> int:
         return self.tokens.shape[0]
@@ -59,9 +61,17 @@ class Context:
             dtype = torch.get_autocast_dtype(device)
         plain = Context(self.tokens.to(dtype), self.log_weight)
         if self.memory is None:
-            return [plain] * len(layers)
-        self.memory[owner] = [replace(plain, projected=layer.project(plain.tokens)) for layer in layers]
+            skip = any(layer.skips_absent for layer in layers)
+            return [plain.without_absent() if skip else plain] * len(layers)
+        self.memory[owner] = [replace(plain, projected=layer.project(plain)) for layer in layers]
         return self.memory[owner]
+
+    def without_absent(self) -> Context:
+        """The same, with the tokens that carry weight beside all: absent ones are zeros, and so are their keys and values."""
+        if self.log_weight is None:
+            return self
+        places = self.log_weight.isfinite().flatten().nonzero().squeeze(1)  # [n]
+        return replace(self, present=(self.tokens.flatten(0, 1)[places], places))
 
 
 class Attention(nn.Module):
@@ -75,28 +85,18 @@ class Attention(nn.Module):
         assert dim % num_heads == 0, f"{dim} channels over {num_heads} heads"
         self.num_heads = num_heads
         self.backend = "sdpa"  # a row of ATTENTION_BACKENDS
+        self.skips_absent = False  # whether keys and values are made of the tokens that carry weight alone
         self.to_q = nn.Linear(dim, dim, bias=False)
         self.to_k = nn.Linear(context_dim or dim, dim, bias=False)
         self.to_v = nn.Linear(context_dim or dim, dim, bias=False)
         self.to_out = nn.Linear(dim, dim)
 
-    def forward(
-        self,
-        x: Tensor,
-        context: Tensor | None = None,
-        log_weight: Tensor | None = None,
-        projected: Projected | None = None,
-    ) -> Tensor:
-        """``[B, N, C]`` from queries ``x`` ``[B, N, C]``.
-
-        Args:
-            x: Also keys and values, without a context.
-            context: ``[B, L, D]``, or None for self-attention.
-            log_weight: ``[B, L]``, added to the logits.
-            projected: Result of :meth:`project` for this context, where it is known already.
-        """
-        if projected is None:
-            projected = self._keys_values(x) if context is None else self.project(context)
+    def forward(self, x: Tensor, context: Context | None = None) -> Tensor:
+        """``[B, N, C]`` from queries ``x`` ``[B, N, C]``, which are also keys and values without a context (of ``[B, L, D]``)."""
+        if context is None:
+            projected, log_weight = self._keys_values(x), None
+        else:
+            projected, log_weight = context.projected or self.project(context), context.log_weight
         if len(projected) == 1:
             return projected[0].expand(-1, x.shape[1], -1)
         k, v = projected
@@ -104,9 +104,21 @@ class Attention(nn.Module):
         out = ATTENTION_BACKENDS[self.backend].attend(self._heads(self.to_q(x)), k, v, mask)
         return self.to_out(rearrange(out, "b h n d -> b n (h d)"))
 
-    def project(self, context: Tensor) -> Projected:
+    def project(self, context: Context) -> Projected:
         """Keys and values ``[B, H, L, C / H]`` of a context ``[B, L, D]``; of one token, the output ``[B, 1, C]``."""
-        return (self.to_out(self.to_v(context)),) if context.shape[1] == 1 else self._keys_values(context)
+        if context.tokens.shape[1] == 1:
+            return (self.to_out(self.to_v(context.tokens)),)
+        if context.present is None:
+            return self._keys_values(context.tokens)
+        tokens, places = context.present
+        size = context.tokens.shape[:2]
+        keys, values = (
+            torch.zeros(size.numel(), part.shape[1], dtype=part.dtype, device=part.device)
+            .index_copy_(0, places, part)  # in place: the other form copies row by row
+            .unflatten(0, size)
+            for part in (self.to_k(tokens), self.to_v(tokens))
+        )
+        return self._heads(keys), self._heads(values)
 
     def _keys_values(self, context: Tensor) -> Projected:
         return self._heads(self.to_k(context)), self._heads(self.to_v(context))
@@ -157,6 +169,6 @@ class AttentionBlock(nn.Module):
         h = h + self.self_attention(self.norm1(h))
         one_key = context.tokens.shape[1] == 1
         query = h if one_key else self.norm2(h)  # one key needs no query
-        h = h + self.cross_attention(query, context.tokens, context.log_weight, context.projected)
+        h = h + self.cross_attention(query, context)
         h = h + self.feed_forward(self.norm3(h))
         return x + rearrange(self.proj_out(h), "b (h w) c -> b c h w", h=x.shape[2])

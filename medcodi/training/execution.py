@@ -34,11 +34,12 @@ def _is_slow(precision: str, device: torch.device) -> bool:
     return precision == "bf16" and device.type == "cpu"  # the backward passes of the fused kernels
 
 
-def choose_attention(module: nn.Module, precision: str, device: torch.device) -> None:
+def choose_attention(module: nn.Module, precision: str, device: torch.device, *, skip_absent: bool = False) -> None:
     """On a CPU in bf16, compute attention by plain products, which are faster there; elsewhere nothing changes.
 
     The denoisers' in float32 (6 x in the backward pass, ``benchmarks/latent_cache.py``), that of the report autoencoder (a
-    whole step 1.5 x) in bfloat16. The prompt encoders use what :func:`attention_kernels` allows.
+    whole step 1.5 x) in bfloat16. The prompt encoders use what :func:`attention_kernels` allows. With ``skip_absent``, tokens of
+    absent prompts get no keys and values, which leaves shapes to the data: not for compiled blocks, nor for gradients by study.
     """
     from transformers import PreTrainedModel
 
@@ -47,6 +48,8 @@ def choose_attention(module: nn.Module, precision: str, device: torch.device) ->
     for part in module.modules():
         if isinstance(part, (Attention, Connector)):
             part.backend = "sdpa-float32"
+            if isinstance(part, Attention):
+                part.skips_absent = skip_absent
         elif isinstance(part, PreTrainedModel):
             part.set_attn_implementation("eager")
 

@@ -99,7 +99,8 @@ class Run:
         self.validation = None if held_out is None else self._global_batches(held_out)
 
         # The engine moves the stage to its device, and divides it among ranks; the average is made of its shards.
-        choose_attention(self.stage, config.precision, ranks.device)
+        fixed_shapes = config.compile or self.privacy is not None
+        choose_attention(self.stage, config.precision, ranks.device, skip_absent=not fixed_shapes)
         if self.privacy is not None:
             self.engine: Engine = self.privacy.engine(self.stage, config, ranks)
         else:

@@ -125,9 +125,10 @@ def test_xformers_agrees_with_sdpa():
     attention = Attention(64, num_heads=2, context_dim=24).cuda().half().eval()
     x, tokens = torch.randn(2, 9, 64).cuda().half(), torch.randn(2, 5, 24).cuda().half()
     weight = torch.tensor([[0.0, 0.7, -torch.inf, 0.0, 0.0]]).expand(2, 5).cuda()
-    plain = attention(x, tokens, weight), attention(x)
+    context = Context(tokens, weight)
+    plain = attention(x, context), attention(x)
     attention.backend = "xformers"
-    for ours, theirs in zip((attention(x, tokens, weight), attention(x)), plain, strict=True):
+    for ours, theirs in zip((attention(x, context), attention(x)), plain, strict=True):
         torch.testing.assert_close(ours, theirs, atol=2e-3, rtol=2e-3)
 
 

@@ -17,24 +17,43 @@ def test_attention_by_hand() -> None:
         q, k, v = (attention.to_q(x), attention.to_k(context), attention.to_v(context))
         logits = q[..., channels] @ k[..., channels].transpose(1, 2) / 4**0.5
         heads.append(logits.softmax(-1) @ v[..., channels])
-    torch.testing.assert_close(attention(x, context), attention.to_out(torch.cat(heads, dim=-1)))
+    torch.testing.assert_close(attention(x, Context(context)), attention.to_out(torch.cat(heads, dim=-1)))
 
 
 def test_one_key_shortcut_is_exact():
     attention = Attention(16, num_heads=2, context_dim=6)
     x, key = torch.randn(2, 7, 16), torch.randn(2, 1, 6)
     twice = key.expand(-1, 2, -1)  # two equal keys: the softmax is 1/2 and 1/2 of the same value
-    torch.testing.assert_close(attention(x, key), attention(x, twice), atol=1e-6, rtol=1e-5)
+    torch.testing.assert_close(attention(x, Context(key)), attention(x, Context(twice)), atol=1e-6, rtol=1e-5)
 
 
 def test_a_masked_token_has_no_influence_and_a_doubled_one_weighs_like_two():
     attention = Attention(16, num_heads=2, context_dim=6)
     x, tokens = torch.randn(2, 7, 16), torch.randn(2, 3, 6)
     masked = torch.tensor([[0.0, 0.0, -torch.inf]]).expand(2, 3)
-    torch.testing.assert_close(attention(x, tokens, masked), attention(x, tokens[:, :2], torch.zeros(2, 2)))
+    torch.testing.assert_close(
+        attention(x, Context(tokens, masked)), attention(x, Context(tokens[:, :2], torch.zeros(2, 2)))
+    )
     doubled = torch.cat([tokens, tokens[:, :1]], dim=1)
     weight = torch.tensor([[2.0, 1.0, 1.0]]).log().expand(2, 3)
-    torch.testing.assert_close(attention(x, tokens, weight), attention(x, doubled, torch.zeros(2, 4)))
+    torch.testing.assert_close(attention(x, Context(tokens, weight)), attention(x, Context(doubled, torch.zeros(2, 4))))
+
+
+def test_absent_tokens_need_no_keys_and_values() -> None:
+    """The output and all gradients are those with every token projected."""
+    attention, x = Attention(16, num_heads=2, context_dim=6), torch.randn(2, 7, 16)
+    weight = torch.tensor([[0.0, -torch.inf, 0.7], [-torch.inf, -torch.inf, 0.0]])
+    tokens = torch.randn(2, 3, 6) * weight.isfinite()[..., None]  # absent ones are zeros, as mix_tokens makes them
+    context = Context(tokens, weight)
+    results = []
+    for each in (context, context.without_absent()):
+        attention.zero_grad()
+        output = attention(x, each)
+        output.square().sum().backward()
+        results.append([output.detach(), *(p.grad for p in attention.parameters())])
+    assert context.without_absent().present[0].shape == (3, 6)
+    for ours, plain in zip(*results, strict=True):
+        torch.testing.assert_close(ours, plain)
 
 
 def test_the_feed_forward_is_the_same_with_and_without_gradient() -> None:
@@ -78,6 +97,13 @@ def test_a_remembering_context_projects_once_for_each_layer() -> None:
     assert context.for_layers("denoiser", layers, torch.float32) is first
     assert context.for_layers("another", layers, torch.float32) is not first
     for layer, kept in zip(layers, first, strict=True):
-        assert torch.equal(
-            layer(x, kept.tokens, kept.log_weight, kept.projected), layer(x, context.tokens, context.log_weight)
-        )
+        assert torch.equal(layer(x, kept), layer(x, context))
+
+
+def test_layers_say_whether_absent_tokens_are_projected() -> None:
+    layers = [Attention(8, num_heads=2, context_dim=6) for _ in range(2)]
+    context = Context(torch.randn(2, 5, 6), torch.zeros(2, 5))
+    assert context.for_layers("denoiser", layers, torch.float32)[0].present is None
+    layers[0].skips_absent = True
+    assert context.for_layers("denoiser", layers, torch.float32)[1].present is not None
+    assert Context(torch.randn(2, 1, 6)).without_absent().present is None

@@ -88,6 +88,9 @@ def test_it_is_chosen_in_bf16_on_a_cpu_alone() -> None:
 
     assert chosen("bf16", "cpu") == "sdpa-float32"
     assert chosen("fp32", "cpu") == chosen("bf16", "cuda") == "sdpa"
+    module = torch.nn.Sequential(Attention(8, num_heads=2))
+    choose_attention(module, "bf16", torch.device("cpu"), skip_absent=True)
+    assert module[0].skips_absent is True
 
 
 def test_the_report_autoencoder_computes_the_same_with_plain_products() -> None:
