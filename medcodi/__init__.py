@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from medcodi.lazy import lazy_names
 
 if TYPE_CHECKING:
     from medcodi.errors import DomainWarning
@@ -27,23 +28,20 @@ __all__ = [
 ]
 
 # Loaded on first use, so that `import medcodi` and `medcodi --help` do not wait for torch.
-_HOMES = {
-    "DomainWarning": "medcodi.errors",
-    "edit": "medcodi.generation",
-    "generate": "medcodi.generation",
-    "Generation": "medcodi.generation",
-    "MedCoDi": "medcodi.model",
-    "Request": "medcodi.generation.bulk.streaming",
-    "SynthesisConfig": "medcodi.generation.bulk.job",
-    "generate_many": "medcodi.generation.bulk.streaming",
-    "synthesize": "medcodi.generation.bulk.job",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module 'medcodi' has no attribute {name!r}")
-    return getattr(import_module(_HOMES[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "DomainWarning": "medcodi.errors",
+        "edit": "medcodi.generation",
+        "generate": "medcodi.generation",
+        "Generation": "medcodi.generation",
+        "MedCoDi": "medcodi.model",
+        "Request": "medcodi.generation.bulk.streaming",
+        "SynthesisConfig": "medcodi.generation.bulk.job",
+        "generate_many": "medcodi.generation.bulk.streaming",
+        "synthesize": "medcodi.generation.bulk.job",
+    },
+)
 
 
 def __dir__() -> list[str]:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from medcodi.lazy import lazy_names
 
 if TYPE_CHECKING:
     from medcodi.evaluation.annotators.classifier import ClassifierConfig, FindingClassifier
@@ -25,20 +26,17 @@ __all__ = [
 ]
 
 # Module of each name; imported on first use, so that the classifier and the pages do without the generator's libraries.
-_MODULES = {
-    "ClassifierConfig": "annotators.classifier",
-    "FindingClassifier": "annotators.classifier",
-    "ClassifierTrainConfig": "annotators.classifier_training",
-    "train_classifier": "annotators.classifier_training",
-    "EvaluateConfig": "config",
-    "ScoringConfig": "config",
-    "evaluate": "pipeline",
-    "rescore_bundle": "recompute",
-    "verify_bundle": "recompute",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ClassifierConfig": ".annotators.classifier",
+        "FindingClassifier": ".annotators.classifier",
+        "ClassifierTrainConfig": ".annotators.classifier_training",
+        "train_classifier": ".annotators.classifier_training",
+        "EvaluateConfig": ".config",
+        "ScoringConfig": ".config",
+        "evaluate": ".pipeline",
+        "rescore_bundle": ".recompute",
+        "verify_bundle": ".recompute",
+    },
+)

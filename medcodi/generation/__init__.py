@@ -1,9 +1,10 @@
-"""Any-to-any generation: a request is checked, encoded, denoised, decoded and signed; ``bulk/`` serves thousands of requests."""
+"""Any-to-any generation: a request is checked, encoded, denoised, decoded and recorded; ``bulk/`` serves thousands of requests."""
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from medcodi.lazy import lazy_names
 
 if TYPE_CHECKING:
     from medcodi.generation.editing import edit
@@ -13,18 +14,14 @@ if TYPE_CHECKING:
 
 __all__ = ["Generation", "GenerationConfig", "edit", "generate", "generate_batch"]
 
-_MODULES = {
-    "Generation": "medcodi.generation.result",
-    "GenerationConfig": "medcodi.model.generation_config",
-    "edit": "medcodi.generation.editing",
-    "generate": "medcodi.generation.pipeline",
-    "generate_batch": "medcodi.generation.pipeline",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name == "GenerationSettings":  # its name until version 0.1
-        name = "GenerationConfig"
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(_MODULES[name]), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "Generation": "medcodi.generation.result",
+        "GenerationConfig": "medcodi.model.generation_config",
+        "edit": "medcodi.generation.editing",
+        "generate": "medcodi.generation.pipeline",
+        "generate_batch": "medcodi.generation.pipeline",
+        "GenerationSettings": "medcodi.model.generation_config:GenerationConfig",  # its name until version 0.1
+    },
+)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from importlib import import_module
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from medcodi.errors import CheckpointError
+from medcodi.lazy import lazy_names
 
 if TYPE_CHECKING:
     from medcodi.model.config import ModelConfig, tiny_config
@@ -29,13 +29,16 @@ __all__ = [
 ]
 
 # Imported on first use: a config or a file's index is read without torch's networks.
-_MODULES = {
-    **dict.fromkeys(("STAGES", "MedCoDi"), "medcodi"),
-    **dict.fromkeys(("build_model", "tiny_model"), "fresh"),
-    **dict.fromkeys(("ModelConfig", "tiny_config"), "config"),
-    "GenerationConfig": "generation_config",
-    "merge": "merging",
-}
+__getattr__ = lazy_names(
+    __name__,
+    {
+        **dict.fromkeys(("STAGES", "MedCoDi"), ".medcodi"),
+        **dict.fromkeys(("build_model", "tiny_model"), ".fresh"),
+        **dict.fromkeys(("ModelConfig", "tiny_config"), ".config"),
+        "GenerationConfig": ".generation_config",
+        "merge": ".merging",
+    },
+)
 # The shipped demo model: the wheel carries checkpoints/demo as medcodi/shipped/demo (pyproject.toml, wheel.sources).
 _PACKAGE = Path(__file__).resolve().parents[1]
 _DEMO_FOLDERS = (_PACKAGE / "shipped" / "demo", _PACKAGE.parent / "checkpoints" / "demo")
@@ -78,9 +81,3 @@ def named_model(source: str | Path) -> str | Path:
     if Path(source).as_posix() == _DEMO_IN_CLONE and not Path(source).exists():
         return demo_checkpoint()
     return source
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)

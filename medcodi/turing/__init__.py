@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from medcodi.lazy import lazy_names
 
 if TYPE_CHECKING:
     from medcodi.turing.analysis.analyze import analyze
@@ -28,20 +29,17 @@ __all__ = [
 ]
 
 # Module of each name; imported on first use, so that a table of answers is read without the generator's libraries.
-_MODULES = {
-    "ReaderStudyConfig": "design.config",
-    "analyze": "analysis.analyze",
-    "export_bundle": "bundle.export",
-    "import_results": "answers.import_results",
-    "lint_bundle": "lint.attack",
-    "read_answers": "answers.table",
-    "read_reader_study": "design.config",
-    "study_server": "serving.server",
-    "write_report": "analysis.report",
-}
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+__getattr__ = lazy_names(
+    __name__,
+    {
+        "ReaderStudyConfig": ".design.config",
+        "analyze": ".analysis.analyze",
+        "export_bundle": ".bundle.export",
+        "import_results": ".answers.import_results",
+        "lint_bundle": ".lint.attack",
+        "read_answers": ".answers.table",
+        "read_reader_study": ".design.config",
+        "study_server": ".serving.server",
+        "write_report": ".analysis.report",
+    },
+)

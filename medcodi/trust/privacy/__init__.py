@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from medcodi.lazy import lazy_names
 
 if TYPE_CHECKING:
     from medcodi.trust.privacy.config import AuditConfig
@@ -12,10 +13,5 @@ if TYPE_CHECKING:
 
 __all__ = ["AuditConfig", "audit", "verify_audit"]
 
-_MODULES = {"AuditConfig": "config", "audit": "job", "verify_audit": "results"}  # imported on first use
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# Imported on first use.
+__getattr__ = lazy_names(__name__, {"AuditConfig": ".config", "audit": ".job", "verify_audit": ".results"})

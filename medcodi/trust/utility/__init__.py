@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from medcodi.lazy import lazy_names
 
 if TYPE_CHECKING:
     from medcodi.trust.utility.config import UtilityConfig
@@ -12,10 +13,5 @@ if TYPE_CHECKING:
 
 __all__ = ["UtilityConfig", "estimate", "run"]
 
-_MODULES = {"UtilityConfig": "config", "estimate": "cost", "run": "job"}  # imported on first use
-
-
-def __getattr__(name: str) -> Any:
-    if name not in _MODULES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+# Imported on first use.
+__getattr__ = lazy_names(__name__, {"UtilityConfig": ".config", "estimate": ".cost", "run": ".job"})
