@@ -22,7 +22,7 @@ MAX_BYTES = 16 * 2**20  # of the index; ours have a few KiB
 MAX_SIZE, MAX_VOCABULARY, MAX_REPEATS, MAX_ITEMS, MAX_SCALE = 2**14, 2**20, 128, 16, 1e6
 _REPEATS = ("layers", "num_res_blocks", "layers_per_block")  # ends of the keys that count layers
 # Components that a model of ours can have; their files are the ones that saving over a folder may remove.
-_COMPONENTS = ("prompt_encoders", "autoencoder_", "denoiser_", "environment_")
+_COMPONENTS = ("prompt_encoders", "autoencoder_", "denoiser_", "environment_", "student_")
 
 Sha256 = Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
 Count = Annotated[int, Field(ge=0)]

@@ -16,6 +16,7 @@ from safetensors.torch import load_file, save_file
 
 from medcodi.errors import CheckpointError
 from medcodi.model import MedCoDi, tiny_model
+from medcodi.model.config import StudentConfig
 from medcodi.model.index import INDEX, parse_index, replaceable_files
 from medcodi.storage.atomic import sha256_file
 
@@ -264,6 +265,15 @@ def test_saving_over_a_broken_index_is_refused(saved: Path, folder: Path) -> Non
     with pytest.raises(CheckpointError, match="has format None"):
         MedCoDi.from_pretrained(saved).save_pretrained(folder)
     assert (folder / INDEX).read_text() == "{}"
+
+
+def test_students_without_a_successor_are_removed(folder: Path) -> None:
+    model = tiny_model(seed=0)
+    model.add_students(StudentConfig(steps=4, rank=2, guidance_scale=2.0))
+    model.save_pretrained(folder)
+    assert (folder / "student_frontal.safetensors").exists()
+    tiny_model(seed=0).save_pretrained(folder)
+    assert not list(folder.glob("student_*"))
 
 
 def test_components_without_a_successor_are_removed(folder: Path, tmp_path: Path) -> None:
