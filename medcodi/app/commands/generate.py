@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
@@ -44,9 +44,6 @@ from medcodi.app.terminal import (
     progress_bar,
     say_loading,
 )
-
-if TYPE_CHECKING:
-    pass
 
 
 @app.command()

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from medcodi.modality import Kind
 
-# Group of metrics -> kinds of targets that it scores; coherence is of pairs of targets.
+# Group of metrics -> kinds of targets that it scores; coherence is of pairs of targets. The last three are scored only where they are named.
 METRIC_GROUPS: dict[str, tuple[Kind, ...]] = {
     "findings": ("image", "text"),
     "frechet": ("image",),
@@ -23,7 +23,6 @@ METRIC_GROUPS: dict[str, tuple[Kind, ...]] = {
     "alignment": ("image",),  # cosine with the report that prompts, in the shared latent space
     "by_finding": ("image",),  # distances among the studies with each finding
 }
-OPTIONAL_GROUPS = ("severity", "alignment", "by_finding")  # not scored unless they are named
 
 
 @dataclass(frozen=True)

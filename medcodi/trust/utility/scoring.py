@@ -34,7 +34,6 @@ RANK_MEASURES: dict[str, Callable[[np.ndarray], Statistic]] = {
     "reciprocal_rank": lambda ranks: weighted_mean(1 / ranks),
     **{f"recall_at_{k}": lambda ranks, k=k: weighted_mean((ranks <= k).astype(np.float64)) for k in (1, 5, 10)},
 }
-LOWER_IS_BETTER = ("ece", "brier")
 LEAST_GROUP = 20  # studies of a subgroup
 
 

@@ -15,7 +15,7 @@ from medcodi.evaluation.report.alarms import alarms
 from medcodi.evaluation.report.summary import terminal_table, verdict
 from medcodi.evaluation.scoring.comparisons import multi_prompt_tests
 from medcodi.evaluation.scoring.direction import SCORERS, DirectionScores, legible_findings
-from medcodi.evaluation.scoring.metrics import ALL_TARGETS, METRIC_GROUPS, OPTIONAL_GROUPS
+from medcodi.evaluation.scoring.metrics import ALL_TARGETS, METRIC_GROUPS
 from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.study import CHEXPERT_LABELS, Direction
 from tests.unit.evaluation.scoring.conftest import CONFIG, Toy
@@ -24,7 +24,7 @@ from tests.unit.evaluation.scoring.conftest import CONFIG, Toy
 def test_every_group_of_metrics_has_a_scorer() -> None:
     """Coherence is of pairs of targets."""
     assert {*SCORERS, "coherence", "subgroups"} == set(METRIC_GROUPS)
-    assert set(METRIC_GROUPS) - set(ScoringConfig().metrics) == set(OPTIONAL_GROUPS)
+    assert set(METRIC_GROUPS) - set(ScoringConfig().metrics) == {"severity", "alignment", "by_finding"}
 
 
 def test_a_generator_that_gives_back_the_truth_reaches_the_ceiling(toy_with_texts: Toy) -> None:
