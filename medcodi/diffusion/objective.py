@@ -4,8 +4,8 @@ Every forward process is a path x_t = a_t x0 + s_t eps over integer timesteps, 0
 matching (Lipman et al., 2023, arXiv 2210.02747) with the shifted schedule of Esser et al., 2024 (arXiv 2403.03206).
 
 A student samples in few steps without guidance (Salimans & Ho, 2022, arXiv 2202.00512; Meng et al., 2023, arXiv 2210.03142): one of its steps
-is to go where several guided steps of the teacher go. Both take steps of DDIM (Song et al., 2021, eq. 12, eta = 0) on trailing timesteps;
-the student has a grid of K of them, and the teacher M steps between two of the student's.
+is trained to arrive where M guided steps of the teacher arrive. Both take DDIM steps (Song et al., 2021, eq. 12, eta = 0) on trailing
+timesteps: the student K of them, the teacher K M.
 """
 
 from __future__ import annotations
@@ -67,9 +67,9 @@ def prediction_type(schedule: Schedule) -> str:
 
 
 def path_scales(schedule: Schedule, t: Tensor, like: Tensor) -> tuple[Tensor, Tensor]:
-    """a_t and s_t of x_t = a_t x0 + s_t eps at timesteps ``[B]``, shaped to be multiplied with ``like``; 1 and 0 of :data:`CLEAN`.
+    """a_t and s_t of x_t = a_t x0 + s_t eps at timesteps ``[B]``, shaped to be multiplied with ``like``; 1 and 0 at :data:`CLEAN`.
 
-    sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t); of the straight path 1 - s_t and s_t.
+    DDPM: sqrt(alpha_bar_t) and sqrt(1 - alpha_bar_t). Straight path: 1 - s_t and s_t.
     """
     shape = (-1, *(1,) * (like.dim() - 1))
     if isinstance(schedule, FlowMatchEulerDiscreteScheduler):
@@ -109,12 +109,11 @@ def denoising_error(prediction: Tensor, target: Tensor) -> Tensor:
 
 
 def min_snr_weight(schedule: Schedule, t: Tensor, gamma: float) -> Tensor | None:
-    """Weight of each row's :func:`denoising_error`, ``[B]``: that of x0 weighs min(SNR, gamma) (Hang et al., 2023, arXiv 2303.09556).
+    """Weight of each row's :func:`denoising_error`, ``[B]``; None for a gamma of 0: all rows weigh the same.
 
-    None for a gamma of 0: all weigh alike.
-
-    The error of x0 is c^2 times that of the prediction, so the weight is min(SNR, gamma) / SNR of eps, min(SNR, gamma) / (SNR + 1) of
-    v, and min(SNR, gamma) s^2 of the velocity.
+    The error of the x0 that a prediction implies is weighted by min(SNR, gamma) (Hang et al., 2023, arXiv 2303.09556). It is c^2 times the
+    error of the prediction itself, so that has weight min(SNR, gamma) / SNR (eps), min(SNR, gamma) / (SNR + 1) (v) or min(SNR, gamma) s^2
+    (velocity).
     """
     if not gamma:
         return None
@@ -123,57 +122,57 @@ def min_snr_weight(schedule: Schedule, t: Tensor, gamma: float) -> Tensor | None
     return (a / s).square().clamp(max=gamma) * c.square()
 
 
-# ---- distillation: where one step of a student is to go --------------------------------------------------------------
+# ---- distillation: where one step of a student should arrive ---------------------------------------------------------
 def trailing_timesteps(num_train_timesteps: int, num_steps: int) -> Tensor:
     """The timesteps of a sampler of ``num_steps`` steps, first to last, and :data:`CLEAN`: int64 ``[num_steps + 1]``."""
     steps = torch.arange(num_steps, 0, -1) * num_train_timesteps / num_steps
     return torch.cat([steps.round().long() - 1, torch.tensor([CLEAN])])
 
 
-def ddim_step(schedule: Schedule, prediction: Tensor, t: Tensor, then: Tensor, z: Tensor) -> Tensor:
-    """The latents ``[B, ...]`` at timesteps ``then`` ``[B]``, from ``z`` at ``t`` and the prediction there (eps, v or velocity)."""
-    (a, s), (a_then, s_then) = path_scales(schedule, t, z), path_scales(schedule, then, z)
+def ddim_step(schedule: Schedule, prediction: Tensor, t: Tensor, t_next: Tensor, z: Tensor) -> Tensor:
+    """The latents ``[B, ...]`` at timesteps ``t_next`` ``[B]``, from ``z`` at ``t`` and the prediction there (eps, v or velocity)."""
+    (a, s), (a_next, s_next) = path_scales(schedule, t, z), path_scales(schedule, t_next, z)
     if prediction_type(schedule) == "velocity":
-        return z + (s_then - s) * prediction  # Euler's step: the same on a straight path
+        return z + (s_next - s) * prediction  # Euler's step: the same on a straight path
     if schedule.config["prediction_type"] == "v_prediction":
         clean, noise = a * z - s * prediction, a * prediction + s * z
     else:
         clean, noise = (z - s * prediction) / a, prediction
-    return a_then * clean + s_then * noise
+    return a_next * clean + s_next * noise
 
 
-def prediction_of_step(schedule: Schedule, z: Tensor, t: Tensor, then: Tensor, z_then: Tensor) -> Tensor:
-    """The prediction (eps, v or velocity) with which one :func:`ddim_step` goes from ``z`` to ``z_then``: its inverse, ``[B, ...]``."""
-    (a, s), (a_then, s_then) = path_scales(schedule, t, z), path_scales(schedule, then, z)
+def prediction_of_step(schedule: Schedule, z: Tensor, t: Tensor, t_next: Tensor, z_next: Tensor) -> Tensor:
+    """The prediction (eps, v or velocity) with which one :func:`ddim_step` goes from ``z`` to ``z_next``: its inverse, ``[B, ...]``."""
+    (a, s), (a_next, s_next) = path_scales(schedule, t, z), path_scales(schedule, t_next, z)
     if prediction_type(schedule) == "velocity":
-        return (z_then - z) / (s_then - s)
+        return (z_next - z) / (s_next - s)
     if schedule.config["prediction_type"] == "v_prediction":
-        return (z_then - (a_then * a + s_then * s) * z) / (s_then * a - a_then * s)
-    return (z_then - a_then / a * z) / (s_then - a_then * s / a)
+        return (z_next - (a_next * a + s_next * s) * z) / (s_next * a - a_next * s)
+    return (z_next - a_next / a * z) / (s_next - a_next * s / a)
 
 
 def teacher_prediction(
     schedule: Schedule,
     denoise: Callable[[Tensor, Tensor], Tensor],
     z: Tensor,
-    place: Tensor,
+    step: Tensor,
     num_steps: int,
     num_substeps: int,
 ) -> Tensor:
-    """The student's goal: the prediction that goes in one step where the teacher goes in ``num_substeps``.
+    """The student's target: the prediction that takes it in one step as far as ``num_substeps`` steps take the teacher.
 
     Args:
         schedule: The forward process.
         denoise: The guided teacher: latents and timesteps ``[B]`` -> prediction.
         z: Noisy latents ``[B, ...]`` at the student's timestep.
-        place: int64 ``[B]``: which of the student's steps each row is at, 0 is the first.
+        step: int64 ``[B]``: which of the student's steps each row is at, 0 is the first.
         num_steps: Steps of the student.
         num_substeps: Steps of the teacher for each of them.
     """
     timesteps = trailing_timesteps(schedule.config["num_train_timesteps"], num_steps * num_substeps).to(z.device)
-    first = place * num_substeps
-    moved = z
+    first = step * num_substeps
+    z_next = z
     for index in range(num_substeps):
-        t, then = timesteps[first + index], timesteps[first + index + 1]
-        moved = ddim_step(schedule, denoise(moved, t), t, then, moved)
-    return prediction_of_step(schedule, z, timesteps[first], timesteps[first + num_substeps], moved)
+        t, t_next = timesteps[first + index], timesteps[first + index + 1]
+        z_next = ddim_step(schedule, denoise(z_next, t), t, t_next, z_next)
+    return prediction_of_step(schedule, z, timesteps[first], timesteps[first + num_substeps], z_next)

@@ -1,9 +1,8 @@
 """Sampling several targets together, on the samplers of ``diffusers``: at one t, or each at its own; and editing latents.
 
-An edit steps along its noised original: a denoiser's step is corrected by what it would do to the original itself. The original's path is
-its own noising with one noise, z*_t = a_t z0 + s_t eps. The edit starts on it, and each step adds only the
-difference that the new prompts make: z_s = step(z_t; new) + z*_s - step(z*_t; original), the consistent inversion of Xu et al. (2024,
-"Inversion-free image editing"). So with the same prompts nothing changes, at any strength.
+An edit is sampled beside its noised original z*_t = a_t z0 + s_t eps, with one eps for all t: it starts there, and each step adds only the
+difference that the new prompts make, z_s = step(z_t; new) + z*_s - step(z*_t; original). This is the consistent inversion of Xu et al.
+(2024, "Inversion-free image editing"). So the same prompts change nothing, at any strength.
 """
 
 from __future__ import annotations
@@ -30,9 +29,8 @@ class Sampler:
     scheduler: str
     settings: Mapping[str, Any] = field(default_factory=dict)
     step_settings: Mapping[str, Any] = field(default_factory=dict)
-    velocity: Mapping[str, Any] | None = (
-        None  # further settings for models that predict the velocity; None: not for them
-    )
+    # further settings for models that predict the velocity; None: it is not for them
+    velocity: Mapping[str, Any] | None = None
     noise: bool = True  # whether it is for models that predict eps or v
 
 
@@ -63,7 +61,7 @@ SAMPLERS: dict[str, Sampler] = {
 
 
 def check_sampler(name: str, prediction_type: str) -> None:
-    """Refuse a sampler that does not exist, or not for models that predict this, by a PromptError."""
+    """Refuse a sampler that does not exist, or not for this ``prediction_type``, by a PromptError."""
     one_of("sampler", name, SAMPLERS, PromptError)
     velocity = prediction_type == "velocity"
     fitting = [key for key, each in SAMPLERS.items() if (each.velocity is not None if velocity else each.noise)]
@@ -200,10 +198,10 @@ def edit_latents(
         denoise: With the new prompts.
         denoise_original: With the prompts that describe the original.
         original: Target -> clean latents z0 ``[B, *shape]``.
-        seeds: One for each row; its noise is that of :func:`~medcodi.diffusion.sampling.sample_jointly`.
-        sampler: As there.
-        schedule: As there.
-        num_inference_steps: Of the whole schedule; the last ``strength`` of them are taken.
+        seeds: One for each row; its noise is that of :func:`sample_jointly`.
+        sampler: A name in ``SAMPLERS``.
+        schedule: The noise schedule of the model, as for :func:`build_scheduler`.
+        num_inference_steps: Steps of the whole schedule; the share ``strength`` of them, the last ones, is taken.
         strength: In (0, 1].
         on_step: Called with (steps done, all steps).
     """

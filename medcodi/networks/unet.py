@@ -217,11 +217,11 @@ class UNet(nn.Module):
         self.head = layers.head(widths[0])
 
     def forward(self, z: Tensor, t: Tensor, context: Context, environment: Context | None = None) -> Tensor:
-        """Predict eps (or v, by the schedule's prediction_type), shaped like ``z``.
+        """Predict eps, v or velocity (the schedule's ``prediction_type``), shaped like ``z``.
 
         Args:
             z: Noisy latent ``[B, *latent_shape]``.
-            t: Timesteps ``[B]`` in 0..999.
+            t: Timesteps ``[B]`` in 0..num_train_timesteps-1.
             context: The mixed prompts, ``[B, L, D]``.
             environment: Environment vectors of the other targets ``[B, K, E]``; None: single-target, connectors are skipped.
         """

@@ -57,7 +57,7 @@ class AlignStage(Stage):
     Config = AlignConfig
     least_modalities = 2  # a pair
     takes_low_rank = True
-    not_private = "InfoNCE compares every study with all others of its batch, so no gradient belongs to one patient"
+    why_not_private = "InfoNCE compares every study with all others of its batch, so no gradient belongs to one patient"
     config: AlignConfig
 
     def __init__(self, model: MedCoDi, config: AlignConfig | None = None) -> None:

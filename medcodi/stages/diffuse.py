@@ -30,11 +30,11 @@ class DiffuseConfig:
     """Config of stage ``diffuse``."""
 
     targets: tuple[str, ...] = ()  # empty: every modality of the model
-    drop_probability: float = 0.1  # of the null prompt, for guidance
-    most_prompts: int | None = None  # at once; 1 is single-prompt training, None the paper's: any subset
-    # of holding the middle of an image's denoiser to the image tower's features of the clean image (REPA, arXiv 2410.06940); 0: not held
+    drop_probability: float = 0.1  # share of the rows that get the null prompt, for classifier-free guidance
+    most_prompts: int | None = None  # of a row, at most; 1 is single-prompt training, None the paper's: any subset
+    # of the distance between the middle of an image's denoiser and the image tower's features of the clean image (REPA, arXiv 2410.06940)
     tower_weight: float = 0.0
-    # errors weigh so that that of x0 weighs min(SNR, this): 5 in Hang et al., 2023 (arXiv 2303.09556); 0: errors of the prediction weigh alike
+    # weights of rows by timestep, so that the error of x0 weighs min(SNR, this): 5 in Hang et al., 2023 (arXiv 2303.09556); 0: all weigh alike
     min_snr_gamma: Finite = 0.0
 
     def __post_init__(self) -> None:
@@ -56,12 +56,12 @@ class DiffuseStage(Stage):
     Config = DiffuseConfig
     timed = True
     takes_low_rank = True
-    not_private = None
+    why_not_private = None
     config: DiffuseConfig
 
     def __init__(self, model: MedCoDi, config: DiffuseConfig | None = None) -> None:
         super().__init__(model, config)
-        self.towers = nn.ModuleDict()  # of each image's denoiser that is held
+        self.towers = nn.ModuleDict()  # target -> distance of its denoiser's middle from the tower's features
         if not self.config.tower_weight:
             return
         if model.config.context != "tokens":
@@ -103,13 +103,13 @@ class DiffuseStage(Stage):
         losses = []
         for target in self.targets:
             # Predict eps (v, velocity); rows without the target do not count.
-            inputs, prompts = self._denoising(encoded, target, step.draws)
+            inputs, prompts = self._inputs(encoded, target, step.draws)
             with self._middle(target) as maps:
                 error = self._errors(target, inputs)  # [B]
             where: Where = lambda rows, name=target: rows.present[name]  # noqa: E731
             factors = min_snr_weight(self.model.schedule, inputs["t"], self.config.min_snr_gamma)
             losses.append(step.mean(error, where, factors=factors, log=f"loss/{target}"))
-            # Hold the middle of the denoiser to the features that the tower sees in the clean image.
+            # Bring the middle of the denoiser near to the features that the tower computes of the clean image.
             if maps:
                 tower: Any = self.towers[target]
                 distance = tower.distance(maps[0], encoded.prompts[target])  # [B]
@@ -125,10 +125,10 @@ class DiffuseStage(Stage):
         return torch.stack(losses).sum()
 
     def study_inputs(self, batch: Batch | EncodedBatch, draws: StepRandomness) -> dict[str, dict[str, Tensor]]:
-        """Target -> inputs of its denoiser, and whether each row has it."""
+        """Target -> inputs of its denoiser, and whether each row has it; private training takes the gradient of each study's loss."""
         encoded = encode_batch(self.model, batch)
         return {
-            target: {**self._denoising(encoded, target, draws)[0], "present": encoded.present[target]}
+            target: {**self._inputs(encoded, target, draws)[0], "present": encoded.present[target]}
             for target in self.targets
         }
 
@@ -142,7 +142,7 @@ class DiffuseStage(Stage):
             [torch.where(inputs[target]["present"], error, 0.0) for target, error in errors.items()]
         ).sum(dim=0)
 
-    def _denoising(
+    def _inputs(
         self, encoded: EncodedBatch, target: str, draws: StepRandomness
     ) -> tuple[dict[str, Tensor], DrawnPrompts]:
         """Inputs of one target's denoiser and what it should predict, rows ``[B, ...]``; and the prompts of each row."""
@@ -171,7 +171,7 @@ class DiffuseStage(Stage):
 
     @contextmanager
     def _middle(self, target: str) -> Iterator[list[Tensor]]:
-        """The output of the middle of a target's denoiser, ``[B, C, h, w]``, while it runs; nothing where it is not held."""
+        """A list that the next forward pass fills with the output of the denoiser's middle, ``[B, C, h, w]``; empty without ``tower_weight``."""
         maps: list[Tensor] = []
         if target not in self.towers:
             yield maps

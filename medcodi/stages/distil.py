@@ -96,9 +96,9 @@ class DistilStage(Stage):
         for target in self.targets:
             # Noise the target at one of the student's timesteps, drawn for each row.
             u = step.draws.uniform(f"t/{target}")[:, 0]
-            place = self.config.steps - 1 - (u * self.config.steps).long().clamp_(max=self.config.steps - 1)  # [B]
+            number = self.config.steps - 1 - (u * self.config.steps).long().clamp_(max=self.config.steps - 1)  # [B]
             device = encoded.means[target].device
-            place, t = to_device(place, device), to_device(grid[place], device)
+            number, t = to_device(number, device), to_device(grid[number], device)
             x_t, _ = noisy_latent(self.model, encoded, target, t, step.draws)
 
             # Draw each row's prompts, and let the guided teacher go several steps.
@@ -106,9 +106,9 @@ class DistilStage(Stage):
                 encoded, (target,), step.draws, drop_probability=self.config.drop_probability
             )
             context, null = prompts.context(self.model, encoded), prompts.null_context(self.model, encoded)
-            goal = self._teacher(target, x_t, place, context, null)
+            goal = self._teacher(target, x_t, number, context, null)
 
-            # The student goes there in one; rows without the target do not count.
+            # The student learns to do it in one; rows without the target do not count.
             weights = {target: self.model.students[target].weights(self.model.denoisers[target])}  # pyright: ignore
             prediction = self.model.denoise({target: x_t}, t, context, weights=weights)[target]
             error = denoising_error(prediction, goal)  # [B]
@@ -122,8 +122,8 @@ class DistilStage(Stage):
         return torch.stack(losses).sum()
 
     @torch.no_grad()
-    def _teacher(self, target: str, x_t: Tensor, place: Tensor, context: Context, null: Context) -> Tensor:
-        """The student's goal, ``[B, *latent_shape]``: the denoiser's guided steps in one."""
+    def _teacher(self, target: str, x_t: Tensor, number: Tensor, context: Context, null: Context) -> Tensor:
+        """The prediction that the student learns in its step of this number: the denoiser's guided steps in one, ``[B, *latent_shape]``."""
         student, both = self.model.config.student, Context.cat([null, context]).remembering()
         assert student is not None
         denoise = guided(lambda latents, t: self.model.denoise(latents, t, both), student.guidance_scale)
@@ -131,7 +131,7 @@ class DistilStage(Stage):
             self.model.schedule,
             lambda z, t: denoise({target: z}, t)[target],
             x_t,
-            place,
+            number,
             self.config.steps,
             self.config.substeps,
         )

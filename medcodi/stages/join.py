@@ -25,13 +25,13 @@ from medcodi.transfer import to_device
 class JoinConfig:
     """Config of stage ``join``."""
 
-    drop_probability: float = 0.1  # of the null prompt, for guidance
+    drop_probability: float = 0.1  # share of the rows that get the null prompt, for classifier-free guidance
     contrastive_weight: float = 0.1  # of the InfoNCE between the targets' environment vectors
     temperature: float = 0.1  # of that InfoNCE
     train_denoisers: bool = False  # also continue to train the rest of the denoisers
     # environment: {kind: features} only: share of the rows whose targets are all at the same t; in the others each has its own
     share_timesteps: float = 0.5
-    # and share of the rows in which one of the targets is finished: at t = 0, heard, and not in the loss
+    # environment: {kind: features} only: share of the rows in which one target is finished: at t = 0, heard, and not in the loss
     finish_one: float = 0.2
     min_snr_gamma: Finite = 0.0  # as in stage diffuse
 
@@ -48,8 +48,9 @@ class JoinConfig:
 class JoinStage(Stage):
     """Joint denoising of two targets or more, each hearing the others.
 
-    ``environment: {kind: vector}``: at a shared t, they hear V of the others; V is trained with InfoNCE too. ``{kind: features}``: they
-    hear the others' maps, at timesteps that are shared, or each its own, or 0 for one of them; there is no InfoNCE.
+    With ``environment: {kind: vector}`` all targets are at one t and hear the vectors V of the others; V is trained with InfoNCE too. With
+    ``{kind: features}`` they hear the others' feature maps; each row's targets share a t, or each has its own, or one is finished
+    (t = 0); there is no InfoNCE.
     """
 
     name = "join"
@@ -66,10 +67,10 @@ class JoinStage(Stage):
         self.target_sets = [chosen for size in range(2, len(names) + 1) for chosen in combinations(names, size)]
 
     def parts(self) -> dict[str, list[nn.Module]]:
-        """Environment encoder and connectors of each modality; its whole denoiser with ``train_denoisers``."""
+        """The parts by which each modality hears: V and connectors, or connectors to feature maps; with ``train_denoisers`` its denoiser too."""
         denoisers = self.model.denoisers.items()
-        hearing = {name: [d] if self.config.train_denoisers else d.connectors() for name, d in denoisers}  # pyright: ignore
-        return {name: [self.model.environment[name], *modules] for name, modules in hearing.items()}
+        trained = {name: [d] if self.config.train_denoisers else d.connectors() for name, d in denoisers}  # pyright: ignore
+        return {name: [self.model.environment[name], *modules] for name, modules in trained.items()}
 
     def components(self) -> tuple[str, ...]:
         """All denoisers and environment encoders."""
@@ -132,7 +133,7 @@ class JoinStage(Stage):
     def _noisy_targets(
         self, encoded: EncodedBatch, draws: StepRandomness
     ) -> tuple[dict[str, Tensor], dict[str, Tensor], dict[str, Tensor]]:
-        """Draw the step's targets, for all ranks together: target -> noisy latent, target -> eps or v, and target -> ``t`` ``[B]``."""
+        """Draw the step's targets, for all ranks together: target -> noisy latent, target -> eps, v or velocity, and target -> ``t`` ``[B]``."""
         targets = self.target_sets[draws.choice("targets", len(self.target_sets))]
         device = encoded.means[targets[0]].device
         times = {name: to_device(t, device) for name, t in self._times(targets, draws).items()}

@@ -40,10 +40,10 @@ class Stage(nn.Module):
     timed: ClassVar[bool] = False  # whether it draws timesteps, so that a validation can log losses by timestep
     takes_low_rank: ClassVar[bool] = False  # whether low-rank changes can be trained in place of its weights
     # Why no gradient belongs to one study, so that the stage cannot be made private; None: it defines study_inputs and study_losses.
-    not_private: ClassVar[str | None] = "it does not give the loss of each study alone"
+    why_not_private: ClassVar[str | None] = "it does not give the loss of each study alone"
 
     def __init__(self, model: MedCoDi, config: Any = None) -> None:
-        """Take a model over: only the parts that this stage trains keep ``requires_grad``."""
+        """Prepare a model, which is changed in place: only the parts that this stage trains keep ``requires_grad``."""
         super().__init__()
         missing = [stage for stage in self.requires if stage not in model.trained_stages]
         if missing:
@@ -213,13 +213,13 @@ def trained_in(model: MedCoDi) -> dict[str, tuple[str, ...]]:
 
     The model may be on the meta device. Afterwards only the last stage's parameters have ``requires_grad``.
     """
-    from medcodi.model import STAGES as OF_EVERY_MODEL
+    from medcodi.model import STAGES as STAGES_OF_EVERY_MODEL
 
     stages: dict[str, list[str]] = {name: [] for name, _ in model.named_parameters()}
     been_through, model.trained_stages = model.trained_stages, tuple(STAGES)
     try:
-        # Each stage takes the model over in turn, and leaves its own parameters trainable.
-        for stage in OF_EVERY_MODEL:
+        # Each stage prepares the model in turn, and leaves its own parameters trainable.
+        for stage in STAGES_OF_EVERY_MODEL:
             build_stage(stage, model).eval()
             for name, parameter in model.named_parameters():
                 if parameter.requires_grad:

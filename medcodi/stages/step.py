@@ -28,7 +28,7 @@ class Rows:
 
     @staticmethod
     def of(batch: Any) -> Rows:
-        """Rows of a batch, encoded or not."""
+        """Rows of a ``Batch`` or an ``EncodedBatch``."""
         return Rows(batch.present, batch.study_ids, batch.patient_ids)
 
     @staticmethod
@@ -71,20 +71,19 @@ class Step:
         factors: Tensor | None = None,
         log: str | None = None,
     ) -> Tensor:
-        """This micro-batch's term of the mean of ``values`` ``[B]`` over the global batch; engines average terms (:func:`mean_over_ranks`).
+        """This micro-batch's term of the mean of ``values`` ``[B]`` over the global batch; engines average terms (:func:`mean_term`).
 
         ``where`` gives the weights of any micro-batch's rows; ``weights`` those of ``values``, if these are only some rows of this one.
         ``factors`` ``[B]`` multiply the values, but not in the log. ``log`` names the term in the log, where it is NaN (absent) if no
         row of the step counts: 0 would be a perfect loss.
         """
-        parts = (self.rows,) if self.accumulation is None else self.accumulation.rows
+        micro_batches = (self.rows,) if self.accumulation is None else self.accumulation.rows
+        all_weights = [where(rows) for rows in micro_batches]
         weights = where(self.rows) if weights is None else weights
-        term, total = _term_and_total(values, weights, [where(rows) for rows in parts])
+        term, total = mean_term(values, weights, all_weights)
         if log is not None:
             self.logs[log] = torch.where(total > 0, term.detach(), torch.nan)
-        return (
-            term if factors is None else _term_and_total(values * factors, weights, [where(rows) for rows in parts])[0]
-        )
+        return term if factors is None else mean_term(values * factors, weights, all_weights)[0]
 
     def log_cells(self, values: Tensor, weights: Tensor, cells: Tensor, names: Sequence[str]) -> None:
         """Log the mean of the rows of each cell; see :func:`cell_sums`."""
@@ -103,30 +102,24 @@ def num_ranks() -> int:
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
-def mean_over_ranks(values: Tensor, weights: Tensor, parts: Sequence[Tensor] | None = None) -> Tensor:
-    """``micro-batches * ranks * sum(w v) / (sum of w of all micro-batches and ranks)``; 0 where no rank has a row.
+def mean_term(values: Tensor, weights: Tensor, all_weights: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
+    """``micro-batches * ranks * sum(w v) / (sum of w of all micro-batches and ranks)``, 0 where no rank has a row; and that sum.
 
-    Averaged over micro-batches and ranks, as engines average losses and gradients, it is the weighted mean over the rows of
+    Averaged over micro-batches and ranks, as engines average losses and gradients, the term is the weighted mean over the rows of
     the global batch, however unevenly present rows are spread.
 
     Args:
         values: ``[B]``.
         weights: ``[B]``, bool or numbers; 0 leaves a row out, whatever its value.
-        parts: Weights of every micro-batch of this rank's step, these among them; None: there is this one.
+        all_weights: Weights of every micro-batch of this rank's step, these among them.
     """
-    return _term_and_total(values, weights, parts)[0]
-
-
-def _term_and_total(values: Tensor, weights: Tensor, parts: Sequence[Tensor] | None = None) -> tuple[Tensor, Tensor]:
-    """:func:`mean_over_ranks`, and the sum of the weights of all micro-batches and ranks."""
     weights = weights.to(values)
-    parts = [weights] if parts is None else [part.to(values) for part in parts]
-    total = torch.stack([part.sum() for part in parts]).sum()
+    total = torch.stack([each.to(values).sum() for each in all_weights]).sum()
     if num_ranks() > 1:
         total = total.clone()
         dist.all_reduce(total)
     counted = torch.where(weights > 0, values, torch.zeros_like(values))
-    return len(parts) * num_ranks() * (counted * weights).sum() / total.clamp(min=1e-12), total
+    return len(all_weights) * num_ranks() * (counted * weights).sum() / total.clamp(min=1e-12), total
 
 
 def cell_sums(values: Tensor, weights: Tensor, cells: Tensor, names: Sequence[str]) -> dict[str, Tensor]:

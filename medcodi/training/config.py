@@ -31,7 +31,7 @@ def _positive(owner: object, *names: str) -> None:
 class StageConfig:
     """Name of the stage, and its own config (checked by the stage)."""
 
-    name: str  # autoencode, align, diffuse or join
+    name: str  # autoencode, align, diffuse, join or distil
     options: dict[str, Any] = field(default_factory=dict)  # the stage's own keys
 
 

@@ -77,8 +77,8 @@ def check_low_rank(run: TrainConfig) -> None:
         return
 
     # Gradients of single patients: of a loss that is a sum over studies, computed by torch.func.
-    if stage.not_private is not None:
-        raise ValueError(f"privacy in stage {run.stage.name!r}: {stage.not_private}; expected 'diffuse'")
+    if stage.why_not_private is not None:
+        raise ValueError(f"privacy in stage {run.stage.name!r}: {stage.why_not_private}; expected 'diffuse'")
     settings = {
         "compile": run.compile,
         "engine.activation_checkpointing": run.engine.activation_checkpointing,

@@ -35,8 +35,8 @@ class _StudyLoss(nn.Module):
         self.stage = stage
 
     def forward(self, inputs: Any) -> Tensor:
-        one = tree_map(lambda value: value[None], inputs)  # a batch of one row
-        return self.stage.study_losses(one)[0]
+        batch = tree_map(lambda value: value[None], inputs)  # of one row
+        return self.stage.study_losses(batch)[0]
 
 
 def study_gradients(

@@ -10,7 +10,7 @@ import torch.multiprocessing as mp
 import torch.nn.functional as F
 
 from medcodi.stages.contrastive import contrast, gather_rows, group_ids, info_nce
-from medcodi.stages.step import mean_over_ranks
+from medcodi.stages.step import mean_term
 
 
 def unit_rows(num: int, seed: int) -> torch.Tensor:
@@ -80,7 +80,7 @@ def _step(rows: slice) -> dict[str, torch.Tensor]:
     scale = torch.tensor(1.2).requires_grad_()
     encoded = F.normalize(a[rows] @ weight, dim=-1)
     result = contrast(encoded, b[rows], scale.exp(), groups[rows], present[rows])
-    mean = mean_over_ranks((a[rows] @ weight).square().sum(1), present[rows])
+    mean, _ = mean_term((a[rows] @ weight).square().sum(1), present[rows], [present[rows]])
     (result.loss + mean).backward()
     return {
         "loss": result.loss.detach(),

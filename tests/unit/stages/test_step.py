@@ -22,7 +22,7 @@ from medcodi.stages.step import (
     bucket_names,
     cell_sums,
     draw_timesteps,
-    mean_over_ranks,
+    mean_term,
 )
 from tests.integration.forked import FORKS
 from tests.unit.stages.batches import STAGES, drawn, stage_of, uneven_batch
@@ -39,8 +39,9 @@ def report(part: Rows) -> torch.Tensor:
 
 def test_a_mean_leaves_rows_out() -> None:
     values = torch.tensor([1.0, float("nan"), 3.0])
-    assert mean_over_ranks(values, torch.tensor([True, False, True])) == 2.0
-    assert mean_over_ranks(values, torch.zeros(3, dtype=torch.bool)) == 0.0
+    some, none = torch.tensor([True, False, True]), torch.zeros(3, dtype=torch.bool)
+    assert mean_term(values, some, [some]) == (2.0, 2.0)
+    assert mean_term(values, none, [none]) == (0.0, 0.0)
 
 
 def test_the_average_over_micro_batches_is_the_mean_of_all_rows() -> None:
