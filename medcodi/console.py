@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 from rich.console import Console, ConsoleOptions, RenderableType
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.segment import Segment
 from rich.text import Text
 
@@ -41,3 +41,15 @@ def progress_of(console: Console | None = None, *, disable: bool = False) -> Pro
     """A bar with description, count and remaining time, on stderr without a ``console``; a context manager."""
     columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     return Progress(*columns, console=console or SafeConsole(stderr=True), disable=disable)
+
+
+def bars_of(progress: Progress, prefix: str = "") -> Callable[[str, int, int], None]:
+    """A function of (description, done, total) that shows a bar for each description."""
+    bars: dict[str, TaskID] = {}
+
+    def report(what: str, done: int, total: int) -> None:
+        if what not in bars:
+            bars[what] = progress.add_task(f"{prefix}{what}", total=total)
+        progress.update(bars[what], completed=done, total=total)
+
+    return report

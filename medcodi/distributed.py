@@ -155,8 +155,19 @@ def _attempt(work: Callable[[], T]) -> tuple[T | None, MedCoDiError | None]:
         return None, error
 
 
+def rank_device(requested: str | None, environment: Mapping[str, str] = os.environ) -> str:
+    """The device on which this process generates: the requested one; else the GPU of its local rank, or the CPU."""
+    if requested is not None:
+        return requested
+    if not torch.cuda.is_available():
+        return "cpu"
+    if "LOCAL_RANK" not in environment and torch.cuda.device_count() == 1:
+        return "cuda"
+    return f"cuda:{int(environment.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
+
+
 def choose_device(local_rank: int) -> torch.device:
-    """The accelerator of this local rank, or the CPU."""
+    """The accelerator on which this local rank trains, which must be its own; or the CPU."""
     if not torch.cuda.is_available():
         return torch.device("cpu")
     if local_rank >= torch.cuda.device_count():

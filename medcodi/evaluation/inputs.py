@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
-import torch
-
 from medcodi.data.generated_files import Listing, list_generated
 from medcodi.data.loading import StudyDataset
-from medcodi.distributed import Ranks
+from medcodi.distributed import Ranks, rank_device
 from medcodi.errors import ConfigError, DataError
 from medcodi.evaluation.annotate import Annotators
 from medcodi.evaluation.annotators.classifier import WEIGHTS_FILE
@@ -212,17 +209,6 @@ def open_annotators(
         weights_sha256 = annotators.encoder.network.weights_sha256
         annotators.encoder_model = {"model": judge.config.name, "weights_sha256": weights_sha256}
     return annotators
-
-
-def rank_device(requested: str | None, environment: Mapping[str, str] = os.environ) -> str:
-    """The device of this process: the requested one; else the GPU of its local rank, or the CPU."""
-    if requested is not None:
-        return requested
-    if not torch.cuda.is_available():
-        return "cpu"
-    if "LOCAL_RANK" not in environment and torch.cuda.device_count() == 1:
-        return "cuda"
-    return f"cuda:{int(environment.get('LOCAL_RANK', '0')) % torch.cuda.device_count()}"
 
 
 def _open_data(config: EvaluateConfig, model: MedCoDi | None, directions: Sequence[Direction]) -> StudyDataset:

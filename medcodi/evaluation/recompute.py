@@ -1,4 +1,4 @@
-"""Bundles computed again: verified from their contents, or scored anew from their annotations."""
+"""Bundles computed again: verified from their contents, or scored anew from their annotations; and what differs."""
 
 from __future__ import annotations
 
@@ -190,13 +190,14 @@ class Verification:
             self.differences.append(Difference(where, stored, computed))
 
     def compare(self, where: str, stored: Any, computed: Any, tolerance: float) -> None:
-        """Compare every leaf of two nested values; numbers by relative tolerance."""
+        """Compare every leaf of two nested values; numbers by relative tolerance, unless both are integers."""
         before, after = dict(_leaves(stored, where)), dict(_leaves(computed, where))
         for key in dict.fromkeys([*before, *after]):
             first, second = before.get(key), after.get(key)
             if all(isinstance(value, int | float) and not isinstance(value, bool) for value in (first, second)):
                 self.num_figures += 1
-                if math.isclose(first, second, rel_tol=tolerance, abs_tol=1e-9):  # type: ignore[arg-type]
+                tolerated = isinstance(first, float) or isinstance(second, float)
+                if tolerated and math.isclose(first, second, rel_tol=tolerance, abs_tol=1e-9):  # type: ignore[arg-type]
                     continue
             self.differ(key, first, second)
 

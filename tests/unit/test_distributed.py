@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from medcodi import distributed
-from medcodi.distributed import ALONE, Ranks, join_ranks, launcher, printed_elsewhere
+from medcodi.distributed import ALONE, Ranks, join_ranks, launcher, printed_elsewhere, rank_device
 from medcodi.errors import ConfigError, DataError, TrainingError
 
 RANKS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
@@ -31,6 +31,21 @@ RANKS = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "2"}
 )
 def test_the_launcher_is_told_by_what_it_sets(environment: dict[str, str], expected: str) -> None:
     assert launcher(environment) == expected
+
+
+def test_a_process_takes_the_requested_device_else_the_gpu_of_its_local_rank(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert rank_device("cuda:3", {"LOCAL_RANK": "1"}) == "cuda:3"
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for num_gpus, environment, expected in (
+        (1, {}, "cuda"),
+        (2, {}, "cuda:0"),
+        (2, {"LOCAL_RANK": "1"}, "cuda:1"),
+        (2, {"LOCAL_RANK": "3"}, "cuda:1"),
+    ):
+        monkeypatch.setattr("torch.cuda.device_count", lambda num_gpus=num_gpus: num_gpus)
+        assert rank_device(None, environment) == expected
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert rank_device(None, {"LOCAL_RANK": "1"}) == "cpu"
 
 
 def test_a_refusal_is_printed_by_the_first_rank_and_by_another_only_where_that_one_does_not(

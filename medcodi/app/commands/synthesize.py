@@ -175,6 +175,7 @@ def synthesize(
         from medcodi.data.dataset import read_info
 
         read_info(exclude_near_copies)
+    from medcodi.distributed import rank_device
     from medcodi.generation.bulk.job import SynthesisConfig
     from medcodi.generation.bulk.job import synthesize as run
     from medcodi.model.generation_config import GenerationConfig
@@ -198,7 +199,7 @@ def synthesize(
         execution=read_execution(execution or []),
     )
     # Generate; each rank takes its shards, only the first one shows a bar.
-    chosen = read_device(device) or _device_of_rank(os.environ)
+    chosen = rank_device(read_device(device))
     with domain_notes(), counting_bar(err) as bar:
         bar.disable = rank > 0  # one bar is enough
         outcome = run(
@@ -277,15 +278,6 @@ def _rank_and_world(rank: int | None, world: int | None, environment: Mapping[st
             fix="give the other one as well",
         )
     return values[0], values[1]
-
-
-def _device_of_rank(environment: Mapping[str, str]) -> str | None:
-    """The GPU of this rank on its machine; None without one."""
-    import torch
-
-    if not torch.cuda.is_available():
-        return None
-    return f"cuda:{int(environment.get('LOCAL_RANK', 0)) % torch.cuda.device_count()}"
 
 
 def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> None:

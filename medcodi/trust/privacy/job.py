@@ -19,15 +19,12 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from rich.progress import Progress
-
 from medcodi.config import to_dict
-from medcodi.console import progress_of
+from medcodi.console import bars_of, progress_of
 from medcodi.data.domain import Domain
 from medcodi.data.loading import StudyDataset
-from medcodi.distributed import Ranks, join_ranks
+from medcodi.distributed import Ranks, join_ranks, rank_device
 from medcodi.errors import ConfigError, DataError
-from medcodi.evaluation.inputs import rank_device
 from medcodi.evaluation.pipeline import LONGEST_WAIT
 from medcodi.evaluation.provenance import machine, versions
 from medcodi.generation.pipeline import load
@@ -40,7 +37,7 @@ from medcodi.trust.privacy.attacks.reidentification import PatientFilms, measure
 from medcodi.trust.privacy.config import AuditConfig
 from medcodi.trust.privacy.controls import run_positive
 from medcodi.trust.privacy.gate import limits_sha256
-from medcodi.trust.privacy.measure import OnStudies, Subject, directions_left_out, measure
+from medcodi.trust.privacy.measure import Subject, directions_left_out, measure
 from medcodi.trust.privacy.populations import AuditedStudies, JoinedStudies
 from medcodi.trust.privacy.results import BUNDLE, RESULTS, compute_results, hashes_of
 from medcodi.trust.privacy.scores import AUDIT
@@ -76,24 +73,10 @@ def audit(config: AuditConfig, *, quiet: bool = False) -> dict[str, Any]:
     # What cannot be audited is refused before anything is written.
     subject = read_subject(config, model, reference, parts, ranks)
     with job.opened(), progress_of(disable=quiet or not ranks.is_first) as progress:
-        measure(subject, job, _reporter(progress))
+        measure(subject, job, bars_of(progress))
         if config.controls.run:
-            ranks.by_first(
-                lambda: run_positive(config.controls, job.content / CONTROL, _reporter(progress, "control: "))
-            )
+            ranks.by_first(lambda: run_positive(config.controls, job.content / CONTROL, bars_of(progress, "control: ")))
         return ranks.by_first(lambda: _finish(subject, job, time.monotonic() - started))
-
-
-def _reporter(progress: Progress, prefix: str = "") -> OnStudies:
-    """A bar for each thing that is measured."""
-    bars: dict[str, Any] = {}
-
-    def report(what: str, done: int, total: int) -> None:
-        if what not in bars:
-            bars[what] = progress.add_task(f"{prefix}{what}", total=total)
-        progress.update(bars[what], completed=done, total=total)
-
-    return report
 
 
 # ---- opening ---------------------------------------------------------------------------------------------------------

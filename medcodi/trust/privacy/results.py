@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import math
-from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from medcodi.config import from_dict
 from medcodi.errors import DataError
+from medcodi.evaluation.recompute import Verification
 from medcodi.storage import atomic
 from medcodi.storage.job_folder import JobFolder
 from medcodi.trust.privacy.attacks.memorisation import most_similar
@@ -73,41 +71,22 @@ def hashes_of(folder: Path) -> dict[str, str]:
     return {path.relative_to(folder).as_posix(): atomic.sha256_file(path) for path in files if path.name != BUNDLE}
 
 
-@dataclass
-class AuditCheck:
-    """Outcome of a verification."""
-
-    num_files: int = 0
-    num_figures: int = 0
-    differences: list[str] = field(default_factory=list)
-
-    @property
-    def holds(self) -> bool:
-        """Whether there is no difference."""
-        return not self.differences
-
-
-def verify_audit(folder: str | Path) -> AuditCheck:
+def verify_audit(folder: str | Path) -> Verification:
     """Check the files of a bundle, and compute its results again.
 
     Raises:
         DataError: If there is no complete bundle.
     """
     root = Path(folder)
-    stored = _read(root / BUNDLE)["files"]
-    check = AuditCheck(num_files=len(stored))
+    stored, now = _read(root / BUNDLE)["files"], hashes_of(root)
+    verification = Verification(num_files=len(stored))
     # Files: none changed, missing or new.
-    now = hashes_of(root)
     for name in sorted({*stored, *now}):
-        if stored.get(name) != now.get(name):
-            absent = "is missing" if name in stored else "is not part of the bundle"
-            check.differences.append(f"{name} {'was changed' if name in stored and name in now else absent}")
+        verification.differ(f"file {name}", stored.get(name, "no file"), now.get(name, "no file"))
     # Figures, from the scores alone.
     computed = json.loads(json.dumps(compute_results(JobFolder(root, AUDIT))))
-    for path, first, second in _differing(_read(root / RESULTS), computed):
-        check.differences.append(f"{path}: {first!r} is stored, {second!r} is computed")
-    check.num_figures = sum(1 for _ in _numbers(computed))
-    return check
+    verification.compare("results", _read(root / RESULTS), computed, TOLERANCE)
+    return verification
 
 
 def _read(path: Path) -> Any:
@@ -117,26 +96,3 @@ def _read(path: Path) -> Any:
         raise DataError(
             f"{path} is unreadable: {error}", expected="the complete bundle of an audit", fix="run the audit again"
         ) from None
-
-
-def _differing(first: Any, second: Any, path: str = "") -> Iterator[tuple[str, Any, Any]]:
-    """Places where two JSON values differ by more than rounding."""
-    if isinstance(first, dict) and isinstance(second, dict):
-        for key in sorted({*first, *second}):
-            yield from _differing(first.get(key), second.get(key), f"{path}.{key}" if path else key)
-    elif isinstance(first, list) and isinstance(second, list) and len(first) == len(second):
-        for place, pair in enumerate(zip(first, second, strict=True)):
-            yield from _differing(*pair, f"{path}[{place}]")
-    elif isinstance(first, float) and isinstance(second, float):
-        if not math.isclose(first, second, rel_tol=TOLERANCE, abs_tol=1e-9):
-            yield path, first, second
-    elif first != second:
-        yield path, first, second
-
-
-def _numbers(value: Any) -> Iterator[float]:
-    if isinstance(value, dict | list):
-        for inner in value.values() if isinstance(value, dict) else value:
-            yield from _numbers(inner)
-    elif isinstance(value, int | float) and not isinstance(value, bool):
-        yield value

@@ -12,17 +12,13 @@ from medcodi.config import from_dict
 from medcodi.distributed import ALONE
 from medcodi.errors import ConfigError, DataError, MedCoDiError
 from medcodi.evaluation.config import EvaluateConfig
-from medcodi.evaluation.inputs import classifier_folder, enough_studies, open_inputs, rank_device
+from medcodi.evaluation.inputs import classifier_folder, enough_studies, open_inputs
 from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.evaluation.systems.systems import BundleSystem
 from medcodi.model import demo_checkpoint
 from medcodi.study import Direction
 
 DATA = {"source": "phantom", "split": "test", "num_studies": 8, "image_size": 32}
-
-
-def test_the_requested_device_wins() -> None:
-    assert rank_device("cuda:3", {"LOCAL_RANK": "1"}) == "cuda:3"
 
 
 def test_a_bundle_is_opened_without_a_model_or_a_cache(tmp_path) -> None:

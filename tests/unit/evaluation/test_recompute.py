@@ -17,11 +17,15 @@ def test_numbers_are_compared_by_tolerance_and_everything_else_exactly() -> None
     verification.compare("x", stored, {"f1": 0.5 + 1e-9, "nested": [1, {"name": "a", "flag": True}]}, 1e-6)
     assert verification.holds and verification.num_figures == 2
     verification.compare("x", stored, {"f1": 0.6, "nested": [1, {"name": "b", "flag": 1}, 2]}, 1e-6)
-    assert [str(one) for one in verification.differences] == [
+    assert [str(difference) for difference in verification.differences] == [
         "x / f1: 0.5 in the bundle, 0.6 found",
         "x / nested / 1 / name: a in the bundle, b found",
         "x / nested / 2: nothing in the bundle, 2 found",
     ]
+    # Integers are counts and seeds: none is near another.
+    counts = Verification()
+    counts.compare("n", {"seed": 10_000_000, "f1": 1}, {"seed": 10_000_001, "f1": 1.0 + 1e-9}, 1e-6)
+    assert [difference.where for difference in counts.differences] == ["n / seed"]
 
 
 def test_long_values_are_cut() -> None:

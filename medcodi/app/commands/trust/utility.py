@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
-from rich.progress import Progress
 
 from medcodi.app.arguments import Overrides
 from medcodi.app.terminal import app, counting_bar, err, out, print_notes, print_verification, say_loading
+from medcodi.console import bars_of
 from medcodi.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -96,7 +95,7 @@ def _run(study: UtilityConfig) -> None:
     try:
         with counting_bar(err) as bar:
             bar.disable = not ranks.is_first  # one bar is enough
-            results = run(study, ranks=ranks, on_progress=_progress(bar))
+            results = run(study, ranks=ranks, on_progress=bars_of(bar))
     finally:
         ranks.leave()
     if ranks.is_first:
@@ -104,18 +103,6 @@ def _run(study: UtilityConfig) -> None:
             out.print(line)
         print_notes(results["notes"])
         out.print(f"The page: {Path(study.out) / 'page.html'}")
-
-
-def _progress(bar: Progress) -> Callable[[str, int, int], None]:
-    """One line of the bar for each phase."""
-    tasks: dict[str, Any] = {}
-
-    def report(what: str, done: int, total: int) -> None:
-        if what not in tasks:
-            tasks[what] = bar.add_task(what, total=total)
-        bar.update(tasks[what], completed=done, total=total)
-
-    return report
 
 
 def _verify(folder: Path) -> None:

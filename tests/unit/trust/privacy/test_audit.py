@@ -14,12 +14,13 @@ import torch
 from medcodi.app.cli import main
 from medcodi.config import from_dict, to_dict
 from medcodi.errors import ConfigError, DataError
+from medcodi.evaluation.recompute import Verification
 from medcodi.model import MedCoDi
 from medcodi.trust.privacy.config import AuditConfig, CanariesConfig, ControlsConfig
 from medcodi.trust.privacy.controls import control_config
 from medcodi.trust.privacy.job import audit
 from medcodi.trust.privacy.measure import Subject, directions_left_out
-from medcodi.trust.privacy.results import BUNDLE, RESULTS, _differing, verify_audit
+from medcodi.trust.privacy.results import BUNDLE, RESULTS, TOLERANCE, verify_audit
 from tests.integration.forked import FORKS, free_port
 
 CONTROLS = ControlsConfig(run=False)
@@ -80,9 +81,13 @@ def test_an_audit_verifies_and_what_was_changed_does_not(bundle: Path, tmp_path:
     results = json.loads((copy / RESULTS).read_text())
     results["membership"]["main"]["auroc"]["value"] = 0.5
     (copy / RESULTS).write_text(json.dumps(results))
-    differences = verify_audit(copy).differences
-    assert "results.json was changed" in differences
-    assert any(line.startswith("membership.main.auroc.value: 0.5 is stored") for line in differences)
+    (copy / "methods.md").unlink()
+    (copy / "new.md").touch()
+    lines = [str(difference) for difference in verify_audit(copy).differences]
+    for start in ("file results.json: ", "results / membership / main / auroc / value: 0.5 in the bundle, "):
+        assert any(line.startswith(start) for line in lines)
+    assert any(line.startswith("file methods.md: ") and line.endswith(", no file found") for line in lines)
+    assert any(line.startswith("file new.md: no file in the bundle, ") for line in lines)
     # Limits that were moved after the run.
     index = json.loads((copy / "audit.json").read_text())
     index["identity"]["config"]["limits"]["membership_auroc"] = 0.99
@@ -126,7 +131,9 @@ def test_two_ranks_write_the_results_of_one(model_folder: Path, bundle: Path, tm
         worker.kill()
     assert [worker.exitcode for worker in workers] == [0, 0]
     first, second = (json.loads((folder / RESULTS).read_text()) for folder in (bundle, tmp_path / "ranks"))
-    assert not list(_differing(first, second))  # equal but for rounding
+    verification = Verification()
+    verification.compare("results", first, second, TOLERANCE)
+    assert verification.holds  # equal but for rounding
     assert json.loads((tmp_path / "ranks/run.json").read_text())["ranks"] == 2
     assert verify_audit(tmp_path / "ranks").holds
 
