@@ -20,7 +20,7 @@ class Modality:
     title: str  # for pages and plots
     view_codes: tuple[str, ...] = ()  # words that mean this view, in order of preference: see data/views.py
     short: str  # one letter, for compact tables
-    standard: bool = True  # part of models and directions where nothing else is said
+    standard: bool = True  # whether models and directions have it by default
 
 
 _ROWS = (

@@ -16,7 +16,7 @@ Key = int | str
 
 
 def seed_from_keys(*keys: Key) -> int:
-    """A 63-bit seed that depends on every key and its place, the same on every machine and Python version."""
+    """A 63-bit seed that depends on every key and on their order, the same on every machine and Python version."""
     digest = hashlib.blake2b(
         "\x1f".join(f"{type(key).__name__}:{key}" for key in keys).encode(), digest_size=8
     ).digest()
@@ -39,7 +39,7 @@ def keyed_normal(
     """Standard normal noise, one independent stream per sample.
 
     Args:
-        samples: One tuple of keys per sample; equal keys give equal noise at any place in the batch.
+        samples: One tuple of keys per sample; equal keys give equal noise in any row of the batch.
         shape: Shape of one sample.
         device: Where the result goes; the draw itself is made on the CPU, so every device sees the same noise.
 
@@ -58,7 +58,7 @@ def keyed_uniform(samples: Sequence[tuple[Key, ...]], num: int = 1) -> Tensor:
 
 @dataclass(frozen=True, kw_only=True)
 class StepRandomness:
-    """The randomness of one training step, keyed by (seed, step, sample), so it does not know batch, rank or order."""
+    """The randomness of one training step, keyed by (seed, step, sample): independent of batch, rank and order."""
 
     seed: int  # the run's seed
     step: int  # optimiser step, counted from 0

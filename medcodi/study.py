@@ -48,16 +48,16 @@ def finding_words(finding: Finding) -> str:
     return " ".join(filter(None, (finding.size, finding.side, finding.location, finding.label)))
 
 
+# What a study holds of one modality, a prompt gives and a model generates: float32 [H, W] in [0, 1], bone bright; a text; or a record.
 Content = np.ndarray | str | Record
-# What a study holds of each kind of modality.
 CONTENT_TYPES: dict[Kind, type] = {"image": np.ndarray, "text": str, "table": Mapping}
 
 
 def content_text(value: Content | None) -> str | None:
     """A text or record in words; None for an image or nothing."""
-    return (
-        value if value is None or isinstance(value, str) else record_text(value) if isinstance(value, Mapping) else None
-    )
+    if isinstance(value, Mapping):
+        return record_text(value)
+    return value if isinstance(value, str) else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,8 +66,7 @@ class Study:
 
     study_id: str  # unique in its dataset
     patient_id: str  # studies of one patient share it; splits keep them together
-    # modality name -> image (float32 ``[H, W]`` in [0, 1], bone bright), text, or record (field -> value). What is
-    # absent has no key
+    # modality name -> content. What is absent has no key
     contents: Mapping[str, Content] = field(default_factory=dict)
     # CheXpert name -> 1 present, 0 absent, -1 uncertain. Unknown labels have no key
     labels: Mapping[str, float] = field(default_factory=dict)

@@ -145,7 +145,7 @@ def files_of_study(folder: Path, modalities: Collection[str]) -> dict[str, Gener
     Raises:
         DataError: If a modality has two files.
     """
-    found = {}
+    file_of = {}
     for modality in modalities:
         files = [
             path for suffix in SUFFIXES[MODALITIES[modality].kind] if (path := folder / f"{modality}{suffix}").is_file()
@@ -157,8 +157,8 @@ def files_of_study(folder: Path, modalities: Collection[str]) -> dict[str, Gener
                 fix="remove the wrong one",
             )
         if files:
-            found[modality] = GeneratedFile(str(files[0]), path=files[0])
-    return found
+            file_of[modality] = GeneratedFile(str(files[0]), path=files[0])
+    return file_of
 
 
 # ---- folders ---------------------------------------------------------------------------------------------------------
@@ -198,15 +198,15 @@ def _direction_of_folder(name: str) -> Direction | None:
 
 
 def _studies_in(folder: Path, direction: Direction) -> dict[str, dict[str, GeneratedFile]]:
-    found: dict[str, dict[str, GeneratedFile]] = {}
+    studies: dict[str, dict[str, GeneratedFile]] = {}
     for study in subfolders(folder):
         files = files_of_study(study, direction.targets)
         # A missing file is listed too: reading it is refused, and names it.
         for target in direction.targets:
             missing = study / f"{target}{SUFFIXES[MODALITIES[target].kind][0]}"
             files.setdefault(target, GeneratedFile(str(missing), path=missing))
-        found[study.name] = {target: files[target] for target in direction.targets}
-    return found
+        studies[study.name] = {target: files[target] for target in direction.targets}
+    return studies
 
 
 # ---- tables ----------------------------------------------------------------------------------------------------------

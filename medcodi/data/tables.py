@@ -41,15 +41,15 @@ def find_table(folder: Path, pattern: str) -> Path | None:
     Raises:
         DataError: If the folder holds several versions.
     """
-    found = [file for suffix in (".csv", ".csv.gz") for file in sorted(folder.glob(pattern + suffix))]
-    versions = {file.name.split(".csv")[0] for file in found}
+    files = [file for suffix in (".csv", ".csv.gz") for file in sorted(folder.glob(pattern + suffix))]
+    versions = {file.name.split(".csv")[0] for file in files}
     if len(versions) > 1:
         raise DataError(
             f"{folder} holds several versions of a table: {', '.join(sorted(versions))}",
             expected=f"one {pattern}.csv or .csv.gz",
             fix="leave the one you mean, or give its folder as options.tables",
         )
-    return found[0] if found else None
+    return files[0] if files else None
 
 
 def read_header(path: Path) -> list[str]:

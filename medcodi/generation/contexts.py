@@ -9,11 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from medcodi.generation.request import Value, value_hash
+from medcodi.generation.request import value_hash
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.model import MedCoDi
 from medcodi.networks.attention import Context
 from medcodi.networks.prompt_encoding import PromptEncoding
+from medcodi.study import Content
 
 
 class PromptContexts:
@@ -33,7 +34,7 @@ class PromptContexts:
         self._nulls: dict[str, PromptEncoding] = {}  # kind -> one row
 
     def contexts(
-        self, prompts: Sequence[Mapping[str, Value]], weights: Sequence[Mapping[str, float]]
+        self, prompts: Sequence[Mapping[str, Content]], weights: Sequence[Mapping[str, float]]
     ) -> tuple[Context, Context]:
         """The contexts of a batch of requests, and the contexts of their null prompts.
 
@@ -78,7 +79,7 @@ class PromptContexts:
         longest = max(row.tokens.shape[1] for row in rows)
         return self.model.prompt_encoders.max_tokens(MODALITIES[name].kind) if self.exact else longest
 
-    def _encode(self, prompts: Sequence[Mapping[str, Value]], names: Iterable[str]) -> None:
+    def _encode(self, prompts: Sequence[Mapping[str, Content]], names: Iterable[str]) -> None:
         """Encode the prompts that are not in the cache, each once, however many requests have it."""
         for name in names:
             values = {_key(name, prompt[name]): prompt[name] for prompt in prompts if name in prompt}
@@ -92,7 +93,7 @@ class PromptContexts:
                 for row, key in enumerate(batch):
                     self._cache[key] = encoded.rows(slice(row, row + 1))
 
-    def _stack(self, name: str, values: Sequence[Value]) -> Any:
+    def _stack(self, name: str, values: Sequence[Content]) -> Any:
         if MODALITIES[name].kind != "image":
             return list(values)
         images = np.stack([np.asarray(value, np.float32) for value in values])
@@ -103,5 +104,5 @@ class PromptContexts:
             self._cache.popitem(last=False)
 
 
-def _key(name: str, value: Value) -> tuple[str, str]:
+def _key(name: str, value: Content) -> tuple[str, str]:
     return MODALITIES[name].kind, value_hash(value)

@@ -21,7 +21,7 @@ from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.domain import warn_outside_domain
 from medcodi.generation.guided import guided_denoiser
 from medcodi.generation.pipeline import as_prompts, decode_contents, generate_batch, load
-from medcodi.generation.request import Value, check_modalities, check_request, read_prompt, truncations, value_hash
+from medcodi.generation.request import check_modalities, check_request, read_prompt, truncations, value_hash
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.generation.statements import merged_report
 from medcodi.generation.watermark import embed_contents
@@ -29,7 +29,7 @@ from medcodi.modality import MODALITIES, in_table_order, names
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
-from medcodi.study import Direction, Study
+from medcodi.study import Content, Direction, Study
 
 STRENGTH = 0.5  # chosen by measurement: docs/EDITING.md
 REPORT = names("text")[0]
@@ -112,7 +112,7 @@ def edit(
     # Edit: films are changed by the model, the report by the statements.
     needed = loaded.components_for(MODALITIES, (*direction.targets, *(() if REPORT in contents else (REPORT,))))
     with execution.running(loaded, needed):
-        original: dict[str, Value] = {name: value for name, value in contents.items() if name == REPORT}
+        original: dict[str, Content] = {name: value for name, value in contents.items() if name == REPORT}
         if not original:
             original = as_prompts(generate_batch(loaded, [contents], (REPORT,), [seed], config)[0])
             if not replace and original:
@@ -120,17 +120,17 @@ def edit(
         new = {REPORT: new_report}
         films = [name for name in direction.targets if MODALITIES[name].kind == "image"]
         edited = edit_batch(loaded, [contents], films, [original], [new], [seed], config, strength, on_step)[0]
-    results: dict[str, Value] = {name: {**edited, **new}[name] for name in direction.targets}
+    results: dict[str, Content] = {name: {**edited, **new}[name] for name in direction.targets}
 
-    # Sign: everything needed to edit the study again.
+    # Provenance: everything needed to edit the study again.
     weights = dict.fromkeys(contents, 1.0)
     cut = truncations(loaded, contents)
-    signature = provenance(loaded, direction, contents, weights, config, [seed], execution.arithmetic, cut)
-    signature["edit"] = {"report_sha256": value_hash(new_report), "strength": strength, "replace": replace}
+    origin = provenance(loaded, direction, contents, weights, config, [seed], execution.arithmetic, cut)
+    origin["edit"] = {"report_sha256": value_hash(new_report), "strength": strength, "replace": replace}
     if new_cut := truncations(loaded, new).get(REPORT):
-        signature["edit"]["truncated"] = asdict(new_cut)
-    signature["notice"] = EDITED
-    return Generation(direction, [Sample(seed=seed, contents=results)], {**signature, **outside})
+        origin["edit"]["truncated"] = asdict(new_cut)
+    origin["notice"] = EDITED
+    return Generation(direction, [Sample(seed=seed, contents=results)], {**origin, **outside})
 
 
 def _direction(study: Mapping[str, Any], targets: Sequence[str] | str | None, seed: int) -> Direction:
@@ -150,15 +150,15 @@ def _direction(study: Mapping[str, Any], targets: Sequence[str] | str | None, se
 @torch.no_grad()
 def edit_batch(
     model: MedCoDi,
-    studies: Sequence[Mapping[str, Value]],
+    studies: Sequence[Mapping[str, Content]],
     films: Sequence[str],
-    original: Sequence[Mapping[str, Value]],
-    new: Sequence[Mapping[str, Value]],
+    original: Sequence[Mapping[str, Content]],
+    new: Sequence[Mapping[str, Content]],
     seeds: Sequence[int],
     config: GenerationConfig,
     strength: float,
     on_step: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Value]]:
+) -> list[dict[str, Content]]:
     """Edit films of several studies in one batch, one film after the other: by the difference of the new prompts and the original's.
 
     Args:
@@ -179,7 +179,7 @@ def edit_batch(
     assert config.sampler is not None and config.num_inference_steps is not None
     weak = load(config.weak.model, str(model.device)) if config.weak is not None else None
     before, after = [dict(prompts) for prompts in original], [dict(prompts) for prompts in new]
-    results: list[dict[str, Value]] = [{} for _ in studies]
+    results: list[dict[str, Content]] = [{} for _ in studies]
     with model.lock, nullcontext() if weak is None else weak.lock:
         encoder = PromptContexts(model)
         for place, film in enumerate(films):
@@ -215,7 +215,7 @@ def _denoiser(
     config: GenerationConfig,
     film: str,
     encoder: PromptContexts,
-    prompts: Sequence[Mapping[str, Value]],
+    prompts: Sequence[Mapping[str, Content]],
     weak: MedCoDi | None,
 ) -> Denoise:
     context, null = encoder.contexts(prompts, [{}] * len(prompts))

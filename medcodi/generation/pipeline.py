@@ -1,4 +1,4 @@
-"""Any-to-any generation: a request is checked, its prompts encoded, its targets denoised in their order, decoded, and signed."""
+"""Any-to-any generation: a request is checked, its prompts encoded, its targets denoised in their order and decoded, and its provenance recorded."""
 
 from __future__ import annotations
 
@@ -18,7 +18,6 @@ from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.domain import warn_outside_domain
 from medcodi.generation.guided import guided_denoiser
 from medcodi.generation.request import (
-    Value,
     check_batch,
     check_modalities,
     check_request,
@@ -34,6 +33,7 @@ from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig, WeakModelConfig
 from medcodi.model.medcodi import Values
 from medcodi.model.threads import LOADING
+from medcodi.study import Content
 
 
 def generate(
@@ -127,17 +127,17 @@ def generate(
             on_step=on_step,
         )
 
-    # Sign: everything needed to generate the samples again.
+    # Provenance: everything needed to generate the samples again.
     samples = [Sample(seed=seed, contents=content) for seed, content in zip(seeds, contents, strict=True)]
     cut = truncations(loaded, values)
-    signature = provenance(loaded, direction, values, used_weights, config, seeds, execution.arithmetic, cut)
-    return Generation(direction, samples, {**signature, **outside})
+    origin = provenance(loaded, direction, values, used_weights, config, seeds, execution.arithmetic, cut)
+    return Generation(direction, samples, {**origin, **outside})
 
 
 @torch.no_grad()  # not inference_mode: under ZeRO-3 the weights gathered in here are trained on afterwards
 def generate_batch(
     model: MedCoDi,
-    prompts: Sequence[Mapping[str, Value]],
+    prompts: Sequence[Mapping[str, Content]],
     targets: Sequence[str],
     seeds: Sequence[int],
     config: GenerationConfig = GenerationConfig(),
@@ -145,7 +145,7 @@ def generate_batch(
     weights: Sequence[Mapping[str, float]] | None = None,
     contexts: PromptContexts | None = None,
     on_step: Callable[[int, int], None] | None = None,
-) -> list[dict[str, Value]]:
+) -> list[dict[str, Content]]:
     """Generate the targets of several requests in one batch; up to rounding, a result depends on its own request only.
 
     Args:
@@ -172,15 +172,15 @@ def generate_batch(
     weak = load(config.weak.model, str(model.device)) if config.weak is not None else None
     with model.lock, nullcontext() if weak is None else weak.lock:
         contexts = contexts or PromptContexts(model)
-        results: list[dict[str, Value]] = [{} for _ in prompts]
-        for place, group in enumerate(groups):
+        results: list[dict[str, Content]] = [{} for _ in prompts]
+        for index, group in enumerate(groups):
             # Encode the prompts; in a chain, what is finished is a prompt too.
             given = [{**prompt, **as_prompts(result)} for prompt, result in zip(prompts, results, strict=True)]
             context, null = contexts.contexts(given, weights or [{} for _ in prompts])
 
             # Denoise the targets of the group together, each row from its own seed.
             unprompted = torch.tensor([not prompt for prompt in given])  # [B]
-            done = sum(num_steps[:place])
+            done = sum(num_steps[:index])
             latents = sample_jointly(
                 guided_denoiser(model, config, group, context, null, unprompted, weak),
                 {target: model.latent_shape(target) for target in group},
@@ -193,7 +193,7 @@ def generate_batch(
                 on_step=None if on_step is None else lambda step, _, done=done: on_step(done + step, sum(num_steps)),
             )
 
-            # Decode, and hand out row by row.
+            # Decode, and sort the values by request.
             for target, values in decode_contents(model, latents).items():
                 for result, value in zip(results, values, strict=True):
                     result[target] = value
@@ -202,9 +202,9 @@ def generate_batch(
         return [embed_contents(each) for each in contents] if config.watermark else contents
 
 
-def as_prompts(contents: Mapping[str, Value]) -> dict[str, Value]:
+def as_prompts(contents: Mapping[str, Content]) -> dict[str, Content]:
     """Generated contents as prompts, exactly as a user would give them; a text without a word is no prompt."""
-    prompts: dict[str, Value] = {}
+    prompts: dict[str, Content] = {}
     for name, value in contents.items():
         try:
             prompts[name] = read_prompt(name, value, None) if isinstance(value, str) else value

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
     from medcodi.model import MedCoDi, ModelConfig
     from medcodi.networks.tokenizer import Truncation
 
-Value = Content  # a prompt as a model takes it: float32 [H, W] in [0, 1] at its size, a text, or a record
-
 
 FILE_SUFFIXES = (".txt", ".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
 MAX_SAMPLES = 1_000_000  # of one request; more are several requests
@@ -118,7 +116,7 @@ def check_modalities(model: MedCoDi, direction: Direction) -> None:
         )
 
 
-def read_prompt(name: str, value: Any, config: ModelConfig | None) -> Value:
+def read_prompt(name: str, value: Any, config: ModelConfig | None) -> Content:
     """A prompt as a model of ``config`` takes it: an image ``[S, S]`` in [0, 1], a normalised text, or a checked record.
 
     Without a config, images keep their size, and the fields of records are not checked yet.
@@ -146,21 +144,21 @@ def _read_record_prompt(name: str, value: Any) -> dict[str, Any]:
     return read_record(parse_json(value.encode(), f"the {name}", PromptError) if is_json else value, PromptError)
 
 
-def fit_prompt(name: str, prompt: Value, config: ModelConfig) -> Value:
+def fit_prompt(name: str, prompt: Content, config: ModelConfig) -> Content:
     """A prompt as read, fitted to a model: an image to its size, a record to its fields (a PromptError names an invalid one)."""
     if isinstance(prompt, np.ndarray):
         return fit_square(prompt, config.image_size)
     return config.record.parse(prompt, PromptError) if isinstance(prompt, Mapping) and config.record else prompt
 
 
-def truncations(model: MedCoDi, prompts: Mapping[str, Value]) -> dict[str, Truncation]:
+def truncations(model: MedCoDi, prompts: Mapping[str, Content]) -> dict[str, Truncation]:
     """Modality -> how much is read of a text that is longer than the model's text tower reads."""
     texts = {name: value for name, value in prompts.items() if isinstance(value, str)}
-    found = {name: model.prompt_encoders.truncation(text) for name, text in texts.items()}
-    return {name: truncation for name, truncation in found.items() if truncation is not None}
+    lengths = {name: model.prompt_encoders.truncation(text) for name, text in texts.items()}
+    return {name: truncation for name, truncation in lengths.items() if truncation is not None}
 
 
-def value_hash(value: Value) -> str:
+def value_hash(value: Content) -> str:
     """SHA-256 of a prompt, as hexadecimal: of the text, of the record as JSON, or of the image's float32 values."""
     if isinstance(value, np.ndarray):
         data = np.ascontiguousarray(value, np.float32).tobytes()
@@ -179,7 +177,7 @@ def check_prompt_files(prompts: Mapping[str, Path | str], config: ModelConfig) -
         check_image_file(Path(value), modality=name)
 
 
-def read_prompt_files(prompts: Mapping[str, Path | str], config: ModelConfig) -> dict[str, Value]:
+def read_prompt_files(prompts: Mapping[str, Path | str], config: ModelConfig) -> dict[str, Content]:
     """Prompts (paths, or texts) as the model takes them; a DataError names an invalid one."""
     return {
         name: read_prompt(name, value if MODALITIES[name].kind == "image" else _text(value), config)

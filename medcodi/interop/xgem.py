@@ -248,8 +248,8 @@ def find_tokenizers(folder: Path | None, config: ModelConfig) -> Tokenizers:
             expected="prompts.json (CLIP's), report.json (BERT's, cased), decoder.json (GPT-2's)",
             fix="put the tokenizer.json of each there under that name",
         )
-    found = {role: _read_tokenizer(file, role, absent[role].vocab_size) for role, file in files.items() if file}
-    return Tokenizers(**{**absent, **found})
+    present = {role: _read_tokenizer(file, role, absent[role].vocab_size) for role, file in files.items() if file}
+    return Tokenizers(**{**absent, **present})
 
 
 def _read_tokenizer(file: Path, role: str, vocab_size: int) -> ReportTokenizer:

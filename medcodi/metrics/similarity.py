@@ -118,12 +118,10 @@ def image_similarity(images: Sequence[np.ndarray], truth: Sequence[np.ndarray]) 
     _checked(truth, "true")
     _checked([images[0], truth[0]], "scored and true")
     # Per pair, in float64.
-    pairs = [
-        (np.asarray(one, np.float64), np.asarray(other, np.float64)) for one, other in zip(images, truth, strict=True)
-    ]
-    errors = np.array([((one - other) ** 2).mean() for one, other in pairs])
+    pairs = [tuple(np.asarray(image, np.float64) for image in pair) for pair in zip(images, truth, strict=True)]
+    errors = np.array([((image - true) ** 2).mean() for image, true in pairs])
     return {
-        "ssim": np.array([structural_maps(one, other)[0].mean() for one, other in pairs]),
+        "ssim": np.array([structural_maps(image, true)[0].mean() for image, true in pairs]),
         "psnr": -10 * np.log10(np.maximum(errors, 1e-10)),
     }
 
@@ -207,7 +205,7 @@ def diversity(
     betas = BETAS if scales == len(BETAS) else tuple(beta / sum(BETAS[:scales]) for beta in BETAS[:scales])
     float_images = {row: np.asarray(images[row], np.float64) for row in np.unique(chosen).tolist()}
     per_pair = np.array(
-        [multiscale_ssim(float_images[one], float_images[other], betas) for one, other in chosen.tolist()]
+        [multiscale_ssim(float_images[first], float_images[second], betas) for first, second in chosen.tolist()]
     )
     return Diversity(float(per_pair.mean()), scales, chosen, per_pair)
 

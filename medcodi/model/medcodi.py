@@ -31,7 +31,7 @@ from medcodi.record import RecordValue
 
 Values = Tensor | list[str] | list[dict[str, RecordValue]]  # images [B, 1, H, W] in [0, 1], B texts, or B records
 Times = Tensor | Mapping[str, Tensor]  # timesteps [B] that all targets share, or target -> its own [B]
-STAGES = ("autoencode", "align", "diffuse", "join")
+STAGES = ("autoencode", "align", "diffuse", "join")  # that every model goes through; "distil" may follow
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class MedCoDi(LazyComponents):
         kinds: list[Kind] = list(dict.fromkeys(MODALITIES[name].kind for name in config.modalities))
         self.autoencoders = nn.ModuleDict({kind: KIND_PARTS[kind].autoencoder(config, tokenizers) for kind in kinds})
 
-        # For each modality a denoiser, and an environment encoder V_m.
+        # For each modality a denoiser, and what hears the others: an environment encoder V_m, or connectors to their maps.
         self.denoisers, self.environment = nn.ModuleDict(), nn.ModuleDict()
         for name in config.modalities:
             parts = KIND_PARTS[MODALITIES[name].kind]
@@ -95,7 +95,7 @@ class MedCoDi(LazyComponents):
             self.add_students(config.student)
 
     def add_students(self, config: StudentConfig) -> None:
-        """Give every denoiser a fresh student, which changes nothing yet; students of the same config that are there stay."""
+        """Give every denoiser a fresh student, which changes nothing yet; a model that has students of this config keeps them."""
         if self.students and self.config.student == config:
             return
         self.config = replace(self.config, student=config)
@@ -140,7 +140,7 @@ class MedCoDi(LazyComponents):
     def components_for(
         self, prompts: Iterable[str], targets: Iterable[str], *, student: bool = False
     ) -> tuple[str, ...]:
-        """Names of the components that a direction needs; environment encoders only if targets hear each other, as no student does."""
+        """Names of the components that a direction needs; ``environment_*`` only if targets hear each other, which students do not."""
         targets = in_table_order(targets)
         kinds = dict.fromkeys(MODALITIES[name].kind for name in targets)
         return (
@@ -218,7 +218,7 @@ class MedCoDi(LazyComponents):
         heard: Mapping[str, Tensor] | None = None,
         weights: Mapping[str, Weights] | None = None,
     ) -> dict[str, Tensor]:
-        """Predict eps (or v) of every target; several targets hear each other: environment vectors, or feature maps.
+        """Predict eps, v or velocity of every target; several targets hear each other: environment vectors, or feature maps.
 
         Args:
             latents: Target -> noisy latents ``[B, *latent_shape]``.
@@ -239,7 +239,7 @@ class MedCoDi(LazyComponents):
             own = self.config.joint_attention == "self"
             vectors = [environments[other] for other in in_table_order(environments) if (other == name) == own]
             environment = Context(torch.stack(vectors, dim=1) * self.config.environment_scale) if vectors else None
-            # In the precision of its weights.
+            # Run it in the precision of its weights.
             dtype = _dtype_of(self.denoisers[name])
             environment = environment.to(dtype) if environment is not None else None
             inputs = z.to(dtype), times[name], context.to(dtype), environment

@@ -134,7 +134,7 @@ class Outbox:
         return [self._study(shard) for shard in shards]
 
     def _study(self, shard: str) -> OutgoingStudy:
-        path = self._job.place(shard)
+        path = self._job.record_path(shard)
         with foreign(
             str(path), expected="a study as it was written", fix="move its folder away, and generate it again"
         ):
@@ -153,7 +153,7 @@ class Outbox:
         """The first problem with the files of a study, by their SHA-256; "": none."""
         record = self._job.record(study.shard)
         if record is None:
-            return f"{self._job.place(study.shard).parent} is damaged: files are missing or cut short"
+            return f"{self._job.record_path(study.shard).parent} is damaged: files are missing or cut short"
         return self._job.damage(study.shard, record)
 
     @contextmanager

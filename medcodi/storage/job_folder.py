@@ -175,14 +175,14 @@ class JobFolder:
         self.write_json(self.root / self.kind.index_file, {**self.kind.index_header, **identity, **more})
 
     # ---- shards ------------------------------------------------------------------------------------------------------
-    def place(self, shard: str) -> Path:
+    def record_path(self, shard: str) -> Path:
         """The record of a shard."""
         return self.root / self.kind.record_file.format(shard=shard)
 
     def record(self, shard: str) -> dict[str, Any] | None:
         """The record of a shard whose files are there in their sizes; else None."""
         try:
-            record = json.loads(self.place(shard).read_text(encoding="utf-8"))
+            record = json.loads(self.record_path(shard).read_text(encoding="utf-8"))
             files = self._files(shard, record)
             whole = all(path.stat().st_size == row.get("bytes", path.stat().st_size) for path, row in files.items())
         except (OSError, ValueError, KeyError, AttributeError, TypeError, RecursionError):
@@ -191,12 +191,12 @@ class JobFolder:
 
     def _files(self, shard: str, record: Mapping[str, Any]) -> dict[Path, Mapping[str, Any]]:
         """File -> what the record says of it."""
-        folder = self.place(shard).parent if self.kind.record_file.startswith("{shard}/") else self.content
+        folder = self.record_path(shard).parent if self.kind.record_file.startswith("{shard}/") else self.content
         if "files" not in record and self.kind.old_shard_file:
             return {folder / self.kind.old_shard_file.format(shard=shard): record}
         paths = {row.get("file", name): row for name, row in record["files"].items()}
         if not all(map(stays_inside, (part for path in paths for part in path.split("/")))):
-            raise self.kind.error(f"{self.place(shard)} names files outside of its folder", fix=self.kind.fix)
+            raise self.kind.error(f"{self.record_path(shard)} names files outside of its folder", fix=self.kind.fix)
         return {folder / path: row for path, row in paths.items()}
 
     def todo(self, shards: Iterable[str]) -> list[str]:
@@ -218,20 +218,20 @@ class JobFolder:
         ``fill`` writes its files into a folder, and returns its record: ``files`` (name -> ``sha256`` and perhaps ``bytes`` and
         ``file``) and anything else.
         """
-        target = self.place(shard).parent
+        target = self.record_path(shard).parent
         if not replace and self.record(shard) is not None:
             return
         try:
             with atomic.filling(target, within=self.root, replace=replace, **self._refusal) as staging:
                 record = fill(staging)
-                self.write_json(staging / self.place(shard).name, record, indent=1)
+                self.write_json(staging / self.record_path(shard).name, record, indent=1)
         except self.kind.error:
             if replace or self.record(shard) is None:
                 raise  # otherwise another process was faster
 
     def finish(self, shard: str, files: Mapping[str, Mapping[str, Any]], **metadata: Any) -> None:
         """Write the record of a shard whose files are there: name -> ``bytes`` and ``sha256``."""
-        self.write_json(self.place(shard), {"files": dict(files), **metadata}, indent=None)
+        self.write_json(self.record_path(shard), {"files": dict(files), **metadata}, indent=None)
 
     def write_json(self, path: Path, value: Any, *, indent: int | None = 2) -> None:
         """Write a JSON file of the job."""

@@ -61,7 +61,7 @@ def save(folder: Path, checkpoint: Checkpoint, *, keep: int, keep_every: int = 0
     JobFolder(folder, CHECKPOINTS).write(name, lambda staging: _fill(staging, checkpoint), replace=True)
 
     # Remove later steps (damaged, or of a run that was resumed before them), and all but the newest of the others.
-    at = {path: _step_of(path) for path in found(folder)}
+    at = {path: _step_of(path) for path in finished(folder)}
     for later in (path for path, step in at.items() if step > checkpoint.step):
         _remove(later)
     for old in [path for path, step in at.items() if step <= checkpoint.step][:-keep]:
@@ -156,7 +156,7 @@ class CheckpointWriter:
 
 
 # ---- reading ---------------------------------------------------------------------------------------------------------
-def found(folder: Path) -> list[Path]:
+def finished(folder: Path) -> list[Path]:
     """The checkpoints below a run's ``checkpoints`` folder, oldest first; unfinished ones are not among them."""
     if not folder.is_dir():
         return []
@@ -207,7 +207,7 @@ def load(path: Path) -> Checkpoint:
 
 def load_latest(folder: Path, say: Callable[[str], None]) -> Checkpoint | None:
     """The newest checkpoint that is whole, None where there is none at all; damaged ones after it are named through ``say``."""
-    candidates = found(folder)
+    candidates = finished(folder)
     for path in reversed(candidates):
         try:
             return load(path)

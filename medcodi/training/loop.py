@@ -74,7 +74,7 @@ def train(config: TrainConfig, resume: str | None = None) -> Path:
 
 
 class Loop:
-    """Takes the steps of a run, shows them to observers, and saves."""
+    """Takes the steps of a run, reports each to the observers, and saves."""
 
     def __init__(self, run: Run, watchdog: Watchdog) -> None:
         """Open the log, and restore the observers' state where the run resumes."""
@@ -147,10 +147,9 @@ class Loop:
     def train_step(self, step_batches: StepBatches) -> StepResult:
         """One optimiser step, its randomness keyed by (seed, step, sample), and the moving average after it."""
         run = self.run
-        draws = [
-            StepRandomness(seed=run.config.seed, step=step_batches.step, samples=batch.samples)
-            for batch in step_batches.micro
-        ] or [StepRandomness(seed=run.config.seed, step=step_batches.step, samples=())]  # of a step that drew nobody
+        # A step of private training may have drawn no patient: it is noise alone.
+        samples = [batch.samples for batch in step_batches.micro] or [()]
+        draws = [StepRandomness(seed=run.config.seed, step=step_batches.step, samples=drawn) for drawn in samples]
         result = run.engine.run_step(step_batches.micro, draws)
         if result.skipped:
             self._report_skipped(step_batches, result)

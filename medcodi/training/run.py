@@ -283,7 +283,7 @@ def check_room(folder: Path, config: TrainConfig, trained: Iterable[nn.Parameter
     size = 4 * copies * sum(parameter.numel() for parameter in trained)
 
     # Checkpoints on disk now, to come, and kept at the end; one is written before the oldest is removed.
-    existing = len(checkpoint.found(folder))
+    existing = len(checkpoint.finished(folder))
     every = config.checkpoint.every or config.steps
     to_come = -(-config.steps // every) - start_step // every
     permanent_every = config.checkpoint.keep_every or config.steps + 1

@@ -86,7 +86,7 @@ def opened(config: TrainConfig, resume: str | None, ranks: Ranks) -> Iterator[Ru
 def _prepare(folder: RunFolder, resume: str | None) -> None:
     """Refuse a folder that holds a run already, or cannot be written; undo what a kill left half done."""
     # One run in a folder, which is resumed from its checkpoints.
-    begun = bool(checkpoint.found(folder.checkpoints))
+    begun = bool(checkpoint.finished(folder.checkpoints))
     if resume is None and (begun or folder.model.exists() or folder.adapter.exists()):
         raise TrainingError(
             f"{folder.root} holds a run already",
@@ -248,7 +248,7 @@ def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, d
     Every rank calls this: a stage may finish on all data.
     """
     # Load the averaged weights into the model that the run started from.
-    saved = checkpoint.load(checkpoint.found(folder.checkpoints)[-1])
+    saved = checkpoint.load(checkpoint.finished(folder.checkpoints)[-1])
     model = start_model(config, folder, dataset, ranks)
     stage: Any = build_stage(config.stage.name, model, config.stage.options)
     if config.low_rank is not None:

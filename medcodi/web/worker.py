@@ -165,13 +165,13 @@ class Worker:
     def _findings(self, name: str, value: Content) -> str:
         """A sentence of the findings that are read in a content; "" where nothing reads it."""
         if isinstance(value, str):
-            found = [
+            findings = [
                 finding
                 for finding in label_report(value)
                 if finding.state != "negative" and finding.label != "No Finding"
             ]
             words = [
-                ("possible " if finding.state == "uncertain" else "") + finding_words(finding) for finding in found
+                ("possible " if finding.state == "uncertain" else "") + finding_words(finding) for finding in findings
             ]
         elif isinstance(value, np.ndarray) and self._annotator is not None and self._annotator.reads(name):
             words = _words_of_film(self._annotator, name, value)

@@ -75,7 +75,7 @@ def test_a_cache_is_complete_and_its_damage_is_found_and_repaired(here: Path) ->
 def test_a_run_resumes_from_its_checkpoint(here: Path) -> None:
     config = from_dict(TrainConfig, {**read_yaml(here / "run/config.yaml"), "steps": 4})
     train(config, resume="latest")
-    (newest,) = checkpoint.found(here / "run/checkpoints")
+    (newest,) = checkpoint.finished(here / "run/checkpoints")
     assert checkpoint.load(newest).step == 4
     steps = [json.loads(line)["step"] for line in (here / "run/log.jsonl").read_text().splitlines()]
     assert steps[0] == 2 and steps[-1] == 4

@@ -85,13 +85,13 @@ def _story(config: TrainConfig) -> dict[str, Any]:
     ballast = filled(disk, "ballast", 3 * size)
 
     def fill() -> None:
-        while not any(path.name > "step-00000003" for path in checkpoint.found(run / "checkpoints")):
+        while not any(path.name > "step-00000003" for path in checkpoint.finished(run / "checkpoints")):
             time.sleep(0.001)
         filled(disk, "rest", 0)
 
     threading.Thread(target=fill, daemon=True).start()
     told["filled up"] = _refusal(config, "latest")
-    told["checkpoints then"] = [path.name for path in checkpoint.found(run / "checkpoints")]
+    told["checkpoints then"] = [path.name for path in checkpoint.finished(run / "checkpoints")]
     told["half-written"] = [path.name for path in (run / "checkpoints").glob(".*")]
 
     ballast.unlink()

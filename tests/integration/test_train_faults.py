@@ -126,7 +126,7 @@ def test_a_rank_that_is_killed_is_named_by_the_other(
 ) -> None:
     settings = config("steps=100000", "checkpoint.every=5")
     processes = begun(settings, ranks=2)
-    until(lambda: checkpoint.found(tmp_path / "run/checkpoints"), processes)
+    until(lambda: checkpoint.finished(tmp_path / "run/checkpoints"), processes)
     killed(processes[victim])
     codes = forked.ended(settings, processes, SOON_S)
     assert codes[victim] == forked.KILLED and codes[1 - victim] == AGAIN
@@ -142,7 +142,7 @@ def test_a_rank_that_is_silent_is_named_though_its_connections_stand(
 ) -> None:
     settings = config("steps=100000", "checkpoint.every=5")
     processes = begun(settings, ranks=2)
-    until(lambda: checkpoint.found(tmp_path / "run/checkpoints"), processes)
+    until(lambda: checkpoint.finished(tmp_path / "run/checkpoints"), processes)
     killed(processes[1], signal.SIGSTOP)  # as a machine that is cut off: nothing is closed
     try:
         until(lambda: not processes[0].is_alive(), processes[1:], SOON_S)
@@ -197,7 +197,7 @@ def test_a_disk_that_fills_up_under_the_first_rank_stops_both(
 ) -> None:
     settings = config("steps=100000", "checkpoint.every=5")
     processes = begun(settings, ranks=2)
-    until(lambda: checkpoint.found(tmp_path / "run/checkpoints"), processes)
+    until(lambda: checkpoint.finished(tmp_path / "run/checkpoints"), processes)
     resource.prlimit(processes[0].pid, resource.RLIMIT_FSIZE, (20_000, 20_000))  # no file of it can grow beyond
     assert all(code > 0 for code in forked.ended(settings, processes, SOON_S))
     said = [Path(f"{settings.out}.rank{rank}.txt").read_text() for rank in (0, 1)]

@@ -17,10 +17,9 @@ from medcodi.errors import PromptError
 from medcodi.modality import MODALITIES
 
 if TYPE_CHECKING:
-    from medcodi.generation.request import Value
     from medcodi.model import MedCoDi
     from medcodi.model.generation_config import GenerationConfig
-    from medcodi.study import Direction, Study
+    from medcodi.study import Content, Direction, Study
 
 TEMPLATE = Path(__file__).parents[1] / "templates" / "demo.html"
 
@@ -63,7 +62,7 @@ class DemoRow:
 
     direction: Direction
     study: Study
-    generated: dict[str, Value]
+    generated: dict[str, Content]
     seed: int
     seconds: float
 

@@ -80,9 +80,9 @@ class MimicReport:
 def read_mimic_report(text: str) -> MimicReport:
     """Find the findings and the impression of a report; where several parts have one, the last one's counts."""
     parts = list(_parts(text.replace("\r\n", "\n").replace("\r", "\n")))
-    found = [_sections(body) for kind, body in parts if kind == "final"]
-    last = {kind: next((one[kind] for one in reversed(found) if one[kind]), "") for kind in _TEXTS}
-    without = found[0][_NO_HEADING] if found else ""  # below a second rule come calls and signatures
+    finals = [_sections(body) for kind, body in parts if kind == "final"]
+    last = {kind: next((sections[kind] for sections in reversed(finals) if sections[kind]), "") for kind in _TEXTS}
+    without = finals[0][_NO_HEADING] if finals else ""  # below a second rule come calls and signatures
     return MimicReport(
         findings=last[_FINDINGS] or last[_FILM] or without,
         impression=last[_IMPRESSION],
@@ -133,11 +133,11 @@ def _sections(body: str) -> dict[str, str]:
             texts[kind].append(text)
         elif kind == _OPEN:
             paragraphs = _PARAGRAPH.split(text)
-            under_none += [one for one in paragraphs[0 if place == 0 else 1 :] if _is_prose(one)]
+            under_none += filter(_is_prose, paragraphs[0 if place == 0 else 1 :])
         elif _HISTORY.fullmatch(heading):
-            after_history += [paragraph for paragraph in _PARAGRAPH.split(text)[1:] if _is_prose(paragraph)]
-    found = {kind: _tidy(" ".join(pieces)) for kind, pieces in texts.items()}
-    return {**found, _NO_HEADING: _tidy(" ".join(under_none or after_history[-1:]))}
+            after_history += filter(_is_prose, _PARAGRAPH.split(text)[1:])
+    joined = {kind: _tidy(" ".join(pieces)) for kind, pieces in texts.items()}
+    return {**joined, _NO_HEADING: _tidy(" ".join(under_none or after_history[-1:]))}
 
 
 def _kind_of_heading(heading: str) -> str:

@@ -65,14 +65,14 @@ def tables_folder(options: MimicConfig) -> Path:
 def mimic_table(options: MimicConfig, pattern: str, what: str, fix: str = "") -> Path:
     """A table that must be there. ``what`` names its content in the refusal."""
     folder = tables_folder(options)
-    found = find_table(folder, pattern)
-    if found is None:
+    path = find_table(folder, pattern)
+    if path is None:
         raise DataError(
             f"no {pattern}.csv.gz in {folder}, which holds {what}",
             expected="the tables of MIMIC-CXR-JPG",
             fix="download it, and give its folder as options.tables" + fix,
         )
-    return found
+    return path
 
 
 def official_splits(options: MimicConfig) -> dict[str, str] | None:
@@ -83,17 +83,17 @@ def official_splits(options: MimicConfig) -> dict[str, str] | None:
         options, "mimic-cxr-*-split", "the official split", "; or options.official_split=false for splits of our own"
     )
     # An image may have one split only, and one of the known names.
-    found: dict[str, str] = {}
+    split_of: dict[str, str] = {}
     for number, row in enumerate(read_table(path, ("dicom_id", "split")), start=2):
         split = SPLIT_NAMES.get(row["split"].lower())
-        if split is None or found.setdefault(row["dicom_id"], split) != split:
+        if split is None or split_of.setdefault(row["dicom_id"], split) != split:
             raise DataError(
                 f"{path}, line {number}: dicom_id {row['dicom_id']!r} is in split {row['split']!r}"
-                + ("" if split is None else f", and in {found[row['dicom_id']]!r} before"),
+                + ("" if split is None else f", and in {split_of[row['dicom_id']]!r} before"),
                 expected="train, validate or test, once for each image",
                 fix="download the table again",
             )
-    return found
+    return split_of
 
 
 def study_labels(options: MimicConfig) -> dict[str, dict[str, float]]:
@@ -102,7 +102,7 @@ def study_labels(options: MimicConfig) -> dict[str, dict[str, float]]:
         return {}
     path = mimic_table(options, f"mimic-cxr-*-{options.labels}", "the labels", "; or options.labels=null for none")
     # Any value but 1, 0, -1 or nothing means a damaged table.
-    found: dict[str, dict[str, float]] = {}
+    labels: dict[str, dict[str, float]] = {}
     for number, row in enumerate(read_table(path, IDS), start=2):
         cells = {label: row[label] for label in CHEXPERT_LABELS if row.get(label)}
         if wrong := next((label for label, cell in cells.items() if cell not in _LABELS), None):
@@ -111,8 +111,8 @@ def study_labels(options: MimicConfig) -> dict[str, dict[str, float]]:
                 expected="1.0, 0.0, -1.0 or nothing",
                 fix="download the table again",
             )
-        found.setdefault(f"s{row['study_id']}", {label: _LABELS[cell] for label, cell in cells.items()})
-    return found
+        labels.setdefault(f"s{row['study_id']}", {label: _LABELS[cell] for label, cell in cells.items()})
+    return labels
 
 
 def report_paths(options: MimicConfig) -> Callable[[str, str], Path | None]:

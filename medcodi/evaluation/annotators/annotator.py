@@ -26,7 +26,7 @@ from medcodi.errors import DataError
 from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.storage import atomic
 
-Content = np.ndarray | str | Path  # an image [H, W], a text, or the path of an image file
+AnnotatorInput = np.ndarray | str | Path  # an image [H, W], a text, or the path of an image file
 ROWS_PER_SHARD = 512
 _FULL_DISK = atomic.Refusal(error=DataError, then="run it again, or choose another cache folder")
 
@@ -75,12 +75,12 @@ class BatchAnnotator(ABC):
         """One image (uint8 ``[H, W]``) or text, as :meth:`annotate_batch` takes it; may be called in threads."""
         return value
 
-    def annotate(self, contents: Iterable[Content], modality: str) -> np.ndarray:
+    def annotate(self, contents: Iterable[AnnotatorInput], modality: str) -> np.ndarray:
         """Rows of contents in their order: float32 ``[N, D]``; see :meth:`blocks`."""
         blocks = list(self.blocks(contents, modality))
         return np.concatenate(blocks) if blocks else np.zeros((0, self.dim), np.float32)
 
-    def blocks(self, contents: Iterable[Content], modality: str) -> Iterator[np.ndarray]:
+    def blocks(self, contents: Iterable[AnnotatorInput], modality: str) -> Iterator[np.ndarray]:
         """Rows of a stream of contents in its order, batch by batch: float32 ``[B, D]`` each.
 
         At most ``prefetch + 1`` batches are in memory. Images are ``[H, W]``, uint8 or float in [0, 1]. A DataError says which
@@ -89,7 +89,7 @@ class BatchAnnotator(ABC):
         row_cache = self.row_cache(modality)
 
         # Read, hash, look up, and prepare only what has to be annotated.
-        def make_ready(content: Content) -> _Ready:
+        def make_ready(content: AnnotatorInput) -> _Ready:
             value = read_content(content)
             key = content_key(value)
             row = None if row_cache is None else row_cache.get(key)
@@ -102,7 +102,7 @@ class BatchAnnotator(ABC):
         if row_cache is not None:
             row_cache.flush()
 
-    def _ahead(self, make_ready: Any, contents: Iterable[Content]) -> Iterator[_Ready]:
+    def _ahead(self, make_ready: Any, contents: Iterable[AnnotatorInput]) -> Iterator[_Ready]:
         """Like ``map``, in threads, with at most ``prefetch + 1`` batches begun and not yet handed out."""
         remaining = iter(contents)
         with ThreadPoolExecutor(self.num_threads, thread_name_prefix="annotate") as pool:
@@ -143,7 +143,7 @@ class BatchAnnotator(ABC):
         return self._row_caches[modality]
 
 
-def read_content(content: Content) -> np.ndarray | str:
+def read_content(content: AnnotatorInput) -> np.ndarray | str:
     """An image as uint8 ``[H, W]``, read from its file where a path is given; a text as it is. An unreadable file is a DataError."""
     if isinstance(content, str):
         return content

@@ -50,7 +50,9 @@ def groups_of(table: StudyTable, by: Sequence[str]) -> tuple[list[str], str]:
             return [], f"{name} needs {'a' if field.is_numeric else 'no'} width of bands"
         # The values of every study, on the plain scale.
         column = list(table.fields).index(name)
-        values = next(own for own in (one[:, column] for one in table.records.values()) if not np.isnan(own).all())
+        values = next(
+            own for own in (record[:, column] for record in table.records.values()) if not np.isnan(own).all()
+        )
         values = np.exp(values).round(6) if field.scale == "log" else values
         parts.append([_group(name, field, float(value), width) for value in values])
     # Cross the fields; a study that lacks one of them is in no group.

@@ -123,7 +123,7 @@ def _score_field(
     for measure, statistic in _measures(case.target, name, field).items():
         # The floor: the same values against the truth of other patients.
         shuffled = [statistic(truth[moved], values).statistic() for moved in case.studies.moved]
-        floor = float(known_mean(np.array([value_of(one, len(truth)) for one in shuffled]), 0))
+        floor = float(known_mean(np.array([value_of(figure, len(truth)) for figure in shuffled]), 0))
         case.scores.add(
             f"{group}_{measure}/{name}",
             statistic(truth, values),

@@ -83,7 +83,7 @@ def _system(annotations: Annotations, name: str, scores: dict[Direction, Directi
             for direction, rows in directions.items()
         },
         "image_sizes": stored["image_sizes"],
-        "directions": {str(direction): one.to_dict() for direction, one in scores.items()},
+        "directions": {str(direction): own.to_dict() for direction, own in scores.items()},
     }
 
 

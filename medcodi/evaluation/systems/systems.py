@@ -298,7 +298,7 @@ class ExternalSystem:
             value = content.value
             if not isinstance(value, np.ndarray | str):  # a record: fields that the data lack are not scored
                 schema = RecordConfig(fields=dict(self.held_out.fields))
-                value = schema.parse({name: one for name, one in value.items() if name in schema.fields}, Refused)
+                value = schema.parse({name: entry for name, entry in value.items() if name in schema.fields}, Refused)
             values[target] = as_annotated(value)
             hashes[target] = content.sha256
         return values, hashes

@@ -73,7 +73,7 @@ class SynthesisFolder:
         return f"studies/{shard.index // self.shard_size:05d}/{shard.study_id}"
 
     def _record(self, shard: StudyShard) -> Path:
-        return self._job.place(self._name(shard))
+        return self._job.record_path(self._name(shard))
 
     def has(self, shard: StudyShard) -> bool:
         """Whether a study is finished: a folder appears in one piece, so being there is being whole."""

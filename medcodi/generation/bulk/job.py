@@ -22,13 +22,13 @@ from medcodi.generation.bulk.plan import StudyShard, batches, shards_of
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.domain import warn_outside_domain
 from medcodi.generation.pipeline import generate_batch, load
-from medcodi.generation.request import Value, check_modalities, check_prompt_files, read_prompt_files, truncations
+from medcodi.generation.request import check_modalities, check_prompt_files, read_prompt_files, truncations
 from medcodi.generation.result import image_format, provenance, write_contents
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.identity import model_identity
-from medcodi.study import content_text
+from medcodi.study import Content, content_text
 
 FORMAT_VERSION = 1
 
@@ -196,7 +196,7 @@ def _same_arithmetic(device: torch.device, threads: int) -> Iterator[None]:
         torch.backends.cudnn.deterministic, torch.backends.cudnn.benchmark = before[1:]
 
 
-Prompts = dict[int, dict[str, Value] | DataError]  # row number -> prompts, or the reason why there are none
+Prompts = dict[int, dict[str, Content] | DataError]  # row number -> prompts, or the reason why there are none
 
 
 class _Worker:
@@ -312,7 +312,7 @@ class _Worker:
         """How a study is sampled: as the run says, in the order of its row."""
         return self.config.generation.ordered(shard.row.order).resolved(self.model)
 
-    def _write(self, shard: StudyShard, prompts: Mapping[str, Value], contents: Mapping[str, Value]) -> bool:
+    def _write(self, shard: StudyShard, prompts: Mapping[str, Content], contents: Mapping[str, Content]) -> bool:
         """Write a study, unless it is there."""
         if self.folder.has(shard):
             return False
@@ -320,18 +320,16 @@ class _Worker:
         cut = truncations(self.model, prompts)
         if cut:
             self.truncated.add(row.number)
-        signature = provenance(
+        origin = provenance(
             self.identity, row.direction, prompts, row.weights, self._sampling_of(shard), [shard.seed], arithmetic, cut
         )
         texts = {name: text for name, value in contents.items() if (text := content_text(value)) is not None}
         # Prompts as they were given: texts as the model read them, images by their paths.
         given = {name: content_text(value) or row.prompts[name] for name, value in prompts.items()}
-        signature |= warn_outside_domain(self.model, row.direction, given)
+        origin |= warn_outside_domain(self.model, row.direction, given)
         root = self.manifest.parent  # where the manifest's own paths start
         shown = {
             name: os.path.relpath(value, root) if isinstance(value, Path) else value for name, value in given.items()
         }
-        self.folder.write(
-            shard, lambda to: write_contents(contents, to, self._format, signature), signature, texts, shown
-        )
+        self.folder.write(shard, lambda to: write_contents(contents, to, self._format, origin), origin, texts, shown)
         return True

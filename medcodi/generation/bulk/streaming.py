@@ -12,13 +12,13 @@ from medcodi.errors import DataError, PromptError
 from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.domain import warn_outside_domain
 from medcodi.generation.pipeline import generate_batch, load
-from medcodi.generation.request import Value, check_batch, check_modalities, check_request, read_prompt, truncations
+from medcodi.generation.request import check_batch, check_modalities, check_request, read_prompt, truncations
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.model.identity import model_identity
-from medcodi.study import Direction
+from medcodi.study import Content, Direction
 
 WINDOW = 4  # at most this many batches of samples wait, before the first request is run in a smaller batch
 
@@ -105,7 +105,7 @@ class _Pending:
     """A request whose samples are not all generated."""
 
     direction: Direction
-    prompts: dict[str, Value]
+    prompts: dict[str, Content]
     weights: dict[str, float]
     seeds: list[int]
     outside: dict[str, list[str]]  # how it leaves the training domain, for its provenance
@@ -161,7 +161,7 @@ class _Stream:
     def _finished(self) -> Iterator[Generation]:
         while self._pending and len(self._pending[0].samples) == len(self._pending[0].seeds):
             done = self._pending.popleft()
-            signature = provenance(
+            origin = provenance(
                 self._identity,
                 done.direction,
                 done.prompts,
@@ -172,7 +172,7 @@ class _Stream:
                 truncations(self.model, done.prompts),
             )
             samples = [done.samples[position] for position in range(len(done.seeds))]
-            yield Generation(done.direction, samples, {**signature, **done.outside})
+            yield Generation(done.direction, samples, {**origin, **done.outside})
 
     def _read(self, request: Request) -> _Pending:
         direction, used, weights = check_request(

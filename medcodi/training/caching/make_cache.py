@@ -85,9 +85,9 @@ def make_cache(
         with job.opened(restart=overwrite):
             todo = ranks.by_first(missing) or []
             encoder = _Encoder(model, dataset, job, key, batch_size, num_workers)
-            tell = partial(_tell, on_progress, job, shards, todo) if ranks.is_first else None
+            report = partial(_report, on_progress, job, shards, todo) if ranks.is_first else None
             try:
-                ranks.by_each(lambda: encoder.encode({shard: shards[shard] for shard in ranks.share(todo)}, tell))
+                ranks.by_each(lambda: encoder.encode({shard: shards[shard] for shard in ranks.share(todo)}, report))
                 ranks.by_first(lambda: _finish(model, job, key, shards))
             except MedCoDiError:
                 if ranks.is_first and len(job.todo(shards)) == len(shards):
@@ -132,12 +132,12 @@ def _finish(model: MedCoDi, job: JobFolder, key: CacheKey, shards: Mapping[str, 
     job.write_index(complete=True, present=present, nulls=nulls, parts=parts)
 
 
-def _tell(
+def _report(
     on_progress: OnProgress, job: JobFolder, shards: Mapping[str, range], todo: Sequence[str], shard: str, done: int
 ) -> None:
     # Count the studies of all ranks: by their records, and this rank's own unfinished shard.
     total = sum(map(len, shards.values()))
-    left = sum(len(shards[other]) for other in todo if other != shard and not job.place(other).exists())
+    left = sum(len(shards[other]) for other in todo if other != shard and not job.record_path(other).exists())
     on_progress(total - left - len(shards[shard]) + done, total)
 
 
@@ -153,8 +153,8 @@ class _Encoder:
     batch_size: int
     num_workers: int
 
-    def encode(self, shards: Mapping[str, range], tell: Callable[[str, int], None] | None = None) -> None:
-        """Write these shards; ``tell`` is called after every batch with the shard and how many of its studies are encoded."""
+    def encode(self, shards: Mapping[str, range], report: Callable[[str, int], None] | None = None) -> None:
+        """Write these shards; ``report`` is called after every batch with the shard and how many of its studies are encoded."""
         # Batches never cross the border of a shard, so that its bytes depend on it alone.
         batches: list[EncodedBatch] = []
         slices = [
@@ -167,8 +167,8 @@ class _Encoder:
             if samples.stop == shards[shard].stop:
                 self._write(shard, batches)
                 batches = []
-            if tell is not None:
-                tell(shard, samples.stop - shards[shard].start)
+            if report is not None:
+                report(shard, samples.stop - shards[shard].start)
 
     def _batches(self, slices: list[range]) -> Iterator[Batch]:
         if not slices:

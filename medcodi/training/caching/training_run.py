@@ -72,7 +72,7 @@ def _open_or_make(
     began = time.monotonic()
     last_line = [began]
 
-    def tell(done: int, total: int) -> None:
+    def report(done: int, total: int) -> None:
         now = time.monotonic()
         if now - last_line[0] >= SECONDS_BETWEEN_LINES or done == total:
             last_line[0] = now
@@ -85,7 +85,7 @@ def _open_or_make(
 
     watch.report(f"encoding {dataset.name} into {folder}")
     with borrowed(model):
-        return make_cache(model, dataset, folder, key, ranks=ranks, num_workers=run.num_workers, on_progress=tell)
+        return make_cache(model, dataset, folder, key, ranks=ranks, num_workers=run.num_workers, on_progress=report)
 
 
 @contextmanager

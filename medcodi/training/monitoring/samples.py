@@ -25,7 +25,6 @@ from medcodi.training.monitoring.observer import Observer, StepReport
 from medcodi.training.monitoring.trackers import RunLog
 from medcodi.xmp import EDITED, MEDCODI, Mark
 
-Value = Content
 MAX_INFERENCE_STEPS = 20  # of the sampler: enough to see, cheap enough to be seen often
 
 CELL = 128  # least pixels per side of a cell
@@ -57,11 +56,12 @@ def studies_to_show(dataset: StudyDataset, modalities: Sequence[str], num_studie
     # A prepared dataset lists what its studies hold; of another one, a few studies are read.
     contents = getattr(dataset, "contents", None)
     if contents is not None:
-        held = [present for _, _, present in contents()]
+        modalities_of = [present for _, _, present in contents()]
     else:
-        held = [frozenset(dataset[index].contents) for index in range(min(len(dataset), 4 * num_studies))]
-    num_missing = [len(set(modalities) - present) for present in held]
-    return sorted(range(len(held)), key=num_missing.__getitem__)[:num_studies]  # stable: in the order of the dataset
+        modalities_of = [frozenset(dataset[index].contents) for index in range(min(len(dataset), 4 * num_studies))]
+    num_missing = [len(set(modalities) - present) for present in modalities_of]
+    # Stable: in the order of the dataset.
+    return sorted(range(len(modalities_of)), key=num_missing.__getitem__)[:num_studies]
 
 
 @dataclass(frozen=True)
@@ -70,14 +70,14 @@ class GridRow:
 
     title: str  # what was made from what
     target: str  # the modality
-    values: Sequence[Value | None]  # for each study; None where it lacks a prompt
+    values: Sequence[Content | None]  # for each study; None where it lacks a prompt
 
 
 @dataclass(frozen=True)
 class Samples:
     """A grid of samples; columns are studies."""
 
-    truth: dict[str, list[Value | None]]  # modality -> for each study its value, None where it has none
+    truth: dict[str, list[Content | None]]  # modality -> for each study its value, None where it has none
     rows: list[GridRow] = field(default_factory=list)  # what was made
 
 
@@ -100,7 +100,7 @@ def draw_samples(stage: Any, batch: Batch, seed: int, which: str = "stage") -> S
     return samples
 
 
-def _truth(batch: Batch, name: str) -> list[Value | None]:
+def _truth(batch: Batch, name: str) -> list[Content | None]:
     values, present = batch.contents[name], batch.present[name].tolist()
     plain = values if isinstance(values, list) else list(values[:, 0].float().cpu().numpy())
     return [value if is_present else None for value, is_present in zip(plain, present, strict=True)]
@@ -210,7 +210,7 @@ def as_text(samples: Samples) -> str:
 
 
 # ---- the picture ---------------------------------------------------------------------------------------------------
-def contact_sheet(rows: Sequence[tuple[str, Sequence[Value | None]]]) -> np.ndarray:
+def contact_sheet(rows: Sequence[tuple[str, Sequence[Content | None]]]) -> np.ndarray:
     """One picture, float32 ``[height, width]`` in [0, 1], of rows with a title and cells; None: absent."""
     # All cells are squares of the largest image, magnified by a whole number.
     sides = [max(cell.shape) for _, cells in rows for cell in cells if isinstance(cell, np.ndarray)]

@@ -254,7 +254,7 @@ class Study:
         task, classifiers = self._task(), self.classifiers()
         for number, shard in enumerate(classifiers, start=1):
             network = task.build().to(self.config.device)
-            network.load_state_dict(load_file(self.job.place(shard).parent / WEIGHTS))
+            network.load_state_dict(load_file(self.job.record_path(shard).parent / WEIGHTS))
             arrays[shard.removeprefix("classifiers/")] = predict(task, network, pool)
             self._report(f"testing on {name}", number, len(classifiers))
         buffer = io.BytesIO()

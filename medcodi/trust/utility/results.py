@@ -113,7 +113,7 @@ def _tested(
 ) -> Predicted:
     """Predictions and thresholds of every arm, by seed and sampling seed."""
     predictions, thresholds = {}, {}
-    with np.load(job.place(f"tests/{name}").parent / "predictions.npz", allow_pickle=False) as arrays:
+    with np.load(job.record_path(f"tests/{name}").parent / "predictions.npz", allow_pickle=False) as arrays:
         for arm in config.arms:
             samplings = sum(shard.rpartition("/")[0] == arm for shard in classifiers) // config.seeds
             grid = [[f"{arm}/{seed}-{sampling}" for sampling in range(samplings)] for seed in range(config.seeds)]

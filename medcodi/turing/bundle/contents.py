@@ -195,7 +195,7 @@ def opened(out: str | Path, identity: dict[str, Any]) -> Iterator[JobFolder]:
 
 def stored_samples(job: JobFolder, name: str, make: Callable[[], GeneratedContents]) -> GeneratedContents:
     """The samples of one batch: those that an interrupted export stored, if they are whole; else made now, and stored."""
-    path = job.place(name).parent / "samples.npz"
+    path = job.record_path(name).parent / "samples.npz"
     if not job.verify([name]):
         with np.load(path, allow_pickle=False) as arrays:
             return {

@@ -58,11 +58,11 @@ def test_killed_at_any_moment_and_resumed_it_ends_in_the_same_bytes(tmp_path: Pa
     kills = 0
     for _ in at_every_change(lambda: shutil.rmtree(root, ignore_errors=True), lambda: run(root, kind)):
         job = JobFolder(root, kind, 1)
-        finished = {shard: job.place(shard).stat().st_ino for shard in SHARDS if job.record(shard)}
+        finished = {shard: job.record_path(shard).stat().st_ino for shard in SHARDS if job.record(shard)}
         assert not job.verify(finished)  # what has a record is whole
         run(root, kind)
         assert contents(root) == expected
-        assert all(job.place(shard).stat().st_ino == inode for shard, inode in finished.items())  # not done again
+        assert all(job.record_path(shard).stat().st_ino == inode for shard, inode in finished.items())  # not done again
         kills += 1
     assert kills >= 10
 
@@ -181,9 +181,9 @@ def test_jobs_whose_ranks_do_not_talk_lock_the_opening_only(tmp_path: Path) -> N
         assert list(contents(tmp_path)) == ["job.json"]
     first, second = JobFolder(tmp_path, kind, 1), JobFolder(tmp_path, kind, 1)
     write(first, "s0")
-    inode = first.place("s0").stat().st_ino
+    inode = first.record_path("s0").stat().st_ino
     write(second, "s0")  # it is there already
-    assert first.place("s0").stat().st_ino == inode
+    assert first.record_path("s0").stat().st_ino == inode
 
 
 # ---- disks -----------------------------------------------------------------------------------------------------------

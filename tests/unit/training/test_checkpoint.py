@@ -30,13 +30,13 @@ def test_load_gives_back_the_same_bits(tmp_path: Path) -> None:
 def test_only_the_newest_are_kept(tmp_path: Path) -> None:
     for step in (1, 2, 10):
         checkpoint.save(tmp_path, made(step), keep=2)
-    assert [path.name for path in checkpoint.found(tmp_path)] == ["step-00000002", "step-00000010"]
+    assert [path.name for path in checkpoint.finished(tmp_path)] == ["step-00000002", "step-00000010"]
 
 
 def test_those_of_every_so_many_steps_stay_as_well(tmp_path: Path) -> None:
     for step in range(1, 12):
         checkpoint.save(tmp_path, made(step), keep=2, keep_every=4)
-    assert [checkpoint.load(path).step for path in checkpoint.found(tmp_path)] == [4, 8, 10, 11]
+    assert [checkpoint.load(path).step for path in checkpoint.finished(tmp_path)] == [4, 8, 10, 11]
 
 
 def test_what_is_written_is_the_newest_and_later_ones_never_cost_it(tmp_path: Path) -> None:

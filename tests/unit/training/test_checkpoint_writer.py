@@ -35,7 +35,7 @@ def test_what_was_handed_over_is_on_the_disk_when_it_is_done(tmp_path: Path) -> 
     for step in range(1, 8):
         writer.write(at(step))
     writer.finish()
-    assert [path.name[-1] for path in checkpoint.found(tmp_path)] == ["3", "6", "7"]
+    assert [path.name[-1] for path in checkpoint.finished(tmp_path)] == ["3", "6", "7"]
     back = checkpoint.load(tmp_path / "step-00000006")
     assert all(back.tensors["ema"][name].equal(value) for name, value in at(6).tensors["ema"].items())
 
@@ -115,7 +115,9 @@ def test_killed_at_forty_moments_the_latest_is_always_whole(tmp_path: Path) -> N
         process = forks.Process(target=run, args=(str(folder), 10**6))
         process.start()
         if number % 2:  # a little later than the next whole one
-            while not any(path.name > f"step-{last:08d}" for path in checkpoint.found(folder)) and process.is_alive():
+            while (
+                not any(path.name > f"step-{last:08d}" for path in checkpoint.finished(folder)) and process.is_alive()
+            ):
                 time.sleep(0.0005)
             time.sleep(chance.uniform(0.0, 0.1))
         else:
@@ -134,4 +136,4 @@ def test_killed_at_forty_moments_the_latest_is_always_whole(tmp_path: Path) -> N
         last = step
     assert inside >= 20 and last >= 20
     run(str(folder), last + 2)
-    assert checkpoint.found(folder)[-1].name == f"step-{last + 2:08d}" and not any(folder.glob(".*"))
+    assert checkpoint.finished(folder)[-1].name == f"step-{last + 2:08d}" and not any(folder.glob(".*"))

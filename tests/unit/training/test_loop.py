@@ -103,7 +103,7 @@ def test_a_resumed_run_is_an_undisturbed_one_bit_for_bit(tmp_path: Path) -> None
 
 def test_checkpoints_come_when_they_are_due(tmp_path: Path) -> None:
     stopped(ToyRun(tmp_path, signal_at=4, checkpoint={"every": 2, "keep": 5}))
-    assert [path.name for path in checkpoint.found(tmp_path / "checkpoints")] == [
+    assert [path.name for path in checkpoint.finished(tmp_path / "checkpoints")] == [
         f"step-{step:08d}" for step in (2, 4, 5)
     ]
 

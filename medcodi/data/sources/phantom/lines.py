@@ -166,7 +166,7 @@ def value_at(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
 
 def devices(body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding], np.random.Generator]) -> list[Bundle]:
     """A pacemaker under the skin of the upper chest, its two leads through the veins into the heart."""
-    found = []
+    bundles = []
     for finding in findings:
         if finding.label != "Support Devices" or finding.side not in SIGN:
             continue
@@ -194,8 +194,8 @@ def devices(body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding],
         ventricle = [*vein, (-0.09, -0.05, base - 0.05), (0.02, -0.12, base + 0.12), tip]
         atrium = [*vein, (-0.13, -0.12, base - 0.12)]
         lead = [(np.array(ventricle), 0.16), (np.array(atrium), 0.14)]
-        found += [Bundle(0.014, box), Bundle(0.0075, lead)]
-    return found
+        bundles += [Bundle(0.014, box), Bundle(0.0075, lead)]
+    return bundles
 
 
 def arms(body: Body, view: str) -> list[Bundle]:
