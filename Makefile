@@ -77,7 +77,7 @@ format: $(STAMP) ## format the code
 	$(BIN)/ruff format .
 
 # By name only: what needs a card, or trains for long, or data of your own.
-LONG_BENCHMARKS = $(addprefix benchmarks/,ablations.py gpu.py private.py real_words.py)
+LONG_BENCHMARKS = $(addprefix benchmarks/,ablations.py gpu.py private.py real_words.py record.py)
 bench: $(STAMP) ## speed and memory figures, one JSON line each
 	@for script in $(filter-out $(LONG_BENCHMARKS),$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
 
