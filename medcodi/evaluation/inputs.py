@@ -234,6 +234,7 @@ def _open_data(config: EvaluateConfig, model: MedCoDi | None, directions: Sequen
         raise DataError(
             f"{len(dataset)} held-out studies",
             expected=f"at least {LEAST_STUDIES}, and hundreds for figures that mean something",
+            fix="raise num_studies, or prepare more studies, or a larger share of them for testing (medcodi data prepare ... test=0.3)",
         )
     return dataset
 

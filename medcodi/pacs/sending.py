@@ -232,9 +232,12 @@ class AssociationServer:
                 expected="two titles (AET) that the server knows",
                 fix=f"have {self.address.calling} and this host registered there, or give dicom://TITLE@HOST:PORT/TITLE",
             )
+        fix = "check host, port and network, and that it runs"
         if self._context is not None:
             probe(self.address, self._context)
-        raise self._unreachable("cannot be reached", fix="check host, port and network, and that it runs")
+        else:  # a port with TLS hangs up without a word
+            fix += " and wants no TLS (then dicoms://)"
+        raise self._unreachable("cannot be reached", fix=fix)
 
     def _stored(self, association: Association, instance: Instance) -> str:
         """Send one instance: "" or why it was refused."""

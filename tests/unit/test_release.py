@@ -128,7 +128,10 @@ def test_an_old_or_damaged_folder_of_wheels_is_refused_with_the_fix(tmp_path: Pa
     damaged = wheels(tmp_path / "damaged")
     next(damaged.glob("*.whl")).write_bytes(b"whale")
     (tmp_path / "empty").mkdir()
+    elsewhere = wheels(tmp_path / "elsewhere")
+    (elsewhere / "PLATFORM").write_text("Python 3.9 on plan9 vax\n")
     for folder, words in {
+        elsewhere: "is for Python 3.9 on plan9 vax, and ",
         damaged: "is damaged (medcodi-",
         wheels(tmp_path / "old", "0.0.9"): "holds medcodi-0.0.9-py3-none-any.whl",
         tmp_path / "empty": "has no SHA256SUMS",

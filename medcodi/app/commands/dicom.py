@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from typing import Annotated
 
@@ -84,5 +85,7 @@ def fetch(
         out.print(str(path))
     # Images are paths; texts and records are read from their files.
     signs = {name: "" if modality(name).kind == "image" else "@" for name in fetched.files}
-    prompts = (f"--prompt {name}={signs[name]}{path}" for name, path in fetched.files.items())
-    err.print(f"Prompts: medcodi generate {' '.join(prompts)}", markup=False)
+    prompts = [f"--prompt {shlex.quote(f'{name}={signs[name]}{path}')}" for name, path in fetched.files.items()]
+    err.print(f"Prompts: {' '.join(prompts)}", markup=False)
+    # The first alone: all of them would leave nothing to generate, and not every model has a record.
+    err.print(f"For example: medcodi generate {prompts[0]}", markup=False)

@@ -148,6 +148,20 @@ def check_dicom() -> Check:
     return Check("DICOM", "ok", f"pydicom {metadata.version('pydicom')}, JPEG and JPEG 2000 decoders, DICOM servers")
 
 
+def check_reader_study() -> Check:
+    """The statistics of a reader study."""
+    if util.find_spec("statsmodels"):
+        return Check("Reader study", "ok", f"statsmodels {metadata.version('statsmodels')}")
+    return _absent("Reader study", extra="turing", needed_for="medcodi turing analyze")
+
+
+def check_page() -> Check:
+    """The page of medcodi serve."""
+    if util.find_spec("nicegui"):
+        return Check("Page", "ok", f"NiceGUI {metadata.version('nicegui')}")
+    return _absent("Page", extra="web", needed_for="medcodi serve")
+
+
 def check_tracking() -> Check:
     """TensorBoard, for curves while training."""
     if util.find_spec("tensorboard"):
@@ -204,6 +218,8 @@ CHECKS: tuple[Callable[[], Check], ...] = (
     check_deepspeed,
     check_java,
     check_dicom,
+    check_reader_study,
+    check_page,
     check_tracking,
     check_disk,
     check_memory,

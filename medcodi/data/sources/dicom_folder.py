@@ -24,7 +24,9 @@ class DicomConfig:
 
     path: str  # The folder; searched with all folders below it
     default_view: str | None = None  # Modality of images whose tags name no view; None: they are left out
-    reports: str | None = None  # Folder of reports, ``<study id>.txt`` or ``<file stem>.txt``; None: beside the images
+    # Folder of reports, ``<study id>.txt`` or ``<file stem>.txt``; None: beside the images, ``report.txt`` beside a
+    # ``frontal.dcm`` or ``lateral.dcm`` too
+    reports: str | None = None
     # Each study is a patient of its own: for folders whose Patient IDs were removed or replaced, and that truly hold
     # no patient with two studies
     study_is_patient: bool = False
@@ -114,7 +116,9 @@ def record_values(header: DicomHeader) -> dict[str, str]:
 def _report(file: Path, study_id: str, options: DicomConfig) -> tuple[dict[str, str], tuple[LeftOut, ...]]:
     """The report beside an image, and what of it is left out: the image stays."""
     folder = Path(options.reports) if options.reports else file.parent
-    for stem in (study_id, file.stem):
+    # A folder of one study, as `dicom fetch` and `generate --format dicom` write it, calls its files by their modalities.
+    own = names("text") if file.stem in names("image") and not options.reports else ()
+    for stem in (study_id, file.stem, *own):
         if not is_plain_name(f"{stem}.txt"):  # a UID from a tag is no path
             continue
         path = folder / f"{stem}.txt"

@@ -62,7 +62,7 @@ def random_extractors(results: Results) -> list[str]:
 
 
 def unfit_annotators(results: dict[str, Any]) -> list[str]:
-    """One sentence, with the fix, for each annotator that was trained on phantoms where the data are real.
+    """One sentence, with the fix, for each annotator that was trained on phantoms where the data are not marked as phantoms.
 
     ``results`` is that of ``results.json``; without ``data.phantoms``, as in old bundles, nothing is assumed.
     """
@@ -73,22 +73,22 @@ def unfit_annotators(results: dict[str, Any]) -> list[str]:
     training = ((annotators.get("images") or {}).get("data") or {}).get("train") or {}
     if _of_phantoms(training.get("name")):
         sentences.append(
-            "Findings and sides in images come from a classifier that was trained on phantoms, but these data are real: "
-            "its figures do not hold for real radiographs. Use image_reader=xrv."
+            "Findings and sides in images come from a classifier that was trained on phantoms, and these data are not marked as phantoms: "
+            "its figures do not hold for real radiographs. Use image_reader=xrv for those."
         )
     # Feature extractors, by their settings.
     for name, description in (annotators.get("extractors") or {}).items():
         if _of_phantoms((description.get("settings") or {}).get("trained_on")):
             sentences.append(
-                f"Distances in the features {name!r} come from a classifier that was trained on phantoms, but these data are real: "
-                "they say little. Use extractors=[xrv]."
+                f"Distances in the features {name!r} come from a classifier that was trained on phantoms, and these data are not marked as phantoms: "
+                "of real radiographs they say little. Use extractors=[xrv] for those."
             )
     # The prompt encoder, which is the shipped model's where no model was named.
     encoder = annotators.get("encoder") or {}
     if encoder and results["config"].get("model") is None:
         sentences.append(
             f"Coherence was measured in the latent space of the shipped model {encoder['model']!r}, which was trained on phantoms, "
-            "but these data are real. Use model=..., or leave coherence out of metrics."
+            "and these data are not marked as phantoms. For real ones use model=..., or leave coherence out of metrics."
         )
     return sentences
 

@@ -14,6 +14,7 @@ import pytest
 pytest.importorskip("dicomweb_client")
 
 from medcodi.data.image_files import read_image
+from medcodi.data.sources import SOURCES
 from medcodi.errors import DataError
 from medcodi.pacs.fetching import fetch
 from medcodi.pacs.outbox import Outbox
@@ -41,6 +42,9 @@ def test_what_was_sent_comes_back_as_prompts(server: Web, tmp_path: Path) -> Non
     assert fetched.files["report"].read_text() == REPORT + "\n"
     assert json.loads(fetched.files["record"].read_text()) == {"age": 71.0, "sex": "F", "view": "PA"}
     assert stat.S_IMODE((tmp_path / "in").stat().st_mode) == 0o700
+    # The folder is a source of studies too, with its report.
+    (study,) = SOURCES["dicom"].announce("dicom", {"path": str(tmp_path / "in")})
+    assert sorted(study.images) == ["frontal", "lateral"] and study.texts == {"report": REPORT + "\n"}
     with pytest.raises(DataError, match="is not empty"):
         fetch(server.url, STUDY, tmp_path / "in")
 

@@ -69,6 +69,7 @@ def test_a_server_that_is_away_loses_nothing(outbox: Outbox) -> None:
         with pytest.raises(UnreachableError, match="cannot be reached") as refused:
             send(outbox, url, retry_s=0)
         assert refused.value.exit_code == 3 and f"medcodi dicom send {outbox.root} --to {url}" in refused.value.fix
+        assert ("(then dicoms://)" in refused.value.fix) == url.startswith("dicom:")
     with web_server() as server:
         assert send(outbox, server.url).sent == 6
 

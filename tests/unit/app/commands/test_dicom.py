@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -32,7 +33,7 @@ def generate(run: Run, model_folder: str, tmp_path: Path, monkeypatch: pytest.Mo
 
 
 def test_a_generated_study_goes_out_and_comes_back(
-    generate: Run, run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    generate: Run, run: Run, model_folder: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with web_server() as server:
         # The server is busy: everything stays in the outbox.
@@ -53,6 +54,10 @@ def test_a_generated_study_goes_out_and_comes_back(
         assert run("dicom", "fetch", server.url, "--study", report.StudyInstanceUID, "--out", "in") == 0
         captured = capsys.readouterr()
         assert "in/frontal.dcm" in captured.out and "--prompt report=@in/report.txt" in captured.err
+        # The command that it prints is one that the model can do.
+        (example,) = re.findall(r"For example: medcodi (generate .*)", captured.err)
+        small = ["--model", model_folder, "--steps", "1", "--device", "cpu"]
+        assert run(*example.split(), *small, "--out", "made-again") == 0
         assert run("dicom", "fetch", server.url, "--study", "1.2.3", "--out", "in2") == REFUSED
         # Out at once, and a kind of object that the server does not take.
         server.refused = {report.SOPClassUID: 0x0122}
