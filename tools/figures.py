@@ -180,6 +180,32 @@ TABLES = {
             for name in ("BLEU-1", "BLEU-4", "METEOR", "ROUGE-L", "CIDEr")
         },
     }),
+    "obeyed": (lambda results: targets(results, "obedience_r/age"), {  # of a model with records
+        "target": lambda r: r["target"],
+        "finding macro F1": lambda r: bounds(r["model"]),
+        "sex right (real films)": lambda r: beside(r, "obedience_accuracy/sex", "value", "ceiling"),
+        "age, r": lambda r: bounds(r["obedience_r/age"]) + f" ({number(r['obedience_r/age']['ceiling'])})",
+        "body-mass index, r": lambda r: bounds(r["obedience_r/bmi"]) + f" ({number(r['obedience_r/bmi']['ceiling'])})",
+        "shares of real films": lambda r: " / ".join(
+            number(r[name]["value"] / r[name]["ceiling"]) for name in ("obedience_accuracy/sex", "obedience_r/age", "obedience_r/bmi")
+        ),
+    }),
+    "read_fields": (lambda results: targets(results, "record_r/age"), {
+        "sex right (annotator)": lambda r: beside(r, "record_accuracy/sex", "value", "ceiling"),
+        **{
+            f"{title}, r": lambda r, key=f"record_r/{name}": beside(r, key, "value", "ceiling")
+            for name, title in (("age", "age"), ("bmi", "body-mass index"), ("bnp", "BNP"), ("crp", "CRP"),
+                                ("oxygen_saturation", "oxygen saturation"), ("haemoglobin", "haemoglobin"))
+        },
+    }),
+    "relations": (lambda results: (  # of benchmarks/record.py
+        {**row, "finding": f"{row['value'].replace('_', ' ')} and {row['finding']}"} for row in results["relations"]
+    ), {
+        "true": lambda r: bounds(r["true"]),
+        "from report": lambda r: bounds(r["report->record"]),
+        "from both films": lambda r: bounds(r["frontal+lateral->record"]),
+        "from all three": lambda r: bounds(r["frontal+lateral+report->record"]),
+    }),
     "edits": (lambda results: ({"edit": row["what"], **row} for row in results["rows"]), {
         "film": lambda r: r["film"],
         "asked": lambda r: number(r.get("asked")),
