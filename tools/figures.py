@@ -36,7 +36,10 @@ def beside(row: Row, names: str, key: str, other: str, digits: int = 2, scale: f
     if any(name not in row for name in names.split()):
         return "–"
     first, second = (
-        " / ".join(number(scale * row[name][each], digits) for name in names.split()) for each in (key, other)
+        " / ".join(
+            "–" if row[name][each] is None else number(scale * row[name][each], digits) for name in names.split()
+        )
+        for each in (key, other)
     )
     return f"{first} ({second})"
 
