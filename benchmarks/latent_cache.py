@@ -115,15 +115,24 @@ def start_model(work: Path) -> Path:
 
 
 def measure(work: Path, data: Path, model: Path, repeats: int) -> dict[str, Any]:
-    """Steps in turn: with the cache, without, and each with attention in bfloat16 as it was before."""
+    """Steps in turn: with the cache, with it and every token projected, without it; and both with attention in bfloat16, as before."""
     times: dict[str, Any] = {}
     with Watchdog(Ranks(), FaultConfig()) as watch:
         began = time.perf_counter()
         for cached in begun(work, "cached", data, model, cached=True, watch=watch):
             made = time.perf_counter() - began
             for fresh in begun(work, "fresh", data, model, cached=False, watch=watch):
+                layers = [part for part in cached.run.stage.modules() if isinstance(part, Attention)]
+
+                def every_token(cached: Steps = cached, layers: list[Attention] = layers) -> None:
+                    for layer in layers:
+                        layer.skips_absent = False
+                    cached()
+                    for layer in layers:
+                        layer.skips_absent = True
+
                 calls = {"cached": cached, "fresh": fresh}
-                times = interleaved(calls, repeats)
+                times = interleaved({**calls, "cached, every token projected": every_token}, repeats)
                 for steps in calls.values():
                     for part in steps.run.stage.modules():
                         if isinstance(part, Attention):

@@ -1,6 +1,6 @@
 """The record as a fourth modality: what it costs beside a film, and whether generated laboratory values follow the findings as true ones do.
 
-    python benchmarks/record.py --model runs/demo-record/6-join/model [--studies 1000] [--batch 50]
+    python benchmarks/record.py --model runs/demo-record/6-join/model [--studies 1000] [--batch 50] [--guidance 1]
 
 Cost: a pass of the record's denoiser against one of the frontal's, 32 rows each, in turns: operations, and medians of CPU time.
 Relations: records of held-out phantoms are generated from report, from both films, and from all three; each value is regressed on the grades of
@@ -26,6 +26,7 @@ from measuring import machine, report
 from torch.utils.flop_counter import FlopCounterMode
 
 from medcodi.data.loading import DataConfig
+from medcodi.data.sources.phantom.patients import GRADES
 from medcodi.evaluation.studies import HeldOutStudies
 from medcodi.evaluation.systems.systems import generate_studies
 from medcodi.metrics.bootstrap import Statistic, bootstrap_interval, paired_difference, resampling_weights
@@ -36,7 +37,6 @@ from medcodi.networks.attention import Context
 from medcodi.study import Direction, Finding
 
 DIRECTIONS = ("report->record", "frontal+lateral->record", "frontal+lateral+report->record")
-GRADES = {"small": 1.0, "moderate": 2.0, "large": 3.0}
 # Value -> what it is regressed on: a finding's grade, or with "!" whether it is there. The phantom has a relation to each of these;
 # haemoglobin is independent of everything.
 RELATIONS = {
@@ -83,7 +83,7 @@ def grades(findings: Sequence[Sequence[Finding]], names: Sequence[str]) -> np.nd
     columns = [np.ones(len(findings))]
     for name in names:
         label, present_only = name.rstrip("!"), name.endswith("!")
-        own = [{f.label: GRADES[f.size or "moderate"] for f in each if f.state == "positive"} for each in findings]
+        own = [{f.label: GRADES[f.size] for f in each if f.state == "positive"} for each in findings]
         values = np.array([each.get(label, 0.0) for each in own])
         columns.append(np.minimum(values, 1.0) if present_only else values)
     return np.stack(columns, 1)
@@ -103,7 +103,9 @@ def coefficient(design: np.ndarray, values: np.ndarray, column: int) -> Statisti
     return of
 
 
-def relations(model: MedCoDi, held: HeldOutStudies, batch: int, seed: int = 0) -> list[dict[str, Any]]:
+def relations(
+    model: MedCoDi, held: HeldOutStudies, batch: int, guidance: float | None, seed: int = 0
+) -> list[dict[str, Any]]:
     """Each relation, of the true records and of those generated in each direction."""
     fields = model.config.records.fields
     names = list(fields)
@@ -114,7 +116,9 @@ def relations(model: MedCoDi, held: HeldOutStudies, batch: int, seed: int = 0) -
         direction, records = Direction.parse(text), []
         for start in range(0, len(held), batch):
             places = range(start, min(start + batch, len(held)))
-            records += generate_studies(model, direction, held, list(places), GenerationConfig(), seed)["record"]
+            records += generate_studies(
+                model, direction, held, list(places), GenerationConfig(guidance_scale=guidance), seed
+            )["record"]
         generated[text] = encoded_records(fields, [each[0] for each in records])
         print(f"{text}: {len(records)} records", flush=True)
 
@@ -138,6 +142,7 @@ def main() -> None:
     parser.add_argument("--model", required=True, help="a model with records")
     parser.add_argument("--studies", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=50)
+    parser.add_argument("--guidance", type=float, help="default: the model's own")
     parser.add_argument("--no-write", action="store_true")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
@@ -151,7 +156,7 @@ def main() -> None:
         "machine": machine(),
         "studies": arguments.studies,
         "cost": cost(model),
-        "relations": relations(model, HeldOutStudies(dataset), arguments.batch),
+        "relations": relations(model, HeldOutStudies(dataset), arguments.batch, arguments.guidance),
     }
     results["cpu_seconds"] = round(time.process_time() - began, 1)
 

@@ -7,14 +7,20 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+import torch
 
 from medcodi.config import from_dict
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
+from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, ConfigError, DataError
 from medcodi.model import MedCoDi, tiny_model
+from medcodi.networks.attention import Attention
+from medcodi.training import run_folder
 from medcodi.training.caching import cache_key, make_cache
 from medcodi.training.config import TrainConfig
-from medcodi.training.loop import train
+from medcodi.training.faults import Watchdog
+from medcodi.training.loop import Loop, train
+from medcodi.training.run import Run
 from tests.integration.conftest import tiny_config
 from tests.integration.forked import FORKS, KILLED, curve, die_when_there, finished, log, run, tensors
 
@@ -219,3 +225,36 @@ def test_killed_while_it_is_made_a_cache_goes_on_and_comes_to_the_same_bytes(
     make(model, prepared, folder)
     assert (folder / "part-00000.npy").stat().st_mtime_ns == kept
     assert contents(folder) == contents(tmp_path / "whole")
+
+
+def test_absent_tokens_are_left_out_in_bf16_on_a_cpu_but_not_where_shapes_are_fixed(
+    config: Callable[..., TrainConfig], tmp_path: Path
+) -> None:
+    """A run that leaves them out has the gradients of one that does not, up to the rounding of bfloat16."""
+    made = tiny_model(seed=0, context="tokens")
+    made.trained_stages = ("autoencode", "align")
+    model = made.save_pretrained(tmp_path / "tokens")
+
+    def begun(name: str, *words: str) -> tuple[Run, list[Attention], Callable[[], None]]:
+        settings = config(name, *words, init=model)
+        with Watchdog(Ranks(), settings.faults) as watchdog, run_folder.opened(settings, None, Ranks()) as folder:
+            loop = Loop(Run(settings, folder, Ranks(), watchdog, None), watchdog)
+            layers = [part for part in loop.run.stage.modules() if isinstance(part, Attention)]
+            batches = iter(loop.run.batches.iterate(0))
+            return loop.run, layers, lambda: loop.train_step(next(batches))
+
+    gradients = []
+    for name, skips in (("some", True), ("every", False)):
+        run, layers, step = begun(name, "precision=bf16")
+        assert all(layer.skips_absent for layer in layers)
+        for layer in layers:
+            layer.skips_absent = skips
+        step()
+        moments = run.engine.optimizer_state()  # after one step, a tenth of each gradient
+        gradients.append({key: value for key, value in moments.items() if key.startswith("exp_avg.")})
+    keys = [key for key in gradients[0] if "cross_attention.to_k" in key]
+    assert keys and all(gradients[0][key].abs().max() > 0 for key in keys)
+    for key, value in gradients[0].items():
+        torch.testing.assert_close(value, gradients[1][key], rtol=0, atol=0.02 * float(value.abs().max()))
+    assert not any(layer.skips_absent for layer in begun("wide")[1])
+    assert not any(layer.skips_absent for layer in begun("compiled", "precision=bf16", "compile=true")[1])

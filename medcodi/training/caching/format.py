@@ -83,6 +83,8 @@ def encoder_hash(model: MedCoDi) -> str:
     settings = to_dict(model.config)
     names = ("image_size", "prompt_encoders", "image_autoencoder", "report_autoencoder", "record")
     parts = {name: settings[name] for name in names if name in settings}
+    if parts.get("record"):  # its denoiser encodes nothing
+        parts["record"] = {key: value for key, value in parts["record"].items() if key != "denoiser"}
     return hashlib.sha256(json.dumps([weights, parts], sort_keys=True).encode()).hexdigest()
 
 

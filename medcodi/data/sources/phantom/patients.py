@@ -168,7 +168,7 @@ def _body(keys: tuple[int, ...], number: int, findings: Sequence[Finding]) -> tu
 
 
 # ---- the record of a study -------------------------------------------------------------------------------------------
-_GRADE = {None: 2.0, "small": 1.0, "moderate": 2.0, "large": 3.0}
+GRADES = {None: 2.0, "small": 1.0, "moderate": 2.0, "large": 3.0}  # size of a finding -> its weight in expected values
 MISSING = 0.12  # share of the laboratory values and vitals that were not taken
 
 
@@ -179,7 +179,7 @@ def bmi_of(body: Body) -> float:
 
 def expected_values(body: Body, findings: Sequence[Finding]) -> dict[str, float]:
     """Expectation of every laboratory value and vital sign, before noise; ``bnp`` and ``crp`` as natural logarithms."""
-    grade = {finding.label: _GRADE[finding.size] for finding in findings}
+    grade = {finding.label: GRADES[finding.size] for finding in findings}
     heart, edema, air = (grade.get(label, 0.0) for label in ("Cardiomegaly", "Edema", "Pneumothorax"))
     infection = float("Consolidation" in grade)
     temperature = 36.7 + 1.3 * infection

@@ -9,8 +9,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from medcodi.config import load
 from medcodi.errors import DataError
-from medcodi.model import MedCoDi, tiny_model
+from medcodi.model import MedCoDi, ModelConfig, build_model, tiny_model
 from medcodi.training.caching import CacheKey, cache_key, make_cache
 from medcodi.training.caching.format import CRC, damaged, plan_shards, sealed
 from tests.unit.training.caching.studies import Noise, contents, made
@@ -19,6 +20,22 @@ from tests.unit.training.caching.studies import Noise, contents, made
 def test_keys_survive_their_file(model: MedCoDi) -> None:
     key = cache_key(model, Noise())
     assert CacheKey.from_json(json.loads(json.dumps(key.to_json()))) == key
+
+
+def test_the_size_of_the_denoiser_of_records_is_no_part_of_the_key() -> None:
+    recipe = load(ModelConfig, "models/tiny-record")
+    assert recipe.record is not None
+    denoiser = replace(recipe.record.denoiser, base_channels=2 * recipe.record.denoiser.base_channels)
+    autoencoder = replace(recipe.record.autoencoder, latent_dim=2 * recipe.record.autoencoder.latent_dim)
+    keys = [
+        cache_key(build_model(replace(recipe, record=record), ["No effusion."]), Noise()).weights
+        for record in (
+            recipe.record,
+            replace(recipe.record, denoiser=denoiser),
+            replace(recipe.record, autoencoder=autoencoder),
+        )
+    ]
+    assert keys[0] == keys[1] != keys[2]
 
 
 def test_a_cache_of_other_weights_is_refused_with_both_hashes(model: MedCoDi, cache: Path) -> None:
