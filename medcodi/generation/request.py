@@ -108,11 +108,12 @@ def _check_integer(name: str, value: Any, low: int, high: int, fix: str) -> None
 
 def check_modalities(model: MedCoDi, direction: Direction) -> None:
     """Refuse a direction with a modality that the model lacks, by a PromptError that names it."""
-    missing = set(direction.prompts + direction.targets) - set(model.config.modalities)
-    if missing:
+    if missing := set(direction.prompts + direction.targets) - set(model.config.modalities):
+        absent = ", ".join(sorted(missing))
         raise PromptError(
-            f"the model {model.config.name!r} has no {', '.join(sorted(missing))}",
+            f"the model {model.config.name!r} has no {absent}",
             expected=", ".join(model.config.modalities),
+            fix=f"leave out {absent}, or name a model that was trained with it (docs/MODALITIES.md)",
         )
 
 

@@ -88,11 +88,12 @@ class AlignStage(Stage):
 
     def dry_run(self, *, cached: bool = False) -> DryRun:
         """All towers; those that are not trained run without gradient."""
-        towers, chosen = prompt_encoding(self.model), self.config.kinds
-        trained, frozen = [], []
-        for kind, tower in towers.items():
-            (trained if not chosen or kind in chosen else frozen).append(tower)
-        return DryRun(tuple(trained), tuple(frozen))
+        towers = prompt_encoding(self.model)
+        trained = self.config.kinds or tuple(towers)
+        return DryRun(
+            tuple(tower for kind, tower in towers.items() if kind in trained),
+            tuple(tower for kind, tower in towers.items() if kind not in trained),
+        )
 
     def loss(self, batch: Batch, step: Step) -> Tensor:
         """Sum over pairs of modalities of the symmetric InfoNCE; logs loss, top-1 accuracy and spread of each pair.

@@ -69,7 +69,9 @@ def test_a_seed_that_no_generator_takes_is_refused(seed):
 def test_a_modality_that_the_model_lacks_is_refused():
     model = tiny_model(seed=0, modalities=("frontal", "report"))
     check_modalities(model, Direction(("report",), ("frontal",)))
-    with pytest.raises(PromptError, match="'tiny' has no lateral. Expected frontal, report"):
+    with pytest.raises(
+        PromptError, match="'tiny' has no lateral. Expected frontal, report.*leave out lateral, or name a model"
+    ):
         check_modalities(model, Direction(("report",), ("lateral",)))
 
 
