@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import ssl
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from http import HTTPStatus
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from medcodi.errors import MedCoDiError, first_line
 from medcodi.pacs.servers import Address, Instance, ServerError, UnreachableError, is_busy, is_stored, refusal
-from medcodi.pacs.tls import Tls, tls_error
+from medcodi.pacs.tls import Tls, probe, tls_error
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -41,6 +42,7 @@ class DicomWebServer:
         from dicomweb_client import DICOMwebClient
 
         tls.check(address)
+        self._tls = tls
         self.address = address
         # The whole request in one piece, because some servers take no chunks.
         self._client = DICOMwebClient(address.text, session=_session(tls), chunk_size=2**31)
@@ -132,6 +134,10 @@ class DicomWebServer:
         except RequestException as error:
             if (refused := tls_error(self.address, error)) is not None:
                 raise refused from None
+            if self.address.encrypted:  # a server that hung up may have said why; its certificate is not judged again
+                context = self._tls.context()
+                context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+                probe(self.address, context)
             # Of a connection, the system's own words; the rest names objects of libraries.
             reason = re.search(r"\[Errno -?\d+\] ([^'\")]+)", str(error))
             raise self._unreachable(reason[1] if reason else first_line(error)[:_MAX_ANSWER]) from None

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from medcodi.pacs.servers import Address, ServerError
 
+_HTTPS = 443  # where an address names no port
 _PROBE_S = 5.0  # for a connection of the probe
 _ALERT_S = 1.0  # in which a server that refuses our certificate says so; one that accepts it waits for us to speak
 _UNTRUSTED = (18, 19, 20, 21)  # OpenSSL's verify codes: self-signed, or no path to a trusted authority
@@ -69,14 +70,14 @@ class Tls:
 
 
 def probe(address: Address, context: ssl.SSLContext) -> None:
-    """Connect as C-STORE over TLS would, because pynetdicom says only that it failed.
+    """Connect and wait for the server's alert, because pynetdicom says only that it failed, and because an alert can be lost where we write first.
 
     Raises:
         ServerError: If the connection fails by TLS; a network that fails is no news here.
     """
     try:
         with (
-            socket.create_connection((address.host, address.port or 0), timeout=_PROBE_S) as plain,
+            socket.create_connection((address.host, address.port or _HTTPS), timeout=_PROBE_S) as plain,
             context.wrap_socket(plain, server_hostname=address.host) as encrypted,
         ):
             encrypted.settimeout(_ALERT_S)

@@ -18,6 +18,7 @@ from medcodi.model.merging import merge
 from medcodi.training.checkpoint import load
 from medcodi.training.config import TrainConfig
 from medcodi.training.loop import train
+from medcodi.training.run_folder import SECRET
 from tests.integration.conftest import QUIET, tiny_config
 from tests.integration.forked import KILLED, finished, log, run
 
@@ -40,7 +41,7 @@ class Runs:
     def beside(self, whole: Path, name: str) -> None:
         """A folder for a run with the secret of another: else its noise would be its own."""
         (self.root / name).mkdir()
-        shutil.copy(whole / "privacy.secret", self.root / name)
+        shutil.copy(whole / SECRET, self.root / name)
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +51,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory, prepared: Path, untrained: Pa
 
 @pytest.fixture(scope="module")
 def whole(runs: Runs) -> Path:
-    """A private run that nothing happened to."""
+    """A private run that nothing happened to; its secret is known, and draws patients in every step."""
+    (runs.root / "whole").mkdir()
+    (runs.root / "whole" / SECRET).write_text("5" * 64 + "\n")
     return train(runs.config("whole", *PRIVATE))
 
 
@@ -69,7 +72,7 @@ def test_a_private_run_ends_in_an_adapter_that_states_its_promise(runs: Runs, wh
     merged = merge([whole / ADAPTER], base=runs.model)
     assert merged.provenance["adapters"][0]["training"]["privacy"] == promise
     # The key of the noise is in no file that is passed on.
-    secret = (whole / "privacy.secret").read_text().strip()
+    secret = (whole / SECRET).read_text().strip()
     assert secret.encode() not in (whole / ADAPTER).read_bytes()
     assert all(secret not in file.read_text() for file in whole.rglob("*.json"))
     line = log(whole)[-1]
@@ -102,7 +105,7 @@ def test_two_ranks_and_other_micro_batches_take_the_steps_of_one(runs: Runs, who
 
 def test_another_secret_gives_another_result_and_refuses_to_resume(runs: Runs, whole: Path) -> None:
     other = train(runs.config("other", *PRIVATE, "steps=2"))
-    (other / "privacy.secret").unlink()
+    (other / SECRET).unlink()
     with pytest.raises(CheckpointError, match="privacy.secret_hash was"):
         train(runs.config("other", *PRIVATE), resume="latest")
     with pytest.raises(TrainingError, match="holds a run already"):

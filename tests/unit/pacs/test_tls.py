@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ssl
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -15,6 +16,7 @@ pytest.importorskip("dicomweb_client")
 pytest.importorskip("cryptography")
 
 from medcodi.data.dicom.reports import BASIC_TEXT_SR
+from medcodi.pacs.dicomweb import DicomWebServer
 from medcodi.pacs.fetching import fetch
 from medcodi.pacs.outbox import Outbox
 from medcodi.pacs.sending import send
@@ -124,3 +126,12 @@ def test_files_that_hold_no_certificate_are_refused_before_anything_is_sent(
             tls.check(address)
     with pytest.raises(ServerError, match="is not encrypted"):
         Tls(ca=authority.ca).check(read_address("dicom://host:104/THEM"))
+
+
+def test_an_alert_that_was_lost_while_we_wrote_is_asked_for_again(authority: Authority) -> None:
+    from requests.exceptions import SSLError
+
+    with web_server(authority.server(authority.sign("server"), clients=True)) as server:
+        client = DicomWebServer(read_address(server.url), Tls(ca=authority.ca))
+        with pytest.raises(ServerError, match="does not take our certificate"), client._calling():
+            raise SSLError(ssl.SSLEOFError(8, "EOF occurred in violation of protocol"))
