@@ -79,7 +79,7 @@ def check_request(
 
     # Samples.
     _check_integer("num_samples", num_samples, 1, MAX_SAMPLES, fix="give several requests with seeds of their own")
-    _check_integer("seed", seed, 0, MAX_SEED - num_samples, fix="give another seed")
+    check_seed(seed, num_samples)
     used_weights = {name: float(weights.get(name, 1.0)) for name in used}
     return Direction(tuple(used), direction.targets), used, used_weights
 
@@ -93,6 +93,11 @@ def _refuse_path(name: str, text: str) -> None:
             expected="the text itself",
             fix=f"{name}=@{text} on the command line, the column {name}_file in a manifest, or the file's text in Python",
         )
+
+
+def check_seed(seed: Any, num_samples: int = 1) -> None:
+    """Refuse a seed that PyTorch does not take, or whose samples would exceed the greatest, by a PromptError."""
+    _check_integer("seed", seed, 0, MAX_SEED - num_samples, fix="give another seed")
 
 
 def check_batch(name: str, size: Any) -> None:
@@ -172,10 +177,10 @@ def value_hash(value: Content) -> str:
 def check_prompt_files(prompts: Mapping[str, Path | str], config: ModelConfig) -> None:
     """Refuse invalid prompts without decoding pixels: texts and records are read, images must exist and have a header."""
     for name, value in prompts.items():
-        if MODALITIES[name].kind != "image":
+        if MODALITIES[name].kind == "image":
+            check_image_file(Path(value), modality=name)
+        else:
             read_prompt(name, _text(value), config)
-            continue
-        check_image_file(Path(value), modality=name)
 
 
 def read_prompt_files(prompts: Mapping[str, Path | str], config: ModelConfig) -> dict[str, Content]:
