@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medcodi.data.image_files import check_image_file, read_image
+from medcodi.data.image_files import DICOM_SUFFIXES, IMAGE_SUFFIXES, check_image_file, read_image
 from medcodi.data.images import fit_square
 from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError, PromptError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from medcodi.networks.tokenizer import Truncation
 
 
-FILE_SUFFIXES = (".txt", ".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
+FILE_SUFFIXES = (".txt", *IMAGE_SUFFIXES, *DICOM_SUFFIXES)
 MAX_SAMPLES = 1_000_000  # of one request; more are several requests
 MAX_BATCH = 10_000  # samples that are denoised at once
 MAX_SEED = 2**63 - 1  # as PyTorch's generators take them

@@ -8,11 +8,13 @@ from dataclasses import replace
 from pathlib import Path
 
 from medcodi.data.dataset import SPLIT_NAMES
+from medcodi.data.dicom.views import view_of
+from medcodi.data.domain import SYNTHESIZED
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, check_patients, joined, projection
 from medcodi.data.sources.detection import (
     FIELD,
-    SYNTHESIZED,
+    SYNTHESIS_COLUMNS,
     USUAL,
     CsvConfig,
     column_whose_cells,
@@ -21,7 +23,6 @@ from medcodi.data.sources.detection import (
     table_at,
 )
 from medcodi.data.tables import TableRow, is_absent, read_header, read_rows, text_of_cell
-from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean
 from medcodi.modality import names
 from medcodi.study import CHEXPERT_LABELS
@@ -36,18 +37,18 @@ def studies(options: CsvConfig) -> Iterator[AnnouncedStudy]:
     """
     path = table_at(Path(options.path))
     header = read_header(path)
-    if set(header) >= SYNTHESIZED:
+    if set(header) >= SYNTHESIS_COLUMNS:
         defaults = columns_of_synthesis(header, options.study_is_patient)
         options = replace(options, columns={**defaults, **options.columns})
     columns = columns_of(options, header, path)
-    if "patient_id" not in columns and set(header) >= SYNTHESIZED:
+    if "patient_id" not in columns and set(header) >= SYNTHESIS_COLUMNS:
         options = replace(options, study_is_patient=True)
     _check_patients(options, columns, path)
     root = Path(options.root) if options.root else path.parent
     # Rows of one study are joined, in the order of first appearance.
     by_id: dict[str, AnnouncedStudy] = {}
     for row in read_rows(path):
-        if set(header) >= SYNTHESIZED:  # our own table, whose texts may be guarded from spreadsheets
+        if set(header) >= SYNTHESIS_COLUMNS:  # our own table, whose texts may be guarded from spreadsheets
             row = replace(row, cells={column: text_of_cell(cell) for column, cell in row.cells.items()})
         study = _study(row, columns, root, options)
         known = by_id.get(study.study_id)
@@ -127,7 +128,7 @@ def _study(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvCo
         labels=labels,
         values=values,
         fields=options.fields,
-        metadata={**metadata, "source": "synthesize" if set(row.cells) >= SYNTHESIZED else "csv"},
+        metadata={**metadata, "source": SYNTHESIZED if set(row.cells) >= SYNTHESIS_COLUMNS else "csv"},
         refused=refused,
         spare=tuple(
             LeftOut(
@@ -210,7 +211,7 @@ def _label(cell: str | None) -> float | None:
 
 
 def _joined(old: AnnouncedStudy, new: AnnouncedStudy, *, by_study: bool) -> AnnouncedStudy:
-    """Two rows of one study as one record; where a row is a study, the second is a duplicate."""
+    """Two rows of one study as one; where a row is a whole study, the second is a duplicate."""
     if by_study and new.patient_id == old.patient_id:
         spare = LeftOut(
             file=old.study_id,

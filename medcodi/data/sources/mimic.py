@@ -12,9 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.data.dicom.reading import read_header
+from medcodi.data.dicom.views import view_of
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import compose_report, read_text
-from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, projection
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, projection, second_image, two_patients
 from medcodi.data.sources.mimic_iv import Joined, joined_records, study_time
 from medcodi.data.sources.mimic_reports import read_mimic_report
 from medcodi.data.sources.mimic_tables import (
@@ -28,7 +29,6 @@ from medcodi.data.sources.mimic_tables import (
     tables_folder,
 )
 from medcodi.data.tables import find_table, read_table
-from medcodi.data.views import view_of
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES, names
 from medcodi.storage.names import stays_inside
@@ -214,8 +214,7 @@ def _add(
     """Enter one image into its study."""
     name = row["dicom_id"]
     if f"p{row['subject_id']}" != study.patient:
-        detail = f"study {study_id!r} is of patients {study.patient!r} and 'p{row['subject_id']}'"
-        study.refused = LeftOut(file=study_id, reason="two patients", detail=detail)
+        study.refused = two_patients(study_id, study.patient, f"p{row['subject_id']}")
         return
     if name in seen:
         detail = f"dicom_id {name!r} appears in several rows; the first is used"
@@ -258,8 +257,8 @@ def _study(
     spare, refused = list(study.spare), study.refused
     for _, _, modality, code, file in sorted(study.images, key=lambda image: image[:2]):
         if modality in images:
-            detail = f"study {study_id!r} has a {modality} already: {images[modality]} ({views[modality]})"
-            spare.append(LeftOut(file=str(file), reason="second image of a view", detail=detail, view=code))
+            first = f"{images[modality]} ({views[modality]})"
+            spare.append(second_image(study_id, modality, first, file, code))
         else:
             images[modality], views[modality] = file, code
     if not images and refused is None:
@@ -274,7 +273,6 @@ def _study(
     if split == "" and refused is None:
         detail = f"study {study_id!r} is not in the official split; options.official_split=false would take it"
         refused = LeftOut(file=study_id, reason="not in the split", detail=detail)
-    facts: dict[str, Any] = {"source": source, "views": views}
     return AnnouncedMimic(
         study_id=study_id,
         patient_id=study.patient,
@@ -282,7 +280,7 @@ def _study(
         images=images,
         views=views,
         labels=labels,
-        metadata=facts,
+        metadata={"source": source, "views": views},
         refused=refused,
         spare=tuple(spare),
         report=report,

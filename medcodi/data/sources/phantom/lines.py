@@ -18,8 +18,6 @@ from medcodi.data.sources.phantom.volume import Thorax
 from medcodi.study import Finding
 
 STEP = 0.012  # between points of a tube
-
-
 Curve = tuple[np.ndarray, float]  # knots [K, 3], and the line integral across the tube's middle
 
 
@@ -216,7 +214,7 @@ def arms(body: Body, view: str) -> list[Bundle]:
 
 
 def project(tubes: Sequence[Tubes], axes: tuple[int, int], size: int, origin: np.ndarray) -> np.ndarray:
-    """Line integrals of tubes on a film., float32 ``[size, size]``.
+    """Line integrals of tubes on a film, float32 ``[size, size]``.
 
     Args:
         tubes: The body's thin structures.
@@ -252,6 +250,3 @@ def _splat(u: np.ndarray, v: np.ndarray, weight: np.ndarray, size: int) -> np.nd
             keep = (a >= 0) & (a < pad) & (b >= 0) & (b < pad)
             layer += np.bincount(b[keep] * pad + a[keep], weights=(weight * wu * wv)[keep], minlength=pad * pad)
     return layer.reshape(pad, pad)[1:-1, 1:-1].astype(np.float32)
-
-
-__all__ = ["Bundle", "Tubes", "arms", "devices", "project", "ribs", "sampled", "spine", "value_at", "vessels"]
