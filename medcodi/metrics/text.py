@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -75,9 +74,7 @@ class TextScorer:
     def __enter__(self) -> TextScorer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -207,7 +204,8 @@ def _open_meteor(java: str) -> Any:
             program = ["-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
             command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", *program]
             self.lock = threading.Lock()
-            self.meteor_p = subprocess.Popen(
+            # Any: pyright does not know that its pipes are open.
+            self.meteor_p: Any = subprocess.Popen(
                 command,
                 cwd=Path(meteor.__file__).parent,
                 stdin=subprocess.PIPE,
@@ -245,14 +243,12 @@ def _open_meteor(java: str) -> Any:
 
         def _answers(self, lines: Sequence[str]) -> list[str]:
             """One line for each: all are written before the first answer is read, so the program never waits."""
-            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
             self.meteor_p.stdin.write(("\n".join(lines) + "\n").encode())
             self.meteor_p.stdin.flush()
             return [self.meteor_p.stdout.readline().decode() for _ in lines]
 
         def _evaluated(self, rows: np.ndarray) -> np.ndarray:
             """Scores of rows of counts; the last line is the score of all together, which is dropped."""
-            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
             line = " ||| ".join(" ".join(repr(float(count)) for count in row) for row in rows)
             self.meteor_p.stdin.write(f"EVAL ||| {line}\n".encode())
             self.meteor_p.stdin.flush()
@@ -260,7 +256,6 @@ def _open_meteor(java: str) -> Any:
             return np.array(scores[:-1])
 
         def close(self) -> None:
-            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
             if self.meteor_p.poll() is None:
                 self.meteor_p.stdin.close()
                 try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
@@ -103,6 +104,13 @@ def _study(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvCo
             images[view] = root / cell("image")
     # A whole report, or its sections.
     text = cell("report") or compose_report(cell("findings"), cell("impression"))
+    absent = [
+        LeftOut(
+            file=f"{study_id}:{name}", reason="report: absent", detail=f"line {number}: {name} is {written(name)!r}"
+        )
+        for name in ("report", "findings", "impression")
+        if written(name) and not cell(name)
+    ]
     split = cell("split").lower()
     if split and split not in SPLIT_NAMES:
         raise DataError(
@@ -110,8 +118,7 @@ def _study(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvCo
             expected=", ".join(SPLIT_NAMES),
             fix="correct it, or options.columns.split=null for splits of our own",
         )
-    labels = {label: value for label in CHEXPERT_LABELS if (value := _label(row.cells.get(label))) is not None}
-    invalid = [label for label in CHEXPERT_LABELS if label not in labels and not is_absent(row.cells.get(label) or "")]
+    labels, invalid = _labels(row, study_id)
     if "labels" in columns:
         labels |= _named_labels(cell("labels"), f"{options.path}, line {number}", options.label_names)
     values = {meaning.removeprefix(FIELD): cell(meaning) for meaning in columns if meaning.startswith(FIELD)}
@@ -130,21 +137,7 @@ def _study(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvCo
         fields=options.fields,
         metadata={**metadata, "source": SYNTHESIZED if set(row.cells) >= SYNTHESIS_COLUMNS else "csv"},
         refused=refused,
-        spare=tuple(
-            LeftOut(
-                file=f"{study_id}:{name}", reason="report: absent", detail=f"line {number}: {name} is {written(name)!r}"
-            )
-            for name in ("report", "findings", "impression")
-            if written(name) and not cell(name)
-        )
-        + tuple(
-            LeftOut(
-                file=f"{study_id}:{label}",
-                reason="label: invalid value",
-                detail=f"line {number}: {label} is {row.cells[label][:40]!r}, expected 1, 0, -1 or nothing",
-            )
-            for label in invalid
-        ),
+        spare=(*absent, *invalid),
     )
 
 
@@ -202,12 +195,22 @@ def _named_labels(cell: str, where: str, label_names: Mapping[str, str | None]) 
     return {label: float(label in present) for label in meaning.values() if label}
 
 
-def _label(cell: str | None) -> float | None:
-    try:
-        value = float(cell or "")
-    except ValueError:
-        return None
-    return value if value in (-1.0, 0.0, 1.0) else None
+def _labels(row: TableRow, study_id: str) -> tuple[dict[str, float], list[LeftOut]]:
+    """Labels of the columns with CheXpert's names, and those whose cells hold something else than 1, 0, -1 or nothing."""
+    labels: dict[str, float] = {}
+    invalid: list[LeftOut] = []
+    for label in (label for label in CHEXPERT_LABELS if not is_absent(row.cells.get(label, ""))):
+        cell = row.cells[label]
+        try:
+            value = float(cell)
+        except ValueError:
+            value = math.nan
+        if value in (-1.0, 0.0, 1.0):
+            labels[label] = value
+        else:
+            detail = f"line {row.line}: {label} is {cell[:40]!r}, expected 1, 0, -1 or nothing"
+            invalid.append(LeftOut(file=f"{study_id}:{label}", reason="label: invalid value", detail=detail))
+    return labels, invalid
 
 
 def _joined(old: AnnouncedStudy, new: AnnouncedStudy, *, by_study: bool) -> AnnouncedStudy:

@@ -16,7 +16,7 @@ from medcodi.data.dicom.views import view_of
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import compose_report, read_text
 from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, projection, second_image, two_patients
-from medcodi.data.sources.mimic_iv import Joined, joined_records, study_time
+from medcodi.data.sources.mimic_iv import JoinedRecord, joined_records, study_time
 from medcodi.data.sources.mimic_reports import read_mimic_report
 from medcodi.data.sources.mimic_tables import (
     IDS,
@@ -35,6 +35,10 @@ from medcodi.storage.names import stays_inside
 
 _VIEW, _VIEW_IN_WORDS = "ViewPosition", "ViewCodeSequence_CodeMeaning"
 _READ = (_VIEW, _VIEW_IN_WORDS, "StudyDate", "StudyTime")  # of the metadata table
+
+
+# Row of the table that lists an image, its row of the metadata table where that is known, and its file.
+Located = tuple[dict[str, str], dict[str, str] | None, Path]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +142,8 @@ def _studies(
     seen: set[str] = set()
 
     # Paths of the images in the chosen groups.
-    def located() -> Iterator[tuple[dict[str, str], dict[str, str] | None, Path]]:
-        for row, view in rows:
+    def located() -> Iterator[Located]:
+        for row, metadata in rows:
             patient, study = f"p{row['subject_id']}", f"s{row['study_id']}"
             if options.groups is None or patient[:3] in options.groups:
                 path = row.get("path") or f"files/{patient[:3]}/{patient}/{study}/{row['dicom_id']}{suffix}"
@@ -149,7 +153,7 @@ def _studies(
                         expected=f"a path inside {root}",
                         fix="download the tables again",
                     )
-                yield row, view, root / path
+                yield row, metadata, root / path
 
     # Gather rows by study; DICOM tags are read in parallel.
     for row, view, file in each(_viewed, located()):
@@ -168,7 +172,7 @@ def _studies(
         )
     # Refuse half a download before hours of reading.
     check_groups(root, (study.patient for study in studies.values()))
-    records: Mapping[str, Joined] = {}
+    records: Mapping[str, JoinedRecord] = {}
     if options.mimic_iv is not None:
         records = joined_records(
             options, {name: (int(study.patient[1:]), study.time) for name, study in studies.items()}
@@ -178,7 +182,7 @@ def _studies(
         yield _with_record(announced, records[study_id], options) if study_id in records else announced
 
 
-def _with_record(study: AnnouncedMimic, joined: Joined, options: MimicConfig) -> AnnouncedMimic:
+def _with_record(study: AnnouncedMimic, joined: JoinedRecord, options: MimicConfig) -> AnnouncedMimic:
     """The study with the values of MIMIC-IV, and with the projection of its frontal."""
     view = next(filter(None, map(projection, study.views.values())), "")
     return replace(
@@ -191,14 +195,12 @@ def _with_record(study: AnnouncedMimic, joined: Joined, options: MimicConfig) ->
     )
 
 
-def _viewed(
-    located: tuple[dict[str, str], dict[str, str] | None, Path],
-) -> tuple[dict[str, str], tuple[str, str | None] | LeftOut, Path]:
-    """A row with the view of its image: code and modality, or why it has none."""
-    row, view, file = located
-    row = {**row, **{key: view[key] for key in ("StudyDate", "StudyTime") if view and view.get(key)}}
+def _viewed(located: Located) -> tuple[dict[str, str], tuple[str, str | None] | LeftOut, Path]:
+    """A row with its date and time, the view of its image (code and modality, or why it has none), and the file."""
+    row, metadata, file = located
+    row = {**row, **{key: metadata[key] for key in ("StudyDate", "StudyTime") if metadata and metadata.get(key)}}
     try:
-        return row, _view(view, file), file
+        return row, _view(metadata, file), file
     except Refused as error:
         return row, LeftOut(file=str(file), reason=error.reason, detail=str(error)), file
 

@@ -94,20 +94,20 @@ class Body:
     apex: float  # z of the lung apices
     dome_left: float  # z of the hemidiaphragms' tops
     dome_right: float
-    heart_x: float
+    heart_x: float  # of its middle
     heart_radius: float
-    heart_tilt: float
+    heart_tilt: float  # of its long axis, in radians: from the left towards the feet
     aorta: float  # radius
     mediastinum: float  # half width
-    kyphosis: float
+    kyphosis: float  # how much the spine bends back: y grows by kyphosis * z^2
     rotation: float  # not shown on the films yet; drawing it is part of every study's stream of random numbers
     shift: tuple[float, float, float]  # of the body on the films: x, y, z
     vessel_seed: int
-    bone: float  # density
-    fat: float
-    breast: float
-    shoulder_drop: float
-    rib_slope: float
+    bone: float  # density, about 1
+    fat: float  # thickness under the skin
+    breast: float  # size, 0 to about 2.5
+    shoulder_drop: float  # z by which the shoulders are lower
+    rib_slope: float  # z by which a rib falls from back to front
     unfolding: float = 0.0  # of the aorta, 0 young .. 1 old
 
 
