@@ -75,7 +75,7 @@ def stage_cost(run: TrainConfig, model: ModelConfig | None = None, *, device: st
         # Activations of one study and of two: the difference is that of each study, the rest is fixed.
         of_one, of_two = (_saved_bytes(passes.trained, stage, run, studies) for studies in (1, 2))
         with torch.no_grad():
-            transient = max((_largest_result(forward, stage, run) for forward in passes.frozen), default=0.0)
+            transient = max((_largest_result(forward, run) for forward in passes.frozen), default=0.0)
         flops = _operations(passes)
     return Cost(trained, max(0, in_memory - trained), max(0.0, 2 * of_one - of_two), of_two - of_one, transient, flops)
 
@@ -120,7 +120,7 @@ def _saved_bytes(passes: Iterable[Forward], stage: nn.Module, run: TrainConfig, 
     return total
 
 
-def _largest_result(forward: Forward, stage: nn.Module, run: TrainConfig) -> float:
+def _largest_result(forward: Forward, run: TrainConfig) -> float:
     """Bytes of three times the largest result for one study: an operation's input, its output, and one beside them."""
     with LargestResult() as largest, _autocast(run):
         forward(1)
