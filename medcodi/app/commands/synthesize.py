@@ -217,7 +217,7 @@ def synthesize(
     _print_outcome(outcome, out_dir, rank, world)
     if exclude_near_copies is not None and not outcome.num_pending:
         _exclude(exclude_near_copies, out_dir, model, chosen)
-    if delivery is not None and outcome.num_there:
+    if delivery is not None and outcome.num_finished:
         # The rank that ends last knows what is excluded.
         if not outcome.num_pending or (collect and exclude_near_copies is None):
             send_synthesis(delivery, out_dir)
@@ -270,10 +270,9 @@ def _rank_and_world(rank: int | None, world: int | None, environment: Mapping[st
         except ValueError:
             raise PromptError(f"{name} is {environment[name]!r}", expected="a whole number") from None
     # One of the two alone would leave shards to nobody, or generate them twice.
-    given = {"--rank" if rank is not None else None, "--world" if world is not None else None} - {None}
-    if len(given) == 1:
+    if (rank is None) != (world is None):
         raise PromptError(
-            f"{given.pop()} is given alone",
+            f"{'--world' if rank is None else '--rank'} is given alone",
             expected="both --rank and --world, or neither",
             fix="give the other one as well",
         )
@@ -283,7 +282,7 @@ def _rank_and_world(rank: int | None, world: int | None, environment: Mapping[st
 def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> None:
     whose = f"rank {rank} of {world}: " if world > 1 else ""
     err.print(
-        f"{whose}{outcome.made} studies generated, {outcome.found} were finished before, {len(outcome.failed)} rows failed"
+        f"{whose}{outcome.num_made} studies generated, {outcome.num_before} were finished before, {len(outcome.failed)} rows failed"
     )
     if outcome.num_pending:
         err.print(

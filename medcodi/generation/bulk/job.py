@@ -56,10 +56,10 @@ class SynthesisConfig:
 class Outcome:
     """The work of one rank, and the state of the folder at its end."""
 
-    made: int = 0  # studies generated now
-    found: int = 0  # studies of this rank that were finished already
+    num_made: int = 0  # studies generated now
+    num_before: int = 0  # studies of this rank that were finished already
     failed: tuple[BadRow, ...] = ()  # rows that this rank could not carry out
-    num_there: int = 0  # studies finished, of all ranks
+    num_finished: int = 0  # studies finished, of all ranks
     num_failed: int = 0  # rows failed, of all ranks
     num_pending: int = 0  # studies still to be generated, by other ranks; 0: results.csv is complete
     num_truncated: int = 0  # rows made now whose text the model has not read to its end
@@ -119,11 +119,10 @@ def synthesize(
     shards = shards_of(row for row in rows if isinstance(row, Row))
 
     # Generate this rank's share of the batches.
-    made = found = num_truncated = 0
-    failed: dict[int, BadRow] = {}
+    num_made = num_before = 0
+    worker = _Worker(loaded, identity, config, folder, Path(manifest), Ranks(rank, world), on_progress, on_failure)
     if not collect_only:
-        share = Ranks(rank, world).share(batches(shards, config.batch_size))
-        worker = _Worker(loaded, identity, config, folder, Path(manifest), on_progress, on_failure)
+        share = worker.ranks.share(batches(shards, config.batch_size))
         for row in bad if rank == 0 else ():
             worker.fail(row)
         directions = {shard.row.direction for batch in share for shard in batch}
@@ -133,19 +132,18 @@ def synthesize(
             for name in loaded.components_for(each.prompts, each.targets, student=sampling.student)
         }
         with _same_arithmetic(loaded.device, config.threads), config.execution.running(loaded, sorted(needed)):
-            made, found = worker.run(share, lambda: folder.write_failures(rank, world, worker.failed.values()))
-        failed, num_truncated = worker.failed, len(worker.truncated)
+            num_made, num_before = worker.run(share)
 
     # The rank that ends last writes the tables.
-    there, num_failed, pending = folder.collect(shards, bad, partly=collect_only)
+    num_finished, num_failed, num_pending = folder.collect(shards, bad, partly=collect_only)
     return Outcome(
-        made=made,
-        found=found,
-        failed=tuple(failed[number] for number in sorted(failed)),
-        num_there=there,
+        num_made=num_made,
+        num_before=num_before,
+        failed=tuple(worker.failed[number] for number in sorted(worker.failed)),
+        num_finished=num_finished,
         num_failed=num_failed,
-        num_pending=pending,
-        num_truncated=num_truncated,
+        num_pending=num_pending,
+        num_truncated=len(worker.truncated),
     )
 
 
@@ -209,11 +207,12 @@ class _Worker:
         config: SynthesisConfig,
         folder: SynthesisFolder,
         manifest: Path,
+        ranks: Ranks,
         on_progress: Callable[[int, int], None] | None,
         on_failure: Callable[[BadRow], None] | None,
     ) -> None:
         self.model, self.identity, self.config, self.folder = model, identity, config, folder
-        self.manifest = manifest
+        self.manifest, self.ranks = manifest, ranks
         self._report = on_progress or (lambda done, total: None)
         self._report_failure = on_failure or (lambda bad: None)
         self.failed: dict[int, BadRow] = {}  # by row number
@@ -221,14 +220,14 @@ class _Worker:
         self._contexts = PromptContexts(model, exact=True)
         self._format = image_format(config.image_format)
 
-    def run(self, share: Sequence[list[StudyShard]], write_failures: Callable[[], None]) -> tuple[int, int]:
-        """Check every row, then generate what is missing; returns the numbers of studies made and found."""
+    def run(self, share: Sequence[list[StudyShard]]) -> tuple[int, int]:
+        """Check every row, then generate what is missing; returns the numbers of studies made now, and finished before."""
         # Find the rows that cannot be carried out, before any is.
         self._check({shard.row.number: shard.row for batch in share for shard in batch if self._is_todo(shard)})
-        write_failures()
+        self._write_failures()
         total = self._num_possible(share)
         todo = [batch for batch in share if any(self._is_todo(shard) for shard in batch)]
-        found = done = total - sum(self._is_todo(shard) for batch in todo for shard in batch)
+        num_before = done = total - sum(self._is_todo(shard) for batch in todo for shard in batch)
         self._report(done, total)
 
         # Generate one batch while the prompts of the next are read.
@@ -240,15 +239,18 @@ class _Worker:
                 num_failed = len(self.failed)
                 done += self._generate(batch, prompts)
                 if len(self.failed) > num_failed:
-                    write_failures()
+                    self._write_failures()
                     total = self._num_possible(share)
                 self._report(done, total)
-        return done - found, found
+        return done - num_before, num_before
 
     def fail(self, bad: BadRow) -> None:
         """Remember a row that cannot be carried out, and report it."""
         self.failed[bad.number] = bad
         self._report_failure(bad)
+
+    def _write_failures(self) -> None:
+        self.folder.write_failures(self.ranks.rank, self.ranks.world_size, self.failed.values())
 
     def _is_todo(self, shard: StudyShard) -> bool:
         return shard.row.number not in self.failed and not self.folder.has(shard)

@@ -37,10 +37,10 @@ def files_in(folder):
 def test_ranks_make_the_same_bytes_as_one_process_and_a_second_run_makes_nothing(model, manifest, tmp_path):
     failures = []
     alone = synthesize(manifest, tmp_path / "one", model=model, config=CONFIG, on_failure=failures.append)
-    assert (alone.made, alone.num_there, alone.num_failed, alone.num_pending) == (3, 3, 1, 0)
+    assert (alone.num_made, alone.num_finished, alone.num_failed, alone.num_pending) == (3, 3, 1, 0)
     assert [(bad.number, bad.id) for bad in failures] == [(2, "b")] and "missing.txt" in failures[0].message
     again = synthesize(manifest, tmp_path / "one", model=model, config=CONFIG)
-    assert (again.made, again.found) == (0, 3)
+    assert (again.num_made, again.num_before) == (0, 3)
     for rank in (1, 0):
         last = synthesize(manifest, tmp_path / "two", model=model, config=CONFIG, rank=rank, world=2)
     assert last.num_pending == 0 and files_in(tmp_path / "one") == files_in(tmp_path / "two") != {}
