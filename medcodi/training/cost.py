@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from medcodi.config import config, from_dict, load
+from medcodi.config import check_positive, config, from_dict, load
 from medcodi.data.dataset import read_info
 from medcodi.errors import ConfigError
 from medcodi.model import STAGES, MedCoDi, ModelConfig
@@ -159,9 +159,7 @@ class Hardware:
     price: float | None = None  # of one GPU for an hour, in any currency; None: costs are left out
 
     def __post_init__(self) -> None:
-        for name in ("gpus", "gpu_memory", "peak_tflops", "price"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
+        check_positive(self, "gpus", "gpu_memory", "peak_tflops", "price")
         if not 0 < self.mfu <= 1 or self.reserved < 0 or not 0 <= self.fragmentation < 1:
             raise ValueError(f"mfu {self.mfu} must be in (0, 1], reserved >= 0, fragmentation in [0, 1)")
 

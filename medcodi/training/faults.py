@@ -44,6 +44,9 @@ class Heartbeat:
     seen: float = field(default_factory=time.monotonic)  # time of this machine's clock at which beat was new
 
 
+_SENT = ("beat", "activity", "left", "blames", "code", "advice")  # what ranks send of their Heartbeat
+
+
 class Watchdog:
     """A thread that sends this rank's heartbeat, reads those of the others, and ends a run that cannot continue.
 
@@ -166,10 +169,8 @@ class Watchdog:
     def _send(self) -> None:
         if self._store is None:
             return
-        own = self._own
-        own.beat += 1
-        news = {"beat": own.beat, "doing": own.activity, "left": own.left, "blames": own.blames, "code": own.code}
-        news["advice"] = own.advice
+        self._own.beat += 1
+        news = {name: getattr(self._own, name) for name in _SENT}
         try:
             self._store.set(str(self._ranks.rank), json.dumps(news))
             self._store_lost = None
@@ -197,9 +198,9 @@ class Watchdog:
         for other, value in zip(self._others.values(), values, strict=True):
             news = json.loads(value)
             if news["beat"] != other.beat:
-                other.beat, other.seen = news["beat"], time.monotonic()
-                other.activity, other.left = news["doing"], news["left"]
-                other.blames, other.code, other.advice = news["blames"], news["code"], news["advice"]
+                other.seen = time.monotonic()
+                for name in _SENT:
+                    setattr(other, name, news[name])
 
     def _late(self) -> TrainingError | None:
         """The verdict on data that did not arrive in time."""

@@ -40,7 +40,7 @@ _COLUMNS = {  # value -> column of the table of last values
 
 @dataclass(frozen=True)
 class LoggedRun:
-    """What one run has logged."""
+    """The log of one run, read back."""
 
     name: str  # of its folder
     root: Path
