@@ -32,15 +32,11 @@ REPORT, RECORD = names("text")[0], names("table")[0]
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedStudy:
-    """Files of one study.
+    """Files of one study."""
 
-    Attributes:
-        files: Modality -> its file: ``frontal.dcm``, ``lateral.dcm``, ``report.txt``, ``record.json``.
-        notes: What was left out, and why.
-    """
-
+    # Modality -> its file: ``frontal.dcm``, ``lateral.dcm``, ``report.txt``, ``record.json``.
     files: dict[str, Path] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was left out, and why
 
 
 def fetch(url: str, study: str, folder: str | Path, *, tls: Tls = Tls()) -> FetchedStudy:

@@ -177,14 +177,14 @@ _FIX = "more real studies, so that none is shown in two places; then export agai
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """One panel of a trial that counts."""
+class _CountedPanel:
+    """One panel of a trial that counts, with how often its bytes are shown."""
 
     task: str
     arm: str
     panel: str  # its title, such as "Frontal view"
-    in_task: int  # how often its bytes are shown in this task
-    in_folder: int  # and in the whole folder
+    in_task: int  # times in this task
+    in_folder: int  # times in the whole folder
 
 
 def multiplicity_leaks(bundle: ReaderBundle, key: AnswerKey, features: PayloadFeatures) -> list[Leak]:
@@ -195,13 +195,13 @@ def multiplicity_leaks(bundle: ReaderBundle, key: AnswerKey, features: PayloadFe
     """
     # Every reader is shown the same items: the first one with a leak is enough.
     for reader in bundle.readers:
-        if leaks := list(_of_reader(reader, key, features)):
+        if leaks := list(_reader_leaks(reader, key, features)):
             return leaks
     return []
 
 
-def _of_reader(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) -> Iterator[Leak]:
-    shown = list(_shown(reader, key, features))
+def _reader_leaks(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) -> Iterator[Leak]:
+    shown = list(_counted_panels(reader, key, features))
     # Contrasts: task, panel, the arm that may tell itself, what it is compared with, and where contents are counted.
     contrasts = [
         (task, panel, arm, others, where)
@@ -229,7 +229,7 @@ def _of_reader(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) 
             )
 
 
-def _shown(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) -> Iterator[_Shown]:
+def _counted_panels(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) -> Iterator[_CountedPanel]:
     """Every panel of the trials that count; those of practice and repeats are counted, but not compared."""
     entries, digests = key.trials.get(reader.name, {}), features.digests
     panels = [
@@ -243,4 +243,4 @@ def _shown(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) -> I
     for entry, panel, digest in known:
         if not entry["practice"] and not entry["repeat_of"]:
             counts = in_task[entry["task"], digest], in_folder[digest]
-            yield _Shown(entry["task"], entry["arm"], str(panel["title"]), *counts)
+            yield _CountedPanel(entry["task"], entry["arm"], str(panel["title"]), *counts)
