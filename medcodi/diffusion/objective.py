@@ -17,7 +17,6 @@ import torch
 from diffusers import DDPMScheduler, FlowMatchEulerDiscreteScheduler
 from pydantic import Field
 from torch import Tensor
-from torch._subclasses.fake_tensor import unset_fake_temporarily
 
 from medcodi.config import Count, Finite, config
 
@@ -51,8 +50,7 @@ class NoiseScheduleConfig:
     def build(self) -> Schedule:
         """The forward process as a ``diffusers`` scheduler."""
         if self.prediction_type == "velocity":
-            with unset_fake_temporarily():  # it reads a value of its own tensors, also in a model that is only counted
-                return FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_train_timesteps, shift=self.shift)
+            return FlowMatchEulerDiscreteScheduler(num_train_timesteps=self.num_train_timesteps, shift=self.shift)
         return DDPMScheduler(
             num_train_timesteps=self.num_train_timesteps,
             beta_start=self.beta_start,
