@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -125,3 +127,9 @@ def test_a_gpu_keeps_norms_in_float32() -> None:
     assert on_cpu.study_activations < on_gpu.study_activations < cost_of("diffuse").study_activations
     assert on_cpu.study_flops == on_gpu.study_flops and on_cpu.fixed_activations == on_gpu.fixed_activations
     assert stage_cost(run("diffuse"), device="cpu") == cost_of("diffuse")
+
+
+def test_a_model_of_velocities_costs_what_one_of_noise_does() -> None:
+    path = NoiseScheduleConfig(prediction_type="velocity", shift=3.0)
+    straight = replace(tiny_config(), schedule=path, generation=GenerationConfig(sampler="euler"))
+    assert stage_cost(run("diffuse"), straight) == stage_cost(run("diffuse"), tiny_config())
