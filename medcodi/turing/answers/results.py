@@ -196,8 +196,11 @@ def wrong_value(value: Any, task: TaskConfig) -> str:
         return _wrong_number(value.get("rating"), "rating", task.scale.min, task.scale.max)
     if kind.answer == "findings":
         marks = value.get("findings")
-        valid = isinstance(marks, dict) and set(marks) == set(task.findings)
-        valid = valid and all(isinstance(mark, str) and mark in MARKS for mark in marks.values())
+        valid = (
+            isinstance(marks, dict)
+            and set(marks) == set(task.findings)
+            and all(isinstance(mark, str) and mark in MARKS for mark in marks.values())
+        )
         return "" if valid else f"its findings are {short(marks)}"
     if value.get("choice") not in kind.choices:
         return f"its choice is {value.get('choice')!r}, not one of {', '.join(kind.choices)}"

@@ -94,15 +94,14 @@ def test_operations_are_those_of_an_average_step() -> None:
 @pytest.mark.parametrize("recipe", ["demo/1-autoencode-crops", "demo/4-align", "demo/6-diffuse-report", "demo/7-join"])
 def test_every_stage_is_counted_with_a_recipe_of_the_demo(recipe: str) -> None:
     """Also where velocities are predicted, whose scheduler reads a value of a tensor: a run that is not counted logs no MFU."""
-    run = load(TrainConfig, f"configs/train/{recipe}.yaml")
-    environment = run.environment or EnvironmentConfig()
+    config = load(TrainConfig, f"configs/train/{recipe}.yaml")
     model = tiny_config(
         image_size=64,
-        environment=environment,
+        environment=config.environment or EnvironmentConfig(),
         schedule=NoiseScheduleConfig(prediction_type="velocity", shift=3.0),
         generation=GenerationConfig(sampler="euler", guidance_scale=2.0),
     )
-    assert study_flops(run, model) > 0
+    assert study_flops(config, model) > 0
 
 
 def test_denoisers_in_lockstep_are_counted_with_their_connectors() -> None:
