@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from medcodi.distributed import Ranks
 from medcodi.errors import DataError, MedCoDiError, PromptError
 from medcodi.generation.bulk.folder import SynthesisFolder
 from medcodi.generation.bulk.manifest import BadRow, Row
