@@ -12,6 +12,7 @@ import typer
 from medcodi.data.reports import read_text
 from medcodi.errors import DataError, PromptError, first_line
 from medcodi.modality import in_table_order, modality
+from medcodi.storage.ownership import is_full, refuse_full
 
 if TYPE_CHECKING:
     from medcodi.model.execution import ExecutionConfig
@@ -101,7 +102,6 @@ DicomCert = Annotated[
         show_default=False,
     ),
 ]
-RETRY_SECONDS = 60.0  # how long a DICOM server that is away is tried again
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU where there is one")]
 
 
@@ -162,17 +162,12 @@ def read_execution(texts: Sequence[str]) -> ExecutionConfig:
 def numbered_folder(name: str) -> Path:
     """The first of ``name``, ``name-2``, ``name-3`` ... that is new or empty."""
     folders = (Path(name if number == 1 else f"{name}-{number}") for number in count(1))
-    return next(folder for folder in folders if not _is_full(folder))
-
-
-def _is_full(folder: Path) -> bool:
-    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    return next(folder for folder in folders if not is_full(folder))
 
 
 def refuse_full_folder(folder: Path) -> None:
     """Refuse an output folder that is a file or not empty, before any work is done."""
-    if _is_full(folder):
-        raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another one with --out")
+    refuse_full(folder, fix="choose another one with --out")
 
 
 def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from medcodi.diffusion.objective import Schedule
 from medcodi.diffusion.prompts import mix_pooled, mix_tokens
 from medcodi.modality import MODALITIES, Kind, in_table_order
 from medcodi.model.components import LazyComponents, unwrapped
@@ -64,8 +66,7 @@ class MedCoDi(LazyComponents):
         self.lock = ModelLock()  # held by the thread that runs the model
         self.home: torch.device | None = None  # the device that inputs are made on; None: that of the weights
 
-        # Noise schedule; prompt encoders (modality -> shared latent space); an autoencoder for each kind.
-        self.schedule = config.schedule.build()
+        # Prompt encoders (modality -> shared latent space); an autoencoder for each kind.
         record = config.record and (config.record.tower, config.record)
         self.prompt_encoders: Any = config.prompt_encoders.build(tokenizers.prompts, config.image_size, record)
         kinds: list[Kind] = list(dict.fromkeys(MODALITIES[name].kind for name in config.modalities))
@@ -93,6 +94,11 @@ class MedCoDi(LazyComponents):
         self.students = nn.ModuleDict()
         if config.student is not None:
             self.add_students(config.student)
+
+    @cached_property
+    def schedule(self) -> Schedule:
+        """The forward process. Built at first use: that of velocities cannot be among fake tensors, with which a run's cost is counted."""
+        return self.config.schedule.build()
 
     def add_students(self, config: StudentConfig) -> None:
         """Give every denoiser a fresh student, which changes nothing yet; a model that has students of this config keeps them."""

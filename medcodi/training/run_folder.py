@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from medcodi.config import to_dict, to_yaml
+from medcodi.data.batches import GlobalBatches
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.domain import Domain
-from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, TrainingError
 from medcodi.model import MedCoDi
@@ -271,7 +271,7 @@ def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, d
     # Let the stage finish, and write the model with its provenance.
     stage.to(ranks.device).eval()
     with torch.no_grad():
-        stage.finish(_batches(config, dataset, ranks))
+        stage.finish(_finish_batches(config, dataset, ranks))
     record = {"steps": saved.step, "seed": config.seed, "studies": len(dataset), "data": dataset.fingerprint}
     if "privacy" in saved.state:
         record["privacy"] = saved.state["privacy"]
@@ -297,7 +297,8 @@ def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, d
     return folder.model if config.low_rank is None else folder.adapter
 
 
-def _batches(config: TrainConfig, dataset: StudyDataset, ranks: Ranks) -> Any:
+def _finish_batches(config: TrainConfig, dataset: StudyDataset, ranks: Ranks) -> Any:
+    """This rank's batches of the first ``FINISH_STUDIES`` training studies, or of all where there are fewer."""
     size = config.batch.global_size
     source = GlobalBatches(dataset, batch_size=size, seed=config.seed, rank=ranks.rank, world_size=ranks.world_size)
     steps = min(-(-FINISH_STUDIES // size), max(1, len(dataset) // size))

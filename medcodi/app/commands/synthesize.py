@@ -270,10 +270,9 @@ def _rank_and_world(rank: int | None, world: int | None, environment: Mapping[st
         except ValueError:
             raise PromptError(f"{name} is {environment[name]!r}", expected="a whole number") from None
     # One of the two alone would leave shards to nobody, or generate them twice.
-    given = {"--rank" if rank is not None else None, "--world" if world is not None else None} - {None}
-    if len(given) == 1:
+    if (rank is None) != (world is None):
         raise PromptError(
-            f"{given.pop()} is given alone",
+            f"{'--world' if rank is None else '--rank'} is given alone",
             expected="both --rank and --world, or neither",
             fix="give the other one as well",
         )

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from medcodi.config import load
 from medcodi.data.loading import DataConfig, collate
+from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.model import ModelConfig, tiny_config, tiny_model
+from medcodi.model.generation_config import GenerationConfig
 from medcodi.networks.environment import EnvironmentConfig
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.stages.dry_run import Operations
+from medcodi.training.config import TrainConfig
 from medcodi.training.cost import stage_cost, study_flops
 
 from .costs import STAGES, cost_of, run
@@ -86,6 +91,19 @@ def test_operations_are_those_of_an_average_step() -> None:
     assert cost.study_flops == 0.75 * operations.total > 0
 
 
+@pytest.mark.parametrize("recipe", ["demo/1-autoencode-crops", "demo/4-align", "demo/6-diffuse-report", "demo/7-join"])
+def test_every_stage_is_counted_with_a_recipe_of_the_demo(recipe: str) -> None:
+    """Also where velocities are predicted, whose scheduler reads a value of a tensor: a run that is not counted logs no MFU."""
+    config = load(TrainConfig, f"configs/train/{recipe}.yaml")
+    model = tiny_config(
+        image_size=64,
+        environment=config.environment or EnvironmentConfig(),
+        schedule=NoiseScheduleConfig(prediction_type="velocity", shift=3.0),
+        generation=GenerationConfig(sampler="euler", guidance_scale=2.0),
+    )
+    assert study_flops(config, model) > 0
+
+
 def test_denoisers_in_lockstep_are_counted_with_their_connectors() -> None:
     hearing = tiny_config(environment=EnvironmentConfig(kind="features"))
     cost, deaf = stage_cost(run("join", cache="somewhere"), hearing), cost_of("diffuse", cache="somewhere")
@@ -108,3 +126,9 @@ def test_a_gpu_keeps_norms_in_float32() -> None:
     assert on_cpu.study_activations < on_gpu.study_activations < cost_of("diffuse").study_activations
     assert on_cpu.study_flops == on_gpu.study_flops and on_cpu.fixed_activations == on_gpu.fixed_activations
     assert stage_cost(run("diffuse"), device="cpu") == cost_of("diffuse")
+
+
+def test_a_model_of_velocities_costs_what_one_of_noise_does() -> None:
+    path = NoiseScheduleConfig(prediction_type="velocity", shift=3.0)
+    straight = replace(tiny_config(), schedule=path, generation=GenerationConfig(sampler="euler"))
+    assert stage_cost(run("diffuse"), straight) == stage_cost(run("diffuse"), tiny_config())

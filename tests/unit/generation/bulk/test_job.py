@@ -94,15 +94,3 @@ def test_invalid_settings_are_refused_before_anything_is_written(model, manifest
     with pytest.raises(PromptError, match="at most 1000"):
         synthesize(manifest, tmp_path / "out", model=model, config=steps)
     assert not (tmp_path / "out").exists()
-
-
-def test_a_prompt_longer_than_the_model_reads_is_in_the_results(model, tmp_path):
-    long = "Clear lungs and no effusion. " * 40
-    (tmp_path / "manifest.csv").write_text(f"id,report\na,Clear.\nb,{long}\n")
-    outcome = synthesize(tmp_path / "manifest.csv", tmp_path / "out", model=model, config=CONFIG)
-    assert outcome.num_truncated == 1
-    rows = list(csv.DictReader((tmp_path / "out/results.csv").open(newline="")))
-    room = model.config.prompt_encoders.text.context_length - 2
-    (cut,) = [row["report_prompt_truncated"] for row in rows if row["id"] == "b"]
-    assert cut.startswith(f"{room} of ") and cut.endswith(" tokens read")
-    assert [row["report_prompt_truncated"] for row in rows if row["id"] == "a"] == [""]
