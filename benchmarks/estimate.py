@@ -21,7 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 import torch
 
 from medcodi.config import load
-from medcodi.data.loading import GlobalBatches
+from medcodi.data.batches import GlobalBatches
 from medcodi.data.sources.phantom import phantom_report
 from medcodi.distributed import Ranks
 from medcodi.model import ModelConfig, build_model

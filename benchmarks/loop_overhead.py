@@ -30,7 +30,7 @@ from checkpoint_stall import demo_run
 from measuring import machine, report, spread, wait
 
 from medcodi.config import from_dict, to_dict, to_yaml
-from medcodi.data.loading import StepBatches
+from medcodi.data.batches import StepBatches
 from medcodi.distributed import Ranks
 from medcodi.randomness import StepRandomness
 from medcodi.training import run_folder

@@ -18,7 +18,7 @@ class Modality:
     name: str
     kind: Kind  # decides which autoencoder, prompt tower and denoiser serve it
     title: str  # for pages and plots
-    view_codes: tuple[str, ...] = ()  # words that mean this view, in order of preference: see data/views.py
+    view_codes: tuple[str, ...] = ()  # words that mean this view, in order of preference: see data/dicom/views.py
     short: str  # one letter, for compact tables
     standard: bool = True  # whether models and directions have it by default
 

@@ -126,6 +126,21 @@ class RecordConfig:
         parsed = {name: field.parse(name, record.get(name), error) for name, field in self.fields.items()}
         return {name: value for name, value in parsed.items() if value is not None}
 
+    def numbers(self, record: Mapping[str, Any]) -> list[float]:
+        """A record, checked by :meth:`parse`, as one number a field: of a category its index; NaN where missing.
+
+        A field with ``scale: log`` gives the natural logarithm of its value.
+        """
+        known = self.parse(record)
+        numbers = []
+        for name, field in self.fields.items():
+            value = known.get(name, math.nan)
+            if isinstance(value, str):
+                numbers.append(float(field.values.index(value)))
+            else:
+                numbers.append(math.log(value) if field.scale == "log" else value)
+        return numbers
+
 
 # The fields that our sources know: those of phantom version 2, and of clinical tables and DICOM tags.
 CLINICAL_RECORD = RecordConfig(

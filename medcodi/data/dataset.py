@@ -280,8 +280,7 @@ def open_dataset(path: str | Path, split: str) -> ArrowStudies:
 def _check_counts(folder: Path, split: str, info: dict[str, Any], num_rows: int) -> None:
     """Refuse unless the ledger, the description and the files give the same number of studies."""
     try:
-        in_ledger = parse_json((folder / "ledger.json").read_bytes(), "ledger.json")["split"].get(split, 0)
-        in_ledger = int(in_ledger)
+        in_ledger = int(parse_json((folder / "ledger.json").read_bytes(), "ledger.json")["split"].get(split, 0))
     except (OSError, ValueError, LookupError, TypeError, AttributeError) as error:
         raise DataError(
             f"{folder / 'ledger.json'} cannot be read ({type(error).__name__})",

@@ -11,7 +11,7 @@ from PIL import Image
 
 from medcodi.data.dataset import StudyDataset, read_info, read_study
 from medcodi.data.image_files import is_dicom
-from medcodi.data.images import ORIGIN
+from medcodi.data.images import ORIGIN, SYNTHETIC
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES, in_table_order
 from medcodi.study import CHEXPERT_LABELS
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 # Sources whose use agreement restricts who may see the data, and what was made from them.
 AGREEMENTS = ("mimic", "physionet", "vindr", "brax", "chexpert", "padchest")
-PHANTOM, REAL, SYNTHETIC, MIXED, UNKNOWN = "phantom", "real", "synthetic", "mixed", "unknown"
+PHANTOM, REAL, MIXED, UNKNOWN = "phantom", "real", "mixed", "unknown"  # origins, beside SYNTHETIC
 SYNTHESIZED = "synthesize"  # metadata "source" of studies that a model has generated
 _KEY = "domain"  # in a model's provenance
 

@@ -243,6 +243,7 @@ def _reaching(url: str) -> Iterator[None]:
 @contextmanager
 def _lock(folder: Path) -> Iterator[None]:
     """One process at a time; the others wait and then find the work done."""
+    # Only what the lock itself fails at is about the cache folder, not what the body of the with does.
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(folder / ".lock", wait=True))

@@ -27,8 +27,12 @@ from medcodi.storage.checked_json import parse_json
 from medcodi.study import Content, Direction, all_directions
 
 SYNTHESIS_TABLE = "results.csv"  # of `medcodi synthesize`
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm")
-SUFFIXES: dict[Kind, tuple[str, ...]] = {"image": IMAGE_SUFFIXES, "text": (".txt",), "table": (".json",)}
+# Kind -> suffixes that a generated content may have, the one that is named where it is missing first.
+SUFFIXES: dict[Kind, tuple[str, ...]] = {
+    "image": (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".dcm"),
+    "text": (".txt",),
+    "table": (".json",),
+}
 # Only the table of `medcodi synthesize` has all of these columns.
 _SYNTHESIS_COLUMNS = {"id", "study_id", "row", "sample", "seed", "direction"}
 

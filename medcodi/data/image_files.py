@@ -15,21 +15,20 @@ from medcodi.data.images import BITS_USED, MAX_PIXELS, check_image, gray_from_ar
 from medcodi.data.refusals import EXPECTED_FILE, Refused, check_file
 from medcodi.errors import MedCoDiError, first_line
 
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".webp")
+DICOM_SUFFIXES = (".dcm", ".dicom")
 _FORMATS = ("PNG", "JPEG", "JPEG2000", "TIFF", "BMP", "WEBP")  # Pillow's; others start programs, or are no radiographs
 _MAX_16 = 65535
 _PHOTOMETRIC, _BITS_PER_SAMPLE, _ORIENTATION = 262, 258, 0x0112  # TIFF tags
 
 
-def read_image(
-    value: Any, *, where: str | None = None, allow_constant: bool = False, modality: str | None = None
-) -> np.ndarray:
+def read_image(value: Any, *, allow_constant: bool = False, modality: str | None = None) -> np.ndarray:
     """Read one image, whatever holds it.
 
     Args:
         value: A path (PNG, JPEG, JPEG 2000, TIFF, BMP, WebP, DICOM: by content), a PIL image, an array or a
             tensor: uint8, uint16, bool, or float in [0, 1]; ``[H, W]``, ``[1, H, W]``, ``[H, W, C]`` or ``[C, H, W]``
             with C of 1, 3 or 4. Colour becomes luminance, alpha is dropped.
-        where: Name for messages; the path by default.
         allow_constant: Take an image that is all of one value (a generated one, which is judged as it is).
         modality: The image modality that it is given as; a DICOM file whose view position names another is refused.
 
@@ -41,18 +40,18 @@ def read_image(
         Refused: If there is no image there, it is smaller than 32 pixels on a side, or all of one value.
     """
     if isinstance(value, str | Path):
-        where = where or str(value)
+        where = str(value)
         image = _read_file(Path(value), where, modality)
     elif isinstance(value, Image.Image):
-        where = where or "the PIL image"
+        where = "the PIL image"
         with _reading(where):
             image = _array_from_pil(value, where)
     elif hasattr(value, "detach"):  # a torch.Tensor, without importing torch here
-        where = where or "the tensor"
+        where = "the tensor"
         value = value.detach().cpu()
         image = gray_from_array((value.float() if "float" in str(value.dtype) else value).numpy(), where)
     elif isinstance(value, np.ndarray):
-        where = where or "the array"
+        where = "the array"
         image = gray_from_array(value, where)
     else:
         raise Refused(
@@ -65,7 +64,7 @@ def read_image(
 
 def is_dicom(path: Path) -> bool:
     """Whether a file is DICOM: by its magic number, or by its suffix where the preamble is missing."""
-    if path.suffix.lower() in (".dcm", ".dicom"):
+    if path.suffix.lower() in DICOM_SUFFIXES:
         return True
     with path.open("rb") as file:
         return file.read(132)[128:] == b"DICM"

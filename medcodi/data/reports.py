@@ -183,8 +183,9 @@ def compose_report(findings: str = "", impression: str = "") -> str:
     return "\n".join(f"{heading}: {body}" for heading, body in parts if body)
 
 
-# Share of a text's words that real reports must have; share that must differ, in a text of at least this number of words.
-LEAST_KNOWN, LEAST_VARIED, LEAST_WORDS = 0.25, 0.2, 8
+LEAST_KNOWN = 0.25  # share of a text's words that must be words of real reports
+LEAST_VARIED = 0.2  # share of its words that must differ from each other, in a text of at least LEAST_WORDS
+LEAST_WORDS = 8
 
 
 def words_of(text: str) -> list[str]:

@@ -119,13 +119,10 @@ def _opened(path: Path) -> Iterator[IO[str]]:
     """The text of a table; what its file or compression fails at while it is read becomes a refusal."""
     if not path.is_file():
         raise DataError(f"no table at {path}", expected="a CSV file", fix="check path=")
+    opener: Any = gzip.open if path.suffix == ".gz" else open
     try:
-        if path.suffix == ".gz":
-            with gzip.open(path, "rt", encoding="utf-8-sig", newline="") as file:
-                yield file
-        else:
-            with path.open(encoding="utf-8-sig", newline="") as file:
-                yield file
+        with opener(path, "rt", encoding="utf-8-sig", newline="") as file:
+            yield file
     except UnicodeDecodeError as error:
         raise DataError(f"{path} is not UTF-8 text (byte {error.start})", fix="save it as UTF-8") from None
     except (gzip.BadGzipFile, zlib.error, EOFError) as error:

@@ -291,10 +291,10 @@ def pair_similarities(
     pairs = draw_pairs(patients, config.diversity_pairs, config.seed)  # [P, 2]
     # Only the real images of some pair are read.
     used = np.unique(pairs)  # indices into rows
-    pairs_of_used, owners = np.searchsorted(used, pairs), [patients[index] for index in used]
-    generated = diversity([images[index] for index in used], owners, pairs=pairs_of_used)
+    pairs_of_used = np.searchsorted(used, pairs)
+    generated = diversity([images[index] for index in used], pairs_of_used)
     key = target, tuple(rows)
     if key not in real_pairs:
         real = [np.asarray(image) for image in held_out.values(target, [rows[index] for index in used])]
-        real_pairs[key] = diversity(real, owners, pairs=pairs_of_used).per_pair
+        real_pairs[key] = diversity(real, pairs_of_used).per_pair
     return PairSimilarities(pairs, generated.per_pair, real_pairs[key], generated.num_scales)

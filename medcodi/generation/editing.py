@@ -21,7 +21,7 @@ from medcodi.generation.contexts import PromptContexts
 from medcodi.generation.domain import warn_outside_domain
 from medcodi.generation.guided import guided_denoiser
 from medcodi.generation.pipeline import as_prompts, decode_contents, generate_batch, load
-from medcodi.generation.request import check_modalities, check_request, read_prompt, truncations, value_hash
+from medcodi.generation.request import check_modalities, check_seed, read_prompt, truncations, value_hash
 from medcodi.generation.result import Generation, Sample, provenance
 from medcodi.generation.statements import merged_report
 from medcodi.generation.watermark import embed_contents
@@ -87,7 +87,8 @@ def edit(
     # Check everything, and read the study, before the model is loaded.
     check_strength(strength)
     given = dict(study.contents) if isinstance(study, Study) else dict(study)
-    direction = _direction(given, targets, seed)
+    check_seed(seed)
+    direction = _direction(given, targets)
     config = GenerationConfig(
         preset=preset,
         sampler=sampler,
@@ -133,9 +134,8 @@ def edit(
     return Generation(direction, [Sample(seed=seed, contents=results)], {**origin, **outside})
 
 
-def _direction(study: Mapping[str, Any], targets: Sequence[str] | str | None, seed: int) -> Direction:
+def _direction(study: Mapping[str, Any], targets: Sequence[str] | str | None) -> Direction:
     """The modalities that are edited, and those that stay; refuses a modality that the study lacks."""
-    check_request({}, tuple(MODALITIES), None, 1, seed)
     chosen = in_table_order(study if targets is None else [targets] if isinstance(targets, str) else targets)
     missing = [name for name in chosen if name not in study]
     if missing:

@@ -29,9 +29,8 @@ def guided_denoiser(
     """
     scale, environment_scale = config.guidance_scale, config.environment_guidance_scale
     assert scale is not None and environment_scale is not None
-    heard: dict[str, Tensor] | None = (
-        None if config.joint else {}
-    )  # None: environments are computed; {}: nothing is heard
+    # None: the environments are computed; {}: nothing is heard.
+    heard: dict[str, Tensor] | None = None if config.joint else {}
 
     # Students have their own weights, and guidance built in.
     if config.student:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from medcodi.data.image_files import check_image_file, read_image
+from medcodi.data.image_files import DICOM_SUFFIXES, IMAGE_SUFFIXES, check_image_file, read_image
 from medcodi.data.images import fit_square
 from medcodi.data.reports import normalise_report, read_text
 from medcodi.errors import DataError, PromptError
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from medcodi.networks.tokenizer import Truncation
 
 
-FILE_SUFFIXES = (".txt", ".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom")
+FILE_SUFFIXES = (".txt", *IMAGE_SUFFIXES, *DICOM_SUFFIXES)
 MAX_SAMPLES = 1_000_000  # of one request; more are several requests
 MAX_BATCH = 10_000  # samples that are denoised at once
 MAX_SEED = 2**63 - 1  # as PyTorch's generators take them
@@ -79,7 +79,7 @@ def check_request(
 
     # Samples.
     _check_integer("num_samples", num_samples, 1, MAX_SAMPLES, fix="give several requests with seeds of their own")
-    _check_integer("seed", seed, 0, MAX_SEED - num_samples, fix="give another seed")
+    check_seed(seed, num_samples)
     used_weights = {name: float(weights.get(name, 1.0)) for name in used}
     return Direction(tuple(used), direction.targets), used, used_weights
 
@@ -93,6 +93,11 @@ def _refuse_path(name: str, text: str) -> None:
             expected="the text itself",
             fix=f"{name}=@{text} on the command line, the column {name}_file in a manifest, or the file's text in Python",
         )
+
+
+def check_seed(seed: Any, num_samples: int = 1) -> None:
+    """Refuse a seed that PyTorch does not take, or whose samples would exceed the greatest, by a PromptError."""
+    _check_integer("seed", seed, 0, MAX_SEED - num_samples, fix="give another seed")
 
 
 def check_batch(name: str, size: Any) -> None:
@@ -172,10 +177,10 @@ def value_hash(value: Content) -> str:
 def check_prompt_files(prompts: Mapping[str, Path | str], config: ModelConfig) -> None:
     """Refuse invalid prompts without decoding pixels: texts and records are read, images must exist and have a header."""
     for name, value in prompts.items():
-        if MODALITIES[name].kind != "image":
+        if MODALITIES[name].kind == "image":
+            check_image_file(Path(value), modality=name)
+        else:
             read_prompt(name, _text(value), config)
-            continue
-        check_image_file(Path(value), modality=name)
 
 
 def read_prompt_files(prompts: Mapping[str, Path | str], config: ModelConfig) -> dict[str, Content]:

@@ -8,7 +8,7 @@ from typing import Literal
 
 Status = Literal["used", "kept", "dropped", "derivable"]
 Shaping = Literal["same", "matrix", "transposed"]  # matrix: a 1x1 convolution there, a linear map here
-WB = r"(weight|bias)"
+WB = r"(weight|bias)"  # the last part of most keys, as a group of a pattern
 _SHOWN = 5
 VIDEO = "video layer: never runs on a still image"
 

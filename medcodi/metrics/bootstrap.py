@@ -10,12 +10,14 @@ import numpy as np
 from medcodi.errors import DataError
 from medcodi.randomness import Key, numpy_generator
 
+_COVERAGE = 0.95  # of an interval
+_ROWS = 64  # resamples of a block
 Statistic = Callable[[np.ndarray], np.ndarray]  # weights [R, N] -> values [R]
 
 
 @dataclass(frozen=True)
 class Interval:
-    """A value with its bootstrap interval (95 % unless said otherwise)."""
+    """A value with its 95 % percentile bootstrap interval."""
 
     value: float
     low: float
@@ -43,11 +45,11 @@ def resampling_weights(patients: Sequence[str], num_resamples: int, *keys: Key) 
     return counts[:, cluster]
 
 
-def in_blocks(statistic: Statistic, rows: int = 64) -> Statistic:
-    """The same statistic on ``rows`` resamples at a time, so that its arrays fit the processor's cache."""
+def in_blocks(statistic: Statistic) -> Statistic:
+    """The same statistic on a few resamples at a time, so that its arrays fit the processor's cache."""
 
     def blocked(weights: np.ndarray) -> np.ndarray:
-        parts = [statistic(weights[start : start + rows]) for start in range(0, len(weights), rows)]
+        parts = [statistic(weights[start : start + _ROWS]) for start in range(0, len(weights), _ROWS)]
         return np.concatenate(parts) if parts else np.zeros(0)
 
     return blocked
@@ -73,17 +75,15 @@ def weighted_mean(values: np.ndarray) -> Statistic:
     return statistic
 
 
-def _interval(value: float, resampled: np.ndarray, level: float) -> Interval:
+def _interval(value: float, resampled: np.ndarray) -> Interval:
     resampled = resampled[~np.isnan(resampled)]
     if not resampled.size or np.isnan(value):
         return Interval(value, float("nan"), float("nan"))
-    low, high = np.quantile(resampled, [(1 - level) / 2, (1 + level) / 2])
+    low, high = np.quantile(resampled, [(1 - _COVERAGE) / 2, (1 + _COVERAGE) / 2])
     return Interval(float(value), float(low), float(high))
 
 
-def bootstrap_interval(
-    statistic: Statistic, weights: np.ndarray, *, level: float = 0.95, centred: bool = False
-) -> Interval:
+def bootstrap_interval(statistic: Statistic, weights: np.ndarray, *, centred: bool = False) -> Interval:
     """The statistic on all studies, with its percentile bootstrap interval from :func:`resampling_weights`.
 
     ``centred`` moves the resampled values so that their median is the plain value: for statistics that resampling biases, such as a
@@ -94,12 +94,11 @@ def bootstrap_interval(
     resampled = np.asarray(statistic(weights), dtype=np.float64)
     if centred:
         resampled = np.clip(resampled - np.nanmedian(resampled) + value, 0.0, None)
-    return _interval(value, resampled, level)
+    return _interval(value, resampled)
 
 
-def paired_difference(first: Statistic, second: Statistic, weights: np.ndarray, *, level: float = 0.95) -> Interval:
+def paired_difference(first: Statistic, second: Statistic, weights: np.ndarray) -> Interval:
     """``first - second`` with its percentile interval, both on the *same* resamples, so what studies share cancels."""
     ones = np.ones((1, weights.shape[1]))
-    return _interval(
-        float(first(ones)[0] - second(ones)[0]), np.asarray(first(weights)) - np.asarray(second(weights)), level
-    )
+    value = float(first(ones)[0] - second(ones)[0])
+    return _interval(value, np.asarray(first(weights)) - np.asarray(second(weights)))

@@ -37,10 +37,9 @@ class Contingency:
         known = ~np.isnan(first) & ~np.isnan(second)
         if not (np.isin(first[known], (0, 1)).all() and np.isin(second[known], (0, 1)).all()):
             raise DataError("annotations hold values other than 0, 1 and NaN", fix="resolve uncertain labels first")
-        # The four cells of the table, empty where either annotation is unknown.
-        yes, no = (first == 1, second == 1), (first == 0, second == 0)
-        parts = (yes[0] & yes[1], yes[0] & no[1], no[0] & yes[1], no[0] & no[1])
-        return cls(*(np.asarray(known & part, dtype=np.float64) for part in parts))
+        # The four cells of the table; NaN, which equals neither 1 nor 0, is in none.
+        cells = ((1, 1), (1, 0), (0, 1), (0, 0))
+        return cls(*(((first == one) & (second == other)).astype(np.float64) for one, other in cells))
 
     @classmethod
     def mean(cls, many: Sequence[Contingency]) -> Contingency:
@@ -102,9 +101,8 @@ class Contingency:
 class Retrieval:
     """Ranks of the own partner among all candidates."""
 
-    median_rank: float  # 1 is best
+    median_rank: float  # 1 is best; chance gives about half of the number of candidates
     recall: dict[int, float]  # k -> share of queries whose partner is among the first k
-    num_candidates: int  # chance gives a median rank of about half of it
     ranks: np.ndarray = field(repr=False, compare=False)  # float64 [N]; equal similarities share their mean rank
 
     def recall_statistic(self, k: int) -> Statistic:
@@ -134,7 +132,7 @@ def retrieval(first: np.ndarray, second: np.ndarray, *, recalls: Sequence[int] =
         DataError: If shapes differ, there are fewer than 2 studies, or a latent is not finite or zero.
     """
     ranks = partner_ranks(first, second, [np.arange(len(first))])[0]
-    return Retrieval(float(np.median(ranks)), {k: float((ranks <= k).mean()) for k in recalls}, len(first), ranks)
+    return Retrieval(float(np.median(ranks)), {k: float((ranks <= k).mean()) for k in recalls}, ranks)
 
 
 def partner_ranks(first: np.ndarray, second: np.ndarray, partners: Sequence[np.ndarray]) -> np.ndarray:
@@ -145,9 +143,7 @@ def partner_ranks(first: np.ndarray, second: np.ndarray, partners: Sequence[np.n
         second: ``[N, D]``: candidates.
         partners: ``P`` times int ``[N]``: the row of each query's partner.
     """
-    first, second = _directions(first), _directions(second)
-    if first.shape != second.shape:
-        raise DataError(f"latents of shapes {first.shape} and {second.shape}", expected="[N, D] both, in one space")
+    first, second = _direction_pair(first, second)
     ranks = np.empty((len(partners), len(first)))
     for start in range(0, len(first), _BLOCK):
         similarity = first[start : start + _BLOCK] @ second.T  # [block, N], cosines
@@ -162,10 +158,16 @@ def partner_ranks(first: np.ndarray, second: np.ndarray, partners: Sequence[np.n
 
 def pair_similarity(first: np.ndarray, second: np.ndarray) -> np.ndarray:
     """Cosine similarity of each study's two latents: float64 ``[N]``."""
+    first, second = _direction_pair(first, second)
+    return (first * second).sum(1)
+
+
+def _direction_pair(first: np.ndarray, second: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Two sets of latents at unit length, of one shape."""
     first, second = _directions(first), _directions(second)
     if first.shape != second.shape:
         raise DataError(f"latents of shapes {first.shape} and {second.shape}", expected="[N, D] both, in one space")
-    return (first * second).sum(1)
+    return first, second
 
 
 def _directions(latents: np.ndarray) -> np.ndarray:

@@ -46,12 +46,13 @@ def checked_pair(first: np.ndarray, second: np.ndarray, *, least: int, metric: s
     """Real and generated features, each checked by :func:`checked_features`, of one length."""
     first = checked_features(first, "real", least=least, metric=metric)
     second = checked_features(second, "generated", least=least, metric=metric)
-    if first.shape[1] != second.shape[1]:
-        raise DataError(
-            f"features of {first.shape[1]} and {second.shape[1]} dimensions",
-            expected="the same feature extractor for both",
-        )
+    _check_dimensions(first.shape[1], second.shape[1])
     return first, second
+
+
+def _check_dimensions(first: int, second: int) -> None:
+    if first != second:
+        raise DataError(f"features of {first} and {second} dimensions", expected="the same feature extractor for both")
 
 
 # ---- Fréchet distance ------------------------------------------------------------------------------------------------
@@ -87,11 +88,7 @@ class Moments:
 
     def merge(self, other: Moments) -> Moments:
         """Moments of both sets together."""
-        if self.mean.shape != other.mean.shape:
-            raise DataError(
-                f"moments of {self.mean.size} and {other.mean.size} dimensions",
-                expected="the same feature extractor for both",
-            )
+        _check_dimensions(self.mean.size, other.mean.size)
         count = self.count + other.count
         if count == 0:
             return self
@@ -118,11 +115,7 @@ def frechet_distance(first: Moments, second: Moments, *, strict: bool = True) ->
         DataError: If a set has fewer than 2 samples, or fewer samples than dimensions (a warning unless ``strict``).
     """
     dim, fewest = first.mean.size, int(min(first.count, second.count))
-    if first.mean.shape != second.mean.shape:
-        raise DataError(
-            f"features of {first.mean.size} and {second.mean.size} dimensions",
-            expected="the same feature extractor for both",
-        )
+    _check_dimensions(dim, second.mean.size)
     if fewest < 2 or fewest < dim:
         problem = f"the Fréchet distance of {dim}-dimensional features of only {fewest} samples"
         expected = f"at least {max(dim, 2)} samples in each set, so that the covariance can have full rank"

@@ -5,7 +5,6 @@ Numbers are on each field's own scale: of a field with ``scale: log`` they are n
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 
 import numpy as np
@@ -24,16 +23,8 @@ def encoded_records(fields: Fields, records: Sequence[Record]) -> np.ndarray:
         DataError: If a value is invalid.
     """
     schema = RecordConfig(fields=dict(fields))
-    values = np.full((len(records), len(fields)), np.nan)
-    for row, record in enumerate(records):
-        known = schema.parse({name: value for name, value in record.items() if name in fields})
-        for column, (name, field) in enumerate(fields.items()):
-            value = known.get(name)
-            if isinstance(value, str):
-                values[row, column] = field.values.index(value)
-            elif value is not None:
-                values[row, column] = math.log(value) if field.scale == "log" else value
-    return values
+    known = ({name: value for name, value in record.items() if name in fields} for record in records)
+    return np.array([schema.numbers(record) for record in known], np.float64).reshape(len(records), len(fields))
 
 
 def columns_of(fields: Fields) -> dict[str, slice]:
@@ -47,9 +38,10 @@ def expected_values(fields: Fields, draws: np.ndarray) -> np.ndarray:
     columns = []
     for column, field in enumerate(fields.values()):
         own = draws[:, :, column]  # [N, S]
-        for category in range(max(1, len(field.values))):
-            share = np.where(np.isnan(own), np.nan, own == category)
-            columns.append((own if field.is_numeric else share).mean(1))
+        if field.is_numeric:
+            columns.append(own.mean(1))
+        for category in range(len(field.values)):
+            columns.append(np.where(np.isnan(own), np.nan, own == category).mean(1))
     return np.stack(columns, 1)
 
 

@@ -148,7 +148,10 @@ def _over_thresholds(
     def statistic(weights: np.ndarray) -> np.ndarray:
         if not len(rows):
             return np.full(len(weights), np.nan)
-        hits, alarms = _cumulative(np.asarray(weights, np.float64)[:, rows], positive, ends)
+        # True and false positives at each threshold, [R, T].
+        ranked = np.asarray(weights, np.float64)[:, rows]
+        hits = (ranked * positive).cumsum(1)[:, ends]
+        alarms = ranked.cumsum(1)[:, ends] - hits
         with np.errstate(invalid="ignore", divide="ignore"):
             return area(hits, alarms)
 
@@ -183,21 +186,13 @@ def auprc_statistic(truth: np.ndarray, scores: np.ndarray) -> Statistic:
     return _over_thresholds(truth, scores, area)
 
 
-def _cumulative(weights: np.ndarray, positive: np.ndarray, ends: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """True and false positives at each threshold: ``[R, T]`` both."""
-    hits = (weights * positive).cumsum(1)[:, ends]
-    return hits, weights.cumsum(1)[:, ends] - hits
-
-
 def mean_statistic(statistics: Sequence[Statistic]) -> Statistic:
     """The mean over findings; one that is NaN in a resample is left out of it."""
 
     def statistic(weights: np.ndarray) -> np.ndarray:
-        # [K, R] -> [R]
-        values = (
-            np.stack([finding(weights) for finding in statistics]) if statistics else np.full((1, len(weights)), np.nan)
-        )
-        return known_mean(values, 0)
+        if not statistics:
+            return np.full(len(weights), np.nan)
+        return known_mean(np.stack([finding(weights) for finding in statistics]), 0)  # [K, R] -> [R]
 
     return statistic
 
@@ -230,7 +225,12 @@ def sides_of(findings: Sequence[Finding], label: str) -> frozenset[str]:
 
 
 # ---- calibration of probabilities ------------------------------------------------------------------------------------
-NUM_BINS = 10  # of equal width, as in Guo et al. (2017)
+NUM_BINS = 10  # of equal width, as in Guo et al. (2017); the last one holds 1
+
+
+def _bins(probabilities: np.ndarray) -> np.ndarray:
+    """Index of each probability's bin: int ``[N]``."""
+    return np.minimum((probabilities * NUM_BINS).astype(int), NUM_BINS - 1)
 
 
 def _known(truth: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -253,15 +253,13 @@ def brier_statistic(truth: np.ndarray, probabilities: np.ndarray) -> Statistic:
     return weighted_mean((probabilities - truth) ** 2)  # NaN where the truth is unknown
 
 
-def calibration_error_statistic(truth: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> Statistic:
+def calibration_error_statistic(truth: np.ndarray, probabilities: np.ndarray) -> Statistic:
     """Expected calibration error: weights ``[R, N]`` -> ``[R]``.
 
-    The mean over studies of the distance, in the bin of their probability, between mean probability and share of positives; bins are
-    of equal width, and the last one holds 1.
+    The mean over studies of the distance, in the bin of their probability, between mean probability and share of positives.
     """
     known = _known(truth, probabilities)
-    bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
-    member = (bins[:, None] == np.arange(num_bins)) & known[:, None]  # [N, B]
+    member = (_bins(probabilities)[:, None] == np.arange(NUM_BINS)) & known[:, None]  # [N, B]
     gaps = np.where(known, probabilities - np.nan_to_num(truth), 0.0)[:, None] * member  # [N, B]
 
     def statistic(weights: np.ndarray) -> np.ndarray:
@@ -271,11 +269,11 @@ def calibration_error_statistic(truth: np.ndarray, probabilities: np.ndarray, nu
     return in_blocks(statistic)
 
 
-def reliability(truth: np.ndarray, probabilities: np.ndarray, num_bins: int = NUM_BINS) -> list[dict[str, float]]:
+def reliability(truth: np.ndarray, probabilities: np.ndarray) -> list[dict[str, float]]:
     """The bins that hold a study with known truth: mean ``predicted``, ``observed`` share of positives, ``studies``."""
     known = _known(truth, probabilities)
-    bins = np.minimum((probabilities * num_bins).astype(int), num_bins - 1)
-    rows = [known & (bins == number) for number in range(num_bins)]
+    bins = _bins(probabilities)
+    rows = [known & (bins == number) for number in range(NUM_BINS)]
     return [
         {"predicted": float(probabilities[row].mean()), "observed": float(truth[row].mean()), "studies": int(row.sum())}
         for row in rows

@@ -35,15 +35,13 @@ class PairedTest:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-ready: NaN becomes None."""
-        plain = {
-            name: None if isinstance(value := getattr(self, name), float) and np.isnan(value) else value
-            for name in ("first", "second", "p_value", "num_studies", "num_patients", "num_permutations", "exact")
-        }
+        numbers = {name: value for name, value in vars(self).items() if name != "difference"}
+        plain = {name: None if np.isnan(value) else value for name, value in numbers.items()}
         return {**plain, "difference": self.difference.to_dict()}
 
 
-def halves(stacked: Statistic, num: int) -> tuple[Statistic, Statistic]:
-    """The two systems of a stacked statistic of ``2 * num`` rows, each a function of ``[R, num]``."""
+def halves(stacked: Statistic) -> tuple[Statistic, Statistic]:
+    """The two systems of a stacked statistic of ``2 N`` rows, each a function of weights ``[R, N]``."""
 
     def first(weights: np.ndarray) -> np.ndarray:
         return stacked(np.hstack([weights, np.zeros_like(weights)]))
@@ -51,7 +49,6 @@ def halves(stacked: Statistic, num: int) -> tuple[Statistic, Statistic]:
     def second(weights: np.ndarray) -> np.ndarray:
         return stacked(np.hstack([np.zeros_like(weights), weights]))
 
-    assert num > 0
     return first, second
 
 
@@ -66,7 +63,6 @@ def paired_test(
     *keys: Key,
     num_resamples: int = 1000,
     num_permutations: int = 10000,
-    level: float = 0.95,
 ) -> PairedTest:
     """Test whether two systems differ on the same studies.
 
@@ -80,15 +76,14 @@ def paired_test(
         *keys: Keys of the randomness of resamples and exchanges.
         num_resamples: Of the bootstrap interval.
         num_permutations: At most.
-        level: Coverage of the interval.
     """
     # Values, and the difference on bootstrap resamples.
     num = len(patients)
-    first, second = halves(stacked, num)
+    first, second = halves(stacked)
     ones = np.ones((1, num))
     values = float(first(ones)[0]), float(second(ones)[0])
     weights = resampling_weights(patients, num_resamples, *keys)
-    difference = paired_difference(first, second, weights, level=level)
+    difference = paired_difference(first, second, weights)
     # The permutation test: how often an exchange differs as much as observed.
     names, cluster = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)
     exact = len(names) < 60 and 2 ** len(names) <= num_permutations

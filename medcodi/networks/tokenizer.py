@@ -27,7 +27,7 @@ SMALLEST_VOCABULARY = 256 + len(SPECIAL_TOKENS)
 
 @dataclass(frozen=True, kw_only=True)
 class Truncation:
-    """How much of a text is read that is longer than a network reads."""
+    """How much a network reads of a text that is too long for it."""
 
     tokens: int  # of the whole text
     read_tokens: int  # the first ones, which are read

@@ -39,10 +39,8 @@ _REGEXES = {  # CLIP's
     r"'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
     r"<\|startoftext\|>|<\|endoftext\|>|'s|'t|'re|'ve|'m|'ll|'d|[\p{L}]+|[\p{N}]|[^\s\p{L}\p{N}]+",
 }
-_LONGEST_REPLACEMENT, _LONGEST_WORD = (
-    8,
-    1000,
-)  # characters: a text becomes this many times longer; WordPiece is quadratic
+_LONGEST_REPLACEMENT = 8  # characters: a text can become this many times longer
+_LONGEST_WORD = 1000  # characters: WordPiece takes time that grows with their square
 
 
 def read_tokenizer(file: Path, sha256: str | None = None) -> Tokenizer:
@@ -51,7 +49,7 @@ def read_tokenizer(file: Path, sha256: str | None = None) -> Tokenizer:
     Raises:
         CheckpointError: If it was changed (``sha256``), is too large, is no tokenizer, or has parts that are not known.
     """
-    # The file: the bytes that are hashed are the bytes that are used.
+    # Read the file once: the bytes that are hashed are the bytes that are used.
     if (size := file.stat().st_size) > MAX_BYTES:
         raise CheckpointError(f"{file} has {size:,} bytes", expected=f"a tokenizer of at most {MAX_BYTES:,}")
     data = file.read_bytes()
@@ -61,7 +59,7 @@ def read_tokenizer(file: Path, sha256: str | None = None) -> Tokenizer:
             expected=f"SHA-256 {sha256}",
             fix="fetch or train the model again",
         )
-    # Its parts.
+    # Check its parts.
     content = parse_json(data, f"{file} is not a valid tokenizer: it", CheckpointError)
     reason = _unknown_part(content)
     if reason:

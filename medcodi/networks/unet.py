@@ -162,12 +162,30 @@ class UNet(nn.Module):
         def share(level: int, grid_level: int) -> None:
             self.shared_maps.append(MapShape(widths[level], *layers.grid(grid_level)))
 
-        def attention(level: int, dim: int, to: int | None, zero_init: bool = False) -> AttentionBlock | None:
-            if level not in config.attention_levels or to is None:
-                return None
+        def attention(level: int, to: int, zero_init: bool = False) -> AttentionBlock:
             return AttentionBlock(
-                dim, context_dim=to, num_heads=config.num_heads, num_groups=config.num_groups, zero_init=zero_init
+                widths[level],
+                context_dim=to,
+                num_heads=config.num_heads,
+                num_groups=config.num_groups,
+                zero_init=zero_init,
             )
+
+        def block(level: int, channels_in: int, *, steps_up: bool = False) -> Block:
+            attends = level in config.attention_levels
+            made = Block(
+                layers.residual(channels_in, widths[level], time_dim),
+                attention=attention(level, context_dim) if attends else None,
+                resize=layers.up(widths[level]) if steps_up else None,
+                connector=attention(level, environment_dim, zero_init=True)
+                if attends and environment_dim is not None
+                else None,
+            )
+            if attends:
+                share(
+                    level, level - 1 if steps_up else level
+                )  # the map after a step up has the size of the level above
+            return made
 
         # The way down: per level, residual blocks with attention, then a step down.
         self.stem = layers.stem(config.base_channels)
@@ -175,16 +193,8 @@ class UNet(nn.Module):
         skips = [config.base_channels]
         for level, width in enumerate(widths):
             for _ in range(config.num_res_blocks):
-                self.down.append(
-                    Block(
-                        layers.residual(skips[-1], width, time_dim),
-                        attention=attention(level, width, context_dim),
-                        connector=attention(level, width, environment_dim, zero_init=True),
-                    )
-                )
+                self.down.append(block(level, skips[-1]))
                 skips.append(width)
-                if level in config.attention_levels:
-                    share(level, level)
             if level < len(widths) - 1:
                 self.down.append(Block(None, resize=layers.down(width)))
                 skips.append(width)
@@ -192,28 +202,19 @@ class UNet(nn.Module):
         # The middle.
         self.middle_channels = deepest = widths[-1]
         self.middle_in = layers.residual(deepest, deepest, time_dim)
-        self.middle_attention = AttentionBlock(
-            deepest, context_dim=context_dim, num_heads=config.num_heads, num_groups=config.num_groups
-        )
+        self.middle_attention = attention(len(widths) - 1, context_dim)
         self.middle_out = layers.residual(deepest, deepest, time_dim)
         share(len(widths) - 1, len(widths) - 1)
 
-        # The way up: one block more per level, each given the output of its mirror image on the way down.
+        # The way up: one block more per level, each given the output of its mirror image on the way down. The last block of a level
+        # steps up.
         self.up = nn.ModuleList()
         current = deepest
         for level in reversed(range(len(widths))):
             for index in range(config.num_res_blocks + 1):
-                self.up.append(
-                    Block(
-                        layers.residual(current + skips.pop(), widths[level], time_dim),
-                        attention=attention(level, widths[level], context_dim),
-                        resize=layers.up(widths[level]) if level and index == config.num_res_blocks else None,
-                        connector=attention(level, widths[level], environment_dim, zero_init=True),
-                    )
-                )
+                steps_up = level > 0 and index == config.num_res_blocks
+                self.up.append(block(level, current + skips.pop(), steps_up=steps_up))
                 current = widths[level]
-                if level in config.attention_levels:
-                    share(level, level - (level > 0 and index == config.num_res_blocks))  # a step up follows the last
         self.head = layers.head(widths[0])
 
     def forward(self, z: Tensor, t: Tensor, context: Context, environment: Context | None = None) -> Tensor:
@@ -283,8 +284,10 @@ class UNet(nn.Module):
 
     def context_blocks(self) -> list[AttentionBlock]:
         """The blocks that attend to the prompts, in the order in which they are called."""
-        ways = ([block.attention for block in way if isinstance(block, Block)] for way in (self.down, self.up))
-        down, up = ([block for block in way if block is not None] for way in ways)
+        down, up = (
+            [block.attention for block in way if isinstance(block, Block) and block.attention is not None]
+            for way in (self.down, self.up)
+        )
         return [*down, self.middle_attention, *up]
 
     def blocks(self) -> list[Block]:

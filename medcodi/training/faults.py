@@ -17,8 +17,7 @@ from typing import Any
 
 import torch.distributed as dist
 
-from medcodi.data.loading import GlobalBatches, StepBatches
-from medcodi.data.refusals import missing
+from medcodi.data.batches import GlobalBatches, StepBatches, missing
 from medcodi.distributed import Ranks
 from medcodi.errors import MedCoDiError, TrainingError
 from medcodi.training.config import FaultConfig

@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 from typing import TYPE_CHECKING, Any
 
-from medcodi.data.refusals import workers_failed
+from medcodi.data.batches import workers_failed
 from medcodi.distributed import join_ranks, launcher
 from medcodi.errors import CheckpointError, MedCoDiError, TrainingError
 from medcodi.randomness import StepRandomness
@@ -26,7 +26,7 @@ from medcodi.training.monitoring.observer import Observers, StepReport
 from medcodi.training.run import Run
 
 if TYPE_CHECKING:
-    from medcodi.data.loading import StepBatches
+    from medcodi.data.batches import StepBatches
     from medcodi.distributed import Ranks
     from medcodi.training.config import TrainConfig
     from medcodi.training.engine import StepResult

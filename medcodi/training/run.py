@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
+from medcodi.data.batches import GlobalBatches
 from medcodi.data.dataset import StudyDataset, read_info
 from medcodi.data.domain import domain_of_data
-from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks, launcher
 from medcodi.errors import DataError, TrainingError
 from medcodi.stages import build_stage

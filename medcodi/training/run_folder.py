@@ -14,9 +14,9 @@ import torch
 from torch import nn
 
 from medcodi.config import to_dict, to_yaml
+from medcodi.data.batches import GlobalBatches
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.domain import Domain
-from medcodi.data.loading import GlobalBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, TrainingError
 from medcodi.model import MedCoDi

@@ -280,6 +280,6 @@ def test_dicom_out_from_python(place: Path, tmp_path: Path, tiny_model: MedCoDi)
         config=SynthesisConfig(image_format="dicom", batch_size=2),
         on_progress=lambda done, total: seen.append((done, total)),
     )
-    assert (outcome.num_made, outcome.num_finished, outcome.num_pending) == (1, 1, 0) and seen == [(0, 1), (1, 1)]
+    assert (outcome.made, outcome.num_there, outcome.num_pending) == (1, 1, 0) and seen == [(0, 1), (1, 1)]
     (row,) = table(tmp_path / "out/results.csv")
     assert row["frontal"].endswith(".dcm") and read_image(tmp_path / "out" / row["frontal"]).shape == (32, 32)

@@ -5,10 +5,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from medcodi.data.batches import GlobalBatches
 from medcodi.data.dataset import StudyDataset
 from medcodi.data.image_files import read_image
 from medcodi.data.images import fit_square, from_uint16, to_uint16
-from medcodi.data.loading import GlobalBatches
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import compose_report, normalise_report, sections
 from medcodi.study import Study

@@ -217,7 +217,7 @@ def synthesize(
     _print_outcome(outcome, out_dir, rank, world)
     if exclude_near_copies is not None and not outcome.num_pending:
         _exclude(exclude_near_copies, out_dir, model, chosen)
-    if delivery is not None and outcome.num_finished:
+    if delivery is not None and outcome.num_there:
         # The rank that ends last knows what is excluded.
         if not outcome.num_pending or (collect and exclude_near_copies is None):
             send_synthesis(delivery, out_dir)
@@ -282,7 +282,7 @@ def _rank_and_world(rank: int | None, world: int | None, environment: Mapping[st
 def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> None:
     whose = f"rank {rank} of {world}: " if world > 1 else ""
     err.print(
-        f"{whose}{outcome.num_made} studies generated, {outcome.num_before} were finished before, {len(outcome.failed)} rows failed"
+        f"{whose}{outcome.made} studies generated, {outcome.found} were finished before, {len(outcome.failed)} rows failed"
     )
     if outcome.num_pending:
         err.print(

@@ -13,9 +13,9 @@ import numpy as np
 
 from medcodi.data.dicom.pixels import display_from_stored, pixel_aspect, stored_pixels
 from medcodi.data.dicom.tags import Tags, corrupt_if_it_fails, read_tags
+from medcodi.data.dicom.views import View, view_of
 from medcodi.data.images import MAX_PIXELS, check_image, square_pixels
 from medcodi.data.refusals import Refused
-from medcodi.data.views import View, view_of
 
 # DICOM Modality of projection radiographs; exports often leave it empty.
 _RADIOGRAPHS = ("CR", "DX", "RG", "RF", "OT", "")

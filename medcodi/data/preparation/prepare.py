@@ -32,7 +32,7 @@ from medcodi.storage.job_folder import JobFolder
 from medcodi.storage.names import plain_name
 from medcodi.storage.ownership import refuse_foreign
 
-_OF_THE_RUN = ("out", "num_workers", "overwrite", "resume")  # keys that are not of the dataset
+_RUN_KEYS = ("out", "num_workers", "overwrite", "resume")  # keys that are not of the dataset
 MIN_STUDIES_FOR_LIMIT = 10  # below it a share of bad studies says little; one good study is enough
 
 
@@ -220,7 +220,7 @@ def _finish(
         "fingerprint": digest.hexdigest(),
         "counts": ledger.counts(),
         "shards": files,
-        "config": {key: value for key, value in to_dict(config).items() if key not in _OF_THE_RUN},
+        "config": {key: value for key, value in to_dict(config).items() if key not in _RUN_KEYS},
     }
     write_json(folder / INFO_FILE, info, error=Interrupted, then=PREPARATION.resume)
     return ledger

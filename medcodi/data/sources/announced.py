@@ -33,11 +33,11 @@ class LeftOut:
 
 @dataclass(frozen=True, kw_only=True)
 class Loaded:
-    """The result of reading a record."""
+    """The result of reading an announced study."""
 
     study: Study | None = None  # the study, or None where it cannot be used
     refused: LeftOut | None = None  # why it cannot
-    spare: tuple[LeftOut, ...] = ()  # files left out although the study is kept, beyond those of the record
+    spare: tuple[LeftOut, ...] = ()  # files left out although the study is kept, beside those it announced as spare
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,11 +69,11 @@ class AnnouncedStudy:
         }
 
     def read_texts(self) -> tuple[Mapping[str, str], tuple[LeftOut, ...]]:
-        """The texts, and those that are not there to be used though the study can do without."""
+        """The texts, and those that cannot be used: the study is kept without them."""
         return self.texts, ()
 
     def read_values(self) -> tuple[dict[str, RecordValue], tuple[LeftOut, ...]]:
-        """The record, and the values that are invalid: a field is left out alone.
+        """The record, and the values that are invalid: each field is left out alone.
 
         Ages above 89 become 90, as de-identified data have it (HIPAA safe harbor, 45 CFR 164.514(b)(2)(i)(C)).
         """
@@ -145,22 +145,22 @@ _NO_PATIENT = re.compile(
 MIN_STUDIES_OF_ONE_PATIENT = 10  # from here on, one patient for all studies is taken for a replaced identifier
 
 
-def check_patients(records: Sequence[AnnouncedStudy], source: str, column: str, fix: str) -> None:
+def check_patients(studies: Sequence[AnnouncedStudy], source: str, column: str, fix: str) -> None:
     """Refuse studies whose patients are not known: those of one patient could come into several splits.
 
     Raises:
         DataError: If a patient is missing or a placeholder in two studies, or all studies are of one patient.
     """
     # Placeholders of anonymisation, and one identifier for everybody.
-    counts = Counter(record.patient_id for record in records)
+    counts = Counter(study.patient_id for study in studies)
     placeholders = sum(num for patient, num in counts.items() if _NO_PATIENT.fullmatch(patient))
-    same = len(counts) == 1 and len(records) >= MIN_STUDIES_OF_ONE_PATIENT
-    if (placeholders < 2 or len(records) < 2) and not same:
+    same = len(counts) == 1 and len(studies) >= MIN_STUDIES_OF_ONE_PATIENT
+    if (placeholders < 2 or len(studies) < 2) and not same:
         return
     failed = (
-        f"all {len(records):,} studies of {source} have the {column} {next(iter(counts))!r}"
+        f"all {len(studies):,} studies of {source} have the {column} {next(iter(counts))!r}"
         if same
-        else f"{placeholders:,} of {len(records):,} studies of {source} have no {column}, or a placeholder"
+        else f"{placeholders:,} of {len(studies):,} studies of {source} have no {column}, or a placeholder"
     )
     raise DataError(
         failed,
@@ -172,10 +172,16 @@ def check_patients(records: Sequence[AnnouncedStudy], source: str, column: str, 
 TWO_PATIENTS = "two patients"
 
 
-def two_patients(old: AnnouncedStudy, new: AnnouncedStudy) -> LeftOut:
+def two_patients(study_id: str, first: str, second: str) -> LeftOut:
     """The refusal of a study whose files or rows name two patients."""
-    detail = f"study {old.study_id!r} is of patients {old.patient_id!r} and {new.patient_id!r}"
-    return LeftOut(file=old.study_id, reason=TWO_PATIENTS, detail=detail)
+    detail = f"study {study_id!r} is of patients {first!r} and {second!r}"
+    return LeftOut(file=study_id, reason=TWO_PATIENTS, detail=detail)
+
+
+def second_image(study_id: str, modality: str, first: object, file: Path, view: str) -> LeftOut:
+    """The refusal of an image whose view the study has already: one image a view, the ``first`` counts."""
+    detail = f"study {study_id!r} has a {modality} already: {first}"
+    return LeftOut(file=str(file), reason="second image of a view", detail=detail, view=view)
 
 
 def joined(
@@ -183,14 +189,19 @@ def joined(
     new: AnnouncedStudy,
     differing: Callable[[AnnouncedStudy, AnnouncedStudy], list[LeftOut]] = lambda old, new: [],
 ) -> AnnouncedStudy:
-    """Two files or rows of one study as one; of what both have the first counts, and ``differing`` lists the rest for the ledger."""
+    """Two files or rows of one study as one. Where both have a content, that of ``old`` counts; ``differing`` lists the others."""
     # One study of two patients is a fault of the export: left out.
     if new.patient_id != old.patient_id:
-        return replace(old, refused=two_patients(old, new))
+        return replace(old, refused=two_patients(old.study_id, old.patient_id, new.patient_id))
     # Beside what can be used, what cannot is left out alone.
     if old.refused is not None and new.refused is None and old.refused.reason != TWO_PATIENTS:
         old, new = new, old
     unusable = () if new.refused is None else (new.refused,)
+    second = [
+        second_image(old.study_id, name, old.images[name], file, new.views.get(name, ""))
+        for name, file in new.images.items()
+        if name in old.images
+    ]
     return replace(
         old,
         images={**new.images, **old.images},
@@ -199,19 +210,5 @@ def joined(
         labels={**new.labels, **old.labels},
         values={**new.values, **{name: value for name, value in old.values.items() if value}},
         split=old.split or new.split,
-        spare=(*old.spare, *new.spare, *unusable, *_second_images(old, new), *differing(old, new)),
+        spare=(*old.spare, *new.spare, *unusable, *second, *differing(old, new)),
     )
-
-
-def _second_images(old: AnnouncedStudy, new: AnnouncedStudy) -> list[LeftOut]:
-    """The images of ``new`` whose view ``old`` has already: one image a view, the first counts."""
-    return [
-        LeftOut(
-            file=str(file),
-            reason="second image of a view",
-            detail=f"study {old.study_id!r} has a {name} already: {old.images[name]}",
-            view=new.views.get(name, ""),
-        )
-        for name, file in new.images.items()
-        if name in old.images
-    ]

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 
 from medcodi.data.dataset import SPLIT_NAMES
+from medcodi.data.dicom.views import view_of
+from medcodi.data.domain import SYNTHESIZED
 from medcodi.data.reports import compose_report
 from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, check_patients, joined, projection
 from medcodi.data.sources.detection import (
     FIELD,
-    SYNTHESIZED,
+    SYNTHESIS_COLUMNS,
     USUAL,
     CsvConfig,
     column_whose_cells,
@@ -21,7 +24,6 @@ from medcodi.data.sources.detection import (
     table_at,
 )
 from medcodi.data.tables import TableRow, is_absent, read_header, read_rows, text_of_cell
-from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean
 from medcodi.modality import names
 from medcodi.study import CHEXPERT_LABELS
@@ -36,18 +38,18 @@ def studies(options: CsvConfig) -> Iterator[AnnouncedStudy]:
     """
     path = table_at(Path(options.path))
     header = read_header(path)
-    if set(header) >= SYNTHESIZED:
+    if set(header) >= SYNTHESIS_COLUMNS:
         defaults = columns_of_synthesis(header, options.study_is_patient)
         options = replace(options, columns={**defaults, **options.columns})
     columns = columns_of(options, header, path)
-    if "patient_id" not in columns and set(header) >= SYNTHESIZED:
+    if "patient_id" not in columns and set(header) >= SYNTHESIS_COLUMNS:
         options = replace(options, study_is_patient=True)
     _check_patients(options, columns, path)
     root = Path(options.root) if options.root else path.parent
     # Rows of one study are joined, in the order of first appearance.
     by_id: dict[str, AnnouncedStudy] = {}
     for row in read_rows(path):
-        if set(header) >= SYNTHESIZED:  # our own table, whose texts may be guarded from spreadsheets
+        if set(header) >= SYNTHESIS_COLUMNS:  # our own table, whose texts may be guarded from spreadsheets
             row = replace(row, cells={column: text_of_cell(cell) for column, cell in row.cells.items()})
         study = _study(row, columns, root, options)
         known = by_id.get(study.study_id)
@@ -102,6 +104,13 @@ def _study(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvCo
             images[view] = root / cell("image")
     # A whole report, or its sections.
     text = cell("report") or compose_report(cell("findings"), cell("impression"))
+    absent = [
+        LeftOut(
+            file=f"{study_id}:{name}", reason="report: absent", detail=f"line {number}: {name} is {written(name)!r}"
+        )
+        for name in ("report", "findings", "impression")
+        if written(name) and not cell(name)
+    ]
     split = cell("split").lower()
     if split and split not in SPLIT_NAMES:
         raise DataError(
@@ -109,8 +118,7 @@ def _study(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvCo
             expected=", ".join(SPLIT_NAMES),
             fix="correct it, or options.columns.split=null for splits of our own",
         )
-    labels = {label: value for label in CHEXPERT_LABELS if (value := _label(row.cells.get(label))) is not None}
-    invalid = [label for label in CHEXPERT_LABELS if label not in labels and not is_absent(row.cells.get(label) or "")]
+    labels, invalid = _labels(row, study_id)
     if "labels" in columns:
         labels |= _named_labels(cell("labels"), f"{options.path}, line {number}", options.label_names)
     values = {meaning.removeprefix(FIELD): cell(meaning) for meaning in columns if meaning.startswith(FIELD)}
@@ -127,23 +135,9 @@ def _study(row: TableRow, columns: Mapping[str, str], root: Path, options: CsvCo
         labels=labels,
         values=values,
         fields=options.fields,
-        metadata={**metadata, "source": "synthesize" if set(row.cells) >= SYNTHESIZED else "csv"},
+        metadata={**metadata, "source": SYNTHESIZED if set(row.cells) >= SYNTHESIS_COLUMNS else "csv"},
         refused=refused,
-        spare=tuple(
-            LeftOut(
-                file=f"{study_id}:{name}", reason="report: absent", detail=f"line {number}: {name} is {written(name)!r}"
-            )
-            for name in ("report", "findings", "impression")
-            if written(name) and not cell(name)
-        )
-        + tuple(
-            LeftOut(
-                file=f"{study_id}:{label}",
-                reason="label: invalid value",
-                detail=f"line {number}: {label} is {row.cells[label][:40]!r}, expected 1, 0, -1 or nothing",
-            )
-            for label in invalid
-        ),
+        spare=(*absent, *invalid),
     )
 
 
@@ -201,16 +195,26 @@ def _named_labels(cell: str, where: str, label_names: Mapping[str, str | None]) 
     return {label: float(label in present) for label in meaning.values() if label}
 
 
-def _label(cell: str | None) -> float | None:
-    try:
-        value = float(cell or "")
-    except ValueError:
-        return None
-    return value if value in (-1.0, 0.0, 1.0) else None
+def _labels(row: TableRow, study_id: str) -> tuple[dict[str, float], list[LeftOut]]:
+    """Labels of the columns with CheXpert's names, and those whose cells hold something else than 1, 0, -1 or nothing."""
+    labels: dict[str, float] = {}
+    invalid: list[LeftOut] = []
+    for label in (label for label in CHEXPERT_LABELS if not is_absent(row.cells.get(label, ""))):
+        cell = row.cells[label]
+        try:
+            value = float(cell)
+        except ValueError:
+            value = math.nan
+        if value in (-1.0, 0.0, 1.0):
+            labels[label] = value
+        else:
+            detail = f"line {row.line}: {label} is {cell[:40]!r}, expected 1, 0, -1 or nothing"
+            invalid.append(LeftOut(file=f"{study_id}:{label}", reason="label: invalid value", detail=detail))
+    return labels, invalid
 
 
 def _joined(old: AnnouncedStudy, new: AnnouncedStudy, *, by_study: bool) -> AnnouncedStudy:
-    """Two rows of one study as one record; where a row is a study, the second is a duplicate."""
+    """Two rows of one study as one; where a row is a whole study, the second is a duplicate."""
     if by_study and new.patient_id == old.patient_id:
         spare = LeftOut(
             file=old.study_id,

@@ -12,16 +12,15 @@ from itertools import islice
 from pathlib import Path
 
 from medcodi.config import config
-from medcodi.data.image_files import is_dicom
+from medcodi.data.dicom.views import view_of
+from medcodi.data.image_files import DICOM_SUFFIXES, IMAGE_SUFFIXES, is_dicom
 from medcodi.data.tables import is_absent, read_rows
-from medcodi.data.views import view_of
 from medcodi.errors import DataError, did_you_mean, one_of
 from medcodi.modality import names
 from medcodi.record import CLINICAL_RECORD, FieldConfig
 from medcodi.study import CHEXPERT_LABELS
 
 TABLE_SUFFIXES = (".csv", ".tsv", ".csv.gz")
-IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".tif", ".tiff", ".bmp", ".webp", ".jp2")
 TABLE_FIX = (
     "write a table beside them (study_id, patient_id, frontal, lateral, report); 'medcodi data sample sample' shows one"
 )
@@ -103,7 +102,12 @@ USUAL: dict[str, tuple[str, ...]] = {
 }
 _ROWS_TO_LOOK_AT = 50  # of a table, for a fix
 FIELD = "record."  # start of the meanings that fill a record
-SYNTHESIZED = {"study_id", "direction", "seed", "model_sha256"}  # results of `medcodi synthesize`: no patient exists
+SYNTHESIS_COLUMNS = {
+    "study_id",
+    "direction",
+    "seed",
+    "model_sha256",
+}  # results of `medcodi synthesize`: no patient exists
 
 
 @config
@@ -157,7 +161,7 @@ def column_whose_cells(path: Path, fits: Callable[[str], bool]) -> str | None:
 
 
 def _is_image(cell: str) -> bool:
-    return cell.lower().endswith((".png", ".jpg", ".jpeg", ".jp2", ".tif", ".tiff", ".bmp", ".webp", ".dcm", ".dicom"))
+    return cell.lower().endswith((*IMAGE_SUFFIXES, *DICOM_SUFFIXES))
 
 
 def columns_of(options: CsvConfig, header: list[str], path: Path) -> dict[str, str]:
@@ -177,21 +181,17 @@ def columns_of(options: CsvConfig, header: list[str], path: Path) -> dict[str, s
     known = {_key(name): name for name in reversed(header)}
     columns = {meaning: column for meaning, column in named.items() if column is not None and meaning in fields}
     for meaning, usual in USUAL.items():
-        column = (
-            named[meaning]
-            if meaning in named
-            else next((known[_key(name)] for name in usual if _key(name) in known), None)
-        )
+        column = next((known[_key(name)] for name in usual if _key(name) in known), None)
+        column = named.get(meaning, column)
         if column is not None:
             columns[meaning] = column
     # Fields of the record by their own names, or the usual ones.
     for meaning in fields if options.record else ():
         name = meaning.removeprefix(FIELD)
-        spellings = [
-            known[_key(spelling)] for spelling in (meaning, name, *USUAL.get(name, ())) if _key(spelling) in known
-        ]
-        if spellings and meaning not in named:
-            columns[meaning] = spellings[0]
+        spellings = (meaning, name, *USUAL.get(name, ()))
+        column = next((known[_key(spelling)] for spelling in spellings if _key(spelling) in known), None)
+        if column is not None and meaning not in named:
+            columns[meaning] = column
     contents = {"image", "report", "findings", "impression", *names("image")}
     if not contents & set(columns):
         column = column_whose_cells(path, _is_image)

@@ -12,10 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from medcodi.data.dicom.reading import read_header
+from medcodi.data.dicom.views import view_of
 from medcodi.data.refusals import Refused
 from medcodi.data.reports import compose_report, read_text
-from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, projection
-from medcodi.data.sources.mimic_iv import Joined, joined_records, study_time
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, projection, second_image, two_patients
+from medcodi.data.sources.mimic_iv import JoinedRecord, joined_records, study_time
 from medcodi.data.sources.mimic_reports import read_mimic_report
 from medcodi.data.sources.mimic_tables import (
     IDS,
@@ -28,13 +29,16 @@ from medcodi.data.sources.mimic_tables import (
     tables_folder,
 )
 from medcodi.data.tables import find_table, read_table
-from medcodi.data.views import view_of
 from medcodi.errors import DataError
 from medcodi.modality import MODALITIES, names
 from medcodi.storage.names import stays_inside
 
 _VIEW, _VIEW_IN_WORDS = "ViewPosition", "ViewCodeSequence_CodeMeaning"
 _READ = (_VIEW, _VIEW_IN_WORDS, "StudyDate", "StudyTime")  # of the metadata table
+
+
+# Row of the table that lists an image, its row of the metadata table where that is known, and its file.
+Located = tuple[dict[str, str], dict[str, str] | None, Path]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -138,8 +142,8 @@ def _studies(
     seen: set[str] = set()
 
     # Paths of the images in the chosen groups.
-    def located() -> Iterator[tuple[dict[str, str], dict[str, str] | None, Path]]:
-        for row, view in rows:
+    def located() -> Iterator[Located]:
+        for row, metadata in rows:
             patient, study = f"p{row['subject_id']}", f"s{row['study_id']}"
             if options.groups is None or patient[:3] in options.groups:
                 path = row.get("path") or f"files/{patient[:3]}/{patient}/{study}/{row['dicom_id']}{suffix}"
@@ -149,7 +153,7 @@ def _studies(
                         expected=f"a path inside {root}",
                         fix="download the tables again",
                     )
-                yield row, view, root / path
+                yield row, metadata, root / path
 
     # Gather rows by study; DICOM tags are read in parallel.
     for row, view, file in each(_viewed, located()):
@@ -168,7 +172,7 @@ def _studies(
         )
     # Refuse half a download before hours of reading.
     check_groups(root, (study.patient for study in studies.values()))
-    records: Mapping[str, Joined] = {}
+    records: Mapping[str, JoinedRecord] = {}
     if options.mimic_iv is not None:
         records = joined_records(
             options, {name: (int(study.patient[1:]), study.time) for name, study in studies.items()}
@@ -178,7 +182,7 @@ def _studies(
         yield _with_record(announced, records[study_id], options) if study_id in records else announced
 
 
-def _with_record(study: AnnouncedMimic, joined: Joined, options: MimicConfig) -> AnnouncedMimic:
+def _with_record(study: AnnouncedMimic, joined: JoinedRecord, options: MimicConfig) -> AnnouncedMimic:
     """The study with the values of MIMIC-IV, and with the projection of its frontal."""
     view = next(filter(None, map(projection, study.views.values())), "")
     return replace(
@@ -191,14 +195,12 @@ def _with_record(study: AnnouncedMimic, joined: Joined, options: MimicConfig) ->
     )
 
 
-def _viewed(
-    located: tuple[dict[str, str], dict[str, str] | None, Path],
-) -> tuple[dict[str, str], tuple[str, str | None] | LeftOut, Path]:
-    """A row with the view of its image: code and modality, or why it has none."""
-    row, view, file = located
-    row = {**row, **{key: view[key] for key in ("StudyDate", "StudyTime") if view and view.get(key)}}
+def _viewed(located: Located) -> tuple[dict[str, str], tuple[str, str | None] | LeftOut, Path]:
+    """A row with its date and time, the view of its image (code and modality, or why it has none), and the file."""
+    row, metadata, file = located
+    row = {**row, **{key: metadata[key] for key in ("StudyDate", "StudyTime") if metadata and metadata.get(key)}}
     try:
-        return row, _view(view, file), file
+        return row, _view(metadata, file), file
     except Refused as error:
         return row, LeftOut(file=str(file), reason=error.reason, detail=str(error)), file
 
@@ -214,8 +216,7 @@ def _add(
     """Enter one image into its study."""
     name = row["dicom_id"]
     if f"p{row['subject_id']}" != study.patient:
-        detail = f"study {study_id!r} is of patients {study.patient!r} and 'p{row['subject_id']}'"
-        study.refused = LeftOut(file=study_id, reason="two patients", detail=detail)
+        study.refused = two_patients(study_id, study.patient, f"p{row['subject_id']}")
         return
     if name in seen:
         detail = f"dicom_id {name!r} appears in several rows; the first is used"
@@ -258,8 +259,8 @@ def _study(
     spare, refused = list(study.spare), study.refused
     for _, _, modality, code, file in sorted(study.images, key=lambda image: image[:2]):
         if modality in images:
-            detail = f"study {study_id!r} has a {modality} already: {images[modality]} ({views[modality]})"
-            spare.append(LeftOut(file=str(file), reason="second image of a view", detail=detail, view=code))
+            first = f"{images[modality]} ({views[modality]})"
+            spare.append(second_image(study_id, modality, first, file, code))
         else:
             images[modality], views[modality] = file, code
     if not images and refused is None:
@@ -274,7 +275,6 @@ def _study(
     if split == "" and refused is None:
         detail = f"study {study_id!r} is not in the official split; options.official_split=false would take it"
         refused = LeftOut(file=study_id, reason="not in the split", detail=detail)
-    facts: dict[str, Any] = {"source": source, "views": views}
     return AnnouncedMimic(
         study_id=study_id,
         patient_id=study.patient,
@@ -282,7 +282,7 @@ def _study(
         images=images,
         views=views,
         labels=labels,
-        metadata=facts,
+        metadata={"source": source, "views": views},
         refused=refused,
         spare=tuple(spare),
         report=report,

@@ -38,7 +38,7 @@ _TIME = "%Y-%m-%d %H:%M:%S"
 
 
 @dataclass(kw_only=True)
-class Joined:
+class JoinedRecord:
     """The part of a study that comes from MIMIC-IV: values as texts with their units, and what is missing."""
 
     values: dict[str, str] = field(default_factory=dict)
@@ -59,7 +59,7 @@ def _seconds(text: str, form: str = _TIME) -> int:
     return int(datetime.strptime(text, form).replace(tzinfo=UTC).timestamp())
 
 
-def joined_records(options: MimicConfig, times: Mapping[str, tuple[int, int | None]]) -> dict[str, Joined]:
+def joined_records(options: MimicConfig, times: Mapping[str, tuple[int, int | None]]) -> dict[str, JoinedRecord]:
     """Study -> its part of MIMIC-IV.
 
     Args:
@@ -115,14 +115,16 @@ def _of_patient(
     time: int | None,
     stays: Iterable[Mapping[str, str]],
     of_admission: Iterable[str],
-) -> Joined:
+) -> JoinedRecord:
     if person is None:
         detail = f"the patient of study {study!r} is not in MIMIC-IV's table of patients"
-        return Joined(spare=(LeftOut(file=f"{study}:record", reason="record: patient not in MIMIC-IV", detail=detail),))
+        return JoinedRecord(
+            spare=(LeftOut(file=f"{study}:record", reason="record: patient not in MIMIC-IV", detail=detail),)
+        )
     values = {"sex": person["gender"]}
     if time is None:
         detail = f"study {study!r} has no StudyDate and StudyTime: neither age nor values"
-        return Joined(
+        return JoinedRecord(
             values=values, spare=(LeftOut(file=f"{study}:record", reason="record: no study time", detail=detail),)
         )
     # The anchor year is the patient's own, shifted as all dates of the patient are.
@@ -135,8 +137,8 @@ def _of_patient(
     # The admission that the study falls into, where there is one.
     stay = next((row for row in stays if _seconds(row["admittime"]) <= time <= _end_of(row)), None)
     if stay is None:
-        return Joined(values=values)
-    return Joined(
+        return JoinedRecord(values=values)
+    return JoinedRecord(
         values={**values, **{name: stay[name] for name in of_admission}}, metadata={"admission": stay["hadm_id"]}
     )
 

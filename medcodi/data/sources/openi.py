@@ -12,16 +12,15 @@ from pathlib import Path
 from xml.etree import ElementTree
 
 from medcodi.config import config
+from medcodi.data.dicom.views import view_of
 from medcodi.data.reports import compose_report
-from medcodi.data.sources.announced import AnnouncedStudy, LeftOut
+from medcodi.data.sources.announced import AnnouncedStudy, LeftOut, second_image
 from medcodi.data.tables import find_table, read_table
-from medcodi.data.views import view_of
 from medcodi.errors import DataError
 from medcodi.modality import names
 
 _REPORT_FOLDERS = ("ecgen-radiology", "NLMCXR_reports/ecgen-radiology", "NLMCXR_reports", "reports", ".")
 _IMAGE_FOLDERS = ("NLMCXR_png", "images", "images/images_normalized", "png", ".")
-_PROJECTIONS = ("*projections",)
 
 
 @config
@@ -55,11 +54,10 @@ def studies(options: OpeniConfig) -> Iterator[AnnouncedStudy]:
         study = _study(report, images, projections)
         if study.study_id in seen:
             detail = f"{report}: study {study.study_id!r} is in {seen[study.study_id]} already"
-            name = str(report)
             study = AnnouncedStudy(
                 study_id=f"{study.study_id} ({report.name})",
                 patient_id=study.patient_id,
-                refused=LeftOut(file=name, reason="duplicate id", detail=detail),
+                refused=LeftOut(file=str(report), reason="duplicate id", detail=detail),
             )
         seen.setdefault(study.study_id, report)
         yield study
@@ -90,7 +88,7 @@ def _key(name: str) -> str:
 
 def _projections(root: Path, options: OpeniConfig) -> Mapping[str, str] | None:
     """Image -> view, or None without a table."""
-    path = Path(options.projections) if options.projections else find_table(root, _PROJECTIONS[0])
+    path = Path(options.projections) if options.projections else find_table(root, "*projections")
     if path is None:
         return None
     if not path.is_file():
@@ -170,8 +168,7 @@ def _images(
             detail = f"{file}: view {view or 'none'!r} does not tell frontal from lateral{fix}"
             spare.append(LeftOut(file=str(file), reason="unknown view", detail=detail, view=view))
         elif modality in chosen:
-            detail = f"study {study_id!r} has a {modality} already: {chosen[modality]}"
-            spare.append(LeftOut(file=str(file), reason="second image of a view", detail=detail, view=view))
+            spare.append(second_image(study_id, modality, chosen[modality], file, view))
         else:
             chosen[modality], views[modality] = file, view
     return chosen, views

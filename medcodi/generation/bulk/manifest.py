@@ -93,7 +93,7 @@ def read_manifest(path: Path, defaults: RowDefaults, keep: Sequence[str] = ()) -
     row_of: dict[str, int] = {}  # name of a study, as a file system may see it -> number of its row
     columns: set[str] = set()
     for number, cells in enumerate(lines, start=1):
-        row = _row(cells, number, path, defaults, keep)
+        row = _read_row(cells, number, path, defaults, keep)
         if isinstance(cells, Mapping):
             columns |= set(cells)
         # An id, and the names of its samples, may occur once only.
@@ -190,9 +190,10 @@ def _jsonl(data: bytes) -> Iterator[Mapping[str, Any] | DataError]:
             yield values if isinstance(values, dict) else refusal
 
 
-def _row(
+def _read_row(
     cells: Mapping[str, Any] | DataError, number: int, path: Path, defaults: RowDefaults, keep: Sequence[str]
 ) -> Row | BadRow:
+    """A row, or why it is invalid."""
     if isinstance(cells, DataError):
         return BadRow(number=number, id="", message=str(cells))
     name = ""
@@ -203,12 +204,12 @@ def _row(
                 f"the id {name!r} cannot name a folder",
                 expected="at most 120 letters, digits, '.', '_' and '-', the first a letter or digit, the last no '.'; no device such as CON",
             )
-        return _checked(cells, number, name, path.parent, defaults, keep)
+        return _row_from_cells(cells, number, name, path.parent, defaults, keep)
     except (DataError, PromptError) as error:
         return BadRow(number=number, id=name if _ID.fullmatch(name) else "", message=str(error))
 
 
-def _checked(
+def _row_from_cells(
     cells: Mapping[str, Any], number: int, name: str, root: Path, defaults: RowDefaults, keep: Sequence[str]
 ) -> Row:
     """A row from its cells; a DataError or PromptError says what is invalid."""

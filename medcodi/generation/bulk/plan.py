@@ -1,11 +1,34 @@
-"""The plan of a synthesis: its shards (studies) and batches, a function of the manifest and the batch size, never of the ranks."""
+"""The plan of a synthesis: its settings; its shards (studies) and batches, a function of the manifest and the batch size, never of the ranks."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from medcodi.generation.bulk.manifest import Row
+from medcodi.config import config
+from medcodi.errors import PromptError
+from medcodi.generation.bulk.manifest import Row, RowDefaults
+from medcodi.model.execution import ExecutionConfig
+from medcodi.model.generation_config import GenerationConfig
+
+
+@config
+class SynthesisConfig:
+    """How a manifest is carried out; all of it is part of the identity that a resumed run must have."""
+
+    generation: GenerationConfig = GenerationConfig()
+    defaults: RowDefaults = RowDefaults()  # for cells that rows leave empty
+    keep: tuple[str, ...] = ()  # columns copied from the manifest into the results
+    batch_size: int = 8  # samples denoised together; short batches are filled up, so that all have the same shape
+    shard_size: int = 1000  # studies in a folder
+    image_format: str = "png"  # png, png16 or dicom
+    threads: int = 1  # CPU threads of a rank, if the model runs on the CPU: rounding depends on it
+    execution: ExecutionConfig = ExecutionConfig()
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "shard_size", "threads"):
+            if getattr(self, name) < 1:
+                raise PromptError(f"{name} is {getattr(self, name)}", expected="at least 1", fix=f"correct {name}")
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

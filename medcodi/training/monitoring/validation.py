@@ -11,7 +11,7 @@ from medcodi.training.monitoring.metrics import NamedMeans
 from medcodi.training.monitoring.observer import Observer, StepReport
 
 if TYPE_CHECKING:
-    from medcodi.data.loading import GlobalBatches
+    from medcodi.data.batches import GlobalBatches
     from medcodi.stages.stage import Stage
     from medcodi.training.engine import Engine
 

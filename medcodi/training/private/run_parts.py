@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from medcodi.data.batches import GlobalBatches, StepBatches
 from medcodi.data.dataset import StudyDataset
-from medcodi.data.loading import GlobalBatches, StepBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, TrainingError
 from medcodi.randomness import numpy_generator

@@ -12,8 +12,9 @@ import pyarrow as pa
 import pytest
 
 from medcodi.config import from_dict
+from medcodi.data.batches import GlobalBatches
 from medcodi.data.dataset import open_dataset, read_info
-from medcodi.data.loading import DataConfig, GlobalBatches
+from medcodi.data.loading import DataConfig
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.errors import DataError
 

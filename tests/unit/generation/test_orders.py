@@ -117,7 +117,7 @@ def test_a_manifest_names_the_order_of_each_row(model: MedCoDi, tmp_path) -> Non
     )
     outcome = synthesize(manifest, tmp_path / "out", model=model, config=config)
     # Row c is misspelt; the report of row d is not in the sequence.
-    assert (outcome.num_made, outcome.num_failed) == (2, 2)
+    assert (outcome.made, outcome.num_failed) == (2, 2)
     assert "did you mean 'chained'" in outcome.failed[0].message and "target report" in outcome.failed[1].message
     records = {name: json.loads((tmp_path / f"out/studies/00000/{name}/result.json").read_text()) for name in "ab"}
     assert [records[name]["provenance"]["settings"]["order"] for name in "ab"] == ["chained", "joint"]

@@ -66,7 +66,7 @@ def test_too_small_for_a_window() -> None:
 
 def test_five_scales_are_torchmetrics_ms_ssim() -> None:
     images = films(3, 176)
-    ours = diversity(images, list("abc"), 0, num_pairs=2)
+    ours = diversity(images, draw_pairs(list("abc"), 2, 0))
     one, other = (as_tensor([images[row] for row in ours.pairs[:, side]]) for side in (0, 1))
     expected = image_metrics.multiscale_structural_similarity_index_measure(one, other, data_range=1.0)
     assert ours.num_scales == 5 and ours.ms_ssim == pytest.approx(float(expected), rel=1e-6)
@@ -75,7 +75,7 @@ def test_five_scales_are_torchmetrics_ms_ssim() -> None:
 @pytest.mark.parametrize("side", [128, 131])
 def test_fewer_scales_are_torchmetrics_with_their_weights_of_sum_one(side: int) -> None:
     images = films(4, side)
-    ours = diversity(images, list("abcd"), 0)
+    ours = diversity(images, draw_pairs(list("abcd"), 500, 0))
     betas = tuple(beta / sum(BETAS[: ours.num_scales]) for beta in BETAS[: ours.num_scales])
     one, other = (as_tensor([images[row] for row in ours.pairs[:, place]]) for place in (0, 1))
     expected = image_metrics.multiscale_structural_similarity_index_measure(
@@ -88,9 +88,8 @@ def test_fewer_scales_are_torchmetrics_with_their_weights_of_sum_one(side: int) 
 def test_alike_images_are_less_diverse() -> None:
     varied = films(6, 32)
     alike = [np.clip(varied[0] + 0.01 * GENERATOR.normal(size=(32, 32)), 0, 1) for _ in range(6)]
-    patients = list("abcdef")
-    pairs = draw_pairs(patients, 8, 0)
-    assert diversity(alike, patients, pairs=pairs).ms_ssim > 0.9 > diversity(varied, patients, pairs=pairs).ms_ssim
+    pairs = draw_pairs(list("abcdef"), 8, 0)
+    assert diversity(alike, pairs).ms_ssim > 0.9 > diversity(varied, pairs).ms_ssim
 
 
 def test_pairs_are_keyed_different_and_between_patients() -> None:
@@ -107,7 +106,7 @@ def test_pairs_are_keyed_different_and_between_patients() -> None:
 
 def test_diversity_weighs_pairs_by_their_studies() -> None:
     images = films(4, 32)
-    ours = diversity(images, list("abcd"), 0)
+    ours = diversity(images, draw_pairs(list("abcd"), 500, 0))
     weights = np.array([[1.0, 1, 0, 0], [1, 1, 1, 1]])
     place = [tuple(pair) for pair in ours.pairs].index((0, 1))
     assert ours.statistic()(weights).tolist() == pytest.approx([ours.per_pair[place], ours.ms_ssim])

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from medcodi.data.loading import StepBatches
+from medcodi.data.batches import StepBatches
 from medcodi.distributed import Ranks
 from medcodi.errors import TrainingError
 from medcodi.training import checkpoint

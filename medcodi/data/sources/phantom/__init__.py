@@ -10,7 +10,7 @@ import numpy as np
 from scipy import ndimage
 
 from medcodi.data.sources.phantom import grammar, lines, rendering
-from medcodi.data.sources.phantom.body import Body, draw_body, draw_findings, labels_of
+from medcodi.data.sources.phantom.body import Body, draw_body, draw_findings, growth_and_rise, labels_of
 from medcodi.data.sources.phantom.film import VIEWS, draw_exposure, expose
 from medcodi.data.sources.phantom.painting import HALF_DEPTH
 from medcodi.data.sources.phantom.patients import check_population, draw_visit, identifiers
@@ -159,9 +159,7 @@ def body_of(metadata: Mapping[str, Any]) -> Body:
 
 
 def _body_with(findings: Sequence[Finding], rng: np.random.Generator) -> Body:
-    size_of = {finding.label: finding.size for finding in findings}
-    growth = {None: 0.0, "small": 0.16, "moderate": 0.30, "large": 0.46}[size_of.get("Cardiomegaly")]
-    raised = {finding.side or "": 0.10 for finding in findings if finding.label == "Atelectasis"}
+    growth, raised = growth_and_rise(findings)
     return draw_body(rng, cardiomegaly=growth, raised=raised)
 
 
@@ -179,8 +177,8 @@ def _resample(coarse: np.ndarray, across: int, size: int, shift: np.ndarray) -> 
     inside = (columns > -0.5) & (columns < coarse.shape[1] - 0.5)
     smooth = ndimage.spline_filter(coarse, order=3, output=np.float32)  # pyright: ignore[reportArgumentType]
     grid = np.meshgrid(rows, columns, indexing="ij")
-    found = ndimage.map_coordinates(smooth, grid, order=3, mode="nearest", prefilter=False)
-    return np.where(inside[None], found, 0.0)
+    path = ndimage.map_coordinates(smooth, grid, order=3, mode="nearest", prefilter=False)
+    return np.where(inside[None], path, 0.0)
 
 
 class PhantomDataset:
@@ -228,9 +226,9 @@ class PhantomDataset:
 
     def record(self, index: int) -> Record | None:
         """The record of a study, without computing its films; version 1 has none."""
-        return (
-            draw_visit(self.seed, self.offset + index, self.studies_per_patient).record if self.version == 2 else None
-        )
+        if self.version == 1:
+            return None
+        return draw_visit(self.seed, self.offset + index, self.studies_per_patient).record
 
 
 __all__ = ["PhantomDataset", "body_of", "draw_visit", "phantom_findings", "phantom_report", "phantom_study"]

@@ -5,6 +5,7 @@ Axes: x to the patient's left (the right of the film), y to the back, z to the f
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -30,7 +31,8 @@ _OPACITIES = {"Consolidation", "Edema", "Lung Lesion", "Atelectasis"}
 
 
 # ---- findings --------------------------------------------------------------------------------------------------------
-def _pick(rng: np.random.Generator, options: tuple[str, ...]) -> str:
+def pick(rng: np.random.Generator, options: Sequence[str]) -> str:
+    """One of the options, each equally likely."""
     return options[int(rng.integers(len(options)))]
 
 
@@ -44,7 +46,7 @@ def draw_findings(rng: np.random.Generator) -> tuple[Finding, ...]:
 
 
 def _draw(rng: np.random.Generator, label: str) -> Finding:
-    side, size = _pick(rng, SIDES), _pick(rng, SIZES)
+    side, size = pick(rng, SIDES), pick(rng, SIZES)
     if label in ("Cardiomegaly", "Edema"):
         return Finding(label=label, side="bilateral" if label == "Edema" else None, size=size)
     if label == "Pleural Effusion":
@@ -52,7 +54,7 @@ def _draw(rng: np.random.Generator, label: str) -> Finding:
     if label == "Pneumothorax":
         return Finding(label=label, side=side, size=size)
     if label in ("Consolidation", "Lung Lesion"):
-        lobe = _pick(rng, LOBES[side])
+        lobe = pick(rng, LOBES[side])
         return Finding(label=label, side=side, location=lobe, size=size if label == "Lung Lesion" else None)
     if label == "Atelectasis":
         return Finding(label=label, side=side, location="lower")
@@ -72,6 +74,13 @@ def labels_of(findings: tuple[Finding, ...]) -> dict[str, float]:
     return {label: float(label in present) for label in CHEXPERT_LABELS}
 
 
+def growth_and_rise(findings: Sequence[Finding]) -> tuple[float, dict[str, float]]:
+    """How much wider the heart is, as a fraction, and side -> how far a hemidiaphragm stands higher than it would."""
+    size_of = {finding.label: finding.size for finding in findings}
+    growth = {None: 0.0, "small": 0.16, "moderate": 0.30, "large": 0.46}[size_of.get("Cardiomegaly")]
+    return growth, {finding.side or "": 0.10 for finding in findings if finding.label == "Atelectasis"}
+
+
 # ---- body ------------------------------------------------------------------------------------------------------------
 @dataclass(frozen=True, kw_only=True)
 class Body:
@@ -85,20 +94,20 @@ class Body:
     apex: float  # z of the lung apices
     dome_left: float  # z of the hemidiaphragms' tops
     dome_right: float
-    heart_x: float
+    heart_x: float  # of its middle
     heart_radius: float
-    heart_tilt: float
+    heart_tilt: float  # of its long axis, in radians: from the left towards the feet
     aorta: float  # radius
     mediastinum: float  # half width
-    kyphosis: float
-    rotation: float
+    kyphosis: float  # how much the spine bends back: y grows by kyphosis * z^2
+    rotation: float  # not shown on the films yet; drawing it is part of every study's stream of random numbers
     shift: tuple[float, float, float]  # of the body on the films: x, y, z
     vessel_seed: int
-    bone: float  # density
-    fat: float
-    breast: float
-    shoulder_drop: float
-    rib_slope: float
+    bone: float  # density, about 1
+    fat: float  # thickness under the skin
+    breast: float  # size, 0 to about 2.5
+    shoulder_drop: float  # z by which the shoulders are lower
+    rib_slope: float  # z by which a rib falls from back to front
     unfolding: float = 0.0  # of the aorta, 0 young .. 1 old
 
 

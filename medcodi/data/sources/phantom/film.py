@@ -12,7 +12,7 @@ from scipy import ndimage
 from medcodi.data.sources.phantom.painting import HALF_DEPTH
 
 OPTICAL_THICKNESS = 3.0  # of the reference path; the automatic exposure control brings every film near it
-REFERENCE_PERCENTILE = 80
+REFERENCE_PERCENTILE = 80  # of the paths through the body: which one is the reference
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,13 +35,13 @@ VIEWS = {
 class Exposure:
     """How one film was taken."""
 
-    gain: float
-    contrast: float
-    scatter: float
-    noise: float
-    marker: str
-    marker_at: tuple[float, float]
-    collimation: tuple[float, float, float, float]
+    gain: float  # added to the grey level
+    contrast: float  # factor around middle grey
+    scatter: float  # share of the transmitted light that is spread over the film
+    noise: float  # of the quanta, at 128 pixels a side
+    marker: str  # letter on the film
+    marker_at: tuple[float, float]  # its middle, across and down, from 0 to 1
+    collimation: tuple[float, float, float, float]  # dark edges at top, bottom, left and right, as shares of the side
 
 
 def draw_exposure(rng: np.random.Generator, marker: str) -> Exposure:
@@ -76,14 +76,16 @@ def develop(
     primary: np.ndarray, scatter: np.ndarray, grain: np.ndarray, exposure: Exposure, noise: float
 ) -> np.ndarray:
     """The film of transmitted and scattered light with its grain, all ``[S, S]``; ``noise`` as float is single precision."""
+    # Light with its quantum noise, which is stronger where there is less of it.
     light = primary + exposure.scatter * scatter + 0.004
     mottle = (0.35 / np.sqrt(light + 0.02)).clip(0.3, 1.6)
     light = light * (1 + noise * mottle * grain)
+    # Optical density, onto grey levels, with a gentle shoulder and toe.
     density = -np.log(np.clip(light, 1e-4, None))
     grey = (density - 0.25) / 3.9 + exposure.gain
     grey = 0.5 + (grey - 0.5) * exposure.contrast
     film = np.clip(grey, 0, 1)
-    film = film * film * (3 - 2 * film) * 0.55 + film * 0.45  # gentle shoulder and toe
+    film = film * film * (3 - 2 * film) * 0.55 + film * 0.45
     return _collimate(_mark(film.astype(np.float32), exposure), exposure)
 
 

@@ -8,6 +8,7 @@ from importlib import resources
 import numpy as np
 import yaml
 
+from medcodi.data.sources.phantom.body import pick
 from medcodi.study import Finding
 
 _PHRASES = yaml.safe_load(resources.files(__spec__.parent).joinpath("phrases_version_1.yaml").read_text("utf-8"))
@@ -18,16 +19,12 @@ _DEGREE = {"small": "mild", "moderate": "moderate", "large": "severe"}
 MAX_NEGATIVES = 4
 
 
-def _choose(rng: np.random.Generator, options: Sequence[str]) -> str:
-    return options[int(rng.integers(len(options)))]
-
-
 def _say(rng: np.random.Generator, template: str, finding: Finding | None = None) -> str:
     """Choose among ``[a|b]`` and fill in what the finding is."""
     while "[" in template:
         before, _, rest = template.partition("[")
         inside, _, after = rest.partition("]")
-        template = before + _choose(rng, inside.split("|")) + after
+        template = before + pick(rng, inside.split("|")) + after
     if finding is None:
         return template
     size = finding.size or "moderate"
@@ -57,10 +54,10 @@ def report(rng: np.random.Generator, findings: Sequence[Finding]) -> str:
     present = [findings[index] for index in rng.permutation(len(findings))]
     absent = [label for label in NEGATIVE if label not in {finding.label for finding in findings}]
     denied = [absent[index] for index in rng.permutation(len(absent))[: int(rng.integers(2, MAX_NEGATIVES + 1))]]
-    sentences = [_say(rng, _choose(rng, POSITIVE[finding.label]), finding) for finding in present]
+    sentences = [_say(rng, pick(rng, POSITIVE[finding.label]), finding) for finding in present]
     if not {finding.label for finding in findings} - {"Support Devices", "Cardiomegaly"} and rng.random() < 0.5:
-        sentences.append(_say(rng, _choose(rng, _PHRASES["clear"])))
-    sentences += [_say(rng, _choose(rng, NEGATIVE[label])) for label in denied]
-    summary = [_say(rng, _choose(rng, IMPRESSION[finding.label]), finding) for finding in present]
-    summary = summary or [_say(rng, _choose(rng, _PHRASES["normal"]))]
-    return f"FINDINGS: {_choose(rng, _PHRASES['openings'])}{' '.join(sentences)}\nIMPRESSION: {' '.join(summary)}"
+        sentences.append(_say(rng, pick(rng, _PHRASES["clear"])))
+    sentences += [_say(rng, pick(rng, NEGATIVE[label])) for label in denied]
+    summary = [_say(rng, pick(rng, IMPRESSION[finding.label]), finding) for finding in present]
+    summary = summary or [_say(rng, pick(rng, _PHRASES["normal"]))]
+    return f"FINDINGS: {pick(rng, _PHRASES['openings'])}{' '.join(sentences)}\nIMPRESSION: {' '.join(summary)}"

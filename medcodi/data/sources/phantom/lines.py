@@ -18,8 +18,6 @@ from medcodi.data.sources.phantom.volume import Thorax
 from medcodi.study import Finding
 
 STEP = 0.012  # between points of a tube
-
-
 Curve = tuple[np.ndarray, float]  # knots [K, 3], and the line integral across the tube's middle
 
 
@@ -40,13 +38,13 @@ class Tubes:
     weight: np.ndarray
 
 
-def _tube(knots: Sequence[Sequence[float] | np.ndarray] | np.ndarray, peak: float) -> tuple[np.ndarray, np.ndarray]:
-    """Points along a smooth curve through knots, equally spaced; ``peak`` is the line integral across its middle."""
-    knots_ = np.asarray(knots, float)
+def _tube(knots: np.ndarray, peak: float) -> tuple[np.ndarray, np.ndarray]:
+    """Points ``[N, 3]``, equally spaced along a smooth curve through knots ``[K, 3]``, and weights ``[N]``: peak times length."""
     # Interpolate between the knots and smooth the corners.
-    t = np.linspace(0, len(knots_) - 1, 8 * len(knots_))
-    curve = np.stack([np.interp(t, np.arange(len(knots_)), knots_[:, axis]) for axis in range(3)], axis=1)
-    curve = ndimage.gaussian_filter1d(curve, 3.0, axis=0, mode="nearest") if len(knots_) > 2 else curve
+    num_knots = len(knots)
+    t = np.linspace(0, num_knots - 1, 8 * num_knots)
+    curve = np.stack([np.interp(t, np.arange(num_knots), knots[:, axis]) for axis in range(3)], axis=1)
+    curve = ndimage.gaussian_filter1d(curve, 3.0, axis=0, mode="nearest") if num_knots > 2 else curve
     # Resample at equal distances along the curve.
     length = np.concatenate([[0], np.cumsum(np.linalg.norm(np.diff(curve, axis=0), axis=1))])
     num = max(2, int(length[-1] / STEP))
@@ -216,7 +214,7 @@ def arms(body: Body, view: str) -> list[Bundle]:
 
 
 def project(tubes: Sequence[Tubes], axes: tuple[int, int], size: int, origin: np.ndarray) -> np.ndarray:
-    """Line integrals of tubes on a film., float32 ``[size, size]``.
+    """Line integrals of tubes on a film, float32 ``[size, size]``.
 
     Args:
         tubes: The body's thin structures.
@@ -252,6 +250,3 @@ def _splat(u: np.ndarray, v: np.ndarray, weight: np.ndarray, size: int) -> np.nd
             keep = (a >= 0) & (a < pad) & (b >= 0) & (b < pad)
             layer += np.bincount(b[keep] * pad + a[keep], weights=(weight * wu * wv)[keep], minlength=pad * pad)
     return layer.reshape(pad, pad)[1:-1, 1:-1].astype(np.float32)
-
-
-__all__ = ["Bundle", "Tubes", "arms", "devices", "project", "ribs", "sampled", "spine", "value_at", "vessels"]

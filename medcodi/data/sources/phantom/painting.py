@@ -11,10 +11,8 @@ from numpy.typing import DTypeLike
 from medcodi.data.sources.phantom.body import Body
 
 HALF_DEPTH = 0.72  # of the volume, in y
-EDGE = 0.045
-SIGN = {"left": 1.0, "right": -1.0}
-
-
+EDGE = 0.045  # width over which an organ fades into what is around it
+SIGN = {"left": 1.0, "right": -1.0}  # of x
 Box = tuple[slice, slice, slice]  # of a volume [z, y, x]
 
 
@@ -69,8 +67,8 @@ def soft(distance: np.ndarray, edge: float = EDGE) -> np.ndarray:
     return np.clip(distance, 0.0, 1.0, out=distance)
 
 
-def root(squares: np.ndarray, radius: float) -> np.ndarray:
-    """How far beyond the unit sphere, times a radius; the array of squares becomes the result."""
+def sphere_distance(squares: np.ndarray, radius: float) -> np.ndarray:
+    """Distance from the surface of a ball, negative inside, from squared coordinates in radii; their array becomes the result."""
     np.sqrt(squares, out=squares)
     squares -= 1
     squares *= radius
@@ -84,7 +82,7 @@ def ellipsoid(g: Grid, centre: Sequence[float], radii: Sequence[float], edge: fl
     box = g.box(centre, [radius * reach for radius in radii])
     part = g.cut(box)
     squares = ((part.x - cx) / rx) ** 2 + ((part.y - cy) / ry) ** 2 + ((part.z - cz) / rz) ** 2
-    return box, soft(root(squares, min(radii)), edge)
+    return box, soft(sphere_distance(squares, min(radii)), edge)
 
 
 def dome(g: Grid, body: Body, side: str) -> np.ndarray:

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from medcodi.data.sources.phantom import reports
-from medcodi.data.sources.phantom.body import LASTING, SIZES, Body, draw_body, draw_findings
+from medcodi.data.sources.phantom.body import LASTING, SIZES, Body, draw_body, draw_findings, growth_and_rise
 from medcodi.errors import DataError
 from medcodi.randomness import numpy_generator
 from medcodi.record import CLINICAL_RECORD, RecordValue
@@ -150,9 +150,7 @@ def _body(keys: tuple[int, ...], number: int, findings: Sequence[Finding]) -> tu
     # What differs between visits: posture, inspiration, projection, and what findings do to the body.
     rng = numpy_generator("phantom2 posture", *keys, number)
     view = "AP" if rng.random() < AP_SHARE else "PA"
-    size_of = {finding.label: finding.size for finding in findings}
-    growth = {None: 0.0, "small": 0.16, "moderate": 0.30, "large": 0.46}[size_of.get("Cardiomegaly")]
-    raised = {finding.side: 0.10 for finding in findings if finding.label == "Atelectasis"}
+    growth, raised = growth_and_rise(findings)
     inspiration = float(rng.normal(0.0, 0.03))
     heart = body.heart_radius * (1 + growth) * (AP_HEART if view == "AP" else 1.0)
     body = replace(

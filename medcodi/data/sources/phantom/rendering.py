@@ -229,6 +229,3 @@ def expose(path: np.ndarray, exposure: film.Exposure, rng: np.random.Generator) 
             scatter = ndimage.uniform_filter1d(scatter, width, axis=axis, mode="nearest")
     grain = rng.standard_normal((size, size), dtype=np.float32)
     return film.develop(primary, scatter, grain, exposure, exposure.noise * math.sqrt(size / 128))
-
-
-__all__ = ["expose", "project"]

@@ -27,6 +27,8 @@ _SHORT_ZONE = {"upper": "UL", "middle": "ML", "lower": "LL"}
 _LAYOUTS = ("both", "impression", "findings", "plain", "swapped")
 _LAYOUT_SHARES = np.cumsum((0.74, 0.12, 0.04, 0.06, 0.04))
 _PATIENT = {"F": ("woman", "female", "lady"), "M": ("man", "male", "gentleman")}
+# Share of the reports that deny an absent finding; 0.05 for the others.
+_DENIED = {"Consolidation": 0.85, "Pleural Effusion": 0.9, "Pneumothorax": 0.9, "Edema": 0.3, "Lung Lesion": 0.25}
 _LUNG = {"Consolidation", "Edema", "Lung Lesion", "Atelectasis", "Pleural Effusion", "Pneumothorax"}
 
 
@@ -232,14 +234,7 @@ class _Writer:
         """Sentences about what is absent: most of it in one list, the heart and vessels in sentences of their own."""
         words = phrases()
         absent = [label for label in words["absent"] if label not in self.labels]
-        weights = {
-            "Consolidation": 0.85,
-            "Pleural Effusion": 0.9,
-            "Pneumothorax": 0.9,
-            "Edema": 0.3,
-            "Lung Lesion": 0.25,
-        }
-        listed = [label for label in absent if self.chance(weights.get(label, 0.05))]
+        listed = [label for label in absent if self.chance(_DENIED.get(label, 0.05))]
         listed = [listed[index] for index in self.rng.permutation(len(listed))]
         terms = [self.choose(words["absent"][label]) for label in listed]
         result = []
@@ -310,6 +305,3 @@ def _finished(rng: np.random.Generator, text: str) -> str:
             )
             text = text.replace(word, wrong, 1)
     return text.lower() if rng.random() < LOWER_CASE else text
-
-
-__all__ = ["phrases", "report"]

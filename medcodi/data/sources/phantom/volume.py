@@ -12,10 +12,10 @@ from typing import NamedTuple
 import numpy as np
 
 from medcodi.data.sources.phantom.body import Body
-from medcodi.data.sources.phantom.painting import SIGN, Box, Grid, dome, ellipsoid, grid, paint, root, soft
+from medcodi.data.sources.phantom.painting import SIGN, Box, Grid, dome, ellipsoid, grid, paint, soft, sphere_distance
 from medcodi.study import Finding
 
-FLUID = 1.0
+FLUID = 1.0  # attenuation, in that of soft tissue
 LOBE_CENTRE = {  # z within the lung (0 apex .. 1 base), y
     "upper": (0.28, -0.05),
     "middle": (0.66, -0.17),
@@ -35,6 +35,7 @@ class LungPart(NamedTuple):
 
 
 def _centre(body: Body, side: str, finding: Finding, rng: np.random.Generator) -> tuple[float, float, float]:
+    """A point (x, y, z) in the finding's lobe."""
     depth, y = LOBE_CENTRE[finding.location or "lower"]
     base = body.dome_left if side == "left" else body.dome_right
     z = body.apex + 0.10 + (base - body.apex - 0.05) * depth + float(rng.normal(0, 0.03))
@@ -49,7 +50,7 @@ def _effusion(part: LungPart, finding: Finding, rng: np.random.Generator) -> Non
         rng.uniform(0.92, 1.08)
     )
     base = (body.dome_left if side == "left" else body.dome_right) + 0.20
-    # the meniscus: up the sides and the back
+    # The meniscus: up the sides and the back.
     edge = np.clip((np.abs(g.x) / body.half_width) ** 3, 0, 1.3) * 0.13 + np.clip(g.y, 0, 1) * 0.25
     fluid = lung * soft(base - height - edge - g.z, 0.06)
     paint(mu, fluid, FLUID)
@@ -124,7 +125,7 @@ FINDINGS: dict[str, Callable[[LungPart, Finding, np.random.Generator], None]] = 
 
 
 # ---- the volume ------------------------------------------------------------------------------------------------------
-TISSUE, FAT, LUNG = 1.0, 0.86, 0.24
+TISSUE, FAT, LUNG = 1.0, 0.86, 0.24  # attenuation
 GRID = grid(76, 40, 76, version=1)
 
 
@@ -143,12 +144,13 @@ def _lung(g: Grid, body: Body, side: str) -> np.ndarray:
     profile = np.sin(np.pi * np.clip(0.003 + 0.66 * t, 0, 1)) ** 0.5  # narrow apex, wide base
     cx, rx = s * 0.50 * w, 0.50 * w * profile
     cy, ry = 0.02 + body.kyphosis * (g.z**2), (body.half_depth - 0.075 - 0.5 * body.fat) * (0.45 + 0.55 * profile)
-    shell = soft(root(((g.x - cx) / rx) ** 2 + ((g.y - cy) / ry) ** 2, 0.25))
+    shell = soft(sphere_distance(((g.x - cx) / rx) ** 2 + ((g.y - cy) / ry) ** 2, 0.25))
     shell *= soft(top - g.z + 0.02)
     return shell * soft(g.z - dome(g, body, side))
 
 
 def _torso(g: Grid, body: Body) -> tuple[np.ndarray, np.ndarray]:
+    """How much of each voxel is inside the skin, and how much is inside the fat below it."""
     waist = body.half_width + 0.07 + body.fat
     neck = 0.22 + 0.05 * body.habitus
     rise = 1 / (1 + np.exp((g.z + 0.80 + body.shoulder_drop) / 0.035))  # 1 above the shoulders
@@ -176,6 +178,7 @@ def build(
         rng_of: Generator of a finding's place and texture.
         g: The voxels.
     """
+    # The torso, and the breasts on it.
     mu = np.zeros(g.shape, np.float32)
     torso = np.empty_like(mu)
     for slab in g.slabs():
@@ -185,6 +188,7 @@ def build(
     for s in (-1, 1):
         box, breast = ellipsoid(g, (s * 0.36, -body.half_depth - 0.02, 0.22), (0.25, 0.05 + 0.11 * body.breast, 0.22))
         mu[box] += breast * (1 - torso[box]) * 0.85 * min(body.breast, 1.0)
+    # The lungs, and what stands between them.
     lungs = {}
     air = np.zeros_like(mu)
     for side in SIGN:
@@ -194,6 +198,7 @@ def build(
         air[box] += lungs[side][1]
     solid = _mediastinum(g, mu, body)
     air *= 1 - solid
+    # Findings act on one lung at a time; last, the bubble of air in the stomach.
     for finding in findings:
         act, rng = FINDINGS.get(finding.label), rng_of(finding)
         for side in ("left", "right") if finding.side == "bilateral" else (finding.side,):
@@ -224,8 +229,8 @@ def _mediastinum(g: Grid, mu: np.ndarray, body: Body) -> np.ndarray:
     box = g.box((0.01, 0.02, 0), (body.mediastinum * 1.3 * 1.23, 0.30 * 1.23, 1))
     near = g.cut(box)
     half = body.mediastinum * (1 + 0.3 * np.clip(near.z + 0.2, 0, 1))
-    add(box, soft(root(((near.x - 0.01) / half) ** 2 + ((near.y - 0.02) / 0.30) ** 2, 0.1)))
-    # heart: an ellipsoid whose long axis points down, left and forward
+    add(box, soft(sphere_distance(((near.x - 0.01) / half) ** 2 + ((near.y - 0.02) / 0.30) ** 2, 0.1)))
+    # The heart: an ellipsoid whose long axis points down, left and forward.
     r, tilt = body.heart_radius, body.heart_tilt
     cx, cy, cz = body.heart_x, -0.12, min(body.dome_left, body.dome_right) - 0.10 - 0.35 * (r - 0.275)
     reach = 1.22 * r + 0.04
@@ -235,7 +240,7 @@ def _mediastinum(g: Grid, mu: np.ndarray, body: Body) -> np.ndarray:
     along = (near.x - cx) * cos + (near.z - cz) * sin
     across = -(near.x - cx) * sin + (near.z - cz) * cos
     squares = (along / (1.22 * r)) ** 2 + (across / (0.90 * r)) ** 2 + ((near.y - cy) / (0.82 * r)) ** 2
-    add(box, soft(root(squares, r)))
+    add(box, soft(sphere_distance(squares, r)))
     add(*ellipsoid(g, (cx - 0.55 * r - 0.02, -0.08, cz), (0.52 * r, 0.16, 0.72 * r)))  # right atrium
     # With age the aorta unfolds: the arch rises, and arch and descending part move to the left.
     arch = (0.11 + 0.04 * body.unfolding, 0.06, -0.42 - 0.04 * body.unfolding)

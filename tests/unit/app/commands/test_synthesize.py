@@ -40,7 +40,7 @@ def test_half_an_answer_is_refused(
 
 
 def outcome(**changes: object) -> Outcome:
-    values = {"num_made": 1, "num_before": 0, "failed": [], "num_pending": 0, "num_failed": 0} | changes
+    values = {"made": 1, "found": 0, "failed": [], "num_pending": 0, "num_failed": 0} | changes
     return Outcome(**values)  # type: ignore[arg-type]
 
 

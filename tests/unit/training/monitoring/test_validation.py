@@ -8,7 +8,8 @@ from typing import Any
 import pytest
 import torch
 
-from medcodi.data.loading import GlobalBatches, collate
+from medcodi.data.batches import GlobalBatches
+from medcodi.data.loading import collate
 from medcodi.distributed import Ranks
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage

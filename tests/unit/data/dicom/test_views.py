@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from medcodi.data.views import View, view_of
+from medcodi.data.dicom.views import View, view_of
 
 
 @pytest.mark.parametrize(
