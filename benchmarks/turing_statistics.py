@@ -92,9 +92,9 @@ def detect(
         resampled = jackknife(detection.dprime_statistic(answers, criterion=criterion), study.cases)
         tally.interval(name, resampled.estimate(THESE_READERS), truth.mean(name))
         tally.interval(name, resampled.estimate(NEW_READERS), population[name])
-    singles, pooled = detection.pooled_roc(answers)
-    tally.interval("auc", pooled["these_readers"], truth.mean("auc"))
-    tally.interval("auc", pooled["new_readers"], population["auc"])
+    singles, (these, new) = detection.pooled_roc(answers)
+    tally.interval("auc", these, truth.mean("auc"))
+    tally.interval("auc", new, population["auc"])
     shares = detection.reader_shares(answers)
     for r in range(READERS):
         tally.interval("auc", singles[r], truth.values["auc"][r])
@@ -111,9 +111,9 @@ def rate(study: SimulatedStudy, truth: Truth, population: dict[str, float], tall
         ("difference", ratings.difference(answers), False),
         ("superiority", ratings.superiority(answers), True),
     ):
-        pooled = detection.both(resampled, share=share)
-        tally.interval(name, pooled["these_readers"], truth.mean(name))
-        tally.interval(name, pooled["new_readers"], population[name])
+        these, new = detection.both_populations(resampled, share=share)
+        tally.interval(name, these, truth.mean(name))
+        tally.interval(name, new, population[name])
         for r in range(READERS):
             own = resampled.single(r)
             estimate = own.share(THESE_READERS) if share else own.estimate(THESE_READERS)

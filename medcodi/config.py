@@ -23,6 +23,14 @@ def at_least(least: float) -> Any:
     return Field(ge=least)
 
 
+def check_positive(owner: object, *names: str) -> None:
+    """Refuse fields of a config that are 0 or below; those that are None are left out."""
+    for name in names:
+        value = getattr(owner, name)
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} is {value}, must be above 0")
+
+
 Count = Annotated[int, at_least(1)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 

@@ -12,9 +12,11 @@ import typer
 from medcodi.data.reports import read_text
 from medcodi.errors import DataError, PromptError, first_line
 from medcodi.modality import in_table_order, modality
+from medcodi.storage.ownership import is_full, refuse_full
 
 if TYPE_CHECKING:
     from medcodi.model.execution import ExecutionConfig
+    from medcodi.model.generation_config import WeakModelConfig
 
 
 Overrides = Annotated[
@@ -62,6 +64,15 @@ SequenceOfTargets = Annotated[
         show_default="frontal, lateral, report",
     ),
 ]
+Weak = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Autoguidance of targets that nothing prompts, by a smaller or earlier model; repeatable: model=runs/early/model, scale=2,"
+        " everywhere=true (also where something prompts).",
+        show_default="without",
+    ),
+]
 ImageFormat = Annotated[str, typer.Option("--format", help="Of images: png (8 bits), png16 or dicom.")]
 Watermark = Annotated[bool, typer.Option("--watermark", help="Mark films invisibly too (docs/PRIVACY.md).")]
 DicomStore = Annotated[
@@ -101,7 +112,6 @@ DicomCert = Annotated[
         show_default=False,
     ),
 ]
-RETRY_SECONDS = 60.0  # how long a DICOM server that is away is tried again
 Device = Annotated[str | None, typer.Option(help="cpu, cuda, cuda:1 ...", show_default="a GPU where there is one")]
 
 
@@ -159,20 +169,23 @@ def read_execution(texts: Sequence[str]) -> ExecutionConfig:
     return from_dict(ExecutionConfig, apply_overrides({}, texts), source="--execution")
 
 
+def read_weak(texts: Sequence[str]) -> WeakModelConfig | None:
+    """Parse ``--weak key=value``; None without any."""
+    from medcodi.config import apply_overrides, from_dict
+    from medcodi.model.generation_config import WeakModelConfig
+
+    return from_dict(WeakModelConfig, apply_overrides({}, texts), source="--weak") if texts else None
+
+
 def numbered_folder(name: str) -> Path:
     """The first of ``name``, ``name-2``, ``name-3`` ... that is new or empty."""
     folders = (Path(name if number == 1 else f"{name}-{number}") for number in count(1))
-    return next(folder for folder in folders if not _is_full(folder))
-
-
-def _is_full(folder: Path) -> bool:
-    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+    return next(folder for folder in folders if not is_full(folder))
 
 
 def refuse_full_folder(folder: Path) -> None:
     """Refuse an output folder that is a file or not empty, before any work is done."""
-    if _is_full(folder):
-        raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another one with --out")
+    refuse_full(folder, fix="choose another one with --out")
 
 
 def _pairs(texts: Sequence[str], *, option: str) -> dict[str, str]:

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 
 from rich.text import Text
 
-from medcodi.app.arguments import RETRY_SECONDS
 from medcodi.app.terminal import count_progress, counting_bar, err, out
 from medcodi.errors import PromptError
 from medcodi.modality import modality
+from medcodi.pacs.servers import RETRY_S
 
 if TYPE_CHECKING:
     from medcodi.pacs.tls import Tls
@@ -49,7 +49,7 @@ class DicomDelivery:
     def send(self) -> None:
         """Send what the server has not confirmed, if there is a server."""
         if self.to is not None:
-            deliver(self.outbox, self.to, RETRY_SECONDS, self.tls)
+            deliver(self.outbox, self.to, RETRY_S, self.tls)
 
     def ledger(self, studies: Collection[str]) -> dict[str, Any]:
         """Numbers of these studies by what the server has of them, JSON-ready."""

@@ -29,6 +29,7 @@ from medcodi.model.identity import model_identity
 from medcodi.networks.tokenizer import Truncation
 from medcodi.record import Record
 from medcodi.storage import atomic
+from medcodi.storage.ownership import refuse_full
 from medcodi.study import Content, Direction, content_text
 from medcodi.xmp import EDITED, GENERATED, MEDCODI, Mark
 
@@ -101,8 +102,7 @@ class Generation:
             MissingExtraError: If the format needs a package that is not installed.
         """
         folder, writer = Path(folder), image_format(format)
-        if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-            raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another folder")
+        refuse_full(folder, fix="choose another folder")
         with atomic.filling(folder, error=DataError) as staging:
             written: dict[str, str] = {}
             for index, sample in enumerate(self.samples):

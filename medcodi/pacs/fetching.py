@@ -20,6 +20,7 @@ from medcodi.pacs.servers import Address, ServerError, UnreachableError, read_ad
 from medcodi.pacs.tls import Tls
 from medcodi.record import CLINICAL_RECORD, RecordValue
 from medcodi.storage import atomic
+from medcodi.storage.ownership import refuse_full
 
 if TYPE_CHECKING:
     from pydicom import Dataset
@@ -31,15 +32,11 @@ REPORT, RECORD = names("text")[0], names("table")[0]
 
 @dataclass(frozen=True, kw_only=True)
 class FetchedStudy:
-    """Files of one study.
+    """Files of one study."""
 
-    Attributes:
-        files: Modality -> its file: ``frontal.dcm``, ``lateral.dcm``, ``report.txt``, ``record.json``.
-        notes: What was left out, and why.
-    """
-
+    # Modality -> its file: ``frontal.dcm``, ``lateral.dcm``, ``report.txt``, ``record.json``.
     files: dict[str, Path] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)  # what was left out, and why
 
 
 def fetch(url: str, study: str, folder: str | Path, *, tls: Tls = Tls()) -> FetchedStudy:
@@ -63,8 +60,7 @@ def fetch(url: str, study: str, folder: str | Path, *, tls: Tls = Tls()) -> Fetc
         raise DataError(  # it becomes a part of addresses
             f"{study[:80]!r} is no Study Instance UID", expected="numbers and points, such as 1.2.840.113619.2.5"
         )
-    if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
-        raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix="choose another folder")
+    refuse_full(folder, fix="choose another folder")
     # List the study, then fill the folder, which appears whole.
     server = DicomWebServer(address, tls)
     listed = server.instances(study)

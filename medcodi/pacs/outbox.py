@@ -197,15 +197,14 @@ class Outbox:
         # An instance may have been confirmed with another study of the outbox.
         receipts = [(study, self.receipt(address, study)) for study in self.studies()]
         confirmed = {instance for _, receipt in receipts for instance in receipt.stored}
-        counts = Counter(
-            "arrived"
-            if all(instance.sop_instance in confirmed for instance in study.instances)
-            else "refused"
-            if receipt.refused
-            else "waiting"
-            for study, receipt in receipts
-            if only is None or study.study in only
-        )
+        counts: Counter[str] = Counter()
+        for study, receipt in receipts:
+            if only is not None and study.study not in only:
+                continue
+            if all(instance.sop_instance in confirmed for instance in study.instances):
+                counts["arrived"] += 1
+            else:
+                counts["refused" if receipt.refused else "waiting"] += 1
         return Ledger(**counts)
 
     def write_receipt(self, address: Address, study: OutgoingStudy, receipt: Receipt) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 
 from medcodi.pacs.outbox import Outbox, OutgoingStudy
 from medcodi.pacs.servers import (
+    RETRY_S,
     Address,
     Instance,
     Server,
@@ -25,8 +26,6 @@ from medcodi.pacs.tls import Tls, probe
 if TYPE_CHECKING:
     from pynetdicom.association import Association
 
-
-RETRY_S = 60.0  # how long a server that is away is tried again
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 0.5, 30.0
 
 
@@ -37,9 +36,7 @@ class Delivery:
     studies: int = 0  # in the outbox
     sent: int = 0  # instances that the server confirmed now
     before: int = 0  # instances that it had confirmed before
-    problems: dict[str, str] = field(
-        default_factory=dict
-    )  # Study Instance UID -> why an instance of it stays in the outbox
+    problems: dict[str, str] = field(default_factory=dict)  # Study Instance UID -> why some of it stays in the outbox
 
 
 def send(
@@ -91,6 +88,8 @@ def send(
 
 @dataclass
 class _Sending:
+    """One sending: what it needs, and what has come of it so far."""
+
     outbox: Outbox
     address: Address
     server: Server

@@ -14,9 +14,8 @@ from urllib.parse import urlsplit
 from medcodi.errors import MedCoDiError, MissingExtraError
 
 CALLING_TITLE = "MEDCODI"
-_TITLE = re.compile(
-    r"[\x21-\x5b\x5d-\x7e]{1,16}"
-)  # an application entity's (PS3.5, value representation AE), without blanks
+RETRY_S = 60.0  # how long a server that is away is tried again
+_TITLE = re.compile(r"[\x21-\x5b\x5d-\x7e]{1,16}")  # of an application entity (PS3.5, AE), without blanks
 _PACKAGES = {"http": "dicomweb_client", "https": "dicomweb_client", "dicom": "pynetdicom", "dicoms": "pynetdicom"}
 _EXPECTED = "https://HOST/dicom-web (the DICOMweb root of the server), or dicom://HOST:PORT/AET (dicoms:// with TLS)"
 

@@ -70,7 +70,7 @@ class Tls:
 
 
 def probe(address: Address, context: ssl.SSLContext) -> None:
-    """Connect and wait for the server's alert, because pynetdicom says only that it failed, and because an alert can be lost where we write first.
+    """Connect, say nothing, and wait for the server's alert: pynetdicom does not say why it failed, and an alert can be lost while we write.
 
     Raises:
         ServerError: If the connection fails by TLS; a network that fails is no news here.

@@ -52,7 +52,7 @@ class Cell:
     caption: str  # what it is: "Report", "Lateral X-ray"
     role: str  # "prompt", "generated" or "truth"; decides its colour
     value: np.ndarray | str  # image, float ``[H, W]`` in [0, 1], or text
-    note: str = ""  # A line below, e.g. the findings read from it
+    note: str = ""  # a line below, such as the findings read from it
     label: str = ""  # shown instead of the role where several are alike (the name of a system)
 
     @property
@@ -143,12 +143,12 @@ class Section:
     """One part of a page; ``folded`` ones open on a click."""
 
     title: str
-    text: str = ""
-    alarms: Sequence[str] = ()
+    text: str = ""  # paragraphs below the title, a line each
+    alarms: Sequence[str] = ()  # what must be seen before anything else, a box each
     plots: Sequence[Plot] = ()
     tables: Sequence[Table] = ()
     rows: Sequence[PictureRow] = ()
-    parts: Sequence[Section] = ()
+    parts: Sequence[Section] = ()  # sections within it, after all else
     folded: bool = False
 
 

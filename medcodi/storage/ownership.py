@@ -8,6 +8,21 @@ from pathlib import Path
 from medcodi.errors import DataError, MedCoDiError
 
 
+def is_full(folder: Path) -> bool:
+    """Whether something is there already: a file, or a folder that is not empty."""
+    return folder.is_file() or (folder.is_dir() and any(folder.iterdir()))
+
+
+def refuse_full(folder: Path, *, fix: str) -> None:
+    """Refuse an output folder in which something is already.
+
+    Raises:
+        DataError: If it is a file, or not empty.
+    """
+    if is_full(folder):
+        raise DataError(f"{folder} is not empty", expected="a new or empty folder", fix=fix)
+
+
 def refuse_foreign(
     path: Path,
     is_ours: Callable[[Path], bool],

@@ -7,7 +7,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import model_validator
 
-from medcodi.config import config, to_dict
+from medcodi.config import check_positive, config, to_dict
 from medcodi.data.dataset import read_info
 from medcodi.data.loading import DataConfig
 from medcodi.errors import ConfigError
@@ -18,13 +18,6 @@ from medcodi.training.monitoring.config import TrackingConfig
 from medcodi.training.private.accounting import PrivacyConfig, check_low_rank
 
 VALIDATION_PHANTOMS = 512  # held-out phantoms, where a recipe names no number
-
-
-def _positive(owner: object, *names: str) -> None:
-    for name in names:
-        value = getattr(owner, name)
-        if value is not None and value <= 0:
-            raise ValueError(f"{name} is {value}, must be above 0")
 
 
 @config
@@ -44,7 +37,7 @@ class BatchConfig:
     micro_size: int | None = None
 
     def __post_init__(self) -> None:
-        _positive(self, "global_size", "micro_size")
+        check_positive(self, "global_size", "micro_size")
 
     def accumulation(self, world_size: int) -> int:
         """Micro-batches of one rank in one step.
@@ -88,7 +81,7 @@ class OptimizerConfig:
     grad_clip: float | None = 1.0  # highest global gradient norm; None: no clipping
 
     def __post_init__(self) -> None:
-        _positive(self, "lr", "eps", "grad_clip", "schedule_horizon")
+        check_positive(self, "lr", "eps", "grad_clip", "schedule_horizon")
         if not all(0.0 <= beta < 1.0 for beta in self.betas):
             raise ValueError(f"betas are {self.betas}, must be in [0, 1)")
         if self.weight_decay < 0 or self.warmup_steps < 0:
@@ -150,11 +143,11 @@ class CheckpointConfig:
     every: int = 500  # steps between two checkpoints (one is always saved at the end); 0: only at the end
     keep: int = 2  # number of newest checkpoints that are kept
     keep_every: int = 0  # checkpoints of every multiple of this step are kept too; 0: none
-    # write while training continues, from a copy in CPU memory; False: training waits for the disk
+    # write while training continues, from a copy in CPU memory; False: training waits for the disk, without a copy on a CPU
     background: bool = True
 
     def __post_init__(self) -> None:
-        _positive(self, "keep")
+        check_positive(self, "keep")
         if self.every < 0 or self.keep_every < 0:
             raise ValueError(f"every is {self.every}, keep_every is {self.keep_every}: must not be negative")
         if self.keep_every and (not self.every or self.keep_every % self.every):
@@ -175,7 +168,7 @@ class FaultConfig:
     exchange_minutes: float = 30.0
 
     def __post_init__(self) -> None:
-        _positive(self, "max_skipped", "data_s", "rank_s", "exchange_minutes")
+        check_positive(self, "max_skipped", "data_s", "rank_s", "exchange_minutes")
 
 
 def validation_values(data: Any, validation: dict[str, Any] | str) -> dict[str, Any]:
@@ -243,7 +236,7 @@ class TrainConfig:
         return {**values, "validation": validation_values(values.get("data"), values["validation"])}
 
     def __post_init__(self) -> None:
-        _positive(self, "steps", "tokenizer_studies", "max_minutes")
+        check_positive(self, "steps", "tokenizer_studies", "max_minutes")
         if (self.init is None) == (self.model is None):
             raise ValueError(
                 f"init={self.init!r} and model={self.model!r}: give one, a model folder to start from or a recipe"

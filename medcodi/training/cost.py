@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from medcodi.config import config, from_dict, load
+from medcodi.config import check_positive, config, from_dict, load
 from medcodi.data.dataset import read_info
 from medcodi.errors import ConfigError
 from medcodi.model import STAGES, MedCoDi, ModelConfig
@@ -50,7 +50,7 @@ class Cost:
     """Costs of a stage that do not depend on the hardware."""
 
     trained: int  # parameters with gradient
-    frozen: int  # parameters without gradient that are in memory; none that the cache replaces
+    frozen: int  # parameters without gradient that are in memory; none that no step runs
     fixed_activations: float  # bytes saved for the backward pass for any batch (weights cast by autocast)
     study_activations: float  # bytes saved for the backward pass, per study of the micro-batch
     # bytes of the frozen networks' largest intermediate results, per study; freed before the rest
@@ -66,16 +66,16 @@ def stage_cost(run: TrainConfig, model: ModelConfig | None = None, *, device: st
     model = model or _model_config(run)
     with FakeTensorMode(allow_non_fake_inputs=True), Norms(wide=device != "cpu" and run.precision != "fp32"):
         stage, passes = _build(run, model)
-        # Parameters: all components are in memory, for samples and for the end, unless studies come from the cache.
+        # Parameters: of the components that a step runs; the others stay on disk.
         trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
         parts = stage.model.components()
-        names = stage.components() if run.cache is not None else tuple(parts)
+        names = stage.components(cached=run.cache is not None)
         in_memory = sum(p.numel() for name in names for p in parts[name].parameters())
 
         # Activations of one study and of two: the difference is that of each study, the rest is fixed.
         of_one, of_two = (_saved_bytes(passes.trained, stage, run, studies) for studies in (1, 2))
         with torch.no_grad():
-            transient = max((_largest_result(forward, stage, run) for forward in passes.frozen), default=0.0)
+            transient = max((_largest_result(forward, run) for forward in passes.frozen), default=0.0)
         flops = _operations(passes)
     return Cost(trained, max(0, in_memory - trained), max(0.0, 2 * of_one - of_two), of_two - of_one, transient, flops)
 
@@ -120,7 +120,7 @@ def _saved_bytes(passes: Iterable[Forward], stage: nn.Module, run: TrainConfig, 
     return total
 
 
-def _largest_result(forward: Forward, stage: nn.Module, run: TrainConfig) -> float:
+def _largest_result(forward: Forward, run: TrainConfig) -> float:
     """Bytes of three times the largest result for one study: an operation's input, its output, and one beside them."""
     with LargestResult() as largest, _autocast(run):
         forward(1)
@@ -159,9 +159,7 @@ class Hardware:
     price: float | None = None  # of one GPU for an hour, in any currency; None: costs are left out
 
     def __post_init__(self) -> None:
-        for name in ("gpus", "gpu_memory", "peak_tflops", "price"):
-            if getattr(self, name) is not None and getattr(self, name) <= 0:
-                raise ValueError(f"{name} is {getattr(self, name)}, must be above 0")
+        check_positive(self, "gpus", "gpu_memory", "peak_tflops", "price")
         if not 0 < self.mfu <= 1 or self.reserved < 0 or not 0 <= self.fragmentation < 1:
             raise ValueError(f"mfu {self.mfu} must be in (0, 1], reserved >= 0, fragmentation in [0, 1)")
 

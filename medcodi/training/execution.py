@@ -30,8 +30,9 @@ def autocast(device: torch.device, precision: str) -> Any:
 
 
 # ---- attention ---------------------------------------------------------------------------------------------------
-def _is_slow(precision: str, device: torch.device) -> bool:
-    return precision == "bf16" and device.type == "cpu"  # the backward passes of the fused kernels
+def _fused_is_slow(precision: str, device: torch.device) -> bool:
+    """Whether the backward passes of the fused attention kernels are slow there."""
+    return precision == "bf16" and device.type == "cpu"
 
 
 def choose_attention(module: nn.Module, precision: str, device: torch.device, *, skip_absent: bool = False) -> None:
@@ -43,7 +44,7 @@ def choose_attention(module: nn.Module, precision: str, device: torch.device, *,
     """
     from transformers import PreTrainedModel
 
-    if not _is_slow(precision, device):
+    if not _fused_is_slow(precision, device):
         return
     for part in module.modules():
         if isinstance(part, (Attention, Connector)):
@@ -56,7 +57,7 @@ def choose_attention(module: nn.Module, precision: str, device: torch.device, *,
 
 def attention_kernels(precision: str, device: torch.device) -> AbstractContextManager[Any]:
     """Context of a whole run, which restricts PyTorch's attention to the kernels that are fast in both passes."""
-    return sdpa_kernel([SDPBackend.MATH]) if _is_slow(precision, device) else nullcontext()
+    return sdpa_kernel([SDPBackend.MATH]) if _fused_is_slow(precision, device) else nullcontext()
 
 
 # ---- blocks: checkpointed or compiled one by one -----------------------------------------------------------------
@@ -80,15 +81,12 @@ def block_classes() -> tuple[type[nn.Module], ...]:
 
 def blocks_of(module: nn.Module) -> Iterator[nn.Module]:
     """The blocks that a module consists of, none inside another."""
-    return _outermost(module, block_classes())
-
-
-def _outermost(module: nn.Module, classes: tuple[type[nn.Module], ...]) -> Iterator[nn.Module]:
+    classes = block_classes()
     for child in module.children():
         if isinstance(child, classes):
             yield child
         else:
-            yield from _outermost(child, classes)
+            yield from blocks_of(child)
 
 
 def checkpoint_activations(module: nn.Module) -> int:

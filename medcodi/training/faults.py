@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -43,27 +43,31 @@ class Heartbeat:
     seen: float = field(default_factory=time.monotonic)  # time of this machine's clock at which beat was new
 
 
+_SENT = ("beat", "activity", "left", "blames", "code", "advice")  # what ranks send of their Heartbeat
+
+
 class Watchdog:
     """A thread that sends this rank's heartbeat, reads those of the others, and ends a run that cannot continue.
 
     Heartbeats are stored in the key-value store by which the ranks found each other, over a connection of their own.
     """
 
-    def __init__(self, ranks: Ranks, config: FaultConfig, environment: Mapping[str, str] = os.environ) -> None:
-        self._ranks, self._config, self._environment = ranks, config, environment
+    def __init__(self, ranks: Ranks, config: FaultConfig) -> None:
+        self._ranks, self._config = ranks, config
         self._interval = min(2.0, config.rank_s / 10, config.data_s / 4)
         self._others = {rank: Heartbeat() for rank in range(ranks.world_size) if rank != ranks.rank}
         self._own = Heartbeat()
         self._limit: tuple[float, Callable[[], str]] | None = None  # deadline, and who is late then
         self._store: Any = None
         self._store_lost: float | None = None  # time at which the store did not answer any more
-        self._verdict: TrainingError | None = None
-        self._over, self._ended = threading.Event(), threading.Event()
+        self._verdict: TrainingError | None = None  # why this thread ended the run
+        self._ended = threading.Event()  # the run has ended: no verdict comes after it
+        self._over = threading.Event()  # the others know why: the thread may stop
         self._lock = threading.Lock()  # between the end of the run and the verdict on it
-        self._last_resort: threading.Timer | None = None
+        self._last_resort: threading.Timer | None = None  # ends a process that cannot leave the others
         self._runner = threading.current_thread()
         self._previous_handler: Any = None  # of BREAK_IN
-        self.before_exit: Callable[[float], None] = lambda seconds: None
+        self.before_exit: Callable[[float], None] = lambda seconds: None  # called before the process is ended
 
     def __enter__(self) -> Watchdog:
         self._store = self._connect()
@@ -77,7 +81,7 @@ class Watchdog:
 
     def _connect(self) -> Any:
         """A connection to the store; None when there are no other ranks."""
-        environment = self._environment
+        environment = os.environ
         # Ranks that did not come from a launcher have no store.
         if not self._others or "MASTER_ADDR" not in environment:
             self._others.clear()
@@ -164,10 +168,8 @@ class Watchdog:
     def _send(self) -> None:
         if self._store is None:
             return
-        own = self._own
-        own.beat += 1
-        news = {"beat": own.beat, "doing": own.activity, "left": own.left, "blames": own.blames, "code": own.code}
-        news["advice"] = own.advice
+        self._own.beat += 1
+        news = {name: getattr(self._own, name) for name in _SENT}
         try:
             self._store.set(str(self._ranks.rank), json.dumps(news))
             self._store_lost = None
@@ -195,9 +197,9 @@ class Watchdog:
         for other, value in zip(self._others.values(), values, strict=True):
             news = json.loads(value)
             if news["beat"] != other.beat:
-                other.beat, other.seen = news["beat"], time.monotonic()
-                other.activity, other.left = news["doing"], news["left"]
-                other.blames, other.code, other.advice = news["blames"], news["code"], news["advice"]
+                other.seen = time.monotonic()
+                for name in _SENT:
+                    setattr(other, name, news[name])
 
     def _late(self) -> TrainingError | None:
         """The verdict on data that did not arrive in time."""
@@ -216,7 +218,7 @@ class Watchdog:
         if self._store_lost is not None:
             if now - self._store_lost < seconds:
                 return None
-            launched = self._environment.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
+            launched = os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True"
             who = "the launcher that started rank 0" if launched else "rank 0"
             return _verdict(f"{who} died: the store through which the ranks know of each other went with it", blames=0)
         for rank, other in self._others.items():

@@ -9,10 +9,11 @@ from typing import Annotated
 import typer
 from rich.text import Text
 
-from medcodi.app.arguments import RETRY_SECONDS, DicomCa, DicomCert, refuse_full_folder
+from medcodi.app.arguments import DicomCa, DicomCert, refuse_full_folder
 from medcodi.app.delivery import deliver
 from medcodi.app.terminal import dicom_app, err, out
 from medcodi.modality import modality
+from medcodi.pacs.servers import RETRY_S
 
 RetrySeconds = Annotated[
     float, typer.Option("--retry-seconds", help="How long a server that is away is tried again, since its last answer.")
@@ -32,7 +33,7 @@ def send(
             help="https://HOST/dicom-web (STOW-RS), dicom://HOST:PORT/AET (C-STORE), or dicoms:// (with TLS).",
         ),
     ],
-    retry_seconds: RetrySeconds = RETRY_SECONDS,
+    retry_seconds: RetrySeconds = RETRY_S,
     dicom_ca: DicomCa = None,
     dicom_cert: DicomCert = None,
 ) -> None:

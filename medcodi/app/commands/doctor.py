@@ -36,7 +36,8 @@ def doctor() -> None:
 
         medcodi doctor
     """
-    checks = examine(progress=err)
+    with err.status("Checking this machine ..."):
+        checks = examine()
     print_checks(checks, out)
     raise typer.Exit(int(any(check.state == "missing" for check in checks)))
 
@@ -227,12 +228,9 @@ CHECKS: tuple[Callable[[], Check], ...] = (
 )
 
 
-def examine(progress: Console | None = None) -> list[Check]:
+def examine() -> list[Check]:
     """Run every check, in the order of the table. Failures are results, not exceptions."""
-    if progress is None:
-        return [check() for check in CHECKS]
-    with progress.status("Checking this machine ..."):
-        return [check() for check in CHECKS]
+    return [check() for check in CHECKS]
 
 
 def print_checks(checks: list[Check], console: Console) -> None:

@@ -27,10 +27,12 @@ from medcodi.app.arguments import (
     SequenceOfTargets,
     Steps,
     Watermark,
+    Weak,
     read_device,
     read_execution,
     read_sequence,
     read_targets,
+    read_weak,
 )
 from medcodi.app.delivery import read_delivery, send_synthesis
 from medcodi.app.terminal import app, count_progress, counting_bar, domain_notes, err, out, say_loading, show
@@ -82,6 +84,7 @@ def synthesize(
     sampler: Sampler = None,
     order: Order = None,
     sequence: SequenceOfTargets = None,
+    weak: Weak = None,
     watermark: Watermark = False,
     keep: Annotated[
         list[str] | None,
@@ -188,6 +191,7 @@ def synthesize(
             guidance_scale=guidance,
             order=order,
             sequence=read_sequence(sequence),
+            weak=read_weak(weak or []),
             watermark=watermark,
         ),
         defaults=defaults,
@@ -270,10 +274,9 @@ def _rank_and_world(rank: int | None, world: int | None, environment: Mapping[st
         except ValueError:
             raise PromptError(f"{name} is {environment[name]!r}", expected="a whole number") from None
     # One of the two alone would leave shards to nobody, or generate them twice.
-    given = {"--rank" if rank is not None else None, "--world" if world is not None else None} - {None}
-    if len(given) == 1:
+    if (rank is None) != (world is None):
         raise PromptError(
-            f"{given.pop()} is given alone",
+            f"{'--world' if rank is None else '--rank'} is given alone",
             expected="both --rank and --world, or neither",
             fix="give the other one as well",
         )

@@ -31,6 +31,8 @@ MODEL_INDEX = "model_index.json"
 CLASSIFIER = "finding_classifier.safetensors"
 LEAST_LABELLED = 16  # training studies with labels, below which no classifier is trained
 EVALUATED = 200  # held-out studies, at most
+# Groups of metrics that need the classifier's findings or features.
+_OF_CLASSIFIER = ("findings", "frechet", "kernel", "prdc")
 
 
 class Stopped(TrainingError):  # noqa: N818 -- not an error of the user's: the same command resumes
@@ -216,6 +218,3 @@ class Fit:
         evaluate_and_print(from_dict(EvaluateConfig, self.evaluation_values(), source="fit"))
         model = self.out / "model"
         write_card(model_card(model, evaluation=self.out / "evaluation"), model / CARD)
-
-
-_OF_CLASSIFIER = ("findings", "frechet", "kernel", "prdc")  # groups that its findings or features are needed for

@@ -135,8 +135,8 @@ def spent_minutes(run: Path) -> float:
     if not log.is_file():
         return 0.0
     for text in log.read_text(encoding="utf-8").splitlines():
-        line = json.loads(text) if text.endswith("}") else {}
-        if "seconds_per_step" in line:
-            seconds += line["seconds_per_step"] * (line["step"] - before)
+        line = json.loads(text) if text.endswith("}") else {}  # a kill may have cut the last one short
+        if per_step := line.get("timing", {}).get("seconds_per_step"):
+            seconds += per_step * (line["step"] - before)
             before = line["step"]
     return seconds / 60

@@ -118,19 +118,19 @@ def balanced(data: str, split: str, fields: Sequence[BalancedField], seed: int =
     rng = numpy_generator("balance", seed, *(f"{each.name}:{each.width}" for each in fields))
     group_of = {int(study): groups[place % len(groups)] for place, study in enumerate(rng.permutation(len(texts)))}
     use_ids = all(is_row_id(study_id) for study_id, _ in texts)
-    record, report = names("table")[0], names("text")[0]
+    record_name, report_name = names("table")[0], names("text")[0]
     rows = []
     for number, (study_id, text) in enumerate(texts):
-        row = {"id": study_id if use_ids else f"balanced-{number:06d}", report: text}
+        row = {"id": study_id if use_ids else f"balanced-{number:06d}", report_name: text}
         for name, band in zip(values, group_of[number], strict=True):
             drawn = values[name][band][int(rng.integers(len(values[name][band])))]
-            row[f"{record}.{name}"] = drawn if isinstance(drawn, str) else f"{drawn:g}"
+            row[f"{record_name}.{name}"] = drawn if isinstance(drawn, str) else f"{drawn:g}"
         rows.append(row)
-    whole = [values_of for values_of in records if all(each.name in values_of for each in fields)]
+    whole = [record for record in records if all(each.name in record for each in fields)]
     return Balance(
-        columns=("id", report, *(f"{record}.{name}" for name in values)),
+        columns=("id", report_name, *(f"{record_name}.{name}" for name in values)),
         rows=rows,
-        before=Counter(tuple(each.band(values_of[each.name]) for each in fields) for values_of in whole),
+        before=Counter(tuple(each.band(record[each.name]) for each in fields) for record in whole),
         after=Counter(group_of.values()),
         num_left_out=len(dataset) - len(texts),
     )

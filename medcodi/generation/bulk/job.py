@@ -83,7 +83,7 @@ def synthesize(
     rows = [_in_order(row, config.generation) for row in read_manifest(Path(manifest), config.defaults, config.keep)]
     image_format(config.image_format)
     config.execution.check(device)
-    loaded = load(model, device)
+    loaded = load(model, device, config.execution.weights_dtype)
     sampling = config.generation.resolved(loaded)
     identity = model_identity(loaded)
     folder = SynthesisFolder(
@@ -94,11 +94,10 @@ def synthesize(
     shards = shards_of(row for row in rows if isinstance(row, Row))
 
     # Generate this rank's share of the batches.
-    made = found = num_truncated = 0
-    failed: dict[int, BadRow] = {}
+    made = found = 0
+    worker = Worker(loaded, identity, config, folder, Path(manifest), Ranks(rank, world), on_progress, on_failure)
     if not collect_only:
-        share = Ranks(rank, world).share(batches(shards, config.batch_size))
-        worker = Worker(loaded, identity, config, folder, Path(manifest), on_progress, on_failure)
+        share = worker.ranks.share(batches(shards, config.batch_size))
         for row in bad if rank == 0 else ():
             worker.fail(row)
         directions = {shard.row.direction for batch in share for shard in batch}
@@ -108,19 +107,18 @@ def synthesize(
             for name in loaded.components_for(each.prompts, each.targets, student=sampling.student)
         }
         with _same_arithmetic(loaded.device, config.threads), config.execution.running(loaded, sorted(needed)):
-            made, found = worker.run(share, lambda: folder.write_failures(rank, world, worker.failed.values()))
-        failed, num_truncated = worker.failed, len(worker.truncated)
+            made, found = worker.run(share)
 
     # The rank that ends last writes the tables.
-    there, num_failed, pending = folder.collect(shards, bad, partly=collect_only)
+    num_there, num_failed, num_pending = folder.collect(shards, bad, partly=collect_only)
     return Outcome(
         made=made,
         found=found,
-        failed=tuple(failed[number] for number in sorted(failed)),
-        num_there=there,
+        failed=tuple(worker.failed[number] for number in sorted(worker.failed)),
+        num_there=num_there,
         num_failed=num_failed,
-        num_pending=pending,
-        num_truncated=num_truncated,
+        num_pending=num_pending,
+        num_truncated=len(worker.truncated),
     )
 
 

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from medcodi.distributed import Ranks
 from medcodi.errors import DataError, MedCoDiError, PromptError
 from medcodi.generation.bulk.folder import SynthesisFolder
 from medcodi.generation.bulk.manifest import BadRow, Row
@@ -36,11 +37,12 @@ class Worker:
         config: SynthesisConfig,
         folder: SynthesisFolder,
         manifest: Path,
+        ranks: Ranks,
         on_progress: Callable[[int, int], None] | None,
         on_failure: Callable[[BadRow], None] | None,
     ) -> None:
         self.model, self.identity, self.config, self.folder = model, identity, config, folder
-        self.manifest = manifest
+        self.manifest, self.ranks = manifest, ranks
         self._report = on_progress or (lambda done, total: None)
         self._report_failure = on_failure or (lambda bad: None)
         self.failed: dict[int, BadRow] = {}  # by row number
@@ -52,10 +54,10 @@ class Worker:
         """Check every row, then generate what is missing; returns how many studies were made, and were finished before."""
         # Report the rows that cannot be carried out, before any is.
         self._check({shard.row.number: shard.row for batch in share for shard in batch if self._is_todo(shard)})
-        write_failures()
+        self._write_failures()
         total = self._num_possible(share)
         todo = [batch for batch in share if any(self._is_todo(shard) for shard in batch)]
-        num_before = done = total - sum(self._is_todo(shard) for batch in todo for shard in batch)
+        found = done = total - sum(self._is_todo(shard) for batch in todo for shard in batch)
         self._report(done, total)
 
         # Generate one batch while the prompts of the next are read.
@@ -67,15 +69,18 @@ class Worker:
                 num_failed = len(self.failed)
                 done += self._generate(batch, prompts)
                 if len(self.failed) > num_failed:
-                    write_failures()
+                    self._write_failures()
                     total = self._num_possible(share)
                 self._report(done, total)
-        return done - num_before, num_before
+        return done - found, found
 
     def fail(self, bad: BadRow) -> None:
         """Remember a row that cannot be carried out, and report it."""
         self.failed[bad.number] = bad
         self._report_failure(bad)
+
+    def _write_failures(self) -> None:
+        self.folder.write_failures(self.ranks.rank, self.ranks.world_size, self.failed.values())
 
     def _is_todo(self, shard: StudyShard) -> bool:
         return shard.row.number not in self.failed and not self.folder.has(shard)

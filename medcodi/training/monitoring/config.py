@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from medcodi.config import config
+from medcodi.config import check_positive, config
 from medcodi.training.monitoring.alerts import AlertConfig
 
 
@@ -48,9 +48,6 @@ class TrackingConfig:
     summary: bool = True  # write summary.html at the end: the run's curves, for any browser
 
     def __post_init__(self) -> None:
-        for name in ("log_every", "num_samples", "validate_batches", "peak_tflops"):
-            value = getattr(self, name)
-            if value is not None and value <= 0:
-                raise ValueError(f"{name} is {value}, must be above 0")
+        check_positive(self, "log_every", "num_samples", "validate_batches", "peak_tflops")
         if self.samples_every < 0 or self.validate_every < 0 or self.mfu_after < 0:
             raise ValueError("samples_every, validate_every and mfu_after must not be negative")

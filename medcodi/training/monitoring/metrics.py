@@ -33,9 +33,8 @@ class NamedMeans(Metric):
         super().__init__(dist_sync_fn=self._gather, distributed_available_fn=lambda: ranks.world_size > 1)
         self._ranks = ranks
         self._row: dict[str, int] = {}  # name -> row of sums
-        self._indices: dict[
-            tuple[str, ...], Tensor
-        ] = {}  # names that came together before -> their rows, on the device
+        # Names that came together before -> their rows, on the device.
+        self._indices: dict[tuple[str, ...], Tensor] = {}
         self._synced_names: list[str] | None = None  # names of the rows between synchronisation and compute
         empty = torch.zeros(0, 2, dtype=torch.float64, device=ranks.device)
         self.add_state("sums", empty, dist_reduce_fx="sum")

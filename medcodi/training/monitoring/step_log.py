@@ -18,7 +18,7 @@ from torch import Tensor
 from medcodi.errors import first_line
 from medcodi.model import MedCoDi
 from medcodi.training.config import TrainConfig
-from medcodi.training.cost import study_flops
+from medcodi.training.cost import GIB, study_flops
 from medcodi.training.execution import DTYPES
 from medcodi.training.monitoring.alerts import Alerts
 from medcodi.training.monitoring.metrics import NamedMeans, redistribute
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from medcodi.training.run import Run
 
 UPDATE = "moved/"  # prefix of an update's size relative to the weights; the name in logs of every version
-GIB = 2**30
 MATRIX_SIZE = {"cuda": 4096, "cpu": 1024}  # of the product that the peak is measured with
 MEASUREMENT_S = 0.3
 
@@ -248,15 +247,12 @@ class Utilisation:
         is_early = not self._flops and time.monotonic() - self._began < tracking.mfu_after
         if not tracking.mfu or self.problem or is_early:
             return {}
+        # An operation without a fake, or a full GPU, is no reason to stop; a NotImplementedError is a RuntimeError.
         try:
             flops = self._flops = self._flops or study_flops(self.config, model.config)
-            peak = (
-                1e12 * tracking.peak_tflops if tracking.peak_tflops else matmul_peak(self.device, self.config.precision)
-            )
-        except (
-            RuntimeError,
-            NotImplementedError,
-        ) as error:  # an operation without a fake, a full GPU: no reason to stop
+            given = tracking.peak_tflops
+            peak = 1e12 * given if given else matmul_peak(self.device, self.config.precision)
+        except RuntimeError as error:
             self.problem = f"MFU is not logged: {type(error).__name__}: {first_line(error)[:200]}"
             return {}
         return {

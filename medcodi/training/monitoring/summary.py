@@ -14,11 +14,33 @@ from medcodi.pages.page import Figure, Head, Plot, Section, Table, png_data_uri,
 from medcodi.training.monitoring.observer import Observer
 
 PAGE = "summary.html"
+LARGEST = 1e100  # of a figure: charts compute with its square
+FIRST = ("loss", "loss of each modality", "validation loss", "gradient norm", "studies per second")  # charts, by title
+_TITLES = {  # value -> title of its chart
+    "loss": "loss",
+    "grad_norm": "gradient norm",
+    "clipped": "share of steps whose gradient was clipped",
+    "lr": "learning rate",
+    "timing/studies_per_second": "studies per second",
+    "timing/seconds_per_step": "seconds per step",
+    "timing/data_wait": "share of the time spent waiting for data",
+    "timing/mfu": "model FLOPs utilisation",
+    "timing/gflops_per_study": "what utilisation is computed from",
+    "timing/peak_tflops": "what utilisation is computed from",
+    "validation/loss": "validation loss",
+}
+_COLUMNS = {  # value -> column of the table of last values
+    "loss": "loss",
+    "validation/loss": "validation loss",
+    "timing/studies_per_second": "studies/s",
+    "timing/mfu": "MFU",
+    "timing/data_wait": "data wait",
+}
 
 
 @dataclass(frozen=True)
-class RunStory:
-    """Log of one run."""
+class LoggedRun:
+    """The log of one run, read back."""
 
     name: str  # of its folder
     root: Path
@@ -26,10 +48,7 @@ class RunStory:
     alerts: list[tuple[int, str]] = field(default_factory=list)  # (step, text) of the signs of trouble
 
 
-LARGEST = 1e100  # of a figure: charts compute with its square
-
-
-def read_story(root: str | Path) -> RunStory:
+def read_run(root: str | Path) -> LoggedRun:
     """Read a run's ``log.jsonl``.
 
     Raises:
@@ -43,21 +62,21 @@ def read_story(root: str | Path) -> RunStory:
             expected="the folder of a run",
             fix="name its out=… folder; it must have logged a line",
         )
-    story = RunStory(root.resolve().name, root)
+    run = LoggedRun(root.resolve().name, root)
     for text in path.read_text(encoding="utf-8").splitlines():
         # The last line of a run that is training, or was killed, may be cut short; a log may be anybody's.
         with suppress(ValueError, LookupError, TypeError, AttributeError, OverflowError, RecursionError):
             line = json.loads(text)
             json.dumps(line, ensure_ascii=False).encode()  # raises where a text is none (a lone surrogate)
             step = int(line.pop("step"))
-            story.alerts.extend((step, sign) for sign in line.pop("alerts", []))
+            run.alerts.extend((step, sign) for sign in line.pop("alerts", []))
             timing = {f"timing/{name}": value for name, value in line.pop("timing", {}).items()}
             for name, value in {**line, **timing}.items():
                 if isinstance(value, (int, float)) and abs(value) < LARGEST:  # no NaN
-                    story.curves.setdefault(name, []).append((step, float(value)))
-    if not story.curves:
+                    run.curves.setdefault(name, []).append((step, float(value)))
+    if not run.curves:
         raise TrainingError(f"{path} holds no values yet", fix="wait for tracking.log_every steps")
-    return story
+    return run
 
 
 def groups(names: Sequence[str]) -> dict[str, list[str]]:
@@ -69,26 +88,10 @@ def groups(names: Sequence[str]) -> dict[str, list[str]]:
     return dict(sorted(charts.items(), key=lambda item: (order.get(item[0], len(order)), item[0])))
 
 
-FIRST = ("loss", "loss of each modality", "validation loss", "gradient norm", "studies per second")
-_ALONE = {
-    "loss": "loss",
-    "grad_norm": "gradient norm",
-    "clipped": "share of steps whose gradient was clipped",
-    "lr": "learning rate",
-    "timing/studies_per_second": "studies per second",
-    "timing/seconds_per_step": "seconds per step",
-    "timing/data_wait": "share of the time spent waiting for data",
-    "timing/mfu": "model FLOPs utilisation",
-    "timing/gflops_per_study": "what utilisation is computed from",
-    "timing/peak_tflops": "what utilisation is computed from",
-    "validation/loss": "validation loss",
-}
-
-
 def _title(name: str) -> str:
     first, *rest = name.split("/")
-    if name in _ALONE:
-        return _ALONE[name]
+    if name in _TITLES:
+        return _TITLES[name]
     if name.startswith("timing/"):
         return "memory, GiB, of the rank that uses most"
     if name.startswith("validation/t/"):
@@ -102,40 +105,40 @@ def _title(name: str) -> str:
     return f"{first}: {'/'.join(rest)}" if rest else name
 
 
-def page(stories: Sequence[RunStory]) -> str:
+def page(runs: Sequence[LoggedRun]) -> str:
     """The page, self-contained HTML, of one run or of several: a chart then has a line of each, in the run's colour."""
-    names = list(dict.fromkeys(name for story in stories for name in story.curves))
+    names = list(dict.fromkeys(name for run in runs for name in run.curves))
     charts = []
     for title, chosen in groups(names).items():
         curves = [
-            Curve(_label(story, name, chosen, stories), story.curves[name], *_look(stories, story, chosen, name))
-            for story in stories
+            Curve(_label(run, name, chosen, runs), run.curves[name], *_look(runs, run, chosen, name))
+            for run in runs
             for name in chosen
-            if name in story.curves
+            if name in run.curves
         ]
         charts.append(Plot(svg=line_chart(title, curves)))
     sections = [
-        Section(title="Last values", tables=[_last_figures(stories)]),
+        Section(title="Last values", tables=[_last_figures(runs)]),
         *(
             Section(
-                title=f"Signs of trouble in {story.name}",
-                alarms=[f"step {step:,}: {text}" for step, text in story.alerts],
+                title=f"Signs of trouble in {run.name}",
+                alarms=[f"step {step:,}: {text}" for step, text in run.alerts],
             )
-            for story in stories
-            if story.alerts
+            for run in runs
+            if run.alerts
         ),
         Section(title="Curves", plots=charts),
-        *_buckets(stories, names),
-        *_samples(stories),
+        *_buckets(runs, names),
+        *_samples(runs),
     ]
-    return render_page(Head(title=" · ".join(story.name for story in stories)), sections)
+    return render_page(Head(title=" · ".join(run.name for run in runs)), sections)
 
 
-def _label(story: RunStory, name: str, chosen: Sequence[str], stories: Sequence[RunStory]) -> str:
+def _label(run: LoggedRun, name: str, chosen: Sequence[str], runs: Sequence[LoggedRun]) -> str:
     short = _short(name)
-    if len(stories) == 1:
+    if len(runs) == 1:
         return short
-    return story.name if len(chosen) == 1 else f"{story.name}: {short}"
+    return run.name if len(chosen) == 1 else f"{run.name}: {short}"
 
 
 def _short(name: str) -> str:
@@ -144,46 +147,39 @@ def _short(name: str) -> str:
     first, _, rest = name.partition("/")
     if first == "loss" and rest:
         return rest.rpartition("/")[2]
-    return first if first[:3].isdigit() else name
+    return first if first[:3].isdigit() else name  # a bucket of timesteps: 000-099
 
 
-def _look(stories: Sequence[RunStory], story: RunStory, chosen: Sequence[str], name: str) -> tuple[int, int]:
+def _look(runs: Sequence[LoggedRun], run: LoggedRun, chosen: Sequence[str], name: str) -> tuple[int, int]:
     """Colour and dash: of several runs the colour is the run's, of one the figure's."""
-    if len(stories) == 1:
+    if len(runs) == 1:
         return chosen.index(name), 0
-    return list(stories).index(story), chosen.index(name)
+    return list(runs).index(run), chosen.index(name)
 
 
-def _last_figures(stories: Sequence[RunStory]) -> Table:
+def _last_figures(runs: Sequence[LoggedRun]) -> Table:
     rows = []
-    for story in stories:
-        last = {name: points[-1] for name, points in story.curves.items()}
+    for run in runs:
+        last = {name: points[-1] for name, points in run.curves.items()}
         step = max(step for step, _ in last.values())
-        values = [Figure(text=f"{last[name][1]:.4g}", value=last[name][1]) if name in last else "–" for name in _HEAD]
-        rows.append([story.name, Figure(text=f"{step:,}", value=step), *values])
-    return Table(columns=["run", "step", *_HEAD.values()], rows=rows)
+        values = [
+            Figure(text=f"{last[name][1]:.4g}", value=last[name][1]) if name in last else "–" for name in _COLUMNS
+        ]
+        rows.append([run.name, Figure(text=f"{step:,}", value=step), *values])
+    return Table(columns=["run", "step", *_COLUMNS.values()], rows=rows)
 
 
-_HEAD = {
-    "loss": "loss",
-    "validation/loss": "validation loss",
-    "timing/studies_per_second": "studies/s",
-    "timing/mfu": "MFU",
-    "timing/data_wait": "data wait",
-}
-
-
-def _buckets(stories: Sequence[RunStory], names: Sequence[str]) -> list[Section]:
+def _buckets(runs: Sequence[LoggedRun], names: Sequence[str]) -> list[Section]:
     """The last validation, bucket by bucket: loss against t."""
     buckets = [name for name in names if name.startswith("validation/t/")]
     charts = []
     for modality in dict.fromkeys(name.rpartition("/")[2] for name in buckets):
         chosen = [name for name in buckets if name.endswith(f"/{modality}")]
         curves = []
-        for place, story in enumerate(stories):
-            points = [(_middle(name), story.curves[name][-1][1]) for name in chosen if name in story.curves]
+        for place, run in enumerate(runs):
+            points = [(_middle(name), run.curves[name][-1][1]) for name in chosen if name in run.curves]
             if points:
-                curves.append(Curve(story.name, sorted(points), place, 0))
+                curves.append(Curve(run.name, sorted(points), place, 0))
         charts.append(Plot(svg=line_chart(f"{modality}: last validation loss against t", curves, x_label="t")))
     return [Section(title="Loss against the timestep", plots=charts)] if charts else []
 
@@ -193,12 +189,12 @@ def _middle(name: str) -> int:
     return (int(first) + int(last) + 1) // 2
 
 
-def _samples(stories: Sequence[RunStory]) -> list[Section]:
+def _samples(runs: Sequence[LoggedRun]) -> list[Section]:
     """The last contact sheet of each run."""
     sections = []
-    for story in stories:
-        if sheets := sorted((story.root / "samples").glob("step-*.png")):
-            title = f"{story.name}: samples, {sheets[-1].stem}"
+    for run in runs:
+        if sheets := sorted((run.root / "samples").glob("step-*.png")):
+            title = f"{run.name}: samples, {sheets[-1].stem}"
             picture = Plot(uri=png_data_uri(sheets[-1].read_bytes()), caption=title)
             sections.append(Section(title=title, plots=[picture]))
     return sections
@@ -211,7 +207,7 @@ def write_summary(roots: Sequence[str | Path], path: str | Path) -> Path:
         TrainingError: If a folder holds no log.
         DataError: If the page cannot be written.
     """
-    return write_page(path, page([read_story(root) for root in roots]))
+    return write_page(path, page([read_run(root) for root in roots]))
 
 
 class SummaryPage(Observer):

@@ -101,8 +101,8 @@ def _csv(records: Sequence[Mapping[str, Any]]) -> str:
     return buffer.getvalue()
 
 
-def imrmc_text(answers: TaskAnswers, arm: str = "generated") -> str:
-    """Input file of iMRMC, the FDA's program for multi-reader multi-case studies: ``arm`` is positive, scores rise towards it.
+def imrmc_text(answers: TaskAnswers) -> str:
+    """Input file of iMRMC, the FDA's program for multi-reader multi-case studies: generated is positive, scores rise towards it.
 
     Rows are ``reader,case,modality,score``; rows with reader -1 and modality 0 hold the truth. Choices are scored by signed confidence
     (-1 and 1 without confidence), ratings by their negative. Every item is a case of its own, because a case has one truth there.
@@ -112,11 +112,12 @@ def imrmc_text(answers: TaskAnswers, arm: str = "generated") -> str:
     else:
         confidence = answers.matrix("confidence")
         scores = (2 * answers.says_generated - 1) * np.where(np.isfinite(confidence), confidence, 1.0)
-    items = [i for i, shown in enumerate(answers.arm) if shown in ("real", arm) and np.isfinite(scores[:, i]).any()]
-    positive = [i for i in items if answers.arm[i] == arm]
+    compared = np.isin(answers.arm, ("real", "generated")) & np.isfinite(scores).any(axis=0)
+    items = np.flatnonzero(compared).tolist()
+    positive = {i for i in items if answers.arm[i] == "generated"}
     # Header, truth of the items, scores of the readers.
     lines = [
-        f"Visual Turing Test, task {answers.task}: real against {arm}",
+        f"Visual Turing Test, task {answers.task}: real against generated",
         f"NR: {len(answers.readers)}",
         f"N0: {len(items) - len(positive)}",
         f"N1: {len(positive)}",
@@ -124,7 +125,7 @@ def imrmc_text(answers: TaskAnswers, arm: str = "generated") -> str:
         "BEGIN DATA:",
     ]
     names = answers.items
-    lines += [f"-1,{_field(names[i])},0,{int(answers.arm[i] == arm)}" for i in items]
+    lines += [f"-1,{_field(names[i])},0,{int(i in positive)}" for i in items]
     for r, reader in enumerate(answers.readers):
         lines += [
             f"{_field(reader)},{_field(names[i])},{_field(answers.task)},{scores[r, i]:g}"

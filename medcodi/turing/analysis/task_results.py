@@ -45,7 +45,7 @@ class TaskResults:
         head = {"task": self.task, "group": group, "statistic": statistic, "contrast": contrast, "reader": reader}
         self.estimates.append(head | estimate.to_dict())
 
-    def both(
+    def add_means(
         self,
         group: str,
         statistic: str,
@@ -56,7 +56,7 @@ class TaskResults:
         possible: tuple[float, float] = (-np.inf, np.inf),
     ) -> None:
         """Record the mean over readers, with intervals cut to the ``possible`` values: for these readers and, if there are enough, for new ones."""
-        for estimate in detection.both(resampled, share=share, level=self.level).values():
+        for estimate in detection.both_populations(resampled, share=share, level=self.level):
             if np.isfinite(estimate.low) or estimate.population == THESE_READERS:
                 self.add(group, statistic, estimate.within(*possible), contrast=contrast)
 
@@ -143,7 +143,7 @@ def add_learning(answers: TaskAnswers, results: TaskResults) -> None:
     if num_known(correct) < 4 or not np.isfinite(order).any(1).all():
         return
     cases = answers.cases()
-    results.both("learning", "accuracy, last trial - first (line)", consistency.trend(correct, order, cases))
+    results.add_means("learning", "accuracy, last trial - first (line)", consistency.trend(correct, order, cases))
     results.extra["blocks"] = [
         {"first": b.first, "last": b.last, "accuracy": b.accuracy.to_dict()}
         | {"median_seconds": b.median_seconds if np.isfinite(b.median_seconds) else None}
@@ -158,7 +158,7 @@ def add_time(answers: TaskAnswers, results: TaskResults) -> None:
         times = np.where(seconds > 0, np.log(seconds), np.nan)
     order = np.where(np.isfinite(times), order, np.nan)
     if num_known(times) >= 4 and np.isfinite(order).any(1).all():
-        results.both(
+        results.add_means(
             "learning", "log seconds, last trial - first (line)", consistency.trend(times, order, answers.cases())
         )
 

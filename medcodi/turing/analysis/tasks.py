@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import replace as change
+from dataclasses import replace
 
 import numpy as np
 
@@ -43,7 +43,7 @@ def analyze_ratings(answers: TaskAnswers, results: TaskResults) -> None:
         if chosen.sum() > 1:
             own = values[:, chosen]
             means = jackknife(detection.mean_statistic(own), answers.cases(chosen), num=num_known(own))
-            results.both("ratings", "mean rating", means, contrast=arm, possible=(1, highest))
+            results.add_means("ratings", "mean rating", means, contrast=arm, possible=(1, highest))
     # Each other arm against real items.
     for arm in _enough(answers, arms, results):
         pair = answers.ratings(values, arm)
@@ -60,8 +60,8 @@ def _contrast(pair: ratings.Ratings, contrast: str, results: TaskResults, *, equ
         results.notes.append(f"{contrast}: no reader answered items of both arms")
         return
     # All readers together.
-    results.both("ratings", "difference in mean rating", difference, contrast=contrast, possible=possible)
-    results.both("ratings", "probability of a higher rating", superiority, share=True, contrast=contrast)
+    results.add_means("ratings", "difference in mean rating", difference, contrast=contrast, possible=possible)
+    results.add_means("ratings", "probability of a higher rating", superiority, share=True, contrast=contrast)
     # Each reader; the resampled values omit readers without answers to both arms.
     values = ratings.difference_statistic(pair)(np.ones((1, pair.values.shape[1])))[0]  # [R]
     position = 0
@@ -70,7 +70,7 @@ def _contrast(pair: ratings.Ratings, contrast: str, results: TaskResults, *, equ
             results.notes.append(f"{contrast}: {reader} did not answer items of both arms and is left out here")
             continue
         own = difference.single(position).estimate(THESE_READERS, level=results.level)
-        own = change(own, population=SINGLE_READER).within(*possible)
+        own = replace(own, population=SINGLE_READER).within(*possible)
         results.add("ratings", "difference in mean rating", own, contrast=contrast, reader=reader)
         name, p = ratings.reader_rank_test(pair, r)
         results.test(name, p, group="ratings", contrast=contrast, reader=reader, population=SINGLE_READER)
@@ -86,7 +86,7 @@ def _contrast(pair: ratings.Ratings, contrast: str, results: TaskResults, *, equ
     if model is None:
         results.notes.append(f"{contrast}: no mixed model (fewer than 2 readers, or ratings all alike)")
         return
-    model = change(model, effect=model.effect.within(*possible))
+    model = replace(model, effect=model.effect.within(*possible))
     results.extra.setdefault("mixed", {})[contrast] = model.to_dict()
     results.add("mixed model", "difference in mean rating", model.effect, contrast=contrast)
     results.test("mixed model, t", model.p, group="mixed model", contrast=contrast, population=NEW_READERS)
@@ -118,14 +118,14 @@ def _detection(pair: detection.Detection, contrast: str, results: TaskResults, *
     for name, statistic in statistics.items():
         keys = (results.seed, results.task, contrast, name)
         resampled = two_way_bootstrap(statistic, pair.cases, *keys, num_resamples=results.num_resamples, num=pair.num)
-        results.both("detection", name.replace("_", " "), resampled, share=True, contrast=contrast)
+        results.add_means("detection", name.replace("_", " "), resampled, share=True, contrast=contrast)
     # Signal detection: d' and criterion.
     for criterion, name in ((False, "d'"), (True, "criterion c")):
         resampled = jackknife(detection.dprime_statistic(pair, criterion=criterion), pair.cases, num=pair.num)
-        results.both("detection", name, resampled, contrast=contrast)
+        results.add_means("detection", name, resampled, contrast=contrast)
     # ROC from confidence.
     singles, pooled = detection.pooled_roc(pair, level=results.level)
-    for estimate in pooled.values():
+    for estimate in pooled:
         if np.isfinite(estimate.low) or estimate.population == THESE_READERS:
             results.add("detection", "area under the ROC curve", estimate, contrast=contrast)
     # Each reader.
@@ -154,7 +154,7 @@ def _forced_choice(answers: TaskAnswers, results: TaskResults) -> None:
     statistic = detection.mean_statistic(correct)
     keys = (results.seed, results.task, "accuracy")
     resampled = two_way_bootstrap(statistic, cases, *keys, num_resamples=results.num_resamples, num=num_known(correct))
-    results.both("detection", "accuracy", resampled, share=True, contrast=contrast)
+    results.add_means("detection", "accuracy", resampled, share=True, contrast=contrast)
     for r, reader in enumerate(answers.readers):
         known = correct[r][np.isfinite(correct[r])]
         estimate = detection.wilson_estimate(float(known.sum()), len(known), level=results.level)
@@ -202,7 +202,7 @@ def analyze_findings(answers: TaskAnswers, results: TaskResults) -> None:
         raise _one_arm(answers)
     difference = ratings.difference(answers.ratings(share, "generated"))
     name, contrast = "difference in accuracy over all findings", "generated - real"
-    results.both("findings", name, difference, contrast=contrast, possible=(-1, 1))
+    results.add_means("findings", name, difference, contrast=contrast, possible=(-1, 1))
     results.t_tests("t test of the difference", difference, 0.0, group="findings", contrast=contrast)
     results.equivalent(name, difference, reference=0.0, contrast=contrast, possible=(-1, 1))
 

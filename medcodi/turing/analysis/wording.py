@@ -6,6 +6,9 @@ from typing import Any
 
 from medcodi.turing.statistics import NEW_READERS, THESE_READERS
 
+# The first of these statistics that a task has is the figure that its verdict begins with.
+_MAIN = ("difference in mean rating", "balanced accuracy", "accuracy", "difference in accuracy over all findings")
+
 
 def methods(results: dict[str, Any]) -> list[str]:
     """Paragraphs that describe design and analysis with the numbers of this study."""
@@ -128,9 +131,6 @@ def _equivalence_verdict(results: dict[str, Any], task: str, declared: float | N
     elif tone != "ok":
         text += " Nor was a difference: the study is too small, or the readers too unlike, to say either."
     return text, tone
-
-
-_MAIN = ("difference in mean rating", "balanced accuracy", "accuracy", "difference in accuracy over all findings")
 
 
 def _main_figure(results: dict[str, Any], task: str) -> str:

@@ -13,6 +13,7 @@ from medcodi import __version__
 from medcodi.errors import DataError
 from medcodi.turing.answers.results import (
     ResultFile,
+    StudyFacts,
     doubtful,
     impossible_time,
     read_result,
@@ -46,11 +47,12 @@ def import_results(files: Iterable[str | Path], key_place: str | Path, out: str 
             file.
     """
     key = read_key(key_place)
+    study = StudyFacts.of(key)
     # Read every file; report all problems at once.
     results, problems = [], []
     for path in [Path(file) for file in files]:
         try:
-            result = read_result(path, key)
+            result = read_result(path, study)
             read_sessions(result.file, result.values)
             results.append(result)
         except DataError as error:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from medcodi.errors import DataError
 from medcodi.turing.answers.schema import (
@@ -24,7 +24,7 @@ from medcodi.turing.answers.schema import (
     short,
 )
 from medcodi.turing.bundle.canonical import sha256_of
-from medcodi.turing.bundle.key import FORMAT
+from medcodi.turing.bundle.key import FORMAT, AnswerKey
 from medcodi.turing.design.config import TaskConfig
 from medcodi.turing.design.tasks import task_kind
 
@@ -51,32 +51,23 @@ class ResultFile:
         return self.values["answers"]
 
 
-class StudyFacts(Protocol):
-    """Facts that results are checked against: the answer key, or what the readers' folders say of the study."""
+@dataclass(frozen=True)
+class StudyFacts:
+    """Facts of a study that results are checked against: as much of the answer key as the readers' folders hold too."""
 
-    @property
-    def bundle_id(self) -> str:
-        """Id of the bundle."""
-        ...
+    bundle_id: str
+    key_sha256: str  # of the answer key
+    study_sha256: str  # of the study's config
+    trials: Mapping[str, Mapping[str, Mapping[str, Any]]]  # reader -> trial -> its position, task, practice
 
-    @property
-    def sha256(self) -> str:
-        """SHA-256 of the answer key."""
-        ...
-
-    @property
-    def study_sha256(self) -> str:
-        """SHA-256 of the study's config."""
-        ...
-
-    @property
-    def trials(self) -> Mapping[str, Mapping[str, Mapping[str, Any]]]:
-        """Reader -> trial -> its ``position``, ``task`` and ``practice``."""
-        ...
+    @classmethod
+    def of(cls, key: AnswerKey) -> StudyFacts:
+        """The facts in an answer key."""
+        return cls(key.bundle_id, key.sha256, key.study_sha256, key.trials)
 
 
 def read_result(path: Path, study: StudyFacts) -> ResultFile:
-    """Read a reader's file and check it against the key.
+    """Read a reader's file and check it against the study.
 
     Raises:
         DataError: If it is no results file, was changed, or belongs to another bundle, key or study.
@@ -130,9 +121,9 @@ def _check_belongs(file: str, values: Mapping[str, Any], study: StudyFacts) -> N
             expected=f"bundle {study.bundle_id!r}",
             fix="leave it out, or give that bundle's key",
         )
-    if values["key_sha256"] != study.sha256:
+    if values["key_sha256"] != study.key_sha256:
         raise DataError(
-            f"{file} was answered under a key with SHA-256 {str(values['key_sha256'])[:12]}..., this key has {study.sha256[:12]}...",
+            f"{file} was answered under a key with SHA-256 {str(values['key_sha256'])[:12]}..., this key has {study.key_sha256[:12]}...",
             expected="the key as it was exported",
             fix="use the copy of key.json: this one, or the result, was changed",
         )
@@ -205,10 +196,11 @@ def wrong_value(value: Any, task: TaskConfig) -> str:
         return _wrong_number(value.get("rating"), "rating", task.scale.min, task.scale.max)
     if kind.answer == "findings":
         marks = value.get("findings")
-        if isinstance(marks, dict) and set(marks) == set(task.findings):
-            valid = all(isinstance(mark, str) and mark in MARKS for mark in marks.values())
-        else:
-            valid = False
+        valid = (
+            isinstance(marks, dict)
+            and set(marks) == set(task.findings)
+            and all(isinstance(mark, str) and mark in MARKS for mark in marks.values())
+        )
         return "" if valid else f"its findings are {short(marks)}"
     if value.get("choice") not in kind.choices:
         return f"its choice is {value.get('choice')!r}, not one of {', '.join(kind.choices)}"

@@ -23,6 +23,7 @@ from medcodi.errors import DataError
 from medcodi.storage import atomic
 from medcodi.storage.checked_json import foreign, parse_json
 from medcodi.storage.names import plain_name
+from medcodi.storage.ownership import refuse_full
 
 FIXED_TIME = 946_684_800  # time of every file: 2000-01-01 00:00:00 UTC
 FIXED_DATE = (2000, 1, 1, 0, 0, 0)  # the same in archives
@@ -45,10 +46,8 @@ def new_folder(out: str | Path) -> Iterator[Path]:
 
 def check_empty(out: str | Path) -> Path:
     """Refuse a path that holds something already."""
-    out = Path(out)
-    if out.is_file() or (out.is_dir() and any(out.iterdir())):
-        raise DataError(f"{out} is not empty", expected="a new or empty folder", fix="choose another --out")
-    return out
+    refuse_full(Path(out), fix="choose another --out")
+    return Path(out)
 
 
 # ---- writing ---------------------------------------------------------------------------------------------------------

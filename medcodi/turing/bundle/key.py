@@ -93,14 +93,14 @@ def read_key(place: str | Path) -> AnswerKey:
         values = parse_json(path.read_bytes(), str(path))
     except (OSError, DataError):
         values = None
-    wanted = ("bundle_id", "salt", "study", "trials", "items")
-    if not isinstance(values, dict) or values.get("format") != FORMAT or any(name not in values for name in wanted):
+    kinds = {"bundle_id": str, "salt": str, "study": dict, "trials": dict, "items": dict}
+    if not isinstance(values, dict) or values.get("format") != FORMAT or not kinds.keys() <= values.keys():
         raise DataError(
-            f"{path} is not a key", expected=f"format {FORMAT} with " + ", ".join(wanted), fix="use the copy of it"
+            f"{path} is not a key", expected=f"format {FORMAT} with " + ", ".join(kinds), fix="use the copy of it"
         )
     # Its SHA-256 says whether it was changed; here, that it can be read at all.
     with foreign(str(path), expected="a key as medcodi turing export writes it", fix="use the copy of it"):
-        for name, kind in {"bundle_id": str, "salt": str, "study": dict, "trials": dict, "items": dict}.items():
+        for name, kind in kinds.items():
             if not isinstance(values[name], kind):
                 raise TypeError(f"{name} is {shown(values[name])}")
         key = AnswerKey(values)

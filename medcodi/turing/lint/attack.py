@@ -201,9 +201,9 @@ def _averaged(what: str, places: _Places, features_of: Callable[[tuple[str, str]
     """One row per content, averaged over the readers who share it."""
     rows = []
     for (origin, case, _), payloads in places.items():
-        found = [features for place in payloads if (features := features_of(place)) is not None]
-        if found:
-            mean = {name: float(np.mean([features[name] for features in found])) for name in found[0]}
+        measured = [features for place in payloads if (features := features_of(place)) is not None]
+        if measured:
+            mean = {name: float(np.mean([features[name] for features in measured])) for name in measured[0]}
             rows.append((origin == GENERATED, case, mean))
     return _Table.of(what, rows)
 

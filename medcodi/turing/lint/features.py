@@ -11,6 +11,7 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
+from einops import rearrange, reduce
 from scipy import ndimage
 
 from medcodi.turing.bundle.payloads import Payload
@@ -172,8 +173,8 @@ def _finest_band(grey: np.ndarray, step: float, dither: float) -> float:
     In every block of 8 x 8 pixels that touches neither black nor white, the dither alone leaves its noise in the diagonal second
     difference, whatever the picture; only resampling or smoothing removes it.
     """
-    blocks = len(grey) // 8
-    tiles = grey[: blocks * 8, : blocks * 8].reshape(blocks, 8, blocks, 8).transpose(0, 2, 1, 3).reshape(-1, 8, 8)
+    side = len(grey) // 8 * 8
+    tiles = rearrange(grey[:side, :side], "(down h) (across w) -> (down across) h w", h=8, w=8)
     inside = (tiles.min(axis=(1, 2)) > 2 * step) & (tiles.max(axis=(1, 2)) < 1 - 2 * step)
     if inside.sum() < 8:
         return _BAND_LIMIT
@@ -249,4 +250,4 @@ def _reduced(grey: np.ndarray, side: int) -> np.ndarray:
     if factor <= 1:
         return grey
     cut = grey[: side * factor, : side * factor]
-    return cut.reshape(side, factor, side, factor).mean(axis=(1, 3))
+    return reduce(cut, "(down h) (across w) -> down across", "mean", h=factor, w=factor)

@@ -154,17 +154,13 @@ def _order(reader: ReaderFolder) -> Iterator[Leak]:
     positions = [trial.get("position") for trial in reader.study["trials"]]
     if positions != list(range(len(positions))):
         yield Leak("order", f"{reader.name}: the trials' positions are not 0 to {len(positions) - 1} in a row")
-    if any(set(trial) != _TRIAL_FIELDS for trial in reader.study["trials"]):
-        extra = next(set(trial) ^ _TRIAL_FIELDS for trial in reader.study["trials"] if set(trial) != _TRIAL_FIELDS)
-        yield Leak(
-            "metadata", f"{reader.name}: study.js has trials with {', '.join(sorted(extra))} unexpected or missing"
-        )
     panels = [panel for trial in reader.study["trials"] for panel in trial["panels"]]
-    odd = next((set(panel) ^ _PANEL_FIELDS for panel in panels if set(panel) != _PANEL_FIELDS), None)
-    if odd:
-        yield Leak(
-            "metadata", f"{reader.name}: study.js has panels with {', '.join(sorted(odd))} unexpected or missing"
-        )
+    for what, entries, fields in (("trials", reader.study["trials"], _TRIAL_FIELDS), ("panels", panels, _PANEL_FIELDS)):
+        odd = next((set(entry) ^ fields for entry in entries if set(entry) != fields), None)
+        if odd:
+            yield Leak(
+                "metadata", f"{reader.name}: study.js has {what} with {', '.join(sorted(odd))} unexpected or missing"
+            )
 
 
 # ---- payloads --------------------------------------------------------------------------------------------------------

@@ -25,6 +25,7 @@ from medcodi.turing.lint.files import Leak
 ALPHA = 0.01  # probability of a false alarm for a whole clean bundle, shared by all tests
 # Share of each family of tests: features, classifiers, order, multiplicity; each divides its own among its tests (Bonferroni).
 SHARE = ALPHA / 4
+RIDGE = 0.1  # penalty of the small classifier, beside a kernel of standardised features, whose diagonal is about 1
 
 
 @dataclass(frozen=True)
@@ -98,21 +99,18 @@ def chance_of_turns(orders: Sequence[Sequence[bool]]) -> float:
     return float(2 * norm.sf(abs(excess) / np.sqrt(variance))) if variance > 0 else 1.0
 
 
-def classifier_scores(
-    features: np.ndarray, generated: np.ndarray, groups: Sequence[str], *, ridge: float = 1.0
-) -> np.ndarray:
+def classifier_scores(features: np.ndarray, generated: np.ndarray, groups: Sequence[str]) -> np.ndarray:
     """Out-of-fold scores of a ridge discriminant: each group is scored by a classifier that has not seen it.
 
     Args:
         features: float ``[N, D]``.
         generated: bool ``[N]``.
         groups: Case of each row; rows of one case stay in one fold.
-        ridge: Penalty, relative to the number of rows.
 
     Returns:
         float ``[N]``; higher is more like the generated arm.
     """
-    return _scores_of_folds(features, np.asarray(generated, dtype=bool)[:, None], groups, ridge)[:, 0]
+    return _scores_of_folds(features, np.asarray(generated, dtype=bool)[:, None], groups)[:, 0]
 
 
 def chance_of_classifier(features: np.ndarray, generated: np.ndarray, groups: Sequence[str], alpha: float) -> float:
@@ -136,7 +134,7 @@ def chance_of_classifier(features: np.ndarray, generated: np.ndarray, groups: Se
             order = rng.random((count, len(rows))).argsort(axis=1)
             arms = generated[rows][order]  # [P, G, S]
             exchanged[:, rows] = np.take_along_axis(arms, rng.random(arms.shape).argsort(axis=2), axis=2)
-        areas = _areas(_scores_of_folds(features, exchanged.T, groups, 1.0), exchanged.T)
+        areas = _areas(_scores_of_folds(features, exchanged.T, groups), exchanged.T)
         as_good += int((areas >= own - 1e-9).sum())
         done += count
     return (1 + as_good) / (1 + num)
@@ -148,7 +146,7 @@ def _areas(scores: np.ndarray, generated: np.ndarray) -> np.ndarray:
     return ((rankdata(scores, axis=0) * generated).sum(0) - m * (m + 1) / 2) / (m * (len(scores) - m))
 
 
-def _scores_of_folds(features: np.ndarray, generated: np.ndarray, groups: Sequence[str], ridge: float) -> np.ndarray:
+def _scores_of_folds(features: np.ndarray, generated: np.ndarray, groups: Sequence[str]) -> np.ndarray:
     """The same for each column of arms: bool ``[N, P]`` -> float ``[N, P]``."""
     features = np.nan_to_num(np.asarray(features, dtype=np.float64))
     target = np.where(generated, 1.0, -1.0)
@@ -169,7 +167,7 @@ def _scores_of_folds(features: np.ndarray, generated: np.ndarray, groups: Sequen
         centred = target[train] - target[train].mean(0)  # zero where only one arm is in training
         # The dual form has one unknown per row, whatever the number of features.
         kernel = x[train] @ x[train].T / x.shape[1]
-        weights = np.linalg.solve(kernel + ridge * np.eye(int(train.sum())) * 0.1, centred)
+        weights = np.linalg.solve(kernel + RIDGE * np.eye(len(kernel)), centred)
         scores[test] = x[test] @ x[train].T / x.shape[1] @ weights
     return scores
 
@@ -179,14 +177,14 @@ _FIX = "more real studies, so that none is shown in two places; then export agai
 
 
 @dataclass(frozen=True)
-class _Shown:
-    """One panel of a trial that counts."""
+class _CountedPanel:
+    """One panel of a trial that counts, with how often its bytes are shown."""
 
     task: str
     arm: str
     panel: str  # its title, such as "Frontal view"
-    in_task: int  # how often its bytes are shown in this task
-    in_folder: int  # and in the whole folder
+    in_task: int  # times in this task
+    in_folder: int  # times in the whole folder
 
 
 def multiplicity_leaks(bundle: ReaderBundle, key: AnswerKey, features: PayloadFeatures) -> list[Leak]:
@@ -197,13 +195,13 @@ def multiplicity_leaks(bundle: ReaderBundle, key: AnswerKey, features: PayloadFe
     """
     # Every reader is shown the same items: the first one with a leak is enough.
     for reader in bundle.readers:
-        if leaks := list(_of_reader(reader, key, features)):
+        if leaks := list(_reader_leaks(reader, key, features)):
             return leaks
     return []
 
 
-def _of_reader(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) -> Iterator[Leak]:
-    shown = list(_shown(reader, key, features))
+def _reader_leaks(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) -> Iterator[Leak]:
+    shown = list(_counted_panels(reader, key, features))
     # Contrasts: task, panel, the arm that may tell itself, what it is compared with, and where contents are counted.
     contrasts = [
         (task, panel, arm, others, where)
@@ -231,7 +229,7 @@ def _of_reader(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) 
             )
 
 
-def _shown(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) -> Iterator[_Shown]:
+def _counted_panels(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) -> Iterator[_CountedPanel]:
     """Every panel of the trials that count; those of practice and repeats are counted, but not compared."""
     entries, digests = key.trials.get(reader.name, {}), features.digests
     panels = [
@@ -245,4 +243,4 @@ def _shown(reader: ReaderFolder, key: AnswerKey, features: PayloadFeatures) -> I
     for entry, panel, digest in known:
         if not entry["practice"] and not entry["repeat_of"]:
             counts = in_task[entry["task"], digest], in_folder[digest]
-            yield _Shown(entry["task"], entry["arm"], str(panel["title"]), *counts)
+            yield _CountedPanel(entry["task"], entry["arm"], str(panel["title"]), *counts)

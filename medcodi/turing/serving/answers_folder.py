@@ -12,14 +12,13 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
 
 from medcodi.errors import DataError
 from medcodi.storage.atomic import write_bytes
 from medcodi.storage.checked_json import foreign
 from medcodi.storage.job_folder import JobFolder, JobKind
 from medcodi.storage.names import plain_name
-from medcodi.turing.answers.results import ResultFile, check_result, read_result, read_sessions
+from medcodi.turing.answers.results import ResultFile, StudyFacts, check_result, read_result, read_sessions
 from medcodi.turing.bundle.files import VIEWER_SUFFIXES, ReaderBundle, viewer_files
 from medcodi.turing.bundle.key import CUSTODIAN, KEY_FILE, read_key
 
@@ -43,40 +42,30 @@ class NotStoredError(DataError):
     """The disk did not take the answers."""
 
 
-@dataclass(frozen=True)
-class PublicFacts:
-    """Facts of a study from the readers' folders: as much of the answer key as results are checked against."""
+def public_facts(bundle: ReaderBundle) -> StudyFacts:
+    """The facts of a study in the readers' folders of its bundle.
 
-    bundle_id: str
-    sha256: str  # of the answer key
-    study_sha256: str
-    trials: Mapping[str, Mapping[str, Mapping[str, Any]]]  # reader -> trial -> its place, task, practice
-
-    @classmethod
-    def of(cls, bundle: ReaderBundle) -> PublicFacts:
-        """The facts of a bundle.
-
-        Raises:
-            DataError: If its readers belong to several studies, or a folder is not named after its reader.
-        """
-        where, expected = str(bundle.path), "readers' folders of one bundle, as medcodi turing export writes them"
-        with foreign(where, expected=expected, fix="copy the folders again"):
-            ids = {tuple(str(reader.study[name]) for name in _IDS) for reader in bundle.readers}
-            trials = {
-                reader.study["reader"]: {
-                    trial["trial"]: {name: trial[name] for name in ("position", "task", "practice")}
-                    for trial in reader.study["trials"]
-                }
-                for reader in bundle.readers
+    Raises:
+        DataError: If they belong to several studies, or a folder is not named after its reader.
+    """
+    where, expected = str(bundle.path), "readers' folders of one bundle, as medcodi turing export writes them"
+    with foreign(where, expected=expected, fix="copy the folders again"):
+        ids = {tuple(str(reader.study[name]) for name in _IDS) for reader in bundle.readers}
+        trials = {
+            reader.study["reader"]: {
+                trial["trial"]: {name: trial[name] for name in ("position", "task", "practice")}
+                for trial in reader.study["trials"]
             }
-        if len(ids) != 1 or list(trials) != [reader.name for reader in bundle.readers]:
-            raise DataError(
-                f"{where} holds folders of {len(ids)} studies, for {', '.join(map(str, trials))}",
-                expected=expected,
-                fix="copy the folders of one bundle, under their own names",
-            )
-        bundle_id, sha256, study_sha256 = next(iter(ids))
-        return cls(plain_name(bundle_id, where), sha256, study_sha256, trials)
+            for reader in bundle.readers
+        }
+    if len(ids) != 1 or list(trials) != [reader.name for reader in bundle.readers]:
+        raise DataError(
+            f"{where} holds folders of {len(ids)} studies, for {', '.join(map(str, trials))}",
+            expected=expected,
+            fix="copy the folders of one bundle, under their own names",
+        )
+    bundle_id, key_sha256, study_sha256 = next(iter(ids))
+    return StudyFacts(plain_name(bundle_id, where), key_sha256, study_sha256, trials)
 
 
 @dataclass(frozen=True)
@@ -102,7 +91,7 @@ class ReaderProgress:
 class AnswersFolder:
     """The newest answers of every reader. Threads may store at the same time."""
 
-    def __init__(self, job: JobFolder, study: PublicFacts, tokens: Mapping[str, str]) -> None:
+    def __init__(self, job: JobFolder, study: StudyFacts, tokens: Mapping[str, str]) -> None:
         """Read the answers that are there.
 
         Raises:
@@ -201,9 +190,9 @@ def opened_answers(out: str | Path, bundle: ReaderBundle) -> Iterator[AnswersFol
     refuse_key(bundle.path)
     refuse_key(out)
     check_servable(bundle)
-    study = PublicFacts.of(bundle)
+    study = public_facts(bundle)
     readers = list(study.trials)
-    identity = {"bundle_id": study.bundle_id, "key_sha256": study.sha256, "study_sha256": study.study_sha256}
+    identity = {name: getattr(study, name) for name in _IDS}
     job = JobFolder(out, SERVING, {**identity, "readers": readers})
     with job.opened():
         out.chmod(0o700)  # before the tokens are in it

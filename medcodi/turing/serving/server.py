@@ -140,8 +140,8 @@ class Handler(BaseHTTPRequestHandler):
     # ---- requests ----------------------------------------------------------------------------------------------------
     def do_GET(self) -> None:
         """A page, script or picture."""
-        place, holder, name = self._asked_for()
-        if place == "read" and name is None and holder:  # without the last stroke, the page's own links would miss
+        place, holder, name = self._parse_path()
+        if place == "read" and name is None and holder:  # without the last slash, the page's own links would miss
             last = self.path.partition("?")[0].rpartition("/")[2]
             self._reply(HTTPStatus.PERMANENT_REDIRECT, headers={"Location": f"{last}/"})
         elif place == "read" and holder:
@@ -159,7 +159,7 @@ class Handler(BaseHTTPRequestHandler):
 
     def do_PUT(self) -> None:
         """Answers of a reader."""
-        place, reader, name = self._asked_for()
+        place, reader, name = self._parse_path()
         if place != "read" or reader is None or name != ANSWERS:
             return self._refuse(HTTPStatus.NOT_FOUND, NO_LINK)
         # Nothing is read before its size is known and small enough.
@@ -191,8 +191,8 @@ class Handler(BaseHTTPRequestHandler):
         else:
             self._reply(HTTPStatus.NO_CONTENT)
 
-    def _asked_for(self) -> tuple[str, str | None, str | None]:
-        """``read`` or ``progress``, the holder of the token (None: nobody there), and the name after it (None: not even a stroke)."""
+    def _parse_path(self) -> tuple[str, str | None, str | None]:
+        """``read`` or ``progress``, the holder of the token (None: nobody there), and the name after it (None: not even a slash)."""
         parts = self.path.partition("?")[0].split("/", 3)  # "", place, token, name
         place, token = [*parts[1:3], "", ""][:2]
         holder = self.server.holder(token)

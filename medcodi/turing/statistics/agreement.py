@@ -216,15 +216,15 @@ def icc(values: np.ndarray, *, level: float = 0.95) -> dict[str, Estimate]:
     n, k = m.n, m.k
     upper = 0.5 + level / 2
     with np.errstate(invalid="ignore", divide="ignore"):
-        one = _from_ratio(m.between / m.within, n - 1, n * (k - 1), k, upper) if m.within > 0 else (1.0, 1.0, 1.0)
-        three = _from_ratio(m.between / m.error, n - 1, (n - 1) * (k - 1), k, upper) if m.error > 0 else (1.0,) * 3
+        case_1 = _from_ratio(m.between / m.within, n - 1, n * (k - 1), k, upper) if m.within > 0 else (1.0,) * 3
+        case_3 = _from_ratio(m.between / m.error, n - 1, (n - 1) * (k - 1), k, upper) if m.error > 0 else (1.0,) * 3
     # Case 2 alone depends on the mean square of the readers.
-    two = _case_two(m, _spread_of_covariances(table), level)
+    case_2 = _case_2(m, _spread_of_covariances(table), level)
     result = {}
     for name, (value, low, high), population in (
-        ("1", one, NEW_READERS),
-        ("2", two, NEW_READERS),
-        ("3", three, THESE_READERS),
+        ("1", case_1, NEW_READERS),
+        ("2", case_2, NEW_READERS),
+        ("3", case_3, THESE_READERS),
     ):
         method = "generalized interval" if name == "2" else "F (Shrout & Fleiss 1979)"
         # "k": the mean of k readers, by the Spearman-Brown formula.
@@ -274,21 +274,21 @@ def _spread_of_covariances(table: np.ndarray) -> float:
     return max(float((products.sum(0) / (n - 1)).var(ddof=1) - 2 * from_items), 0.0)
 
 
-def _case_two(m: MeanSquares, spread: float, level: float) -> tuple[float, float, float]:
+def _case_2(m: MeanSquares, spread: float, level: float) -> tuple[float, float, float]:
     """ICC(2,1) with a generalized confidence interval (Weerahandi 1993): quantiles over mean squares compatible with the data.
 
     ``spread`` over the number of readers is added to the variance of the covariance of two readers.
     """
-    value = _two(m.between, m.readers, m.error, m.n, m.k)
+    value = _icc_2_1(m.between, m.readers, m.error, m.n, m.k)
     items, readers, error, normal = _draws(m.n, m.k)
     shift = normal * np.sqrt(spread / m.k)
     between, rest = m.between / items + (m.k - 1) * shift, np.maximum(m.error / error - shift, 0.0)
-    possible = _two(between, m.readers / readers, rest, m.n, m.k, readers_at_least=0.0)
+    possible = _icc_2_1(between, m.readers / readers, rest, m.n, m.k, readers_at_least=0.0)
     low, high = np.nanquantile(possible, [(1 - level) / 2, (1 + level) / 2])
     return float(value), float(low), float(high)
 
 
-def _two(between: Any, readers: Any, error: Any, n: int, k: int, readers_at_least: float = -np.inf) -> Any:
+def _icc_2_1(between: Any, readers: Any, error: Any, n: int, k: int, readers_at_least: float = -np.inf) -> Any:
     """ICC(2,1) of mean squares (numbers or arrays); NaN where nothing varies."""
     items = (between - error) / k
     with np.errstate(invalid="ignore", divide="ignore"):

@@ -15,6 +15,7 @@ from medcodi.turing.statistics.resampling import Cases, ReaderStatistic, Resampl
 
 # ---- repeated items ------------------------------------------------------------------------------------------------------
 MIN_CASES = 15  # repeated cases needed for an interval over all readers
+NUM_BLOCKS = 5  # of trials, in the chart of learning
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,16 +121,15 @@ def blocks(
     order: np.ndarray,
     cases: Cases,
     *,
-    num_blocks: int = 5,
     level: float = 0.95,
 ) -> list[TrialBlock]:
-    """Accuracy in ``num_blocks`` blocks of equal length, each with Wilson's interval at the effective number of answers."""
+    """Accuracy in five blocks of equal length, each with Wilson's interval at the effective number of answers."""
     when = progress(order)
     total = int(np.isfinite(order).sum(1).max())
-    edges = np.linspace(0, 1, num_blocks + 1)
+    edges = np.linspace(0, 1, NUM_BLOCKS + 1)
     result = []
-    for b in range(num_blocks):
-        inside = (when >= edges[b]) & ((when < edges[b + 1]) | (b == num_blocks - 1))
+    for b in range(NUM_BLOCKS):
+        inside = (when >= edges[b]) & ((when < edges[b + 1]) | (b == NUM_BLOCKS - 1))
         values = np.where(inside, correct, np.nan)
         if not np.isfinite(values).any():
             continue

@@ -114,10 +114,10 @@ def rates(detection: Detection) -> Mapping[str, ReaderStatistic]:
     }
 
 
-def both(resampled: Resampled, *, share: bool = False, level: float = 0.95) -> dict[str, Estimate]:
-    """The estimate for these readers and for new readers."""
+def both_populations(resampled: Resampled, *, share: bool = False, level: float = 0.95) -> tuple[Estimate, Estimate]:
+    """The estimate for these readers, and for new readers."""
     make = resampled.share if share else resampled.estimate
-    return {"these_readers": make(THESE_READERS, level=level), "new_readers": make(NEW_READERS, level=level)}
+    return make(THESE_READERS, level=level), make(NEW_READERS, level=level)
 
 
 def reader_shares(detection: Detection, *, level: float = 0.95) -> list[dict[str, Estimate]]:
@@ -180,7 +180,7 @@ def roc_points(scores: np.ndarray, positive: np.ndarray) -> np.ndarray:
     return np.asarray(points)
 
 
-def pooled_roc(detection: Detection, *, level: float = 0.95) -> tuple[list[Estimate], dict[str, Estimate]]:
+def pooled_roc(detection: Detection, *, level: float = 0.95) -> tuple[list[Estimate], tuple[Estimate, Estimate]]:
     """Area under the ROC curve from confidence: each reader's (jackknife over cases) and the mean, for both populations."""
     statistic = auc_statistic(detection.scores, detection.generated)
     resampled = jackknife(statistic, detection.cases, num=detection.num)
@@ -193,7 +193,7 @@ def pooled_roc(detection: Detection, *, level: float = 0.95) -> tuple[list[Estim
         own = resampled.single(position).share(THESE_READERS, level=level)
         singles.append(replace(own, population=SINGLE_READER))
         position += 1
-    return singles, both(resampled, share=True, level=level)
+    return singles, both_populations(resampled, share=True, level=level)
 
 
 def chance_test(correct: np.ndarray) -> float:

@@ -76,13 +76,13 @@ def wilson(successes: float, num: float, *, level: float = 0.95, quantile: float
     return max(low, 0.0), min(high, 1.0)
 
 
-def wilson_estimate(successes: float, num: int, *, level: float = 0.95, population: str = SINGLE_READER) -> Estimate:
-    """A proportion of independent answers with Wilson's interval."""
+def wilson_estimate(successes: float, num: int, *, level: float = 0.95) -> Estimate:
+    """A proportion of one reader's answers with Wilson's interval."""
     low, high = wilson(successes, num, level=level)
     value = successes / num if num else float("nan")
     se = float(np.sqrt(value * (1 - value) / num)) if num else float("nan")
     return Estimate(
-        value=value, low=low, high=high, se=se, level=level, population=population, method="Wilson", num=num
+        value=value, low=low, high=high, se=se, level=level, population=SINGLE_READER, method="Wilson", num=num
     )
 
 

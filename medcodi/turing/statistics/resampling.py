@@ -43,19 +43,14 @@ class Cases:
         _, stratum = np.unique(
             np.asarray([",".join(sorted(names)) for names in arms_of], dtype=str), return_inverse=True
         )
-        cls.check(stratum)
         sizes = np.bincount(stratum)
-        alone = sizes[stratum] < 2  # one case has no variance of its own: it joins the largest stratum
-        _, stratum = np.unique(np.where(alone, sizes.argmax(), stratum), return_inverse=True)
-        return cls(unit, stratum)
-
-    @staticmethod
-    def check(stratum: np.ndarray) -> None:
-        """Refuse a single case."""
-        if not len(stratum) or np.bincount(stratum).max() < 2:
+        if not len(stratum) or sizes.max() < 2:
             raise DataError(
                 f"answers about {len(stratum)} case(s)", expected="at least 2 cases in an arm", fix="read more items"
             )
+        alone = sizes[stratum] < 2  # one case has no variance of its own: it joins the largest stratum
+        _, stratum = np.unique(np.where(alone, sizes.argmax(), stratum), return_inverse=True)
+        return cls(unit, stratum)
 
     @property
     def num_units(self) -> int:
@@ -116,9 +111,9 @@ class Resampled:
     @property
     def case_df(self) -> float:
         """Degrees of freedom of the variance of the mean over new cases (Satterthwaite over the strata)."""
-        return (
-            _satterthwaite([(float(part.mean()), df) for part, df in self.parts]) if self.num_readers else float("nan")
-        )
+        if not self.num_readers:
+            return float("nan")
+        return _satterthwaite([(float(part.mean()), df) for part, df in self.parts])
 
     @property
     def mean(self) -> float:

@@ -11,7 +11,7 @@ import pytest
 
 from medcodi.errors import ConfigError, DataError
 from medcodi.storage import atomic
-from medcodi.storage.ownership import refuse_foreign
+from medcodi.storage.ownership import refuse_foreign, refuse_full
 
 
 def is_marked(path: Path) -> bool:
@@ -83,3 +83,11 @@ def test_staging_folders_of_killed_processes_are_swept_and_those_in_use_stay(tmp
     fresh.mkdir()
     with atomic.filling(target, replace=True):
         assert fresh.exists()
+
+
+def test_only_a_new_or_empty_folder_is_not_full(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    refuse_full(tmp_path / "new", fix="choose another")
+    for full in (tmp_path, tmp_path / "file"):
+        with pytest.raises(DataError, match=r"is not empty.*Fix: choose another"):
+            refuse_full(full, fix="choose another")

@@ -16,6 +16,7 @@ from medcodi.networks.environment import EnvironmentConfig
 from medcodi.randomness import StepRandomness
 from medcodi.stages import build_stage
 from medcodi.stages.dry_run import Operations
+from medcodi.training.config import TrainConfig
 from medcodi.training.cost import stage_cost, study_flops
 
 from .costs import STAGES, cost_of, run
@@ -88,6 +89,19 @@ def test_operations_are_those_of_an_average_step() -> None:
         for forward in passes.trained:
             torch.stack([end.float().sum() for end in forward(1) if end.requires_grad]).sum().backward()
     assert cost.study_flops == 0.75 * operations.total > 0
+
+
+@pytest.mark.parametrize("recipe", ["demo/1-autoencode-crops", "demo/4-align", "demo/6-diffuse-report", "demo/7-join"])
+def test_every_stage_is_counted_with_a_recipe_of_the_demo(recipe: str) -> None:
+    """Also where velocities are predicted, whose scheduler reads a value of a tensor: a run that is not counted logs no MFU."""
+    config = load(TrainConfig, f"configs/train/{recipe}.yaml")
+    model = tiny_config(
+        image_size=64,
+        environment=config.environment or EnvironmentConfig(),
+        schedule=NoiseScheduleConfig(prediction_type="velocity", shift=3.0),
+        generation=GenerationConfig(sampler="euler", guidance_scale=2.0),
+    )
+    assert study_flops(config, model) > 0
 
 
 def test_denoisers_in_lockstep_are_counted_with_their_connectors() -> None:

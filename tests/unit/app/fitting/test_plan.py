@@ -77,11 +77,11 @@ def test_time_is_shared_and_what_was_spent_counts(tmp_path: Path) -> None:
     log = tmp_path / "stages" / "diffuse" / "log.jsonl"
     log.parent.mkdir(parents=True)
     lines = [
-        {"step": 20, "seconds_per_step": 6.0},
+        {"step": 20, "loss": 2.0, "timing": {"seconds_per_step": 6.0}},
         {"step": 20, "validation/loss": 1.0},
-        {"step": 30, "seconds_per_step": 12.0},
+        {"step": 30, "loss": 1.5, "timing": {"seconds_per_step": 12.0}},
     ]
-    log.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 40, "seco')
+    log.write_text("\n".join(json.dumps(line) for line in lines) + '\n{"step": 40, "timi')
     assert spent_minutes(log.parent) == pytest.approx(4.0)
     again = stage_config("diffuse", "tiny", DATA, "data", tmp_path, Path("model"), minutes=100)
     assert again.max_minutes == pytest.approx(26.0) and again.identity() == config.identity()

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from medcodi.app.cli import app
 from medcodi.errors import TrainingError
-from medcodi.training.monitoring.summary import groups, page, read_story, write_summary
+from medcodi.training.monitoring.summary import groups, page, read_run, write_summary
 
 
 def run(root: Path, height: float = 1.0) -> Path:
@@ -47,8 +47,8 @@ def test_one_run_shows_every_figure(tmp_path: Path) -> None:
 
 
 def test_several_runs_share_charts(tmp_path: Path) -> None:
-    stories = [read_story(run(tmp_path / name, height)) for name, height in (("one", 1.0), ("two", 2.0))]
-    text = page(stories)
+    runs = [read_run(run(tmp_path / name, height)) for name, height in (("one", 1.0), ("two", 2.0))]
+    text = page(runs)
     loss = text.split(">loss</text>")[1].partition("</svg>")[0]
     assert loss.count("<path d=") >= 2 and ">one</text>" in loss and ">two</text>" in loss
 
@@ -65,10 +65,10 @@ def test_the_command(tmp_path: Path) -> None:
 
 def test_refusals(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match=r"no log\.jsonl"):
-        read_story(tmp_path)
+        read_run(tmp_path)
     (tmp_path / "log.jsonl").write_text("")
     with pytest.raises(TrainingError, match="no values yet"):
-        read_story(tmp_path)
+        read_run(tmp_path)
 
 
 def test_every_figure_is_in_one_chart() -> None:

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from medcodi.distributed import Ranks
-from medcodi.training.monitoring.summary import page, read_story
+from medcodi.training.monitoring.summary import page, read_run
 from medcodi.training.monitoring.trackers import RunLog
 from medcodi.training.monitoring.truncation import Truncation
 from tests.unit.training.monitoring.phantoms import settings
@@ -54,7 +54,7 @@ def test_they_are_counted_once_in_the_log_and_on_the_page(model: Any, tmp_path: 
         == f"2 of the first 3 reports are longer than the {length} tokens that the text tower reads: their ends are not learnt."
     )
     assert "the report autoencoder reads" in autoencoder
-    assert tower in page([read_story(tmp_path)])
+    assert tower in page([read_run(tmp_path)])
     # A run that resumes has logged it already.
     watched(model, tmp_path, 1).close()
     assert (tmp_path / "log.jsonl").read_text().count("the text tower reads") == 1

@@ -29,7 +29,7 @@ def test_a_record_holds_task_group_statistic_and_estimate() -> None:
 def test_new_readers_are_recorded_from_three_on(num_readers: int, populations: list[str]) -> None:
     pair = simulate(ReaderModel(), "records", num_readers=num_readers, num_per_arm=20).as_ratings
     own = results(margin=0.7)
-    own.both("ratings", "difference", difference(pair))
+    own.add_means("ratings", "difference", difference(pair))
     assert [record["population"] for record in own.estimates] == populations
     own.equivalent("difference", difference(pair), reference=0.0, contrast="generated - real")
     assert [record["population"] for record in own.equivalences] == populations
