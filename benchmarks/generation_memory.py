@@ -20,47 +20,15 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import fill, machine, peak_mib, report
+from measuring import machine, peak_mib, report
+from measuring.networks import FILM_COMPONENTS, model_config, write_folder
 
-from medcodi.config import load
-from medcodi.data.sources.phantom import phantom_report
 from medcodi.generation.pipeline import generate
-from medcodi.model import MedCoDi, ModelConfig
-from medcodi.model.components import write_weights
+from medcodi.model import MedCoDi
 from medcodi.model.execution import ExecutionConfig
-from medcodi.model.files import INDEX, write_index
-from medcodi.networks.tokenizer import ReportTokenizer, Tokenizers
+from medcodi.model.index import INDEX
 
-FULL = Path(__file__).parents[1] / "configs/models/medcodi-m.yaml"
 ALLOWANCE_MIB, TARGET = 1536, "frontal"
-
-
-def write_folder(folder: Path) -> None:
-    """A model folder that has the files of one direction; the other components are named in its index only."""
-    from accelerate import init_empty_weights
-
-    config = load(ModelConfig, FULL)
-    tokenizer = ReportTokenizer.train([phantom_report(seed=0, index=index) for index in range(64)], vocab_size=2048)
-    with init_empty_weights(include_buffers=False):
-        model = MedCoDi(config, tokenizer)
-    folder.mkdir(parents=True, exist_ok=True)
-    needed = model.components_for(["report"], [TARGET])
-    entries: dict[str, dict[str, Any]] = {}
-    for name, module in model.components().items():
-        count = sum(parameter.numel() for parameter in module.parameters())
-        entries[name] = {"file": f"{name}.safetensors", "sha256": "", "num_parameters": count}
-        if name in needed:
-            fill(module, dtype=torch.bfloat16)
-            state, weights = module.state_dict(), dict(module.named_parameters())
-            specs = {
-                key: (tuple(value.shape), torch.bfloat16 if key in weights and value.dim() else torch.float32)
-                if value.is_floating_point()
-                else (tuple(value.shape), value.dtype)
-                for key, value in state.items()
-            }
-            entries[name] |= write_weights(folder / f"{name}.safetensors", specs, state.__getitem__)
-            module.to("meta")
-    write_index(folder, config, Tokenizers.one(tokenizer), entries, trained_stages=(), provenance={"weights": "random"})
 
 
 def generate_once(folder: Path, steps: int, channels_last: bool) -> dict[str, Any]:
@@ -123,7 +91,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() if arguments.work is None else nullcontext(arguments.work) as work:
         folder = Path(work)
         if not (folder / INDEX).is_file():
-            write_folder(folder)
+            write_folder(model_config("full"), FILM_COMPONENTS, folder)
         runs = measure(folder, arguments.steps)
     for run in runs:
         run["over_components_mib"] = run["peak_mib"] - run["components_mib"]

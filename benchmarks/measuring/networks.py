@@ -20,6 +20,8 @@ from medcodi.config import load
 from medcodi.data.sources.phantom import phantom_report
 from medcodi.generation.pipeline import generate_batch
 from medcodi.model import STAGES, MedCoDi, ModelConfig
+from medcodi.model.components import component_specs, write_weights
+from medcodi.model.files import write_index
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.networks.attention import Context
 from medcodi.networks.image_layers import ImageLayers
@@ -67,6 +69,26 @@ def our_model(config: ModelConfig, components: Iterable[str], device: str, dtype
     model.pending = set(model.components()) - components
     model.hide_components(model.pending)
     return model.eval()
+
+
+def write_folder(config: ModelConfig, components: Iterable[str], folder: Path) -> None:
+    """A model folder of random weights in bfloat16, one component in memory at a time; the others are named in its index only."""
+    components = set(components)
+    tokenizer = ReportTokenizer.train([phantom_report(seed=0, index=index) for index in range(64)], vocab_size=2048)
+    with init_empty_weights(include_buffers=False):
+        model = MedCoDi(config, tokenizer)
+    folder.mkdir(parents=True, exist_ok=True)
+    entries: dict[str, dict[str, Any]] = {}
+    for name, module in model.components().items():
+        count = sum(parameter.numel() for parameter in module.parameters())
+        entries[name] = {"file": f"{name}.safetensors", "sha256": "0" * 64, "num_parameters": count}
+        if name in components:
+            state = fill(module, dtype=torch.bfloat16).state_dict()
+            specs = component_specs(module, torch.bfloat16)
+            entries[name] |= write_weights(folder / f"{name}.safetensors", specs, state.__getitem__)
+            del state
+            module.to("meta")
+    write_index(folder, config, model.tokenizers, entries, trained_stages=STAGES, provenance={"weights": "random"})
 
 
 def our_denoiser(config: ModelConfig, device: str = "meta") -> nn.Module:

@@ -102,7 +102,7 @@ def edit(
     execution.check(device)
 
     # Load the model, and fit the study to it.
-    loaded = load(model, device)
+    loaded = load(model, device, execution.weights_dtype)
     check_modalities(loaded, Direction((), in_table_order(contents)))
     files = {} if isinstance(study, Study) else {name: value for name, value in given.items() if name != REPORT}
     outside = warn_outside_domain(loaded, direction, {**files, REPORT: new_report})

@@ -108,7 +108,7 @@ def generate(
     execution.check(device)
 
     # Load the model, and fit request and prompts to it.
-    loaded = load(model, device)
+    loaded = load(model, device, execution.weights_dtype)
     check_modalities(loaded, direction)
     outside = warn_outside_domain(loaded, direction, used)
     config = config.resolved(loaded)
@@ -234,14 +234,15 @@ def _values(decoded: Values) -> list[Any]:
 
 
 @lru_cache(maxsize=2)
-def _load_folder(folder: str | Path, _modified: float, device: str) -> MedCoDi:
-    return MedCoDi.from_pretrained(folder, device=device, lazy=True)
+def _load_folder(folder: str | Path, _modified: float, device: str, dtype: torch.dtype) -> MedCoDi:
+    return MedCoDi.from_pretrained(folder, device=device, dtype=dtype, lazy=True)
 
 
-def load(model: MedCoDi | str | Path | None, device: str | None = None) -> MedCoDi:
+def load(model: MedCoDi | str | Path | None, device: str | None = None, dtype: torch.dtype = torch.float32) -> MedCoDi:
     """A model: as given, from a folder or the hub, or (None, or ``"demo"``) the shipped demo.
 
-    Folders are loaded once per process and state of the folder, and lazily: each component when it is first needed.
+    Folders are loaded once per process, state of the folder and precision of the weights, and lazily: each component when it is
+    first needed.
     """
     if isinstance(model, MedCoDi):
         if device and torch.device(device) != model.device:
@@ -258,4 +259,4 @@ def load(model: MedCoDi | str | Path | None, device: str | None = None) -> MedCo
     index = Path(model) / "model_index.json"
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     with LOADING:  # threads that ask for the same folder get the same model
-        return _load_folder(model, index.stat().st_mtime if index.is_file() else 0.0, device)
+        return _load_folder(model, index.stat().st_mtime if index.is_file() else 0.0, device, dtype)

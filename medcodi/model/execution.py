@@ -71,6 +71,11 @@ class ExecutionConfig:
         return None if self.precision is None else getattr(torch, self.precision)
 
     @property
+    def weights_dtype(self) -> torch.dtype:
+        """The precision to read weights in, so that no others are held beside those that are cast."""
+        return self.dtype if self.dtype is not None and self.cast == "weights" else torch.float32
+
+    @property
     def arithmetic(self) -> dict[str, Any]:
         """The settings that can change the last digits of a result, if they differ from the default: for provenance."""
         own, default = to_dict(self), to_dict(ExecutionConfig())

@@ -83,6 +83,10 @@ class AlignStage(Stage):
             return {self.name: [encoders]}
         return {kind: [encoders.towers[kind]] for kind in self.config.kinds}
 
+    def components(self, *, cached: bool = False) -> tuple[str, ...]:
+        """The prompt encoders."""
+        return ("prompt_encoders",)
+
     def _is_trained(self, name: str) -> bool:
         return not self.config.kinds or MODALITIES[name].kind in self.config.kinds
 

@@ -132,6 +132,11 @@ class AutoencodeStage(Stage):
         """The modalities of the chosen kinds."""
         return tuple(name for name in self.model.config.modalities if MODALITIES[name].kind in self.kinds)
 
+    def components(self, *, cached: bool = False) -> tuple[str, ...]:
+        """The autoencoders of the chosen kinds, and the tower that latents are held to."""
+        tower = () if self.tower is None else ("prompt_encoders",)
+        return (*(f"autoencoder_{kind}" for kind in self.kinds), *tower)
+
     def dry_run(self, *, cached: bool = False) -> DryRun:
         """The chosen autoencoders."""
         passes = {

@@ -88,9 +88,9 @@ class DiffuseStage(Stage):
         """Its targets; any of the others may be absent, as prompts are in generation."""
         return self.targets
 
-    def components(self) -> tuple[str, ...]:
-        """The denoisers of its targets."""
-        return tuple(f"denoiser_{name}" for name in self.targets)
+    def components(self, *, cached: bool = False) -> tuple[str, ...]:
+        """The denoisers of its targets; all, where it encodes the studies."""
+        return tuple(f"denoiser_{name}" for name in self.targets) if cached else super().components()
 
     def dry_run(self, *, cached: bool = False) -> DryRun:
         """Every target's denoiser."""

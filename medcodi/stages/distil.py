@@ -77,9 +77,10 @@ class DistilStage(Stage):
         """Its targets; any of the others may be absent, as prompts are in generation."""
         return self.targets
 
-    def components(self) -> tuple[str, ...]:
-        """The denoisers and students of its targets."""
-        return tuple(f"{part}_{name}" for part in ("denoiser", "student") for name in self.targets)
+    def components(self, *, cached: bool = False) -> tuple[str, ...]:
+        """The denoisers and students of its targets; all, where it encodes the studies."""
+        names = tuple(f"{part}_{name}" for part in ("denoiser", "student") for name in self.targets)
+        return names if cached else super().components()
 
     def dry_run(self, *, cached: bool = False) -> DryRun:
         """Every target's student, and the passes of its teacher, two for each guided step."""

@@ -72,9 +72,11 @@ class JoinStage(Stage):
         trained = {name: [d] if self.config.train_denoisers else d.connectors() for name, d in denoisers}  # pyright: ignore
         return {name: [self.model.environment[name], *modules] for name, modules in trained.items()}
 
-    def components(self) -> tuple[str, ...]:
-        """All denoisers and environment encoders."""
-        return tuple(f"{part}_{name}" for part in ("denoiser", "environment") for name in self.model.config.modalities)
+    def components(self, *, cached: bool = False) -> tuple[str, ...]:
+        """All denoisers and environment encoders; all, where it encodes the studies."""
+        names = self.model.config.modalities
+        parts = tuple(f"{part}_{name}" for part in ("denoiser", "environment") for name in names)
+        return parts if cached else super().components()
 
     @property
     def num_turns(self) -> int:

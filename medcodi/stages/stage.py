@@ -71,7 +71,7 @@ class Stage(nn.Module):
                 f"low_rank in stage {self.name!r}", expected="stage 'diffuse' or 'align'", fix="remove low_rank"
             )
         # The layers that the stage trains, by component; those of a model that is read lazily are read now.
-        self.model.load_components(self.components())
+        self.model.load_components(self.components(cached=True))
         trained = {
             component: [name for name, layer in module.named_modules() if _is_trained_layer(layer)]
             for component, module in self.model.components().items()
@@ -110,8 +110,8 @@ class Stage(nn.Module):
         """The modalities without which there is nothing to train; by default all of the model's."""
         return tuple(self.model.config.modalities)
 
-    def components(self) -> tuple[str, ...]:
-        """Names of the model's components that a step on encoded studies runs; by default all."""
+    def components(self, *, cached: bool = False) -> tuple[str, ...]:
+        """Names of the model's components that a step runs; ``cached``: on studies that come encoded; by default all."""
         return tuple(self.model.components())
 
     @property

@@ -143,7 +143,7 @@ class CheckpointConfig:
     every: int = 500  # steps between two checkpoints (one is always saved at the end); 0: only at the end
     keep: int = 2  # number of newest checkpoints that are kept
     keep_every: int = 0  # checkpoints of every multiple of this step are kept too; 0: none
-    # write while training continues, from a copy in CPU memory; False: training waits for the disk
+    # write while training continues, from a copy in CPU memory; False: training waits for the disk, without a copy on a CPU
     background: bool = True
 
     def __post_init__(self) -> None:

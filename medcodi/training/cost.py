@@ -50,7 +50,7 @@ class Cost:
     """Costs of a stage that do not depend on the hardware."""
 
     trained: int  # parameters with gradient
-    frozen: int  # parameters without gradient that are in memory; none that the cache replaces
+    frozen: int  # parameters without gradient that are in memory; none that no step runs
     fixed_activations: float  # bytes saved for the backward pass for any batch (weights cast by autocast)
     study_activations: float  # bytes saved for the backward pass, per study of the micro-batch
     # bytes of the frozen networks' largest intermediate results, per study; freed before the rest
@@ -66,10 +66,10 @@ def stage_cost(run: TrainConfig, model: ModelConfig | None = None, *, device: st
     model = model or _model_config(run)
     with FakeTensorMode(allow_non_fake_inputs=True), Norms(wide=device != "cpu" and run.precision != "fp32"):
         stage, passes = _build(run, model)
-        # Parameters: all components are in memory, for samples and for the end, unless studies come from the cache.
+        # Parameters: of the components that a step runs; the others stay on disk.
         trained = sum(p.numel() for p in stage.parameters() if p.requires_grad)
         parts = stage.model.components()
-        names = stage.components() if run.cache is not None else tuple(parts)
+        names = stage.components(cached=run.cache is not None)
         in_memory = sum(p.numel() for name in names for p in parts[name].parameters())
 
         # Activations of one study and of two: the difference is that of each study, the rest is fixed.

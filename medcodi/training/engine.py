@@ -213,10 +213,11 @@ class PlainEngine(Engine):
         return {name: parameter.data for name, parameter in self._trained.items()}
 
     def whole(self, shards: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Name -> tensor on the CPU, on the first rank."""
+        """Name -> tensor on the CPU, on the first rank; the live one where training waits for the writer, which needs no copy."""
         if not self.ranks.is_first:
             return {}
-        return {name: tensor.detach().to("cpu", copy=True).contiguous() for name, tensor in shards.items()}
+        copy = self.config.checkpoint.background
+        return {name: tensor.detach().to("cpu", copy=copy).contiguous() for name, tensor in shards.items()}
 
     def share(self, whole: Mapping[str, Tensor]) -> dict[str, Tensor]:
         """All of it, on the device."""

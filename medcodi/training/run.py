@@ -19,7 +19,7 @@ from medcodi.errors import DataError, TrainingError
 from medcodi.stages import build_stage
 from medcodi.stages.stage import Stage
 from medcodi.training import checkpoint, run_folder
-from medcodi.training.caching import from_cache
+from medcodi.training.caching.training_run import from_cache, hold_only
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
@@ -93,6 +93,8 @@ class Run:
         # Encoded studies in place of studies; weights of the checkpoint in place of the first ones.
         if config.cache is not None:
             self.dataset, held_out = from_cache(self.stage, config, self.dataset, held_out, ranks, watchdog)
+        else:
+            hold_only(self.stage, cached=False)
         if saved is not None:
             run_folder.load_tensors(self.stage, {**saved.tensors["weights"], **saved.tensors["buffers"]})
         self.batches = self._training_batches()

@@ -21,6 +21,7 @@ from medcodi.distributed import Ranks
 from medcodi.errors import CheckpointError, TrainingError
 from medcodi.model import MedCoDi
 from medcodi.model.adapter import ADAPTER, Adapter, tensors_of, write_adapter
+from medcodi.model.components import Placeholder
 from medcodi.model.files import read_index
 from medcodi.model.identity import tokenizer_hashes
 from medcodi.randomness import seed_from_keys
@@ -136,19 +137,18 @@ def accept(config: TrainConfig, folder: RunFolder, ranks: Ranks) -> None:
 def start_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, ranks: Ranks) -> MedCoDi:
     """The model that training starts from: ``init``, or a fresh or extended one, which the first start stores in ``start/``.
 
-    A run on a cache loads none of its components yet: each is read when it is needed.
+    None of its components is loaded yet: each is read when it is needed.
 
     Raises:
         DataError: If a tokenizer has to be trained and the data hold no report.
     """
     if config.init is not None and not config.makes_start:
-        lazy = config.cache is not None
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed_from_keys("environment", config.seed))  # of a fresh environment
-            device = ranks.device if lazy else "cpu"
-            return MedCoDi.from_pretrained(config.init, lazy=lazy, device=device, environment=config.environment)
+            environment = config.environment
+            return MedCoDi.from_pretrained(config.init, lazy=True, device=ranks.device, environment=environment)
     ranks.by_first(lambda: _make_start(config, folder, dataset))
-    return MedCoDi.from_pretrained(folder.start)
+    return MedCoDi.from_pretrained(folder.start, lazy=True, device=ranks.device)
 
 
 def _make_start(config: TrainConfig, folder: RunFolder, dataset: StudyDataset) -> None:
@@ -229,9 +229,11 @@ def load_tensors(stage: nn.Module, tensors: Any) -> None:
     Raises:
         CheckpointError: If a name or a shape does not fit.
     """
-    # Weights and buffers by name.
+    # Weights and buffers by name; older runs saved the buffers of components that no step runs, too.
     own = {**dict(stage.named_parameters()), **dict(stage.named_buffers())}
     for name, value in tensors.items():
+        if name not in own and _is_hidden(stage, name):
+            continue
         if name not in own or own[name].shape != value.shape:
             seen = tuple(own[name].shape) if name in own else "no such tensor"
             raise CheckpointError(
@@ -239,6 +241,16 @@ def load_tensors(stage: nn.Module, tensors: Any) -> None:
                 fix="resume with the model it was trained with",
             )
         own[name].data.copy_(value)
+
+
+def _is_hidden(stage: nn.Module, name: str) -> bool:
+    """Whether a tensor belongs to a component that is on disk."""
+    module: Any = stage
+    for part in name.split("."):
+        if isinstance(module, Placeholder):
+            return True
+        module = getattr(module, part, None)
+    return False
 
 
 # ---- the end ---------------------------------------------------------------------------------------------------------
@@ -253,8 +265,7 @@ def write_model(config: TrainConfig, folder: RunFolder, dataset: StudyDataset, d
     stage: Any = build_stage(config.stage.name, model, config.stage.options)
     if config.low_rank is not None:
         stage.train_low_rank(config.low_rank, config.seed)
-    if config.cache is not None:
-        hold_only(stage)  # the other components are copied from file to file
+    hold_only(stage, cached=config.cache is not None)  # the other components are copied from file to file
     load_tensors(stage, {**saved.tensors["buffers"], **saved.tensors.get("ema", saved.tensors["weights"])})
 
     # Let the stage finish, and write the model with its provenance.

@@ -1,4 +1,4 @@
-"""The benchmarks beside peers run from end to end at tiny size; what is not installed is skipped by name, and nothing is written."""
+"""The benchmarks beside peers and at full size run from end to end at tiny size; what is not installed is skipped by name, and nothing is written."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[2]
     ("script", "shown"),
     [
         ("peers.py", ("== contrastive: a contrastive step", "== dicom", "== features", "== reports", "== loop")),
+        ("full_size.py", ('generate {"size": "tiny"', "align {", "diffuse {")),
         ("denoiser.py", ("float32, 77 tokens", "fp32: diffusers, channels_last", "bf16: diffusers cast")),
     ],
 )

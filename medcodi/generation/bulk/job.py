@@ -83,7 +83,7 @@ def synthesize(
     rows = [_in_order(row, config.generation) for row in read_manifest(Path(manifest), config.defaults, config.keep)]
     image_format(config.image_format)
     config.execution.check(device)
-    loaded = load(model, device)
+    loaded = load(model, device, config.execution.weights_dtype)
     sampling = config.generation.resolved(loaded)
     identity = model_identity(loaded)
     folder = SynthesisFolder(

@@ -95,7 +95,9 @@ def generate_many(
 
     # A generator of its own, so that invalid arguments are refused at the call, not at the first result.
     def stream() -> Iterator[Generation]:
-        yield from _Stream(load(model, device), batch_size, config, execution, on_batch).run(requests)
+        yield from _Stream(load(model, device, execution.weights_dtype), batch_size, config, execution, on_batch).run(
+            requests
+        )
 
     return stream()
 

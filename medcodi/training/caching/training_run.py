@@ -49,7 +49,7 @@ def from_cache(
     encoded = _open_or_make(stage.model, run, run.data, dataset, ranks, watch)
     if validation is not None and run.validation is not None:
         validation_studies = _open_or_make(stage.model, run, run.validation, validation, ranks, watch)
-    hold_only(stage)
+    hold_only(stage, cached=True)
     return encoded, validation_studies
 
 
@@ -99,8 +99,8 @@ def borrowed(model: MedCoDi) -> Iterator[None]:
             model.unload_components(loaded)
 
 
-def hold_only(stage: Stage) -> None:
-    """Load the components that a step of ``stage`` uses on encoded studies; those still on disk leave the stage's tree."""
-    model, needed = stage.model, set(stage.components())
+def hold_only(stage: Stage, *, cached: bool) -> None:
+    """Load the components that a step of ``stage`` runs; those still on disk leave the stage's tree, until samples need them."""
+    model, needed = stage.model, set(stage.components(cached=cached))
     model.load_components(needed)
     model.hide_components(set(model.pending))

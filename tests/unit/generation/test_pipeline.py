@@ -9,9 +9,10 @@ from PIL import Image
 
 import medcodi
 from medcodi.errors import DataError, PromptError
-from medcodi.generation.pipeline import generate, generate_batch
+from medcodi.generation.pipeline import generate, generate_batch, load
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, tiny_model
+from medcodi.model.execution import ExecutionConfig
 from medcodi.model.generation_config import GenerationConfig
 from medcodi.study import Direction, all_directions
 
@@ -113,6 +114,20 @@ def test_requests_without_a_prompt_are_guided_by_each_other_and_others_are_not()
     )  # nothing is heard, so nothing is followed
     with pytest.raises(PromptError, match="environment_guidance_scale is -1"):
         GenerationConfig(environment_guidance_scale=-1.0)
+
+
+def test_a_folder_is_read_in_the_precision_of_the_request(model, tmp_path):
+    """Cast weights beside the original ones would be 10.8 GiB of the full-size model in place of 4.5."""
+    folder, half = model.save_pretrained(tmp_path / "tiny"), ExecutionConfig(precision="bfloat16")
+    request = {"prompts": {"report": REPORT}, "targets": ["frontal"], "num_inference_steps": 2, "execution": half}
+    cast, read = generate(**request, model=model), generate(**request, model=folder)
+    assert np.array_equal(cast.images["frontal"], read.images["frontal"])
+    dtypes = {
+        dtype: next(load(folder, "cpu", dtype).denoisers["frontal"].parameters()).dtype
+        for dtype in (half.weights_dtype, torch.float32)
+    }
+    assert dtypes == {torch.bfloat16: torch.bfloat16, torch.float32: torch.float32}
+    assert ExecutionConfig(precision="bfloat16", cast="autocast").weights_dtype == torch.float32
 
 
 def test_saved_files_and_provenance(model, tmp_path):
