@@ -14,6 +14,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from importlib import import_module
@@ -119,8 +120,10 @@ def _answer(caller: socket.socket) -> None:
         _run(words)
     except SystemExit as end:
         code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        if isinstance(end.code, str):
+            print(end.code, file=sys.stderr)
     except BaseException:  # an interpreter prints it and ends with 1
-        sys.excepthook(*sys.exc_info())
+        traceback.print_exc()
         code = 1
     caller.send(bytes([code]))
     caller.detach()  # closed by the end of the process, which the caller waits for
