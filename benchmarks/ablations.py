@@ -92,6 +92,15 @@ ROWS = {
     "structured-latent": Row(what="image autoencoder trained on, its latent held to the tower (0.1)", tower_weight=0.1),
     "more-phantoms": Row(what="three times the phantoms", chunks=3),
     "pooled": Row(what="pooled context", model={"context": "pooled"}),
+    "pooled-shifted": Row(
+        what="pooled context, flow matching, shift 3",
+        model={"context": "pooled", "schedule": {"prediction_type": "velocity", "shift": 3.0}},
+    ),
+    "pooled-shifted-repa": Row(
+        what="the same with REPA, weight 0.5",
+        model={"context": "pooled", "schedule": {"prediction_type": "velocity", "shift": 3.0}},
+        options={"tower_weight": 0.5},
+    ),
     "single-prompt": Row(what="at most one prompt in training", options={"most_prompts": 1}),
 }
 

@@ -1,9 +1,10 @@
-"""What every test stands on: one thread, no network, no global randomness that a test could lean on."""
+"""What every test stands on: one thread, no network, random numbers that do not depend on the tests before it."""
 
 from __future__ import annotations
 
 import os
 import socket
+from zlib import crc32
 
 # Before anything imports torch or a hub client.
 for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -37,6 +38,19 @@ def _connect_at_home(self: socket.socket, address: object) -> object:
 def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse connections that leave this machine, and name them."""
     monkeypatch.setattr(socket.socket, "connect", _connect_at_home)
+
+
+# ---- torch's global generator: by the test's name alone, so that a tolerance holds in every order and on every worker -------
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Fixtures of a module draw the same numbers whichever of its tests comes first."""
+    torch.manual_seed(crc32(item.nodeid.partition("::")[0].encode()))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_call(item: pytest.Item) -> None:
+    """A test draws the same numbers whether or not it was the first to need a fixture."""
+    torch.manual_seed(crc32(item.nodeid.encode()))
 
 
 @pytest.fixture(scope="session")

@@ -16,6 +16,7 @@ from medcodi.storage.ownership import is_full, refuse_full
 
 if TYPE_CHECKING:
     from medcodi.model.execution import ExecutionConfig
+    from medcodi.model.generation_config import WeakModelConfig
 
 
 Overrides = Annotated[
@@ -61,6 +62,15 @@ SequenceOfTargets = Annotated[
         metavar="MODALITY+MODALITY",
         help="The targets of chained and staggered, first to last: report+frontal+lateral.",
         show_default="frontal, lateral, report",
+    ),
+]
+Weak = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="KEY=VALUE",
+        help="Autoguidance of targets that nothing prompts, by a smaller or earlier model; repeatable: model=runs/early/model, scale=2,"
+        " everywhere=true (also where something prompts).",
+        show_default="without",
     ),
 ]
 ImageFormat = Annotated[str, typer.Option("--format", help="Of images: png (8 bits), png16 or dicom.")]
@@ -157,6 +167,14 @@ def read_execution(texts: Sequence[str]) -> ExecutionConfig:
     from medcodi.model.execution import ExecutionConfig
 
     return from_dict(ExecutionConfig, apply_overrides({}, texts), source="--execution")
+
+
+def read_weak(texts: Sequence[str]) -> WeakModelConfig | None:
+    """Parse ``--weak key=value``; None without any."""
+    from medcodi.config import apply_overrides, from_dict
+    from medcodi.model.generation_config import WeakModelConfig
+
+    return from_dict(WeakModelConfig, apply_overrides({}, texts), source="--weak") if texts else None
 
 
 def numbered_folder(name: str) -> Path:

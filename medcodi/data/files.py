@@ -11,6 +11,7 @@ from typing import Any
 
 from medcodi.console import SafeConsole
 from medcodi.errors import DataError
+from medcodi.storage import atomic
 from medcodi.storage.checked_json import foreign, parse_json, shown
 from medcodi.storage.locks import locked
 from medcodi.storage.names import plain_name
@@ -164,37 +165,38 @@ def _unpacked(file: Path, row: dict[str, Any]) -> Path:
     target = cache_folder() / "unpacked" / f"{key[:32]}.arrow"
     with _lock(target.parent):
         if not target.is_file():
-            temporary = target.with_name(f".{target.name}.{os.getpid()}")
-            with (
-                pq.ParquetFile(file) as source,
-                pa.OSFile(str(temporary), "wb") as sink,
-                pa.ipc.new_stream(sink, source.schema_arrow) as writer,
-            ):
-                for batch in source.iter_batches(batch_size=16):
-                    writer.write_batch(batch)
-            temporary.replace(target)
+            with atomic.staging_folder(target) as staging:
+                partial = staging / target.name
+                with (
+                    pq.ParquetFile(file) as source,
+                    pa.OSFile(str(partial), "wb") as sink,
+                    pa.ipc.new_stream(sink, source.schema_arrow) as writer,
+                ):
+                    for batch in source.iter_batches(batch_size=16):
+                        writer.write_batch(batch)
+                partial.replace(target)
     return target
 
 
 def _copy(system: Any, remote: str, target: Path, row: dict[str, Any], url: str) -> None:
-    target.parent.mkdir(parents=True, exist_ok=True)
-    temporary = target.with_name(f".{target.name}.{os.getpid()}")
+    # Copy and hash in one pass: what cannot be read is the URL's fault, what cannot be written the cache folder's.
     digest = hashlib.sha256()
-    try:
-        with _reaching(f"{url}/{row['file']}"), system.open(remote, "rb") as source, temporary.open("wb") as copy:
-            # Copy and hash in one pass.
-            while block := source.read(_BLOCK):
-                digest.update(block)
-                copy.write(block)
+    with atomic.writing(target, error=DataError, then=f"run it again; {CACHE_VARIABLE} names another folder") as copy:
+        for block in _blocks(system, remote, f"{url}/{row['file']}"):
+            digest.update(block)
+            copy.write(block)
         if row.get("sha256", digest.hexdigest()) != digest.hexdigest():
             raise DataError(
                 f"{url}/{row['file']} has SHA-256 {digest.hexdigest()[:16]} ...",
                 expected=f"{row['sha256'][:16]} ..., as {INFO_FILE} says",
                 fix="put the dataset there again",
             )
-        temporary.replace(target)
-    finally:
-        temporary.unlink(missing_ok=True)
+
+
+def _blocks(system: Any, remote: str, url: str) -> Iterator[bytes]:
+    with _reaching(url), system.open(remote, "rb") as source:
+        while block := source.read(_BLOCK):
+            yield block
 
 
 def _system(url: str) -> tuple[Any, str]:

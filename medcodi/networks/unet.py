@@ -163,12 +163,9 @@ class UNet(nn.Module):
             self.shared_maps.append(MapShape(widths[level], *layers.grid(grid_level)))
 
         def attention(level: int, to: int, zero_init: bool = False) -> AttentionBlock:
+            heads, groups = config.num_heads, config.num_groups
             return AttentionBlock(
-                widths[level],
-                context_dim=to,
-                num_heads=config.num_heads,
-                num_groups=config.num_groups,
-                zero_init=zero_init,
+                widths[level], context_dim=to, num_heads=heads, num_groups=groups, zero_init=zero_init
             )
 
         def block(level: int, channels_in: int, *, steps_up: bool = False) -> Block:

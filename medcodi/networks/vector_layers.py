@@ -11,6 +11,7 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from medcodi.networks.image_layers import Normed
 from medcodi.networks.unet import UNetConfig
 
 
@@ -91,8 +92,4 @@ class VectorLayers:
 
     def pool(self, channels: int, out: int) -> nn.Module:
         """``[B, channels, S, 1]`` -> ``[B, out]``."""
-        return nn.Sequential(
-            nn.GroupNorm(self.num_groups, channels, eps=1e-5),
-            nn.SiLU(),
-            self._linear(channels * self.num_positions, out, fold=False),
-        )
+        return Normed(channels, self.num_groups, self._linear(channels * self.num_positions, out, fold=False))

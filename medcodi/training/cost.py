@@ -7,6 +7,7 @@ operations are counted; no memory is allocated.
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -75,7 +76,7 @@ def stage_cost(run: TrainConfig, model: ModelConfig | None = None, *, device: st
         # Activations of one study and of two: the difference is that of each study, the rest is fixed.
         of_one, of_two = (_saved_bytes(passes.trained, stage, run, studies) for studies in (1, 2))
         with torch.no_grad():
-            transient = max((_largest_result(forward, run) for forward in passes.frozen), default=0.0)
+            transient = max((_largest_result(forward, run) for forward in set(passes.frozen)), default=0.0)
         flops = _operations(passes)
     return Cost(trained, max(0, in_memory - trained), max(0.0, 2 * of_one - of_two), of_two - of_one, transient, flops)
 
@@ -135,14 +136,17 @@ def study_flops(run: TrainConfig, model: ModelConfig) -> float:
 
 def _operations(passes: DryRun) -> float:
     """Floating-point operations of one study, where tensors are fake."""
-    with Operations() as frozen, torch.no_grad():
-        for forward in passes.frozen:
+    # A pass that a step takes several times (a teacher's) is counted once, and multiplied.
+    frozen = 0
+    for forward, times in Counter(passes.frozen).items():
+        with Operations() as once, torch.no_grad():
             forward(1)
+        frozen += times * once.total
     with Operations() as trained, torch.enable_grad():
         for forward in passes.trained:
             ends = [result.float().sum() for result in forward(1) if result.requires_grad]
             torch.stack(ends).sum().backward()
-    return frozen.total + passes.drawn * trained.total
+    return frozen + passes.drawn * trained.total
 
 
 # ---- the plan of a run -----------------------------------------------------------------------------------------------

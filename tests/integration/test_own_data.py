@@ -5,11 +5,9 @@ from __future__ import annotations
 import csv
 import json
 import os
-import signal
-import subprocess
-import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -20,6 +18,7 @@ from medcodi.errors import TrainingError
 from medcodi.model import MedCoDi
 from medcodi.training.config import TrainConfig
 from medcodi.training.loop import train
+from tests.integration import forked, jobs
 
 ROOT = Path(__file__).resolve().parents[2]
 STAGES = ("autoencode", "align", "diffuse", "join")
@@ -125,33 +124,40 @@ def test_one_modality_is_refused_and_leaves_nothing(
 
 
 # ---- medcodi fit -----------------------------------------------------------------------------------------------------
-def fit(*words: str) -> subprocess.Popen[str]:
-    """The command, in a process of its own."""
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", "PYTHONPATH": str(ROOT)}
-    command = [sys.executable, "-m", "medcodi.app.cli", "fit", *words]
-    streams = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
-    return subprocess.Popen(command, env=environment, start_new_session=True, **streams)
+def fit(log: Path, *words: str) -> Any:
+    """The command, in a process of its own that has imported most of it; it prints into a file."""
+    process = forked.FORKS.Process(target=_fit, args=(log, words))
+    process.start()
+    return process
+
+
+def _fit(log: Path, words: tuple[str, ...]) -> None:
+    os.environ["CUDA_VISIBLE_DEVICES"] = ""
+    jobs.redirect(log)
+    jobs.call(["fit", *words], Path())
 
 
 @pytest.mark.long
 def test_a_fit_is_killed_and_resumes_to_a_model_and_a_page(sample: Path, tmp_path: Path) -> None:
-    out = tmp_path / "run"
-    words = (str(sample), "--out", str(out), "--minutes", "0.5")
+    out, log = tmp_path / "run", tmp_path / "log.txt"
+    words = (str(sample), "--out", str(out), "--minutes", "0.25")
 
     # Killed once the second stage has begun.
-    first = fit(*words)
+    first = fit(log, *words)
     deadline = time.monotonic() + 300
     while not (out / "done" / "autoencode.json").exists():
-        assert first.poll() is None and time.monotonic() < deadline, first.stdout and first.stdout.read()
-        time.sleep(0.2)
-    os.killpg(first.pid, signal.SIGKILL)
-    first.wait()
+        assert first.is_alive() and time.monotonic() < deadline, log.read_text()
+        time.sleep(0.05)
+    first.kill()
+    first.join()
     before = (out / "stages/autoencode/model/model_index.json").stat().st_mtime_ns
 
     # The same command resumes: nothing is done twice.
-    second = fit(*words)
-    printed, _ = second.communicate(timeout=600)
-    assert second.returncode == 0, printed
+    log.unlink()
+    second = fit(log, *words)
+    second.join(600)
+    printed = log.read_text()
+    assert second.exitcode == 0, printed
     assert "model: tiny (as this fit began)" in printed and "2/8 autoencode: done before" in printed
     assert (out / "stages/autoencode/model/model_index.json").stat().st_mtime_ns == before
     assert (out / "evaluation/page.html").is_file() and (out / "model/finding_classifier.safetensors").is_file()
@@ -159,8 +165,9 @@ def test_a_fit_is_killed_and_resumes_to_a_model_and_a_page(sample: Path, tmp_pat
     assert len(results["systems"]["tiny"]["directions"]) == 13
 
     # Other data are refused in the same folder, and the model generates.
-    other = fit(str(sample / "studies.csv"), "--out", str(out))
-    printed, _ = other.communicate(timeout=120)
-    assert other.returncode == 2 and "holds a fit with other settings: data was" in " ".join(printed.split())
+    log.unlink()
+    other = fit(log, str(sample / "studies.csv"), "--out", str(out))
+    other.join(120)
+    assert other.exitcode == 2 and "holds a fit with other settings: data was" in " ".join(log.read_text().split())
     model = MedCoDi.from_pretrained(out / "model")
     assert model.trained_stages == STAGES and model.config.image_size == 64

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 
 from medcodi.recipes import recipe_names
+from tests.integration.forked import free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 pytestmark = [pytest.mark.long, pytest.mark.timeout(1200)]
@@ -112,7 +113,9 @@ def test_a_tiny_training_under_three_launchers(installed: Installed) -> None:
     assert "2 (ranks)" in said and said.count("The run: runs/two") == 1
     assert (installed.folder / "runs/two/model/model_index.json").is_file()
     if find_spec("deepspeed"):
-        deepspeed = ("-m", "deepspeed.launcher.runner", "--num_accelerators", "1", "--module", "medcodi", "train")
+        # A port of its own: DeepSpeed's is always the same, and another worker's test may use it.
+        deepspeed = ("-m", "deepspeed.launcher.runner", "--num_accelerators", "1", "--master_port", str(free_port()))
+        deepspeed += ("--module", "medcodi", "train")
         said = installed.run(*deepspeed, "--config", "tiny/diffuse", "init=runs/two/model", "out=runs/three", *QUICK)
         assert "engine DeepSpeed" in said
     assert "The page" in installed.medcodi("plot", "runs/one", "runs/two", "--out", "curves.html")

@@ -25,12 +25,14 @@ from medcodi.app.arguments import (
     SequenceOfTargets,
     Steps,
     Watermark,
+    Weak,
     numbered_folder,
     read_device,
     read_execution,
     read_prompts,
     read_sequence,
     read_targets,
+    read_weak,
     read_weights,
     refuse_full_folder,
 )
@@ -83,6 +85,7 @@ def generate(
     sampler: Sampler = None,
     order: Order = None,
     sequence: SequenceOfTargets = None,
+    weak: Weak = None,
     watermark: Watermark = False,
     seed: Annotated[int, typer.Option(help="Seed of the first sample; the same seed gives the same sample.")] = 0,
     image_format: ImageFormat = "png",
@@ -118,7 +121,7 @@ def generate(
     """
     # Check the options before torch is loaded, which takes seconds.
     prompts, targets, weights = read_prompts(prompt or []), read_targets(target or []), read_weights(weight or [])
-    in_sequence = read_sequence(sequence)
+    in_sequence, weak_model = read_sequence(sequence), read_weak(weak or [])
     folder = numbered_folder("generated") if out_dir is None else out_dir
     refuse_full_folder(folder)
     delivery = read_delivery(dicom_store, outbox, targets, pdf=dicom_pdf, ca=dicom_ca, certificate=dicom_cert)
@@ -142,6 +145,7 @@ def generate(
             sampler=sampler,
             order=order,
             sequence=in_sequence,
+            weak=weak_model,
             watermark=watermark,
             seed=seed,
             device=read_device(device),

@@ -27,10 +27,12 @@ from medcodi.app.arguments import (
     SequenceOfTargets,
     Steps,
     Watermark,
+    Weak,
     read_device,
     read_execution,
     read_sequence,
     read_targets,
+    read_weak,
 )
 from medcodi.app.delivery import read_delivery, send_synthesis
 from medcodi.app.terminal import app, count_progress, counting_bar, domain_notes, err, out, say_loading, show
@@ -82,6 +84,7 @@ def synthesize(
     sampler: Sampler = None,
     order: Order = None,
     sequence: SequenceOfTargets = None,
+    weak: Weak = None,
     watermark: Watermark = False,
     keep: Annotated[
         list[str] | None,
@@ -188,6 +191,7 @@ def synthesize(
             guidance_scale=guidance,
             order=order,
             sequence=read_sequence(sequence),
+            weak=read_weak(weak or []),
             watermark=watermark,
         ),
         defaults=defaults,

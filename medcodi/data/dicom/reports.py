@@ -235,8 +235,8 @@ def report_text(dataset: Dataset) -> str:
     Codes, numbers and references are passed over.
     """
     lines = []
-    for heading, found in groupby(_texts(dataset, "", 0), key=itemgetter(0)):
-        texts = [text for _, text in found]
+    for heading, pairs in groupby(_texts(dataset, "", 0), key=itemgetter(0)):
+        texts = [text for _, text in pairs]
         lines.append(f"{heading}: {' '.join(texts)}" if heading else "\n".join(texts))
     return "\n".join(lines)
 

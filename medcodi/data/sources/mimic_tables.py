@@ -122,8 +122,8 @@ def report_paths(options: MimicConfig) -> Callable[[str, str], Path | None]:
     # Accept the folder itself, its files/, or the unpacked archive.
     root = Path(options.reports or options.path)
     places = [root / "files", root, root / "mimic-cxr-reports" / "files"]
-    found = next((place for place in places if next(place.glob("p[0-9][0-9]/p*/s*.txt"), None)), None)
-    if found is None:
+    folder = next((place for place in places if next(place.glob("p[0-9][0-9]/p*/s*.txt"), None)), None)
+    if folder is None:
         archive = next(root.glob("mimic-cxr-reports.zip"), None)
         raise DataError(
             f"no report in {root}: none like files/p10/p10000032/s50414267.txt",
@@ -133,7 +133,7 @@ def report_paths(options: MimicConfig) -> Callable[[str, str], Path | None]:
             )
             + "; options.need_reports=false prepares images alone",
         )
-    return partial(_report_path, found)
+    return partial(_report_path, folder)
 
 
 def _report_path(root: Path, patient: str, study_id: str) -> Path | None:

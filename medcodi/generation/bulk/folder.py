@@ -109,7 +109,7 @@ class SynthesisFolder:
                 "texts": dict(texts),
                 "prompts": dict(prompts),
                 "labels": labels,
-                "kept": dict(shard.row.kept),
+                "kept": dict(shard.row.copied),  # the key of results since version 0.1
                 "provenance": provenance,
             }
 
@@ -155,7 +155,8 @@ class SynthesisFolder:
             pending = sum(shard.row.number not in failed for shard in missing)
             if pending and not partly:
                 break
-            self._tables(done, [failed[number] for number in sorted(failed)], shards[0].row.kept if shards else ())
+            copied = tuple(shards[0].row.copied) if shards else ()  # every row has the same
+            self._tables(done, [failed[number] for number in sorted(failed)], copied)
             # Another rank may have made a row that had failed, and written its table meanwhile: ours is older then.
             if pending or not any(self.has(shard) for shard in missing):
                 break
@@ -166,10 +167,9 @@ class SynthesisFolder:
                     atomic.remove(half)
         return len(done), len(failed), pending
 
-    def _tables(self, done: Sequence[StudyShard], failed: Sequence[BadRow], kept: Iterable[str]) -> None:
-        kept = tuple(kept)
-        labels = [label for label in CHEXPERT_LABELS if label not in kept]  # a manifest may have its own
-        self._table(RESULTS, [*RESULT_COLUMNS, *labels, *kept], (self._result(shard) for shard in done))
+    def _tables(self, done: Sequence[StudyShard], failed: Sequence[BadRow], copied: Sequence[str]) -> None:
+        labels = [label for label in CHEXPERT_LABELS if label not in copied]  # a manifest may have its own
+        self._table(RESULTS, [*RESULT_COLUMNS, *labels, *copied], (self._result(shard) for shard in done))
         if failed:
             rows = ({"row": row.number, "id": row.id, "reason": row.message} for row in failed)
             self._table(FAILED, ["row", "id", "reason"], rows)

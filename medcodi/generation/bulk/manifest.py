@@ -55,7 +55,7 @@ class Row:
     seed: int  # of the first sample
     num_samples: int
     order: str | None = None  # in which its targets are generated; None: as the run says
-    kept: Mapping[str, str] = field(default_factory=dict)  # columns that are copied into the results
+    copied: Mapping[str, str] = field(default_factory=dict)  # columns of --keep, for the results
 
     def study_id(self, sample: int) -> str:
         """The name of one sample: the row's id; of several samples ``id-0``, ``id-1`` ..."""
@@ -251,7 +251,7 @@ def _row_from_cells(
         seed=seed,
         num_samples=num_samples,
         order=order,
-        kept={column: _text(cells, column, as_written=True) for column in keep},
+        copied={column: _text(cells, column, as_written=True) for column in keep},
     )
 
 

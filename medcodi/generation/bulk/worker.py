@@ -50,7 +50,7 @@ class Worker:
         self._contexts = PromptContexts(model, exact=True)
         self._format = image_format(config.image_format)
 
-    def run(self, share: Sequence[list[StudyShard]], write_failures: Callable[[], None]) -> tuple[int, int]:
+    def run(self, share: Sequence[list[StudyShard]]) -> tuple[int, int]:
         """Check every row, then generate what is missing; returns how many studies were made, and were finished before."""
         # Report the rows that cannot be carried out, before any is.
         self._check({shard.row.number: shard.row for batch in share for shard in batch if self._is_todo(shard)})

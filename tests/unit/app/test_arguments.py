@@ -4,8 +4,16 @@ from pathlib import Path
 
 import pytest
 
-from medcodi.app.arguments import numbered_folder, read_prompts, read_targets, read_weights, refuse_full_folder
-from medcodi.errors import DataError, PromptError
+from medcodi.app.arguments import (
+    numbered_folder,
+    read_prompts,
+    read_targets,
+    read_weak,
+    read_weights,
+    refuse_full_folder,
+)
+from medcodi.errors import ConfigError, DataError, PromptError
+from medcodi.model.generation_config import WeakModelConfig
 
 
 def test_prompts_are_paths_and_texts() -> None:
@@ -77,3 +85,12 @@ def test_a_folder_with_something_in_it_is_refused(tmp_path: Path) -> None:
     for taken in (tmp_path, tmp_path / "old.png"):
         with pytest.raises(DataError, match="is not empty"):
             refuse_full_folder(taken)
+
+
+def test_a_weak_model_is_named_with_its_settings() -> None:
+    assert read_weak([]) is None
+    assert read_weak(["model=early", "scale=1.5"]) == WeakModelConfig(model="early", scale=1.5)
+    with pytest.raises(ConfigError, match="--weak.*scal"):
+        read_weak(["model=early", "scal=1.5"])
+    with pytest.raises(ConfigError, match="--weak"):
+        read_weak(["scale=1.5"])

@@ -188,6 +188,15 @@ def test_a_cache_that_cannot_be_written(url: str, tmp_path: Path, monkeypatch) -
         open_dataset(url, "train")
 
 
+def test_a_copy_that_cannot_be_written_is_no_fault_of_the_url(url: str, cache: Path) -> None:
+    info = read_info(url)
+    folder = cache / "datasets" / f"{info['name']}-{info['fingerprint'][:16]}"
+    folder.mkdir(parents=True)
+    (folder / "train").write_text("a file where a folder should be")
+    with pytest.raises(DataError, match=r"data-00000.arrow cannot be written.*MEDCODI_CACHE"):
+        open_dataset(url, "train")
+
+
 def test_parquet_shards_are_unpacked_once(table: Path, original: Path, cache: Path, tmp_path: Path) -> None:
     out = prepared(table, tmp_path / "mine", file_format="parquet")
     assert not list(out.rglob("*.arrow")) and len(list(out.glob("train/*.parquet"))) == 3
@@ -197,6 +206,14 @@ def test_parquet_shards_are_unpacked_once(table: Path, original: Path, cache: Pa
     assert len(unpacked) == 3
     open_dataset(out, "train")
     assert unpacked == {file: file.stat().st_mtime_ns for file in (cache / "unpacked").glob("*.arrow")}
+    # A damaged file is refused, and leaves nothing half unpacked.
+    shutil.rmtree(cache / "unpacked")
+    shard = sorted(out.glob("train/*.parquet"))[1]
+    data = shard.read_bytes()
+    shard.write_bytes(data[:4] + bytes(60) + data[64:])  # the header of the first page
+    with pytest.raises(DataError, match="cannot be read"):
+        open_dataset(out, "train")
+    assert all(file.suffix == ".arrow" for file in (cache / "unpacked").iterdir())
 
 
 class Stalled:

@@ -25,16 +25,16 @@ class Gate:
         self.started, self.open = threading.Event(), threading.Event()
 
     def __call__(self, on_step: OnStep) -> str:
-        self.started.set()
-        for step in range(1000):
-            on_step(step, 1000)
+        for step in range(10_000):
+            on_step(step, 10_000)
+            self.started.set()  # after the first step, so that its counts are there
             if self.open.wait(0.01):
                 return "done"
         raise AssertionError("nobody let it go")
 
 
 def wait(job: Job) -> Job:
-    for _ in range(500):
+    for _ in range(6000):
         if job.ended:
             return job
         threading.Event().wait(0.01)
@@ -44,11 +44,11 @@ def wait(job: Job) -> Job:
 def test_jobs_run_in_their_order_and_know_their_place(queue: JobQueue) -> None:
     gate, order = Gate(), []
     first = queue.submit("a", gate)
-    assert gate.started.wait(5)
+    assert gate.started.wait(60)
     second = queue.submit("b", lambda _: order.append("b"))
     third = queue.submit("c", lambda _: order.append("c"))
     assert [queue.place(job) for job in (first, second, third)] == [0, 1, 2]
-    assert first.state == "running" and first.total == 1000
+    assert first.state == "running" and first.total == 10_000
     gate.open.set()
     assert wait(third).state == "done" and order == ["b", "c"] and first.result == "done"
     assert queue.place(third) == 0 and first.work is None
@@ -57,7 +57,7 @@ def test_jobs_run_in_their_order_and_know_their_place(queue: JobQueue) -> None:
 def test_the_queue_is_bounded_in_all_and_for_each_owner(queue: JobQueue) -> None:
     gate = Gate()
     queue.submit("a", gate)
-    assert gate.started.wait(5)
+    assert gate.started.wait(60)
     with pytest.raises(BusyError, match="not finished"):
         queue.submit("a", gate)
     waiting = [queue.submit(owner, gate) for owner in "bc"]
@@ -72,7 +72,7 @@ def test_the_queue_is_bounded_in_all_and_for_each_owner(queue: JobQueue) -> None
 def test_a_running_job_ends_at_its_next_step_when_it_is_cancelled(queue: JobQueue) -> None:
     gate = Gate()
     job = queue.submit("a", gate)
-    assert gate.started.wait(5)
+    assert gate.started.wait(60)
     queue.cancel_of("a")
     assert wait(job).state == "cancelled" and job.message == "" and job.result is None
 

@@ -106,10 +106,10 @@ def _findings(keys: tuple[int, ...], number: int) -> tuple[Finding, ...]:
     findings = draw_findings(numpy_generator("phantom2 findings", *keys, 0))
     for visit in range(1, number + 1):
         rng = numpy_generator("phantom2 findings", *keys, visit)
-        kept = [_changed(rng, finding) for finding in findings]
+        changed = [_changed(rng, finding) for finding in findings]
         known = {finding.label for finding in findings}  # what just resolved does not come back at once
         new = [finding for finding in draw_findings(rng) if finding.label not in known and rng.random() < APPEARS]
-        findings = tuple([finding for finding in kept if finding is not None] + new)[:MAX_FINDINGS]
+        findings = tuple([finding for finding in changed if finding is not None] + new)[:MAX_FINDINGS]
     return findings
 
 

@@ -15,7 +15,7 @@ from medcodi.study import Direction
 
 DIRECTION = Direction(("frontal",), ("report",))
 SHARDS = shards_of(
-    Row(number=n, id=name, direction=DIRECTION, prompts={}, weights={}, seed=n, num_samples=1, kept={"sex": "F"})
+    Row(number=n, id=name, direction=DIRECTION, prompts={}, weights={}, seed=n, num_samples=1, copied={"sex": "F"})
     for n, name in ((1, "a"), (2, "b"), (3, "c"))
 )
 PROVENANCE = {
@@ -92,8 +92,8 @@ FORMULAS = ["=1+1", "@SUM(A1)", "- No effusion.\n- Clear.", "+1", "'=quoted", "'
 
 
 def test_results_hold_no_formula_and_are_read_back_equal(tmp_path):
-    kept = [{"=sex": text} for text in FORMULAS]
-    shards = shards_of(replace(SHARDS[0].row, number=n + 1, id=f"s{n}", kept=cells) for n, cells in enumerate(kept))
+    copied = [{"=sex": text} for text in FORMULAS]
+    shards = shards_of(replace(SHARDS[0].row, number=n + 1, id=f"s{n}", copied=cells) for n, cells in enumerate(copied))
     folder = SynthesisFolder(tmp_path / "out", 20, {})
     folder.open()
     for shard, text in zip(shards, FORMULAS, strict=True):

@@ -23,7 +23,7 @@ def test_every_column(tmp_path):
     )  # fmt: skip
     assert row == Row(
         number=1, id="s1", direction=row.direction, prompts={"frontal": tmp_path / "a/f.png", "report": "Large,\nleft."},
-        weights={"frontal": 0.5, "report": 2.0}, seed=7, num_samples=2, kept={"sex": "F"},
+        weights={"frontal": 0.5, "report": 2.0}, seed=7, num_samples=2, copied={"sex": "F"},
     )  # fmt: skip
     assert str(row.direction) == "frontal+report->lateral" and [row.study_id(k) for k in (0, 1)] == ["s1-0", "s1-1"]
 
@@ -53,7 +53,7 @@ def test_a_record_in_columns_in_one_cell_in_a_file_and_in_json(tmp_path):
     (bad,) = rows_of(tmp_path, "record.age,record\n71,sex=F\n")
     assert isinstance(bad, BadRow) and "both record and record.age are given" in bad.message
     (row,) = rows_of(tmp_path, "record.age\n71\n", keep=("record.age",))
-    assert row.kept == {"record.age": "71"}
+    assert row.copied == {"record.age": "71"}
 
 
 def test_empty_cells_get_the_defaults_and_a_seed_of_their_id(tmp_path):
