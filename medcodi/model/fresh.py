@@ -6,24 +6,40 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from medcodi.model.config import ModelConfig, tiny_config
 from medcodi.model.medcodi import MedCoDi
+from medcodi.networks.image_autoencoder import fit_images
 from medcodi.networks.records import fit_records
 from medcodi.networks.tokenizer import AbsentTokenizer, ReportTokenizer, Tokenizers
 from medcodi.record import Record
 
 
-def build_model(config: ModelConfig, texts: Sequence[str], records: Sequence[Record] = (), *, seed: int = 0) -> MedCoDi:
-    """A fresh model with random weights, a tokenizer trained on ``texts`` and numbers of records normalised as in ``records``.
+def build_model(
+    config: ModelConfig,
+    texts: Sequence[str],
+    records: Sequence[Record] = (),
+    images: Tensor | None = None,
+    *,
+    seed: int = 0,
+) -> MedCoDi:
+    """A fresh model: random weights, and what is fitted to studies of the training split. The same for the same seed and studies.
 
-    The same for the same seed, texts and records, all of the training split.
+    Args:
+        config: Its config.
+        texts: Reports that train the tokenizer.
+        records: Records by which numbers are normalised.
+        images: ``[N, 1, H, W]``, at whose principal components an image autoencoder with ``linear`` starts.
+        seed: Of the weights.
     """
     tokenizer = ReportTokenizer.train(texts, vocab_size=config.vocab_size)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = MedCoDi(config, tokenizer)
     fit_records(model, records)
+    if images is not None:
+        fit_images(model, images)
     return model
 
 

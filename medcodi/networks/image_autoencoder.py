@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import torch
 import torch.nn.functional as F
 from diffusers.models.autoencoders.autoencoder_kl import AutoencoderKL
-from pydantic import model_validator
+from einops import rearrange
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from medcodi.config import config
-from medcodi.errors import ConfigError
+from medcodi.errors import ConfigError, DataError
 from medcodi.networks.autoencoder import Autoencoder, draw, kl_to_standard_normal
+
+_FIRST_LOGVAR = -6.0  # of a posterior of unit variance
 
 
 @config
@@ -26,6 +29,8 @@ class ImageAutoencoderConfig:
     latent_channels: int = 4  # channels of the latent
     norm_num_groups: int = 8  # groups of each group norm
     mid_attention: bool = True  # self-attention at the lowest resolution
+    # a linear map of each latent position's pixels beside the network, which starts as their principal components
+    linear: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
     @model_validator(mode="after")
     def _check(self) -> ImageAutoencoderConfig:
@@ -76,20 +81,67 @@ class ImageAutoencoder(Autoencoder):
             sample_size=image_size // config.patch_size,
             mid_block_add_attention=config.mid_attention,
         )
+        # Beside it, pixels of a position [f * f] <-> its latent [C].
+        pixels = config.in_channels * config.factor**2
+        self.linear_encoder = nn.Conv2d(pixels, config.latent_channels, 1) if config.linear else None
+        self.linear_decoder = nn.Conv2d(config.latent_channels, pixels, 1) if config.linear else None
+
+    @torch.no_grad()
+    def fit(self, images: Tensor) -> None:
+        """Start the linear map at the principal components of images ``[N, 1, H, W]`` of the training split.
+
+        The whole is the best linear autoencoder then: latents have unit variance, and the network adds nothing yet.
+
+        Raises:
+            DataError: If there are fewer positions than latent channels.
+        """
+        assert self.linear_encoder is not None and self.linear_decoder is not None
+        num = self.config.latent_channels
+        x = (2.0 * images - 1.0).expand(-1, self.config.in_channels, -1, -1)
+        patches = rearrange(F.pixel_unshuffle(x, self.config.factor), "n p h w -> (n h w) p").double()
+        if len(patches) <= num:
+            raise DataError(f"{len(patches)} patches of images", expected=f"more than {num}", fix="more studies")
+
+        # Latent = (patch - mean) components / deviation, and back.
+        mean = patches.mean(0)
+        variances, components = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
+        deviation = variances.flip(0)[:num].clamp(min=1e-8).sqrt()
+        components = components.flip(1)[:, :num]  # [f * f, C], by falling variance
+        weight, bias = (components / deviation).T, -(mean @ components) / deviation
+        self.linear_encoder.load_state_dict({"weight": weight[..., None, None], "bias": bias})
+        self.linear_decoder.load_state_dict({"weight": (components * deviation)[..., None, None], "bias": mean})
+
+        # The network's own mean and image start at 0, the posterior's deviation at exp(-3).
+        nn.init.zeros_(self.net.quant_conv.weight)
+        self.net.quant_conv.bias[:num].zero_()
+        self.net.quant_conv.bias[num:].fill_(_FIRST_LOGVAR)
+        nn.init.zeros_(self.net.decoder.conv_out.weight)
+        nn.init.zeros_(self.net.decoder.conv_out.bias)
 
     def encode(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (in [-30, 20]) of the unscaled latents' posterior, float32 ``[B, C, H / f, W / f]``."""
         x = (2.0 * values - 1.0).to(self.net.dtype).expand(-1, self.config.in_channels, -1, -1)
         posterior = self.net.encode(F.pixel_unshuffle(x, self.config.patch_size)).latent_dist
-        return posterior.mean.float(), posterior.logvar.float()
+        mean, logvar = posterior.mean.float(), posterior.logvar.float()
+        if self.linear_encoder is not None:
+            mean = mean + self.linear_encoder(F.pixel_unshuffle(x, self.config.factor)).float()
+        return mean, logvar
 
     def decoder_parts(self) -> list[nn.Module]:
-        """The decoder, and the convolution between it and the latent."""
-        return [self.net.post_quant_conv, self.net.decoder]
+        """The decoder, the convolution between it and the latent, and the linear map beside them."""
+        return [
+            self.net.post_quant_conv,
+            self.net.decoder,
+            *([] if self.linear_decoder is None else [self.linear_decoder]),
+        ]
 
     def decode_unclamped(self, z: Tensor) -> Tensor:
         """Images ``[B, in_channels, H, W]``, about [-1, 1], from unscaled latents, with gradient."""
-        return F.pixel_shuffle(self.net.decode(z.to(self.net.dtype)).sample, self.config.patch_size).float()
+        z = z.to(self.net.dtype)
+        image = F.pixel_shuffle(self.net.decode(z).sample, self.config.patch_size).float()
+        if self.linear_decoder is not None:
+            image = image + F.pixel_shuffle(self.linear_decoder(z), self.config.factor).float()
+        return image
 
     def decode(self, latent: Tensor) -> Tensor:
         """Images float32 ``[B, 1, h * f, w * f]`` in [0, 1] from scaled latents ``[B, C, h, w]``."""
@@ -121,6 +173,13 @@ class ImageAutoencoder(Autoencoder):
             "psnr": -10.0 * torch.log10(mse),
         }
         return terms, mean
+
+
+def fit_images(model: nn.Module, images: Tensor) -> None:
+    """Fit the linear map of a model's image autoencoder, if it has one, to images ``[N, 1, H, W]`` of the training split."""
+    for module in model.modules():
+        if isinstance(module, ImageAutoencoder) and module.config.linear:
+            module.fit(images)
 
 
 def edge_difference(a: Tensor, b: Tensor, num_scales: int) -> Tensor:

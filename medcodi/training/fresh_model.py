@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from medcodi.config import load as load_config
 from medcodi.config import to_dict
-from medcodi.data.dataset import StudyDataset
+from medcodi.data.dataset import StudyDataset, read_study
+from medcodi.data.loading import collate
 from medcodi.errors import CheckpointError, DataError, TrainingError
 from medcodi.modality import MODALITIES
 from medcodi.model import MedCoDi, ModelConfig
@@ -23,6 +25,8 @@ from medcodi.networks.records import fit_records
 from medcodi.randomness import seed_from_keys
 from medcodi.record import Record
 from medcodi.training.config import TrainConfig
+
+_IMAGE_STUDIES = 400  # whose films give the principal components of patches
 
 
 def fresh_model_config(config: TrainConfig, dataset: StudyDataset) -> ModelConfig:
@@ -70,7 +74,8 @@ def new_model(config: TrainConfig, dataset: StudyDataset) -> MedCoDi:
             fix="start from a model with init=…",
         )
     records = records_of(dataset, config.tokenizer_studies) if fresh.record is not None else []
-    return build_model(fresh, texts, records, seed=seed)
+    images = images_of(dataset) if fresh.image_autoencoder.linear else None
+    return build_model(fresh, texts, records, images, seed=seed)
 
 
 def changes_for_data(config: TrainConfig, dataset: StudyDataset) -> list[str]:
@@ -101,6 +106,14 @@ def records_of(dataset: StudyDataset, num_studies: int) -> list[Record]:
     if read_record is not None:
         return [record for record in map(read_record, indices) if record]
     return [value for index in indices for value in dataset[index].contents.values() if isinstance(value, Mapping)]
+
+
+def images_of(dataset: StudyDataset) -> Tensor:
+    """Images ``[N, 1, H, W]`` of every view of the first studies."""
+    indices = range(min(_IMAGE_STUDIES, len(dataset)))
+    batch = collate([read_study(dataset, index) for index in indices], indices, dataset.image_size)
+    images = {name: each for name, each in batch.contents.items() if isinstance(each, Tensor)}
+    return torch.cat([values[batch.present[name]] for name, values in images.items()])
 
 
 # ---- a trained model with a further modality -------------------------------------------------------------------------

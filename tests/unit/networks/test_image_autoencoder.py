@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from medcodi.config import from_dict
-from medcodi.errors import ConfigError
+from medcodi.errors import ConfigError, DataError
 from medcodi.networks.autoencoder import draw, kl_to_standard_normal
 from medcodi.networks.image_autoencoder import ImageAutoencoder, ImageAutoencoderConfig, edge_difference
 
@@ -101,3 +101,27 @@ def test_edges_by_hand() -> None:
     assert torch.allclose(
         edge_difference(a + 0.5, torch.full_like(a, 0.2), 5), edge_difference(a, torch.zeros_like(a), 5)
     )
+
+
+@torch.no_grad()
+def test_the_linear_map_starts_as_the_best_linear_autoencoder() -> None:
+    rng = torch.Generator().manual_seed(0)
+    waves = torch.rand(12, 6, generator=rng) @ torch.rand(6, 32 * 32, generator=rng)  # images of six patterns
+    images = (waves / waves.max()).reshape(12, 1, 32, 32)
+    autoencoder = small(linear=True)
+    autoencoder.fit(images)
+
+    # Latents are uncorrelated, of mean 0 and variance 1.
+    mean, logvar = autoencoder.encode(images)
+    columns = mean.transpose(0, 1).flatten(1)  # [C, positions]
+    torch.testing.assert_close(torch.cov(columns, correction=0), torch.eye(3), atol=1e-3, rtol=0)
+    assert (logvar == -6).all() and columns.mean(1).abs().max() < 1e-4
+
+    # Three components lose what the singular value decomposition of the patches loses.
+    patches = (2 * images - 1).reshape(12, 8, 4, 8, 4).transpose(2, 3).reshape(-1, 16).double()
+    lost = torch.linalg.svdvals(patches - patches.mean(0))[3:].square().sum()
+    error = (autoencoder.decode_unclamped(mean) - (2 * images - 1)).double().square().sum()
+    assert float(error) == pytest.approx(float(lost), rel=1e-3) and lost > 0
+    assert autoencoder.linear_decoder in autoencoder.decoder_parts()
+    with pytest.raises(DataError, match="1 patches of images"):
+        autoencoder.fit(images[:1, :, :4, :4])

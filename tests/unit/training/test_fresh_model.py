@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import yaml
 
-from medcodi.config import load
-from medcodi.data.loading import collate
+from medcodi.config import load, to_dict
+from medcodi.data.loading import DataConfig, collate
 from medcodi.data.sources.phantom import PhantomDataset
 from medcodi.errors import CheckpointError
 from medcodi.generation import generate
@@ -18,7 +19,8 @@ from medcodi.model import MedCoDi, ModelConfig, tiny_config, tiny_model
 from medcodi.randomness import StepRandomness
 from medcodi.record import FieldConfig
 from medcodi.stages import build_stage
-from medcodi.training.fresh_model import extended_model
+from medcodi.training.config import TrainConfig
+from medcodi.training.fresh_model import extended_model, images_of, new_model
 
 FEATURES = replace(tiny_config().environment, kind="features")
 RECIPE = replace(load(ModelConfig, "models/tiny-record"), environment=FEATURES)
@@ -151,3 +153,14 @@ def test_the_recipe_of_the_demo_with_a_record_extends_the_shipped_demo():
     recipe = load(ModelConfig, "models/demo-record")
     same = {"name": trained.name, "modalities": trained.modalities, "record": None, "vocab_size": trained.vocab_size}
     assert replace(recipe, **same, generation=trained.generation) == trained
+
+
+def test_a_linear_map_of_patches_is_fitted_to_the_first_studies_films(tmp_path):
+    recipe = replace(tiny_config(), image_autoencoder=replace(tiny_config().image_autoencoder, linear=True))
+    (tmp_path / "model.yaml").write_text(yaml.safe_dump(to_dict(recipe)))
+    dataset = DataConfig(source="phantom", num_studies=3, image_size=32).build()
+    model = new_model(load(TrainConfig, "train/tiny/autoencode", [f"model={tmp_path}/model.yaml"]), dataset)
+    films = images_of(dataset)
+    assert films.shape == (6, 1, 32, 32)
+    latents = model.autoencoders["image"].encode(films)[0].transpose(0, 1).flatten(1)
+    torch.testing.assert_close(latents.std(1, correction=0), torch.ones(len(latents)), atol=1e-3, rtol=0)
