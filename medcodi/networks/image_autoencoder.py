@@ -29,7 +29,7 @@ class ImageAutoencoderConfig:
     latent_channels: int = 4  # channels of the latent
     norm_num_groups: int = 8  # groups of each group norm
     mid_attention: bool = True  # self-attention at the lowest resolution
-    # a linear map of each latent position's pixels beside the network, which starts as their principal components
+    # beside the network a fixed linear map of each position's pixels, their principal components in the training split
     linear: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
 
     @model_validator(mode="after")
@@ -63,6 +63,11 @@ class ImageAutoencoderConfig:
 class ImageAutoencoder(Autoencoder):
     """Image ``[B, 1, H, W]`` in [0, 1] <-> latent ``[B, C, H / f, W / f]``, for any H and W divisible by f."""
 
+    # Of the linear map, if the config has one.
+    components: Tensor  # [C, in_channels * f * f]
+    deviations: Tensor  # [C, 1]
+    mean_patch: Tensor  # [in_channels * f * f, 1]
+
     def __init__(self, config: ImageAutoencoderConfig, image_size: int) -> None:
         side = image_size // config.factor
         super().__init__((config.latent_channels, side, side))
@@ -81,35 +86,32 @@ class ImageAutoencoder(Autoencoder):
             sample_size=image_size // config.patch_size,
             mid_block_add_attention=config.mid_attention,
         )
-        # Beside it, pixels of a position [f * f] <-> its latent [C].
-        pixels = config.in_channels * config.factor**2
-        self.linear_encoder = nn.Conv2d(pixels, config.latent_channels, 1) if config.linear else None
-        self.linear_decoder = nn.Conv2d(config.latent_channels, pixels, 1) if config.linear else None
+        # Beside it, a fixed linear map: pixels of a position [f * f] <-> its latent [C].
+        if config.linear:
+            pixels = config.in_channels * config.factor**2
+            self.register_buffer("components", torch.zeros(config.latent_channels, pixels))
+            self.register_buffer("deviations", torch.ones(config.latent_channels, 1))
+            self.register_buffer("mean_patch", torch.zeros(pixels, 1))
 
     @torch.no_grad()
     def fit(self, images: Tensor) -> None:
-        """Start the linear map at the principal components of images ``[N, 1, H, W]`` of the training split.
+        """Set the linear map to the principal components of images ``[N, 1, H, W]`` of the training split.
 
         The whole is the best linear autoencoder then: latents have unit variance, and the network adds nothing yet.
 
         Raises:
             DataError: If there are fewer positions than latent channels.
         """
-        assert self.linear_encoder is not None and self.linear_decoder is not None
         num = self.config.latent_channels
         x = (2.0 * images - 1.0).expand(-1, self.config.in_channels, -1, -1)
         patches = rearrange(F.pixel_unshuffle(x, self.config.factor), "n p h w -> (n h w) p").double()
         if len(patches) <= num:
             raise DataError(f"{len(patches)} patches of images", expected=f"more than {num}", fix="more studies")
-
-        # Latent = (patch - mean) components / deviation, and back.
         mean = patches.mean(0)
-        variances, components = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))
-        deviation = variances.flip(0)[:num].clamp(min=1e-8).sqrt()
-        components = components.flip(1)[:, :num]  # [f * f, C], by falling variance
-        weight, bias = (components / deviation).T, -(mean @ components) / deviation
-        self.linear_encoder.load_state_dict({"weight": weight[..., None, None], "bias": bias})
-        self.linear_decoder.load_state_dict({"weight": (components * deviation)[..., None, None], "bias": mean})
+        variances, components = torch.linalg.eigh((patches - mean).T @ (patches - mean) / len(patches))  # rising
+        self.components.copy_(components.flip(1)[:, :num].T)
+        self.deviations.copy_(variances.flip(0)[:num, None].clamp(min=1e-8).sqrt())
+        self.mean_patch.copy_(mean[:, None])
 
         # The network's own mean and image start at 0, the posterior's deviation at exp(-3).
         nn.init.zeros_(self.net.quant_conv.weight)
@@ -118,29 +120,38 @@ class ImageAutoencoder(Autoencoder):
         nn.init.zeros_(self.net.decoder.conv_out.weight)
         nn.init.zeros_(self.net.decoder.conv_out.bias)
 
+    def _linear_latents(self, x: Tensor) -> Tensor:
+        """Principal components ``[B, C, h, w]`` of the patches of ``x`` ``[B, in_channels, H, W]``, of unit variance."""
+        patches = F.pixel_unshuffle(x, self.config.factor)
+        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would be an error of 40 dB
+            latents = self.components @ (patches.flatten(2) - self.mean_patch) / self.deviations
+        return latents.unflatten(2, patches.shape[2:])
+
+    def _linear_images(self, z: Tensor) -> Tensor:
+        """The images ``[B, in_channels, H, W]`` of principal components ``z`` ``[B, C, h, w]``."""
+        with torch.autocast(z.device.type, enabled=False):
+            patches = self.components.T @ (z.flatten(2) * self.deviations) + self.mean_patch
+        return F.pixel_shuffle(patches.unflatten(2, z.shape[2:]), self.config.factor)
+
     def encode(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (in [-30, 20]) of the unscaled latents' posterior, float32 ``[B, C, H / f, W / f]``."""
         x = (2.0 * values - 1.0).to(self.net.dtype).expand(-1, self.config.in_channels, -1, -1)
         posterior = self.net.encode(F.pixel_unshuffle(x, self.config.patch_size)).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
-        if self.linear_encoder is not None:
-            mean = mean + self.linear_encoder(F.pixel_unshuffle(x, self.config.factor)).float()
+        if self.config.linear:
+            mean = mean + self._linear_latents(x).float()
         return mean, logvar
 
     def decoder_parts(self) -> list[nn.Module]:
-        """The decoder, the convolution between it and the latent, and the linear map beside them."""
-        return [
-            self.net.post_quant_conv,
-            self.net.decoder,
-            *([] if self.linear_decoder is None else [self.linear_decoder]),
-        ]
+        """The decoder, and the convolution between it and the latent."""
+        return [self.net.post_quant_conv, self.net.decoder]
 
     def decode_unclamped(self, z: Tensor) -> Tensor:
         """Images ``[B, in_channels, H, W]``, about [-1, 1], from unscaled latents, with gradient."""
         z = z.to(self.net.dtype)
         image = F.pixel_shuffle(self.net.decode(z).sample, self.config.patch_size).float()
-        if self.linear_decoder is not None:
-            image = image + F.pixel_shuffle(self.linear_decoder(z), self.config.factor).float()
+        if self.config.linear:
+            image = image + self._linear_images(z).float()
         return image
 
     def decode(self, latent: Tensor) -> Tensor:

@@ -104,7 +104,7 @@ def test_edges_by_hand() -> None:
 
 
 @torch.no_grad()
-def test_the_linear_map_starts_as_the_best_linear_autoencoder() -> None:
+def test_with_a_linear_map_it_starts_as_the_best_linear_autoencoder() -> None:
     rng = torch.Generator().manual_seed(0)
     waves = torch.rand(12, 6, generator=rng) @ torch.rand(6, 32 * 32, generator=rng)  # images of six patterns
     images = (waves / waves.max()).reshape(12, 1, 32, 32)
@@ -122,6 +122,5 @@ def test_the_linear_map_starts_as_the_best_linear_autoencoder() -> None:
     lost = torch.linalg.svdvals(patches - patches.mean(0))[3:].square().sum()
     error = (autoencoder.decode_unclamped(mean) - (2 * images - 1)).double().square().sum()
     assert float(error) == pytest.approx(float(lost), rel=1e-3) and lost > 0
-    assert autoencoder.linear_decoder in autoencoder.decoder_parts()
     with pytest.raises(DataError, match="1 patches of images"):
         autoencoder.fit(images[:1, :, :4, :4])
