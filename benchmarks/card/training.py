@@ -73,6 +73,11 @@ class Steps:
         self.stage.zero_grad(set_to_none=True)
 
 
+def significant(value: float) -> float:
+    """Four significant digits: a tiny model's memory in GiB is no 0."""
+    return float(f"{value:.4g}")
+
+
 def measured(
     setup: Setup, run: TrainConfig, model: MedCoDi, batch: Any, cost: Cost | None = None, ranks: Ranks | None = None
 ) -> Row:
@@ -85,14 +90,14 @@ def measured(
         loss = float(steps.result.losses[-1])
         assert loss == loss and abs(loss) < float("inf"), f"the loss is {loss}"
         rate = steps.num_studies / seconds["median"]
-        row = {"seconds": seconds, "studies_per_second": float(f"{rate:.4g}"), "loss": round(loss, 4)}
+        row = {"seconds": seconds, "studies_per_second": significant(rate), "loss": round(loss, 4)}
         if cost is not None:
-            row["mfu"] = round(rate * cost.study_flops / peak(setup, run.precision), 4)
+            row["mfu"] = significant(rate * cost.study_flops / peak(setup, run.precision))
         if setup.on_gpu:
             row["peak_gib"] = round(torch.cuda.max_memory_allocated() / GIB, 2)
         if cost is not None and not (run.engine.activation_checkpointing or run.engine.name == "deepspeed"):
             plan = estimate(run, Hardware(gpus=1), cost).plans[0]
-            row["estimated_gib"] = round(plan.peak(len(batch)) / GIB, 2)
+            row["estimated_gib"] = significant(plan.peak(len(batch)) / GIB)
         return row
     finally:
         steps.close()
