@@ -19,7 +19,7 @@ from medcodi.errors import DataError, TrainingError
 from medcodi.stages import build_stage
 from medcodi.stages.stage import Stage
 from medcodi.training import checkpoint, run_folder
-from medcodi.training.caching.training_run import from_cache, hold_only
+from medcodi.training.caching import from_cache, hold_only
 from medcodi.training.checkpoint import Checkpoint
 from medcodi.training.config import TrainConfig
 from medcodi.training.ema import Ema
