@@ -121,25 +121,28 @@ class ImageAutoencoder(Autoencoder):
         nn.init.zeros_(self.net.decoder.conv_out.bias)
 
     def _linear_latents(self, x: Tensor) -> Tensor:
-        """Principal components ``[B, C, h, w]`` of the patches of ``x`` ``[B, in_channels, H, W]``, of unit variance."""
+        """Principal components ``[B, C, h, w]`` of the patches of ``x`` ``[B, in_channels, H, W]``, of unit variance, in float32.
+
+        The last ones are divided by deviations of a few grey levels, below what bfloat16 can tell apart.
+        """
         patches = F.pixel_unshuffle(x, self.config.factor)
-        with torch.autocast(x.device.type, enabled=False):  # bfloat16 would be an error of 40 dB
-            latents = self.components @ (patches.flatten(2) - self.mean_patch) / self.deviations
+        with torch.autocast(x.device.type, enabled=False):
+            latents = self.components.float() @ (patches.flatten(2) - self.mean_patch.float()) / self.deviations.float()
         return latents.unflatten(2, patches.shape[2:])
 
     def _linear_images(self, z: Tensor) -> Tensor:
-        """The images ``[B, in_channels, H, W]`` of principal components ``z`` ``[B, C, h, w]``."""
+        """The images ``[B, in_channels, H, W]`` of principal components ``z`` ``[B, C, h, w]``, in float32."""
         with torch.autocast(z.device.type, enabled=False):
-            patches = self.components.T @ (z.flatten(2) * self.deviations) + self.mean_patch
+            patches = self.components.float().T @ (z.flatten(2) * self.deviations.float()) + self.mean_patch.float()
         return F.pixel_shuffle(patches.unflatten(2, z.shape[2:]), self.config.factor)
 
     def encode(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (in [-30, 20]) of the unscaled latents' posterior, float32 ``[B, C, H / f, W / f]``."""
-        x = (2.0 * values - 1.0).to(self.net.dtype).expand(-1, self.config.in_channels, -1, -1)
-        posterior = self.net.encode(F.pixel_unshuffle(x, self.config.patch_size)).latent_dist
+        x = (2.0 * values - 1.0).expand(-1, self.config.in_channels, -1, -1)
+        posterior = self.net.encode(F.pixel_unshuffle(x.to(self.net.dtype), self.config.patch_size)).latent_dist
         mean, logvar = posterior.mean.float(), posterior.logvar.float()
         if self.config.linear:
-            mean = mean + self._linear_latents(x).float()
+            mean = mean + self._linear_latents(x.float())
         return mean, logvar
 
     def decoder_parts(self) -> list[nn.Module]:
@@ -148,10 +151,9 @@ class ImageAutoencoder(Autoencoder):
 
     def decode_unclamped(self, z: Tensor) -> Tensor:
         """Images ``[B, in_channels, H, W]``, about [-1, 1], from unscaled latents, with gradient."""
-        z = z.to(self.net.dtype)
-        image = F.pixel_shuffle(self.net.decode(z).sample, self.config.patch_size).float()
+        image = F.pixel_shuffle(self.net.decode(z.to(self.net.dtype)).sample, self.config.patch_size).float()
         if self.config.linear:
-            image = image + self._linear_images(z).float()
+            image = image + self._linear_images(z.float())
         return image
 
     def decode(self, latent: Tensor) -> Tensor:

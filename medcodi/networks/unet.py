@@ -170,18 +170,16 @@ class UNet(nn.Module):
 
         def block(level: int, channels_in: int, *, steps_up: bool = False) -> Block:
             attends = level in config.attention_levels
+            environment = environment_dim if attends else None
             made = Block(
                 layers.residual(channels_in, widths[level], time_dim),
                 attention=attention(level, context_dim) if attends else None,
                 resize=layers.up(widths[level]) if steps_up else None,
-                connector=attention(level, environment_dim, zero_init=True)
-                if attends and environment_dim is not None
-                else None,
+                connector=None if environment is None else attention(level, environment, zero_init=True),
             )
+            # The map after a step up has the size of the level above.
             if attends:
-                share(
-                    level, level - 1 if steps_up else level
-                )  # the map after a step up has the size of the level above
+                share(level, level - 1 if steps_up else level)
             return made
 
         # The way down: per level, residual blocks with attention, then a step down.

@@ -119,7 +119,7 @@ class DicomWebServer:
     def _calling(self) -> Iterator[None]:
         """Turn what requests, the client and pydicom raise into errors that say what to do."""
         from pydicom.errors import InvalidDicomError
-        from requests import RequestException
+        from requests import RequestException, Timeout
 
         try:
             yield
@@ -134,7 +134,8 @@ class DicomWebServer:
         except RequestException as error:
             if (refused := tls_error(self.address, error)) is not None:
                 raise refused from None
-            if self.address.encrypted:  # a server that hung up may have said why; its certificate is not judged again
+            if self.address.encrypted and not isinstance(error, Timeout):
+                # A server that hung up may have said why; its certificate is not judged again.
                 context = self._tls.context()
                 context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
                 probe(self.address, context)

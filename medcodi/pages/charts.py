@@ -43,7 +43,7 @@ def line_chart(title: str, curves: Sequence[Curve], x_label: str = "step") -> st
     ]
     if not xs:
         return ""
-    width, height, left, right, top, bottom = 520, 250, 62, 510, 26, 216
+    width, height, left, right, top, bottom = 520, 250, 62, 492, 26, 216  # right: half of the last tick's text fits
     alone = min(xs) == max(xs)  # in the middle, with its own tick
     x_axis = Axis(min(xs) - alone, max(xs) + alone, left, right)
     y_axis = Axis.around(ys, bottom, top, logarithmic=min(ys) > 0 and max(ys) / min(ys) > LOG_RATIO)

@@ -122,5 +122,12 @@ def test_with_a_linear_map_it_starts_as_the_best_linear_autoencoder() -> None:
     lost = torch.linalg.svdvals(patches - patches.mean(0))[3:].square().sum()
     error = (autoencoder.decode_unclamped(mean) - (2 * images - 1)).double().square().sum()
     assert float(error) == pytest.approx(float(lost), rel=1e-3) and lost > 0
+
+    # The map is computed in float32 where weights are bfloat16 and under autocast.
+    half = small(linear=True)
+    half.load_state_dict(autoencoder.state_dict())
+    torch.testing.assert_close(half.to(torch.bfloat16).encode(images)[0], mean, atol=0.1, rtol=0)
+    with torch.autocast("cpu", torch.bfloat16):
+        torch.testing.assert_close(autoencoder.encode(images)[0], mean, atol=1e-5, rtol=0)
     with pytest.raises(DataError, match="1 patches of images"):
         autoencoder.fit(images[:1, :, :4, :4])
