@@ -10,12 +10,15 @@ from medcodi.data.dataset import StudyDataset
 from medcodi.data.loading import DataConfig
 from medcodi.data.reports import sections
 from medcodi.data.sources.phantom import (
+    IMPRESSION,
+    NEGATIVE,
+    POSITIVE,
     PhantomDataset,
-    grammar,
     line_integrals,
     phantom_findings,
     phantom_report,
     phantom_study,
+    report_version_1,
 )
 from medcodi.data.sources.phantom.body import PREVALENCE, SIDES, labels_of
 from medcodi.data.sources.phantom.film import Exposure, expose
@@ -147,9 +150,9 @@ def num_phrasings(table: dict[str, tuple[str, ...]]) -> int:
 
 
 def test_the_grammar_has_many_ways_to_say_it() -> None:
-    assert num_phrasings(grammar.POSITIVE) >= 20
-    assert num_phrasings(grammar.NEGATIVE) >= 20
-    assert set(grammar.POSITIVE) == set(grammar.NEGATIVE) == set(grammar.IMPRESSION) == set(PREVALENCE)
+    assert num_phrasings(POSITIVE) >= 20
+    assert num_phrasings(NEGATIVE) >= 20
+    assert set(POSITIVE) == set(NEGATIVE) == set(IMPRESSION) == set(PREVALENCE)
     ways = {
         phantom for index in range(400) for phantom in re.findall(r"[^.]*pneumothorax[^.]*", phantom_report(1, index))
     }
@@ -159,7 +162,7 @@ def test_the_grammar_has_many_ways_to_say_it() -> None:
 def test_reports_name_size_and_place() -> None:
     finding = Finding(label="Lung Lesion", side="right", location="middle", size="large")
     for index in range(20):
-        text = grammar.report(numpy_generator("say", index), [finding])
+        text = report_version_1(numpy_generator("say", index), [finding])
         found = sections(text)
         assert re.search(r"large.*nodule", found["findings"], re.IGNORECASE)
         assert re.search(r"right middle (lobe|zone)", found["findings"], re.IGNORECASE)

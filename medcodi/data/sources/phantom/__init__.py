@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
+from importlib import resources
 from typing import Any
 
 import numpy as np
+import yaml
 from scipy import ndimage
 
-from medcodi.data.sources.phantom import grammar, lines, rendering
-from medcodi.data.sources.phantom.body import Body, draw_body, draw_findings, growth_and_rise, labels_of
+from medcodi.data.sources.phantom import lines, rendering
+from medcodi.data.sources.phantom.body import Body, draw_body, draw_findings, growth_and_rise, labels_of, pick
 from medcodi.data.sources.phantom.film import VIEWS, draw_exposure, expose
 from medcodi.data.sources.phantom.painting import HALF_DEPTH
 from medcodi.data.sources.phantom.patients import check_population, draw_visit, identifiers
@@ -23,6 +25,14 @@ from medcodi.study import Finding, Study
 VERSION = "1"
 VERSION_2 = "2.2"  # the second draft of version 2: what was cached of the first is another's
 MIN_SIZE, MAX_SIZE = 32, 1024
+
+# Version 1's grammar of reports.
+_PHRASES = yaml.safe_load(resources.files(__spec__.parent).joinpath("phrases_version_1.yaml").read_text("utf-8"))
+# Finding -> sentences that affirm it, sentences that deny it, and impressions of it.
+POSITIVE, NEGATIVE, IMPRESSION = (_PHRASES[name] for name in ("positive", "negative", "impression"))
+_HEART = {"small": "mildly", "moderate": "moderately", "large": "severely"}
+_DEGREE = {"small": "mild", "moderate": "moderate", "large": "severe"}
+MAX_NEGATIVES = 4
 
 
 def phantom_findings(seed: int, index: int) -> tuple[Finding, ...]:
@@ -37,7 +47,7 @@ def phantom_body(seed: int, index: int) -> Body:
 
 def phantom_report(seed: int, index: int) -> str:
     """The report of one study, without computing its films."""
-    return grammar.report(numpy_generator("phantom report", seed, index), phantom_findings(seed, index))
+    return report_version_1(numpy_generator("phantom report", seed, index), phantom_findings(seed, index))
 
 
 def phantom_study(seed: int, index: int, size: int = 128) -> Study:
@@ -229,6 +239,51 @@ class PhantomDataset:
         if self.version == 1:
             return None
         return draw_visit(self.seed, self.offset + index, self.studies_per_patient).record
+
+
+# ---- the report of version 1 ----------------------------------------------------------------------------------------
+def _say(rng: np.random.Generator, template: str, finding: Finding | None = None) -> str:
+    """Choose among ``[a|b]`` and fill in what the finding is."""
+    while "[" in template:
+        before, _, rest = template.partition("[")
+        inside, _, after = rest.partition("]")
+        template = before + pick(rng, inside.split("|")) + after
+    if finding is None:
+        return template
+    size = finding.size or "moderate"
+    adverb = "{size_heart} enlarged" in template.lower() or "is {size_heart}" in template
+    words = {
+        "size": size,
+        "side": finding.side or "",
+        "loc": finding.location or "",
+        "size_edema": _DEGREE[size],
+        "size_heart": _HEART[size] if adverb else _DEGREE[size],
+    }
+    for key, word in words.items():
+        template = template.replace("{" + key + "}", word).replace("{" + key.capitalize() + "}", word.capitalize())
+    return template
+
+
+def report_version_1(rng: np.random.Generator, findings: Sequence[Finding]) -> str:
+    """The report of a study with these findings.
+
+    Args:
+        rng: Chooses phrasings, order, and which absent findings are denied.
+        findings: Positive findings.
+
+    Returns:
+        Two lines, ``FINDINGS: ...`` and ``IMPRESSION: ...``: the normal form of reports.
+    """
+    present = [findings[index] for index in rng.permutation(len(findings))]
+    absent = [label for label in NEGATIVE if label not in {finding.label for finding in findings}]
+    denied = [absent[index] for index in rng.permutation(len(absent))[: int(rng.integers(2, MAX_NEGATIVES + 1))]]
+    sentences = [_say(rng, pick(rng, POSITIVE[finding.label]), finding) for finding in present]
+    if not {finding.label for finding in findings} - {"Support Devices", "Cardiomegaly"} and rng.random() < 0.5:
+        sentences.append(_say(rng, pick(rng, _PHRASES["clear"])))
+    sentences += [_say(rng, pick(rng, NEGATIVE[label])) for label in denied]
+    summary = [_say(rng, pick(rng, IMPRESSION[finding.label]), finding) for finding in present]
+    summary = summary or [_say(rng, pick(rng, _PHRASES["normal"]))]
+    return f"FINDINGS: {pick(rng, _PHRASES['openings'])}{' '.join(sentences)}\nIMPRESSION: {' '.join(summary)}"
 
 
 __all__ = ["PhantomDataset", "body_of", "draw_visit", "phantom_findings", "phantom_report", "phantom_study"]
