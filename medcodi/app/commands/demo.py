@@ -17,7 +17,7 @@ from medcodi.errors import PromptError
 from medcodi.modality import MODALITIES
 
 if TYPE_CHECKING:
-    from medcodi.model import MedCoDi
+    from medcodi.model import MedCoDi, ModelConfig
     from medcodi.model.generation_config import GenerationConfig
     from medcodi.study import Content, Direction, Study
 
@@ -32,7 +32,7 @@ def demo(
     steps: Steps = None,
     device: Device = None,
 ) -> None:
-    """Generate in all 12 directions, and write one page that shows prompts, generated and truth side by side.
+    """Generate in every direction, and write one page that shows prompts, generated and truth side by side.
 
     The studies are phantoms that the model has never seen. Nothing is downloaded.
 
@@ -114,6 +114,7 @@ def write_demo(
         filters={"sections": sections, "words": finding_words, "read": label_report},
         modalities=MODALITIES,
         rows=rows,
+        units=units_of(model.config),
         facts=model_facts(model, settings),
         version=__version__,
     )
@@ -123,15 +124,19 @@ def write_demo(
 def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, console: Console) -> list[DemoRow]:
     """Generate every direction, each on another patient: the first ones of the held-out split, not selected by their results."""
     from medcodi.data.loading import DataConfig
+    from medcodi.evaluation.config import default_directions
     from medcodi.generation.pipeline import generate_batch
     from medcodi.generation.request import read_prompt
-    from medcodi.study import all_directions
 
-    # Patient number first + i belongs to direction i.
-    directions = all_directions(model.config.modalities)
+    # Patient number first + i belongs to direction i; version 1 has no records.
+    directions = [direction for direction in default_directions(model.config.modalities) if direction.prompts]
     first = seed * len(directions)
     studies = DataConfig(
-        source="phantom", split="test", num_studies=first + len(directions), image_size=model.config.image_size
+        source="phantom",
+        split="test",
+        num_studies=first + len(directions),
+        image_size=model.config.image_size,
+        version=1 if model.config.record is None else 2,
     ).build()
     rows = []
     with progress_bar(console) as bar:
@@ -152,6 +157,12 @@ def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, cons
             rows.append(DemoRow(direction, study, generated, first + number, time.perf_counter() - start))
         bar.update(task, completed=len(directions), description="done")
     return rows
+
+
+def units_of(config: ModelConfig) -> dict[str, str]:
+    """Field of the model's records -> its unit; without records, nothing."""
+    fields = {} if config.record is None else config.record.fields
+    return {name: getattr(field, "unit", "") for name, field in fields.items()}
 
 
 def model_facts(model: MedCoDi, settings: GenerationConfig) -> dict[str, Any]:

@@ -8,6 +8,9 @@ from pathlib import Path
 import pytest
 
 from medcodi.app.cli import REFUSED
+from medcodi.config import load
+from medcodi.data.sources.phantom import phantom_report
+from medcodi.model import ModelConfig, build_model
 from medcodi.study import Finding, finding_words
 
 Run = Callable[..., int]
@@ -24,6 +27,18 @@ def test_demo_writes_one_page_of_twelve_directions(
     assert html.count('alt="') == html.count("<img ") == html.count("data:image/png;base64,") >= 24
     assert "http" not in html.replace("http-equiv", "")  # self-contained
     assert [path.name for path in out.iterdir()] == ["index.html"]
+
+
+def test_a_model_with_records_is_shown_with_those_of_patients_who_have_them(run: Run, tmp_path: Path) -> None:
+    recipe = load(ModelConfig, "models/tiny-record")
+    model = build_model(recipe, [phantom_report(0, index) for index in range(16)])
+    folder = str(model.save_pretrained(tmp_path / "model"))
+    assert run("demo", "--model", folder, "--steps", "1", "--out", str(tmp_path), "--device", "cpu") == 0
+    html = (tmp_path / "index.html").read_text()
+    assert html.count("<section id=") == 22 and "22 directions" in html
+    # The record prompts six of them and is generated in four, beside its truth.
+    assert html.count('<dl class="report record">') == 6 + 2 * 4
+    assert "<dt>age</dt>" in html and " years</dd>" in html
 
 
 def test_finding_in_words() -> None:
