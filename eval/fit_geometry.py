@@ -1,4 +1,4 @@
-"""Fit the geometry annotator on phantoms: python eval/fit_geometry.py [--train 800] [--held-out 200] [--out checkpoints/demo]."""
+"""Fit the geometry annotator on phantoms: python eval/fit_geometry.py [--version 2] [--train 800] [--held-out 200] [--out checkpoints/demo]."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("--train", type=int, default=800)
     parser.add_argument("--held-out", type=int, default=200)
     parser.add_argument("--image-size", type=int, default=128)
+    parser.add_argument("--version", type=int, default=1, help="of the phantom: that of the studies that are judged")
     parser.add_argument("--out", default="checkpoints/demo")
     given = parser.parse_args(arguments)
     try:
         train, held_out = (
-            DataConfig(source="phantom", split=split, num_studies=num, image_size=given.image_size).build()
+            DataConfig(
+                source="phantom", split=split, num_studies=num, image_size=given.image_size, version=given.version
+            ).build()
             for split, num in (("train", given.train), ("val", given.held_out))
         )
         reader = fit_geometry(train, held_out, names("image"))
