@@ -158,12 +158,15 @@ class Hardware:
     gpu_memory: float = 80.0  # GiB of each
     peak_tflops: float = 312.0  # of one GPU in bf16, without sparsity: 312 A100, 989 H100 and H200 (their data sheets)
     mfu: float = 0.35  # share of the peak that training reaches; best taken from a measured run
+    # GB/s (1e9 bytes) that each GPU sends at in an all-reduce: the bus bandwidth of nccl-tests. 25 is what eight network ports of
+    # 200 Gb/s give each of a machine's eight GPUs; within a machine NVLink gives several times that.
+    bandwidth: float = 25.0
     reserved: float = 2.0  # GiB of each GPU for the CUDA context, libraries' workspaces, and NCCL
     fragmentation: float = 0.05  # share of the rest that the allocator cannot use
     price: float | None = None  # of one GPU for an hour, in any currency; None: costs are left out
 
     def __post_init__(self) -> None:
-        check_positive(self, "gpus", "gpu_memory", "peak_tflops", "price")
+        check_positive(self, "gpus", "gpu_memory", "peak_tflops", "bandwidth", "price")
         if not 0 < self.mfu <= 1 or self.reserved < 0 or not 0 <= self.fragmentation < 1:
             raise ValueError(f"mfu {self.mfu} must be in (0, 1], reserved >= 0, fragmentation in [0, 1)")
 
@@ -186,6 +189,7 @@ class StagePlan:
     fixed_activations: float
     study_activations: float
     micro_size: int
+    sent: float  # bytes that each GPU sends in a step; of the smallest micro-batch where none fits
 
     @property
     def states(self) -> float:
@@ -214,6 +218,14 @@ class Estimate:
     def epochs(self) -> float:
         """Passes of the run over its studies."""
         return self.steps * self.global_size / self.studies
+
+    @property
+    def communication(self) -> float:
+        """Time that sending adds to a step, as a share of its computation: nothing is hidden behind the backward pass."""
+        if self.best is None:
+            return 0.0
+        computing = 3600 * self.gpu_hours / self.hardware.gpus / self.steps
+        return self.best.sent / (self.hardware.bandwidth * 1e9) / computing
 
     @property
     def price(self) -> float | None:
@@ -294,6 +306,24 @@ def _plan(cost: Cost, hardware: Hardware, zero_stage: int, share: int) -> StageP
     room = max(0.0, hardware.usable - states)
     largest = min(share, math.floor(room / per_study)) if per_study else share
     micro = next((size for size in range(largest, 0, -1) if share % size == 0), 0)
+    sent = bytes_sent(cost.trained, hardware.gpus, zero_stage, accumulated=share // max(1, micro))
     return StagePlan(
-        zero_stage, weights, gradients, optimizer, average, buckets, cost.fixed_activations, per_study, micro
+        zero_stage, weights, gradients, optimizer, average, buckets, cost.fixed_activations, per_study, micro, sent
     )
+
+
+def bytes_sent(trained: int, gpus: int, zero_stage: int, *, accumulated: int = 1) -> float:
+    """Bytes that each GPU sends in one optimiser step, float32, by rings (Rajbhandari et al., 2020, arXiv 1910.02054, section 7).
+
+    Args:
+        trained: Parameters with gradient.
+        gpus: Of the run.
+        zero_stage: What is partitioned.
+        accumulated: Micro-batches of a step.
+    """
+    ring = 4 * trained * (gpus - 1) / gpus  # one reduce-scatter, or one all-gather
+    # Gradients are reduced to their owners, and what the owners made of them is gathered: an all-reduce is both.
+    if zero_stage < 2:
+        return 2 * ring
+    # Gradients are reduced after every micro-batch. ZeRO-3 gathers weights before each forward and each backward pass instead.
+    return (accumulated + 1) * ring if zero_stage == 2 else 3 * accumulated * ring

@@ -41,6 +41,9 @@ def train(
         float | None, typer.Option(help="With --estimate: bf16 peak of one.", show_default="the card's")
     ] = None,
     mfu: Annotated[float, typer.Option(help="With --estimate: share of the peak reached in training.")] = 0.35,
+    bandwidth: Annotated[
+        float, typer.Option(help="With --estimate: GB/s that each GPU sends at (the bus bandwidth of nccl-tests).")
+    ] = 25.0,
     reserved: Annotated[float, typer.Option(help="With --estimate: GiB of each used by others.")] = 2.0,
     studies: Annotated[
         int | None,
@@ -80,7 +83,7 @@ def train(
         from medcodi.training.cost import CARDS, Hardware, estimate
 
         memory, peak = CARDS[one_of("card", card, CARDS, ConfigError)]
-        values = {"gpus": gpus, "mfu": mfu, "reserved": reserved, "price": price}
+        values = {"gpus": gpus, "mfu": mfu, "bandwidth": bandwidth, "reserved": reserved, "price": price}
         values["gpu_memory"] = memory if gpu_memory is None else gpu_memory
         values["peak_tflops"] = peak if peak_tflops is None else peak_tflops
         hardware = from_dict(Hardware, values, source="--estimate")
@@ -161,7 +164,7 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) ->
 
     hardware, priced = plans[0].hardware, plans[0].price is not None
     table = Table(
-        "stage", "ZeRO", "micro", "GiB", "steps", "passes", "GPU-hours", "hours", *["costs"] * priced,
+        "stage", "ZeRO", "micro", "GiB", "steps", "passes", "sending", "GPU-hours", "hours", *["costs"] * priced,
         title=f"{config} on {hardware.gpus} GPUs of {hardware.gpu_memory:g} GiB and {hardware.peak_tflops:g} TFLOP/s",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
@@ -177,13 +180,15 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) ->
             f"{peak / GIB:.1f}",
             f"{plan.steps:,}",
             f"{plan.epochs:,.1f}",
+            f"+{plan.communication:.0%}",
             *_time_and_costs(plan.gpu_hours, plan),
         )
     table.add_section()
-    table.add_row("all", *[""] * 5, *_time_and_costs(sum(plan.gpu_hours for plan in plans), plans[0]))
+    table.add_row("all", *[""] * 6, *_time_and_costs(sum(plan.gpu_hours for plan in plans), plans[0]))
     return [
         table,
-        f"`micro`: studies at a time x times accumulated, `GiB` on each GPU (of one study where none fits); `passes` over {_studies(plans[0])}.",
+        f"`micro`: studies at a time x times accumulated, `GiB` on each GPU (of one study where none fits); `passes` over {_studies(plans[0])};",
+        "`sending`: what communication between GPUs adds to the hours.",
         "Stages with a cache read encoded studies: the frozen encoders are neither in memory nor run.",
         "",
         "Assumed:",
@@ -243,8 +248,12 @@ def _advice(run: TrainConfig, plan: Estimate) -> list[str]:
     costs = "" if plan.price is None else f"; at {plan.hardware.price:g} an hour, {plan.price:,.0f}"
     lines = [
         f"{plan.steps:,} steps of {plan.global_size} studies: {plan.epochs:.1f} times through {_studies(plan)}.",
-        f"About {hours:,.0f} GPU-hours, {hours / gpus:,.1f} hours on {gpus} GPUs{costs}.",
+        f"About {hours:,.0f} GPU-hours of computation, {hours / gpus:,.1f} hours on {gpus} GPUs{costs}.",
     ]
+    if plan.best is not None and gpus > 1:
+        lines.append(
+            f"Communication adds {plan.communication:.0%}: each GPU sends {plan.best.sent / 1e9:,.1f} GB a step."
+        )
     if plan.best is None:
         return ["No ZeRO stage fits: take larger GPUs or more of them.", *lines]
     best, share = plan.best, plan.global_size // plan.hardware.gpus
@@ -271,9 +280,9 @@ def _assumptions(run: TrainConfig, plan: Estimate) -> list[str]:
 def _shared_assumptions(plan: Estimate) -> list[str]:
     hardware = plan.hardware
     return [
-        f"- {hardware.mfu:.0%} of {hardware.peak_tflops:g} TFLOP/s are reached; communication between GPUs and reading data are"
-        " included in that share.",
+        f"- {hardware.mfu:.0%} of {hardware.peak_tflops:g} TFLOP/s are reached; reading data is included in that share, communication"
+        f" is not: {hardware.bandwidth:g} GB/s, nothing of it hidden behind the backward pass.",
         f"- {hardware.reserved:g} GiB of each GPU reserved, {hardware.fragmentation:.0%} of the rest lost to fragmentation; every study has every modality.",
         "- nothing offloaded; without activation checkpointing, which leaves less of `a study` and takes about a third longer.",
-        "Change them with --mfu, --peak-tflops, --reserved; docs/SCALING.md compares the counts with measurements.",
+        "Change them with --mfu, --peak-tflops, --bandwidth, --reserved; docs/SCALING.md compares the counts with measurements.",
     ]

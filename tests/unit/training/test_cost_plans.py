@@ -10,7 +10,16 @@ from medcodi.app.cli import main
 from medcodi.config import load
 from medcodi.errors import ConfigError
 from medcodi.training.config import TrainConfig
-from medcodi.training.cost import ADAM_BYTES, GIB, MIMIC_STUDIES, Hardware, data_studies, estimate, recommend
+from medcodi.training.cost import (
+    ADAM_BYTES,
+    GIB,
+    MIMIC_STUDIES,
+    Hardware,
+    bytes_sent,
+    data_studies,
+    estimate,
+    recommend,
+)
 
 from .costs import cost_of, run
 
@@ -35,6 +44,26 @@ def test_the_recommendation_fits_and_talks_least() -> None:
     ]
     assert recommend(smaller, 4) is smaller[2]
     assert recommend([smaller[0]], 4) is None
+
+
+def test_what_is_sent_follows_from_what_is_partitioned() -> None:
+    ring = 4 * 1000 * 3 / 4
+    assert [bytes_sent(1000, 4, stage) for stage in range(4)] == [2 * ring, 2 * ring, 2 * ring, 3 * ring]
+    assert [bytes_sent(1000, 4, stage, accumulated=5) for stage in range(4)] == [
+        2 * ring,
+        2 * ring,
+        6 * ring,
+        15 * ring,
+    ]
+    assert bytes_sent(1000, 1, 3, accumulated=5) == 0.0
+
+
+def test_slower_ports_add_more_to_the_same_hours() -> None:
+    config = run("diffuse", **{"batch.global_size": 8})
+    plans = [estimate(config, Hardware(gpus=2, bandwidth=each), cost_of("diffuse")) for each in (10, 20)]
+    assert plans[0].gpu_hours == plans[1].gpu_hours
+    assert plans[0].communication == pytest.approx(2 * plans[1].communication) and plans[1].communication > 0
+    assert estimate(config, Hardware(gpus=1), cost_of("diffuse")).communication == 0.0
 
 
 def test_no_room_is_said() -> None:
