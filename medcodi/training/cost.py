@@ -31,18 +31,20 @@ from medcodi.training.config import TrainConfig
 GIB = 2**30
 MIMIC_IMAGES, MIMIC_STUDIES = 377_110, 227_835  # MIMIC-CXR 2.0.0 (Johnson et al., 2019, Scientific Data 6:317)
 ADAM_BYTES = 8  # two float32 moments
-# Card -> GiB as nvidia-smi shows them, and bf16 TFLOP/s without sparsity (the makers' data sheets).
+# Card -> GiB as nvidia-smi shows them, bf16 TFLOP/s without sparsity, and GB/s of its link within a machine, one way: NVLink, or
+# PCIe 4.0 x16 (the makers' data sheets).
 CARDS = {
-    "a100": (80.0, 312.0),
-    "a100-40gb": (40.0, 312.0),
-    "h100": (79.6, 989.0),
-    "h200": (140.4, 989.0),
-    "b200": (179.0, 2250.0),
-    "l40s": (45.0, 362.0),
-    "a10g": (22.5, 70.0),
-    "rtx4090": (24.0, 165.0),
-    "rtx3090": (24.0, 71.0),
+    "a100": (80.0, 312.0, 300.0),
+    "a100-40gb": (40.0, 312.0, 300.0),
+    "h100": (79.6, 989.0, 450.0),
+    "h200": (140.4, 989.0, 450.0),
+    "b200": (179.0, 2250.0, 900.0),
+    "l40s": (45.0, 362.0, 32.0),
+    "a10g": (22.5, 70.0, 32.0),
+    "rtx4090": (24.0, 165.0, 32.0),
+    "rtx3090": (24.0, 71.0, 32.0),
 }
+MACHINE_GPUS, NETWORK = 8, 25.0  # GPUs of a machine, and GB/s of each between machines: eight ports of 200 Gb/s
 BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default reduce and all-gather buckets
 
 
@@ -158,9 +160,9 @@ class Hardware:
     gpu_memory: float = 80.0  # GiB of each
     peak_tflops: float = 312.0  # of one GPU in bf16, without sparsity: 312 A100, 989 H100 and H200 (their data sheets)
     mfu: float = 0.35  # share of the peak that training reaches; best taken from a measured run
-    # GB/s (1e9 bytes) that each GPU sends at in an all-reduce: the bus bandwidth of nccl-tests. 25 is what eight network ports of
-    # 200 Gb/s give each of a machine's eight GPUs; within a machine NVLink gives several times that.
-    bandwidth: float = 25.0
+    bandwidth: float = (
+        NETWORK  # GB/s (1e9 bytes) that each GPU sends at in an all-reduce: the bus bandwidth of nccl-tests
+    )
     reserved: float = 2.0  # GiB of each GPU for the CUDA context, libraries' workspaces, and NCCL
     fragmentation: float = 0.05  # share of the rest that the allocator cannot use
     price: float | None = None  # of one GPU for an hour, in any currency; None: costs are left out

@@ -42,8 +42,12 @@ def train(
     ] = None,
     mfu: Annotated[float, typer.Option(help="With --estimate: share of the peak reached in training.")] = 0.35,
     bandwidth: Annotated[
-        float, typer.Option(help="With --estimate: GB/s that each GPU sends at (the bus bandwidth of nccl-tests).")
-    ] = 25.0,
+        float | None,
+        typer.Option(
+            help="With --estimate: GB/s that a GPU sends at (the bus bandwidth of nccl-tests).",
+            show_default="the card's link, up to 8 GPUs; 25 beyond",
+        ),
+    ] = None,
     reserved: Annotated[float, typer.Option(help="With --estimate: GiB of each used by others.")] = 2.0,
     studies: Annotated[
         int | None,
@@ -80,12 +84,14 @@ def train(
     if plan:
         from medcodi.config import from_dict
         from medcodi.errors import ConfigError, one_of
-        from medcodi.training.cost import CARDS, Hardware, estimate
+        from medcodi.training.cost import CARDS, MACHINE_GPUS, NETWORK, Hardware, estimate
 
-        memory, peak = CARDS[one_of("card", card, CARDS, ConfigError)]
-        values = {"gpus": gpus, "mfu": mfu, "bandwidth": bandwidth, "reserved": reserved, "price": price}
+        memory, peak, link = CARDS[one_of("card", card, CARDS, ConfigError)]
+        values = {"gpus": gpus, "mfu": mfu, "reserved": reserved, "price": price}
         values["gpu_memory"] = memory if gpu_memory is None else gpu_memory
         values["peak_tflops"] = peak if peak_tflops is None else peak_tflops
+        own = link if gpus <= MACHINE_GPUS else NETWORK
+        values["bandwidth"] = own if bandwidth is None else bandwidth
         hardware = from_dict(Hardware, values, source="--estimate")
         runs = planned_runs(config, settings or [])
         plans = [estimate(run, hardware, studies=studies, epochs=epochs) for run in runs]
