@@ -18,7 +18,7 @@ from medcodi.evaluation.annotators.image_annotators import load_image_annotator
 from medcodi.evaluation.annotators.report_annotators import load_labeler, load_report_scorer
 from medcodi.evaluation.annotators.weights import LoadRequest
 from medcodi.evaluation.config import EvaluateConfig
-from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOut
+from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOutDirection
 from medcodi.evaluation.systems.systems import BundleSystem, ExternalSystem, ModelSystem, System
 from medcodi.generation.pipeline import load
 from medcodi.metrics.text import check_scorer
@@ -41,7 +41,7 @@ class Inputs:
     annotators: Annotators
     systems: list[System]
     ranks: Ranks
-    left_out: list[LeftOut] = field(default_factory=list)  # directions of the model that too few studies hold
+    left_out: list[LeftOutDirection] = field(default_factory=list)  # directions of the model that too few studies hold
 
 
 def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows | None = None) -> Inputs:
@@ -92,7 +92,7 @@ def open_inputs(config: EvaluateConfig, ranks: Ranks, *, bundle_rows: BundleRows
         annotators.geometry = None  # it was fitted on phantoms' bodies
     # Systems.
     systems: list[System] = []
-    left_out: list[LeftOut] = []
+    left_out: list[LeftOutDirection] = []
     if bundle_rows is not None:
         if outside := next((name for name in bundle_rows if not stays_inside(name)), None):
             raise DataError(f"the bundle has a system {outside!r}, which names no folder in it", fix="do not use it")
@@ -253,7 +253,7 @@ def _check_fields(schema: RecordConfig | None, held_out: HeldOutStudies, directi
 
 def enough_studies(
     system: str, directions: Sequence[Direction], held_out: HeldOutStudies
-) -> tuple[tuple[Direction, ...], list[LeftOut]]:
+) -> tuple[tuple[Direction, ...], list[LeftOutDirection]]:
     """The directions that enough studies hold, and the others.
 
     Raises:
@@ -261,7 +261,7 @@ def enough_studies(
     """
     available = {direction: len(held_out.usable(direction)) for direction in directions}
     left_out = [
-        LeftOut(system, str(direction), f"{num} of {len(held_out)} studies hold all of it", num)
+        LeftOutDirection(system, str(direction), f"{num} of {len(held_out)} studies hold all of it", num)
         for direction, num in available.items()
         if num < LEAST_USABLE
     ]

@@ -23,7 +23,7 @@ from medcodi.evaluation.provenance import SCHEMA_VERSION, machine, protocol
 from medcodi.evaluation.report.page import write_results_page
 from medcodi.evaluation.scoring.comparisons import common_rows
 from medcodi.evaluation.scoring.score import score
-from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOut, Value, shards_of
+from medcodi.evaluation.studies import LEAST_USABLE, HeldOutStudies, LeftOutDirection, Value, shards_of
 from medcodi.evaluation.systems.contents import ContentFolder
 from medcodi.evaluation.systems.systems import Output, Outputs
 from medcodi.storage import atomic
@@ -82,7 +82,7 @@ def produce(inputs: Inputs, generated: Path, progress: Progress, seconds: dict[s
     return outputs
 
 
-def scored_rows(outputs: Outputs) -> tuple[dict[Direction, list[int]], list[LeftOut]]:
+def scored_rows(outputs: Outputs) -> tuple[dict[Direction, list[int]], list[LeftOutDirection]]:
     """Direction -> the studies that all systems with this direction gave; and the directions that have too few of them.
 
     Raises:
@@ -96,13 +96,13 @@ def scored_rows(outputs: Outputs) -> tuple[dict[Direction, list[int]], list[Left
             scored[direction] = rows
             continue
         reason = f"{len(rows)} studies are common to {', '.join(names)}"
-        left_out += [LeftOut(name, str(direction), reason, len(rows)) for name in names]
+        left_out += [LeftOutDirection(name, str(direction), reason, len(rows)) for name in names]
     if left_out and not scored:
         raise left_out[0].refusal()
     return scored, left_out
 
 
-def with_enough_studies(outputs: Outputs) -> tuple[Outputs, list[LeftOut]]:
+def with_enough_studies(outputs: Outputs) -> tuple[Outputs, list[LeftOutDirection]]:
     """The outputs without the directions that have too few studies; and those."""
     scored, left_out = scored_rows(outputs)
     remaining = {

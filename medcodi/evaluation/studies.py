@@ -63,7 +63,7 @@ class Exclusion:
 
 
 @dataclass(frozen=True)
-class LeftOut:
+class LeftOutDirection:
     """A direction of a system that has too few studies to be evaluated."""
 
     system: str
@@ -82,19 +82,19 @@ class LeftOut:
 
 
 @dataclass(frozen=True)
-class Shard:
+class StudyShard:
     """Studies that are generated and annotated together, by one rank."""
 
     number: int  # position among the shards of all held-out studies
     rows: tuple[int, ...]  # its studies, as rows of the held-out studies
 
 
-def shards_of(rows: Iterable[int], size: int) -> list[Shard]:
+def shards_of(rows: Iterable[int], size: int) -> list[StudyShard]:
     """Shards of ``size`` held-out studies, restricted to ``rows``; empty ones are left out."""
     shards: dict[int, list[int]] = {}
     for row in sorted(set(rows)):
         shards.setdefault(row // size, []).append(row)
-    return [Shard(number, tuple(own)) for number, own in shards.items()]
+    return [StudyShard(number, tuple(own)) for number, own in shards.items()]
 
 
 class RealStudies:
@@ -233,7 +233,7 @@ class HeldOutStudies:
         """Whether every study is a thorax phantom."""
         return all(study.metadata.get("source") == "phantom" for study in self.studies.without_images)
 
-    def shards(self, rows: Iterable[int]) -> list[Shard]:
+    def shards(self, rows: Iterable[int]) -> list[StudyShard]:
         """Shards of the held-out studies, restricted to ``rows``; empty ones are left out.
 
         A shard is the same whatever the number of ranks, and one rank processes it whole, so its bytes are the same too.

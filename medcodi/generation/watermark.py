@@ -100,7 +100,7 @@ def _half_pixel(side: int) -> np.ndarray:
 
 
 # ---- detection -------------------------------------------------------------------------------------------------------
-class Detection(NamedTuple):
+class WatermarkDetection(NamedTuple):
     """How a film correlates with a pattern."""
 
     p_value: float  # of a film without the mark, over random keys
@@ -139,12 +139,12 @@ def placements(image: np.ndarray) -> list[_Placement]:
     return result
 
 
-def detect(image: np.ndarray, key: str = KEY) -> Detection:
+def detect(image: np.ndarray, key: str = KEY) -> WatermarkDetection:
     """Look for the mark in a film, float ``[H, W]`` in [0, 1] of any size, whole or cropped to at least 78 % of its area."""
     return score(placements(image), pattern(key))
 
 
-def score(places: list[_Placement], pattern: np.ndarray) -> Detection:
+def score(places: list[_Placement], pattern: np.ndarray) -> WatermarkDetection:
     """Correlate the placements of a film with a pattern."""
     whole, highest, num_others = float("nan"), -np.inf, 0
     for place in places:
@@ -161,4 +161,4 @@ def score(places: list[_Placement], pattern: np.ndarray) -> Detection:
     # Half of the chance of a false alarm for the whole frame, half for all others together.
     tails = [ndtr(-whole)] if np.isfinite(whole) else []
     tails += [num_others * ndtr(-highest)] if num_others else []
-    return Detection(float(min(1.0, len(tails) * min(tails))) if tails else 1.0, whole)
+    return WatermarkDetection(float(min(1.0, len(tails) * min(tails))) if tails else 1.0, whole)

@@ -14,7 +14,7 @@ from medcodi import __version__
 from medcodi.config import to_dict
 from medcodi.data.domain import REAL, Domain
 from medcodi.errors import CheckpointError
-from medcodi.interop.xgem_checkpoint import Checkpoint, open_checkpoint
+from medcodi.interop.xgem_checkpoint import XgemCheckpoint, open_checkpoint
 from medcodi.interop.xgem_disposition import Disposition
 from medcodi.interop.xgem_layout import LayoutConfig, infer_config
 from medcodi.interop.xgem_plan import Recipe, Recipes, UnusableWeightsError, check_derived, noise_schedule, plan
@@ -138,7 +138,7 @@ def _refuse_existing(out: Path) -> None:
         )
 
 
-def _identities(checkpoint: Checkpoint) -> list[dict[str, Any]]:
+def _identities(checkpoint: XgemCheckpoint) -> list[dict[str, Any]]:
     """Name, size and time of the files: an unfinished import resumes only from the same ones."""
     return [
         {"file": file.name, "bytes": (status := file.stat()).st_size, "changed": status.st_mtime_ns}
@@ -164,7 +164,7 @@ def _refuse_full_disk(job: JobFolder, todo: Recipes, num_components: int, dtype:
 
 
 def _import_component(
-    job: JobFolder, name: str, recipes: Mapping[str, Recipe], checkpoint: Checkpoint, dtype: torch.dtype
+    job: JobFolder, name: str, recipes: Mapping[str, Recipe], checkpoint: XgemCheckpoint, dtype: torch.dtype
 ) -> None:
     specs = {key: (recipe.shape, recipe.stored_dtype(dtype)) for key, recipe in recipes.items()}
 
@@ -196,7 +196,7 @@ def _index_entry(job: JobFolder, name: str) -> dict[str, Any]:
 
 
 def _report(
-    checkpoint: Checkpoint, dispositions: Mapping[str, Disposition], recipes: Recipes, settings: Mapping[str, Any]
+    checkpoint: XgemCheckpoint, dispositions: Mapping[str, Disposition], recipes: Recipes, settings: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The disposition of every key, in the order of the checkpoint."""
     counts = dict.fromkeys(("used", "kept", "dropped", "derivable"), 0)

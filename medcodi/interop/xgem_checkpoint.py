@@ -32,7 +32,7 @@ _MAX_PICKLE = 256 * 2**20  # bytes of names and shapes, without the numbers
 
 
 @dataclass(frozen=True)
-class Checkpoint:
+class XgemCheckpoint:
     """Tensors of a published checkpoint."""
 
     files: tuple[Path, ...]
@@ -46,7 +46,7 @@ class Checkpoint:
         return {key: tensor.shape for key, tensor in self.tensors.items()}
 
 
-def open_checkpoint(sources: Sequence[Path], *, old_image_unet: str | None = None) -> Checkpoint:
+def open_checkpoint(sources: Sequence[Path], *, old_image_unet: str | None = None) -> XgemCheckpoint:
     """Locate the tensors of a checkpoint; none is read.
 
     Args:
@@ -83,7 +83,7 @@ def open_checkpoint(sources: Sequence[Path], *, old_image_unet: str | None = Non
         found_as |= {key: original for key, (original, _) in ours.items()}
     _refuse_unknown(unknown)
     renamed = {key: original for key, original in found_as.items() if key != original}
-    return Checkpoint(tuple(files), tensors, renamed, Census.of(tensors))
+    return XgemCheckpoint(tuple(files), tensors, renamed, Census.of(tensors))
 
 
 def _keyed(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.errors import CheckpointError, ConfigError
-from medcodi.interop.xgem_checkpoint import Checkpoint
+from medcodi.interop.xgem_checkpoint import XgemCheckpoint
 from medcodi.interop.xgem_disposition import Disposition, Shaping, Target, some_of
 from medcodi.interop.xgem_keys import TIED, TIED_TO, disposition
 from medcodi.model import MedCoDi, ModelConfig
@@ -47,7 +47,7 @@ class Recipe:
         """The precision in the file: ``dtype`` for weights; buffers and single numbers stay float32."""
         return dtype if self.is_weight and self.shape else torch.float32
 
-    def make(self, checkpoint: Checkpoint) -> Tensor:
+    def make(self, checkpoint: XgemCheckpoint) -> Tensor:
         """The tensor, float32.
 
         Raises:
@@ -73,7 +73,7 @@ Recipes = dict[str, dict[str, Recipe]]  # component -> key -> recipe
 
 
 def plan(
-    checkpoint: Checkpoint, config: ModelConfig, *, allow_half: bool = False
+    checkpoint: XgemCheckpoint, config: ModelConfig, *, allow_half: bool = False
 ) -> tuple[Recipes, dict[str, Disposition]]:
     """Plan how each of our tensors is made.
 
@@ -162,7 +162,7 @@ def _refuse_left_over(sources: Mapping[tuple[str, str], Sequence[tuple[str, Targ
         )
 
 
-def _refuse_misfits(checkpoint: Checkpoint, recipes: Recipes, allow_half: bool) -> None:
+def _refuse_misfits(checkpoint: XgemCheckpoint, recipes: Recipes, allow_half: bool) -> None:
     misshapen, wrong_type = [], []
     allowed = (torch.float32, torch.float64, *(_HALVES if allow_half else ()))
     for recipe in (recipe for component in recipes.values() for recipe in component.values()):
@@ -189,7 +189,7 @@ def _refuse_misfits(checkpoint: Checkpoint, recipes: Recipes, allow_half: bool) 
 
 
 # ---- derivable tensors: compared, then computed anew ---------------------------------------------------------------
-def noise_schedule(checkpoint: Checkpoint) -> NoiseScheduleConfig:
+def noise_schedule(checkpoint: XgemCheckpoint) -> NoiseScheduleConfig:
     """The noise schedule in the checkpoint's buffers, or the published one where it has none.
 
     Raises:
@@ -220,7 +220,7 @@ def noise_schedule(checkpoint: Checkpoint) -> NoiseScheduleConfig:
     return schedule
 
 
-def check_derived(checkpoint: Checkpoint) -> None:
+def check_derived(checkpoint: XgemCheckpoint) -> None:
     """Compare causal masks, position numbers and the tied output matrix with their definition.
 
     Raises:

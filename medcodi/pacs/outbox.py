@@ -47,7 +47,7 @@ class OutgoingStudy:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Ledger:
+class OutboxLedger:
     """Numbers of studies of an outbox by what one server has of them."""
 
     arrived: int = 0  # studies of which it has confirmed every instance
@@ -188,7 +188,7 @@ class Outbox:
             stored, refused = {}, {}  # none, or unreadable: sent again, which does no harm
         return Receipt(stored=stored, refused=refused)
 
-    def ledger(self, address: Address, only: Collection[str] | None = None) -> Ledger:
+    def ledger(self, address: Address, only: Collection[str] | None = None) -> OutboxLedger:
         """Count what a server has of all studies, or of those with these Study Instance UIDs.
 
         Raises:
@@ -205,7 +205,7 @@ class Outbox:
                 counts["arrived"] += 1
             else:
                 counts["refused" if receipt.refused else "waiting"] += 1
-        return Ledger(**counts)
+        return OutboxLedger(**counts)
 
     def write_receipt(self, address: Address, study: OutgoingStudy, receipt: Receipt) -> None:
         """Write down what a server has answered, flushed to the disk.

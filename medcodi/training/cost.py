@@ -204,7 +204,7 @@ class StagePlan:
 
 
 @dataclass(frozen=True)
-class Estimate:
+class RunEstimate:
     """Needs of each ZeRO stage, the best one, and the duration of the run."""
 
     cost: Cost
@@ -242,7 +242,7 @@ def estimate(
     *,
     studies: int | None = None,
     epochs: float | None = None,
-) -> Estimate:
+) -> RunEstimate:
     """Plan a run.
 
     Args:
@@ -273,7 +273,7 @@ def estimate(
     size, studies = run.batch.global_size, studies or data_studies(run) or MIMIC_STUDIES
     steps = run.steps if epochs is None else math.ceil(epochs * studies / size)
     seconds = steps * size * cost.study_flops / (hardware.peak_tflops * 1e12 * hardware.mfu)
-    return Estimate(cost, hardware, plans, recommend(plans, share), steps, size, seconds / 3600, studies)
+    return RunEstimate(cost, hardware, plans, recommend(plans, share), steps, size, seconds / 3600, studies)
 
 
 def data_studies(run: TrainConfig) -> int | None:

@@ -125,7 +125,7 @@ class GeneratePage:
 
 # ---- edit: the same patient with other findings, step after step, with a history to go back in -----------------------
 @dataclass(frozen=True)
-class Step:
+class EditStep:
     """One edit of the history."""
 
     statements: str
@@ -138,7 +138,7 @@ class EditPage:
     def __init__(self, service: Service, session: Session) -> None:
         """Lay it out."""
         self._service, self._session = service, session
-        self._history: list[Step] = []  # may go on after the step that is shown: edits that were undone
+        self._history: list[EditStep] = []  # may go on after the step that is shown: edits that were undone
         self._position = 0  # steps of the history that count
         with ui.element("div").classes("work"):
             with ui.element("section").classes("form").props('aria-label="Study and change"'):
@@ -199,7 +199,7 @@ class EditPage:
         # An edit of an edit says what its original was outside of too.
         earlier = self._history[self._position - 1].outcome.notes if self._position else []
         notes = list(dict.fromkeys([*earlier[:-1], *outcome.notes]))
-        step = Step((self._statements.value or "").strip(), Outcome(**{**vars(outcome), "notes": notes}))
+        step = EditStep((self._statements.value or "").strip(), Outcome(**{**vars(outcome), "notes": notes}))
         most = self._service.config.limits.max_results
         self._history = [*self._history[: self._position], step][-most:]
         self._go(len(self._history))

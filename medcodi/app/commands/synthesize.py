@@ -39,7 +39,7 @@ from medcodi.app.terminal import app, count_progress, counting_bar, domain_notes
 from medcodi.errors import PromptError
 
 if TYPE_CHECKING:
-    from medcodi.generation.bulk.job import Outcome
+    from medcodi.generation.bulk.job import SynthesisOutcome
 
 INCOMPLETE = 3  # exit code if some rows failed and all others succeeded
 
@@ -283,7 +283,7 @@ def _rank_and_world(rank: int | None, world: int | None, environment: Mapping[st
     return values[0], values[1]
 
 
-def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> None:
+def _print_outcome(outcome: SynthesisOutcome, folder: Path, rank: int, world: int) -> None:
     whose = f"rank {rank} of {world}: " if world > 1 else ""
     err.print(
         f"{whose}{outcome.made} studies generated, {outcome.found} were finished before, {len(outcome.failed)} rows failed"
@@ -301,7 +301,7 @@ def _print_outcome(outcome: Outcome, folder: Path, rank: int, world: int) -> Non
             out.print(str(folder / name))
 
 
-def _exit_code(outcome: Outcome, environment: Mapping[str, str]) -> int:
+def _exit_code(outcome: SynthesisOutcome, environment: Mapping[str, str]) -> int:
     """3 if rows failed. A launcher stops all ranks when one exits with an error, so there only the last rank reports it."""
     # torchrun sets the first variable, DeepSpeed's launcher the other two.
     launched = "TORCHELASTIC_RUN_ID" in environment or {"CROSS_RANK", "LOCAL_SIZE"} <= set(environment)

@@ -15,7 +15,7 @@ from medcodi.app.terminal import app, out, say_loading, show
 
 if TYPE_CHECKING:
     from medcodi.training.config import TrainConfig
-    from medcodi.training.cost import Estimate
+    from medcodi.training.cost import RunEstimate
 
 
 @app.command()
@@ -164,7 +164,7 @@ def planned_runs(config: str, settings: list[str]) -> list[TrainConfig]:
     return sorted(runs.values(), key=lambda run: list(STAGES).index(run.stage.name))
 
 
-def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) -> list[Table | str]:
+def stage_tables(config: str, runs: list[TrainConfig], plans: list[RunEstimate]) -> list[Table | str]:
     """One row for each stage with memory, time and costs, their sum, and the assumptions."""
     from medcodi.training.cost import GIB
 
@@ -203,14 +203,14 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[Estimate]) ->
     ]
 
 
-def _time_and_costs(gpu_hours: float, plan: Estimate) -> list[str]:
+def _time_and_costs(gpu_hours: float, plan: RunEstimate) -> list[str]:
     """Cells of a table: GPU-hours, hours, and costs where a price is given."""
     price = plan.hardware.price
     costs = [] if price is None else [f"{price * gpu_hours:,.0f}"]
     return [f"{gpu_hours:,.1f}", f"{gpu_hours / plan.hardware.gpus:,.1f}", *costs]
 
 
-def _studies(plan: Estimate) -> str:
+def _studies(plan: RunEstimate) -> str:
     from medcodi.training.cost import MIMIC_IMAGES, MIMIC_STUDIES
 
     if plan.studies == MIMIC_STUDIES:
@@ -218,12 +218,12 @@ def _studies(plan: Estimate) -> str:
     return f"{plan.studies:,} studies"
 
 
-def plan_tables(run: TrainConfig, plan: Estimate) -> list[Table | str]:
+def plan_tables(run: TrainConfig, plan: RunEstimate) -> list[Table | str]:
     """Memory for each ZeRO stage, the recommendation, the time, and the assumptions."""
     return [_memory_table(run, plan), *_advice(run, plan), "", *_assumptions(run, plan)]
 
 
-def _memory_table(run: TrainConfig, plan: Estimate) -> Table:
+def _memory_table(run: TrainConfig, plan: RunEstimate) -> Table:
     from medcodi.training.cost import GIB
 
     hardware = plan.hardware
@@ -249,7 +249,7 @@ def _memory_table(run: TrainConfig, plan: Estimate) -> Table:
     return table
 
 
-def _advice(run: TrainConfig, plan: Estimate) -> list[str]:
+def _advice(run: TrainConfig, plan: RunEstimate) -> list[str]:
     hours, gpus = plan.gpu_hours, plan.hardware.gpus
     costs = "" if plan.price is None else f"; at {plan.hardware.price:g} an hour, {plan.price:,.0f}"
     lines = [
@@ -270,7 +270,7 @@ def _advice(run: TrainConfig, plan: Estimate) -> list[str]:
     return [recommended, *lines]
 
 
-def _assumptions(run: TrainConfig, plan: Estimate) -> list[str]:
+def _assumptions(run: TrainConfig, plan: RunEstimate) -> list[str]:
     cost = plan.cost
     cached = "encoded studies are read from the cache, autoencoders and prompt encoders are not in memory"
     source = cached if run.cache else "frozen networks run on every batch"
@@ -283,7 +283,7 @@ def _assumptions(run: TrainConfig, plan: Estimate) -> list[str]:
     ]
 
 
-def _shared_assumptions(plan: Estimate) -> list[str]:
+def _shared_assumptions(plan: RunEstimate) -> list[str]:
     hardware = plan.hardware
     return [
         f"- {hardware.mfu:.0%} of {hardware.peak_tflops:g} TFLOP/s are reached; reading data is included in that share, communication"

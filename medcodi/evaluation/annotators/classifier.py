@@ -61,7 +61,7 @@ class ClassifierConfig:
         return FindingClassifier(self)
 
 
-class ResidualBlock(nn.Module):
+class ClassifierBlock(nn.Module):
     """Two 3x3 convolutions with batch norm, and a shortcut."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int) -> None:
@@ -106,7 +106,7 @@ class FindingClassifier(nn.Module):
         for level, (width, repeats) in enumerate(zip(widths, config.blocks, strict=True)):
             for block in range(repeats):
                 first = block == 0 and level > 0
-                layers.append(ResidualBlock(widths[level - 1] if first else width, width, 2 if first else 1))
+                layers.append(ClassifierBlock(widths[level - 1] if first else width, width, 2 if first else 1))
         self.trunk = nn.Sequential(*layers)
         # One head for each view: (mean, maximum) of (left, right) half -> K targets.
         self.head = nn.Linear(4 * widths[-1], len(config.modalities) * len(config.targets))

@@ -13,7 +13,7 @@ import numpy as np
 
 from medcodi.data.generated_files import direction_folder
 from medcodi.errors import DataError
-from medcodi.evaluation.studies import Shard, Value
+from medcodi.evaluation.studies import StudyShard, Value
 from medcodi.modality import MODALITIES
 from medcodi.storage import atomic
 from medcodi.study import Direction
@@ -55,7 +55,7 @@ class ContentFolder:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
-    def path(self, direction: Direction, shard: Shard) -> Path:
+    def path(self, direction: Direction, shard: StudyShard) -> Path:
         """The file of a shard."""
         return self.folder / direction_folder(direction) / f"{shard.number:05d}.npz"
 
@@ -63,18 +63,18 @@ class ContentFolder:
         """Remove what runs that were killed left beside their shards."""
         atomic.sweep_abandoned(self.folder / direction_folder(direction))
 
-    def read(self, direction: Direction, shard: Shard, key: str | None = None) -> Contents | None:
+    def read(self, direction: Direction, shard: StudyShard, key: str | None = None) -> Contents | None:
         """A shard's contents; None if they are missing, damaged, or were made with another key."""
         stored_key, contents = read_contents(self.path(direction, shard), direction) or (None, None)
         if contents is None or (key is not None and stored_key != key):
             return None
         return contents if all(len(values) == len(shard.rows) for values in contents.values()) else None
 
-    def write(self, direction: Direction, shard: Shard, key: str, contents: Contents) -> None:
+    def write(self, direction: Direction, shard: StudyShard, key: str, contents: Contents) -> None:
         """Write a shard."""
         write_contents(self.path(direction, shard), key, contents)
 
-    def read_shards(self, direction: Direction, shards: Sequence[Shard]) -> Iterator[tuple[Shard, Contents]]:
+    def read_shards(self, direction: Direction, shards: Sequence[StudyShard]) -> Iterator[tuple[StudyShard, Contents]]:
         """Shard by shard, so that memory does not grow with the studies.
 
         Raises:
@@ -91,7 +91,7 @@ class ContentFolder:
             yield shard, contents
 
     def read_rows(
-        self, direction: Direction, shards: Sequence[Shard], rows: Sequence[int]
+        self, direction: Direction, shards: Sequence[StudyShard], rows: Sequence[int]
     ) -> dict[int, dict[str, Value]]:
         """Contents of some studies: row -> target -> value."""
         wanted = set(rows)

@@ -16,7 +16,7 @@ from medcodi.data.generated_files import GeneratedFile, Listing, read_generated
 from medcodi.data.refusals import Refused
 from medcodi.distributed import Ranks
 from medcodi.errors import DataError, did_you_mean
-from medcodi.evaluation.studies import Exclusion, HeldOutStudies, Shard, Value, as_annotated
+from medcodi.evaluation.studies import Exclusion, HeldOutStudies, StudyShard, Value, as_annotated
 from medcodi.evaluation.systems.contents import ContentFolder, Contents
 from medcodi.generation.pipeline import generate_batch
 from medcodi.generation.request import truncations
@@ -33,7 +33,7 @@ from medcodi.study import Content, Direction
 class Output:
     """The output of a system for one direction."""
 
-    shards: list[Shard]  # the studies that it gave; their contents are in its folder
+    shards: list[StudyShard]  # the studies that it gave; their contents are in its folder
     excluded: list[Exclusion] = field(default_factory=list)  # contents that are unreadable or have no reference
     # target -> study -> SHA-256 of the file it came from (none for a model)
     files: dict[str, dict[str, str]] = field(default_factory=dict)
@@ -88,7 +88,7 @@ class ModelSystem:
         """How often each study is generated: a film takes too long to be drawn for the spread of the record beside it."""
         return self.draws if all(MODALITIES[target].kind == "table" for target in direction.targets) else 1
 
-    def key(self, direction: Direction, shard: Shard) -> str:
+    def key(self, direction: Direction, shard: StudyShard) -> str:
         """Hash of everything that a shard's contents depend on."""
         studies = [
             [self.held_out.ids[row], {name: self.held_out.hashes[row][name] for name in direction.prompts}]
@@ -186,7 +186,7 @@ def generate_studies(
 class _ReadShard:
     """One shard of another system's files, as read."""
 
-    shard: Shard
+    shard: StudyShard
     contents: Contents
     hashes: dict[str, dict[str, str]] = field(default_factory=dict)  # study id -> target -> SHA-256 of its file
     excluded: list[Exclusion] = field(default_factory=list)
@@ -264,7 +264,7 @@ class ExternalSystem:
             sizes=dict(sorted(sum((result.sizes for result in everything), Counter()).items())),
         )
 
-    def _read(self, direction: Direction, shard: Shard) -> _ReadShard:
+    def _read(self, direction: Direction, shard: StudyShard) -> _ReadShard:
         result = _ReadShard(shard, {target: [] for target in direction.targets})
         rows = []
         for row in shard.rows:
@@ -284,7 +284,7 @@ class ExternalSystem:
             result.hashes[study_id] = hashes
             for target, value in values.items():
                 result.contents[target].append(value)
-        result.shard = Shard(shard.number, tuple(rows))
+        result.shard = StudyShard(shard.number, tuple(rows))
         return result
 
     def _read_study(

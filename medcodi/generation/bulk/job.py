@@ -17,7 +17,7 @@ from medcodi.errors import PromptError
 from medcodi.generation.bulk.folder import SynthesisFolder
 from medcodi.generation.bulk.manifest import BadRow, Row, read_manifest
 from medcodi.generation.bulk.plan import SynthesisConfig, batches, shards_of
-from medcodi.generation.bulk.worker import Worker
+from medcodi.generation.bulk.worker import SynthesisWorker
 from medcodi.generation.pipeline import load
 from medcodi.generation.result import image_format
 from medcodi.model import MedCoDi
@@ -28,7 +28,7 @@ FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True, kw_only=True)
-class Outcome:
+class SynthesisOutcome:
     """The work of one rank, and the state of the folder at its end."""
 
     made: int = 0  # studies generated now
@@ -52,7 +52,7 @@ def synthesize(
     collect_only: bool = False,
     on_progress: Callable[[int, int], None] | None = None,
     on_failure: Callable[[BadRow], None] | None = None,
-) -> Outcome:
+) -> SynthesisOutcome:
     """Carry out a manifest: one folder of files for each study, ``results.csv`` with one row for each.
 
     After an interruption the same call resumes: a study appears in one piece and is not generated again. Ranks share the work
@@ -95,7 +95,9 @@ def synthesize(
 
     # Generate this rank's share of the batches.
     made = found = 0
-    worker = Worker(loaded, identity, config, folder, Path(manifest), Ranks(rank, world), on_progress, on_failure)
+    worker = SynthesisWorker(
+        loaded, identity, config, folder, Path(manifest), Ranks(rank, world), on_progress, on_failure
+    )
     if not collect_only:
         share = worker.ranks.share(batches(shards, config.batch_size))
         for row in bad if rank == 0 else ():
@@ -111,7 +113,7 @@ def synthesize(
 
     # The rank that ends last writes the tables.
     num_there, num_failed, num_pending = folder.collect(shards, bad, partly=collect_only)
-    return Outcome(
+    return SynthesisOutcome(
         made=made,
         found=found,
         failed=tuple(worker.failed[number] for number in sorted(worker.failed)),

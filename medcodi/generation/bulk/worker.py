@@ -27,7 +27,7 @@ from medcodi.study import Content, content_text
 Prompts = dict[int, dict[str, Content] | DataError]  # row number -> prompts, or the reason why there are none
 
 
-class Worker:
+class SynthesisWorker:
     """The work of one rank: checks its rows, generates the studies that are missing, remembers the rows that fail."""
 
     def __init__(

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 # Called in this order. A new observer is one more row.
 OBSERVERS = (
-    "medcodi.training.monitoring.truncation:Truncation",
+    "medcodi.training.monitoring.truncation:TruncationObserver",
     "medcodi.training.monitoring.step_log:StepLog",
     "medcodi.training.monitoring.validation:Validation",
     "medcodi.training.monitoring.samples:SampleGrids",

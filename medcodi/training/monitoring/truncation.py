@@ -12,7 +12,7 @@ from medcodi.training.monitoring.observer import Observer
 NUM_STUDIES = 1000  # that are looked at; more change the share little
 
 
-class Truncation(Observer):
+class TruncationObserver(Observer):
     """Logs once how many of the first studies' reports are read in part, as prompts and as targets."""
 
     def on_start(self) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from medcodi.data.generated_files import direction_folder
-from medcodi.evaluation.studies import Shard
+from medcodi.evaluation.studies import StudyShard
 from medcodi.evaluation.systems.contents import ContentFolder
 from medcodi.evaluation.systems.systems import ModelSystem, Output
 from medcodi.model import MedCoDi
@@ -150,7 +150,7 @@ def _write_studies(subject: Subject, job: JobFolder) -> None:
         write_shard(job, STUDIES, arrays, **metadata)
 
 
-def _score_losses(subject: Subject, job: JobFolder, shard: Shard) -> None:
+def _score_losses(subject: Subject, job: JobFolder, shard: StudyShard) -> None:
     name, config = f"{LOSSES}{shard.number:05d}", subject.config
     if job.record(name) is not None:
         return

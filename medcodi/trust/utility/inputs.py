@@ -28,7 +28,7 @@ NOT_THE_STUDY = ("out",)  # keys that change no figure
 
 
 @dataclass(frozen=True, kw_only=True)
-class Inputs:
+class UtilityInputs:
     """Everything that a study stands on; no film has been read."""
 
     config: UtilityConfig
@@ -66,7 +66,7 @@ class Inputs:
         }
 
 
-def open_inputs(config: UtilityConfig, datasets: Mapping[str, StudyDataset] | None = None) -> Inputs:
+def open_inputs(config: UtilityConfig, datasets: Mapping[str, StudyDataset] | None = None) -> UtilityInputs:
     """Open every input, and refuse what would make the study worthless.
 
     Args:
@@ -99,7 +99,7 @@ def open_inputs(config: UtilityConfig, datasets: Mapping[str, StudyDataset] | No
     patients = {name: {patient for _, patient in rows} for name, rows in known.items()}
     check_patients(patients, {name: own for name, own in seen.items() if own is not None})
     identity = {name: _identity(config, name) for name in config.generators}
-    return Inputs(
+    return UtilityInputs(
         config=config, datasets=datasets, identifiers=known, generator_patients=seen, generator_identity=identity
     )
 

@@ -33,7 +33,7 @@ from medcodi.trust.utility.arms import Selection, num_samplings, number_added, s
 from medcodi.trust.utility.card import write_cards
 from medcodi.trust.utility.config import UtilityConfig
 from medcodi.trust.utility.guards import TestOnce, check_equal
-from medcodi.trust.utility.inputs import Inputs, load_annotator, open_inputs
+from medcodi.trust.utility.inputs import UtilityInputs, load_annotator, open_inputs
 from medcodi.trust.utility.page import write_utility_page
 from medcodi.trust.utility.pools import Pool, PoolBuilder, findings_of, read_studies
 from medcodi.trust.utility.results import KIND, METHODS, PAGE, RESULTS, compute_results, methods
@@ -67,13 +67,13 @@ def run(
     """
     check_page(Path(config.out) / PAGE)
     inputs = open_inputs(config, datasets)
-    return Study(inputs, JobFolder(Path(config.out), KIND, inputs.identity(), ranks), on_progress).run()
+    return UtilityStudy(inputs, JobFolder(Path(config.out), KIND, inputs.identity(), ranks), on_progress).run()
 
 
-class Study:
+class UtilityStudy:
     """One study at work on one rank."""
 
-    def __init__(self, inputs: Inputs, job: JobFolder, on_progress: Progress) -> None:
+    def __init__(self, inputs: UtilityInputs, job: JobFolder, on_progress: Progress) -> None:
         self.inputs, self.config, self.job, self.ranks = inputs, inputs.config, job, job.ranks
         self.pools: dict[str, Pool] = {}
         self.findings: tuple[str, ...] = ()

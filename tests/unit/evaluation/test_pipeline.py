@@ -6,7 +6,7 @@ import pytest
 
 from medcodi.errors import DataError
 from medcodi.evaluation.pipeline import scored_rows, with_enough_studies
-from medcodi.evaluation.studies import LeftOut, shards_of
+from medcodi.evaluation.studies import LeftOutDirection, shards_of
 from medcodi.evaluation.systems.systems import Output
 from medcodi.study import Direction
 
@@ -26,7 +26,7 @@ def test_a_direction_with_too_few_studies_is_left_out_and_the_rest_remains() -> 
     outputs = {"one": {FRONTAL: output(range(10)), REPORT: output(range(3))}, "two": {FRONTAL: output(range(3, 20))}}
     remaining, left_out = with_enough_studies(outputs)
     assert remaining == {"one": {FRONTAL: output(range(10))}, "two": {FRONTAL: output(range(3, 20))}}
-    assert left_out == [LeftOut("one", "frontal->report", "3 studies are common to one", 3)]
+    assert left_out == [LeftOutDirection("one", "frontal->report", "3 studies are common to one", 3)]
 
 
 def test_too_few_common_studies_of_every_direction_are_refused() -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from medcodi.data.dataset import row_from_study
 from medcodi.errors import DataError
-from medcodi.evaluation.studies import HeldOutStudies, Shard, content_sha256, eight_bit, shards_of
+from medcodi.evaluation.studies import HeldOutStudies, StudyShard, content_sha256, eight_bit, shards_of
 from medcodi.study import CHEXPERT_LABELS, Direction
 
 
@@ -23,8 +23,8 @@ def test_contents_hash_as_files_of_8_bits_would() -> None:
 
 
 def test_a_shard_is_the_same_studies_whatever_else_there_is() -> None:
-    assert shards_of(range(5), 2) == [Shard(0, (0, 1)), Shard(1, (2, 3)), Shard(2, (4,))]
-    assert shards_of([4, 1], 2) == [Shard(0, (1,)), Shard(2, (4,))]
+    assert shards_of(range(5), 2) == [StudyShard(0, (0, 1)), StudyShard(1, (2, 3)), StudyShard(2, (4,))]
+    assert shards_of([4, 1], 2) == [StudyShard(0, (1,)), StudyShard(2, (4,))]
 
 
 def test_truth_comes_from_the_report_if_no_study_has_labels(toy_dataset) -> None:

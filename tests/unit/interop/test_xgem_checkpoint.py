@@ -18,7 +18,7 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.serialization import skip_data
 
 from medcodi.errors import CheckpointError
-from medcodi.interop.xgem_checkpoint import Checkpoint, open_checkpoint, tensors_in
+from medcodi.interop.xgem_checkpoint import XgemCheckpoint, open_checkpoint, tensors_in
 from medcodi.interop.xgem_unets import UNET_ROOT
 from tests.unit.interop.published import published_checkpoint
 
@@ -35,7 +35,7 @@ def under(tensors: Tensors, root: str) -> Tensors:
     return {key.removeprefix(root): value for key, value in tensors.items() if key.startswith(root)}
 
 
-def assert_same(checkpoint: Checkpoint, expected: Tensors) -> None:
+def assert_same(checkpoint: XgemCheckpoint, expected: Tensors) -> None:
     assert checkpoint.tensors.keys() == expected.keys()
     for key in list(expected)[::40]:
         assert torch.equal(checkpoint.tensors[key].read(), expected[key].reshape(expected[key].shape)) or "1." in key

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from medcodi.diffusion.objective import NoiseScheduleConfig
 from medcodi.errors import CheckpointError
-from medcodi.interop.xgem_checkpoint import Checkpoint, tensors_in
+from medcodi.interop.xgem_checkpoint import XgemCheckpoint, tensors_in
 from medcodi.interop.xgem_keys import Census
 from medcodi.interop.xgem_plan import Recipe, UnusableWeightsError, check_derived, noise_schedule
 
@@ -18,9 +18,9 @@ from medcodi.interop.xgem_plan import Recipe, UnusableWeightsError, check_derive
 def checkpoint_of(tmp_path):
     """A function: tensors -> a checkpoint that holds them."""
 
-    def build(tensors: dict[str, Tensor]) -> Checkpoint:
+    def build(tensors: dict[str, Tensor]) -> XgemCheckpoint:
         save_file(tensors, tmp_path / "some.safetensors")
-        return Checkpoint(
+        return XgemCheckpoint(
             (tmp_path / "some.safetensors",), tensors_in(tmp_path / "some.safetensors"), {}, Census.of(tensors)
         )
 

@@ -22,7 +22,7 @@ Curve = tuple[np.ndarray, float]  # knots [K, 3], and the line integral across t
 
 
 @dataclass(frozen=True)
-class Bundle:
+class TubeBundle:
     """Curves of tubes of one radius."""
 
     radius: float
@@ -53,7 +53,7 @@ def _tube(knots: np.ndarray, peak: float) -> tuple[np.ndarray, np.ndarray]:
     return points, np.full(num, peak * length[-1] / num)
 
 
-def sampled(bundles: Sequence[Bundle]) -> list[Tubes]:
+def sampled(bundles: Sequence[TubeBundle]) -> list[Tubes]:
     """Points along the curves, curve by curve."""
     result = []
     for bundle in bundles:
@@ -63,7 +63,7 @@ def sampled(bundles: Sequence[Bundle]) -> list[Tubes]:
     return result
 
 
-def ribs(body: Body) -> list[Bundle]:
+def ribs(body: Body) -> list[TubeBundle]:
     """Ten pairs of ribs as cortical shells (a wide tube less a narrower one inside), sternum, clavicles, scapulae."""
     # Ribs: the hollow tube is subtracted from the shell, which leaves the cortex.
     bone, shell, hollow = body.bone, [], []
@@ -101,10 +101,15 @@ def ribs(body: Body) -> list[Bundle]:
         ]
         clavicle.append((np.array(collar), 0.075 * bone))
         scapula.append((np.array(blade), 0.035 * bone))
-    return [Bundle(0.026, shell), Bundle(0.014, hollow), Bundle(0.026, clavicle), Bundle(0.030, scapula)]
+    return [
+        TubeBundle(0.026, shell),
+        TubeBundle(0.014, hollow),
+        TubeBundle(0.026, clavicle),
+        TubeBundle(0.030, scapula),
+    ]
 
 
-def spine(body: Body) -> list[Bundle]:
+def spine(body: Body) -> list[TubeBundle]:
     """Vertebral bodies with discs between, pedicles, spinous processes; the sternum in front."""
     # Eighteen vertebrae along the kyphosis; the gaps between them are the discs.
     vertebra, pedicle = [], []
@@ -124,7 +129,7 @@ def spine(body: Body) -> list[Bundle]:
         (np.array([(0, front - 0.01, z - 0.05), (0, front - 0.012, z + 0.05)]), 0.07 * body.bone)
         for z in np.arange(-0.5, 0.2, 0.115)
     ]
-    return [Bundle(0.030, vertebra), Bundle(0.016, pedicle), Bundle(0.026, sternum)]
+    return [TubeBundle(0.030, vertebra), TubeBundle(0.016, pedicle), TubeBundle(0.026, sternum)]
 
 
 def vessels(body: Body, thorax: Thorax) -> list[Tubes]:
@@ -147,7 +152,7 @@ def vessels(body: Body, thorax: Thorax) -> list[Tubes]:
                 for _ in range(2):
                     grown.append((end, heading + rng.normal(0, 0.45, 3) * np.array([1, 0.8, 1])))
             heads = grown
-    bundles = [Bundle(radius, group) for radius, group in zip((0.020, 0.013, 0.009), classes, strict=True)]
+    bundles = [TubeBundle(radius, group) for radius, group in zip((0.020, 0.013, 0.009), classes, strict=True)]
     tubes = sampled(bundles)
     return [Tubes(t.radius, t.points, t.weight * value_at(thorax.air, t.points)) for t in tubes]
 
@@ -162,7 +167,9 @@ def value_at(volume: np.ndarray, points: np.ndarray) -> np.ndarray:
     return volume[k, j, i]
 
 
-def devices(body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding], np.random.Generator]) -> list[Bundle]:
+def devices(
+    body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding], np.random.Generator]
+) -> list[TubeBundle]:
     """A pacemaker under the skin of the upper chest, its two leads through the veins into the heart."""
     bundles = []
     for finding in findings:
@@ -192,11 +199,11 @@ def devices(body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding],
         ventricle = [*vein, (-0.09, -0.05, base - 0.05), (0.02, -0.12, base + 0.12), tip]
         atrium = [*vein, (-0.13, -0.12, base - 0.12)]
         lead = [(np.array(ventricle), 0.16), (np.array(atrium), 0.14)]
-        bundles += [Bundle(0.014, box), Bundle(0.0075, lead)]
+        bundles += [TubeBundle(0.014, box), TubeBundle(0.0075, lead)]
     return bundles
 
 
-def arms(body: Body, view: str) -> list[Bundle]:
+def arms(body: Body, view: str) -> list[TubeBundle]:
     """Upper arms: hanging beside the chest in the frontal, raised in front of the head in the lateral."""
     flesh, bone = [], []
     for s in (-1.0, 1.0):
@@ -210,7 +217,7 @@ def arms(body: Body, view: str) -> list[Bundle]:
         flesh.append((np.array(line), 0.34))
         bone.append((np.array(line), 0.09 * body.bone))
         bone.append((np.array(head), 0.09 * body.bone))
-    return [Bundle(0.13 + 0.05 * body.habitus, flesh), Bundle(0.035, bone)]
+    return [TubeBundle(0.13 + 0.05 * body.habitus, flesh), TubeBundle(0.035, bone)]
 
 
 def project(tubes: Sequence[Tubes], axes: tuple[int, int], size: int, origin: np.ndarray) -> np.ndarray:

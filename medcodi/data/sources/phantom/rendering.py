@@ -16,7 +16,7 @@ from scipy import ndimage
 
 from medcodi.data.sources.phantom import film, lines
 from medcodi.data.sources.phantom.body import Body
-from medcodi.data.sources.phantom.lines import Bundle
+from medcodi.data.sources.phantom.lines import TubeBundle
 from medcodi.data.sources.phantom.painting import HALF_DEPTH, grid
 from medcodi.data.sources.phantom.volume import build
 from medcodi.study import Finding
@@ -28,22 +28,24 @@ _PAD = 10  # voxels around the volume, where arms stick out of it
 
 
 # ---- anatomy ---------------------------------------------------------------------------------------------------------
-def bones(body: Body) -> list[Bundle]:
+def bones(body: Body) -> list[TubeBundle]:
     """Ribs and clavicles with the two cortical edges that a film shows as lines, vertebrae with their end plates."""
     shell, _, clavicle, scapula = lines.ribs(body)
     vertebra, pedicle, sternum = lines.spine(body)
     edge, plate = np.array([0.0, 0.0, 0.019]), np.array([0.0, 0.0, 0.018])
     ends = vertebra.curves[::3], vertebra.curves[2::3]  # the upper and the lower bar of each vertebra
     return [
-        Bundle(0.018, [(knots, 0.48 * peak) for knots, peak in shell.curves + clavicle.curves]),
-        Bundle(0.008, [(k + s * edge, 0.48 * peak) for k, peak in shell.curves + clavicle.curves for s in (-1.0, 1.0)]),
-        Bundle(0.026, scapula.curves + sternum.curves + [(knots, 1.05 * peak) for knots, peak in vertebra.curves]),
-        Bundle(0.008, [(k + s * plate, peak) for s, end in zip((-1.0, 1.0), ends, strict=True) for k, peak in end]),
-        Bundle(0.012, [(knots, 0.8 * peak) for knots, peak in pedicle.curves]),
+        TubeBundle(0.018, [(knots, 0.48 * peak) for knots, peak in shell.curves + clavicle.curves]),
+        TubeBundle(
+            0.008, [(k + s * edge, 0.48 * peak) for k, peak in shell.curves + clavicle.curves for s in (-1.0, 1.0)]
+        ),
+        TubeBundle(0.026, scapula.curves + sternum.curves + [(knots, 1.05 * peak) for knots, peak in vertebra.curves]),
+        TubeBundle(0.008, [(k + s * plate, peak) for s, end in zip((-1.0, 1.0), ends, strict=True) for k, peak in end]),
+        TubeBundle(0.012, [(knots, 0.8 * peak) for knots, peak in pedicle.curves]),
     ]
 
 
-def vessels(body: Body) -> list[Bundle]:
+def vessels(body: Body) -> list[TubeBundle]:
     """Seven trunks from each hilum, each branching three times in two and getting thinner."""
     rng = np.random.default_rng(body.vessel_seed)
     fan = np.tile(np.linspace(-1.25, 1.25, 7), 2) + rng.normal(0, 0.12, 14)
@@ -56,20 +58,22 @@ def vessels(body: Body) -> list[Bundle]:
         heading /= np.linalg.norm(heading, axis=1, keepdims=True)
         end = start + heading * (length * rng.uniform(0.8, 1.25, (num, 1)))
         middle = 0.5 * (start + end) + rng.normal(0, 0.010, (num, 3))  # a vessel bends a little half way
-        bundles.append(Bundle(radius, [(knots, peak) for knots in np.stack([start, middle, end], axis=1)]))
+        bundles.append(TubeBundle(radius, [(knots, peak) for knots in np.stack([start, middle, end], axis=1)]))
         # Two branches from every end.
         start = np.repeat(end, 2, axis=0)
         heading = np.repeat(heading, 2, axis=0) + rng.normal(0, 0.42, (2 * num, 3)) * np.array([1, 0.8, 1])
     return bundles
 
 
-def devices(body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding], np.random.Generator]) -> list[Bundle]:
+def devices(
+    body: Body, findings: Sequence[Finding], rng_of: Callable[[Finding], np.random.Generator]
+) -> list[TubeBundle]:
     """The pacemaker of version 1 with the edges of metal."""
     sharp = {0.014: (0.008, 2.4), 0.0075: (0.005, 1.7)}
     bundles = []
     for bundle in lines.devices(body, findings, rng_of):
         radius, factor = sharp[bundle.radius]
-        bundles.append(Bundle(radius, [(knots, factor * peak) for knots, peak in bundle.curves]))
+        bundles.append(TubeBundle(radius, [(knots, factor * peak) for knots, peak in bundle.curves]))
     return bundles
 
 
@@ -104,14 +108,14 @@ def project(
         coarse = thorax.mu.sum(axis=view.along) * (2 * view.half / thorax.mu.shape[view.along])  # [NZ, NX] or [NZ, NY]
         coarse += _wide(flesh, view.axes[0], coarse.shape)
         path = _resampled(coarse, view.axes[0], size, origin)
-        arm = _sampled([Bundle(RADII[0], [(knots, 1.2 * peak) for knots, peak in bone.curves])])
+        arm = _sampled([TubeBundle(RADII[0], [(knots, 1.2 * peak) for knots, peak in bone.curves])])
         points, weight, level = (np.concatenate(column) for column in zip(*tubes, arm, strict=True))
         path += _thin(points - origin, weight, level, view.axes, size)
         paths[name] = np.clip(path, 0, None, out=path)
     return paths
 
 
-def _sampled(bundles: Sequence[Bundle]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _sampled(bundles: Sequence[TubeBundle]) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Points ``[N, 3]`` along all curves, the attenuation each adds ``[N]``, and the index of its radius ``[N]``."""
     parts = []
     for bundle in bundles:
@@ -160,7 +164,7 @@ def _thin(points: np.ndarray, weight: np.ndarray, level: np.ndarray, axes: tuple
     return image
 
 
-def _wide(bundle: Bundle, across: int, shape: tuple[int, int]) -> np.ndarray:
+def _wide(bundle: TubeBundle, across: int, shape: tuple[int, int]) -> np.ndarray:
     """Line integrals of wide tubes at the resolution of the volume, float32 ``[NZ, NX]`` or ``[NZ, NY]``."""
     rows, columns = shape
     half = HALF_DEPTH if across == 1 else 1.0

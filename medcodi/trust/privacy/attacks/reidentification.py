@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from medcodi.data.dataset import read_study
 from medcodi.data.loading import StudyDataset
 from medcodi.errors import DataError
-from medcodi.evaluation.annotators.classifier import ResidualBlock
+from medcodi.evaluation.annotators.classifier import ClassifierBlock
 from medcodi.evaluation.annotators.classifier_training import augment
 from medcodi.randomness import numpy_generator, torch_generator
 from medcodi.stages.contrastive import info_nce
@@ -48,7 +48,7 @@ class FilmEncoder(nn.Module):
         self.norm = nn.BatchNorm2d(channels[0])
         self.view_bias = nn.Embedding(len(self.views), channels[0])
         pairs = pairwise(channels)
-        self.trunk = nn.Sequential(*(ResidualBlock(first, second, 2) for first, second in pairs))
+        self.trunk = nn.Sequential(*(ClassifierBlock(first, second, 2) for first, second in pairs))
         self.head = nn.Linear(4 * channels[-1], DIM)
 
     def forward(self, images: Tensor, view: str) -> Tensor:

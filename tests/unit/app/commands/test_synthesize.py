@@ -13,7 +13,7 @@ from medcodi.app.cli import REFUSED
 from medcodi.app.commands.synthesize import INCOMPLETE, _exit_code, _rank_and_world
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
 from medcodi.errors import PromptError
-from medcodi.generation.bulk.job import Outcome
+from medcodi.generation.bulk.job import SynthesisOutcome
 
 TORCHRUN = {"RANK": "3", "WORLD_SIZE": "8"}
 
@@ -39,9 +39,9 @@ def test_half_an_answer_is_refused(
         _rank_and_world(rank, world, environment)
 
 
-def outcome(**changes: object) -> Outcome:
+def outcome(**changes: object) -> SynthesisOutcome:
     values = {"made": 1, "found": 0, "failed": [], "num_pending": 0, "num_failed": 0} | changes
-    return Outcome(**values)  # type: ignore[arg-type]
+    return SynthesisOutcome(**values)  # type: ignore[arg-type]
 
 
 def test_failed_rows_give_code_3_but_under_a_launcher_only_at_the_last_rank() -> None:

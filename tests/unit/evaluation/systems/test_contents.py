@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from medcodi.errors import DataError
-from medcodi.evaluation.studies import Shard, eight_bit
+from medcodi.evaluation.studies import StudyShard, eight_bit
 from medcodi.evaluation.systems.contents import ContentFolder
 from medcodi.study import Direction
 
@@ -21,7 +21,7 @@ def contents(num: int) -> dict:
 
 
 def test_a_shard_is_read_back_exactly(tmp_path: Path) -> None:
-    folder, shard = ContentFolder(tmp_path), Shard(3, (6, 7))
+    folder, shard = ContentFolder(tmp_path), StudyShard(3, (6, 7))
     folder.write(DIRECTION, shard, "key", contents(2))
     assert folder.path(DIRECTION, shard) == tmp_path / "frontal_to_lateral+report/00003.npz"
     read = folder.read(DIRECTION, shard, "key")
@@ -31,9 +31,9 @@ def test_a_shard_is_read_back_exactly(tmp_path: Path) -> None:
 
 
 def test_another_key_a_damaged_file_and_another_number_of_studies_are_not_used(tmp_path: Path) -> None:
-    folder, shard = ContentFolder(tmp_path), Shard(0, (0, 1))
+    folder, shard = ContentFolder(tmp_path), StudyShard(0, (0, 1))
     folder.write(DIRECTION, shard, "key", contents(2))
-    assert folder.read(DIRECTION, shard, "other") is None and folder.read(DIRECTION, Shard(0, (0,))) is None
+    assert folder.read(DIRECTION, shard, "other") is None and folder.read(DIRECTION, StudyShard(0, (0,))) is None
     path = folder.path(DIRECTION, shard)
     data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 255

@@ -10,7 +10,7 @@ from typing import Any
 from medcodi.distributed import Ranks
 from medcodi.training.monitoring.summary import page, read_run
 from medcodi.training.monitoring.trackers import RunLog
-from medcodi.training.monitoring.truncation import Truncation
+from medcodi.training.monitoring.truncation import TruncationObserver
 from tests.unit.training.monitoring.phantoms import settings
 
 REPORTS = ["No effusion.", "No effusion. " * 200, "", "Clear lungs. " * 200]
@@ -37,7 +37,7 @@ def watched(model: Any, root: Path, start_step: int) -> RunLog:
         engine=SimpleNamespace(stage=SimpleNamespace(model=model)),
     )
     log = RunLog(root, Ranks(), config, start_step=start_step)
-    Truncation(run, log).on_start()
+    TruncationObserver(run, log).on_start()
     return log
 
 

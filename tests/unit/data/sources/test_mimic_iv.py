@@ -12,7 +12,7 @@ from medcodi.data.sources.mimic_iv import study_time
 from medcodi.errors import ConfigError, DataError
 from tests.unit.data.mimic_iv_tables import with_times, write_mimic_iv
 from tests.unit.data.mimic_tree import small_tree
-from tests.unit.data.test_mimic import run
+from tests.unit.data.sources.test_mimic import run
 
 
 @pytest.fixture(scope="module")
