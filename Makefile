@@ -78,7 +78,7 @@ format: $(STAMP) ## format the code
 
 # By name only: what needs a card, gigabytes, or data of your own, or takes more than some minutes. What remains takes less than 20.
 LONG_BENCHMARKS = $(addsuffix .py,$(addprefix benchmarks/,ablations decoding denoiser editing end_to_end estimate few_steps \
-	full_size generation_memory gpu peers private real_words record serve turing_export turing_statistics watermark))
+	full_size generation_memory gpu peers private real_words record serve turing_export turing_statistics watermark weak_scaling))
 bench: $(STAMP) ## speed and memory figures, one JSON line each, in 20 minutes; the long ones by name: python benchmarks/NAME.py
 	@for script in $(filter-out $(LONG_BENCHMARKS),$(wildcard benchmarks/*.py)); do echo "== $$script"; $(BIN)/python "$$script"; done
 
