@@ -44,7 +44,8 @@ CARDS = {
     "rtx4090": (24.0, 165.0, 32.0),
     "rtx3090": (24.0, 71.0, 32.0),
 }
-MACHINE_GPUS, NETWORK = 8, 25.0  # GPUs of a machine, and GB/s of each between machines: eight ports of 200 Gb/s
+# GPUs of a machine, and GB/s between machines: a ring goes through each machine once, over its eight ports of 200 Gb/s together.
+MACHINE_GPUS, NETWORK = 8, 200.0
 BUCKET_ELEMENTS = 500_000_000  # DeepSpeed's default reduce and all-gather buckets
 
 
@@ -159,10 +160,8 @@ class Hardware:
     gpus: int = 8  # number of GPUs
     gpu_memory: float = 80.0  # GiB of each
     peak_tflops: float = 312.0  # of one GPU in bf16, without sparsity: 312 A100, 989 H100 and H200 (their data sheets)
-    mfu: float = 0.35  # share of the peak that training reaches; best taken from a measured run
-    bandwidth: float = (
-        NETWORK  # GB/s (1e9 bytes) that each GPU sends at in an all-reduce: the bus bandwidth of nccl-tests
-    )
+    mfu: float = 0.35  # share of the peak that one GPU's training reaches; best taken from a measured run
+    bandwidth: float = NETWORK  # GB/s (1e9 bytes) of an all-reduce, the bus bandwidth that nccl-tests prints
     reserved: float = 2.0  # GiB of each GPU for the CUDA context, libraries' workspaces, and NCCL
     fragmentation: float = 0.05  # share of the rest that the allocator cannot use
     price: float | None = None  # of one GPU for an hour, in any currency; None: costs are left out
@@ -213,7 +212,7 @@ class RunEstimate:
     best: StagePlan | None
     steps: int
     global_size: int
-    gpu_hours: float
+    computation: float  # seconds of a step
     studies: int  # in the training data
 
     @property
@@ -223,11 +222,13 @@ class RunEstimate:
 
     @property
     def communication(self) -> float:
-        """Time that sending adds to a step, as a share of its computation: nothing is hidden behind the backward pass."""
-        if self.best is None:
-            return 0.0
-        computing = 3600 * self.gpu_hours / self.hardware.gpus / self.steps
-        return self.best.sent / (self.hardware.bandwidth * 1e9) / computing
+        """Seconds of a step in which GPUs send and nothing is computed; 0 where no stage fits."""
+        return self.best.sent / (self.hardware.bandwidth * 1e9) if self.best else 0.0
+
+    @property
+    def gpu_hours(self) -> float:
+        """GPU-hours of the run."""
+        return self.steps * (self.computation + self.communication) * self.hardware.gpus / 3600
 
     @property
     def price(self) -> float | None:
@@ -272,8 +273,8 @@ def estimate(
     plans = tuple(_plan(cost, hardware, zero_stage, share) for zero_stage in range(4))
     size, studies = run.batch.global_size, studies or data_studies(run) or MIMIC_STUDIES
     steps = run.steps if epochs is None else math.ceil(epochs * studies / size)
-    seconds = steps * size * cost.study_flops / (hardware.peak_tflops * 1e12 * hardware.mfu)
-    return RunEstimate(cost, hardware, plans, recommend(plans, share), steps, size, seconds / 3600, studies)
+    computation = share * cost.study_flops / (hardware.peak_tflops * 1e12 * hardware.mfu)
+    return RunEstimate(cost, hardware, plans, recommend(plans, share), steps, size, computation, studies)
 
 
 def data_studies(run: TrainConfig) -> int | None:

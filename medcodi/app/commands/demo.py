@@ -162,7 +162,7 @@ def generate_rows(model: MedCoDi, settings: GenerationConfig, *, seed: int, cons
 def units_of(config: ModelConfig) -> dict[str, str]:
     """Field of the model's records -> its unit; without records, nothing."""
     fields = {} if config.record is None else config.record.fields
-    return {name: getattr(field, "unit", "") for name, field in fields.items()}
+    return {name: field.unit for name, field in fields.items()}
 
 
 def model_facts(model: MedCoDi, settings: GenerationConfig) -> dict[str, Any]:

@@ -40,12 +40,12 @@ def train(
     peak_tflops: Annotated[
         float | None, typer.Option(help="With --estimate: bf16 peak of one.", show_default="the card's")
     ] = None,
-    mfu: Annotated[float, typer.Option(help="With --estimate: share of the peak reached in training.")] = 0.35,
+    mfu: Annotated[float, typer.Option(help="With --estimate: share of the peak that one GPU reaches.")] = 0.35,
     bandwidth: Annotated[
         float | None,
         typer.Option(
-            help="With --estimate: GB/s that a GPU sends at (the bus bandwidth of nccl-tests).",
-            show_default="the card's link, up to 8 GPUs; 25 beyond",
+            help="With --estimate: GB/s of an all-reduce (the bus bandwidth of nccl-tests).",
+            show_default="the card's link; at most 200 beyond 8 GPUs",
         ),
     ] = None,
     reserved: Annotated[float, typer.Option(help="With --estimate: GiB of each used by others.")] = 2.0,
@@ -90,7 +90,7 @@ def train(
         values = {"gpus": gpus, "mfu": mfu, "reserved": reserved, "price": price}
         values["gpu_memory"] = memory if gpu_memory is None else gpu_memory
         values["peak_tflops"] = peak if peak_tflops is None else peak_tflops
-        own = link if gpus <= MACHINE_GPUS else NETWORK
+        own = link if gpus <= MACHINE_GPUS else min(link, NETWORK)
         values["bandwidth"] = own if bandwidth is None else bandwidth
         hardware = from_dict(Hardware, values, source="--estimate")
         runs = planned_runs(config, settings or [])
@@ -170,7 +170,7 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[RunEstimate])
 
     hardware, priced = plans[0].hardware, plans[0].price is not None
     table = Table(
-        "stage", "ZeRO", "micro", "GiB", "steps", "passes", "sending", "GPU-hours", "hours", *["costs"] * priced,
+        "stage", "ZeRO", "micro", "GiB", "steps", "passes", "GPU-hours", "hours", "sending", *["costs"] * priced,
         title=f"{config} on {hardware.gpus} GPUs of {hardware.gpu_memory:g} GiB and {hardware.peak_tflops:g} TFLOP/s",
         title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, padding=(0, 1, 0, 0),
     )  # fmt: skip
@@ -186,15 +186,14 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[RunEstimate])
             f"{peak / GIB:.1f}",
             f"{plan.steps:,}",
             f"{plan.epochs:,.1f}",
-            f"+{plan.communication:.0%}",
-            *_time_and_costs(plan.gpu_hours, plan),
+            *_time_and_costs([plan]),
         )
     table.add_section()
-    table.add_row("all", *[""] * 6, *_time_and_costs(sum(plan.gpu_hours for plan in plans), plans[0]))
+    table.add_row("all", *[""] * 5, *_time_and_costs(plans))
     return [
         table,
         f"`micro`: studies at a time x times accumulated, `GiB` on each GPU (of one study where none fits); `passes` over {_studies(plans[0])};",
-        "`sending`: what communication between GPUs adds to the hours.",
+        "`sending`: share of the hours in which GPUs send and nothing is computed.",
         "Stages with a cache read encoded studies: the frozen encoders are neither in memory nor run.",
         "",
         "Assumed:",
@@ -203,11 +202,12 @@ def stage_tables(config: str, runs: list[TrainConfig], plans: list[RunEstimate])
     ]
 
 
-def _time_and_costs(gpu_hours: float, plan: RunEstimate) -> list[str]:
-    """Cells of a table: GPU-hours, hours, and costs where a price is given."""
-    price = plan.hardware.price
-    costs = [] if price is None else [f"{price * gpu_hours:,.0f}"]
-    return [f"{gpu_hours:,.1f}", f"{gpu_hours / plan.hardware.gpus:,.1f}", *costs]
+def _time_and_costs(plans: list[RunEstimate]) -> list[str]:
+    """Cells of a table, for all of these runs: GPU-hours, hours, share of sending, and costs where a price is given."""
+    gpu_hours, hardware = sum(plan.gpu_hours for plan in plans), plans[0].hardware
+    sending = sum(plan.steps * plan.communication for plan in plans) * hardware.gpus / 3600
+    costs = [] if hardware.price is None else [f"{hardware.price * gpu_hours:,.0f}"]
+    return [f"{gpu_hours:,.1f}", f"{gpu_hours / hardware.gpus:,.1f}", f"{sending / gpu_hours:.0%}", *costs]
 
 
 def _studies(plan: RunEstimate) -> str:
@@ -254,12 +254,11 @@ def _advice(run: TrainConfig, plan: RunEstimate) -> list[str]:
     costs = "" if plan.price is None else f"; at {plan.hardware.price:g} an hour, {plan.price:,.0f}"
     lines = [
         f"{plan.steps:,} steps of {plan.global_size} studies: {plan.epochs:.1f} times through {_studies(plan)}.",
-        f"About {hours:,.0f} GPU-hours of computation, {hours / gpus:,.1f} hours on {gpus} GPUs{costs}.",
+        f"About {hours:,.0f} GPU-hours, {hours / gpus:,.1f} hours on {gpus} GPUs{costs}.",
     ]
     if plan.best is not None and gpus > 1:
-        lines.append(
-            f"Communication adds {plan.communication:.0%}: each GPU sends {plan.best.sent / 1e9:,.1f} GB a step."
-        )
+        share = plan.communication / (plan.communication + plan.computation)
+        lines.append(f"In {share:.0%} of them GPUs only send: {plan.best.sent / 1e9:,.1f} GB each in a step.")
     if plan.best is None:
         return ["No ZeRO stage fits: take larger GPUs or more of them.", *lines]
     best, share = plan.best, plan.global_size // plan.hardware.gpus
@@ -286,8 +285,8 @@ def _assumptions(run: TrainConfig, plan: RunEstimate) -> list[str]:
 def _shared_assumptions(plan: RunEstimate) -> list[str]:
     hardware = plan.hardware
     return [
-        f"- {hardware.mfu:.0%} of {hardware.peak_tflops:g} TFLOP/s are reached; reading data is included in that share, communication"
-        f" is not: {hardware.bandwidth:g} GB/s, nothing of it hidden behind the backward pass.",
+        f"- {hardware.mfu:.0%} of {hardware.peak_tflops:g} TFLOP/s are reached, reading data included; communication comes on top,"
+        f" at {hardware.bandwidth:g} GB/s, none of it during the backward pass.",
         f"- {hardware.reserved:g} GiB of each GPU reserved, {hardware.fragmentation:.0%} of the rest lost to fragmentation; every study has every modality.",
         "- nothing offloaded; without activation checkpointing, which leaves less of `a study` and takes about a third longer.",
         "Change them with --mfu, --peak-tflops, --bandwidth, --reserved; docs/SCALING.md compares the counts with measurements.",

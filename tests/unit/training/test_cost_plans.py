@@ -58,11 +58,12 @@ def test_what_is_sent_follows_from_what_is_partitioned() -> None:
     assert bytes_sent(1000, 1, 3, accumulated=5) == 0.0
 
 
-def test_slower_ports_add_more_to_the_same_hours() -> None:
+def test_sending_takes_time_on_top_of_computation() -> None:
     config = run("diffuse", **{"batch.global_size": 8})
-    plans = [estimate(config, Hardware(gpus=2, bandwidth=each), cost_of("diffuse")) for each in (10, 20)]
-    assert plans[0].gpu_hours == plans[1].gpu_hours
-    assert plans[0].communication == pytest.approx(2 * plans[1].communication) and plans[1].communication > 0
+    slow, fast = (estimate(config, Hardware(gpus=2, bandwidth=each), cost_of("diffuse")) for each in (10, 20))
+    assert slow.best is not None and slow.communication == slow.best.sent / 10e9 == 2 * fast.communication > 0
+    seconds = slow.steps * (slow.computation + slow.communication)
+    assert slow.gpu_hours == pytest.approx(2 * seconds / 3600) and slow.gpu_hours > fast.gpu_hours
     assert estimate(config, Hardware(gpus=1), cost_of("diffuse")).communication == 0.0
 
 

@@ -26,14 +26,6 @@ VERSION = "1"
 VERSION_2 = "2.2"  # the second draft of version 2: what was cached of the first is another's
 MIN_SIZE, MAX_SIZE = 32, 1024
 
-# Version 1's grammar of reports.
-_PHRASES = yaml.safe_load(resources.files(__spec__.parent).joinpath("phrases_version_1.yaml").read_text("utf-8"))
-# Finding -> sentences that affirm it, sentences that deny it, and impressions of it.
-POSITIVE, NEGATIVE, IMPRESSION = (_PHRASES[name] for name in ("positive", "negative", "impression"))
-_HEART = {"small": "mildly", "moderate": "moderately", "large": "severely"}
-_DEGREE = {"small": "mild", "moderate": "moderate", "large": "severe"}
-MAX_NEGATIVES = 4
-
 
 def phantom_findings(seed: int, index: int) -> tuple[Finding, ...]:
     """The exact truth of one study."""
@@ -242,6 +234,14 @@ class PhantomDataset:
 
 
 # ---- the report of version 1 ----------------------------------------------------------------------------------------
+_PHRASES = yaml.safe_load(resources.files(__spec__.parent).joinpath("phrases_version_1.yaml").read_text("utf-8"))
+# Finding -> sentences that affirm it, sentences that deny it, and impressions of it.
+POSITIVE, NEGATIVE, IMPRESSION = (_PHRASES[name] for name in ("positive", "negative", "impression"))
+_HEART = {"small": "mildly", "moderate": "moderately", "large": "severely"}
+_DEGREE = {"small": "mild", "moderate": "moderate", "large": "severe"}
+MAX_NEGATIVES = 4
+
+
 def _say(rng: np.random.Generator, template: str, finding: Finding | None = None) -> str:
     """Choose among ``[a|b]`` and fill in what the finding is."""
     while "[" in template:
