@@ -239,9 +239,10 @@ def edit_latents(
         rows = torch.full((len(seeds),), t, device=device)
         new, old = denoise(latents, rows), denoise_original(path, rows)
         following = noised(times[index + 1]) if index + 1 < len(times) else original
+        # In this order, prompts that are equal give the path itself, to the bit: a rounding would grow with every step.
         latents = {
-            target: edit_step(new[target], t, latents[target])
-            + (following[target] - path_step(old[target], t, path[target]))
+            target: following[target]
+            + (edit_step(new[target], t, latents[target]) - path_step(old[target], t, path[target]))
             for target, (edit_step, path_step) in steps.items()
         }
         path = following
