@@ -166,7 +166,7 @@ class MedCoDi(LazyComponents):
         """Values -> mean and standard deviation of the latent's posterior, each ``[B, *latent_shape]``."""
         autoencoder = self.autoencoder(modality)
         mean, logvar = autoencoder.encode(values)
-        return (mean - autoencoder.shift) * autoencoder.scale, (0.5 * logvar).exp() * autoencoder.scale
+        return (mean - autoencoder.shift) * autoencoder.factors, (0.5 * logvar).exp() * autoencoder.factors
 
     def decode(self, modality: str, z: Tensor) -> Values:
         """Diffusion latents -> images ``[B, 1, H, W]`` in [0, 1], texts, or records."""

@@ -12,7 +12,7 @@ from medcodi.errors import CheckpointError
 
 
 class Autoencoder(nn.Module):
-    """Modality <-> its diffusion latent ``(z - shift) * scale``, of shape ``latent_shape``.
+    """Modality <-> its diffusion latent ``(z - shift) * factors``, of shape ``latent_shape``.
 
     Both buffers are stored with the weights; the ``autoencode`` stage measures them on data at its end.
     """
@@ -41,11 +41,16 @@ class Autoencoder(nn.Module):
     def latent(self, values: Any, noise: Tensor | None = None) -> Tensor:
         """Scaled latents float32 ``[B, *latent_shape]``; ``noise`` like them samples the posterior, None takes its mean."""
         mean, logvar = self.encode(values)
-        return (draw(mean, logvar, noise) - self.shift) * self.scale
+        return (draw(mean, logvar, noise) - self.shift) * self.factors
 
     def unscaled(self, latent: Tensor) -> Tensor:
         """The unscaled latent z of a scaled one."""
-        return latent / self.scale + self.shift
+        return latent / self.factors + self.shift
+
+    @property
+    def factors(self) -> Tensor:
+        """What ``z - shift`` is multiplied by: the scale, or one factor per channel."""
+        return self.scale
 
     @torch.no_grad()
     def set_scale(self, value: float | Tensor, shift: float | Tensor = 0.0) -> None:

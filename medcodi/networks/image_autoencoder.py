@@ -31,6 +31,8 @@ class ImageAutoencoderConfig:
     mid_attention: bool = True  # self-attention at the lowest resolution
     # beside the network a fixed linear map of each position's pixels, their principal components in the training split
     linear: Annotated[bool, Field(exclude_if=lambda value: not value)] = False
+    # of the linear map: a channel of the latent varies as its component in the films, to this power (0: all alike; 1: as they do)
+    component_power: Annotated[float, Field(exclude_if=lambda value: not value)] = 0.0
 
     @model_validator(mode="after")
     def _check(self) -> ImageAutoencoderConfig:
@@ -41,6 +43,8 @@ class ImageAutoencoderConfig:
             raise ValueError(
                 f"channels {self.channels} must all be multiples of norm_num_groups = {self.norm_num_groups}"
             )
+        if not 0.0 <= self.component_power <= 1.0 or (self.component_power and not self.linear):
+            raise ValueError(f"component_power = {self.component_power} must be in [0, 1], and above 0 only with linear: true")
         return self
 
     @property
@@ -135,6 +139,14 @@ class ImageAutoencoder(Autoencoder):
         with torch.autocast(z.device.type, enabled=False):
             patches = self.components.float().T @ (z.flatten(2) * self.deviations.float()) + self.mean_patch.float()
         return F.pixel_shuffle(patches.unflatten(2, z.shape[2:]), self.config.factor)
+
+    @property
+    def factors(self) -> Tensor:
+        """The scale, or with a ``component_power`` one factor per channel ``[C, 1, 1]``, whose root mean square is the scale."""
+        if not self.config.component_power:
+            return self.scale
+        weights = self.deviations.float() ** self.config.component_power
+        return self.scale * (weights / weights.square().mean().sqrt())[..., None]
 
     def encode(self, values: Tensor) -> tuple[Tensor, Tensor]:
         """Mean and log-variance (in [-30, 20]) of the unscaled latents' posterior, float32 ``[B, C, H / f, W / f]``."""
