@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import Any, Literal
 
 import torch
@@ -18,6 +18,7 @@ from medcodi.networks.autoencoder import Autoencoder, draw, kl_to_standard_norma
 from medcodi.networks.tokenizer import ReportTokenizer, embedding_size
 from medcodi.transfer import to_device
 
+_ROWS_TOGETHER = 16  # reports of like length that the loss pads to the longest of them
 INITIAL_LOGVAR = -3.0  # a posterior that is narrow from the start, so that the decoder learns to use z
 
 
@@ -173,11 +174,14 @@ class ReportAutoencoder(Autoencoder):
             cache.update(memory, memory, layer)
         return cache
 
+    def _hidden(self, bias: Tensor, ids: Tensor, cache: DynamicCache) -> Tensor:
+        """Last hidden states ``[B, L, W]`` at each of the ids, which are appended to the cache."""
+        embedded = self.decoder.wte(ids) + bias.unsqueeze(1)
+        return self.decoder(inputs_embeds=embedded, past_key_values=cache, use_cache=True).last_hidden_state
+
     def _next_logits(self, bias: Tensor, ids: Tensor, cache: DynamicCache) -> Tensor:
         """Logits ``[B, L, vocabulary]`` after each of the ids, which are appended to the cache."""
-        embedded = self.decoder.wte(ids) + bias.unsqueeze(1)
-        hidden = self.decoder(inputs_embeds=embedded, past_key_values=cache, use_cache=True).last_hidden_state
-        return F.linear(hidden, self.decoder.wte.weight)  # tied
+        return F.linear(self._hidden(bias, ids, cache), self.decoder.wte.weight)  # tied
 
     def logits(self, z: Tensor, ids: Tensor) -> Tensor:
         """Next-token logits ``[B, L, vocabulary]`` of unscaled latents ``[B, d]``, with the true text as input.
@@ -207,27 +211,64 @@ class ReportAutoencoder(Autoencoder):
             dropped: bool ``[B, max_length]``, True where the decoder does not see its input token.
             token_weights: float ``[vocabulary]``, weights of the cross-entropy in the loss; None: 1 each.
         """
+        ids, mask = self.decoder_tokenizer.encode(texts, self.config.max_length)
+        # Reports of like length go together: a padded token costs as much as any other.
+        order = mask.sum(1).argsort(stable=True)
+        parts = [
+            self._loss_of(
+                [texts[row] for row in rows.tolist()],
+                *(to_device(part[rows, : int(mask[rows].sum(1).max())], self._device) for part in (ids, mask)),
+                None if noise is None else noise[to_device(rows, noise.device)],
+                beta=beta,
+                free_bits=free_bits,
+                dropped=None if dropped is None else dropped[rows],
+                token_weights=token_weights,
+            )
+            for rows in order.split(_ROWS_TOGETHER)
+        ]
+        back = to_device(order.argsort(), self._device)
+        return ReportLoss(
+            *(torch.cat([getattr(part, field.name) for part in parts])[back] for field in fields(ReportLoss))
+        )
+
+    def _loss_of(
+        self,
+        texts: Sequence[str],
+        ids: Tensor,
+        mask: Tensor,
+        noise: Tensor | None,
+        *,
+        beta: float,
+        free_bits: float,
+        dropped: Tensor | None,
+        token_weights: Tensor | None,
+    ) -> ReportLoss:
+        """:meth:`reconstruction_loss` of reports that are padded to the longest of them: ``ids`` and ``mask`` ``[B, L]``."""
         # Encode; the decoder's inputs are the tokens shifted by one, some of them dropped.
         mean, logvar = self.encode(texts)
         kl = kl_to_standard_normal(mean, logvar)  # [B, d]
-        ids, mask = (
-            to_device(part, self._device) for part in self.decoder_tokenizer.encode(texts, self.config.max_length)
-        )
         inputs, targets, known = ids[:, :-1], ids[:, 1:], mask[:, 1:]
         if dropped is not None:
             hidden = dropped[:, : inputs.shape[1]].to(self._device) & (inputs != self.decoder_tokenizer.bos_id)
             inputs = inputs.masked_fill(hidden, self.decoder_tokenizer.pad_id)
 
-        # Decode a sample of the posterior.
+        # Decode a sample of the posterior. A row of logits is as long as the vocabulary: only those of tokens that count.
         z = draw(mean, logvar, noise)
-        logits = self.logits(z, inputs).float()  # [B, L, vocabulary]
+        code = z.to(self.to_memory.weight.dtype)
+        states = self._hidden(self.to_embedding(code), inputs, self._memory(code))
+        logits = F.linear(states[known], self.decoder.wte.weight).float()  # [tokens, vocabulary]
+        targets = targets[known]
 
         # Average over the tokens of each report.
         num_tokens = known.sum(1).clamp(min=1)
-        each = F.cross_entropy(logits.transpose(1, 2), targets, reduction="none").masked_fill(~known, 0.0)  # [B, L]
-        ce = each.sum(1) / num_tokens
-        weighted = ce if token_weights is None else (each * token_weights.to(each)[targets]).sum(1) / num_tokens
-        accuracy = ((logits.argmax(-1) == targets) & known).sum(1) / num_tokens
+
+        def average(values: Tensor) -> Tensor:
+            return torch.zeros(known.shape, device=values.device).masked_scatter(known, values.float()).sum(1) / num_tokens
+
+        each = F.cross_entropy(logits, targets, reduction="none")  # [tokens]
+        ce = average(each)
+        weighted = ce if token_weights is None else average(each * token_weights.to(each)[targets])
+        accuracy = average(logits.argmax(-1) == targets)
         loss = weighted + beta * kl.clamp(min=free_bits).sum(1) / num_tokens
         return ReportLoss(loss=loss, ce=ce, kl=kl.sum(1), accuracy=accuracy, num_tokens=num_tokens, z=z)
 
