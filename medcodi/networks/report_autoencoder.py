@@ -125,6 +125,7 @@ class ReportAutoencoder(Autoencoder):
                 n_layer=config.decoder_layers,
                 n_head=heads,
                 n_positions=decoder_positions,
+                activation_function="gelu_pytorch_tanh",  # GPT-2's own, in one kernel
                 resid_pdrop=0.0,
                 embd_pdrop=0.0,
                 attn_pdrop=0.0,
