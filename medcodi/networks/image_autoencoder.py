@@ -44,7 +44,9 @@ class ImageAutoencoderConfig:
                 f"channels {self.channels} must all be multiples of norm_num_groups = {self.norm_num_groups}"
             )
         if not 0.0 <= self.component_power <= 1.0 or (self.component_power and not self.linear):
-            raise ValueError(f"component_power = {self.component_power} must be in [0, 1], and above 0 only with linear: true")
+            raise ValueError(
+                f"component_power = {self.component_power} must be in [0, 1], and above 0 only with linear: true"
+            )
         return self
 
     @property

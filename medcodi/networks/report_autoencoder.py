@@ -264,7 +264,9 @@ class ReportAutoencoder(Autoencoder):
         num_tokens = known.sum(1).clamp(min=1)
 
         def average(values: Tensor) -> Tensor:
-            return torch.zeros(known.shape, device=values.device).masked_scatter(known, values.float()).sum(1) / num_tokens
+            return (
+                torch.zeros(known.shape, device=values.device).masked_scatter(known, values.float()).sum(1) / num_tokens
+            )
 
         each = F.cross_entropy(logits, targets, reduction="none")  # [tokens]
         ce = average(each)

@@ -131,3 +131,33 @@ def test_with_a_linear_map_it_starts_as_the_best_linear_autoencoder() -> None:
         torch.testing.assert_close(autoencoder.encode(images)[0], mean, atol=1e-5, rtol=0)
     with pytest.raises(DataError, match="1 patches of images"):
         autoencoder.fit(images[:1, :, :4, :4])
+
+
+@torch.no_grad()
+def test_channels_can_vary_as_their_components_do() -> None:
+    plain, weighed, as_films = (small(linear=True, component_power=power) for power in (0.0, 0.5, 1.0))
+    rng = torch.Generator().manual_seed(0)
+    images = (torch.rand(12, 6, generator=rng) @ torch.rand(6, 32 * 32, generator=rng) / 6).reshape(12, 1, 32, 32)
+    plain.fit(images)
+    for each in (weighed, as_films):
+        each.load_state_dict(plain.state_dict())  # nothing of it is stored: one config more, no weight
+    latents = [each.latent(images) for each in (plain, weighed, as_films)]
+
+    # Standard deviations go as the components' to the power; altogether the variance stays 1.
+    deviations = plain.deviations.flatten()
+    for latent, power in zip(latents, (0.0, 0.5, 1.0), strict=True):
+        measured = latent.transpose(0, 1).flatten(1).std(1, correction=0)
+        torch.testing.assert_close(measured / measured[0], (deviations / deviations[0]) ** power, rtol=1e-2, atol=1e-3)
+        assert float(latent.square().mean()) == pytest.approx(1.0, rel=1e-2)
+    for each, latent in zip((weighed, as_films), latents[1:], strict=True):
+        torch.testing.assert_close(each.decode(latent), plain.decode(latents[0]), atol=1e-5, rtol=0)
+
+    # An error of a scaled latent is one of what is decoded.
+    mean = weighed.encode(images)[0]
+    error = torch.randn(latents[1].shape, generator=rng)
+    terms, _ = weighed.reconstruction_terms(images, torch.zeros_like(mean), edge_scales=1, hard_share=0.25, error=error)
+    decoded = weighed.decode_unclamped(weighed.unscaled(latents[1] + error))
+    torch.testing.assert_close(terms["l1"], (decoded - (2 * images - 1)).abs().flatten(1).mean(1))
+    for wrong in ({"component_power": 0.5}, {"component_power": 1.5, "linear": True}):
+        with pytest.raises(ConfigError, match=r"component_power = \d.5 must be in \[0, 1\]"):
+            small(**wrong)

@@ -125,6 +125,19 @@ def test_loss_adds_up() -> None:
 
 
 @torch.no_grad()
+def test_reports_padded_to_those_of_like_length_keep_their_rows() -> None:
+    model = small()
+    texts = [("a b c d e f g h"[: 1 + 7 * row % 15]).strip() for row in range(37)]  # three groups, lengths mixed
+    noise, dropped = torch.randn(37, 8), torch.rand(37, 32) < 0.3
+    together = model.reconstruction_loss(texts, noise, beta=0.5, dropped=dropped)
+    for row in (0, 5, 36):
+        one = slice(row, row + 1)
+        alone = model.reconstruction_loss(texts[one], noise[one], beta=0.5, dropped=dropped[one])
+        for name, value in vars(alone).items():
+            torch.testing.assert_close(getattr(together, name)[one], value, atol=1e-4, rtol=1e-4)
+
+
+@torch.no_grad()
 def test_dropped_words_are_not_seen_but_still_asked_for() -> None:
     model = small()
     everything = torch.ones(2, 32, dtype=torch.bool)
