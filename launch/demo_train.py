@@ -23,9 +23,10 @@ import torch
 
 from medcodi.config import load
 from medcodi.data.preparation.prepare import PrepareConfig, prepare
-from medcodi.errors import MedCoDiError, TrainingError
+from medcodi.errors import ConfigError, MedCoDiError, TrainingError
 from medcodi.evaluation.annotators.classifier_training import ClassifierTrainConfig, train_classifier
 from medcodi.model import MedCoDi
+from medcodi.model.execution import ExecutionConfig
 from medcodi.training.config import TrainConfig
 
 RECIPES = Path("configs/train/demo")
@@ -68,6 +69,15 @@ def launched(ranks: int) -> list[str]:
     return [*runner, "--num_gpus" if torch.cuda.is_available() else "--num_accelerators", str(ranks)]
 
 
+def can_compile() -> bool:
+    """Whether torch finds the compiler that it needs for the device of the runs."""
+    try:
+        ExecutionConfig(compile=True).check("cuda" if torch.cuda.is_available() else "cpu")
+    except ConfigError:
+        return False
+    return True
+
+
 def prepared(options: argparse.Namespace) -> Path:
     """Folder of the phantoms, which are prepared if they are missing."""
     config = load(PrepareConfig, "configs/data/demo.yaml")
@@ -96,6 +106,8 @@ def run_recipe(recipe: Path, before: Path | None, data: Path, options: argparse.
         "validation.path": config.validation and data,
     }
     values["cache"] = config.cache and options.work / "cache"
+    if config.compile and (options.scale < 1 or not can_compile()):  # compiling takes minutes
+        values["compile"] = False
     ranks = ranks_for(config.batch.global_size, options.ranks)
     command = [*launched(ranks), "launch/train.py", "--config", str(recipe)]
     command += [f"{key}={value}" for key, value in values.items() if value is not None]
