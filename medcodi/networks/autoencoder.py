@@ -49,7 +49,7 @@ class Autoencoder(nn.Module):
 
     @property
     def factors(self) -> Tensor:
-        """What ``z - shift`` is multiplied by: the scale, or one factor per channel."""
+        """Factors of ``z - shift``: the scale, or one for each channel."""
         return self.scale
 
     @torch.no_grad()
