@@ -18,7 +18,6 @@ from medcodi.networks.autoencoder import Autoencoder, draw, kl_to_standard_norma
 from medcodi.networks.tokenizer import ReportTokenizer, embedding_size
 from medcodi.transfer import to_device
 
-_ROWS_TOGETHER = 16  # reports of like length that the loss pads to the longest of them
 INITIAL_LOGVAR = -3.0  # a posterior that is narrow from the start, so that the decoder learns to use z
 
 
@@ -201,6 +200,7 @@ class ReportAutoencoder(Autoencoder):
         free_bits: float = 0.0,
         dropped: Tensor | None = None,
         token_weights: Tensor | None = None,
+        num_groups: int = 1,
     ) -> ReportLoss:
         """The negative evidence lower bound of each text, per token.
 
@@ -211,21 +211,23 @@ class ReportAutoencoder(Autoencoder):
             free_bits: Nats per latent dimension below which the KL costs nothing (Kingma et al., 2016).
             dropped: bool ``[B, max_length]``, True where the decoder does not see its input token.
             token_weights: float ``[vocabulary]``, weights of the cross-entropy in the loss; None: 1 each.
+            num_groups: Passes, each of reports of like length: a padded token costs as much as any other.
         """
         ids, mask = self.decoder_tokenizer.encode(texts, self.config.max_length)
-        # Reports of like length go together: a padded token costs as much as any other.
         order = mask.sum(1).argsort(stable=True)
+        spare = order[-1:].expand(max(0, num_groups - len(order)))  # no group is empty
         parts = [
             self._loss_of(
                 [texts[row] for row in rows.tolist()],
-                *(to_device(part[rows, : int(mask[rows].sum(1).max())], self._device) for part in (ids, mask)),
+                ids[rows],
+                mask[rows],
                 None if noise is None else noise[to_device(rows, noise.device)],
                 beta=beta,
                 free_bits=free_bits,
                 dropped=None if dropped is None else dropped[rows],
                 token_weights=token_weights,
             )
-            for rows in order.split(_ROWS_TOGETHER)
+            for rows in torch.cat([order, spare]).tensor_split(num_groups)
         ]
         back = to_device(order.argsort(), self._device)
         return ReportLoss(
@@ -234,7 +236,7 @@ class ReportAutoencoder(Autoencoder):
 
     def _loss_of(
         self,
-        texts: Sequence[str],
+        texts: list[str],
         ids: Tensor,
         mask: Tensor,
         noise: Tensor | None,
@@ -244,10 +246,12 @@ class ReportAutoencoder(Autoencoder):
         dropped: Tensor | None,
         token_weights: Tensor | None,
     ) -> ReportLoss:
-        """:meth:`reconstruction_loss` of reports that are padded to the longest of them: ``ids`` and ``mask`` ``[B, L]``."""
+        """:meth:`reconstruction_loss` of reports of like length, whose tokens are ``ids`` and ``mask`` ``[B, L]``."""
         # Encode; the decoder's inputs are the tokens shifted by one, some of them dropped.
         mean, logvar = self.encode(texts)
         kl = kl_to_standard_normal(mean, logvar)  # [B, d]
+        longest = int(mask.sum(1).max())
+        ids, mask = (to_device(part[:, :longest], self._device) for part in (ids, mask))
         inputs, targets, known = ids[:, :-1], ids[:, 1:], mask[:, 1:]
         if dropped is not None:
             hidden = dropped[:, : inputs.shape[1]].to(self._device) & (inputs != self.decoder_tokenizer.bos_id)

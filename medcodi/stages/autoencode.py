@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from medcodi.data.loading import Batch
 
 SIDE_WORDS = ("left", "right", "bilateral", "bilaterally", "both")
+_REPORTS_TOGETHER = 16  # of like length, in one pass of the report autoencoder
 
 
 @config
@@ -217,7 +218,8 @@ class AutoencodeStage(Stage):
             u = step.draws.uniform(f"autoencode/words/{name}", autoencoder.config.max_length)
             drops.append((u < config.word_dropout)[_present_rows(batch.present[name])[0].cpu()])
 
-        # Reconstruct them.
+        # Reconstruct them, in as many passes on every rank, however many of its reports are absent.
+        slots = sum(len(batch.present[name]) for name in self._modalities("text", batch))
         beta = cyclic_beta(step.draws.step, config)
         result = autoencoder.reconstruction_loss(
             texts,
@@ -226,6 +228,7 @@ class AutoencodeStage(Stage):
             free_bits=config.free_bits,
             dropped=torch.cat(drops) if config.word_dropout else None,
             token_weights=self._token_weights(),
+            num_groups=max(1, slots // _REPORTS_TOGETHER),
         )
 
         # Average over the present reports of the global batch.

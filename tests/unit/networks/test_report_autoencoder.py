@@ -129,7 +129,9 @@ def test_reports_padded_to_those_of_like_length_keep_their_rows() -> None:
     model = small()
     texts = [("a b c d e f g h"[: 1 + 7 * row % 15]).strip() for row in range(37)]  # three groups, lengths mixed
     noise, dropped = torch.randn(37, 8), torch.rand(37, 32) < 0.3
-    together = model.reconstruction_loss(texts, noise, beta=0.5, dropped=dropped)
+    together = model.reconstruction_loss(texts, noise, beta=0.5, dropped=dropped, num_groups=3)
+    few = model.reconstruction_loss(texts[:2], noise[:2], beta=0.5, dropped=dropped[:2], num_groups=3)
+    torch.testing.assert_close(few.loss, together.loss[:2], atol=1e-4, rtol=1e-4)  # as many passes, fewer reports
     for row in (0, 5, 36):
         one = slice(row, row + 1)
         alone = model.reconstruction_loss(texts[one], noise[one], beta=0.5, dropped=dropped[one])
