@@ -218,7 +218,7 @@ class ReportAutoencoder(Autoencoder):
         spare = order[-1:].expand(max(0, num_groups - len(order)))  # no group is empty
         parts = [
             self._loss_of(
-                [texts[row] for row in rows.tolist()],
+                [texts[int(row)] for row in rows],
                 ids[rows],
                 mask[rows],
                 None if noise is None else noise[to_device(rows, noise.device)],
