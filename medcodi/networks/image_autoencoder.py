@@ -176,27 +176,26 @@ class ImageAutoencoder(Autoencoder):
         return torch.clamp(0.5 * image + 0.5, 0.0, 1.0)
 
     def reconstruction_terms(
-        self, images: Tensor, noise: Tensor, *, edge_scales: int, hard_share: float, error: Tensor | None = None
+        self, images: Tensor, noise: Tensor, *, edge_scales: int, hard_share: float
     ) -> tuple[dict[str, Tensor], Tensor]:
         """Terms ``[B]`` of the reconstruction loss of ``[B, 1, H, W]``, in units of the [-1, 1] range, and the posteriors' mean.
 
         ``l1``; ``edges``, of gradients; ``hard``, l1 over the worst ``hard_share`` of the pixels; ``kl`` per latent element; and
-        ``psnr`` in dB, without gradient. ``noise`` samples the posterior; ``error``, if any, is added to the scaled latent.
+        ``psnr`` in dB, without gradient.
         """
         # Encode, sample the posterior, decode.
         mean, logvar = self.encode(images)
-        z = draw(mean, logvar, noise)
-        decoded = self.decode_unclamped(z if error is None else z + error / self.factors)
+        decoded = self.decode_unclamped(draw(mean, logvar, noise))
         x = (2.0 * images - 1.0).expand_as(decoded)
 
         # Compare.
-        difference = (decoded - x).abs().flatten(1)  # [B, pixels]
-        num_worst = max(1, round(hard_share * difference.shape[1]))
+        error = (decoded - x).abs().flatten(1)  # [B, pixels]
+        num_worst = max(1, round(hard_share * error.shape[1]))
         mse = (0.5 * (decoded.detach() - x)).square().flatten(1).mean(1).clamp(min=1e-10)  # of the [0, 1] range
         terms = {
-            "l1": difference.mean(1),
+            "l1": error.mean(1),
             "edges": edge_difference(decoded, x, edge_scales),
-            "hard": difference.topk(num_worst, dim=1).values.mean(1),
+            "hard": error.topk(num_worst, dim=1).values.mean(1),
             "kl": kl_to_standard_normal(mean, logvar).flatten(1).mean(1),
             "psnr": -10.0 * torch.log10(mse),
         }

@@ -188,8 +188,12 @@ class ReportAutoencoder(Autoencoder):
 
         ``ids`` are int64 ``[B, L]``, beginning token first, padding at the end, where no token attends to it.
         """
+        return F.linear(self._states(z, ids), self.decoder.wte.weight)
+
+    def _states(self, z: Tensor, ids: Tensor) -> Tensor:
+        """Decoder states that :meth:`logits` are made of: its last hidden states ``[B, L, W]``."""
         z = z.to(self.to_memory.weight.dtype)
-        return self._next_logits(self.to_embedding(z), ids, self._memory(z))
+        return self._hidden(self.to_embedding(z), ids, self._memory(z))
 
     def reconstruction_loss(
         self,
@@ -259,9 +263,7 @@ class ReportAutoencoder(Autoencoder):
 
         # Decode a sample of the posterior. A row of logits is as long as the vocabulary: only those of tokens that count.
         z = draw(mean, logvar, noise)
-        code = z.to(self.to_memory.weight.dtype)
-        states = self._hidden(self.to_embedding(code), inputs, self._memory(code))
-        logits = F.linear(states[known], self.decoder.wte.weight).float()  # [tokens, vocabulary]
+        logits = F.linear(self._states(z, inputs)[known], self.decoder.wte.weight).float()  # [tokens, vocabulary]
         targets = targets[known]
 
         # Average over the tokens of each report.

@@ -43,9 +43,6 @@ class AutoencodeConfig:
     edge_scales: int = 3  # resolutions it is taken at, each half the one before
     hard_weight: float = 0.0  # of the mean error over each image's worst pixels: small bright things are few pixels
     hard_share: float = 0.05  # share of the pixels that are the worst
-    # Most of the noise that scaled image latents get before they are decoded, drawn for each image from 0 to this many standard
-    # deviations: a decoder that knows it forgives what denoisers leave (RAE, arXiv 2510.11690).
-    latent_noise: float = 0.0
     # of holding the image latents to the aligned image tower's features (VA-VAE, arXiv 2501.01423); 0: not held
     tower_weight: float = 0.0
     text_weight: float = 1.0  # of the reports' loss beside the images'
@@ -63,10 +60,10 @@ class AutoencodeConfig:
     def _check(self) -> AutoencodeConfig:
         if not self.kinds:
             raise ValueError("kinds must name at least one of image, text, table")
-        images = (self.kl_weight, self.edge_weight, self.hard_weight, self.latent_noise, self.tower_weight)
+        images = (self.kl_weight, self.edge_weight, self.hard_weight, self.tower_weight)
         reports = (self.text_weight, self.beta, self.free_bits, self.side_weight, self.statement_weight)
         if min(*images, *reports, self.record_weight, self.record_beta) < 0:
-            raise ValueError("weights, latent_noise, beta and free_bits must not be negative")
+            raise ValueError("weights, beta and free_bits must not be negative")
         if self.cycle_steps < 1 or not 0 < self.cycle_ramp <= 1 or self.edge_scales < 1:
             raise ValueError("cycle_steps and edge_scales must be at least 1, cycle_ramp in (0, 1]")
         if not 0 < self.hard_share <= 1:
@@ -161,7 +158,7 @@ class AutoencodeStage(Stage):
         autoencoder, config = self._autoencoder("image"), self.config
 
         # Collect the present images of every view, cropped, and the noise of their posteriors.
-        parts, noises, errors, weights = [], [], [], []
+        parts, noises, weights = [], [], []
         for name in self._modalities("image", batch):
             values: Any = batch.contents[name]
             if config.crop_size is not None:
@@ -171,19 +168,12 @@ class AutoencodeStage(Stage):
             noise = step.draws.normal(f"autoencode/noise/{name}", shape, values.device)
             parts.append(values[rows])
             noises.append(noise[rows])
-            if config.latent_noise:
-                level = config.latent_noise * step.draws.uniform(f"autoencode/level/{name}")[..., None, None].to(noise)
-                errors.append((level * step.draws.normal(f"autoencode/error/{name}", shape, values.device))[rows])
             weights.append(weight)
         images, weight = torch.cat(parts), torch.cat(weights)  # [N, 1, H, W], [N]
 
         # Reconstruct them, and weigh the terms, each [N].
         terms, latents = autoencoder.reconstruction_terms(
-            images,
-            torch.cat(noises),
-            edge_scales=config.edge_scales,
-            hard_share=config.hard_share,
-            error=torch.cat(errors) if errors else None,
+            images, torch.cat(noises), edge_scales=config.edge_scales, hard_share=config.hard_share
         )
         total = (
             terms["l1"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import sys
 from itertools import pairwise
 from pathlib import Path
@@ -53,3 +54,10 @@ def test_recipes_are_a_chain_and_train_from_one_cache(monkeypatch) -> None:
         assert after.init == f"{before.out}/model"
     cached = [recipe.cache for recipe in recipes if recipe.stage.name in ("diffuse", "join")]
     assert len(cached) == 3 and set(cached) == {"runs/demo/cache"}
+
+
+def test_it_compiles_where_there_is_a_compiler(demo_train: ModuleType, monkeypatch) -> None:
+    assert demo_train.can_compile() == any(shutil.which(name) for name in ("g++", "clang++", "cl"))
+    monkeypatch.setenv("PATH", "")
+    monkeypatch.delenv("CXX", raising=False)
+    assert not demo_train.can_compile()

@@ -167,22 +167,6 @@ def test_decoders_alone_can_go_on_while_latents_stay(model: MedCoDi) -> None:
     assert not torch.equal(model.decode("frontal", latents["frontal"]), decoded)
 
 
-def test_a_decoder_can_learn_to_forgive_noisy_latents(model: MedCoDi) -> None:
-    batch = make_batch(model)
-    options = {"kinds": ["image"], "decoder_only": True}
-
-    def psnr(noise: float, step: int = 7) -> float:
-        return float(
-            build_stage("autoencode", model, {**options, "latent_noise": noise})(batch, randomness(batch, step)).logs[
-                "image/psnr"
-            ]
-        )
-
-    assert psnr(0.0) != psnr(3.0) == psnr(3.0) != psnr(3.0, step=8)
-    with pytest.raises(ConfigError, match="latent_noise"):
-        build_stage("autoencode", model, {**options, "latent_noise": -0.1})
-
-
 def test_the_words_that_tell_a_side_can_count_more() -> None:
     texts = ["There is a left pneumothorax.", "Left effusion. The heart is large."] * 40
     model = build_model(tiny_config(), texts, seed=0)
